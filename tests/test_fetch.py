@@ -1,0 +1,279 @@
+import ipaddress
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from realfake import fetch as module
+from realfake.fetch import fetch, is_public
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def answer(self, body=b"pixels", kind="image/png", status=200, **headers):
+        self.send_response(status)
+        if kind:
+            self.send_header("Content-Type", kind)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        port = self.server.server_port
+        self.server.seen.append((self.path, self.headers["Host"]))
+        if path == "/image":
+            self.answer()
+        elif path.startswith("/type/"):
+            self.answer(kind=path.removeprefix("/type/"))
+        elif path == "/untyped":
+            self.answer(kind=None)
+        elif path == "/gone":
+            self.answer(status=404)
+        elif path == "/declared":
+            self.answer(**{"Content-Length": "5000"}, body=b"x" * 5000)
+        elif path == "/endless":
+            self.answer(body=b"")
+            try:
+                while True:
+                    self.wfile.write(b"x" * 1000)
+            except OSError:
+                pass
+        elif path == "/drip":  # each byte comes in time, all of them never
+            self.answer(body=b"")
+            self.drip()
+        elif path == "/drip_headers":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            self.drip()
+        elif path == "/hop3":
+            self.answer(status=302, Location="/hop2?a=1")
+        elif path == "/hop2":
+            self.answer(status=307, Location=f"http://photos.example:{port}/hop1")
+        elif path == "/hop1":
+            self.answer(status=301, Location="image#top")
+        elif path == "/hop4":
+            self.answer(status=302, Location="/hop3")
+        elif path == "/to_loopback":
+            self.answer(status=302, Location=f"http://127.0.0.1:{port}/image")
+        elif path == "/to_name_of_loopback":
+            self.answer(status=302, Location=f"http://inside.example:{port}/image")
+        elif path == "/to_file":
+            self.answer(status=302, Location="file:///etc/passwd")
+        elif path == "/hang_up":
+            self.close_connection = True
+
+    def drip(self):
+        try:
+            for _ in range(100):
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.seen = []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def url(server):
+    server.seen.clear()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture
+def public(server, monkeypatch):
+    """`photos.example` resolves to a public address at which, for the test, our server answers."""
+    names = {
+        "photos.example": ["93.184.216.34"],
+        "inside.example": ["127.0.0.1"],
+        "both.example": ["93.184.216.34", "10.0.0.1"],
+    }
+    asked, connected = [], []
+
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host, *arguments, **options):
+        if host == "127.0.0.1":  # what connecting to it asks for
+            return resolve(host, *arguments, **options)
+        asked.append(host)
+        if host not in names:
+            raise socket.gaierror("unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in names[host]]
+
+    connect = module.httpcore.SyncBackend.connect_tcp
+
+    def connect_tcp(self, host, port, *arguments):
+        connected.append(host)
+        return connect(self, "127.0.0.1", port, *arguments)
+
+    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(module.httpcore.SyncBackend, "connect_tcp", connect_tcp)
+    server.asked, server.connected = asked, connected
+    server.seen.clear()
+    return f"http://photos.example:{server.server_port}"
+
+
+def test_body_comes_back(url):
+    for path in ("/image", "/image?size=1", "/type/application/octet-stream", "/type/IMAGE/JPEG", "/untyped"):
+        assert fetch(url + path, allow_private=True) == b"pixels"
+
+
+def test_private_addresses_are_refused_by_default(url, server):
+    for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"):
+        with pytest.raises(ValueError, match="is not public; download the image and pass the file"):
+            fetch(f"http://{host}:{server.server_port}/image")
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700:4700::1111", True),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::808:808", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("255.255.255.255", False),
+        ("224.0.0.1", False),
+        ("240.0.0.1", False),
+        ("::", False),
+        ("::1", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::", False),
+    ],
+)
+def test_is_public(address, public):
+    assert is_public(ipaddress.ip_address(address)) is public
+
+
+def test_name_is_resolved_once_and_the_checked_address_is_used(public, server):
+    assert fetch(public + "/image?key=1") == b"pixels"
+    assert server.asked == ["photos.example"] and server.connected == ["93.184.216.34"]
+    assert server.seen == [("/image?key=1", f"photos.example:{server.server_port}")]
+
+
+def test_one_private_address_among_public_ones_is_refused(public, server):
+    with pytest.raises(ValueError, match="10.0.0.1 is not public"):
+        fetch(public.replace("photos", "both") + "/image")
+    assert server.connected == []
+
+
+@pytest.mark.parametrize("path", ["/to_loopback", "/to_name_of_loopback"])
+def test_redirect_to_a_private_address_is_refused(public, server, path):
+    with pytest.raises(ValueError, match="127.0.0.1 is not public"):
+        fetch(public + path)
+    assert [seen for seen, _ in server.seen] == [path]
+
+
+def test_redirects(public, server):
+    assert fetch(public + "/hop3") == b"pixels"
+    assert [path for path, _ in server.seen] == ["/hop3", "/hop2?a=1", "/hop1", "/image"]
+    with pytest.raises(ValueError, match="redirects more than 3 times"):
+        fetch(public + "/hop4")
+    with pytest.raises(ValueError, match="only http and https"):
+        fetch(public + "/to_file")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://example.org/a.png", "file:///etc/passwd", "photo.png", "http://", "http://[::1/a"]
+)
+def test_urls_that_are_refused(url):
+    with pytest.raises(ValueError, match="was not fetched"):
+        fetch(url)
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/json", "video/mp4"])
+def test_types_that_are_refused(url, kind):
+    with pytest.raises(ValueError, match=f"it is {kind.split(';')[0]}, not an image"):
+        fetch(f"{url}/type/{kind.replace(' ', '')}", allow_private=True)
+
+
+@pytest.mark.parametrize("path", ["/declared", "/endless"])
+def test_size_is_limited(url, path):
+    with pytest.raises(ValueError, match="larger than the limit of 0.00390625 MiB"):
+        fetch(url + path, max_bytes=4096, allow_private=True)
+
+
+def test_size_at_the_limit_is_allowed(url):
+    assert len(fetch(url + "/declared", max_bytes=5000, allow_private=True)) == 5000
+
+
+@pytest.mark.parametrize("path", ["/drip", "/drip_headers"])
+def test_time_is_limited_in_all(url, path):
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match="took longer than 0.4 s"):
+        fetch(url + path, timeout=0.4, allow_private=True)
+    assert time.monotonic() - started < 2
+
+
+def test_slow_resolver_is_given_up(monkeypatch):
+    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *_, **__: time.sleep(3))
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        fetch("http://slow.example/a.png", timeout=0.2)
+    assert time.monotonic() - started < 2
+
+
+def test_unreachable(url, public):
+    with pytest.raises(OSError, match="answered with status 404"):
+        fetch(url + "/gone", allow_private=True)
+    with pytest.raises(OSError, match="cannot be reached"):
+        fetch(url + "/hang_up", allow_private=True)
+    with pytest.raises(OSError, match="cannot be reached.*unknown.example is not known"):
+        fetch("http://unknown.example/a.png")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with pytest.raises(OSError, match="cannot be reached"):
+            fetch(f"http://127.0.0.1:{port}/a.png", allow_private=True)
+
+
+@pytest.mark.parametrize("path", ["/gone?token=secret", "/line\nbreak?token=secret"])
+def test_messages_are_one_line_without_secrets(url, path):
+    with pytest.raises((ValueError, OSError)) as caught:
+        fetch(url.replace("//", "//user:password@") + path, allow_private=True)
+    text = str(caught.value)
+    assert "\n" not in text and "secret" not in text and "password" not in text and "127.0.0.1" in text
+
+
+def test_tls_asks_for_the_name_not_the_address(public, monkeypatch):
+    """SNI and the certificate check must see the host's name although the connection goes to an address."""
+    names = []
+
+    class Stop(OSError):
+        pass
+
+    def start_tls(self, context, server_hostname=None, timeout=None):
+        names.append((server_hostname, context.check_hostname, context.verify_mode.name))
+        raise Stop("far enough")
+
+    stream = type(
+        module.httpcore.SyncBackend().connect_tcp("127.0.0.1", int(public.rpartition(":")[2]), 1, None, None)
+    )
+    monkeypatch.setattr(stream, "start_tls", start_tls)
+    with pytest.raises(OSError, match="far enough"):
+        fetch(public.replace("http:", "https:") + "/image")
+    assert names == [("photos.example", True, "CERT_REQUIRED")]
