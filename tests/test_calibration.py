@@ -1,0 +1,221 @@
+"""Calibration against hand-worked optima, scikit-learn's logistic regression and a derivative-free search."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
+from sklearn.linear_model import LogisticRegression
+
+from realfake import metrics
+from realfake.calibration import Calibration, _folds, fit, fit_grouped
+
+
+def draw(n, seed=0, temperature=1.0, bias=0.0, prior=0.4):
+    """Margins of a model whose calibrated margin is `margin / temperature + bias` at equal odds."""
+    rng = np.random.default_rng(seed)
+    is_ai = rng.random(n) < prior
+    return (rng.normal(np.where(is_ai, 2.0, -2.0), 2.0) - bias) * temperature, is_ai
+
+
+def test_temperature_by_hand():
+    # Always sure to the same degree and right three times out of four: margin / T = log 3.
+    margin = np.array([5.0, 5.0, 5.0, -5.0, -5.0, -5.0, -5.0, 5.0])
+    is_ai = np.array([True] * 4 + [False] * 4)
+    calibration = fit(margin, is_ai, "temperature")
+    assert calibration.method == "temperature" and calibration.bias == 0 and calibration.reason is None
+    assert calibration.temperature == pytest.approx(5 / math.log(3))
+    assert calibration.nll_after == pytest.approx(-(3 * math.log(3 / 4) + math.log(1 / 4)) / 4)
+    np.testing.assert_allclose(expit(calibration.apply([5.0, -5.0])), [0.75, 0.25])
+
+
+def test_temperature_and_bias_by_hand():
+    # Two margins, so the fit meets the share of ai at both: 4/5 at 3 and 1/3 at 1 (equal class sizes).
+    margin = np.array([3.0] * 5 + [1.0] * 3)
+    is_ai = np.array([1, 1, 1, 1, 0, 1, 0, 0], bool)
+    calibration = fit(margin, is_ai, class_balanced=False)
+    high, low = math.log(4), math.log(1 / 2)
+    assert 1 / calibration.temperature == pytest.approx((high - low) / 2)
+    assert calibration.bias == pytest.approx(low - (high - low) / 2)
+    # Balanced, 5 ai and 3 real: each real image weighs 5/3, so odds fall by that.
+    balanced = fit(margin, is_ai)
+    assert balanced.temperature == pytest.approx(calibration.temperature)
+    assert balanced.bias == pytest.approx(calibration.bias - math.log(5 / 3))
+
+
+@pytest.mark.parametrize("class_balanced", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_is_logistic_regression(class_balanced, with_bias, scale):
+    margin, is_ai = draw(500, temperature=2.0, bias=0.7)
+    calibration = fit(margin * scale, is_ai, "temperature_bias" if with_bias else "temperature", class_balanced)
+    model = LogisticRegression(
+        C=np.inf,
+        fit_intercept=with_bias,
+        class_weight="balanced" if class_balanced else None,
+        tol=1e-12,
+        solver="newton-cholesky",
+    ).fit(margin[:, None], is_ai)
+    assert scale / calibration.temperature == pytest.approx(model.coef_[0, 0], abs=1e-6)
+    if with_bias:
+        assert calibration.bias == pytest.approx(model.intercept_[0], abs=1e-6)
+    assert calibration.n == 500 and calibration.class_balanced is class_balanced
+
+
+def test_recovers_the_distortion_and_lowers_nll():
+    margin, is_ai = draw(40_000, temperature=3.0, bias=-1.2, prior=0.15)
+    calibration = fit(margin, is_ai)
+    assert calibration.temperature == pytest.approx(3.0, rel=0.05)
+    assert calibration.bias == pytest.approx(-1.2, abs=0.1)
+    weights = metrics.class_balanced_weights(is_ai)
+    assert calibration.nll_before == pytest.approx(metrics.nll(margin, is_ai, weights))
+    assert calibration.nll_after == pytest.approx(metrics.nll(calibration.apply(margin), is_ai, weights))
+    assert calibration.nll_after < calibration.nll_before
+    # Means equal odds beforehand: calibrated on classes of the same mass, not at the corpus's 15 %.
+    assert abs(metrics.signed_calibration_error(expit(calibration.apply(margin)), is_ai, weights)) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["temperature", "temperature_bias"])
+def test_separable(method):
+    is_ai = np.arange(60) < 30
+    margin = np.where(is_ai, 40.0, -40.0) + np.linspace(-1, 1, 60)
+    calibration = fit(margin, is_ai, method)
+    assert "separate" in calibration.reason and calibration.method == method
+    p_ai = expit(calibration.apply(margin))
+    assert 0 < p_ai.min() < p_ai[is_ai].min() < p_ai.max() < 1
+    assert p_ai.max() < 0.99 and calibration.nll_after < calibration.nll_before
+    # Platt's targets by hand: margins +-1, 30 a class, so odds of 31 to 1.
+    by_hand = fit(np.where(is_ai, 1.0, -1.0), is_ai, method)
+    assert 1 / by_hand.temperature == pytest.approx(math.log(31)) and by_hand.bias == pytest.approx(0, abs=1e-8)
+
+
+def test_separated_by_a_shifted_threshold():
+    is_ai = np.arange(20) < 10
+    margin = np.where(is_ai, 9.0, 7.0) + np.linspace(-0.1, 0.1, 20)
+    calibration = fit(margin, is_ai)
+    assert "separate" in calibration.reason
+    assert ((calibration.apply(margin) > 0) == is_ai).all() and np.isfinite(calibration.temperature)
+    assert fit(margin, is_ai, "temperature").temperature > 1  # without a bias they are not separable
+
+
+@pytest.mark.parametrize("method", ["temperature", "temperature_bias", "auto"])
+def test_wrong_way_keeps_the_identity(method):
+    margin, is_ai = draw(300)
+    calibration = fit(-margin, is_ai, method)
+    assert (calibration.method, calibration.temperature, calibration.bias) == ("identity", 1.0, 0.0)
+    assert calibration.reason and calibration.nll_before == calibration.nll_after
+    np.testing.assert_array_equal(calibration.apply(margin), margin)
+    assert fit(np.where(is_ai, -3.0, 3.0), is_ai, method).method == "identity"
+
+
+@pytest.mark.parametrize("method", ["temperature", "temperature_bias", "auto"])
+def test_one_class_or_no_information_keeps_the_identity(method):
+    for margin, is_ai in [
+        (np.array([1.0, 2.0]), [True, True]),
+        (np.zeros(10), np.arange(10) < 5),
+        (np.array([2.0, -1.0]), [True, False]) if method == "auto" else (np.zeros(2), [True, False]),
+    ]:
+        calibration = fit(margin, is_ai, method)
+        assert calibration.method == "identity" and calibration.reason
+
+
+def test_never_raises_the_nll():
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        n = int(rng.integers(2, 30))
+        is_ai = rng.random(n) < 0.5
+        margin = rng.normal(size=n) * 10 ** rng.uniform(-3, 3) + is_ai * rng.normal()
+        for method in ("temperature", "temperature_bias", "auto"):
+            calibration = fit(margin, is_ai, method, seed=seed)
+            assert calibration.nll_after <= calibration.nll_before
+            assert calibration.temperature > 0 and np.isfinite(calibration.apply(margin)).all()
+
+
+def test_auto():
+    margin, is_ai = draw(2000, seed=1)
+    assert fit(margin * 4, is_ai, "auto").method in ("temperature", "temperature_bias")
+    shifted = fit(margin + 3, is_ai, "auto")
+    assert shifted.method == "temperature_bias" and shifted.bias == pytest.approx(-3, abs=0.4)
+    # Few images of a calibrated model: the cross-validation keeps the identity more often than not.
+    kept = [fit(*draw(40, seed=seed), "auto").method for seed in range(30)]
+    assert kept.count("identity") > 15
+    assert fit(margin, is_ai, "auto", seed=5) == fit(margin, is_ai, "auto", seed=5)
+
+
+def test_folds_keep_groups_whole_and_spread_classes():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(40, size=200)
+    is_ai = groups % 4 == 0
+    fold = _folds(is_ai, groups, 5, 0)
+    assert set(fold) == set(range(5))
+    for group in set(groups):
+        assert len(set(fold[groups == group])) == 1
+    for k in range(5):
+        assert is_ai[fold == k].any() and (~is_ai[fold == k]).any()
+    assert _folds(np.array([True, False, False]), None, 5, 0) is None
+
+
+def test_grouped_with_two_columns_is_fit():
+    margin, is_ai = draw(300, temperature=2.0, bias=0.5)
+    offset = np.random.default_rng(0).normal(size=300)
+    logits = np.stack([offset + margin, offset], axis=1)
+    for method in ("temperature", "temperature_bias", "auto"):
+        one, other = fit(margin, is_ai, method), fit_grouped(logits, {"real": [1], "ai": [0]}, is_ai, method)
+        assert one.method == other.method
+        assert (one.temperature, one.bias) == pytest.approx((other.temperature, other.bias), abs=1e-7)
+
+
+def test_grouped_with_four_columns():
+    rng = np.random.default_rng(0)
+    columns, k = {"real": [2], "ai": [0, 1, 3]}, 4
+    truth = rng.choice(k, p=[0.2, 0.1, 0.5, 0.2], size=800)
+    logits = 3 * (rng.normal(size=(800, k)) + 2.0 * np.eye(k)[truth])
+    is_ai = np.isin(truth, columns["ai"])
+    calibration = fit_grouped(logits, columns, is_ai)
+    weights = metrics.class_balanced_weights(is_ai)
+
+    def nll(x):
+        # Independent: through the softmax of scaled logits, the bias as odds.
+        p = np.exp(log_softmax(logits * np.exp(x[0]), axis=1))
+        ai, real = p[:, columns["ai"]].sum(1) * np.exp(x[1]), p[:, columns["real"]].sum(1)
+        return -(weights * np.log(np.where(is_ai, ai, real) / (ai + real))).sum()
+
+    best = minimize(nll, [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
+    assert calibration.temperature == pytest.approx(np.exp(-best.x[0]), rel=1e-4)
+    assert calibration.bias == pytest.approx(best.x[1], abs=1e-4)
+    assert calibration.nll_after == pytest.approx(best.fun, abs=1e-8)
+    assert calibration.nll_after < calibration.nll_before
+    # What folding into the last layer does: divide the logits, add the bias to the ai columns.
+    folded = logits / calibration.temperature
+    folded[:, columns["ai"]] += calibration.bias
+    np.testing.assert_allclose(
+        calibration.apply_logits(logits, columns), metrics.margin_from_logits(folded, columns)
+    )
+
+
+def test_grouped_wrong_way_and_separable():
+    rng = np.random.default_rng(1)
+    is_ai = np.arange(100) < 50
+    logits = rng.normal(size=(100, 3))
+    columns = {"real": [0], "ai": [1, 2]}
+    logits[:, 1] += np.where(is_ai, 30, -30)
+    calibration = fit_grouped(logits, columns, is_ai)
+    assert "separate" in calibration.reason and calibration.temperature > 1
+    assert fit_grouped(logits, columns, ~is_ai).method == "identity"
+
+
+def test_round_trip_and_bad_input():
+    margin, is_ai = draw(50)
+    calibration = fit(margin, is_ai)
+    values = json.loads(json.dumps(calibration.to_dict(), allow_nan=False))
+    assert Calibration.from_dict(values | {"folded": True}) == calibration
+    with pytest.raises(ValueError, match="temperature_bias"):
+        fit(margin, is_ai, "platt")
+    with pytest.raises(ValueError, match="NaN"):
+        fit(np.r_[margin[1:], np.nan], is_ai)
+    with pytest.raises(ValueError, match="infinite"):
+        fit(np.r_[margin[1:], np.inf], is_ai)
+    with pytest.raises(ValueError, match="groups"):
+        fit(margin, is_ai, "auto", groups=[1, 2])

@@ -1,0 +1,173 @@
+"""Conformal verdicts against hand-worked thresholds, brute-force p-values and simulated coverage."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import binom, binomtest
+
+from realfake.calibration import fit
+from realfake.conformal import (
+    Thresholds,
+    binomial_interval,
+    coverage_band,
+    fit_thresholds,
+    prediction_sets,
+    rank_allowed,
+    verdict_rates,
+    verdicts,
+    with_prior,
+)
+
+
+def draw(n_real, n_ai, seed=0, distance=2.0):
+    rng = np.random.default_rng(seed)
+    margin = np.r_[rng.normal(-distance, 2, n_real), rng.normal(distance, 2, n_ai)]
+    return margin, np.r_[np.zeros(n_real, bool), np.ones(n_ai, bool)]
+
+
+def test_thresholds_by_hand():
+    # 9 images a class and alpha 0.2: k = floor(0.2 * 10) = 2.
+    real, ai = np.arange(-9.0, 0), np.arange(-2.0, 7)
+    margin, is_ai = np.r_[real, ai], np.arange(18) >= 9
+    thresholds = fit_thresholds(margin, is_ai, alpha=0.2)
+    assert thresholds == Thresholds(0.2, real=-1.0, ai=-2.0, n_real=9, n_ai=9)
+    thresholds = fit_thresholds(np.r_[real + 3, ai], is_ai, alpha=0.2)
+    assert (thresholds.real, thresholds.ai) == (-1.0, 1.0)
+    said = verdicts([-1.5, -1.0, 0.0, 1.0, 1.5, np.nan], thresholds)
+    assert said.tolist() == ["real", "inconclusive", "inconclusive", "inconclusive", "ai", "inconclusive"]
+
+
+def test_crossed_thresholds_leave_a_gap_between_them():
+    thresholds = Thresholds(0.2, real=3.0, ai=-3.0, n_real=9, n_ai=9)
+    assert verdicts([-4.0, -3.0, 0.0, 3.0, 4.0], thresholds).tolist() == [
+        "real", "real", "inconclusive", "ai", "ai",
+    ]  # fmt: skip
+    sets = prediction_sets([0.0], thresholds)
+    assert not sets["real"][0] and not sets["ai"][0]
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize(("n_real", "n_ai", "distance"), [(99, 40, 1.0), (200, 150, 4.0), (19, 20, 1.0)])
+def test_brute_force_p_values(alpha, n_real, n_ai, distance):
+    margin, is_ai = draw(n_real, n_ai, distance=distance)
+    margin = np.round(margin, 1)  # ties
+    thresholds = fit_thresholds(margin, is_ai, alpha)
+    new = np.round(np.linspace(-8, 8, 321), 2)
+    sets = prediction_sets(new, thresholds)
+    for x, has_real, has_ai, said in zip(new, sets["real"], sets["ai"], verdicts(new, thresholds), strict=True):
+        p_ai = (1 + sum(m <= x for m in margin[is_ai])) / (n_ai + 1)
+        p_real = (1 + sum(m >= x for m in margin[~is_ai])) / (n_real + 1)
+        assert has_ai == (p_ai > alpha + 1e-12) and has_real == (p_real > alpha + 1e-12)
+        labels = [name for name, p in (("real", p_real), ("ai", p_ai)) if p > alpha + 1e-12]
+        assert said == (labels[0] if len(labels) == 1 else "inconclusive")
+
+
+def test_rank_allowed():
+    assert rank_allowed(18, 0.05) == 0 and rank_allowed(19, 0.05) == 1 and rank_allowed(99, 0.01) == 1
+    assert rank_allowed(99, 0.29) == 29  # 0.29 * 100 is 28.999999999999996
+
+
+def test_too_few_images_never_give_the_verdict():
+    margin, is_ai = draw(100, 18)
+    thresholds = fit_thresholds(margin, is_ai, alpha=0.05)
+    assert thresholds.real is None and thresholds.ai is not None
+    assert set(verdicts(np.linspace(-100, 100, 51), thresholds)) == {"ai", "inconclusive"}
+    only_real = fit_thresholds(margin[:100], is_ai[:100])
+    assert only_real.real is None and only_real.n_ai == 0
+    nothing = Thresholds(0.05, None, None, 0, 0)
+    assert set(verdicts(margin, nothing)) == {"inconclusive"}
+
+
+def test_round_trip():
+    thresholds = fit_thresholds(*draw(100, 10))
+    values = json.loads(json.dumps(thresholds.to_dict(), allow_nan=False))
+    assert values["n"] == {"real": 100, "ai": 10} and values["real"] is None
+    assert Thresholds.from_dict(values) == thresholds
+
+
+def test_groups_count_once():
+    margin, is_ai = draw(50, 50)
+    groups = np.r_[np.arange(50), np.arange(50)]  # a photograph and its forgery share a group
+    once = fit_thresholds(margin, is_ai, 0.1, groups)
+    assert once == fit_thresholds(margin, is_ai, 0.1)
+    again = fit_thresholds(np.tile(margin, 3), np.tile(is_ai, 3), 0.1, np.tile(groups, 3))
+    assert again == once
+    # Groups of different images: the choice follows the seed.
+    grouped = [fit_thresholds(margin, is_ai, 0.1, groups // 2, seed=seed) for seed in (0, 0, 1)]
+    assert grouped[0] == grouped[1] != grouped[2] and grouped[0].n_ai == 25
+
+
+def test_recalibration_changes_no_verdict():
+    margin, is_ai = draw(300, 200)
+    calibration = fit(margin * 3 + 1, is_ai)
+    raw = verdicts(margin * 3 + 1, fit_thresholds(margin * 3 + 1, is_ai))
+    calibrated = calibration.apply(margin * 3 + 1)
+    assert (verdicts(calibrated, fit_thresholds(calibrated, is_ai)) == raw).all()
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
+def test_simulated_coverage(alpha):
+    n_cal, n_test, repetitions = 150, 400, 200
+    low, high = coverage_band(n_cal, n_test, alpha)
+    inside = {"real": 0, "ai": 0}
+    coverages, wrong = [], []
+    for seed in range(repetitions):
+        thresholds = fit_thresholds(*draw(n_cal, n_cal, seed=2 * seed), alpha)
+        margin, is_ai = draw(n_test, n_test, seed=2 * seed + 1)
+        sets = prediction_sets(margin, thresholds)
+        for label, of_class in (("real", ~is_ai), ("ai", is_ai)):
+            coverage = sets[label][of_class].mean()
+            coverages.append(coverage)
+            inside[label] += low - 1e-12 <= coverage <= high + 1e-12
+        rates = verdict_rates(margin, is_ai, thresholds)
+        wrong += [rates["real"]["wrong"]["value"], rates["ai"]["wrong"]["value"]]
+    # The mean is 1 - k / (n + 1), known to a hundredth from 400 draws; at least 95 % fall in the band.
+    expected = 1 - rank_allowed(n_cal, alpha) / (n_cal + 1)
+    assert np.mean(coverages) == pytest.approx(expected, abs=0.006) and expected >= 1 - alpha
+    assert min(inside.values()) >= binom(repetitions, 0.95).ppf(1e-3)
+    assert np.mean(wrong) <= alpha + 0.006
+
+
+def test_coverage_band_by_hand():
+    # One calibration image and alpha 1/2: the error rate is uniform, so is the number of errors among 3.
+    assert coverage_band(1, 3, 0.5, level=0.4) == pytest.approx((1 / 3, 2 / 3))
+    assert coverage_band(5, 100, 0.05) == (1.0, 1.0)
+    low, high = coverage_band(10**6, 100, 0.05)  # so many calibration images that only the test varies
+    assert (low, high) == (1 - binom(100, 0.05).ppf(0.975) / 100, 1 - binom(100, 0.05).ppf(0.025) / 100)
+
+
+def test_verdict_rates_by_hand():
+    thresholds = Thresholds(0.1, real=-1.0, ai=1.0, n_real=20, n_ai=20)
+    margin = np.array([-2.0, -2.0, 0.0, 2.0, 2.0, -2.0])
+    rates = verdict_rates(margin, [0, 0, 0, 0, 1, 1], thresholds)
+    assert [rates["real"][name]["value"] for name in ("right", "wrong", "inconclusive")] == [0.5, 0.25, 0.25]
+    assert [rates["ai"][name]["value"] for name in ("right", "wrong", "inconclusive")] == [0.5, 0.5, 0]
+    exact = binomtest(1, 4).proportion_ci(method="exact")
+    assert (rates["real"]["wrong"]["low"], rates["real"]["wrong"]["high"]) == pytest.approx(
+        (exact.low, exact.high)
+    )
+    absent = verdict_rates(margin[:4], np.zeros(4), thresholds)["ai"]
+    assert absent["n"] == 0 and absent["wrong"] == {"value": None, "low": None, "high": None, "n": 0}
+    json.dumps(rates, allow_nan=False)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (3, 17)])
+def test_binomial_interval(successes, n):
+    exact = binomtest(successes, n).proportion_ci(method="exact")
+    assert binomial_interval(successes, n) == pytest.approx((exact.low, exact.high))
+
+
+def test_with_prior():
+    # Even evidence at a prior of 1 %; evidence of 99 to 1 brings it to even.
+    np.testing.assert_allclose(expit(with_prior([0.0, np.log(99)], 0.01)), [0.01, 0.5])
+    np.testing.assert_array_equal(with_prior([1.5], 0.5), [1.5])
+    with pytest.raises(ValueError, match="prior_ai"):
+        with_prior([0.0], 0.0)
+
+
+def test_bad_alpha():
+    for alpha in (0.0, 1.0, 5.0):
+        with pytest.raises(ValueError, match="alpha"):
+            fit_thresholds(*draw(30, 30), alpha)

@@ -1,0 +1,473 @@
+"""Metrics against answers worked out by hand, scikit-learn, torchmetrics and simulated models."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+import torch
+import torchmetrics.functional.classification as tm
+from scipy.special import expit
+from sklearn.calibration import calibration_curve
+
+from realfake import metrics
+from realfake.bootstrap import bootstrap_interval, resample_counts
+from realfake.detection_metrics import DetectionMetrics
+
+# Two real and three ai images; from the highest margin down: ai, real, ai, (ai, real tied).
+MARGIN = np.array([3.0, 2.0, 1.0, -1.0, -1.0])
+IS_AI = np.array([True, False, True, True, False])
+
+
+def draw(n, seed=0, prior=0.4, sharpness=1.0, ties=True):
+    """Margins that are calibrated log-odds at equal odds, times `sharpness`."""
+    rng = np.random.default_rng(seed)
+    is_ai = rng.random(n) < prior
+    margin = rng.normal(np.where(is_ai, 2.0, -2.0), 2.0)
+    return sharpness * (np.round(margin, 1) if ties else margin), is_ai
+
+
+def test_decisions_by_hand():
+    assert metrics.confusion_matrix(MARGIN, IS_AI) == {
+        "real": {"real": 1.0, "ai": 1.0},
+        "ai": {"real": 1.0, "ai": 2.0},
+    }
+    assert metrics.accuracy(MARGIN, IS_AI) == pytest.approx(3 / 5)
+    assert metrics.balanced_accuracy(MARGIN, IS_AI) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert metrics.precision(MARGIN, IS_AI, "ai") == pytest.approx(2 / 3)
+    assert metrics.recall(MARGIN, IS_AI, "real") == pytest.approx(1 / 2)
+    assert metrics.f1(MARGIN, IS_AI, "real") == pytest.approx(1 / 2)
+    # A margin of exactly 0 is called real.
+    assert metrics.accuracy([0.0], [False]) == 1 and metrics.accuracy([0.0], [True]) == 0
+
+
+def test_ranking_by_hand():
+    # Of 6 pairs the ai image wins 1+1 (first), 1 (third over the tied real), 1/2 (the tie).
+    assert metrics.auroc(MARGIN, IS_AI) == pytest.approx(3.5 / 6)
+    # Precision 1 at the first third of recall, 2/3 at the second, 3/5 at the last.
+    assert metrics.average_precision(MARGIN, IS_AI) == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
+    assert metrics.tpr_at_fpr(MARGIN, IS_AI, 0.01) == pytest.approx(1 / 3)
+    assert metrics.tpr_at_fpr(MARGIN, IS_AI, 0.5) == pytest.approx(2 / 3)
+    assert metrics.fpr_at_tpr(MARGIN, IS_AI, 2 / 3) == pytest.approx(1 / 2)
+    assert metrics.fpr_at_tpr(MARGIN, IS_AI, 0.95) == 1
+    # The highest margin belongs to the only real image: no ai image is found without calling it ai.
+    assert metrics.tpr_at_fpr([5.0, 1.0], [False, True], 0.05) == 0
+
+
+def test_probabilities_by_hand():
+    margin = np.log([3.0, 1 / 3])  # p_ai = 3/4, 1/4
+    assert metrics.nll(margin, [True, True]) == pytest.approx(-(np.log(3 / 4) + np.log(1 / 4)) / 2)
+    assert metrics.brier([0.75, 0.25], [True, True]) == pytest.approx((1 / 16 + 9 / 16) / 2)
+    assert metrics.nll([-800.0], [True]) == pytest.approx(800)
+    assert metrics.signed_calibration_error([0.9, 0.6], [True, False]) == pytest.approx(0.25)
+
+
+def test_calibration_errors_by_hand():
+    p_ai = [0.1, 0.2, 0.3, 0.6, 0.8, 1.0]
+    is_ai = [False, True, False, True, True, False]
+    # Two bins: mean p 0.2 and 0.8, shares of ai 1/3 and 2/3.
+    assert metrics.ece(p_ai, is_ai, n_bins=2) == pytest.approx((1 / 3 - 0.2) / 2 + (0.8 - 2 / 3) / 2)
+    assert metrics.max_calibration_error(p_ai, is_ai, n_bins=2) == pytest.approx(2 / 15)
+    curve = metrics.reliability_curve(p_ai, is_ai, n_bins=2)
+    assert curve["predicted"] == pytest.approx([0.2, 0.8]) and curve["observed"] == pytest.approx(
+        [1 / 3, 2 / 3]
+    )
+    assert curve["count"] == [3, 3] and curve["mass"] == pytest.approx([0.5, 0.5])
+    # Each bin: (2/15)^2 less (1/3)(2/3)/(3-1), which is negative, so 0 is reported.
+    assert metrics.debiased_ece(p_ai, is_ai, n_bins=2) == 0
+    p_ai = [0.9] * 4 + [0.1] * 4
+    is_ai = [True, False, False, False] + [False] * 4
+    square = ((0.9 - 0.25) ** 2 - 0.25 * 0.75 / 3) / 2 + 0.1**2 / 2
+    assert metrics.debiased_ece(p_ai, is_ai, n_bins=2) == pytest.approx(np.sqrt(square))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_scikit_learn(weighted):
+    margin, is_ai = draw(700)
+    weights = metrics.class_balanced_weights(is_ai) if weighted else None
+    p_ai, called = expit(margin), margin > 0
+    options = {"sample_weight": weights}
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        is_ai, called, labels=[False, True], **options
+    )
+    for i, label in enumerate(("real", "ai")):
+        assert metrics.precision(margin, is_ai, label, weights) == pytest.approx(precision[i], abs=1e-6)
+        assert metrics.recall(margin, is_ai, label, weights) == pytest.approx(recall[i], abs=1e-6)
+        assert metrics.f1(margin, is_ai, label, weights) == pytest.approx(f1[i], abs=1e-6)
+    pairs = [
+        (metrics.accuracy(margin, is_ai, weights), sk.accuracy_score(is_ai, called, **options)),
+        (
+            metrics.balanced_accuracy(margin, is_ai, weights),
+            sk.balanced_accuracy_score(is_ai, called, **options),
+        ),
+        (metrics.auroc(margin, is_ai, weights), sk.roc_auc_score(is_ai, margin, **options)),
+        (
+            metrics.average_precision(margin, is_ai, weights),
+            sk.average_precision_score(is_ai, margin, **options),
+        ),
+        (metrics.nll(margin, is_ai, weights), sk.log_loss(is_ai, p_ai, **options)),
+        (metrics.brier(p_ai, is_ai, weights), sk.brier_score_loss(is_ai, p_ai, **options)),
+    ]
+    for ours, theirs in pairs:
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    fpr, tpr, _ = sk.roc_curve(is_ai, margin, drop_intermediate=False, **options)
+    for x in (0.01, 0.05):
+        assert metrics.tpr_at_fpr(margin, is_ai, x, weights) == pytest.approx(tpr[fpr <= x].max(), abs=1e-6)
+    assert metrics.fpr_at_tpr(margin, is_ai, 0.95, weights) == pytest.approx(fpr[tpr >= 0.95].min(), abs=1e-6)
+
+
+def test_torchmetrics():
+    margin, is_ai = draw(600)
+    p_ai, target = torch.tensor(expit(margin)), torch.tensor(is_ai).long()
+    pairs = [
+        (metrics.auroc(margin, is_ai), tm.binary_auroc(p_ai, target)),
+        (metrics.average_precision(margin, is_ai), tm.binary_average_precision(p_ai, target)),
+        (metrics.accuracy(margin, is_ai), tm.binary_accuracy(p_ai, target)),
+        (metrics.f1(margin, is_ai, "ai"), tm.binary_f1_score(p_ai, target)),
+    ]
+    for ours, theirs in pairs:
+        assert ours == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_equal_mass_bins_are_those_of_scikit_learn():
+    margin, is_ai = draw(150, ties=False)
+    p_ai = expit(margin)
+    curve = metrics.reliability_curve(p_ai, is_ai)
+    observed, predicted = calibration_curve(is_ai, p_ai, n_bins=15, strategy="quantile")
+    np.testing.assert_allclose(curve["predicted"], predicted, atol=1e-12)
+    np.testing.assert_allclose(curve["observed"], observed, atol=1e-12)
+    assert metrics.ece(p_ai, is_ai) == pytest.approx(np.abs(observed - predicted).mean())
+
+
+def test_ties_share_a_bin_so_that_order_does_not_matter():
+    p_ai, is_ai = np.full(40, 0.5), np.arange(40) < 20
+    # Bins that split the ties would show 0.5.
+    assert metrics.ece(p_ai, is_ai) == pytest.approx(0, abs=1e-12)
+    assert metrics.ece(p_ai, is_ai[::-1]) == pytest.approx(0, abs=1e-12)
+
+
+def test_brier_decomposition():
+    margin, is_ai = draw(500)
+    p_ai, weights = expit(margin), metrics.class_balanced_weights(is_ai)
+    exact = metrics.brier_decomposition(p_ai, is_ai, weights, n_bins=None)
+    assert exact["remainder"] == pytest.approx(0, abs=1e-12)
+    assert exact["uncertainty"] == pytest.approx(0.25)
+    for n_bins in (None, 15):
+        parts = metrics.brier_decomposition(p_ai, is_ai, weights, n_bins)
+        total = parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["remainder"]
+        assert total == pytest.approx(metrics.brier(p_ai, is_ai, weights))
+    # By hand: forecasts 0.2 and 0.8, shares of ai 0 and 1, base rate 1/2.
+    parts = metrics.brier_decomposition([0.2, 0.2, 0.8, 0.8], [0, 0, 1, 1], n_bins=None)
+    assert parts == pytest.approx(
+        {"reliability": 0.04, "resolution": 0.25, "uncertainty": 0.25, "remainder": 0}
+    )
+
+
+def brute_smooth_ece(p_ai, is_ai, weights):
+    """Definition 2 of the paper by summing mirror images of each kernel and bisecting on a fine grid."""
+    t = (np.arange(4000) + 0.5) / 4000
+    weights = weights / weights.sum()
+
+    def at(sigma):
+        kernel = np.zeros((len(p_ai), len(t)))
+        for shift in range(-6, 7, 2):
+            for mirrored in (p_ai, -p_ai):
+                kernel += np.exp(-((t - mirrored[:, None] - shift) ** 2) / (2 * sigma**2))
+        return np.abs((weights * (is_ai - p_ai)) @ kernel).mean() / (sigma * np.sqrt(2 * np.pi))
+
+    low, high = 1e-3, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at(middle) > middle else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
+def test_smooth_ece(sharpness):
+    margin, is_ai = draw(200, sharpness=sharpness)
+    weights = metrics.class_balanced_weights(is_ai)
+    expected = brute_smooth_ece(expit(margin), is_ai, weights)
+    assert metrics.smooth_ece(expit(margin), is_ai, weights) == pytest.approx(expected, abs=5e-4)
+
+
+def test_smooth_ece_extremes():
+    assert metrics.smooth_ece([0.0, 1.0], [False, True]) == 0
+    # All predictions 1/2 and all images ai: the residual is 1/2 whatever the bandwidth.
+    assert metrics.smooth_ece([0.5] * 9, [True] * 9) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_class_balanced_weights():
+    weights = metrics.class_balanced_weights([True, False, False, False])
+    np.testing.assert_allclose(weights, [1 / 2, 1 / 6, 1 / 6, 1 / 6])
+    np.testing.assert_allclose(metrics.class_balanced_weights([True, True]), [1 / 4, 1 / 4])
+    # Under them precision is what it would be on a balanced set.
+    assert metrics.precision(
+        [1.0, 1.0, -1.0, -1.0], [True, False, False, False], "ai", weights
+    ) == pytest.approx(1 / (1 + 1 / 3))
+
+
+def test_margin_from_logits():
+    columns = {"real": [1], "ai": [0, 2]}
+    probabilities = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    margin = metrics.margin_from_logits(np.log(probabilities) + 7, columns)
+    np.testing.assert_allclose(expit(margin), [0.5, 0.9])
+    assert metrics.margin_from_logits([[-2000.0, 1000.0]], {"real": [0], "ai": [1]}) == pytest.approx([3000])
+    with pytest.raises(ValueError, match="2 classes"):
+        metrics.margin_from_logits(np.zeros((3, 2)), columns)
+
+
+WEIGHTABLE = {
+    "accuracy": metrics.accuracy,
+    "balanced_accuracy": metrics.balanced_accuracy,
+    "f1": lambda m, y, weights=None: metrics.f1(m, y, "real", weights),
+    "auroc": metrics.auroc,
+    "average_precision": metrics.average_precision,
+    "tpr_at_fpr": lambda m, y, weights=None: metrics.tpr_at_fpr(m, y, 0.05, weights),
+    "fpr_at_tpr": lambda m, y, weights=None: metrics.fpr_at_tpr(m, y, 0.95, weights),
+    "nll": metrics.nll,
+    "brier": lambda m, y, weights=None: metrics.brier(expit(m), y, weights),
+    "smooth_ece": lambda m, y, weights=None: metrics.smooth_ece(expit(m), y, weights),
+    "signed": lambda m, y, weights=None: metrics.signed_calibration_error(expit(m), y, weights),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTABLE)
+def test_a_weight_is_a_multiplicity(name):
+    margin, is_ai = draw(80, seed=3)
+    counts = np.random.default_rng(0).integers(0, 4, size=(5, 80))
+    batch = WEIGHTABLE[name](margin, is_ai, weights=counts)
+    for row, value in zip(counts, batch, strict=True):
+        drawn = np.repeat(np.arange(80), row)
+        assert value == pytest.approx(WEIGHTABLE[name](margin[drawn], is_ai[drawn]), abs=1e-9)
+        assert value == pytest.approx(WEIGHTABLE[name](margin, is_ai, weights=row * 0.37), abs=1e-9)
+
+
+def test_a_weight_is_a_multiplicity_in_bins():
+    margin, is_ai = draw(80, seed=3)
+    counts = np.random.default_rng(0).integers(0, 4, size=80)
+    drawn = np.repeat(np.arange(80), counts)
+    p_ai = expit(margin)
+    for metric in (metrics.ece, metrics.max_calibration_error):
+        assert metric(p_ai, is_ai, counts / 7) == pytest.approx(metric(p_ai[drawn], is_ai[drawn]))
+
+
+def test_one_class():
+    margin, is_ai = np.array([1.0, -2.0, 3.0]), np.ones(3, bool)
+    for metric in (metrics.auroc, metrics.average_precision, metrics.balanced_accuracy):
+        assert np.isnan(metric(margin, is_ai))
+    assert np.isnan(metrics.tpr_at_fpr(margin, is_ai, 0.01)) and np.isnan(metrics.fpr_at_tpr(margin, ~is_ai))
+    assert np.isnan(metrics.recall(margin, is_ai, "real")) and np.isnan(metrics.precision([-1.0], [True], "ai"))
+    summary = metrics.binary_summary(margin, is_ai, n_resamples=50)
+    json.dumps(summary, allow_nan=False)
+    assert summary["auroc"] == {"value": None, "low": None, "high": None, "n": 3}
+    assert summary["ece"]["value"] is None and summary["precision_ai"]["value"] is None
+    assert summary["accuracy"]["value"] == pytest.approx(2 / 3)
+    assert summary["recall_ai"]["value"] == pytest.approx(2 / 3) and summary["recall_real"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("margin", "is_ai", "message"),
+    [
+        ([1.0, np.nan], [True, False], "1 of 2 margins are NaN"),
+        ([1.0], [True, False], "one label for each"),
+        ([1.0, 2.0], [1, 2], "booleans"),
+        ([], [], "no images"),
+        ([[1.0]], [True], "one log-odds"),
+    ],
+)
+def test_bad_input(margin, is_ai, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.accuracy(margin, is_ai)
+
+
+def test_bad_probabilities():
+    with pytest.raises(ValueError, match="expit"):
+        metrics.ece([2.0, -1.0], [True, False])
+    with pytest.raises(ValueError, match="prior_ai"):
+        metrics.noise_floor(np.array([0.5]), prior_ai=1.0)
+
+
+def test_noise_floor_by_hand():
+    # Four images at 1/2: |0.5 - share of ai| is 0.5, 0.25, 0 with chances 2/16, 8/16, 6/16.
+    floor = metrics.noise_floor(np.full(4, 0.5), n_simulations=20_000)
+    assert floor["mean"] == pytest.approx(0.5 * 2 / 16 + 0.25 * 8 / 16, abs=0.005)
+    assert floor["low"] == 0 and floor["high"] == 0.5
+
+
+def calibrated_exceedance(n, prior, repetitions):
+    """A calibrated model's ECE: how often above the 95 % quantile of its noise floor, and mean over the floor's."""
+    above, means, floors = 0, [], []
+    for seed in range(repetitions):
+        margin, is_ai = draw(n, seed=seed, prior=prior or 0.5, ties=False)
+        p_ai = expit(margin)
+        weights = None if prior is None else metrics.class_balanced_weights(is_ai)
+        floor = metrics.noise_floor(p_ai, None if prior is None else is_ai.mean(), n_simulations=200, seed=seed)
+        means.append(metrics.ece(p_ai, is_ai, weights))
+        floors.append(floor["mean"])
+        above += means[-1] > floor["high"]
+    return above / repetitions, np.mean(means) / np.mean(floors)
+
+
+@pytest.mark.parametrize("prior", [None, 0.2])
+def test_noise_floor_on_simulated_models(prior):
+    share, ratio = calibrated_exceedance(300, prior, 60)
+    # 5 % expected of 60: the count is at most 8 with probability 0.997.
+    assert share <= 8 / 60
+    assert ratio == pytest.approx(1, abs=0.12)
+    margin, is_ai = draw(1000, prior=prior or 0.5, sharpness=3.0)
+    weights = metrics.class_balanced_weights(is_ai)
+    floor = metrics.noise_floor(expit(margin), is_ai.mean(), n_simulations=200)
+    assert metrics.ece(expit(margin), is_ai, weights) > 2 * floor["high"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prior", [None, 0.2])
+def test_noise_floor_on_a_thousand_simulated_models(prior):
+    share, ratio = calibrated_exceedance(500, prior, 1000)
+    assert 0.025 < share < 0.08
+    assert ratio == pytest.approx(1, abs=0.04)
+
+
+def test_debiased_square_is_unbiased():
+    p_ai = np.repeat([0.2, 0.7], 30)
+    truth = np.sqrt(((0.2 - 0.3) ** 2 + (0.7 - 0.5) ** 2) / 2)
+    rng = np.random.default_rng(0)
+    labels = rng.random((2000, 60)) < np.repeat([0.3, 0.5], 30)
+    squares = [metrics.debiased_ece(p_ai, y, n_bins=2) ** 2 for y in labels]
+    plain = [np.mean([(p_ai[y0] - y[y0]).mean() ** 2 for y0 in (slice(0, 30), slice(30, 60))]) for y in labels]
+    # Cutting at 0 leaves a little bias; without the correction it would be 0.0077.
+    assert np.mean(squares) == pytest.approx(truth**2, abs=0.0015)
+    assert np.mean(plain) - truth**2 > 0.006
+
+
+def test_bootstrap_of_a_mean_is_close_to_theory():
+    x = np.random.default_rng(0).normal(size=400)
+    low, high = bootstrap_interval(np.mean, x, n_resamples=2000)
+    half = 1.96 * x.std() / 20
+    assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.02)
+
+
+def test_bootstrap_counts_and_copies_agree():
+    margin, is_ai = draw(60)
+    copies = bootstrap_interval(metrics.auroc, margin, is_ai, n_resamples=100, seed=4)
+    counts = bootstrap_interval(metrics.auroc, margin, is_ai, n_resamples=100, seed=4, weighted=True)
+    assert copies == pytest.approx(counts)
+
+
+def test_bootstrap_resamples_whole_groups():
+    groups = np.array(["a", "b", "a", "c", "b"])
+    for counts in resample_counts(5, groups, 50):
+        assert (counts[:, 0] == counts[:, 2]).all() and (counts[:, 1] == counts[:, 4]).all()
+        assert (counts[:, [0, 1, 3]].sum(1) == 3).all()
+    # Each image given four times over, as one group, carries no more than the image once.
+    margin, is_ai = draw(100)
+    once = bootstrap_interval(metrics.accuracy, margin, is_ai, weighted=True)
+    again, labels = np.repeat(margin, 4), np.repeat(is_ai, 4)
+    grouped = bootstrap_interval(
+        metrics.accuracy, again, labels, groups=np.repeat(range(100), 4), weighted=True
+    )
+    naive = bootstrap_interval(metrics.accuracy, again, labels, weighted=True)
+    assert grouped == pytest.approx(once)
+    assert naive[1] - naive[0] < 0.7 * (once[1] - once[0])
+    with pytest.raises(ValueError, match="groups"):
+        bootstrap_interval(np.mean, margin, groups=[1, 2])
+
+
+def test_summary():
+    margin, is_ai = draw(300, prior=0.3)
+    summary = metrics.binary_summary(margin, is_ai, n_resamples=100)
+    weights = metrics.class_balanced_weights(is_ai)
+    assert summary == json.loads(json.dumps(summary, allow_nan=False))
+    assert summary["auroc"]["value"] == metrics.auroc(margin, is_ai)
+    assert summary["nll"]["value"] == pytest.approx(metrics.nll(margin, is_ai, weights))
+    assert summary["ece"]["value"] == pytest.approx(metrics.ece(expit(margin), is_ai, weights))
+    assert summary["recall_ai"]["n"] == is_ai.sum() and summary["accuracy"]["n"] == 300
+    for name, entry in summary.items():
+        assert set(entry) == {"value", "low", "high", "n"}
+        if entry["low"] is not None:
+            assert entry["low"] <= entry["value"] <= entry["high"], name
+    assert metrics.binary_summary(margin, is_ai, n_resamples=100) == summary
+    assert metrics.binary_summary(margin, is_ai, n_resamples=0)["auroc"]["low"] is None
+
+
+def interval_coverage(repetitions, n, sharpness):
+    """Share of simulated test sets whose intervals hold the model's true values."""
+    margin, is_ai = draw(500_000, seed=10**6, sharpness=sharpness, ties=False)
+    weights = metrics.class_balanced_weights(is_ai)
+    truth = {
+        "accuracy": metrics.accuracy(margin, is_ai),
+        "auroc": metrics.auroc(margin, is_ai),
+        "nll": metrics.nll(margin, is_ai, weights),
+        "ece": 0.0 if sharpness == 1 else metrics.ece(expit(margin), is_ai, weights),
+        "smooth_ece": 0.0 if sharpness == 1 else metrics.smooth_ece(expit(margin), is_ai, weights),
+    }
+    held = dict.fromkeys(truth, 0)
+    for seed in range(repetitions):
+        summary = metrics.binary_summary(
+            *draw(n, seed=seed, sharpness=sharpness, ties=False), n_resamples=200, seed=seed
+        )
+        for name, value in truth.items():
+            held[name] += summary[name]["low"] <= value <= summary[name]["high"]
+    return {name: count / repetitions for name, count in held.items()}
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 2.0])
+def test_interval_coverage(sharpness):
+    # 95 % is meant; 30 of 40 or fewer has a chance below 1e-5.
+    coverage = interval_coverage(40, 400, sharpness)
+    assert all(share > 0.76 for share in coverage.values()), coverage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharpness", [1.0, 2.0])
+def test_interval_coverage_on_a_thousand_simulated_models(sharpness):
+    coverage = interval_coverage(1000, 500, sharpness)
+    # Percentile intervals from 200 resamples fall a little short of 95 %.
+    assert all(share > 0.9 for share in coverage.values()), coverage
+
+
+def test_detection_metrics():
+    margin, is_ai = draw(200)
+    metric = DetectionMetrics()
+    values = metric.compute(predictions=margin, references=is_ai.astype(int))
+    assert list(values) == [
+        "accuracy", "balanced_accuracy", "precision_real", "recall_real", "f1_real",
+        "precision_ai", "recall_ai", "f1_ai", "auroc", "ece", "nll", "brier",
+    ]  # fmt: skip
+    weights = metrics.class_balanced_weights(is_ai)
+    assert values["auroc"] == metrics.auroc(margin, is_ai)
+    assert values["ece"] == metrics.ece(expit(margin), is_ai, weights)
+    for half in (slice(0, 120), slice(120, 200)):
+        metric.add_batch(predictions=margin[half], references=is_ai[half].astype(int))
+    assert metric.compute() == values
+    with pytest.raises(ValueError, match="0 and 1"):
+        metric.compute(predictions=[1.0, 2.0], references=[1, 2])
+
+
+def test_detection_metrics_needs_no_network_and_leaves_no_files(tmp_path):
+    code = (
+        "import socket\n"
+        "def refuse(*args, **kwargs): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from realfake.detection_metrics import DetectionMetrics\n"
+        "for _ in range(20):\n"
+        "    print(DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])['accuracy'])\n"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(metrics.__file__)))
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
+    environment = keep | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
+    command = [sys.executable, "-c", code]
+    both = [
+        subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out.split() == ["1.0"] * 20
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
