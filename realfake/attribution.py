@@ -1,0 +1,312 @@
+"""Attribution maps: which parts of the model's input speak for a label, by Captum's methods behind one call.
+
+What is explained is the margin, the log-odds of `ai` against `real`, so that a positive value always means
+evidence for the target and the map for `real` is the negative of the map for `ai`. The maps lie on the model's
+input; `realfake.geometry` carries them onto the image and `realfake.overlay` draws them.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from .labels import AI, NAMES, REAL
+from .layers import evaluating, find_layer
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """A signed map over a model's input.
+
+    Attributes:
+        heatmap: `(h, w)` float32; positive values support `target`, negative ones the other label.
+        method: A key of [`METHODS`].
+        target: `"real"` or `"ai"`.
+        details: What the method reports about itself; always `score`, the log-odds of `target` that is explained.
+    """
+
+    heatmap: np.ndarray
+    method: str
+    target: str
+    details: dict = field(default_factory=dict)
+
+
+class Margin(nn.Module):
+    """The log-odds of a label as a function of pixels: `logsumexp(its logits) - logsumexp(the other's)`.
+
+    Called with (batch, 3, h, w), returns (batch,).
+    """
+
+    def __init__(self, model: nn.Module, columns: Mapping[str, Sequence[int]], target: str):
+        super().__init__()
+        self.model = model
+        self.ai, self.real = list(columns[AI]), list(columns[REAL])
+        self.sign = 1.0 if target == AI else -1.0
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        logits = self.model(pixel_values=pixel_values).logits.float()
+        return self.sign * (logits[:, self.ai].logsumexp(dim=1) - logits[:, self.real].logsumexp(dim=1))
+
+
+def attribute(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    columns: Mapping[str, Sequence[int]],
+    method: str = "gradcam",
+    target: str = AI,
+    **options,
+) -> Attribution:
+    """Explain a decision. The model is left as it was: no hooks, no gradients, the same modes.
+
+    Args:
+        model: A transformers image classifier.
+        pixel_values: `(1, 3, h, w)`, as the processor gives it.
+        columns: `{"real": [...], "ai": [...]}`, from [`~realfake.labels.columns_by_label`].
+        method: A key of [`METHODS`].
+        target: The label whose evidence is positive.
+        options: Passed to the method; see the functions below.
+
+    Returns:
+        [`Attribution`]
+
+    Raises:
+        ValueError: An unknown method, option or target, not one image, or a model without a spatial layer
+            (Grad-CAM alone needs one).
+    """
+    if method not in METHODS:
+        raise ValueError(f"Unknown attribution method {method!r}; there are {', '.join(METHODS)}.")
+    if target not in NAMES:
+        raise ValueError(f"target is {target!r}; it must be 'real' or 'ai'.")
+    if pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}; it must be one image, (1, 3, h, w)."
+        )
+    known = list(inspect.signature(METHODS[method]).parameters)[2:]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"{method} has no option {unknown[0]!r}; it has {', '.join(known)}.")
+    parameter = next(model.parameters())
+    pixels = pixel_values.detach().to(parameter.device, parameter.dtype)
+    margin = Margin(model, columns, target)
+    with evaluating(model), torch.enable_grad():
+        heat, details = METHODS[method](margin, pixels, **options)
+        with torch.no_grad():
+            details = {"score": float(margin(pixels)), **details}
+    heatmap = np.ascontiguousarray(heat.detach().float().cpu().numpy(), dtype=np.float32)
+    return Attribution(heatmap, method, target, details)
+
+
+def gradcam(margin: Margin, pixels: torch.Tensor):
+    """Signed Grad-CAM (Selvaraju et al. 2017, without its ReLU) on the deepest spatial layer, upsampled bilinearly.
+
+    `details`: the `layer`'s name and its `grid`, (height, width).
+    """
+    layer = find_layer(margin.model, tuple(pixels.shape[2:]))
+    with layer.tap() as tap:
+        # The input needs a gradient where all parameters are frozen, or there would be no graph to walk back.
+        grid = LayerGradCam(margin, tap).attribute(pixels.clone().requires_grad_(), relu_attributions=False)
+    heat = nn.functional.interpolate(grid.detach().float(), tuple(pixels.shape[2:]), mode="bilinear")
+    return heat[0, 0], {"layer": layer.name, "grid": layer.grid}
+
+
+def integrated_gradients(
+    margin: Margin,
+    pixels: torch.Tensor,
+    baseline: str | torch.Tensor = "blurred",
+    n_steps: int = 32,
+    max_steps: int = 256,
+    tolerance: float = 0.01,
+    internal_batch_size: int = 8,
+    black: Sequence[float] | None = None,
+    seed: int = 0,
+    smooth: float = 0.0,
+):
+    """Integrated gradients (Sundararajan et al. 2017), summed over the channels.
+
+    The map sums to f(image) - f(baseline), f being the target's log-odds, but for the error of the integration.
+    Where that exceeds `tolerance`, the steps are doubled, up to `max_steps`.
+
+    Args:
+        baseline: See [`baseline_pixels`].
+        n_steps, max_steps: Steps on the path from the baseline to the image, at first and at most.
+        tolerance: Largest `completeness_gap` that is put up with.
+        internal_batch_size: Steps computed at once.
+        smooth: Standard deviation in pixels of a Gaussian for display; 0 leaves the map as it is.
+
+    `details`: `n_steps` used, `convergence_delta` (map's sum minus the difference it should be, in log-odds),
+    `completeness_gap` (its size relative to that difference), `score_baseline`.
+    """
+    start = baseline_pixels(pixels, baseline, black, seed)
+    with torch.no_grad():
+        score_baseline = float(margin(start))
+        difference = float(margin(pixels)) - score_baseline
+    while True:
+        attribution, delta = IntegratedGradients(margin).attribute(
+            pixels.clone().requires_grad_(),
+            start,
+            n_steps=n_steps,
+            internal_batch_size=internal_batch_size,
+            return_convergence_delta=True,
+        )
+        delta = float(delta)
+        gap = abs(delta) / max(abs(difference), 1e-9)
+        if gap <= tolerance or 2 * n_steps > max_steps:
+            break
+        n_steps *= 2
+    details = {
+        "n_steps": n_steps,
+        "convergence_delta": delta,
+        "completeness_gap": gap,
+        "score_baseline": score_baseline,
+    }
+    return _smoothed(attribution[0].sum(dim=0), smooth), details
+
+
+def smoothgrad(
+    margin: Margin,
+    pixels: torch.Tensor,
+    baseline: str | torch.Tensor = "blurred",
+    n_samples: int = 16,
+    noise: float = 0.1,
+    batch_size: int = 8,
+    black: Sequence[float] | None = None,
+    seed: int = 0,
+    smooth: float = 0.0,
+):
+    """SmoothGrad (Smilkov et al. 2017) times (image - baseline): to first order, what replacing a pixel would cost.
+
+    The gradient alone says how the score moves if a pixel gets brighter; its sign is not evidence for a label.
+
+    Args:
+        noise: Standard deviation of the noise, as a share of the image's range of values.
+    """
+    start = baseline_pixels(pixels, baseline, black, seed)
+    spread = noise * float(pixels.max() - pixels.min())
+    with _seeded(seed, pixels.device):
+        gradient = NoiseTunnel(Saliency(margin)).attribute(
+            pixels.clone().requires_grad_(),
+            nt_type="smoothgrad",
+            nt_samples=n_samples,
+            nt_samples_batch_size=batch_size,
+            stdevs=spread,
+            abs=False,
+        )
+    return _smoothed((gradient * (pixels - start))[0].sum(dim=0), smooth), {"n_samples": n_samples}
+
+
+def occlusion(
+    margin: Margin,
+    pixels: torch.Tensor,
+    baseline: str | torch.Tensor = "blurred",
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 8,
+    black: Sequence[float] | None = None,
+    seed: int = 0,
+):
+    """Occlusion (Zeiler and Fergus 2014): how much the target's log-odds fall if a window shows the baseline.
+
+    Needs no gradient, and one forward pass for each window.
+
+    Args:
+        window: Side in pixels, *defaults to* an eighth of the shorter side.
+        stride: Pixels between windows, *defaults to* half the window.
+    """
+    height, width = pixels.shape[2:]
+    window = min(window or max(1, min(height, width) // 8), height, width)
+    stride = min(stride or max(1, window // 2), window)
+    with torch.no_grad():
+        attribution = Occlusion(margin).attribute(
+            pixels,
+            sliding_window_shapes=(3, window, window),
+            strides=(3, stride, stride),
+            baselines=baseline_pixels(pixels, baseline, black, seed),
+            perturbations_per_eval=batch_size,
+        )
+    # The same difference in every channel of a window: their mean, in log-odds.
+    return attribution[0].mean(dim=0), {"window": window, "stride": stride}
+
+
+# A method takes (margin, pixels, its options) and returns ((h, w) tensor, details). One more is one more entry.
+METHODS: dict[str, Callable] = {
+    "gradcam": gradcam,
+    "integrated_gradients": integrated_gradients,
+    "smoothgrad": smoothgrad,
+    "occlusion": occlusion,
+}
+
+
+def baseline_pixels(
+    pixels: torch.Tensor,
+    baseline: str | torch.Tensor = "blurred",
+    black: Sequence[float] | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """An uninformative image to compare with.
+
+    Args:
+        pixels: `(1, 3, h, w)`.
+        baseline: `"blurred"` (Gaussian, a twentieth of the longer side), `"mean"` (the image's mean colour),
+            `"noise"` (uniform over each channel's range of values), `"black"`, or pixel values of one's own.
+        black: For `"black"`: the three values of a black pixel, from [`black_pixel`].
+        seed: For `"noise"`.
+
+    Returns:
+        A tensor like `pixels`.
+
+    Raises:
+        ValueError: An unknown name, `"black"` without `black`, or a tensor of another shape.
+    """
+    if isinstance(baseline, torch.Tensor):
+        if baseline.shape != pixels.shape:
+            raise ValueError(
+                f"The baseline has shape {tuple(baseline.shape)}, the image {tuple(pixels.shape)}."
+            )
+        return baseline.to(pixels)
+    if baseline == "blurred":
+        sigma = max(pixels.shape[2:]) / 20
+        blurred = gaussian_filter(pixels.float().cpu().numpy(), (0, 0, sigma, sigma))
+        return torch.from_numpy(blurred).to(pixels)
+    if baseline == "mean":
+        return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels).contiguous()
+    if baseline == "noise":
+        low, high = pixels.amin(dim=(2, 3), keepdim=True), pixels.amax(dim=(2, 3), keepdim=True)
+        uniform = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed))
+        return low + (high - low) * uniform.to(pixels)
+    if baseline == "black":
+        if black is None:
+            raise ValueError(
+                "baseline='black' needs black=black_pixel(processor): pixel values are normalised."
+            )
+        return pixels.new_tensor(list(black))[None, :, None, None].expand_as(pixels).contiguous()
+    raise ValueError(f"Unknown baseline {baseline!r}; there are blurred, mean, noise, black, or a tensor.")
+
+
+def black_pixel(processor) -> tuple[float, float, float]:
+    """What a processor makes of a black pixel, channel by channel."""
+    pixels = processor(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"][0]
+    return tuple(pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2].tolist())
+
+
+def _smoothed(heat: torch.Tensor, sigma: float) -> torch.Tensor:
+    if not sigma:
+        return heat
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"smooth is {sigma}; it must be a number of pixels, 0 or more.")
+    return torch.from_numpy(gaussian_filter(heat.detach().float().cpu().numpy(), sigma))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers that repeat, without touching the caller's generator."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

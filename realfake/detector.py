@@ -1,0 +1,251 @@
+"""The detector: a checkpoint, opened once, that answers for images.
+
+Everything that gives an answer (the page, scripts, people's own code) goes through [`Detector`], so that
+decoding, preprocessing, labels and verdicts cannot differ between them. The calibration is in the weights, and
+the verdict's thresholds are in the checkpoint's configuration.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.special import expit
+from transformers.utils.hub import resolve_revision
+
+from .classifiers import load_classifier, load_processor
+from .conformal import Thresholds, verdicts
+from .images import open_image
+from .labels import AI, NAMES, REAL, columns_by_label
+from .metrics import margin_from_logits
+
+BUNDLED = Path(__file__).parent / "checkpoints"
+DEFAULT_CHECKPOINT = BUNDLED / "photos"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the detector says of one image.
+
+    Attributes:
+        label: `"real"` or `"ai"`, whichever is the more probable.
+        probabilities: `{"real": p, "ai": 1 - p}`, at equal odds beforehand where the checkpoint is calibrated.
+        verdict: `"real"`, `"ai"` or `"inconclusive"`, at the error rate `alpha`.
+        margin: Log-odds of `ai`, from which all the others follow.
+        alpha: The stated rate of wrong verdicts among the images of a class, or `None` where the checkpoint stores no
+            thresholds; the verdict is then the label.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    verdict: str
+    margin: float
+    alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where in an image the evidence lies.
+
+    Attributes:
+        heatmap: Float32 array of shape `(height, width)` of the upright image, positive where the image speaks for
+            `target`, negative where it speaks against it, NaN where the model did not look.
+        method: The attribution method.
+        target: `"real"` or `"ai"`.
+        prediction: The prediction that is explained.
+        image: The upright image.
+        details: What the method reports of itself, such as the completeness gap of integrated gradients.
+    """
+
+    heatmap: np.ndarray
+    method: str
+    target: str
+    prediction: Prediction
+    image: Image.Image = field(repr=False)
+    details: dict = field(default_factory=dict)
+
+    def overlay(self, opacity: float = 0.5) -> Image.Image:
+        """Draw the map over the image, with a legend."""
+        from .overlay import overlay
+
+        return overlay(self.image, self.heatmap, self.target, opacity)
+
+
+class Detector:
+    """Tells photographs from AI-generated images.
+
+    Args:
+        model: An image classifier of transformers, in evaluation mode.
+        processor: Its image processor.
+        label_map: *optional*. `{class name: "real" or "ai"}` for class names that do not say it themselves.
+        name: What the checkpoint is called where people read it.
+        revision: *optional*. Its revision on the Hub.
+
+    Raises:
+        ValueError: The classes cannot be mapped to `real` and `ai`.
+
+    Example:
+        ```python
+        from realfake import Detector
+
+        detector = Detector.from_pretrained()
+        detector.predict("photo.jpg").probabilities  # {"real": 0.97, "ai": 0.03}
+        ```
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor,
+        *,
+        label_map: dict[str, str] | None = None,
+        name: str = "",
+        revision: str | None = None,
+    ):
+        if model.config.num_labels < len(NAMES):
+            raise ValueError(
+                f"{name or 'The model'} has a single output; a detector needs a class for real and one for ai."
+            )
+        self.columns = columns_by_label(model.config.id2label, label_map)
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+        self.revision = revision
+        self.facts: dict = getattr(model.config, "realfake", None) or {}
+        stored = self.facts.get("thresholds")
+        self.thresholds = Thresholds.from_dict(stored) if stored else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        label_map: dict[str, str] | None = None,
+    ) -> "Detector":
+        """Open a checkpoint.
+
+        Args:
+            model: Hub id or folder of any image classifier of transformers; *defaults to* the bundled one.
+            revision: *optional*. Branch, tag or commit on the Hub.
+            token: *optional*. Hub token for private checkpoints.
+            device: *optional*. *Defaults to* the GPU where there is one.
+            dtype: *defaults to* `torch.float32`, in which all ways of calling the model give the same scores.
+            label_map: *optional*. `{class name: "real" or "ai"}`, needed for names such as `LABEL_0`.
+
+        Raises:
+            ValueError: It is no image classifier, or its classes cannot be mapped to `real` and `ai`.
+            OSError: It cannot be opened.
+        """
+        source = model or DEFAULT_CHECKPOINT
+        # All files from one state of the repository, even if somebody pushes in the meantime.
+        pinned = resolve_revision(source, revision, token=token)
+        classifier = load_classifier(source, revision=pinned, token=token, dtype=dtype)
+        processor = load_processor(source, revision=pinned, token=token)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        folder = Path(source)
+        name = folder.name if folder.is_dir() else str(source)
+        revision = getattr(pinned, "resolved", None) or revision
+        return cls(classifier.to(device), processor, label_map=label_map, name=name, revision=revision)
+
+    def predict(self, images, batch_size: int = 16) -> Prediction | list[Prediction]:
+        """Predict one image or several.
+
+        Args:
+            images: A path, URL, bytes, `PIL.Image` or array, or a list of these.
+            batch_size: Images in one forward pass, *defaults to* 16.
+
+        Returns:
+            A [`Prediction`], or a list of them for a list.
+
+        Raises:
+            ValueError: An image is unusable; the message says which and why.
+            OSError: An image cannot be read.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self._predictions(self.margins([images]))[0]
+        return self._predictions(self.margins(images, batch_size))
+
+    def margins(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
+        """Compute the log-odds of `ai`.
+
+        Args:
+            images: As in [`Detector.predict`].
+
+        Returns:
+            Float64 array of shape `(len(images),)`.
+        """
+        return margin_from_logits(self.logits(images, batch_size), self.columns)
+
+    @torch.inference_mode()
+    def logits(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
+        """Compute the raw logits, float32 array of shape `(len(images), labels)`."""
+        rows = []
+        for start in range(0, len(images), batch_size):
+            decoded = [open_image(image) for image in images[start : start + batch_size]]
+            rows.extend(
+                self.model(pixel_values=pixels).logits.float().cpu() for pixels in self._batches(decoded)
+            )
+        if not rows:
+            return np.zeros((0, self.model.config.num_labels), dtype=np.float32)
+        return torch.cat(rows).numpy()
+
+    def explain(self, image, method: str = "gradcam", target: str = AI, **options) -> Explanation:
+        """Show where in an image the evidence lies.
+
+        Args:
+            image: As in [`Detector.predict`].
+            method: A method of `realfake.attribution.METHODS`, *defaults to* `"gradcam"`.
+            target: The label whose evidence is positive, `"ai"` (default) or `"real"`.
+            options: Passed on to the method.
+
+        Raises:
+            ValueError: The image is unusable, or there is no such method or target.
+            OSError: The image cannot be read.
+        """
+        # Captum takes over a second to import, and a detector that only predicts does not need it.
+        from .attribution import attribute
+        from .geometry import seen_region
+
+        if target not in NAMES:
+            raise ValueError(f"The target must be 'real' or 'ai', not {target!r}.")
+        decoded = open_image(image)
+        (pixels,) = self._batches([decoded])
+        attribution = attribute(self.model, pixels, self.columns, method, target, **options)
+        with torch.inference_mode():
+            logits = self.model(pixel_values=pixels).logits.float().cpu().numpy()
+        return Explanation(
+            heatmap=seen_region(self.processor, *decoded.size).to_image(attribution.heatmap),
+            method=method,
+            target=target,
+            prediction=self._predictions(margin_from_logits(logits, self.columns))[0],
+            image=decoded,
+            details=attribution.details,
+        )
+
+    def _batches(self, images: list[Image.Image]) -> list[torch.Tensor]:
+        # A processor that keeps an image's own size gives tensors that cannot be stacked: one at a time then.
+        tensors = [self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
+        if len({tensor.shape for tensor in tensors}) == 1:
+            tensors = [torch.cat(tensors)]
+        return [tensor.to(self.model.device, self.model.dtype) for tensor in tensors]
+
+    def _predictions(self, margins: np.ndarray) -> list[Prediction]:
+        labels = np.where(margins > 0, AI, REAL)
+        given = labels if self.thresholds is None else verdicts(margins, self.thresholds)
+        alpha = None if self.thresholds is None else self.thresholds.alpha
+        return [
+            Prediction(
+                label=str(label),
+                probabilities={REAL: float(expit(-margin)), AI: float(expit(margin))},
+                verdict=str(verdict),
+                margin=float(margin),
+                alpha=alpha,
+            )
+            for margin, label, verdict in zip(margins, labels, given, strict=True)
+        ]

@@ -1,0 +1,307 @@
+"""Which part of an upright image reaches the model, and where it lies in the model's input.
+
+Processors squash, crop, warp or pad, each with arithmetic of its own. Instead of repeating that arithmetic, this
+module sends test pictures through the processor and reads the geometry off what comes out, so it holds for any
+processor that maps the image onto its output along straight axes. Attribution maps, made on the model's input,
+are carried back onto the image with it.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+_TOP = 255.0
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of an image that a model sees.
+
+    Attributes:
+        box: `(left, top, right, bottom)` of the seen part in the upright image, in pixels; edges, not centres, so
+            the whole image is `(0, 0, width, height)`.
+        input_box: Where that part lies in the model's input, in the same form. What the input has outside of it
+            is padding.
+        image_size: `(width, height)` of the upright image.
+        input_size: `(width, height)` of the model's input.
+    """
+
+    box: tuple[float, float, float, float]
+    input_box: tuple[float, float, float, float]
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model sees the whole image."""
+        return self.box == (0.0, 0.0, float(self.image_size[0]), float(self.image_size[1]))
+
+    @property
+    def padded(self) -> bool:
+        """Whether a part of the model's input is padding, not image."""
+        return self.input_box != (0.0, 0.0, float(self.input_size[0]), float(self.input_size[1]))
+
+    def to_image(self, heat: np.ndarray) -> np.ndarray:
+        """Carry a map over the model's input back onto the upright image.
+
+        Bilinear where the image has more pixels than the model's input, a triangle-weighted mean where it has
+        fewer (PIL's `BILINEAR`), so that no part of the map is skipped. The map's values over padding are dropped.
+
+        Args:
+            heat: `(input height, input width)` array.
+
+        Returns:
+            `(height, width)` float32 array; NaN where the model did not look.
+
+        Raises:
+            ValueError: The map is not as large as the model's input.
+        """
+        heat = np.asarray(heat, dtype=np.float32)
+        if heat.shape != self.input_size[::-1]:
+            raise ValueError(f"The map has shape {heat.shape}; the model's input has {self.input_size[::-1]}.")
+        (width, height), (left, top, right, bottom) = self.image_size, self.box
+        u0, v0, u1, v1 = self.input_box
+        columns, across = _weights(left, right, u0, u1, width, self.input_size[0])
+        rows, down = _weights(top, bottom, v0, v1, height, self.input_size[1])
+        image = np.full((height, width), np.nan, dtype=np.float32)
+        image[rows, columns] = down @ heat @ across.T
+        return image
+
+
+def _weights(start, stop, from_, to, length, input_length) -> tuple[slice, np.ndarray]:
+    """One axis of `to_image`: the image pixels whose centre is seen, and their weights over the input's pixels."""
+    pixels = slice(max(0, int(np.ceil(start - 0.5))), min(length, int(np.floor(stop - 0.5)) + 1))
+    scale = (to - from_) / (stop - start)
+    centres = from_ + (np.arange(pixels.start, pixels.stop) + 0.5 - start) * scale
+    inside = np.arange(int(np.floor(from_ + 0.5)), int(np.floor(to + 0.5)))
+    # Past the outermost pixel centres a bilinear map is constant.
+    centres = centres.clip(inside[0] + 0.5, inside[-1] + 0.5)
+    near = np.maximum(0, 1 - np.abs(centres[:, None] - (inside + 0.5)) / max(1.0, scale))
+    weights = np.zeros((len(centres), input_length), dtype=np.float32)
+    weights[:, inside] = near / near.sum(axis=1, keepdims=True)
+    return pixels, weights
+
+
+def seen_region(processor, width: int, height: int) -> Region:
+    """Find which part of a `width` × `height` image a processor hands to the model.
+
+    Exact for native crops (the image's own pixels); for resized images within a tenth of a model pixel.
+
+    Args:
+        processor: A transformers image processor whose `pixel_values` are one image, `(1, 3, h, w)`.
+        width, height: The upright image's size in pixels.
+
+    Returns:
+        [`Region`]
+
+    Raises:
+        ValueError: The processor gives something else than one image, or does not map straight axes onto straight
+            axes, so that no map can be carried back.
+    """
+    name = f"{type(processor).__module__}.{type(processor).__qualname__}"
+    return _measure(_Processor(name + processor.to_json_string(), processor), int(width), int(height))
+
+
+@dataclass(frozen=True)
+class _Processor:
+    """A processor that compares by its configuration, so that measurements can be cached."""
+
+    text: str
+    processor: object = field(compare=False, repr=False)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        pixels = self.processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
+        if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
+            raise ValueError(
+                f"{type(self.processor).__name__} gives pixel_values of shape {tuple(pixels.shape)}; maps need one "
+                "image, (1, 3, height, width)."
+            )
+        return pixels[0].numpy().astype(np.float64)
+
+
+@lru_cache(maxsize=64)
+def _value_range(processor: _Processor) -> tuple[np.ndarray, np.ndarray]:
+    """What black and white become: undoes rescaling and normalisation of whatever kind."""
+    centre = []
+    for value in (0, 255):
+        out = processor(np.full((64, 64, 3), value, dtype=np.uint8))
+        centre.append(out[:, out.shape[1] // 2, out.shape[2] // 2][:, None, None])
+    return centre[0], centre[1]
+
+
+def _process(processor: _Processor, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Send through a picture whose channels hold `x` (by column), white and `y` (by row); 0-255 comes back."""
+    image = np.empty((len(y), len(x), 3), dtype=np.uint8)
+    image[..., 0], image[..., 1], image[..., 2] = x[None, :], 255, y[:, None]
+    black, white = _value_range(processor)
+    return (processor(image) - black) / (white - black) * _TOP
+
+
+@lru_cache(maxsize=256)
+def _measure(processor: _Processor, width: int, height: int) -> Region:
+    lengths = (width, height)
+    codes = [_Ramp(length, 0.0, float(length)) for length in lengths]
+    out = _process(processor, *(code.greys for code in codes))
+    input_size = (out.shape[2], out.shape[1])
+    # White marks what is image; the margin below 255 lets in what a bicubic filter does near a border.
+    seen = out[1] > 200
+    spans = (u0, u1), (v0, v1) = _span(seen.any(axis=0)), _span(seen.any(axis=1))
+    if u1 - u0 < 2 or v1 - v0 < 2 or not seen[v0:v1, u0:u1].mean() > 0.98:
+        raise ValueError(f"{_type(processor)} leaves no rectangle of the image in the model's input.")
+    # Some processors hand over blue, green, red: x is in the channel that varies along a row.
+    part = out[:, v0:v1, u0:u1]
+    order = (
+        (0, 2) if np.abs(np.diff(part[0], axis=1)).sum() >= np.abs(np.diff(part[0], axis=0)).sum() else (2, 0)
+    )
+
+    def fit(out, codes, before=(None, None)):
+        lines = [
+            _fit(np.median(out[channel, v0:v1, u0:u1], axis=axis), code, span, line)
+            for axis, (channel, code, span, line) in enumerate(zip(order, codes, spans, before))
+        ]
+        if any(slope <= 0 for slope, _ in lines):
+            raise ValueError(
+                f"{_type(processor)} does not keep the image's axes, so maps cannot be carried back."
+            )
+        return lines
+
+    lines = fit(out, codes)
+    if all(0.7 < slope < 1.4 for slope, _ in lines):
+        boxes = _exact(processor, lengths, spans, order, lines)
+        if boxes:
+            return Region(*boxes, lengths, input_size)
+    # A level of grey spans several pixels of a large image: look at the seen part alone where that is small.
+    if any(_period(slope) < 8 * length / _TOP for (slope, _), length in zip(lines, lengths)):
+        codes = [_Ramp(length, *_window(*args, length)) for *args, length in zip(lines, spans, lengths)]
+        lines = fit(_process(processor, *(code.greys for code in codes)), codes)
+    codes = [
+        _Saw(length, _period(slope)) if _period(slope) < length else code
+        for (slope, _), length, code in zip(lines, lengths, codes)
+    ]
+    if any(isinstance(code, _Saw) for code in codes):
+        lines = fit(_process(processor, *(code.greys for code in codes)), codes, lines)
+    edges = [_edges(*args) for args in zip(lines, spans, lengths, input_size)]
+    (left, right), (top, bottom) = edges
+    return Region((left, top, right, bottom), _box(spans), lengths, input_size)
+
+
+def _box(spans) -> tuple[float, float, float, float]:
+    (u0, u1), (v0, v1) = spans
+    return float(u0), float(v0), float(u1), float(v1)
+
+
+def _type(processor: _Processor) -> str:
+    return type(processor.processor).__name__
+
+
+class _Ramp:
+    """Grey that rises from pixel `start` to pixel `stop` and is constant outside: coarse, without ambiguity."""
+
+    def __init__(self, length: int, start: float, stop: float):
+        step = _TOP / max(1.0, stop - start - 1)
+        # A whole number of levels for each pixel where there are fewer pixels than levels: no rounding.
+        self.start, self.step = start, float(np.floor(step)) if step >= 1 else step
+        self.greys = np.round(((np.arange(length) - start) * self.step).clip(0, _TOP)).astype(np.uint8)
+        # The outermost pixels are left out: filters treat the image's border in ways of their own.
+        border = 2 if length >= 16 else 1
+        self.low = max(1.0, (border - start) * self.step)
+        self.high = min(_TOP - 1, (length - 1 - border - start) * self.step)
+
+    def decode(self, greys: np.ndarray, _expected) -> tuple[np.ndarray, np.ndarray]:
+        """Image coordinates (edges at whole numbers), and which of them are to be trusted."""
+        return greys / self.step + self.start + 0.5, (greys >= self.low) & (greys <= self.high)
+
+
+class _Saw:
+    """Grey that rises anew every `period` pixels: fine, where a coarse fit tells the periods apart."""
+
+    def __init__(self, length: int, period: float):
+        self.length, self.period = length, period
+        self.greys = np.round(np.arange(length) % period / period * _TOP).astype(np.uint8)
+
+    def decode(self, greys: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As [`_Ramp.decode`], near the `expected` coordinates."""
+        fine = greys / _TOP * self.period + 0.5
+        coordinates = fine + self.period * np.round((expected - fine) / self.period)
+        # Where grey falls back the filter mixes both ends; at the image's border it does what it likes.
+        phase = (expected - 0.5) % self.period / self.period
+        good = (
+            (phase > 0.15) & (phase < 0.85) & (expected > 0.02 * self.length) & (expected < 0.98 * self.length)
+        )
+        return coordinates, good
+
+
+def _period(slope: float) -> float:
+    """A saw's period in image pixels: 3.618 levels of grey for each model pixel.
+
+    With a simple fraction in its place the rounding of grey would follow the grid of pixels and bend the fit.
+    """
+    return max(_TOP / 3.618 * slope, 24.0)
+
+
+def _fit(greys: np.ndarray, code, span: tuple[int, int], before) -> tuple[float, float]:
+    """Least squares line from the model's coordinate to the image's, refitted without the worst outliers."""
+    u = np.arange(span[0], span[1]) + 0.5
+    x, good = code.decode(greys, None if before is None else np.polyval(before, u))
+    if good.sum() < 2:
+        good = np.ones(len(u), dtype=bool)
+    line = np.polyfit(u[good], x[good], 1)
+    miss = np.abs(np.polyval(line, u) - x)
+    kept = good & (miss <= 3 * np.median(miss[good]) + 1e-9)
+    if kept.sum() > 2:
+        line = np.polyfit(u[kept], x[kept], 1)
+    return float(line[0]), float(line[1])
+
+
+def _span(seen: np.ndarray) -> tuple[int, int]:
+    """First and one past the last true index."""
+    where = np.flatnonzero(seen)
+    return (int(where[0]), int(where[-1]) + 1) if len(where) else (0, 0)
+
+
+def _window(line: tuple[float, float], span: tuple[int, int], length: int) -> tuple[float, float]:
+    """The part of the image that a first, coarse fit finds, with a margin for its error."""
+    start, stop = sorted(line[0] * u + line[1] for u in span)
+    margin = 2 * length / _TOP + 4
+    return float(max(0, np.floor(start - margin))), float(min(length, np.ceil(stop + margin)))
+
+
+def _exact(processor, lengths, spans, order, lines):
+    """Boxes of a native crop, or `None` where the pixels that arrive are not the image's own.
+
+    The coordinate modulo 256 is written into the pixels. A copied pixel gives it back without error, and the
+    coarse fit says which multiple of 256 to add.
+    """
+    out = _process(processor, *(np.arange(length) % 256 for length in lengths))
+    (u0, u1), (v0, v1) = spans
+    starts = []
+    for axis, (channel, span, line) in enumerate(zip(order, spans, lines)):
+        greys = out[channel, v0:v1, u0:u1]
+        greys = greys if axis == 0 else greys.T
+        # The fit is best in the middle.
+        middle = (span[1] - span[0]) // 2
+        expected = line[0] * (span[0] + middle + 0.5) + line[1] - 0.5 - middle
+        first = round(float(greys[0, 0]))
+        start = first + 256 * round((expected - first) / 256)
+        if np.abs(greys - (start + np.arange(greys.shape[1])) % 256).max() > 0.1:
+            return None
+        starts.append(float(start))
+    left, top = starts
+    return (left, top, left + u1 - u0, top + v1 - v0), _box(spans)
+
+
+def _edges(line, span, length, full) -> tuple[float, float]:
+    """One axis of a region: where it starts and ends in the image.
+
+    The image's own borders are put in exactly where the fit comes within 0.3 model pixels of them, or where
+    padding begins.
+    """
+    slope, offset = line
+    edges = [slope * u + offset for u in span]
+    for i, border in enumerate((0.0, float(length))):
+        padded = span[i] != (0, full)[i]
+        if padded or abs(edges[i] - border) < 0.3 * slope:
+            edges[i] = border
+    return max(0.0, edges[0]), min(float(length), edges[1])

@@ -1,0 +1,244 @@
+"""The detector answers the same for every way an image can be handed over, and explains what it answers."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.special import expit
+from tiny import draw_picture, save_tiny
+
+from realfake.detector import Detector, Explanation, Prediction
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_vit):
+    return Detector.from_pretrained(tiny_vit)
+
+
+@pytest.fixture
+def picture():
+    return draw_picture((56, 40), seed=5, residue=True)
+
+
+def png(image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def with_thresholds(detector, real, ai, alpha=0.1):
+    detector.model.config.realfake = {
+        "thresholds": {"alpha": alpha, "real": real, "ai": ai, "n": {"real": 9, "ai": 9}}
+    }
+    try:
+        return Detector(detector.model, detector.processor)
+    finally:
+        del detector.model.config.realfake
+
+
+# --- prediction
+
+
+def test_every_form_of_an_image_gets_the_same_answer(detector, picture, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(png(picture))
+    forms = [path, str(path), png(picture), picture, np.asarray(picture), {"bytes": png(picture), "path": None}]
+    alone = [detector.predict(form) for form in forms]
+    assert all(isinstance(prediction, Prediction) for prediction in alone)
+    assert len({prediction.margin for prediction in alone}) == 1
+    together = detector.predict(forms)
+    assert isinstance(together, list) and len(together) == len(forms)
+    assert [p.margin for p in together] == pytest.approx([p.margin for p in alone], abs=1e-5)
+    assert isinstance(detector.predict((path,)), list) and detector.predict([]) == []
+
+
+def test_the_answer_is_the_softmax_of_the_stock_model(detector, picture):
+    pixels = detector.processor(images=picture, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        p = detector.model(pixel_values=pixels).logits.softmax(-1)[0]
+    prediction = detector.predict(picture)
+    label2id = detector.model.config.label2id
+    assert prediction.probabilities == pytest.approx(
+        {name: p[label2id[name]].item() for name in label2id}, abs=1e-6
+    )
+    assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-12)
+    assert prediction.probabilities["ai"] == pytest.approx(expit(prediction.margin), abs=1e-12)
+    assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.get)
+    with pytest.raises(AttributeError):
+        prediction.label = "real"
+
+
+def test_labels_are_found_by_name_and_not_by_position(tmp_path, picture):
+    usual = Detector.from_pretrained(save_tiny("vit", tmp_path / "a", labels=("real", "ai"), seed=7))
+    swapped = Detector.from_pretrained(save_tiny("vit", tmp_path / "b", labels=("FAKE", "0_real"), seed=7))
+    assert swapped.predict(picture).margin == pytest.approx(-usual.predict(picture).margin, abs=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["vit", "convnext"])
+def test_batch_size_changes_nothing(architecture, tmp_path):
+    detector = Detector.from_pretrained(save_tiny(architecture, tmp_path / architecture))
+    pictures = [draw_picture((40 + 3 * n, 60 - 2 * n), seed=n) for n in range(11)]
+    one = detector.margins(pictures, batch_size=1)
+    assert one.dtype == np.float64 and len(set(one)) == 11
+    for batch_size in (2, 5, 16):
+        np.testing.assert_allclose(detector.margins(pictures, batch_size), one, atol=1e-5)
+    np.testing.assert_allclose(detector.margins(pictures[::-1], 4), one[::-1], atol=1e-5)
+
+
+def test_images_whose_tensors_differ_in_size(tmp_path):
+    # A processor that keeps the image's own size.
+    detector = Detector.from_pretrained(save_tiny("resnet", tmp_path / "resnet"))
+    detector.processor.do_resize = detector.processor.do_center_crop = False
+    pictures = [draw_picture((48, 64), seed=1), draw_picture((64, 48), seed=2), draw_picture((48, 64), seed=3)]
+    alone = [detector.predict(picture).margin for picture in pictures]
+    assert [p.margin for p in detector.predict(pictures)] == pytest.approx(alone, abs=1e-5)
+
+
+def test_an_upright_photo_and_one_with_a_turn_in_its_exif(detector, picture):
+    turned = picture.transpose(Image.Transpose.ROTATE_90)  # 6: turn 90° clockwise to view it
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    turned.save(buffer, "PNG", exif=exif)
+    assert detector.predict(buffer.getvalue()).margin == pytest.approx(
+        detector.predict(picture).margin, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_every_mode_is_accepted(detector, picture, mode):
+    converted = (
+        picture.convert("I").point(lambda v: v * 256).convert("I;16")
+        if mode == "I;16"
+        else picture.convert(mode)
+    )
+    assert np.isfinite(detector.predict(converted).margin)
+
+
+# --- what is refused
+
+
+def test_text_named_jpg(detector, tmp_path, picture):
+    (tmp_path / "notes.jpg").write_text("no image at all")
+    with pytest.raises(ValueError, match="notes.jpg") as error:
+        detector.predict([picture, tmp_path / "notes.jpg"])
+    assert "\n" not in str(error.value)
+
+
+def test_one_pixel(detector):
+    with pytest.raises(ValueError, match="1×1|1x1|8") as error:
+        detector.predict(Image.new("RGB", (1, 1)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_an_empty_one(detector, tmp_path):
+    with pytest.raises(OSError, match="nothing.png"):
+        detector.predict(tmp_path / "nothing.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ValueError, match="empty.png"):
+        detector.predict(tmp_path / "empty.png")
+
+
+def test_a_truncated_file(detector, picture, tmp_path):
+    (tmp_path / "half.png").write_bytes(png(picture)[:400])
+    with pytest.raises(ValueError, match="half.png"):
+        detector.predict(tmp_path / "half.png")
+
+
+# --- verdicts
+
+
+def test_without_thresholds_the_verdict_is_the_label(detector, picture):
+    prediction = detector.predict(picture)
+    assert detector.thresholds is None and prediction.alpha is None and prediction.verdict == prediction.label
+
+
+def test_the_verdict_follows_the_stored_thresholds(detector, picture):
+    margin = detector.predict(picture).margin
+    for real, ai, verdict in (
+        (margin - 1, margin - 0.5, "ai"),
+        (margin + 0.5, margin + 1, "real"),
+        (margin - 1, margin + 1, "inconclusive"),
+        (None, None, "inconclusive"),
+    ):
+        prediction = with_thresholds(detector, real, ai).predict(picture)
+        assert (prediction.verdict, prediction.alpha) == (verdict, 0.1)
+        assert prediction.margin == margin and prediction.label == ("ai" if margin > 0 else "real")
+
+
+# --- opening
+
+
+def test_what_a_detector_knows_of_itself(tiny_vit, detector):
+    assert detector.name == "vit" and detector.revision is None and detector.facts == {}
+    assert detector.columns == {"real": [0], "ai": [1]}
+    assert not detector.model.training and detector.model.dtype == torch.float32
+    assert Detector.from_pretrained(str(tiny_vit), dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_more_than_two_classes_are_summed(tmp_path, picture):
+    folder = save_tiny("vit", tmp_path / "vit", labels=("real", "generated", "photo", "diffusion"))
+    detector = Detector.from_pretrained(folder)
+    assert detector.columns == {"real": [0, 2], "ai": [1, 3]}
+    pixels = detector.processor(images=picture, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        p = detector.model(pixel_values=pixels).logits.double().softmax(-1)[0]
+    assert detector.predict(picture).probabilities["ai"] == pytest.approx((p[1] + p[3]).item(), abs=1e-6)
+
+
+# --- explanations
+
+
+@pytest.mark.parametrize("method", ["gradcam", "integrated_gradients"])
+@pytest.mark.parametrize("architecture", ["vit", "convnext"])
+def test_explain(architecture, method, tmp_path, picture):
+    detector = Detector.from_pretrained(save_tiny(architecture, tmp_path / architecture))
+    options = {"n_steps": 8, "max_steps": 8} if method == "integrated_gradients" else {}
+    explanation = detector.explain(picture, method=method, **options)
+    assert isinstance(explanation, Explanation)
+    assert explanation.heatmap.shape == (40, 56) and explanation.heatmap.dtype == np.float32
+    assert (explanation.method, explanation.target) == (method, "ai")
+    assert explanation.prediction.margin == pytest.approx(detector.predict(picture).margin, abs=1e-6)
+    unseen = np.isnan(explanation.heatmap)
+    # ViT squashes the whole image to a square; ConvNeXt cuts out the middle 7/8 of the shorter side.
+    assert unseen.any() == (architecture == "convnext")
+    if architecture == "convnext":
+        assert unseen[:, 0].all() and unseen[:, -1].all() and not unseen[10:30, 20:36].any()
+    assert np.nanmax(np.abs(explanation.heatmap)) > 0
+
+    against = detector.explain(picture, method=method, target="real", **options)
+    scale = np.nanmax(np.abs(explanation.heatmap))
+    np.testing.assert_allclose(against.heatmap, -explanation.heatmap, atol=1e-4 * scale)
+    assert against.target == "real"
+
+    drawn = explanation.overlay(opacity=0.6)
+    assert isinstance(drawn, Image.Image) and drawn.width >= 56 and drawn.height >= 40
+
+
+def test_explain_is_upright(detector, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    turned, upright = detector.explain(buffer.getvalue()), detector.explain(picture)
+    assert turned.heatmap.shape == (40, 56) and turned.image.size == (56, 40)
+    np.testing.assert_allclose(turned.heatmap, upright.heatmap, atol=1e-6)
+
+
+def test_explain_refuses_what_there_is_not(detector, picture):
+    with pytest.raises(ValueError, match="'real' or 'ai', not 'cat'"):
+        detector.explain(picture, target="cat")
+    with pytest.raises(ValueError, match="method"):
+        detector.explain(picture, method="tea_leaves")
+
+
+def test_explain_leaves_the_model_as_it_was(detector, picture):
+    before = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
+    detector.explain(picture, method="integrated_gradients", n_steps=4, max_steps=4)
+    detector.explain(picture, method="gradcam")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.model.state_dict().items())
+    assert not detector.model.training
+    assert all(parameter.grad is None for parameter in detector.model.parameters())
+    assert not any(module._forward_hooks for module in detector.model.modules())

@@ -1,0 +1,155 @@
+"""The picture: its size, its colours, and that they stand where the map says."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from realfake.overlay import display_scale, overlay
+
+
+def grey(width, height, value=128):
+    return Image.new("RGB", (width, height), (value,) * 3)
+
+
+def draw(image, heat, target="ai", **options):
+    return np.asarray(overlay(image, heat, target, legend=False, **options)).astype(int)
+
+
+def orange(picture):
+    """Red minus blue: positive where orange, negative where blue, zero where grey."""
+    return picture[..., 0] - picture[..., 2]
+
+
+def test_signs_have_colours_and_zero_has_none():
+    heat = np.zeros((300, 400), dtype=np.float32)
+    heat[:100], heat[200:] = 1, -1
+    tint = orange(draw(grey(400, 300), heat))
+    assert (tint[:100] > 50).all() and (tint[100:200] == 0).all() and (tint[200:] < -50).all()
+
+
+def test_the_photos_own_colours_do_not_pass_for_the_maps():
+    heat = np.zeros((300, 300), dtype=np.float32)
+    heat[0, 0] = 1
+    assert (np.abs(orange(draw(Image.new("RGB", (300, 300), (255, 120, 0)), heat))[10:]) <= 1).all()
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_colour_shows_on_black_and_on_white(value):
+    heat = np.ones((300, 300), dtype=np.float32)
+    assert (orange(draw(grey(300, 300, value), heat)) > 50).all()
+
+
+def test_one_outlier_does_not_drown_the_rest():
+    heat = np.full((300, 300), 0.5, dtype=np.float32)
+    usual = draw(grey(300, 300), heat)[150, 150]
+    heat[0, 0] = 1e6
+    assert draw(grey(300, 300), heat)[150, 150] == pytest.approx(usual, abs=2)
+
+
+def test_a_single_spot_still_shows():
+    heat = np.zeros((300, 300), dtype=np.float32)
+    heat[20:24, 200:204] = 2
+    assert (orange(draw(grey(300, 300), heat))[20:24, 200:204] > 50).all()
+
+
+def test_opacity():
+    heat = np.ones((300, 300), dtype=np.float32)
+    tints = [orange(draw(grey(300, 300), heat, opacity=o)).mean() for o in (0, 0.3, 0.9)]
+    assert tints[0] == 0 < tints[1] < tints[2]
+
+
+def test_what_was_not_seen_is_hatched_without_colour():
+    heat = np.full((300, 400), np.nan, dtype=np.float32)
+    heat[100:200, 100:200] = 1
+    picture = draw(grey(400, 300), heat)
+    hidden = picture[210:, 210:]
+    assert (orange(hidden) == 0).all() and len(np.unique(hidden)) == 2
+    assert (orange(picture[100:200, 100:200]) > 50).all()
+    only_hidden = draw(grey(400, 300), np.full((300, 400), np.nan, dtype=np.float32))
+    assert (orange(only_hidden) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "size, shown",
+    [
+        ((400, 300), (400, 300)),
+        ((32, 32), (256, 256)),
+        ((100, 40), (300, 120)),
+        ((4000, 300), (1024, 77)),
+        ((300, 4000), (77, 1024)),
+        ((1025, 8), (1024, 8)),
+        ((5000, 2), (1024, 1)),
+    ],
+)
+def test_display_sizes_keep_the_proportions(size, shown):
+    heat = np.ones((size[1], size[0]), dtype=np.float32)
+    assert overlay(grey(*size), heat, "ai", legend=False).size == shown
+    assert (
+        pytest.approx(shown, abs=1) == (size[0] * display_scale(*size), size[1] * display_scale(*size))
+        or 1 in shown
+    )
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (32, 20), (500, 500)])
+def test_photo_map_and_mask_stay_aligned(size):
+    width, height = size
+    box = (width // 2, height // 5, width // 2 + width // 4, height // 5 + height // 4)
+    rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
+    photo = np.zeros((height, width, 3), dtype=np.uint8)
+    photo[rows, columns] = 255
+    heat = np.zeros((height, width), dtype=np.float32)
+    heat[rows, columns] = 1
+    mask = np.where(heat > 0, heat, np.nan)
+    scale = display_scale(*size)
+    expected = [edge * scale for edge in box]
+    for found in (
+        orange(draw(Image.fromarray(photo), heat)) > 40,
+        draw(Image.fromarray(photo), 0 * heat)[..., 0] > 128,
+        orange(draw(Image.fromarray(photo), mask)) > 40,
+    ):
+        ys, xs = np.nonzero(found)
+        assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == pytest.approx(expected, abs=1.5)
+
+
+def test_the_legend_is_below_the_picture_and_as_wide_as_it_needs():
+    heat = np.ones((300, 400), dtype=np.float32)
+    plain, full = overlay(grey(400, 300), heat, "ai", legend=False), overlay(grey(400, 300), heat, "ai")
+    assert full.width == 400 and 330 < full.height < 380
+    assert np.array_equal(np.asarray(full)[:300], np.asarray(plain))
+    narrow = overlay(grey(77, 1000), np.ones((1000, 77), dtype=np.float32), "ai")
+    assert narrow.width == 320
+
+
+def test_the_legend_mentions_what_was_not_seen_and_follows_the_target():
+    heat = np.ones((300, 400), dtype=np.float32)
+    partial = heat.copy()
+    partial[:, :100] = np.nan
+    assert overlay(grey(400, 300), partial, "ai").height > overlay(grey(400, 300), heat, "ai").height
+    ai, real = (np.asarray(overlay(grey(400, 300), heat, target))[300:] for target in ("ai", "real"))
+    assert not np.array_equal(ai, real)
+
+
+def test_the_arguments_are_not_changed():
+    image, heat = grey(400, 300), np.full((300, 400), np.nan, dtype=np.float32)
+    overlay(image, heat, "real")
+    assert np.isnan(heat).all() and image == grey(400, 300)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"heatmap": np.zeros((4, 3))}, "shape"),
+        ({"target": "fake"}, "'real' or 'ai'"),
+        ({"opacity": 1.5}, "between 0 and 1"),
+    ],
+)
+def test_mistakes(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        overlay(**{"image": grey(4, 3), "heatmap": np.zeros((3, 4)), "target": "ai", **arguments})
+
+
+def test_shrinking_does_not_fade_the_rim_of_what_was_seen():
+    heat = np.full((300, 2048), np.nan, dtype=np.float32)
+    heat[:, 501:1500] = 1  # half of the display pixel 250 was seen
+    tint = orange(draw(grey(2048, 300), heat))[50]
+    assert tint[250] == tint[400] > 50
