@@ -1,0 +1,37 @@
+"""JSON files that lie beside a checkpoint: written whole or not at all, and read with a message that names the fix."""
+
+import json
+import os
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old one or the new one, never half of either."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_records(path: str | os.PathLike) -> dict:
+    """Read a file of measurements, one record per split; `{}` where there is none.
+
+    Raises:
+        ValueError: It is not JSON, or not one record per split.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); remove it and measure again.") from None
+    if not isinstance(content, dict) or not all(isinstance(record, dict) for record in content.values()):
+        raise ValueError(f"{path} does not hold one record per split; remove it and measure again.")
+    return content

@@ -1,0 +1,174 @@
+"""From the best weights of a run to a checkpoint that can be handed out.
+
+Calibration is fitted on the calibration part's logits and folded into the last layer; the weights are rounded to
+the precision they are stored in, saved, and opened again. Only then come thresholds and figures, so that they are
+those of the file that people download.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .calibration import Calibration, fit_grouped
+from .conformal import fit_thresholds
+from .detector import Detector
+from .heads import fold, folding_error, has_bias
+from .labels import AI
+from .metrics import margin_from_logits
+from .records import write_atomically
+
+# Largest relative deviation of the folded logits from logits / T + b that is taken for rounding in fp32.
+FOLDING_TOLERANCE = 1e-5
+
+
+def collect_logits(
+    detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
+) -> np.ndarray:
+    """Compute the logits of a whole dataset in fp32, shared out over the processes that run.
+
+    Args:
+        dataset: Rows with an undecoded `image`.
+        progress: *optional*. Name of a progress bar on the main process.
+
+    Returns:
+        Float32 array of shape `(len(dataset), labels)`, the same on every process.
+    """
+    from tqdm.auto import tqdm
+
+    state = PartialState()
+    # Every process takes a stripe of whole batches, and the stripes are put in order again at the end.
+    starts = range(state.process_index * batch_size, len(dataset), state.num_processes * batch_size)
+    hidden = progress is None or not state.is_main_process
+    rows = [
+        (start, detector.logits(dataset[start : start + batch_size]["image"], batch_size))
+        for start in tqdm(starts, desc=progress, unit="batch", disable=hidden, mininterval=2.0)
+    ]
+    gathered = gather_object(rows) if state.num_processes > 1 else rows
+    return np.concatenate([logits for _, logits in sorted(gathered, key=lambda entry: entry[0])])
+
+
+def is_ai(dataset: Dataset) -> np.ndarray:
+    """Return which rows of a dataset are `ai`, boolean array of shape `(len(dataset),)`."""
+    return np.asarray(dataset["label"]) == dataset.features["label"].names.index(AI)
+
+
+def column(dataset: Dataset, name: str) -> list[str] | None:
+    """Return a column of a dataset, or `None` where the corpus does not have it."""
+    return list(dataset[name]) if name in dataset.column_names else None
+
+
+def calibrate_and_fold(detector: Detector, calibration_part: Dataset, batch_size: int = 64) -> Calibration:
+    """Fit a temperature and a bias on the calibration part and fold them into the detector's weights, in place.
+
+    The fit is class-balanced: the probabilities then mean equal odds beforehand, whatever the corpus' mix. A layer
+    without a bias gets a temperature alone.
+
+    Raises:
+        ValueError: The folded layer does not give logits / T + b.
+    """
+    model, columns = detector.model, detector.columns
+    before = collect_logits(detector, calibration_part, batch_size, progress="calibration")
+    method = "temperature_bias" if has_bias(model) else "temperature"
+    calibration = fit_grouped(before, columns, is_ai(calibration_part), method=method)
+    fold(model, columns, calibration.temperature, calibration.bias)
+    sample = calibration_part.select(range(min(len(calibration_part), 256)))
+    after = torch.from_numpy(detector.logits(sample["image"], batch_size))
+    error = folding_error(
+        torch.from_numpy(before[: len(sample)]), after, columns, calibration.temperature, calibration.bias
+    )
+    if error > FOLDING_TOLERANCE:
+        raise ValueError(
+            f"The calibration cannot be folded into {type(model).__name__}: its logits deviate from logits / T + b "
+            f"by {error:.1e} of the largest one, and {FOLDING_TOLERANCE:.0e} is allowed."
+        )
+    return calibration
+
+
+def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folder: str | Path) -> None:
+    """Save a checkpoint with fp16 weights that every consumer computes in fp32, whole or not at all.
+
+    Matrices and kernels are rounded to fp16; vectors (biases, norms, running statistics), which are small and
+    sensitive, stay in fp32. `config.json` says `float32`, so that `from_pretrained` widens all of them.
+
+    Raises:
+        OSError: The folder cannot be written, for example because the disk is full; what was there before is kept.
+    """
+    folder = Path(folder)
+    staging = folder / ".saving"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        state = {
+            name: (tensor.half() if tensor.dtype == torch.float32 and tensor.ndim >= 2 else tensor)
+            .contiguous()
+            .cpu()
+            for name, tensor in model.state_dict().items()
+        }
+        overflowing = [name for name, tensor in state.items() if not torch.isfinite(tensor.float()).all()]
+        if overflowing:
+            raise ValueError(
+                f"The weights {', '.join(overflowing[:3])} are not finite in fp16; the training diverged."
+            )
+        model.save_pretrained(staging, state_dict=state)
+        config = json.loads((staging / "config.json").read_text())
+        config.update(dtype="float32", architectures=[type(model).__name__])
+        (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        processor.save_pretrained(staging)
+        for path in sorted(staging.iterdir()):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def save_and_reopen(
+    detector: Detector,
+    folder: str | Path,
+    calibration_part: Dataset,
+    facts: dict,
+    alpha: float,
+    batch_size: int = 64,
+) -> Detector:
+    """Save a calibrated detector, open what was saved, and store the verdict's thresholds of those weights with it.
+
+    Args:
+        facts: What else belongs under `realfake` in `config.json`.
+        alpha: Stated rate of wrong verdicts among the images of a class.
+
+    Returns:
+        The detector as everybody else will open it.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        save_checkpoint(detector.model, detector.processor, folder)
+    state.wait_for_everyone()
+    stored = Detector.from_pretrained(folder, device=detector.model.device)
+    margins = margin_from_logits(
+        collect_logits(stored, calibration_part, batch_size, progress="thresholds"), stored.columns
+    )
+    thresholds = fit_thresholds(
+        margins, is_ai(calibration_part), alpha, groups=column(calibration_part, "group")
+    )
+    if state.is_main_process:
+        store_facts(folder, {**facts, "thresholds": thresholds.to_dict()})
+    state.wait_for_everyone()
+    return Detector.from_pretrained(folder, device=detector.model.device)
+
+
+def store_facts(folder: str | Path, facts: dict) -> None:
+    """Write facts (calibration, thresholds, corpus) into the checkpoint's `config.json` under `realfake`."""
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text())
+    config["realfake"] = {**config.get("realfake", {}), **facts}
+    write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")

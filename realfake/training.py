@@ -1,0 +1,426 @@
+"""What the Hugging Face `Trainer` is given: images, batches, loss, metrics.
+
+The order of the images and the augmentation of each depend on the seed, the epoch and the image's index
+alone, so that one process and several, and a run that was killed and resumed, see the same data.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from PIL import Image
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_callback import ExportableState
+
+from .arguments import DataArguments, ModelArguments, RunArguments
+from .augment import Augmentation
+from .classifiers import (
+    build_classifier,
+    input_size,
+    keeps_head,
+    load_classifier,
+    load_config,
+    load_processor,
+    name_labels,
+    override_config,
+    use_native_pixels,
+)
+from .detection_metrics import DetectionMetrics
+from .heads import check_foldable, select_trainable, set_dropout
+from .images import open_image
+from .labels import AI, NAMES, REAL
+from .metrics import margin_from_logits
+
+
+def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Open or build the classifier that is to be trained, with the project's two labels.
+
+    Raises:
+        ValueError: The checkpoint is no image classifier, or an option does not fit the architecture.
+        OSError: There is no such checkpoint.
+    """
+    if arguments.model_type:
+        overrides = dict(arguments.config_overrides)
+        model, processor = build_classifier(
+            arguments.model_type, overrides=overrides, image_size=arguments.image_size
+        )
+        if arguments.dropout is not None:
+            field = set_dropout(model.config, arguments.dropout)
+            model, processor = build_classifier(
+                arguments.model_type,
+                overrides={**overrides, field: arguments.dropout},
+                image_size=arguments.image_size,
+            )
+    else:
+        source, revision = arguments.model_name_or_path, arguments.model_revision
+        config = load_config(source, revision=revision)
+        if not keeps_head(config):
+            name_labels(config)
+        # A detector's own calibration and thresholds do not hold for what it becomes.
+        config.__dict__.pop("realfake", None)
+        override_config(config, arguments.config_overrides)
+        if arguments.dropout is not None:
+            set_dropout(config, arguments.dropout)
+        model = load_classifier(source, revision=revision, config=config, new_head=True)
+        processor = load_processor(source, revision=revision)
+    if arguments.preprocessing == "native":
+        use_native_pixels(processor, arguments.image_size or min(input_size(processor)))
+    elif arguments.image_size and arguments.model_name_or_path:
+        _resize_input(processor, arguments.image_size)
+    mend_batch_norm(model)
+    select_trainable(model, arguments.trainable)
+    check_foldable(model, _try_out(model, Collator(processor)))
+    return model, processor
+
+
+def _try_out(model: PreTrainedModel, collator: "Collator", side: int = 64) -> torch.Tensor:
+    """Pass a blank image through, so that a size the model cannot take is found before the training.
+
+    Returns:
+        The image's `pixel_values`.
+    """
+    pixels = collator([{"image": Image.new("RGB", (side, side), "grey"), "label": 0}])["pixel_values"]
+    try:
+        with torch.inference_mode():
+            model.eval()(pixel_values=pixels)
+    except (ValueError, RuntimeError, TypeError) as error:
+        height, width = pixels.shape[-2:]
+        raise ValueError(
+            f"{type(model).__name__} cannot take images of {height}x{width} pixels ({str(error).splitlines()[0]}); "
+            "change --image_size or --train_crop_size, or leave it out."
+        ) from error
+    return pixels
+
+
+def mend_batch_norm(model: PreTrainedModel) -> None:
+    """Set the momentum of batch normalisation right where it was taken over from TensorFlow, in place.
+
+    There it is the share of the running statistics that is kept (0.997 in MobileNetV2, 0.99 in EfficientNet), in torch
+    the share of the new batch: as they are, these models would be measured with the statistics of their last batch.
+    At least 0.01, so that the statistics follow a short fine-tuning.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (module.momentum or 0) > 0.5:
+            module.momentum = max(1 - module.momentum, 0.01)
+
+
+def _resize_input(processor: BaseImageProcessor, image_size: int) -> None:
+    if getattr(processor, "do_center_crop", False):
+        processor.crop_size = {"height": image_size, "width": image_size}
+    keys = dict(processor.size)
+    processor.size = {key: image_size for key in keys} if keys else {"height": image_size, "width": image_size}
+
+
+def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> BaseImageProcessor:
+    """Copy a processor for training: where the augmentation cuts the crop itself, it only normalises."""
+    copy = type(processor).from_dict(processor.to_dict())
+    if crop_size is not None:
+        copy.do_resize = False
+        copy.do_center_crop = False
+    return copy
+
+
+class TrainingImages(torch.utils.data.Dataset):
+    """Decoded, augmented images with the label's index in the model.
+
+    Args:
+        dataset: Rows with an undecoded `image` and a `label` of `ClassLabel(["real", "ai"])`.
+        augmentation: What is done to each image.
+        label2id: The model's own numbering of the labels.
+        seed: Together with the epoch and the index it decides the augmentation.
+    """
+
+    def __init__(self, dataset: Dataset, augmentation: Augmentation, label2id: dict[str, int], seed: int):
+        self.dataset = dataset
+        self.augmentation = augmentation
+        self.label_ids = _label_ids(dataset, label2id)
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.dataset[int(index)]
+        rng = np.random.default_rng([self.seed, self.epoch, int(index)])
+        return {
+            "image": self.augmentation(open_image(row["image"]), rng),
+            "label": self.label_ids[row["label"]],
+        }
+
+
+class StreamedImages(torch.utils.data.IterableDataset):
+    """The same as [`TrainingImages`] for a streamed corpus, numbered in the order of the stream."""
+
+    def __init__(
+        self, dataset: IterableDataset, augmentation: Augmentation, label2id: dict[str, int], seed: int
+    ):
+        self.dataset = dataset
+        self.augmentation = augmentation
+        self.label_ids = _label_ids(dataset, label2id)
+        self.seed = seed
+        self.epoch = 0
+
+    def __iter__(self):
+        self.dataset.set_epoch(self.epoch)
+        for index, row in enumerate(self.dataset):
+            rng = np.random.default_rng([self.seed, self.epoch, index])
+            yield {
+                "image": self.augmentation(open_image(row["image"]), rng),
+                "label": self.label_ids[row["label"]],
+            }
+
+
+class PlainImages(torch.utils.data.Dataset):
+    """Decoded images as they are, with the label's index in the model."""
+
+    def __init__(self, dataset: Dataset, label2id: dict[str, int]):
+        self.dataset = dataset
+        self.label_ids = _label_ids(dataset, label2id)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.dataset[int(index)]
+        return {"image": open_image(row["image"]), "label": self.label_ids[row["label"]]}
+
+
+def _label_ids(dataset, label2id: dict[str, int]) -> list[int]:
+    return [label2id[name] for name in dataset.features["label"].names]
+
+
+class Collator:
+    """Turns images into `pixel_values` with an image processor."""
+
+    def __init__(self, processor: BaseImageProcessor):
+        self.processor = processor
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        pixels = self.processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training images which epoch it is, so that each one sees other augmentations."""
+
+    def __init__(self, images: TrainingImages | StreamedImages):
+        self.images = images
+        self._next = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._next = int(state.epoch or 0)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Counted, because `state.epoch` of a stream is its share of `max_steps`, not the passes over it.
+        self.images.epoch = self._next
+        self._next += 1
+
+
+class ElapsedCallback(TrainerCallback, ExportableState):
+    """Adds up the seconds of training over interruptions; the sum travels in the checkpoints."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self._started: float | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._started = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds, self._started = self._total(), None
+
+    def _total(self) -> float:
+        return self.seconds + (time.monotonic() - self._started if self._started is not None else 0.0)
+
+    def state(self) -> dict:
+        return {"args": {"seconds": self._total()}, "attributes": {}}
+
+
+class DetectorTrainer(Trainer):
+    """A `Trainer` with class weights, frozen layers that stay as they are, and plain images for measuring."""
+
+    def __init__(self, *args, class_weights: torch.Tensor | None = None, eval_collator: Collator, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.class_weights = class_weights
+        self.eval_collator = eval_collator
+        # The loss below is a mean over the batch, so gradient accumulation has to average.
+        self.model_accepts_loss_kwargs = False
+        self._frozen = [
+            module
+            for module in self.model.modules()
+            if list(module.parameters(recurse=False))
+            and not any(p.requires_grad for p in module.parameters(recurse=False))
+        ]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        for module in self._frozen:
+            # Frozen batch normalisation must not drift with the batches' statistics.
+            module.eval()
+        labels = inputs["labels"]
+        pixels = inputs["pixel_values"]
+        if self.args.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        outputs = model(pixel_values=pixels)
+        loss = self._cross_entropy(
+            outputs.logits, labels, self.args.label_smoothing_factor if model.training else 0.0
+        )
+        return (loss, {"logits": outputs.logits}) if return_outputs else loss
+
+    def _cross_entropy(
+        self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0
+    ) -> torch.Tensor:
+        weights = None if self.class_weights is None else self.class_weights.to(labels.device)
+        return torch.nn.functional.cross_entropy(
+            logits.float(), labels, weight=weights, label_smoothing=smoothing
+        )
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # `Trainer` counts a last, smaller batch as a whole one and, with several processes, some images twice: the
+        # loss that chooses the checkpoint would depend on the batch size and on the number of processes.
+        loss = self._cross_entropy(torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids))
+        output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        return output
+
+    def plain_model(self) -> PreTrainedModel:
+        """Return the model without what accelerate wraps around it: bf16 autocast would blur its logits."""
+        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_weights(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_weights(self.state.best_model_checkpoint)
+
+    def _load_weights(self, folder: str) -> None:
+        # `Trainer` matches the file's tensors by the names in it, but transformers 5 saves some architectures (ViT)
+        # under their older names: it would warn of missing keys and load nothing. `from_pretrained` translates.
+        stored = type(self.model).from_pretrained(folder, dtype=self.model.dtype, use_safetensors=True)
+        self.model.load_state_dict(stored.state_dict())
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        training_collator, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training_collator
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    train: Dataset | IterableDataset,
+    selection: Dataset,
+    preprocessing: str,
+    data: DataArguments,
+    args: RunArguments,
+) -> DetectorTrainer:
+    """Put model, images, loss and metrics together.
+
+    Args:
+        selection: The part of validation that chooses the checkpoint and stops early.
+        preprocessing: `"native"` trains on native crops of `--train_crop_size`, `"processor"` as the processor resizes.
+
+    Raises:
+        ValueError: The model cannot take crops of that size, or the best checkpoint is to be chosen by a metric that
+            there is not.
+    """
+    crop = (
+        (data.train_crop_size or min(input_size(processor)))
+        if preprocessing == "native"
+        else data.train_crop_size
+    )
+    augmentation = Augmentation(strength=data.augmentation, crop_size=crop)
+    streamed = isinstance(train, IterableDataset)
+    images = (StreamedImages if streamed else TrainingImages)(
+        train, augmentation, model.config.label2id, args.seed
+    )
+    collator = Collator(training_processor(processor, crop if preprocessing == "native" else None))
+    if crop is not None:
+        _try_out(model, collator, crop)
+    check_metric(args.metric_for_best_model)
+    callbacks: list[TrainerCallback] = [EpochCallback(images), ElapsedCallback()]
+    if args.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
+    return DetectorTrainer(
+        model=model.to(memory_format=torch.channels_last) if args.channels_last else model,
+        args=args,
+        train_dataset=images,
+        eval_dataset=PlainImages(selection, model.config.label2id),
+        data_collator=collator,
+        eval_collator=Collator(processor),
+        compute_metrics=metrics_of(model.config.label2id),
+        callbacks=callbacks,
+        class_weights=None if streamed else class_weights(data.class_weights, train, model.config.label2id),
+    )
+
+
+def class_weights(kind: str, dataset: Dataset, label2id: dict[str, int]) -> torch.Tensor | None:
+    """Weights of the loss by class, in the model's numbering: inverse frequency, mean one over the images."""
+    if kind == "none":
+        return None
+    names = dataset.features["label"].names
+    counts = np.bincount(dataset["label"], minlength=len(names))
+    weights = torch.zeros(len(NAMES))
+    for name, count in zip(names, counts, strict=True):
+        weights[label2id[name]] = len(dataset) / (len(names) * count)
+    return weights
+
+
+def metrics_of(label2id: dict[str, int]):
+    """Make the function that `Trainer` computes its metrics with every epoch."""
+    metric = DetectionMetrics()
+    columns = {name: [label2id[name]] for name in NAMES}
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        margins = margin_from_logits(np.asarray(prediction.predictions, dtype=np.float64), columns)
+        return metric.compute(
+            predictions=margins, references=(prediction.label_ids == label2id[AI]).astype(int)
+        )
+
+    return compute
+
+
+def check_metric(name: str | None) -> None:
+    """Refuse a `--metric_for_best_model` that is not measured, which `Trainer` would notice after the first epoch.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    known = ["loss", *DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])]
+    if name is not None and name.removeprefix("eval_") not in known:
+        raise ValueError(f"--metric_for_best_model must be one of {', '.join(known)}, not {name!r}.")
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """Find the newest checkpoint that was written to its end.
+
+    `Trainer` writes `trainer_state.json` last: a folder in which it is missing or broken was being written when the
+    process died.
+    """
+    found = []
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+        except (OSError, ValueError, KeyError):
+            continue
+        found.append((step, str(path)))
+    return max(found)[1] if found else None
+
+
+def count_labels(dataset: Dataset) -> dict[str, int]:
+    """Count the images of each label, by name."""
+    names = dataset.features["label"].names
+    counts = np.bincount(dataset["label"], minlength=len(names))
+    return {name: int(count) for name, count in zip(names, counts, strict=True) if name in (REAL, AI)}

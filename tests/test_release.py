@@ -1,0 +1,230 @@
+"""What is handed out: calibrated weights in a file that every consumer opens to the same scores."""
+
+import errno
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from safetensors.torch import load_file
+from tiny import draw_picture, save_tiny
+from torch import nn
+from transformers import pipeline
+
+from realfake import release
+from realfake.calibration import Calibration, fit_grouped
+from realfake.detector import Detector
+from realfake.metrics import margin_from_logits
+from realfake.release import (
+    calibrate_and_fold,
+    collect_logits,
+    is_ai,
+    save_and_reopen,
+    save_checkpoint,
+    store_facts,
+    write_atomically,
+)
+
+ARCHITECTURES = (
+    "vit", "deit", "dinov2", "siglip", "swin", "convnext", "convnextv2", "resnet", "efficientnet", "mobilenet_v2",
+)  # fmt: skip
+
+
+def rows(n, group_size=None, seed=0):
+    """`n` drawn pictures, every third one ai, as the corpus loader gives them."""
+    images, labels = [], []
+    for index in range(n):
+        buffer = io.BytesIO()
+        draw_picture((44, 36), seed=seed + index, residue=index % 3 == 0).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": None})
+        labels.append(int(index % 3 == 0))
+    columns = {"image": images, "label": labels}
+    features = {"image": Image(decode=False), "label": ClassLabel(names=["real", "ai"])}
+    if group_size:
+        columns["group"] = [f"g{index // group_size}" for index in range(n)]
+        features["group"] = Value("string")
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+@pytest.fixture(scope="module")
+def sixty():
+    return rows(60)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [
+        draw_picture((32 + index % 20, 40 + index % 7), seed=index, residue=index % 2 == 0)
+        for index in range(50)
+    ]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_stock_pipeline_gives_the_detectors_probabilities(architecture, tmp_path, pictures):
+    detector = Detector.from_pretrained(save_tiny(architecture, tmp_path / "start"))
+    release.fold(detector.model, detector.columns, 0.6, 0.4)
+    folder = tmp_path / "saved"
+    save_checkpoint(detector.model, detector.processor, folder)
+
+    stored = load_file(folder / "model.safetensors")
+    for name, tensor in stored.items():
+        if tensor.is_floating_point():
+            assert tensor.dtype == (torch.float16 if tensor.ndim >= 2 else torch.float32), name
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "model.safetensors", "preprocessor_config.json",
+    ]  # fmt: skip
+
+    reopened = Detector.from_pretrained(folder)
+    assert reopened.model.dtype == torch.float32 and type(reopened.model) is type(detector.model)
+    for name, tensor in reopened.model.state_dict().items():
+        if tensor.is_floating_point() and tensor.ndim < 2:
+            assert torch.equal(tensor, detector.model.state_dict()[name]), f"{name} was to stay as it was"
+
+    stock = pipeline("image-classification", model=str(folder))
+    assert stock.model.dtype == torch.float32
+    ours = reopened.predict(pictures)
+    assert np.ptp([prediction.margin for prediction in ours]) > 0.05
+    for scores, prediction in zip(stock(pictures), ours, strict=True):
+        assert {row["label"]: row["score"] for row in scores} == pytest.approx(
+            prediction.probabilities, abs=1e-5
+        )
+
+
+def test_calibrate_and_fold_leaves_the_calibrated_margins_in_the_weights(tiny_vit, sixty):
+    detector = Detector.from_pretrained(tiny_vit)
+    before = collect_logits(detector, sixty)
+    calibration = calibrate_and_fold(detector, sixty)
+    after = collect_logits(detector, sixty)
+    margin = margin_from_logits(before, detector.columns)
+    np.testing.assert_allclose(
+        margin_from_logits(after, detector.columns), calibration.apply(margin), atol=1e-5
+    )
+    expected = fit_grouped(before, detector.columns, is_ai(sixty))
+    assert (calibration.temperature, calibration.bias) == (expected.temperature, expected.bias)
+    assert calibration.n == 60
+
+
+def test_calibrate_and_fold_with_several_classes_a_label(tmp_path, sixty):
+    folder = save_tiny("vit", tmp_path / "vit", labels=("real", "generated", "photo", "diffusion"), seed=1)
+    detector = Detector.from_pretrained(folder)
+    truth = is_ai(sixty)
+    # Make the classes mean something, so that there is a temperature to find.
+    logits = collect_logits(detector, sixty)
+    margin = margin_from_logits(logits, detector.columns)
+    if margin[truth].mean() < margin[~truth].mean():
+        with torch.no_grad():
+            detector.model.classifier.weight.neg_()
+        logits = collect_logits(detector, sixty)
+    calibration = calibrate_and_fold(detector, sixty)
+    assert calibration.method == "temperature_bias"
+    after = collect_logits(detector, sixty)
+    expected = calibration.apply_logits(logits, detector.columns)
+    np.testing.assert_allclose(margin_from_logits(after, detector.columns), expected, atol=1e-5)
+    p = torch.from_numpy(after).double().softmax(-1).numpy()
+    found = [prediction.probabilities["ai"] for prediction in detector.predict(list(sixty["image"]))]
+    np.testing.assert_allclose(found, p[:, 1] + p[:, 3], atol=1e-6)
+
+
+def test_a_head_without_bias_gets_a_temperature_alone(tiny_vit, sixty):
+    detector = Detector.from_pretrained(tiny_vit)
+    torch.manual_seed(0)
+    detector.model.classifier = nn.Linear(32, 2, bias=False)
+    before = collect_logits(detector, sixty)
+    if (margin_from_logits(before, detector.columns) * np.where(is_ai(sixty), 2, -1)).mean() < 0:
+        with torch.no_grad():
+            detector.model.classifier.weight.neg_()
+        before = -before
+    calibration = calibrate_and_fold(detector, sixty)
+    assert calibration.bias == 0 and calibration.temperature != 1
+    np.testing.assert_allclose(collect_logits(detector, sixty), before / calibration.temperature, atol=1e-5)
+
+
+def test_a_folding_that_does_not_hold_is_refused(tiny_vit, sixty, monkeypatch):
+    detector = Detector.from_pretrained(tiny_vit)
+    detector.model.classifier.register_forward_hook(lambda module, inputs, output: 5 * torch.tanh(output))
+    fitted = Calibration("temperature_bias", 2.0, 0.5, 1.0, 0.9, 60)
+    monkeypatch.setattr(release, "fit_grouped", lambda *args, **kwargs: fitted)
+    with pytest.raises(ValueError, match="cannot be folded into ViTForImageClassification"):
+        calibrate_and_fold(detector, sixty)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60, 64])
+def test_collect_logits_keeps_the_order(batch_size, tiny_vit, sixty):
+    detector = Detector.from_pretrained(tiny_vit)
+    expected = np.concatenate([detector.logits([row["image"]]) for row in sixty])
+    found = collect_logits(detector, sixty, batch_size)
+    assert found.shape == (60, 2) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_save_and_reopen_stores_thresholds_of_the_stored_weights(tiny_vit, tmp_path):
+    part = rows(90, group_size=3, seed=500)
+    detector = Detector.from_pretrained(tiny_vit)
+    calibrate_and_fold(detector, part)
+    folder = tmp_path / "out"
+    reopened = save_and_reopen(detector, folder, part, {"corpus": "drawn"}, alpha=0.1)
+    facts = json.loads((folder / "config.json").read_text())["realfake"]
+    assert facts == reopened.facts and facts["corpus"] == "drawn"
+    # One image of a group and class: 30 groups, each with one ai and two real images.
+    assert facts["thresholds"]["n"] == {"real": 30, "ai": 30} and facts["thresholds"]["alpha"] == 0.1
+
+    margins = reopened.margins(list(part["image"]))
+    truth = is_ai(part)
+    # The thresholds are margins of stored weights: rounding to fp16 moves them by more than this.
+    assert np.abs(margins[truth] - reopened.thresholds.real).min() < 1e-6
+    assert np.abs(margins[~truth] - reopened.thresholds.ai).min() < 1e-6
+    rank = int(0.1 * 31)  # k = floor(alpha (n + 1))
+    assert (margins[truth] < reopened.thresholds.real).sum() == rank - 1
+    assert reopened.predict(part[0]["image"]).alpha == 0.1
+
+
+def test_diverged_weights_are_not_saved(tiny_vit, tmp_path):
+    for bad in (float("nan"), 1e6):  # 1e6 is beyond fp16
+        detector = Detector.from_pretrained(tiny_vit)
+        with torch.no_grad():
+            detector.model.classifier.weight[0, 0] = bad
+        with pytest.raises(ValueError, match="classifier.weight are not finite in fp16"):
+            save_checkpoint(detector.model, detector.processor, tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(tiny_vit, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_vit, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    detector = Detector.from_pretrained(tiny_vit)
+
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(type(detector.processor), "save_pretrained", full)
+    with torch.no_grad():
+        detector.model.classifier.weight.add_(1)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(detector.model, detector.processor, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_store_facts_adds_to_what_is_there(tiny_vit, tmp_path):
+    folder = shutil.copytree(tiny_vit, tmp_path / "out")
+    before = json.loads((folder / "config.json").read_text())
+    store_facts(folder, {"corpus": "a", "alpha": 1})
+    store_facts(folder, {"alpha": 2})
+    after = json.loads((folder / "config.json").read_text())
+    assert after.pop("realfake") == {"corpus": "a", "alpha": 2} and after == before
+
+
+def test_write_atomically_leaves_the_old_text_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "facts.json"
+    write_atomically(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

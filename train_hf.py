@@ -1,0 +1,80 @@
+"""Fine-tune an image classifier to tell photographs from AI-generated images.
+
+    python train_hf.py --dataset user/corpus --model_name_or_path google/vit-base-patch16-224 --output_dir runs/vit
+
+    # two GPUs, pushed to the Hub
+    accelerate launch --num_processes 2 train_hf.py --dataset ./corpus --model_name_or_path facebook/convnextv2-tiny-22k-224 \
+        --output_dir runs/convnext --push_to_hub --hub_model_id user/my-detector
+
+    # two CPU processes (--cpu silently starts one)
+    accelerate launch --multi_gpu --num_processes 2 train_hf.py --use_cpu --ddp_backend gloo --dataset ./corpus …
+
+    # look before you train; measure a finished checkpoint
+    python train_hf.py --dataset ./corpus --model_name_or_path … --dry_run
+    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --evaluate_only test --output_dir runs/vit
+
+A run that was interrupted continues when the same command is given again. `--help` lists every option.
+"""
+
+import sys
+
+
+def main() -> int:
+    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
+    from realfake import runs
+
+    try:
+        arguments = runs.parse(sys.argv[1:])
+        with runs.output_folder(arguments.run):
+            return train(arguments)
+    except (ValueError, OSError) as error:
+        return runs.report_failure(error)
+    finally:
+        runs.leave_process_group()
+
+
+def train(arguments) -> int:
+    """Corpus → trainer → calibrated checkpoint → figures → card → Hub."""
+    from transformers import set_seed
+
+    from realfake import publishing, release, runs, training
+    from realfake.detector import Detector
+
+    model_args, data_args, args = arguments.model, arguments.data, arguments.run
+    checkpoint = None if args.evaluate_only or args.dry_run else runs.checkpoint_to_resume(args)
+    corpus = runs.load(data_args, args)
+    parts = runs.parts_of(corpus, data_args.split_seed)
+
+    if args.evaluate_only:
+        detector = Detector.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+        runs.measure_split(detector, parts, args.evaluate_only, data_args, args)
+        return 0
+
+    set_seed(args.seed)  # a new head starts from random weights
+    model, processor = training.prepare_classifier(model_args)
+    trainer = training.build_trainer(
+        model, processor, parts["train"], parts["selection"], model_args.preprocessing, data_args, args
+    )
+    if args.dry_run:
+        runs.show_dry_run(trainer, corpus, parts)
+        return 0
+
+    if args.publish and trainer.is_world_process_zero():
+        publishing.check_login(args)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    best = Detector(trainer.plain_model(), processor)
+    calibration = release.calibrate_and_fold(best, parts["calibration"], args.per_device_eval_batch_size)
+    facts = runs.training_facts(trainer, corpus, parts, calibration, arguments)
+    detector = release.save_and_reopen(
+        best, args.output_dir, parts["calibration"], runs.config_facts(facts, best), args.alpha
+    )
+    for split in ("selection", "calibration", "test") if args.measure_test else ("selection", "calibration"):
+        runs.measure_split(detector, parts, split, data_args, args, calibration)
+    if not trainer.is_world_process_zero():
+        return 0
+    publishing.finish(args.output_dir, facts, args.measurement_log)
+    return publishing.push(args) if args.publish else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
