@@ -1,0 +1,133 @@
+"""The options by which the measuring scripts are told their corpus and checkpoint, and how they say what went wrong.
+
+`scripts/calibrate.py` and `scripts/evaluate_checkpoint.py` take a finished checkpoint, whose classes need a mapping of their own;
+`--label_map` is therefore about the checkpoint there, and `--dataset_label_map` about the corpus.
+"""
+
+import argparse
+import errno
+import re
+import sys
+from pathlib import Path
+
+from .corpus import Corpus, load_corpus
+from .detector import Detector
+from .evaluation import checkpoint_hash
+from .labels import parse_overrides
+from .splits import SPLITS
+
+# Of a split that is read only because the corpus has it, this many images are enough.
+_UNUSED = 100
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Add the checkpoint and what is needed to open it."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="Hub id or folder of any image-classification checkpoint."
+    )
+    parser.add_argument("--model_revision", help="Branch, tag or commit of the checkpoint.")
+    parser.add_argument(
+        "--label_map",
+        help="Which of the checkpoint's classes are real and which ai, where their names do not say it: "
+        "'LABEL_0=real,LABEL_1=ai'.",
+    )
+
+
+def add_corpus_options(parser: argparse.ArgumentParser) -> None:
+    """Add the corpus options of `train_hf.py`."""
+    group = parser.add_argument_group("corpus")
+    group.add_argument(
+        "--dataset",
+        required=True,
+        help="Hub dataset id, folder of class folders, or folder or file of Parquet/Arrow/CSV/JSON.",
+    )
+    group.add_argument("--corpus_name", help="What the corpus is called; defaults to its id or folder name.")
+    group.add_argument("--dataset_config", help="Configuration name of a Hub dataset.")
+    group.add_argument("--dataset_revision", help="Branch, tag or commit of a Hub dataset.")
+    for split in SPLITS:
+        group.add_argument(f"--{split}_split", help=f"Name of the {split} split, where it is unusual.")
+    group.add_argument("--image_column", help="Name of the column that holds the image.")
+    group.add_argument("--label_column", help="Name of the column that holds the label.")
+    group.add_argument(
+        "--dataset_label_map",
+        help="Which classes of the corpus are real and which ai: 'nature=real,midjourney=ai'.",
+    )
+    group.add_argument("--split_seed", type=int, default=42, help="Seed of the splits that are carved.")
+    group.add_argument(
+        "--preprocessing_num_workers",
+        type=int,
+        help="Processes that check the images; defaults to one per core.",
+    )
+
+
+def read_corpus(options: argparse.Namespace, limits: dict[str, int | None]) -> Corpus:
+    """Load the corpus that the options name.
+
+    Args:
+        limits: `{split: images at most}` for the splits that are used, `None` for all of them. Of the others only a
+            few are read.
+
+    Raises:
+        ValueError: As [`load_corpus`].
+        OSError: As [`load_corpus`].
+    """
+    local = Path(options.dataset)
+    options.corpus_name = options.corpus_name or (local.resolve().name if local.exists() else options.dataset)
+    label_map = parse_overrides(options.dataset_label_map, "--dataset_label_map")
+    try:
+        corpus = load_corpus(
+            options.dataset,
+            config_name=options.dataset_config,
+            revision=options.dataset_revision,
+            image_column=options.image_column,
+            label_column=options.label_column,
+            label_map=label_map,
+            seed=options.split_seed,
+            num_proc=options.preprocessing_num_workers,
+            **{f"{split}_split": getattr(options, f"{split}_split") for split in SPLITS},
+            **{f"max_{split}_samples": limits.get(split, _UNUSED) for split in SPLITS},
+        )
+    except ValueError as error:
+        # The loader names the option as the training script has it.
+        raise ValueError(str(error).replace("--label_map", "--dataset_label_map")) from error
+    print(corpus.report.summary(), flush=True)
+    return corpus
+
+
+def open_checkpoint(options: argparse.Namespace) -> Detector:
+    """Open the checkpoint that the options name.
+
+    Raises:
+        ValueError: As [`Detector.from_pretrained`].
+        OSError: As [`Detector.from_pretrained`].
+    """
+    label_map = parse_overrides(options.label_map)
+    try:
+        return Detector.from_pretrained(options.model, revision=options.model_revision, label_map=label_map)
+    except ValueError as error:
+        raise ValueError(re.sub(r"(?<!-)\blabel_map\b", "--label_map", str(error))) from error
+
+
+def checkpoint_identity(model: str | Path, detector: Detector) -> str:
+    """Return what names the weights: their SHA-256 for a folder, the commit for a checkpoint of the Hub.
+
+    Raises:
+        OSError: The folder holds no `model.safetensors`.
+    """
+    return checkpoint_hash(model) if Path(model).is_dir() else str(detector.revision)
+
+
+def command_line(program: str) -> str:
+    """Return the command that started this script, without secrets, as it is given from the project's folder."""
+    from .runs import command_line as command
+
+    return command().replace(program, f"scripts/{program}", 1)
+
+
+def report_failure(program: str, error: BaseException) -> int:
+    """Print a user's mistake as one line and return the exit status 2."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"The disk is full ({error.filename or 'no file named'}). Free some space and give the same command again."
+    print(f"{program}: error: {' '.join(text.split())}", file=sys.stderr)
+    return 2

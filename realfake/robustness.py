@@ -1,0 +1,388 @@
+"""How a detector holds up when images are recompressed, resized, cropped or blurred on their way.
+
+Takes a split and the degradations of [`degradations.GRID`]; each image is decoded once, degraded in every way, and
+scored. What was scored is kept on disk as the run proceeds, so that a run that was killed continues. `scripts/evaluate_checkpoint.py`
+writes the figures down.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+
+from .bootstrap import bootstrap_interval
+from .conformal import Thresholds
+from .container import image_bytes
+from .degradations import GRID
+from .detector import Detector
+from .evaluation import measure
+from .images import LIMITS, open_image
+from .labels import NAMES
+from .measurement_log import plain
+from .metrics import balanced_accuracy
+
+CLEAN = "clean"
+MARGINS = ".margins"
+# Below this many images a generator is listed, but not named as the worst one.
+ENOUGH = 10
+# Changes when the same image and weights could give another margin.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Something that gives images a log-odds of ai: the detector, or a control that it is compared with.
+
+    Args:
+        name: What it is called in files and tables; letters, digits and hyphens.
+        key: What its scores depend on, other than the image: the hash of its weights, say.
+        score: From RGB images to float64 margins of shape `(n,)`.
+    """
+
+    name: str
+    key: str
+    score: Callable[[list[Image.Image]], np.ndarray]
+
+
+def detector_scorer(detector: Detector, identity: str, batch_size: int) -> Scorer:
+    """Make the [`Scorer`] of a detector.
+
+    Args:
+        identity: What names its weights, see [`corpus_options.checkpoint_identity`].
+    """
+    # The same weights with another processor or another mapping of the classes are another detector.
+    processor = json.dumps(detector.processor.to_dict(), sort_keys=True, default=str)
+    key = "|".join(
+        (detector.name, identity, json.dumps(detector.columns), processor, str(detector.model.dtype))
+    )
+    return Scorer("model", key, lambda images: detector.margins(images, batch_size))
+
+
+def image_seed(content: bytes) -> int:
+    """Return the seed of an image's degradations: its own, whatever subset of a corpus it is met in."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
+
+
+def check_degradations(names: Iterable[str]) -> list[str]:
+    """Return the names without repetitions.
+
+    Raises:
+        ValueError: There is no such degradation, or none was named.
+    """
+    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    unknown = [name for name in names if name not in GRID]
+    if unknown or not names:
+        raise ValueError(
+            f"--degradations: there is no {', '.join(map(repr, unknown)) or 'name'}; choose from {', '.join(GRID)}."
+        )
+    return names
+
+
+def degrade(image: Image.Image, name: str, seed: int) -> Image.Image:
+    """Degrade an image in one of the ways of the grid.
+
+    Raises:
+        ValueError: Too little is left of it for a detector to open.
+    """
+    degraded = GRID[name](image, seed)
+    if min(degraded.size) < LIMITS.min_side:
+        raise ValueError(
+            f"An image of {image.width} × {image.height} pixels is too small for {name}, which leaves "
+            f"{degraded.width} × {degraded.height} of it; leave {name} out of --degradations."
+        )
+    return degraded
+
+
+def score_grid(
+    dataset: Dataset,
+    names: Sequence[str],
+    scorers: Sequence[Scorer],
+    folder: str | os.PathLike,
+    fingerprint: str,
+    batch_size: int = 32,
+    save_every: float = 20.0,
+) -> tuple[dict[str, dict[str, np.ndarray]], int]:
+    """Score every image of a split under every degradation, continuing what an earlier run left.
+
+    Args:
+        dataset: Rows with an undecoded `image`.
+        names: Degradations of [`degradations.GRID`].
+        scorers: The detector, and controls.
+        folder: Where margins are kept, in `.margins`: one Parquet file for each scorer and degradation.
+        fingerprint: Of the images and their order, see [`runs.corpus_fingerprint`].
+        batch_size: Images decoded at a time and in one forward pass, *defaults to* 32.
+        save_every: Seconds between two savings, *defaults to* 20.
+
+    Returns:
+        `{scorer: {degradation: float64 margins of shape (n,)}}`, and how many scores were computed rather than found.
+
+    Raises:
+        ValueError: An image is unusable, or too small for a degradation.
+        OSError: A file cannot be read or written.
+    """
+    from tqdm.auto import tqdm
+
+    n = len(dataset)
+    folder = Path(folder) / MARGINS
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = [(scorer, name) for scorer in scorers for name in names]
+    files = {
+        (scorer.name, name): folder / f"{scorer.name}-{name}-{_key(scorer, name, fingerprint)}.parquet"
+        for scorer, name in pairs
+    }
+    margins = {pair: _read(path, n) for pair, path in files.items()}
+    batches = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+
+    def missing(batch: range) -> dict[str, list[Scorer]]:
+        wanted = {}
+        for scorer, name in pairs:
+            if np.isnan(margins[scorer.name, name][batch.start : batch.stop]).any():
+                wanted.setdefault(name, []).append(scorer)
+        return wanted
+
+    todo = [(batch, wanted) for batch in batches if (wanted := missing(batch))]
+    wanted_by = {batch.start: wanted for batch, wanted in todo}
+
+    def degraded() -> Iterator[tuple[range, str, list[Image.Image]]]:
+        for batch, wanted in todo:
+            images = []
+            for row in dataset[batch.start : batch.stop]["image"]:
+                content = image_bytes(row)
+                images.append((open_image({"bytes": content, "path": row.get("path")}), image_seed(content)))
+            # One degradation at a time: eleven copies of a batch of camera originals would fill the memory.
+            for name in wanted:
+                yield batch, name, [degrade(image, name, seed) for image, seed in images]
+
+    total = sum(len(batch) * len(wanted) for batch, wanted in todo)
+    scored, changed, saved = 0, set(), time.monotonic()
+
+    def save() -> None:
+        for pair in changed:
+            _write(files[pair], margins[pair])
+        changed.clear()
+
+    bar = tqdm(
+        total=total,
+        desc=f"{n:,} images × {len(names)} degradations",
+        unit="img",
+        disable=not total,
+        mininterval=0.5 if sys.stderr.isatty() else 15.0,
+    )
+    # One thread decodes and degrades the next images while the model looks at these; both release the interpreter.
+    with bar, ThreadPoolExecutor(max_workers=1) as pool:
+        made = degraded()
+        upcoming = pool.submit(next, made, None)
+        try:
+            while (unit := upcoming.result()) is not None:
+                upcoming = pool.submit(next, made, None)
+                batch, name, images = unit
+                for scorer in wanted_by[batch.start][name]:
+                    values = np.asarray(scorer.score(images), dtype=np.float64)
+                    if not np.isfinite(values).all():
+                        raise ValueError(
+                            f"{scorer.name} gives margins that are not finite on {name}; its weights are broken."
+                        )
+                    margins[scorer.name, name][batch.start : batch.stop] = values
+                    changed.add((scorer.name, name))
+                    scored += len(batch)
+                bar.update(len(batch))
+                if time.monotonic() - saved >= save_every:
+                    save()
+                    saved = time.monotonic()
+        finally:
+            upcoming.cancel()
+            save()
+    return {scorer.name: {name: margins[scorer.name, name] for name in names} for scorer in scorers}, scored
+
+
+def _key(scorer: Scorer, name: str, fingerprint: str) -> str:
+    text = "|".join((str(_VERSION), scorer.key, name, GRID[name].__doc__ or "", fingerprint))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(path: Path, n: int) -> np.ndarray:
+    """The margins of an earlier run, NaN where it had none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    margins = np.full(n, np.nan)
+    if path.is_file():
+        try:
+            table = pq.ParquetFile(path).read()
+            found = table["margin"].to_numpy()
+        except (pa.ArrowInvalid, KeyError):
+            # Cut short by a full disk, say: computed again.
+            return margins
+        if len(found) == n:
+            margins[:] = found
+    return margins
+
+
+def _write(path: Path, margins: np.ndarray) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    draft = path.with_suffix(".tmp")
+    pq.write_table(pa.table({"margin": pa.array(margins)}), draft, compression="zstd")
+    os.replace(draft, path)
+
+
+# Figures
+
+
+def grid_figures(
+    margins: Mapping[str, np.ndarray],
+    is_ai,
+    *,
+    thresholds: Thresholds | None = None,
+    groups: Sequence | None = None,
+    generators: Sequence | None = None,
+    sources: Sequence | None = None,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> dict[str, dict]:
+    """Compute the figures of each degradation.
+
+    Args:
+        margins: `{degradation: float64 margins of shape (n,)}`.
+        slices: *optional*. `{name: sources}`: images of these sources are also looked at by themselves.
+        is_ai, thresholds, groups, generators, sources, seed, n_resamples: As in [`evaluation.measure`].
+
+    Returns:
+        `{degradation: figures}`: what [`evaluation.measure`] returns, with `false_positives` (share of real images with
+        a margin above 0), `by_generator[name]["balanced_accuracy"]` (against all real images), and `by_slice`.
+    """
+    is_ai = np.asarray(is_ai, dtype=bool)
+    options = {"seed": seed, "n_resamples": n_resamples}
+    independent = None
+    if groups is not None:
+        independent = np.array([str(group) if group else f"\0{row}" for row, group in enumerate(groups)])
+    found = {}
+    for name, values in margins.items():
+        figures = measure(
+            values,
+            is_ai,
+            thresholds=thresholds,
+            groups=groups,
+            generators=generators,
+            sources=sources,
+            **options,
+        )
+        figures["false_positives"] = _complement(figures["summary"]["recall_real"])
+        for generator, entry in figures.get("by_generator", {}).items():
+            against = ~is_ai | (np.asarray(generators, dtype=object) == generator)
+            entry["balanced_accuracy"] = _balanced(values, is_ai, independent, against, options)
+        if slices:
+            figures["by_slice"] = {
+                part: _slice(
+                    values,
+                    is_ai,
+                    groups,
+                    np.isin(np.asarray(sources, dtype=object).astype(str), members),
+                    options,
+                )
+                for part, members in slices.items()
+            }
+        found[name] = plain(figures)
+    return found
+
+
+def headline(figures: Mapping[str, Mapping]) -> dict:
+    """Select what stands for all: the worst degradation and the worst generator, not the average.
+
+    Args:
+        figures: What [`grid_figures`] returned.
+
+    Returns:
+        `dict`: `worst_degradation` `{"degradation", "balanced_accuracy"}`; `worst_generator` `{"generator",
+        "degradation", "n", "balanced_accuracy", "auroc", "detected"}`, of those with ten images or more where there are
+        such; `clean`, the balanced accuracy there; `mean`, that over the degradations, which says least. Their intervals
+        are those of one cell each: they do not know that it was chosen as the lowest.
+    """
+    tiers = {
+        name: figures[name]["summary"]["balanced_accuracy"]
+        for name in figures
+        if figures[name]["summary"]["balanced_accuracy"]["value"] is not None
+    }
+    if not tiers:
+        return {"worst_degradation": None, "worst_generator": None, "clean": None, "mean": None}
+    worst = min(tiers, key=lambda name: tiers[name]["value"])
+    cells = [
+        {"generator": generator, "degradation": name, **entry}
+        for name in figures
+        for generator, entry in (figures[name].get("by_generator") or {}).items()
+        if entry["balanced_accuracy"]["value"] is not None
+    ]
+    cells = [cell for cell in cells if cell["n"] >= ENOUGH] or cells
+    lowest = min(cells, key=lambda cell: cell["balanced_accuracy"]["value"]) if cells else None
+    kept = ("generator", "degradation", "n", "balanced_accuracy", "auroc", "detected")
+    return {
+        "worst_degradation": {"degradation": worst, "balanced_accuracy": tiers[worst]},
+        "worst_generator": lowest and {key: lowest[key] for key in kept},
+        "clean": tiers.get(CLEAN),
+        "mean": float(np.mean([entry["value"] for entry in tiers.values()])),
+    }
+
+
+def read_slices(texts: Sequence[str], sources: Sequence | None) -> dict[str, list[str]]:
+    """Read `"faces=ffhq,stylegan"` as `{"faces": ["ffhq", "stylegan"]}`.
+
+    Raises:
+        ValueError: It is not of that form, or the split has no image of these sources.
+    """
+    known = sorted({str(source) for source in sources or () if source})
+    slices = {}
+    for text in texts:
+        name, equals, members = text.partition("=")
+        members = [member.strip() for member in members.split(",") if member.strip()]
+        if not equals or not name.strip() or not members:
+            raise ValueError(f"--slice: {text!r} is not of the form NAME=SOURCE,SOURCE.")
+        if not set(members) & set(known):
+            raise ValueError(
+                f"--slice {name}: the split has no image of {', '.join(members)}; its sources are "
+                f"{', '.join(known[:20]) or 'not stated'}."
+            )
+        slices[name.strip()] = members
+    return slices
+
+
+def _slice(margin, is_ai, groups, where, options) -> dict:
+    if not where.any():
+        return {"n": dict.fromkeys(NAMES, 0)}
+    picked = None if groups is None else [group for group, mine in zip(groups, where) if mine]
+    figures = measure(margin[where], is_ai[where], groups=picked, **options)
+    summary = figures["summary"]
+    return {
+        "n": figures["n"],
+        "auroc": summary["auroc"],
+        "balanced_accuracy": summary["balanced_accuracy"],
+        "detected": summary["recall_ai"],
+        "false_positives": _complement(summary["recall_real"]),
+    }
+
+
+def _balanced(margin, is_ai, groups, where, options) -> dict:
+    value = balanced_accuracy(margin[where], is_ai[where])
+    low = high = None
+    if options["n_resamples"] and not np.isnan(value):
+        low, high = bootstrap_interval(
+            balanced_accuracy, margin[where], is_ai[where], weighted=True,
+            groups=None if groups is None else groups[where], **options,
+        )  # fmt: skip
+    return {"value": value, "low": low, "high": high, "n": int(where.sum())}
+
+
+def _complement(figure: Mapping) -> dict:
+    """The figure of 1 - x."""
+    turned = {"value": figure["value"], "low": figure["high"], "high": figure["low"]}
+    return {**{key: None if x is None else 1 - x for key, x in turned.items()}, "n": figure["n"]}

@@ -1,0 +1,311 @@
+"""scripts/evaluate_checkpoint.py: figures that can be checked by hand, the same ones after an interruption, and controls beside them."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image
+from tiny import draw_picture
+
+from realfake import controls, robustness, robustness_report
+from realfake.conformal import Thresholds
+from realfake.degradations import GRID
+from realfake.detector import Detector
+from realfake.evaluation import checkpoint_hash
+from realfake.images import open_image
+from realfake.measurement_log import read_log
+from realfake.robustness import Scorer, grid_figures, headline, score_grid
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_checkpoint.py"
+SIZES = {"train": 60, "validation": 24, "test": 40}
+FEW = "clean,jpeg_40,noise_5"
+
+
+def draw_described_corpus(folder: Path) -> Path:
+    """Splits with generators and sources; the residue tells the labels apart, and so do some of the files."""
+    rng, seed = np.random.default_rng(0), 0
+    for split, n in SIZES.items():
+        rows = ["file_name,label,generator,source,group"]
+        for number in range(n):
+            is_ai = number % 2 == 1
+            label = "ai" if is_ai else "real"
+            generator = ("alpha", "beta")[number // 2 % 2] if is_ai else ""
+            source = ("web", "faces-300")[number // 4 % 2]
+            path = folder / split / label / f"{number:03d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            quality = 95 if is_ai and rng.random() < 0.8 else 90
+            draw_picture(40, seed=seed, residue=is_ai).save(path, quality=quality)
+            rows.append(f"{label}/{path.name},{label},{generator},{source},{split}{number // 4}")
+            seed += 1
+        (folder / split / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return draw_described_corpus(tmp_path_factory.mktemp("described") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(script, model, corpus, output, *options):
+    words = [str(model), "--dataset", str(corpus), "--output_dir", str(output), *map(str, options)]
+    words += ["--measurement_log", str(Path(output).parent / "log.jsonl"), "--preprocessing_num_workers", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *words])
+        return script.main()
+
+
+def strict(path: Path) -> dict:
+    def refuse(word):
+        raise AssertionError(f"{path} holds {word}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def measured(script, tiny_vit, corpus, tmp_path_factory):
+    """The folder of one run of the script."""
+    output = tmp_path_factory.mktemp("measured") / "out"
+    options = ("--degradations", FEW, "--n_resamples", 50, "--batch_size", 16)
+    assert call(script, tiny_vit, corpus, output, *options) == 0
+    return output
+
+
+def expected_margins(model, corpus, name):
+    """Independently: each image on its own, by the public ways in."""
+    import hashlib
+
+    detector = Detector.from_pretrained(model)
+    margins, truth = [], []
+    for path in sorted((corpus / "test").glob("*/*.jpg"), key=lambda path: path.name):
+        content = path.read_bytes()
+        seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
+        margins.append(detector.predict(GRID[name](open_image(content), seed)).margin)
+        truth.append(path.parent.name == "ai")
+    return np.array(margins), np.array(truth)
+
+
+@pytest.mark.parametrize("name", FEW.split(","))
+def test_figures_follow_from_the_images(measured, tiny_vit, corpus, name):
+    figures = strict(measured / "robustness.json")["test"]["degradations"][name]
+    margins, truth = expected_margins(tiny_vit, corpus, name)
+    called = margins > 0
+    assert figures["n"] == {"real": 20, "ai": 20}
+    assert figures["false_positives"]["value"] == pytest.approx(called[~truth].mean())
+    assert figures["summary"]["balanced_accuracy"]["value"] == pytest.approx(
+        (called[truth].mean() + (~called[~truth]).mean()) / 2
+    )
+    pairs = margins[truth][:, None] - margins[~truth][None, :]
+    auroc = (pairs > 0).mean() + 0.5 * (pairs == 0).mean()
+    assert figures["summary"]["auroc"]["value"] == pytest.approx(auroc, abs=1e-9)
+    alpha = truth & (np.arange(40) // 2 % 2 == 0)
+    assert figures["by_generator"]["alpha"]["n"] == 10
+    assert figures["by_generator"]["alpha"]["detected"]["value"] == pytest.approx(called[alpha].mean())
+    faces = np.arange(40) // 4 % 2 == 1
+    assert figures["by_slice"]["faces"]["n"] == {
+        "real": int((faces & ~truth).sum()),
+        "ai": int((faces & truth).sum()),
+    }
+    assert figures["by_slice"]["faces"]["detected"]["value"] == pytest.approx(called[faces & truth].mean())
+
+
+def test_record_and_report(measured, tiny_vit):
+    record = strict(measured / "robustness.json")["test"]
+    assert record["checkpoint_sha256"] == checkpoint_hash(tiny_vit)
+    assert list(record["degradations"]) == FEW.split(",")
+    assert set(record["controls"]) == {controls.SPECTRUM, controls.CONTAINER}
+    assert set(record["controls"][controls.SPECTRUM]) == set(FEW.split(","))
+    assert set(record["controls"][controls.CONTAINER]) == {"clean"}
+    # The residue is a line in the spectrum, and most generated files were saved with another quality.
+    assert record["controls"][controls.SPECTRUM]["clean"]["summary"]["auroc"]["value"] > 0.95
+    assert record["controls"][controls.CONTAINER]["clean"]["summary"]["auroc"]["value"] > 0.75
+    assert record["controls_n"] == 60
+    assert record["command"].startswith("python scripts/evaluate_checkpoint.py ")
+    text = (measured / "evaluation.md").read_text()
+    tiers = [entry["summary"]["balanced_accuracy"]["value"] for entry in record["degradations"].values()]
+    assert f"Balanced accuracy {100 * min(tiers):.1f} %" in text.split("##")[0]
+    assert text.count("\n| model |") == 3 and text.count("\n| *`power-spectrum`* |") == 3
+    assert "## Slice: faces" in text
+    for name in ("robustness-test.png", "roc-test-clean.png", "reliability-test-clean.png"):
+        assert (measured / "plots" / name).is_file() and f"plots/{name}" in text
+
+
+def test_a_finished_run_is_logged_once(script, measured, tiny_vit, corpus, tmp_path):
+    log = measured.parent / "log.jsonl"
+    (line,) = read_log(log)
+    assert line["split"] == "test" and line["checkpoint_sha256"] == checkpoint_hash(tiny_vit)
+    assert line["figures"]["headline"]["worst_degradation"]["degradation"] in FEW.split(",")
+    before = strict(measured / "robustness.json")["test"]
+    options = ("--degradations", FEW, "--n_resamples", 50, "--batch_size", 16)
+    assert call(script, tiny_vit, corpus, measured, *options) == 0
+    assert len(read_log(log)) == 1  # nothing was scored
+    after = strict(measured / "robustness.json")["test"]
+    assert after["degradations"] == before["degradations"] and after["controls"] == before["controls"]
+    assert call(script, tiny_vit, corpus, tmp_path / "out", "--degradations", "clean", "--split", "selection",
+                "--no_controls", "--n_resamples", 0) == 0  # fmt: skip
+    assert read_log(tmp_path / "log.jsonl") == []
+    record = strict(tmp_path / "out" / "robustness.json")["selection"]
+    assert record["controls"] == {} and record["controls_n"] == 0
+
+
+def test_what_a_killed_run_left_is_used_and_gives_the_same(
+    script, measured, tiny_vit, corpus, tmp_path, monkeypatch
+):
+    out, left = tmp_path / "out", tmp_path / "left"
+    options = ("--degradations", FEW, "--n_resamples", 50, "--batch_size", 16)
+    margins, calls = Detector.margins, []
+
+    def dies(self, images, batch_size=16):
+        calls.append(len(images))
+        if len(calls) == 5:
+            # What lies on the disk now is what a killed process leaves.
+            shutil.copytree(out / ".margins", left)
+            raise KeyboardInterrupt
+        return margins(self, images, batch_size)
+
+    defaults = list(score_grid.__defaults__)
+    monkeypatch.setattr(score_grid, "__defaults__", (*defaults[:-1], 0.0))  # save at once
+    monkeypatch.setattr(Detector, "margins", dies)
+    with pytest.raises(KeyboardInterrupt):
+        call(script, tiny_vit, corpus, out, *options)
+    assert not (out / "robustness.json").exists() and not (tmp_path / "log.jsonl").exists()
+    shutil.rmtree(out / ".margins")
+    shutil.copytree(left, out / ".margins")
+
+    again = []
+    monkeypatch.setattr(
+        Detector,
+        "margins",
+        lambda self, images, size=16: again.append(len(images)) or margins(self, images, size),
+    )
+    assert call(script, tiny_vit, corpus, out, *options) == 0
+    assert sum(again) == 3 * 40 - 4 * 16  # what was scored before the last call was saved
+    whole, resumed = (strict(folder / "robustness.json")["test"] for folder in (measured, out))
+    for key in ("degradations", "controls", "headline"):
+        assert resumed[key] == whole[key]
+    assert len(read_log(tmp_path / "log.jsonl")) == 1
+
+
+def rows(n=10):
+    """Pictures in memory."""
+    from io import BytesIO
+
+    contents = []
+    for seed in range(n):
+        buffer = BytesIO()
+        draw_picture(32, seed=seed).save(buffer, "PNG")
+        contents.append({"bytes": buffer.getvalue(), "path": None})
+    return Dataset.from_dict({"image": contents}, features=Features({"image": Image(decode=False)}))
+
+
+def mean_level(images):
+    return np.array([np.asarray(image, dtype=np.float64).mean() for image in images])
+
+
+def test_other_weights_other_images_and_torn_files_are_scored_again(tmp_path):
+    table = rows()
+    scorer = Scorer("model", "weights", mean_level)
+    first, scored = score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=4)
+    assert scored == 20
+    np.testing.assert_allclose(first["model"]["clean"], mean_level([open_image(row["image"]) for row in table]))
+    assert score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=3)[1] == 0
+    assert score_grid(table, ["clean", "jpeg_40"], [scorer], tmp_path, "f")[1] == 10
+    assert score_grid(table, ["clean"], [Scorer("model", "others", mean_level)], tmp_path, "f")[1] == 10
+    assert score_grid(table, ["clean"], [scorer], tmp_path, "g")[1] == 10
+    for path in (tmp_path / ".margins").glob("model-blur_1-*.parquet"):
+        path.write_bytes(path.read_bytes()[:100])
+    again, scored = score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f")
+    assert scored == 10
+    np.testing.assert_array_equal(again["model"]["blur_1"], first["model"]["blur_1"])
+
+
+def test_an_image_is_degraded_alike_in_any_subset(tmp_path):
+    scorer = Scorer("model", "weights", mean_level)
+    whole, _ = score_grid(rows(), ["noise_5"], [scorer], tmp_path / "a", "f", batch_size=4)
+    some, _ = score_grid(rows().select([7, 2]), ["noise_5"], [scorer], tmp_path / "b", "g")
+    np.testing.assert_array_equal(some["model"]["noise_5"], whole["model"]["noise_5"][[7, 2]])
+
+
+def test_too_small_an_image_names_the_degradation():
+    with pytest.raises(ValueError, match="leave half_size out of --degradations"):
+        robustness.degrade(draw_picture(12), "half_size", 0)
+
+
+# Four real images of two sources and four generated ones of two generators.
+TRUTH = [False] * 4 + [True] * 4
+GENERATORS = ["none"] * 4 + ["good", "good", "poor", "poor"]
+SOURCES = ["camera", "camera", "web", "web", "web", "web", "camera", "camera"]
+MARGINS = {
+    "clean": np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0, 1.5, -0.5]),
+    "jpeg_40": np.array([-3.0, -2.0, 1.0, 2.0, 3.0, 4.0, -1.0, -4.0]),
+}
+
+
+def test_grid_figures_by_hand():
+    thresholds = Thresholds(alpha=0.1, real=-1.5, ai=1.2, n_real=40, n_ai=40)
+    figures = grid_figures(
+        MARGINS,
+        TRUTH,
+        thresholds=thresholds,
+        generators=GENERATORS,
+        sources=SOURCES,
+        slices={"net": ["web"]},
+        n_resamples=20,
+    )
+    clean, jpeg = figures["clean"], figures["jpeg_40"]
+    assert clean["false_positives"]["value"] == 1 / 4 and jpeg["false_positives"]["value"] == 2 / 4
+    assert clean["summary"]["balanced_accuracy"]["value"] == (3 / 4 + 3 / 4) / 2
+    assert jpeg["summary"]["balanced_accuracy"]["value"] == (2 / 4 + 2 / 4) / 2
+    assert clean["by_generator"]["good"]["balanced_accuracy"]["value"] == (3 / 4 + 1) / 2
+    assert jpeg["by_generator"]["poor"]["balanced_accuracy"]["value"] == (2 / 4 + 0) / 2
+    # -1 beats two of four, -4 none: 2 of 8 pairs.
+    assert jpeg["by_generator"]["poor"]["auroc"]["value"] == 2 / 8
+    assert clean["verdicts"]["given"]["value"] == 5 / 8
+    assert clean["by_slice"]["net"]["n"] == {"real": 2, "ai": 2}
+    assert (
+        jpeg["by_slice"]["net"]["false_positives"]["value"] == 1
+        and jpeg["by_slice"]["net"]["auroc"]["value"] == 1
+    )
+    low, high = (clean["false_positives"][end] for end in ("low", "high"))
+    assert low <= 1 / 4 <= high
+
+
+def test_the_headline_is_the_worst_case():
+    figures = grid_figures(MARGINS, TRUTH, generators=GENERATORS, n_resamples=0)
+    found = headline(figures)
+    assert found["worst_degradation"]["degradation"] == "jpeg_40"
+    assert found["worst_degradation"]["balanced_accuracy"]["value"] == 0.5
+    assert found["clean"]["value"] == 0.75 and found["mean"] == 0.625
+    worst = found["worst_generator"]
+    assert (worst["generator"], worst["degradation"], worst["detected"]["value"]) == ("poor", "jpeg_40", 0.0)
+    words = robustness_report.summary({"degradations": figures})
+    assert words.index("50.0 %") < words.index("poor") < words.index("The mean")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--degradations", "clean,jpeg_4"), "there is no 'jpeg_4'; choose from clean"),
+        (("--degradations", ","), "--degradations"),
+        (("--slice", "faces"), "NAME=SOURCE"),
+        (("--slice", "faces=nobody"), "its sources are faces-300, web"),
+        (("--max_samples", "1"), "--max_samples must be at least 2"),
+        (("--model_revision", "x", "--label_map", "cat=ai"), "--label_map names the class 'cat'"),
+    ],
+)
+def test_mistakes_end_in_one_line(script, tiny_vit, corpus, tmp_path, capsys, options, message):
+    code = call(script, tiny_vit, corpus, tmp_path / "out", "--no_controls", *options)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert code == 2 and len(lines) == 1
+    assert lines[0].startswith("evaluate_checkpoint.py: error: ") and message in lines[0]
