@@ -1,0 +1,24 @@
+"""The Space: the detector named by `REALFAKE_MODEL`, or the bundled one, behind a page and an API.
+
+    python app.py
+    REALFAKE_MODEL=user/name@revision python app.py
+
+`REALFAKE_MODEL` is a Hub id or a folder, `REALFAKE_REVISION` a branch, tag or commit. Gradio's own variables
+(`GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, …) work as usual.
+"""
+
+import logging
+import os
+
+from realfake.space.loading import load
+from realfake.space.page import build, launch
+
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+try:
+    demo = build(load(os.environ))
+except (OSError, ValueError) as error:
+    raise SystemExit(f"The page has no detector to show: {error}") from None
+
+if __name__ == "__main__":
+    launch(demo)

@@ -1,0 +1,30 @@
+# Sourced by the other scripts: a virtual environment in .venv with what is asked for, made only when it is missing or stale.
+# usage: . scripts/environment.sh; prepare_environment REQUIREMENTS_FILE…
+
+prepare_environment() {
+    cd "$(dirname "${BASH_SOURCE[0]}")/.." || return 1
+    local python candidate stamp
+    if [ ! -x .venv/bin/python ]; then
+        python=""
+        for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3 python; do
+            if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+                python=$candidate
+                break
+            fi
+        done
+        if [ -z "$python" ]; then
+            echo "realfake needs Python 3.11 to 3.13; found: $(python3 --version 2>&1 || echo none). Install one, or name it: PYTHON=/path/to/python3.11 bash $0" >&2
+            return 2
+        fi
+        echo "Creating .venv with $("$python" --version)" >&2
+        "$python" -m venv .venv || return 1
+    fi
+    # A stamp per set of requirements: a second run installs nothing and starts at once.
+    stamp=.venv/realfake-$(cat pyproject.toml "$@" | .venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
+    if [ ! -f "$stamp" ]; then
+        echo "Installing $* (once; a few minutes)" >&2
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' "$@") || return 1
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || return 1
+        touch "$stamp"
+    fi
+}
