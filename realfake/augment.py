@@ -20,6 +20,8 @@ _BLOCK = 8
 _KERNELS = [KERNELS[name] for name in ("box", "bilinear", "bicubic", "lanczos")]
 # Probabilities at strength 1; they grow linearly from 0.
 _RESCALE, _COMPRESS, _COMPRESS_AGAIN, _COLOUR, _GREY, _BLUR, _NOISE = 0.9, 0.9, 0.4, 0.5, 0.05, 0.3, 0.3
+# Images that end up smaller than the crop: their probability at strength 1, and the smallest side, as a share of it.
+_SMALL, _SMALLEST = 0.5, 0.4
 # Of the compressed images: the share compressed before rescaling and crop; of the passes: the share of WebP.
 _BEFORE, _WEBP = 0.4, 0.2
 _BEST_QUALITY = 95
@@ -37,8 +39,9 @@ class Augmentation:
         strength (`float`, *optional*, defaults to 0.5): 0 (the centre crop alone, no flip) .. 1 (strong).
         crop_size (`int`, *optional*): Side of the square result, cut out at native pixels: nothing is resized
             to fit. Where the image is smaller it is centred on black, exactly as the `center_crop` of
-            transformers' image processors does; rescaling never makes it smaller than the crop.
-            `None` keeps the image's size.
+            transformers' image processors does. A share of the images is made smaller on purpose, by
+            rescaling or by a smaller crop: a classifier that never met the black around a thumbnail takes it
+            for evidence. `None` keeps the image's size.
         flip (`bool`, *optional*, defaults to `True`): Mirror half of the images left to right.
 
     Images whose shortest side is at most 64 pixels are not rescaled but shifted by up to 4 pixels x
@@ -66,15 +69,17 @@ class Augmentation:
         s = self.strength
         tiny = min(image.size) <= _TINY
         # One draw for all decisions: a call of the generator costs as much as a small image's crop.
-        rescaled, compressed, before, again, coloured, grey, blurred, noised, flipped = rng.random(9).tolist()
+        small, rescaled, compressed, before, again, coloured, grey, blurred, noised, flipped = rng.random(10).tolist()
         first = compressed < s * _COMPRESS and before < _BEFORE
         last = compressed < s * _COMPRESS and before >= _BEFORE
         again = again < s * _COMPRESS_AGAIN
 
-        scaled = (
-            self._scaled_size(image.size, size, rng) if not tiny and rescaled < s * _RESCALE else image.size
-        )
-        target = (min(size[0], scaled[0]), min(size[1], scaled[1]))
+        small = self.crop_size is not None and not tiny and small < s * _SMALL
+        window = self._small_window(rng) if small else size
+        scaled = image.size
+        if not tiny and rescaled < s * _RESCALE:
+            scaled = self._scaled_size(image.size, window, _SMALLEST if small else 1 - self._spread, rng)
+        target = (min(window[0], scaled[0]), min(window[1], scaled[1]))
         left, top = (int(rng.integers(0, a - b + 1)) for a, b in zip(scaled, target))
         # A compression that comes last works on a part that begins a random part of a block ahead of the
         # target, and is cut off in the end; else the crop's corner would always be a corner of the grid.
@@ -129,10 +134,14 @@ class Augmentation:
     def _sigma(self, tiny: bool) -> tuple[float, float]:
         return 0.2, 0.2 + (0.4 if tiny else 1.3) * self.strength
 
-    def _scaled_size(self, image_size, size, rng) -> tuple[int, int]:
-        """A random size at which the image still fills the crop, if it did before."""
+    def _small_window(self, rng) -> tuple[int, int]:
+        side = max(1, round(self.crop_size * math.exp(rng.uniform(math.log(_SMALLEST), 0))))
+        return side, side
+
+    def _scaled_size(self, image_size, size, smallest, rng) -> tuple[int, int]:
+        """A random size at which the image still fills the window, if it did before."""
         needed = max(b / a for a, b in zip(image_size, size))
-        low, high = max(1 - self._spread, min(1, needed)), 1 + self._spread
+        low, high = max(smallest, min(1, needed)), 1 + self._spread
         factor = math.exp(rng.uniform(math.log(low), math.log(high)))
         return tuple(max(round(a * factor), min(a, b)) for a, b in zip(image_size, size))
 
@@ -179,6 +188,7 @@ class Augmentation:
             "crop": "random" if self.crop_size else "none",
             "flip": {"p": 0.5 if self.flip else 0.0},
             "rescale": {"p": s * _RESCALE, "factor": [1 - self._spread, 1 + self._spread]},
+            "small on black": {"p": s * _SMALL if self.crop_size else 0.0, "side (of the crop)": [_SMALLEST, 1.0]},
             "shift (shortest side up to 64 px, instead of rescale)": {"pixels": self._shift},
             "compression": {
                 "p": s * _COMPRESS,

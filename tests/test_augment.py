@@ -28,7 +28,7 @@ def only(monkeypatch):
     """Switch off every change but those named, and make these certain (at strength 1)."""
 
     def switch(*names, **values):
-        for name in ("_RESCALE", "_COMPRESS", "_COMPRESS_AGAIN", "_COLOUR", "_GREY", "_BLUR", "_NOISE"):
+        for name in ("_SMALL", "_RESCALE", "_COMPRESS", "_COMPRESS_AGAIN", "_COLOUR", "_GREY", "_BLUR", "_NOISE"):
             monkeypatch.setattr(augment, name, 1.0 if name in names else 0.0)
         for name, value in values.items():
             monkeypatch.setattr(augment, name, value)
@@ -136,6 +136,27 @@ def test_rescale_covers_its_range_and_keeps_geometry(only, strength, low, high):
     assert high - 0.06 < max(factors) < high + 0.06
     # even on a log scale: as many images shrink as the logarithms of the bounds say
     assert np.mean(np.array(factors) < 1) == pytest.approx(-np.log(low) / np.log(high / low), abs=0.1)
+
+
+def test_some_images_end_up_small_on_black(only):
+    white, rng = Image.new("RGB", (250, 230), "white"), np.random.default_rng(0)
+
+    def sides(names):
+        only(*names)
+        for _ in range(200):
+            result = np.asarray(Augmentation(1.0, 200)(white, rng))[..., 0] > 127
+            rows, columns = np.flatnonzero(result.any(1)), np.flatnonzero(result.any(0))
+            height, width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+            assert result.sum() == height * width  # a rectangle, and black around it
+            # centred as `center_crop` does
+            assert (columns[0], rows[0]) == (-((width - 200) // 2), -((height - 200) // 2))
+            assert height == width
+            yield height
+
+    found = list(sides(["_SMALL"]))
+    assert 80 <= min(found) < 90 and 190 < max(found) <= 200
+    found = list(sides(["_SMALL", "_RESCALE"]))
+    assert 80 <= min(found) < 90 and 190 < max(found) <= 200
 
 
 def test_tiny_images_are_shifted_not_resampled(only):
