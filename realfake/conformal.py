@@ -15,6 +15,7 @@ T > 0 keeps ranks and moves thresholds along, so one fitted on the same images d
 """
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -184,6 +185,16 @@ def coverage_band(n_cal: int, n_test: int, alpha: float, level: float = 0.95) ->
     return 1 - float(errors.ppf(1 - tail)) / n_test, 1 - float(errors.ppf(tail)) / n_test
 
 
+def check_prior(prior_ai: float) -> None:
+    """Refuse a share of ai images that is none.
+
+    Raises:
+        ValueError: `prior_ai` is not a number inside (0, 1).
+    """
+    if not isinstance(prior_ai, numbers.Real) or not 0 < prior_ai < 1:
+        raise ValueError(f"prior_ai is {prior_ai!r}; the share of ai images must lie between 0 and 1.")
+
+
 def with_prior(margin, prior_ai: float) -> np.ndarray:
     """Move a margin that means equal odds beforehand to another prior, by Bayes' rule: `margin + logit(prior_ai)`.
 
@@ -193,6 +204,5 @@ def with_prior(margin, prior_ai: float) -> np.ndarray:
     Raises:
         ValueError: `prior_ai` is not inside (0, 1).
     """
-    if not 0 < prior_ai < 1:
-        raise ValueError(f"prior_ai is {prior_ai}; the share of ai images must lie between 0 and 1.")
+    check_prior(prior_ai)
     return np.asarray(margin, dtype=np.float64) + logit(prior_ai)

@@ -8,6 +8,7 @@ the verdict's thresholds are in the checkpoint's configuration.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +17,13 @@ from scipy.special import expit
 from transformers.utils.hub import resolve_revision
 
 from .classifiers import load_classifier, load_processor
-from .conformal import Thresholds, verdicts
+from .conformal import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
 from .images import open_image
 from .labels import AI, NAMES, REAL, columns_by_label
 from .metrics import margin_from_logits
+
+if TYPE_CHECKING:
+    from .faithfulness import Evidence
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 DEFAULT_CHECKPOINT = BUNDLED / "photos"
@@ -30,12 +34,20 @@ class Prediction:
     """What the detector says of one image.
 
     Attributes:
-        label: `"real"` or `"ai"`, whichever is the more probable.
-        probabilities: `{"real": p, "ai": 1 - p}`, at equal odds beforehand where the checkpoint is calibrated.
-        verdict: `"real"`, `"ai"` or `"inconclusive"`, at the error rate `alpha`.
-        margin: Log-odds of `ai`, from which all the others follow.
+        label: `"real"` or `"ai"`, whichever is the more probable under `prior_ai`.
+        probabilities: `{"real": p, "ai": 1 - p}` under `prior_ai`, by Bayes' rule, where the checkpoint is calibrated.
+        verdict: `"real"`, `"ai"` or `"inconclusive"`, at the error rate `alpha`. It does not move with `prior_ai`: the
+            thresholds bound the errors within each class, whatever the share of the classes.
+        margin: Log-odds of `ai` at equal odds beforehand, from which label, probabilities and verdict follow.
         alpha: The stated rate of wrong verdicts among the images of a class, or `None` where the checkpoint stores no
-            thresholds; the verdict is then the label.
+            thresholds; the verdict is then the more probable label at equal odds.
+        reason: Why the verdict is inconclusive: `"between"` (the margin is one that images of both classes have, or
+            neither), `"novel"` (the image is unlike those that the checkpoint was calibrated on) or `"unstable"` (its
+            verdict flips when the image is recompressed, resized or cropped, see [`Detector.stability`]). `None`
+            beside any other verdict.
+        novelty: Share of calibration images that are at least as unusual as this one, or `None` where the checkpoint
+            stores no statistics of them.
+        prior_ai: The share of `ai` images that was expected beforehand.
     """
 
     label: str
@@ -43,6 +55,9 @@ class Prediction:
     verdict: str
     margin: float
     alpha: float | None = None
+    reason: str | None = None
+    novelty: float | None = None
+    prior_ai: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,8 @@ class Explanation:
         prediction: The prediction that is explained.
         image: The upright image.
         details: What the method reports of itself, such as the completeness gap of integrated gradients.
+        evidence: What became of the score when the map's strongest part was taken away, or `None` where that was not
+            asked for; see `realfake.faithfulness`.
     """
 
     heatmap: np.ndarray
@@ -65,6 +82,7 @@ class Explanation:
     prediction: Prediction
     image: Image.Image = field(repr=False)
     details: dict = field(default_factory=dict)
+    evidence: "Evidence | None" = None
 
     def overlay(self, opacity: float = 0.5) -> Image.Image:
         """Draw the map over the image, with a legend."""
@@ -153,23 +171,26 @@ class Detector:
         revision = getattr(pinned, "resolved", None) or revision
         return cls(classifier.to(device), processor, label_map=label_map, name=name, revision=revision)
 
-    def predict(self, images, batch_size: int = 16) -> Prediction | list[Prediction]:
+    def predict(self, images, batch_size: int = 16, prior_ai: float = 0.5) -> Prediction | list[Prediction]:
         """Predict one image or several.
 
         Args:
             images: A path, URL, bytes, `PIL.Image` or array, or a list of these.
             batch_size: Images in one forward pass, *defaults to* 16.
+            prior_ai: Share of `ai` images to expect where these come from, *defaults to* 0.5. It moves the
+                probabilities and the label, not the verdict.
 
         Returns:
             A [`Prediction`], or a list of them for a list.
 
         Raises:
-            ValueError: An image is unusable; the message says which and why.
+            ValueError: An image is unusable; the message says which and why. Or `prior_ai` is not inside (0, 1).
             OSError: An image cannot be read.
         """
+        check_prior(prior_ai)
         if not isinstance(images, (list, tuple)):
-            return self._predictions(self.margins([images]))[0]
-        return self._predictions(self.margins(images, batch_size))
+            return self._predictions(self.margins([images]), prior_ai)[0]
+        return self._predictions(self.margins(images, batch_size), prior_ai)
 
     def margins(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
         """Compute the log-odds of `ai`.
@@ -195,13 +216,24 @@ class Detector:
             return np.zeros((0, self.model.config.num_labels), dtype=np.float32)
         return torch.cat(rows).numpy()
 
-    def explain(self, image, method: str = "gradcam", target: str = AI, **options) -> Explanation:
+    def explain(
+        self,
+        image,
+        method: str = "gradcam",
+        target: str = AI,
+        evidence: bool = False,
+        prior_ai: float = 0.5,
+        **options,
+    ) -> Explanation:
         """Show where in an image the evidence lies.
 
         Args:
             image: As in [`Detector.predict`].
             method: A method of `realfake.attribution.METHODS`, *defaults to* `"gradcam"`.
             target: The label whose evidence is positive, `"ai"` (default) or `"real"`.
+            evidence: Whether to take the map's strongest part away and see what becomes of the score, *defaults to*
+                `False`.
+            prior_ai: As in [`Detector.predict`], for the prediction.
             options: Passed on to the method.
 
         Raises:
@@ -212,6 +244,7 @@ class Detector:
         from .attribution import attribute
         from .geometry import seen_region
 
+        check_prior(prior_ai)
         if target not in NAMES:
             raise ValueError(f"The target must be 'real' or 'ai', not {target!r}.")
         decoded = open_image(image)
@@ -223,10 +256,18 @@ class Detector:
             heatmap=seen_region(self.processor, *decoded.size).to_image(attribution.heatmap),
             method=method,
             target=target,
-            prediction=self._predictions(margin_from_logits(logits, self.columns))[0],
+            prediction=self._predictions(margin_from_logits(logits, self.columns), prior_ai)[0],
             image=decoded,
             details=attribution.details,
+            evidence=self._evidence(pixels, attribution) if evidence else None,
         )
+
+    def _evidence(self, pixels: torch.Tensor, attribution) -> "Evidence":
+        from .attribution import Margin
+        from .faithfulness import evidence_of
+
+        margin = Margin(self.model, self.columns, attribution.target)
+        return evidence_of(margin, pixels, attribution.heatmap, attribution.target)
 
     def _batches(self, images: list[Image.Image]) -> list[torch.Tensor]:
         # A processor that keeps an image's own size gives tensors that cannot be stacked: one at a time then.
@@ -235,17 +276,23 @@ class Detector:
             tensors = [torch.cat(tensors)]
         return [tensor.to(self.model.device, self.model.dtype) for tensor in tensors]
 
-    def _predictions(self, margins: np.ndarray) -> list[Prediction]:
-        labels = np.where(margins > 0, AI, REAL)
-        given = labels if self.thresholds is None else verdicts(margins, self.thresholds)
-        alpha = None if self.thresholds is None else self.thresholds.alpha
-        return [
-            Prediction(
-                label=str(label),
-                probabilities={REAL: float(expit(-margin)), AI: float(expit(margin))},
-                verdict=str(verdict),
-                margin=float(margin),
-                alpha=alpha,
+    def _predictions(self, margins: np.ndarray, prior_ai: float = 0.5) -> list[Prediction]:
+        if self.thresholds is None:
+            given = np.where(margins > 0, AI, REAL)
+        else:
+            given = verdicts(margins, self.thresholds)
+        predictions = []
+        for margin, verdict in zip(margins, given, strict=True):
+            log_odds = float(with_prior(margin, prior_ai))
+            predictions.append(
+                Prediction(
+                    label=AI if log_odds > 0 else REAL,
+                    probabilities={REAL: float(expit(-log_odds)), AI: float(expit(log_odds))},
+                    verdict=str(verdict),
+                    margin=float(margin),
+                    alpha=None if self.thresholds is None else self.thresholds.alpha,
+                    reason="between" if verdict == INCONCLUSIVE else None,
+                    prior_ai=float(prior_ai),
+                )
             )
-            for margin, label, verdict in zip(margins, labels, given, strict=True)
-        ]
+        return predictions

@@ -168,6 +168,52 @@ def test_the_verdict_follows_the_stored_thresholds(detector, picture):
         assert prediction.margin == margin and prediction.label == ("ai" if margin > 0 else "real")
 
 
+def test_why_a_verdict_is_inconclusive(detector, picture):
+    margin = detector.predict(picture).margin
+    between = with_thresholds(detector, margin - 1, margin + 1).predict(picture)
+    assert (between.verdict, between.reason) == ("inconclusive", "between")
+    # Crossed thresholds: the margin is unusual for both classes.
+    crossed = with_thresholds(detector, margin + 1, margin - 1).predict(picture)
+    assert (crossed.verdict, crossed.reason) == ("inconclusive", "between")
+    given = with_thresholds(detector, margin - 1, margin - 0.5).predict(picture)
+    assert (given.verdict, given.reason) == ("ai", None)
+    assert detector.predict(picture).reason is None
+
+
+# --- the prior
+
+
+@pytest.mark.parametrize("prior", [0.001, 0.1, 0.5, 0.9, 0.999])
+def test_the_prior_moves_the_probabilities_by_bayes_rule(detector, picture, prior):
+    even = detector.predict(picture)
+    p = even.probabilities["ai"]
+    moved = detector.predict(picture, prior_ai=prior)
+    # P(ai | image) = p(image | ai) prior / p(image), and at even odds p is to 1 - p as the likelihoods are.
+    assert moved.probabilities["ai"] == pytest.approx(p * prior / (p * prior + (1 - p) * (1 - prior)), rel=1e-9)
+    assert moved.probabilities["real"] == pytest.approx(1 - moved.probabilities["ai"], abs=1e-12)
+    assert moved.label == max(moved.probabilities, key=moved.probabilities.get)
+    assert (moved.margin, moved.verdict, moved.reason) == (even.margin, even.verdict, even.reason)
+    assert (moved.prior_ai, even.prior_ai) == (prior, 0.5)
+    (listed,) = detector.predict([picture], prior_ai=prior)
+    assert listed == moved and detector.explain(picture, prior_ai=prior).prediction == moved
+
+
+def test_the_verdict_does_not_move_with_the_prior(detector, picture):
+    margin = detector.predict(picture).margin
+    for real, ai, verdict in ((margin - 2, margin - 1, "ai"), (margin + 1, margin + 2, "real")):
+        strict = with_thresholds(detector, real, ai)
+        found = [strict.predict(picture, prior_ai=prior) for prior in (1e-6, 0.5, 1 - 1e-6)]
+        assert {prediction.verdict for prediction in found} == {verdict}
+        assert [prediction.label for prediction in found][::2] == ["real", "ai"]
+
+
+@pytest.mark.parametrize("prior", [0, 1, -0.1, 1.5, float("nan"), "0.5", None])
+def test_a_prior_that_is_none_is_refused_before_the_image_is_opened(detector, prior):
+    for call in (detector.predict, detector.explain):
+        with pytest.raises(ValueError, match="prior_ai is .*between 0 and 1"):
+            call("no such file.png", prior_ai=prior)
+
+
 # --- opening
 
 
