@@ -1,0 +1,417 @@
+"""What a file says of its origin: real signatures, labels, generators' settings and cameras, read by structure."""
+
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, PngImagePlugin
+from signing import AI_SOURCE, CAPTURE, make_authority, sign
+from tiny import draw_picture
+
+from realfake import content_credentials, metadata_blocks
+from realfake.metadata_blocks import read_blocks
+from realfake.provenance import read_provenance
+from realfake.xmp import read_xmp, term_of
+
+MIMES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+A1111 = (
+    "a cat on a chair\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
+)
+COMFY = json.dumps({"3": {"class_type": "KSampler", "inputs": {"seed": 1}}})
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return make_authority()
+
+
+def saved(format: str = "JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    draw_picture(64, seed=1).save(file, format, **options)
+    return file.getvalue()
+
+
+def kinds(data: bytes, anchors: str | None = None) -> dict:
+    return {found.kind: found for found in read_provenance(data, anchors).findings}
+
+
+def png_with(*chunks: tuple[bytes, bytes], last: bool = False) -> bytes:
+    """A PNG with chunks behind its header, or before its end."""
+    data = saved("PNG")
+    added = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    cut = len(data) - 12 if last else 33
+    return data[:cut] + added + data[cut:]
+
+
+def xmp(source: str = AI_SOURCE, extra: str = "") -> bytes:
+    return (
+        '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+        'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        f'Iptc4xmpExt:DigitalSourceType="{source}" {extra}/></rdf:RDF></x:xmpmeta>'
+        '<?xpacket end="w"?>   '
+    ).encode()
+
+
+# Content Credentials
+
+
+@pytest.mark.parametrize("format", MIMES)
+def test_a_signer_on_the_trust_list_is_trusted(format, authority):
+    found = kinds(sign(saved(format), authority, MIMES[format]), authority.anchors)["c2pa"]
+    assert (found.state, found.claim) == ("trusted", "ai")
+    assert found.fields == {
+        "signer": "Test Signer",
+        "generator": "Test Generator 1",
+        "source_types": "trainedAlgorithmicMedia",
+    }
+    assert "made by generative AI" in found.detail
+
+
+def test_a_signer_that_is_on_no_list_is_untrusted_but_valid(authority):
+    data = sign(saved(), authority, source_type=CAPTURE)
+    unlisted = kinds(data, make_authority().anchors)["c2pa"]
+    assert (unlisted.state, unlisted.claim) == ("untrusted", "camera")
+    assert "is not on the trust list" in unlisted.detail
+    no_list = kinds(data)["c2pa"]
+    assert no_list.state == "untrusted"
+    assert "no trust list is set up" in no_list.detail
+
+
+@pytest.mark.parametrize("format", MIMES)
+def test_an_image_that_was_changed_after_signing_is_invalid(format, authority):
+    data = bytearray(sign(saved(format), authority, MIMES[format]))
+    # The pixels come after the store in JPEG and PNG, before it in WebP.
+    at = data.index(b"VP8") + 100 if format == "WEBP" else len(data) - 60
+    data[at] ^= 0x55
+    found = kinds(bytes(data), authority.anchors)["c2pa"]
+    assert found.state == "invalid"
+    assert found.claim is None
+    assert "changed after it was signed" in found.detail
+
+
+def test_a_damaged_store_is_invalid(authority):
+    data = bytearray(sign(saved(), authority))
+    data[data.index(b"jumb", data.index(b"jumb") + 4)] ^= 0xFF  # a box inside the store
+    assert kinds(bytes(data), authority.anchors)["c2pa"].state == "invalid"
+
+
+def test_why_a_check_failed_is_told_in_words():
+    store = {
+        "active_manifest": "a",
+        "manifests": {"a": {"signature_info": {"issuer": "A\nB"}}},
+        "validation_state": "Invalid",
+        "validation_status": [{"code": "signingCredential.expired"}, {"code": "new.code"}],
+    }
+    found = content_credentials._credentials(store)
+    assert (found.state, found.signer) == ("invalid", "A B")
+    assert found.reason == "the signer's certificate had expired; the check reports new.code"
+
+
+def test_bytes_behind_a_signed_image_break_its_signature(authority):
+    assert kinds(sign(saved(), authority) + b"more", authority.anchors)["c2pa"].state == "invalid"
+
+
+def test_an_unsigned_image_has_no_credentials_and_that_means_nothing():
+    for format in (*MIMES, "GIF", "TIFF", "AVIF", "BMP"):
+        found = kinds(saved(format))
+        assert {name: item.state for name, item in found.items()} == {
+            "c2pa": "absent", "iptc": "absent", "generator_parameters": "absent", "camera": "absent",
+        }  # fmt: skip
+        assert all("bsence means nothing" in item.detail and item.claim is None for item in found.values())
+
+
+def test_the_trust_list_is_a_file_that_the_environment_names(authority, tmp_path, monkeypatch):
+    path = tmp_path / "trust.pem"
+    path.write_text(authority.anchors)
+    monkeypatch.setenv(content_credentials.TRUST_LIST, str(path))
+    assert kinds(sign(saved(), authority))["c2pa"].state == "trusted"
+    path.write_text("nothing of the kind")
+    with pytest.raises(ValueError, match="holds no PEM certificate"):
+        content_credentials.trust_anchors({content_credentials.TRUST_LIST: str(path)})
+    with pytest.raises(OSError):
+        content_credentials.trust_anchors({content_credentials.TRUST_LIST: str(tmp_path / "missing.pem")})
+
+
+def test_a_reader_that_takes_too_long_is_left_behind(authority, monkeypatch):
+    monkeypatch.setattr(content_credentials, "_within", lambda seconds, work: None)
+    found = kinds(sign(saved(), authority))["c2pa"]
+    assert found.state == "unchecked"
+    assert "longer than 10 seconds" in found.detail
+
+
+def test_a_store_that_is_too_large_is_not_read(authority, monkeypatch):
+    monkeypatch.setattr(content_credentials, "MAX_C2PA", 100)
+    assert kinds(sign(saved(), authority))["c2pa"].state == "unchecked"
+
+
+def test_the_parents_of_a_manifest_count():
+    def manifest(term, parent=None):
+        action = {"action": "c2pa.created", "digitalSourceType": term}
+        ingredients = [{"relationship": "parentOf", "active_manifest": parent}] if parent else []
+        return {
+            "assertions": [{"label": "c2pa.actions", "data": {"actions": [action]}}],
+            "ingredients": ingredients,
+        }
+
+    manifests = {"a": manifest(CAPTURE, "b"), "b": manifest(AI_SOURCE, "a")}
+    found = content_credentials._source_types(manifests, manifests["a"])
+    assert found == ("digitalCapture", "trainedAlgorithmicMedia")
+
+
+# By structure
+
+
+def test_words_behind_the_end_of_an_image_change_nothing():
+    words = b"Stable Diffusion parameters Steps: 20, Sampler: Euler a, Midjourney " + xmp() + COMFY.encode()
+    for format in MIMES:
+        data = saved(format)
+        assert read_provenance(data + words).to_dict() == read_provenance(data).to_dict()
+
+
+def test_a_whole_png_behind_a_jpeg_changes_nothing():
+    hidden = png_with((b"tEXt", b"parameters\0" + A1111.encode()))
+    assert kinds(saved() + hidden)["generator_parameters"].state == "absent"
+
+
+def test_words_inside_the_pixels_change_nothing():
+    pixels = np.frombuffer((b"parameters\0Steps: 20, Sampler: Euler a " * 400)[: 64 * 64 * 3], np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels.reshape(64, 64, 3)).save(file, "BMP")
+    assert all(found.state == "absent" for found in read_provenance(file.getvalue()).findings)
+
+
+def test_a_png_chunk_with_a_wrong_checksum_is_passed_over():
+    data = bytearray(png_with((b"tEXt", b"parameters\0" + A1111.encode())))
+    assert kinds(bytes(data))["generator_parameters"].state == "present"
+    data[data.index(b"Steps")] ^= 1
+    assert kinds(bytes(data))["generator_parameters"].state == "absent"
+
+
+def test_what_comes_after_iend_is_not_part_of_a_png():
+    assert kinds(png_with((b"tEXt", b"parameters\0" + A1111.encode()), last=True))[
+        "generator_parameters"
+    ].state == ("present")
+    chunk = png_with((b"tEXt", b"parameters\0" + A1111.encode()))[33:]
+    assert kinds(saved("PNG") + chunk)["generator_parameters"].state == "absent"
+
+
+# Generators
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text", "name"),
+    [
+        ("parameters", A1111, "Stable Diffusion web UI or a relative"),
+        ("parameters", "a cat", "a generator of images"),
+        ("prompt", COMFY, "ComfyUI"),
+        ("workflow", json.dumps({"nodes": [], "links": []}), "ComfyUI"),
+        ("invokeai_metadata", "{}", "InvokeAI"),
+        ("Software", "NovelAI", "NovelAI"),
+        ("Description", "a cat --v 6 Job ID: 01234567-89ab-cdef-0123-456789abcdef", "Midjourney"),
+    ],
+)
+def test_generators_are_told_by_their_text_chunks(keyword, text, name):
+    for itxt in (False, True):
+        info = PngImagePlugin.PngInfo()
+        (info.add_itxt if itxt else info.add_text)(keyword, text, zip=itxt)
+        found = kinds(saved("PNG", pnginfo=info))["generator_parameters"]
+        assert (found.state, found.claim, found.fields["generator"]) == ("present", "ai", name)
+        assert f"PNG text “{keyword}”" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("Software", "GIMP"), ("Description", "a holiday"), ("prompt", "what I was thinking"), ("prompt", "{bad json"),
+        ("workflow", "[1, 2]"), ("prompt", '{"a": 1}'), ("Comment", A1111), ("prompt", "[" * 100_000), ("Title", "Midjourney"),
+    ],
+)  # fmt: skip
+def test_other_text_chunks_are_no_generators(keyword, text):
+    info = PngImagePlugin.PngInfo()
+    info.add_text(keyword, text)
+    assert kinds(saved("PNG", pnginfo=info))["generator_parameters"].state == "absent"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le"])
+def test_settings_in_a_user_comment_are_read(format, encoding):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + A1111.encode(encoding)
+    found = kinds(saved(format, exif=exif))
+    assert found["generator_parameters"].fields["settings"] == A1111
+    assert found["camera"].state == "absent"
+
+
+def test_long_settings_are_cut():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "x" * 100_000)
+    assert len(kinds(saved("PNG", pnginfo=info))["generator_parameters"].fields["settings"]) == 2000
+
+
+# IPTC
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_digital_source_type_is_read_from_xmp(format):
+    if format == "PNG":
+        data = png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp()))
+    elif format == "TIFF":
+        data = saved("TIFF", tiffinfo={700: xmp()})
+    else:
+        data = saved(format, xmp=xmp())
+    found = kinds(data)["iptc"]
+    assert (found.state, found.claim) == ("present", "ai")
+    assert found.title == "Labelled as generated by AI"
+
+
+def test_it_is_read_as_an_attribute_an_element_or_a_resource():
+    packet = xmp().decode()
+    attribute = f'Iptc4xmpExt:DigitalSourceType="{AI_SOURCE}" '
+    element = "<Iptc4xmpExt:DigitalSourceType>{0}</Iptc4xmpExt:DigitalSourceType></rdf:Description>"
+    resource = '<Iptc4xmpExt:DigitalSourceType rdf:resource="{0}"/></rdf:Description>'
+    for form in (element, resource):
+        changed = packet.replace(attribute, "").replace(
+            "/></rdf:RDF>", ">" + form.format(AI_SOURCE) + "</rdf:RDF>"
+        )
+        assert read_xmp([changed.encode()]).source_types == ("trainedAlgorithmicMedia",)
+
+
+@pytest.mark.parametrize(
+    ("term", "claim"),
+    [
+        ("compositeWithTrainedAlgorithmicMedia", "partly_ai"), ("digitalCapture", "camera"),
+        ("computationalCapture", "camera"), ("digitalArt", "other"), ("somethingNew", "other"),
+    ],
+)  # fmt: skip
+def test_other_source_types_claim_other_things(term, claim):
+    found = kinds(saved(xmp=xmp(f"http://cv.iptc.org/newscodes/digitalsourcetype/{term}")))["iptc"]
+    assert (found.state, found.claim) == ("present", claim)
+
+
+def test_the_words_in_another_property_say_nothing():
+    packet = xmp().replace(b"Iptc4xmpExt:DigitalSourceType", b"Iptc4xmpExt:Headline")
+    assert kinds(saved(xmp=packet))["iptc"].state == "absent"
+    elsewhere = xmp().replace(b"http://iptc.org/std/Iptc4xmpExt/2008-02-29/", b"http://example.invalid/")
+    assert kinds(saved(xmp=elsewhere))["iptc"].state == "absent"
+
+
+def test_a_source_type_of_another_vocabulary_is_none():
+    assert term_of("http://example.invalid/newscodes/digitalsourcetype/trainedAlgorithmicMedia") is None
+    assert term_of("trainedAlgorithmicMedia") == "trainedAlgorithmicMedia"
+    assert term_of("https://cv.iptc.org/newscodes/digitalsourcetype/print/") == "print"
+
+
+def test_an_ai_system_is_named():
+    found = kinds(saved(xmp=xmp(CAPTURE, 'Iptc4xmpExt:AISystemUsed="Painter 3"')))["iptc"]
+    assert found.claim == "partly_ai"
+    assert "Painter 3" in found.detail
+
+
+def test_a_manifest_that_lies_elsewhere_is_named_and_not_fetched():
+    extra = (
+        'xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="https://example.invalid/manifest.c2pa"'
+    )
+    found = kinds(saved(xmp=xmp(extra=extra)))["c2pa"]
+    assert found.state == "absent"
+    assert "https://example.invalid/manifest.c2pa" in found.detail
+
+
+def test_entities_are_not_expanded():
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>' + xmp().split(
+        b"?>", 1
+    )[1].replace(AI_SOURCE.encode(), b"&b;")
+    assert read_xmp([bomb]).damaged
+    outside = b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]><x>&a;</x>'
+    assert read_xmp([outside]) == read_xmp([b"<not xml"])
+
+
+def test_xml_nested_without_end_is_survived():
+    depth = 200_000
+    assert read_xmp([b"<a>" * depth + b"</a>" * depth]).source_types == ()
+
+
+# Cameras
+
+
+def test_a_camera_is_named_with_its_settings_and_without_the_place():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Nikon", "Nikon Z 6"
+    sub = exif.get_ifd(ExifTags.IFD.Exif)
+    sub[ExifTags.Base.ExposureTime], sub[ExifTags.Base.ISOSpeedRatings] = 0.008, 400
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (59.0, 54.0, 50.0)
+    for format in ("JPEG", "PNG", "WEBP", "AVIF"):
+        found = kinds(saved(format, exif=exif))["camera"]
+        assert (found.state, found.claim, found.title) == ("present", "camera", "Camera data: Nikon Z 6")
+        assert found.fields == {
+            "make": "Nikon",
+            "model": "Nikon Z 6",
+            "exposure_seconds": "0.008",
+            "iso": "400",
+        }
+        assert "can be copied" in found.detail
+
+
+def test_exif_without_a_camera_names_none():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = "a program"
+    found = kinds(saved(exif=exif))["camera"]
+    assert found.state == "absent"
+    assert "names no camera" in found.detail
+
+
+def test_hostile_names_end_as_one_printable_line():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "A\x00\x1b[31m\nB" + "x" * 500
+    title = kinds(saved(exif=exif))["camera"].title
+    assert title.isprintable()
+    assert len(title) < 250
+
+
+# Whatever the bytes
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\xffWEBP", b"text", bytes(64)]
+)
+def test_what_is_no_image_says_nothing(data):
+    assert all(found.state == "absent" for found in read_provenance(data).findings)
+
+
+def test_damaged_files_never_raise(authority):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Nikon"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + A1111.encode("utf-16-be")
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", A1111, zip=True)
+    files = [
+        sign(saved(exif=exif, xmp=xmp()), authority), saved("PNG", pnginfo=info, exif=exif), saved("TIFF", tiffinfo={700: xmp()}),
+        saved("WEBP", exif=exif, xmp=xmp()), saved("GIF", comment=b"x"), saved("AVIF", exif=exif),
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    for data in files:
+        head = min(len(data), 4096)
+        for _ in range(60):
+            broken = np.frombuffer(data, np.uint8).copy()
+            broken[rng.integers(0, head, rng.integers(1, 12))] = rng.integers(0, 256)
+            json.dumps(read_provenance(broken[: rng.integers(head // 2, len(data) + 1)].tobytes()).to_dict())
+
+
+def test_a_text_bomb_is_not_inflated():
+    bomb = b"parameters\0\0" + zlib.compress(bytes(64 * 2**20))
+    blocks = read_blocks(png_with(*[(b"zTXt", bomb)] * 200))
+    assert blocks.text == []
+    many = read_blocks(png_with(*[(b"tEXt", b"k%d\0" % i + b"x" * 100_000) for i in range(200)]))
+    assert sum(len(text) for _, text in many.text) <= metadata_blocks.MAX_TEXT
+
+
+def test_segments_without_end_are_given_up():
+    assert read_blocks(b"\xff\xd8\xff\xe0\x00\x02" + b"\xff\xe0\x00\x02" * 2_000_000).xmp == []
+    empty = struct.pack(">I", 0) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+    assert read_blocks(b"\x89PNG\r\n\x1a\n" + empty * 1_000_000).text == []
