@@ -5,6 +5,7 @@ decoding, preprocessing, labels and verdicts cannot differ between them. The cal
 the verdict's thresholds are in the checkpoint's configuration.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +135,7 @@ class Detector:
         self.facts: dict = getattr(model.config, "realfake", None) or {}
         stored = self.facts.get("thresholds")
         self.thresholds = Thresholds.from_dict(stored) if stored else None
+        self.lock = threading.RLock()
 
     @classmethod
     def from_pretrained(
@@ -209,12 +211,24 @@ class Detector:
         rows = []
         for start in range(0, len(images), batch_size):
             decoded = [open_image(image) for image in images[start : start + batch_size]]
-            rows.extend(
-                self.model(pixel_values=pixels).logits.float().cpu() for pixels in self._batches(decoded)
-            )
+            rows.extend(self.forward(pixels) for pixels in self._batches(decoded))
         if not rows:
             return np.zeros((0, self.model.config.num_labels), dtype=np.float32)
-        return torch.cat(rows).numpy()
+        return np.concatenate(rows)
+
+    def pixels(self, image) -> torch.Tensor:
+        """Decode and preprocess one image, as in [`Detector.predict`], to the model's input, `(1, 3, height, width)`."""
+        return self.processor(images=open_image(image), return_tensors="pt")["pixel_values"]
+
+    @torch.inference_mode()
+    def forward(self, pixels: torch.Tensor) -> np.ndarray:
+        """Run the model on a batch of inputs: float32 array of shape `(len(pixels), labels)`.
+
+        One caller at a time, whatever thread it comes from: a map hooks into the layers that a verdict runs through.
+        """
+        with self.lock:
+            pixels = pixels.to(self.model.device, self.model.dtype)
+            return self.model(pixel_values=pixels).logits.float().cpu().numpy()
 
     def explain(
         self,
@@ -249,9 +263,10 @@ class Detector:
             raise ValueError(f"The target must be 'real' or 'ai', not {target!r}.")
         decoded = open_image(image)
         (pixels,) = self._batches([decoded])
-        attribution = attribute(self.model, pixels, self.columns, method, target, **options)
-        with torch.inference_mode():
-            logits = self.model(pixel_values=pixels).logits.float().cpu().numpy()
+        with self.lock:
+            attribution = attribute(self.model, pixels, self.columns, method, target, **options)
+            logits = self.forward(pixels)
+            tested = self._evidence(pixels, attribution) if evidence else None
         return Explanation(
             heatmap=seen_region(self.processor, *decoded.size).to_image(attribution.heatmap),
             method=method,
@@ -259,7 +274,7 @@ class Detector:
             prediction=self._predictions(margin_from_logits(logits, self.columns), prior_ai)[0],
             image=decoded,
             details=attribution.details,
-            evidence=self._evidence(pixels, attribution) if evidence else None,
+            evidence=tested,
         )
 
     def _evidence(self, pixels: torch.Tensor, attribution) -> "Evidence":
