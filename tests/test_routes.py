@@ -1,0 +1,404 @@
+"""The HTTP routes under the stock clients: each form of a request, each error, batches, and the documentation."""
+
+import base64
+import io
+import json
+import socket
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from fastapi import FastAPI
+from huggingface_hub import InferenceClient, constants
+from tiny import draw_picture
+from transformers import pipeline
+
+from realfake.detector import Detector
+from realfake.hub_api import Parameters, scores
+from realfake.space.batching import Batcher, Busy
+from realfake.space.routes import Service, routes
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_vit):
+    return Detector.from_pretrained(tiny_vit)
+
+
+@pytest.fixture(scope="module")
+def service(detector):
+    return Service(detector, max_bytes=200_000)
+
+
+def serve(service):
+    """A server of the routes alone on a free port; yields its address."""
+    app = FastAPI(routes=routes(service.detector, service), docs_url=None, redoc_url=None, openapi_url=None)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def url(service):
+    yield from serve(service)
+
+
+def jpeg(seed: int = 0, size: int = 64) -> bytes:
+    file = io.BytesIO()
+    draw_picture(size, seed=seed).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def post(url: str, body: bytes | dict, kind: str | None = None, path: str = "/predict"):
+    """Status, JSON and headers of an answer."""
+    kind = kind or ("application/json" if isinstance(body, dict) else "image/jpeg")
+    body = json.dumps(body).encode() if isinstance(body, dict) else body
+    request = urllib.request.Request(url + path, body, {"Content-Type": kind}, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response), response.headers
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error), error.headers
+
+
+def form(file: bytes | None, name: str = "file", **fields: str) -> tuple[bytes, str]:
+    """A multipart form as curl -F writes it, and its content type."""
+    parts = [
+        f'--xyz\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
+        for key, value in fields.items()
+    ]
+    if file is not None:
+        head = f'--xyz\r\nContent-Disposition: form-data; name="{name}"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+        parts.append(head.encode() + file + b"\r\n")
+    return b"".join(parts) + b"--xyz--\r\n", "multipart/form-data; boundary=xyz"
+
+
+def by_label(answer: list[dict]) -> dict[str, float]:
+    return {row["label"]: row["score"] for row in answer}
+
+
+# The forms of a request
+
+
+def test_every_form_of_a_request_gives_what_predict_gives(url, detector):
+    data = jpeg(1)
+    expected = detector.predict(data).probabilities
+    encoded = base64.b64encode(data).decode()
+    sent = [
+        (data, "image/jpeg"), (data, "application/octet-stream"), (data, "application/x-www-form-urlencoded"),
+        form(data), form(data, name="image"), ({"inputs": encoded}, None),
+        ({"inputs": f"data:image/jpeg;base64,{encoded}", "parameters": None}, None),
+    ]  # fmt: skip
+    for body, kind in sent:
+        status, answer, _ = post(url, body, kind)
+        assert status == 200
+        assert by_label(answer) == pytest.approx(expected, abs=1e-5)
+        assert [row["score"] for row in answer] == sorted((row["score"] for row in answer), reverse=True)
+
+
+def test_a_request_without_a_content_type_is_an_image(url):
+    host, port = url.removeprefix("http://").split(":")
+    data = jpeg()
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.0\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+        )
+        assert b" 200 " in connection.makefile("rb").readline()
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"top_k": 1},
+        {"top_k": 50},
+        {"function_to_apply": "sigmoid"},
+        {"function_to_apply": "none", "top_k": 2},
+    ],
+)
+def test_the_answer_is_the_stock_pipelines(url, detector, tiny_vit, parameters):
+    data = jpeg(2)
+    expected = pipeline("image-classification", model=str(tiny_vit), device="cpu")(
+        draw_as_decoded(data), **parameters
+    )
+    status, answer, _ = post(url, {"inputs": base64.b64encode(data).decode(), "parameters": parameters})
+    assert status == 200
+    assert [row["label"] for row in answer] == [row["label"] for row in expected]
+    assert [row["score"] for row in answer] == pytest.approx([row["score"] for row in expected], abs=1e-5)
+    body, kind = form(data, **{key: str(value) for key, value in parameters.items()})
+    assert post(url, body, kind)[1] == answer
+
+
+def draw_as_decoded(data: bytes):
+    from realfake.images import open_image
+
+    return open_image(data)
+
+
+def test_the_hubs_client_works(url, detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    data = jpeg(3)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    client = InferenceClient(model=f"{url}/predict")
+    expected = detector.predict(data).probabilities
+    for image in (data, path, str(path)):
+        for more in ({}, {"top_k": 1}, {"function_to_apply": "softmax", "top_k": 2}):
+            found = client.image_classification(image, **more)
+            assert {row.label: row.score for row in found} == pytest.approx(
+                {row.label: expected[row.label] for row in found}, abs=1e-5
+            )
+            assert len(found) == more.get("top_k", 2)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (400, b"", "image/jpeg", "holds no image"),
+        (400, b"{", "application/json", "not valid JSON"),
+        (400, b"[" * 100_000, "application/json", "not valid JSON"),
+        (400, b"[]", "application/json", "inputs"),
+        (400, {"image": "x"}, None, "inputs"),
+        (400, {"inputs": "§"}, None, "base64"),
+        (400, {"inputs": 7}, None, "base64"),
+        (400, {"inputs": "http://127.0.0.1/x.jpg"}, None, "not fetched"),
+        (400, {"inputs": "", "parameters": {}}, None, "holds no image"),
+        (400, {"inputs": "QUJD", "parameters": {"top_k": 0}}, None, "top_k"),
+        (400, {"inputs": "QUJD", "parameters": {"top_k": True}}, None, "top_k"),
+        (400, {"inputs": "QUJD", "parameters": {"top_k": "x" * 1000}}, None, "top_k"),
+        (400, {"inputs": "QUJD", "parameters": [1]}, None, "parameters"),
+        (400, {"inputs": "QUJD", "parameters": {"function_to_apply": "tanh"}}, None, "function_to_apply"),
+        (400, *form(None, note="x"), "no file"),
+        (400, *form(b"", note="x"), "holds no image"),
+        (400, b"--abc", "multipart/form-data", "form cannot be read"),
+        (413, bytes(200_001), "image/jpeg", "larger than the limit"),
+        (413, {"inputs": base64.b64encode(bytes(200_001)).decode()}, None, "larger than the limit"),
+        (413, *form(bytes(300_000)), "larger than the limit"),
+        (415, b"hello", "text/plain", "text/plain is not read"),
+        (415, b"hello", "video/mp4", "video/mp4 is not read"),
+        (422, b"hello", "image/jpeg", "text file"),
+        (422, jpeg()[:400], "image/jpeg", "damaged"),
+        (422, jpeg(size=4), "image/jpeg", "4 x 4 pixels"),
+        (422, *form(b"%PDF-1.4"), "PDF"),
+        (422, {"inputs": "QUJD"}, None, "text file"),
+    ],
+)  # fmt: skip
+def test_errors_are_json_with_the_right_status(url, status, body, kind, words):
+    found, answer, _ = post(url, body, kind)
+    assert found == status, answer
+    assert words in answer["error"]
+    assert "\n" not in answer["error"]
+    assert len(answer["error"]) < 300
+
+
+def test_a_body_without_a_length_is_counted_as_it_comes(url):
+    def chunks():
+        for _ in range(400):
+            yield bytes(1000)
+
+    request = urllib.request.Request(f"{url}/predict", chunks(), {"Content-Type": "image/jpeg"}, method="POST")
+    with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)) as caught:
+        urllib.request.urlopen(request, timeout=30)
+    if isinstance(caught.value, urllib.error.HTTPError):
+        assert caught.value.code == 413
+
+
+def test_an_unforeseen_failure_says_no_more_than_that(detector, monkeypatch):
+    broken = Service(detector)
+
+    def fail(pixels):
+        raise RuntimeError("secret path")
+
+    monkeypatch.setattr(broken, "batcher", Batcher(fail))
+    for url in serve(broken):
+        status, answer, _ = post(url, jpeg())
+        assert status == 500
+        assert "secret" not in answer["error"]
+        # The thread lives on.
+        assert post(url, jpeg())[0] == 500
+
+
+def test_get_is_not_post(url):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{url}/predict", timeout=30)
+    assert caught.value.code == 405
+
+
+# Busy
+
+
+class Gate:
+    """A forward pass that waits until it is let go."""
+
+    def __init__(self, forward):
+        self.forward, self.open, self.entered = forward, threading.Event(), threading.Event()
+
+    def __call__(self, pixels):
+        self.entered.set()
+        assert self.open.wait(60)
+        return self.forward(pixels)
+
+
+def test_a_full_queue_is_said_at_once_and_empties(detector):
+    gate = Gate(detector.forward)
+    small = Service(detector, Batcher(gate, max_batch=1, max_waiting=1), max_requests=10)
+    for url in serve(small):
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(post, url, jpeg())
+            assert gate.entered.wait(60)
+            second = pool.submit(post, url, jpeg())
+            while not small.batcher.full:
+                assert not second.done()
+            status, answer, headers = post(url, jpeg())
+            assert (status, headers["Retry-After"]) == (503, "2")
+            assert "busy" in answer["error"]
+            assert get(url, "/ready")[0] == 503
+            assert get(url, "/health")[0] == 200
+            gate.open.set()
+            assert [first.result()[0], second.result()[0]] == [200, 200]
+        assert get(url, "/ready")[0] == 200
+
+
+def test_too_many_requests_are_refused_before_they_are_read(detector):
+    gate = Gate(detector.forward)
+    narrow = Service(detector, Batcher(gate), max_requests=1)
+    for url in serve(narrow):
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(post, url, jpeg())
+            assert gate.entered.wait(60)
+            assert post(url, jpeg())[0] == 503
+            gate.open.set()
+            assert first.result()[0] == 200
+        assert post(url, jpeg())[0] == 200
+
+
+def test_a_request_that_waits_too_long_is_let_go(detector):
+    gate = Gate(detector.forward)
+    hasty = Service(detector, Batcher(gate), timeout=0.2)
+    for url in serve(hasty):
+        status, answer, headers = post(url, jpeg())
+        assert (status, headers["Retry-After"]) == (503, "2")
+        assert "within 0.2 seconds" in answer["error"]
+        gate.open.set()
+
+
+# Batches
+
+
+def test_requests_that_come_together_share_a_forward_pass(detector):
+    gate = Gate(detector.forward)
+    batcher = Batcher(gate, max_batch=8, max_waiting=64)
+    service = Service(detector, batcher)
+    pictures = [jpeg(seed) for seed in range(17)]
+    expected = [prediction.probabilities for prediction in detector.predict(pictures)]
+    for url in serve(service):
+        with ThreadPoolExecutor(len(pictures)) as pool:
+            answers = [pool.submit(post, url, picture) for picture in pictures]
+            while batcher._queue.qsize() < len(pictures) - 8 and not all(answer.done() for answer in answers):
+                pass
+            gate.open.set()
+            found = [answer.result() for answer in answers]
+    assert [status for status, _, _ in found] == [200] * len(pictures)
+    for (_, answer, _), probabilities in zip(found, expected, strict=True):
+        assert by_label(answer) == pytest.approx(probabilities, abs=1e-5)
+    assert batcher.batches < len(pictures)
+
+
+def test_a_batch_keeps_its_items_apart_whatever_their_shapes():
+    batcher = Batcher(lambda pixels: pixels.mean(dim=(2, 3)).numpy(), max_batch=4)
+    items = [torch.full((1, 3, side, side), float(number)) for number, side in enumerate([8, 16, 8, 24, 16, 8])]
+    for number, future in enumerate([batcher.submit(item) for item in items]):
+        assert future.result(30).tolist() == [number] * 3
+
+
+def test_one_failing_batch_does_not_end_the_next():
+    def forward(pixels):
+        if pixels.isnan().any():
+            raise ValueError("not a number")
+        return np.zeros((len(pixels), 2))
+
+    batcher = Batcher(forward, max_batch=1)
+    bad, good = batcher.submit(torch.full((1, 3, 8, 8), torch.nan)), batcher.submit(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="not a number"):
+        bad.result(30)
+    assert good.result(30).tolist() == [0, 0]
+
+
+def test_a_cancelled_item_is_not_computed():
+    seen, gate = [], threading.Event()
+
+    def forward(pixels):
+        gate.wait(30)
+        seen.append(len(pixels))
+        return np.zeros((len(pixels), 2))
+
+    batcher = Batcher(forward, max_batch=1, max_waiting=3)
+    first = batcher.submit(torch.zeros(1, 3, 8, 8))
+    while batcher._queue.qsize():
+        pass
+    dropped, last = batcher.submit(torch.zeros(1, 3, 8, 8)), batcher.submit(torch.zeros(1, 3, 8, 8))
+    assert dropped.cancel()
+    batcher.submit(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(Busy):
+        batcher.submit(torch.zeros(1, 3, 8, 8))
+    gate.set()
+    first.result(30), last.result(30)
+    assert sum(seen) <= 3
+
+
+# Scores
+
+
+def test_scores_follow_the_configuration():
+    class Config:
+        problem_type, num_labels, id2label = None, 3, {0: "a", 1: "b", 2: "c"}
+
+    assert [row["label"] for row in scores([0.0, 2.0, 1.0], Config)] == ["b", "c", "a"]
+    assert sum(row["score"] for row in scores([0.0, 2.0, 1.0], Config)) == pytest.approx(1)
+    Config.problem_type = "multi_label_classification"
+    assert scores([0.0], Config, Parameters(top_k=1))[0]["score"] == 0.5
+    Config.problem_type = "regression"
+    assert scores([0.0, 2.0, 1.0], Config)[0]["score"] == 2.0
+
+
+# Documentation
+
+
+def get(url: str, path: str):
+    try:
+        with urllib.request.urlopen(url + path, timeout=30) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_the_documentation_lists_the_projects_routes_alone(url):
+    status, body = get(url, "/openapi.json")
+    assert status == 200
+    schema = json.loads(body)
+    assert set(schema["paths"]) == {"/predict", "/health", "/ready"}
+    content = schema["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert set(content) == {"image/*", "multipart/form-data", "application/json"}
+    assert set(schema["paths"]["/predict"]["post"]["responses"]) == {"200", "400", "413", "415", "422", "503"}
+    status, body = get(url, "/docs")
+    assert status == 200
+    assert b"openapi.json" in body
+
+
+def test_ready_names_the_detector(url, tiny_vit):
+    status, body = get(url, "/ready")
+    assert status == 200
+    assert json.loads(body) == {"status": "ready", "model": Path(tiny_vit).name, "revision": None}
