@@ -1,0 +1,56 @@
+"""A detector on ZeroGPU, where a GPU is there for the length of a call, in a process forked for it.
+
+Hugging Face's `spaces` package is installed on Spaces and nowhere else; without it, and on Spaces of other hardware, nothing
+changes. `app.py` lends out the detector once, so that the page, the API and the HTTP routes need not know.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+
+from ..detector import Detector
+
+# Every method that runs the model. One that calls another stays in the process it is in.
+METHODS = ("forward", "logits", "margins", "predict", "explain", "stability")
+SECONDS = 60
+
+
+def lend(detector: Detector, seconds: int = SECONDS) -> Detector:
+    """Run a detector's methods where the GPU is.
+
+    Args:
+        detector: Changed in place.
+        seconds: What one call may take.
+    """
+    try:
+        from spaces import GPU
+        from spaces.config import Config
+    except ImportError:
+        return detector
+    if Config.zero_gpu:
+        for name in METHODS:
+            method = getattr(detector, name, None)
+            if method is not None:
+                setattr(detector, name, _lent(GPU, method, seconds))
+    return detector
+
+
+def _lent(gpu: Callable, method: Callable, seconds: int) -> Callable:
+    """Of an error in the other process only the class comes back; ours say what is wrong with an image."""
+
+    @wraps(method)
+    def carry(*args, **options):
+        try:
+            return method(*args, **options), None
+        except (ValueError, OSError) as error:
+            return None, error
+
+    lent = gpu(duration=seconds)(carry)
+
+    @wraps(method)
+    def call(*args, **options):
+        result, error = lent(*args, **options)
+        if error is not None:
+            raise error
+        return result
+
+    return call

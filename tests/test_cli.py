@@ -1,0 +1,209 @@
+"""The command line: what it prints, what it writes, and the exit status that scripts go by."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import draw_picture
+
+from realfake.__main__ import main
+from realfake.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "deep").mkdir()
+    draw_picture(64, seed=1).save(folder / "a.jpg")
+    draw_picture(64, seed=2).save(folder / "deep" / "b.PNG")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_detector(monkeypatch, tiny_vit):
+    """Opened once: the checkpoint is the tests' own."""
+    opened = {}
+    from_pretrained = Detector.from_pretrained.__func__
+
+    def cached(cls, *arguments, **options):
+        key = repr((arguments, options))
+        if key not in opened:
+            opened[key] = from_pretrained(cls, *arguments, **options)
+        return opened[key]
+
+    monkeypatch.setattr(Detector, "from_pretrained", classmethod(cached))
+
+
+def run(*arguments: str, capsys=None) -> tuple[int, str, str]:
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_json_is_one_object_a_line(pictures, tiny_vit, capsys):
+    status, out, err = run("predict", pictures, "--json", "--model", tiny_vit, capsys=capsys)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [Path(row["file"]).name for row in rows] == ["a.jpg", "b.PNG"]
+    expected = Detector.from_pretrained(tiny_vit).predict(pictures / "a.jpg")
+    assert rows[0]["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert rows[0]["sha256"] == hashlib.sha256((pictures / "a.jpg").read_bytes()).hexdigest()
+
+
+def test_csv_has_a_header_and_a_line_a_file(pictures, tiny_vit, capsys):
+    missing = pictures / "missing.jpg"
+    status, out, err = run(
+        "predict", pictures / "a.jpg", missing, "--csv", "--provenance", "--model", tiny_vit, capsys=capsys
+    )
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 1
+    assert rows[0]["verdict"] in ("real", "ai")
+    assert float(rows[0]["real"]) + float(rows[0]["ai"]) == pytest.approx(1)
+    assert (rows[0]["c2pa"], rows[0]["error"]) == ("absent", "")
+    assert "does not exist" in rows[1]["error"]
+    assert rows[1]["verdict"] == ""
+
+
+def test_words_are_for_people(pictures, tiny_vit, capsys):
+    status, out, err = run("predict", pictures / "a.jpg", "--model", tiny_vit, capsys=capsys)
+    assert status == 0
+    assert "likely" in out
+    assert "P(ai) = " in out
+
+
+def test_a_file_that_fails_is_named_on_stderr_and_the_others_are_answered(pictures, tiny_vit, capsys):
+    files = [pictures / "a.jpg", pictures / "notes.txt", pictures / "deep" / "b.PNG"]
+    status, out, err = run("predict", *files, "--json", "--model", tiny_vit, capsys=capsys)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert ["error" in row for row in rows] == [False, True, False]
+    assert err.count("\n") == 1
+    assert "notes.txt: notes.txt is a text file" in err
+
+
+def test_the_prior_is_passed_on(pictures, tiny_vit, capsys):
+    arguments = ("predict", pictures / "a.jpg", "--json", "--model", tiny_vit)
+    even = json.loads(run(*arguments, capsys=capsys)[1])
+    rare = json.loads(run(*arguments, "--prior_ai", "0.01", capsys=capsys)[1])
+    assert rare["prior_ai"] == 0.01
+    assert rare["probabilities"]["ai"] < even["probabilities"]["ai"]
+
+
+def test_stdin_is_an_image(pictures, tiny_vit, capsys, monkeypatch):
+    class Stdin:
+        buffer = io.BytesIO((pictures / "a.jpg").read_bytes())
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    status, out, err = run("predict", "-", "--json", "--model", tiny_vit, capsys=capsys)
+    assert status == 0
+    assert json.loads(out)["file"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["judge"], "invalid choice"),
+        (["predict"], "FILE"),
+        (["predict", "{a}", "--json", "--csv"], "not allowed with"),
+        (["predict", "{a}", "--prior_ai", "1"], "between 0 and 1"),
+        (["predict", "{a}", "--prior_ai", "nan"], "between 0 and 1"),
+        (["predict", "{a}", "--batch_size", "0"], "whole number"),
+        (["predict", "-", "-"], "once"),
+        (["predict", "{empty}"], "folder without images"),
+        (["predict", "{a}", "--model", "{empty}"], "config.json"),
+        (["predict", "{a}", "--label_map", "x"], "NAME=real"),
+        (["explain", "{a}"], "--output"),
+        (["explain", "{a}", "-o", "{empty}/no/map.png"], "create it first"),
+        (["explain", "{a}", "-o", "{empty}/map.txt"], "name a picture"),
+        (["explain", "{a}", "-o", "{empty}/map.png", "--method", "guess"], "gradcam"),
+        (["explain", "{a}", "-o", "{empty}/map.png", "--target", "fake"], "invalid choice"),
+        (["provenance"], "FILE"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_one_line(arguments, words, pictures, tiny_vit, tmp_path, capsys):
+    arguments = [argument.format(a=pictures / "a.jpg", empty=tmp_path) for argument in arguments]
+    if arguments and arguments[0] != "provenance" and "--model" not in arguments:
+        arguments += ["--model", str(tiny_vit)]
+    status, out, err = run(*arguments, capsys=capsys)
+    assert status == 2
+    assert words in err
+    assert out == ""
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["map.png", "map.jpg"])
+def test_explain_writes_the_map(name, pictures, tiny_convnext, tmp_path, capsys):
+    path = tmp_path / name
+    status, out, err = run(
+        "explain",
+        pictures / "a.jpg",
+        "-o",
+        path,
+        "--model",
+        tiny_convnext,
+        "--target",
+        "real",
+        "--json",
+        capsys=capsys,
+    )
+    found = json.loads(out)
+    assert status == 0
+    assert (found["map"], found["method"], found["target"]) == (str(path), "gradcam", "real")
+    picture = np.asarray(Image.open(path))
+    assert picture.std() > 1
+    assert Image.open(path).width >= 256
+
+
+def test_explain_of_a_bad_file_writes_nothing(pictures, tiny_convnext, tmp_path, capsys):
+    path = tmp_path / "map.png"
+    status, out, err = run(
+        "explain", pictures / "notes.txt", "-o", path, "--model", tiny_convnext, capsys=capsys
+    )
+    assert (status, out) == (1, "")
+    assert "text file" in err
+    assert not path.exists()
+
+
+def test_provenance_needs_no_model(pictures, capsys, monkeypatch):
+    monkeypatch.setattr(Detector, "from_pretrained", None)
+    status, out, err = run("provenance", pictures, pictures / "notes.txt", "--json", capsys=capsys)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert [finding["kind"] for finding in rows[0]["findings"]][0] == "c2pa"
+    assert "error" in rows[2]
+    status, out, err = run("provenance", pictures / "a.jpg", capsys=capsys)
+    assert status == 0
+    assert "No Content Credentials" in out
+
+
+def test_a_name_cannot_write_to_the_terminal(tiny_vit, tmp_path, capsys):
+    path = tmp_path / "a\x1b[2Jb.jpg"
+    draw_picture(32).save(path)
+    status, out, err = run("predict", path, "--model", tiny_vit, capsys=capsys)
+    assert status == 0
+    assert "\x1b" not in out
+
+
+def test_as_a_program_of_its_own(pictures, tiny_vit):
+    done = subprocess.run(
+        [sys.executable, "-m", "realfake", "predict", "-", str(pictures / "notes.txt"), "--json", "--model", str(tiny_vit)],
+        input=(pictures / "a.jpg").read_bytes(), capture_output=True, timeout=300, env=dict(os.environ),
+    )  # fmt: skip
+    rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert done.returncode == 1
+    assert rows[0]["verdict"] in ("real", "ai")
+    assert done.stderr.count(b"\n") == 1, done.stderr
+    assert b"notes.txt" in done.stderr
