@@ -42,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--degradations", default=",".join(GRID), help="Which of the grid, separated by commas."
     )
     parser.add_argument("--max_samples", type=int, help="Measure this many images at most.")
-    parser.add_argument("--batch_size", type=int, default=32, help="Images in one forward pass.")
+    parser.add_argument("--batch_size", type=int, default=16, help="Images in one forward pass of a core.")
     parser.add_argument(
         "--slice",
         action="append",
