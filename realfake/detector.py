@@ -25,6 +25,7 @@ from .metrics import margin_from_logits
 
 if TYPE_CHECKING:
     from .faithfulness import Evidence
+    from .regions import EvidenceRegion
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 DEFAULT_CHECKPOINT = BUNDLED / "photos"
@@ -90,6 +91,12 @@ class Explanation:
         from .overlay import overlay
 
         return overlay(self.image, self.heatmap, self.target, opacity)
+
+    def regions(self, n: int = 3) -> "list[EvidenceRegion]":
+        """Find the regions that hold the most evidence for the target, the strongest first: boxes, shares, outlines."""
+        from .regions import strongest_regions
+
+        return strongest_regions(self.heatmap, n)
 
 
 class Detector:
@@ -263,12 +270,13 @@ class Detector:
             raise ValueError(f"The target must be 'real' or 'ai', not {target!r}.")
         decoded = open_image(image)
         (pixels,) = self._batches([decoded])
+        region = seen_region(self.processor, *decoded.size)
         with self.lock:
             attribution = attribute(self.model, pixels, self.columns, method, target, **options)
             logits = self.forward(pixels)
-            tested = self._evidence(pixels, attribution) if evidence else None
+            tested = self._evidence(pixels, attribution, region) if evidence else None
         return Explanation(
-            heatmap=seen_region(self.processor, *decoded.size).to_image(attribution.heatmap),
+            heatmap=region.to_image(attribution.heatmap),
             method=method,
             target=target,
             prediction=self._predictions(margin_from_logits(logits, self.columns), prior_ai)[0],
@@ -277,12 +285,14 @@ class Detector:
             evidence=tested,
         )
 
-    def _evidence(self, pixels: torch.Tensor, attribution) -> "Evidence":
+    def _evidence(self, pixels: torch.Tensor, attribution, region) -> "Evidence":
         from .attribution import Margin
         from .faithfulness import evidence_of
 
         margin = Margin(self.model, self.columns, attribution.target)
-        return evidence_of(margin, pixels, attribution.heatmap, attribution.target)
+        # Random parts must not fall on padding, where removing costs nothing.
+        box = tuple(round(edge) for edge in region.input_box)
+        return evidence_of(margin, pixels, attribution.heatmap, attribution.target, box=box)
 
     def _batches(self, images: list[Image.Image]) -> list[torch.Tensor]:
         # A processor that keeps an image's own size gives tensors that cannot be stacked: one at a time then.
