@@ -14,7 +14,7 @@ from scipy.special import expit, softmax
 
 from .bootstrap import group_index
 from .labels import AI, REAL
-from .metrics import check_margin, class_balanced_weights, margin_from_logits
+from .margins import check_margin, class_balanced_weights, margin_from_logits
 
 METHODS = ("identity", "temperature", "temperature_bias")
 _PAIR = {REAL: [0], AI: [1]}

@@ -17,15 +17,15 @@ T > 0 keeps ranks and moves thresholds along, so one fitted on the same images d
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.special import logit
-from scipy.stats import beta, betabinom
+from scipy.stats import beta, betabinom, binom
 
 from .bootstrap import group_index
 from .labels import AI, REAL
-from .metrics import check_margin
+from .margins import check_margin
 
 INCONCLUSIVE = "inconclusive"
 
@@ -183,6 +183,86 @@ def coverage_band(n_cal: int, n_test: int, alpha: float, level: float = 0.95) ->
     errors = betabinom(n_test, k, n_cal + 1 - k)
     tail = (1 - level) / 2
     return 1 - float(errors.ppf(1 - tail)) / n_test, 1 - float(errors.ppf(tail)) / n_test
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A moderator's threshold: above it an image is called ai, at a stated rate of photographs called so.
+
+    Args:
+        fpr: The rate of photographs called ai that is allowed.
+        threshold: An image with a margin above it is called ai; `None` where there were too few photographs for
+            `fpr`, and nothing is then called ai.
+        low, high: 95 % interval of the margin that exactly `fpr` of all photographs exceed; `None` where the
+            photographs set no bound.
+        n_real: Number of photographs used (one a group).
+    """
+
+    fpr: float
+    threshold: float | None
+    low: float | None
+    high: float | None
+    n_real: int
+
+    def to_dict(self) -> dict:
+        """Plain values for `json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "OperatingPoint":
+        """Read what [`to_dict`] wrote; other keys are ignored."""
+        return cls(**{key: values[key] for key in cls.__dataclass_fields__})
+
+
+def operating_point(
+    margin, is_ai, fpr: float, groups=None, seed: int = 0, level: float = 0.95
+) -> OperatingPoint:
+    """Fit the threshold above which at most a share `fpr` of photographs lies.
+
+    It is the k-th largest margin of the `n` photographs, `k = floor(fpr (n + 1))`: a new photograph exceeds it with
+    probability at most `fpr`, as in [`fit_thresholds`]. What is called ai at it may be real for want of better
+    evidence, and the other side promises nothing: this is a queue for people to look through, not a verdict.
+
+    The interval is that of a quantile by order statistics, whatever the distribution (Conover 1999, section 3.2): the
+    number of photographs above the true quantile is binomial.
+
+    Args:
+        margin: (n,) log-odds of ai.
+        is_ai: (n,) bool; images of ai are passed over.
+        fpr: The rate of photographs called ai that is allowed, for example 0.01.
+        groups: (n,), *optional*. One photograph of each group is used, chosen with `seed`.
+
+    Raises:
+        ValueError: `fpr` is not inside (0, 1), or shapes differ.
+    """
+    if not 0 < fpr < 1:
+        raise ValueError(f"fpr is {fpr}; the rate of photographs called ai must lie between 0 and 1.")
+    margin, is_ai = check_margin(margin, is_ai)
+    index, _ = group_index(groups, len(margin))
+    highest = np.sort(_one_per_group(margin[~is_ai], index[~is_ai], np.random.default_rng(seed)))[::-1]
+    n = len(highest)
+    tail = (1 - level) / 2
+    # The r-th largest margin exceeds the quantile if r or more photographs do.
+    ranks = rank_allowed(n, fpr), int(binom.ppf(1 - tail, n, fpr)) + 1, int(binom.ppf(tail, n, fpr))
+    threshold, low, high = (float(highest[rank - 1]) if 1 <= rank <= n else None for rank in ranks)
+    return OperatingPoint(float(fpr), threshold, low, high, n)
+
+
+def operating_rates(margin, is_ai, point: OperatingPoint, level: float = 0.95) -> dict[str, dict]:
+    """How many photographs and how many ai images of a test set an operating point calls ai.
+
+    Returns:
+        `{"fpr", "tpr"}`, each `{"value", "low", "high", "n"}` with the Clopper-Pearson interval (which takes images as
+        independent); `None` in place of the figures for a class without images.
+    """
+    margin, is_ai = check_margin(margin, is_ai)
+    called = margin > (np.inf if point.threshold is None else point.threshold)
+    rates = {}
+    for name, of_class in (("fpr", ~is_ai), ("tpr", is_ai)):
+        n, count = int(of_class.sum()), int(called[of_class].sum())
+        low, high = binomial_interval(count, n, level) if n else (None, None)
+        rates[name] = {"value": count / n if n else None, "low": low, "high": high, "n": n}
+    return rates
 
 
 def check_prior(prior_ai: float) -> None:

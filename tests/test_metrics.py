@@ -290,47 +290,6 @@ def test_bad_probabilities():
         metrics.noise_floor(np.array([0.5]), prior_ai=1.0)
 
 
-def test_noise_floor_by_hand():
-    # Four images at 1/2: |0.5 - share of ai| is 0.5, 0.25, 0 with chances 2/16, 8/16, 6/16.
-    floor = metrics.noise_floor(np.full(4, 0.5), n_simulations=20_000)
-    assert floor["mean"] == pytest.approx(0.5 * 2 / 16 + 0.25 * 8 / 16, abs=0.005)
-    assert floor["low"] == 0 and floor["high"] == 0.5
-
-
-def calibrated_exceedance(n, prior, repetitions):
-    """A calibrated model's ECE: how often above the 95 % quantile of its noise floor, and mean over the floor's."""
-    above, means, floors = 0, [], []
-    for seed in range(repetitions):
-        margin, is_ai = draw(n, seed=seed, prior=prior or 0.5, ties=False)
-        p_ai = expit(margin)
-        weights = None if prior is None else metrics.class_balanced_weights(is_ai)
-        floor = metrics.noise_floor(p_ai, None if prior is None else is_ai.mean(), n_simulations=200, seed=seed)
-        means.append(metrics.ece(p_ai, is_ai, weights))
-        floors.append(floor["mean"])
-        above += means[-1] > floor["high"]
-    return above / repetitions, np.mean(means) / np.mean(floors)
-
-
-@pytest.mark.parametrize("prior", [None, 0.2])
-def test_noise_floor_on_simulated_models(prior):
-    share, ratio = calibrated_exceedance(300, prior, 60)
-    # 5 % expected of 60: the count is at most 8 with probability 0.997.
-    assert share <= 8 / 60
-    assert ratio == pytest.approx(1, abs=0.12)
-    margin, is_ai = draw(1000, prior=prior or 0.5, sharpness=3.0)
-    weights = metrics.class_balanced_weights(is_ai)
-    floor = metrics.noise_floor(expit(margin), is_ai.mean(), n_simulations=200)
-    assert metrics.ece(expit(margin), is_ai, weights) > 2 * floor["high"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("prior", [None, 0.2])
-def test_noise_floor_on_a_thousand_simulated_models(prior):
-    share, ratio = calibrated_exceedance(500, prior, 1000)
-    assert 0.025 < share < 0.08
-    assert ratio == pytest.approx(1, abs=0.04)
-
-
 def test_debiased_square_is_unbiased():
     p_ai = np.repeat([0.2, 0.7], 30)
     truth = np.sqrt(((0.2 - 0.3) ** 2 + (0.7 - 0.5) ** 2) / 2)

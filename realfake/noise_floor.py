@@ -1,0 +1,137 @@
+"""What chance alone does to the calibration error of a model whose probabilities are right.
+
+An ECE is never zero on a finite sample. [`noise_floor`] says how large it comes out on these images for a perfect
+model; [`calibrated_ece_band`] for a perfect model that was then calibrated on as few images as ours was.
+"""
+
+import numpy as np
+from scipy.special import expit, logit
+
+from .calibration import fit
+from .margins import check_margin, check_probability, class_balanced_weights
+from .probability_metrics import N_BINS, bin_index, ece
+
+
+def noise_floor(
+    p_ai, prior_ai: float | None = None, n_bins: int = N_BINS, n_simulations: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """The [`ece`] that a perfectly calibrated model with these predictions would show on this many images.
+
+    Without `prior_ai`, labels are drawn from Bernoulli(`p_ai`). With it, `p_ai` means equal odds beforehand
+    while the test set holds a share `prior_ai` of ai images, and ECE is measured with
+    [`class_balanced_weights`]. A calibrated model's label is then ai with odds
+    `p_ai / (1 - p_ai) * prior_ai / (1 - prior_ai)`, and a label weighs `0.5 / prior_ai` or
+    `0.5 / (1 - prior_ai)`: given the image, the weighted residual has mean 0. The weights are those of the
+    known prior, not of the simulated counts, because `p_ai` of a model that is not calibrated does not
+    reproduce the counts. Images are taken as independent: groups raise the floor.
+
+    Returns:
+        `{"mean", "low", "high"}`: the mean and the 5 % and 95 % quantiles. An ECE above `high` is evidence
+        of miscalibration.
+
+    Raises:
+        ValueError: `prior_ai` is not inside (0, 1).
+    """
+    p_ai, _ = check_probability(p_ai, np.zeros(len(p_ai), bool))
+    if prior_ai is not None and not 0 < prior_ai < 1:
+        raise ValueError(f"prior_ai is {prior_ai}; it must lie between 0 and 1, both classes being present.")
+    rng = np.random.default_rng(seed)
+    p_ai = np.sort(p_ai)
+    n = len(p_ai)
+    chance = p_ai if prior_ai is None else expit(logit(p_ai) + logit(prior_ai))
+    index = None if prior_ai is not None else bin_index(p_ai, np.ones(n), n_bins)
+    samples = np.empty(n_simulations)
+    for i in range(n_simulations):
+        label = rng.random(n) < chance
+        if index is not None:
+            samples[i] = np.abs(np.bincount(index, label - p_ai)).sum() / n
+        else:
+            samples[i] = ece(p_ai, label, np.where(label, 0.5 / prior_ai, 0.5 / (1 - prior_ai)), n_bins)
+    return {
+        "mean": float(samples.mean()),
+        "low": float(np.quantile(samples, 0.05)),
+        "high": float(np.quantile(samples, 0.95)),
+    }
+
+
+def calibrated_ece_band(
+    margin,
+    is_ai,
+    calibration_margin,
+    calibration_is_ai,
+    *,
+    method: str = "temperature_bias",
+    n_bins: int = N_BINS,
+    n_simulations: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, float | int | bool | None]:
+    """The class-balanced [`ece`] of a calibrated model, beside what a perfect model would show that went the same way.
+
+    A model may be perfect and still show an ECE for two reasons: this many test images, and a temperature and bias
+    fitted on this many calibration images. A perfect model with margins like ours is simulated: given a margin, an
+    image is ai with probability `expit(margin)` at equal odds. In each simulation as many images of each class are
+    drawn anew, for calibration and for testing; the calibration is fitted and applied as on ours. Images are taken as
+    independent: groups widen the band.
+
+    Args:
+        margin: (n,) log-odds of ai of the test images, calibrated.
+        is_ai: (n,) bool.
+        calibration_margin: (m,) the same of the calibration images, with the calibration applied.
+        calibration_is_ai: (m,) bool.
+        method: What was fitted, see [`calibration.fit`].
+        level: Probability that a perfect model's ECE falls into the band.
+
+    Returns:
+        `{"value", "mean", "low", "high", "within", "n", "n_calibration"}`: our ECE, the simulated ones' mean and
+        central band, and whether `value` is at most `high`. Where a class is absent, the figures are `None`.
+
+    Raises:
+        ValueError: Shapes differ, there are no images, or a margin is NaN.
+    """
+    margin, is_ai = check_margin(margin, is_ai)
+    calibration_margin, calibration_is_ai = check_margin(calibration_margin, calibration_is_ai)
+    sizes = {"n": len(margin), "n_calibration": len(calibration_margin)}
+    if any(truth.all() or not truth.any() for truth in (is_ai, calibration_is_ai)):
+        return {**dict.fromkeys(("value", "mean", "low", "high", "within")), **sizes}
+    value = ece(expit(margin), is_ai, class_balanced_weights(is_ai), n_bins)
+    rng = np.random.default_rng(seed)
+    draw_test = _perfect_model(margin, is_ai, rng)
+    draw_calibration = _perfect_model(calibration_margin, calibration_is_ai, rng)
+    weights = class_balanced_weights(np.sort(is_ai))
+    samples = np.empty(n_simulations)
+    for i in range(n_simulations):
+        fitted = fit(*draw_calibration(), method=method, seed=i)
+        test, truth = draw_test()
+        samples[i] = ece(expit(fitted.apply(test)), truth, weights, n_bins)
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return {
+        "value": value,
+        "mean": float(samples.mean()),
+        "low": float(low),
+        "high": float(high),
+        "within": bool(value <= high),
+        **sizes,
+    }
+
+
+def _perfect_model(margin, is_ai, rng):
+    """A function that draws `(margins, is_ai)`, real images first, with as many of each class as there are.
+
+    With both classes' masses equal, margins of ai images are distributed as `expit(margin)` times all margins, those of
+    real images as the rest (Bayes' rule).
+    """
+    mass = class_balanced_weights(is_ai)
+    p_ai = expit(margin)
+    n_ai = int(is_ai.sum())
+    shares = [(mass * part).cumsum() for part in (1 - p_ai, p_ai)]
+    truth = np.arange(len(margin)) >= len(margin) - n_ai
+
+    def draw():
+        drawn = [
+            np.searchsorted(share, rng.random(size) * share[-1], side="right")
+            for share, size in zip(shares, (len(margin) - n_ai, n_ai), strict=True)
+        ]
+        return margin[np.concatenate(drawn).clip(max=len(margin) - 1)], truth
+
+    return draw
