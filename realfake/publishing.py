@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import evaluation, model_card
 from .arguments import RunArguments
+from .endpoint import write_endpoint
 from .measurement_log import count
 from .model_card import CardFacts
 from .plots import write_plots
@@ -14,9 +15,9 @@ from .records import write_atomically
 from .runs import FINISHED
 
 # What belongs to the run, not to the checkpoint.
-NOT_PUBLISHED = [".margins/**", "checkpoint-*", "checkpoint-*/**", ".lock", ".saving/**", "first_batch.png"]
+NOT_PUBLISHED = [".margins/**", "checkpoint-*", "checkpoint-*/**", ".lock", "**/__pycache__/**", ".saving/**", "first_batch.png"]
 # What an earlier push may have left there: figures of other weights must not stand beside these.
-REPLACED = ["plots/*", "scores-*.parquet", ".eval_results/realfake.yaml"]
+REPLACED = ["plots/*", "scores-*.parquet", ".eval_results/realfake.yaml", "realfake/*"]
 
 
 def finish(folder: str | Path, facts: dict, measurement_log: str | Path) -> Path:
@@ -124,6 +125,7 @@ def push(args: RunArguments, program: str = "train_hf.py") -> int:
     folder = Path(args.output_dir)
     repo = args.hub_model_id or folder.resolve().name
     try:
+        write_endpoint(folder)
         api = HfApi(token=args.hub_token)
         repo = api.create_repo(repo, private=args.hub_private_repo, exist_ok=True).repo_id
         if args.hub_revision:

@@ -502,7 +502,9 @@ def test_a_streamed_hub_corpus_trains_and_a_refused_push_can_be_repeated(
     hub.refuse_pushes(None)
     run_printed_command(hub, line, tmp_path)
     files = uploaded(hub, "user/streamed")
-    assert {path for path in files if not path.startswith("plots/")} == FILES | {EVAL_RESULTS}
+    endpoint = {"handler.py", "requirements.txt"}
+    assert {path for path in files if not path.startswith(("plots/", "realfake/"))} == FILES | {EVAL_RESULTS} | endpoint
+    assert "realfake/detector.py" in files and not [path for path in files if "__pycache__" in path]
     assert len(hub.history("user/streamed")) == 2
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[EVAL_RESULTS]))
     assert entry.dataset_id == "user/corpus"
