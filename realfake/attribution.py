@@ -13,11 +13,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
-from PIL import Image
+from captum.attr import (
+    GradientShap,
+    IntegratedGradients,
+    KernelShap,
+    LayerGradCam,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from .baselines import baseline_pixels
 from .labels import AI, NAMES, REAL
 from .layers import evaluating, find_layer
 
@@ -235,65 +243,107 @@ def occlusion(
     return attribution[0].mean(dim=0), {"window": window, "stride": stride}
 
 
+def gradient_shap(
+    margin: Margin,
+    pixels: torch.Tensor,
+    baseline: str | torch.Tensor | Sequence[str] = ("blurred", "mean"),
+    n_samples: int = 32,
+    noise: float = 0.02,
+    batch_size: int = 8,
+    black: Sequence[float] | None = None,
+    seed: int = 0,
+    smooth: float = 0.0,
+):
+    """GradientSHAP (Lundberg and Lee 2017; Erion et al. 2021): integrated gradients in expectation over baselines.
+
+    Args:
+        baseline: One baseline or the names of several, drawn at random; see [`baseline_pixels`].
+        n_samples: Points on the ways from a baseline to the image.
+        noise: Standard deviation of the noise on the image, as a share of its range of values.
+        batch_size: Points computed at once.
+
+    `details`: `n_samples`.
+    """
+    names = [baseline] if isinstance(baseline, str | torch.Tensor) else list(baseline)
+    starts = torch.cat([baseline_pixels(pixels, name, black, seed) for name in names])
+    spread = noise * float(pixels.max() - pixels.min())
+    total = torch.zeros_like(pixels)
+    with _seeded(seed, pixels.device):
+        for begin in range(0, n_samples, batch_size):
+            count = min(batch_size, n_samples - begin)
+            mean = GradientShap(margin).attribute(
+                pixels.clone().requires_grad_(), starts, n_samples=count, stdevs=spread
+            )
+            total += count / n_samples * mean.detach()
+    return _smoothed(total[0].sum(dim=0), smooth), {"n_samples": n_samples}
+
+
+def kernel_shap(
+    margin: Margin,
+    pixels: torch.Tensor,
+    baseline: str | torch.Tensor = "blurred",
+    n_segments: int = 40,
+    n_samples: int = 200,
+    batch_size: int = 8,
+    black: Sequence[float] | None = None,
+    seed: int = 0,
+):
+    """KernelSHAP (Lundberg and Lee 2017) on SLIC superpixels (Achanta et al. 2012). Needs no gradient.
+
+    A superpixel's Shapley value is spread over its pixels, so that the map sums to f(image) - f(baseline).
+
+    Args:
+        n_segments: Superpixels, about; an image of a few pixels has fewer.
+        n_samples: Combinations of superpixels that are tried, one forward pass each.
+
+    `details`: `n_segments` found, `n_samples`.
+    """
+    segments = _superpixels(pixels, n_segments)
+    found = int(segments.max()) + 1
+    start = baseline_pixels(pixels, baseline, black, seed)
+    with torch.no_grad(), _seeded(seed, pixels.device):
+        if found < 2:  # Captum's weights divide by the number of superpixels less one
+            attribution = (margin(pixels) - margin(start)).expand(1, 3, *pixels.shape[2:])
+        else:
+            attribution = KernelShap(margin).attribute(
+                pixels,
+                baselines=start,
+                feature_mask=segments.expand(1, 3, -1, -1),
+                n_samples=n_samples,
+                perturbations_per_eval=batch_size,
+            )
+    area = torch.bincount(segments.flatten()).to(attribution.device)[segments]
+    # The same value in every channel of a superpixel.
+    return attribution[0].float().mean(dim=0) / area, {"n_segments": found, "n_samples": n_samples}
+
+
+def _superpixels(pixels: torch.Tensor, n_segments: int) -> torch.Tensor:
+    """Number the superpixels of an input from 0, int64 (h, w)."""
+    # A quarter of a second to import, and one method alone needs it.
+    from skimage.segmentation import slic
+
+    image = pixels[0].float().cpu().numpy().transpose(1, 2, 0)
+    image = (image - image.min()) / max(float(np.ptp(image)), 1e-6)
+    wanted = min(n_segments, image.shape[0] * image.shape[1])
+    # In noise and fine texture the parts are too torn to be kept; the more compact they must be, the closer to a grid.
+    for compactness in (10, 100, 1000, 10000):
+        segments = slic(image, n_segments=wanted, compactness=compactness, start_label=0)
+        if segments.max() + 1 >= wanted / 2:
+            break
+    # Numbered without gaps, as Captum counts them.
+    _, segments = np.unique(segments, return_inverse=True)
+    return torch.from_numpy(segments.reshape(image.shape[:2])).long().to(pixels.device)
+
+
 # A method takes (margin, pixels, its options) and returns ((h, w) tensor, details). One more is one more entry.
 METHODS: dict[str, Callable] = {
     "gradcam": gradcam,
     "integrated_gradients": integrated_gradients,
     "smoothgrad": smoothgrad,
+    "gradient_shap": gradient_shap,
     "occlusion": occlusion,
+    "kernel_shap": kernel_shap,
 }
-
-
-def baseline_pixels(
-    pixels: torch.Tensor,
-    baseline: str | torch.Tensor = "blurred",
-    black: Sequence[float] | None = None,
-    seed: int = 0,
-) -> torch.Tensor:
-    """An uninformative image to compare with.
-
-    Args:
-        pixels: `(1, 3, h, w)`.
-        baseline: `"blurred"` (Gaussian, a twentieth of the longer side), `"mean"` (the image's mean colour),
-            `"noise"` (uniform over each channel's range of values), `"black"`, or pixel values of one's own.
-        black: For `"black"`: the three values of a black pixel, from [`black_pixel`].
-        seed: For `"noise"`.
-
-    Returns:
-        A tensor like `pixels`.
-
-    Raises:
-        ValueError: An unknown name, `"black"` without `black`, or a tensor of another shape.
-    """
-    if isinstance(baseline, torch.Tensor):
-        if baseline.shape != pixels.shape:
-            raise ValueError(
-                f"The baseline has shape {tuple(baseline.shape)}, the image {tuple(pixels.shape)}."
-            )
-        return baseline.to(pixels)
-    if baseline == "blurred":
-        sigma = max(pixels.shape[2:]) / 20
-        blurred = gaussian_filter(pixels.float().cpu().numpy(), (0, 0, sigma, sigma))
-        return torch.from_numpy(blurred).to(pixels)
-    if baseline == "mean":
-        return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels).contiguous()
-    if baseline == "noise":
-        low, high = pixels.amin(dim=(2, 3), keepdim=True), pixels.amax(dim=(2, 3), keepdim=True)
-        uniform = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed))
-        return low + (high - low) * uniform.to(pixels)
-    if baseline == "black":
-        if black is None:
-            raise ValueError(
-                "baseline='black' needs black=black_pixel(processor): pixel values are normalised."
-            )
-        return pixels.new_tensor(list(black))[None, :, None, None].expand_as(pixels).contiguous()
-    raise ValueError(f"Unknown baseline {baseline!r}; there are blurred, mean, noise, black, or a tensor.")
-
-
-def black_pixel(processor) -> tuple[float, float, float]:
-    """What a processor makes of a black pixel, channel by channel."""
-    pixels = processor(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"][0]
-    return tuple(pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2].tolist())
 
 
 def _smoothed(heat: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -306,7 +356,12 @@ def _smoothed(heat: torch.Tensor, sigma: float) -> torch.Tensor:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers that repeat, without touching the caller's generator."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    """Random numbers that repeat, without touching the caller's generators (Captum draws from NumPy's as well)."""
+    state = np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(state)

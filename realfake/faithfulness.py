@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from .attribution import baseline_pixels
+from .baselines import baseline_pixels
 from .labels import AI, NAMES, REAL
 from .perturbation import Box, importance_order, random_orders, replace, strongest, whole
 

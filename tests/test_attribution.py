@@ -9,7 +9,8 @@ import torch
 import transformers as tf
 from torch import nn
 
-from realfake.attribution import METHODS, Margin, attribute, baseline_pixels, black_pixel
+from realfake.attribution import METHODS, Margin, _superpixels, attribute
+from realfake.baselines import baseline_pixels, black_pixel
 from realfake.layers import find_layer
 
 COLUMNS = {"real": [0], "ai": [1]}
@@ -145,12 +146,16 @@ def linear():
     return Linear(weight), torch.rand(1, 3, 16, 24, generator=generator)
 
 
-@pytest.mark.parametrize("method", ["integrated_gradients", "smoothgrad"])
-def test_gradient_methods_are_exact_on_a_linear_model(linear, method):
+@pytest.mark.parametrize(
+    "method, options", [("integrated_gradients", {}), ("smoothgrad", {}), ("gradient_shap", {"noise": 0})]
+)
+def test_gradient_methods_are_exact_on_a_linear_model(linear, method, options):
     model, pixels = linear
     start = baseline_pixels(pixels, "mean")
     expected = (model.weight * (pixels - start))[0].sum(dim=0).detach().numpy()
-    assert np.allclose(attribute(model, pixels, COLUMNS, method, baseline="mean").heatmap, expected, atol=1e-4)
+    assert np.allclose(
+        attribute(model, pixels, COLUMNS, method, baseline="mean", **options).heatmap, expected, atol=1e-4
+    )
 
 
 def test_occlusion_is_exact_on_a_linear_model(linear):
@@ -160,6 +165,26 @@ def test_occlusion_is_exact_on_a_linear_model(linear):
     ).heatmap
     fall = (model.weight * pixels).detach()[0, :, 8:16, 16:24].sum()
     assert np.allclose(heat[8:16, 16:24], float(fall), atol=1e-4)
+
+
+def test_kernel_shap_is_exact_on_a_linear_model(linear):
+    model, pixels = linear
+    result = attribute(model, pixels, COLUMNS, "kernel_shap", baseline="black", black=(0, 0, 0), n_segments=6)
+    contribution = (model.weight * pixels).detach()[0].sum(dim=0).numpy()
+    assert result.heatmap.sum() == pytest.approx(contribution.sum(), rel=1e-3)
+    # Of a linear model a superpixel's Shapley value is what its pixels contribute.
+    segments = _superpixels(pixels, 6).numpy()
+    assert 2 <= result.details["n_segments"] == segments.max() + 1 <= 12
+    for index in range(segments.max() + 1):
+        part = segments == index
+        assert np.allclose(result.heatmap[part], contribution[part].mean(), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8)])
+def test_kernel_shap_of_an_image_of_a_few_pixels(size):
+    model, pixels = Linear(torch.ones(3, *size)), torch.ones(1, 3, *size)
+    heat = attribute(model, pixels, COLUMNS, "kernel_shap", baseline="black", black=(0, 0, 0)).heatmap
+    assert np.allclose(heat, 3, atol=1e-3)
 
 
 def test_gradcam_is_exact_on_a_map_that_is_averaged():
@@ -341,7 +366,7 @@ def test_every_architecture_has_a_map(name):
         assert ai.details["score"] == pytest.approx(-real.details["score"])
 
 
-@pytest.mark.parametrize("method", ["smoothgrad", "occlusion"])
+@pytest.mark.parametrize("method", ["smoothgrad", "gradient_shap", "occlusion", "kernel_shap"])
 def test_other_methods_are_antisymmetric_and_repeat(method):
     model, pixels = build("ViT").eval(), torch.randn(1, 3, 32, 32)
     maps = [
