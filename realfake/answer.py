@@ -7,12 +7,17 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from .detector import Detector, Prediction
 from .fetch import fetch
 from .images import LIMITS, _read, open_image
+
+if TYPE_CHECKING:
+    from .provenance import Provenance
+    from .stability import Stability
 
 
 def answer(
@@ -91,8 +96,8 @@ def compose(
     decoded: Image.Image,
     data: bytes | None,
     *,
-    stability: bool = False,
-    provenance: bool = False,
+    stability: "bool | Stability" = False,
+    provenance: "bool | Provenance" = False,
 ) -> dict:
     """Write down an answer that was already given.
 
@@ -100,6 +105,7 @@ def compose(
         prediction: For this image.
         decoded: The decoded image.
         data: The file's bytes, where there are any.
+        stability, provenance: Whether to find them out, or what was found.
 
     Returns:
         As [`answer`].
@@ -107,13 +113,15 @@ def compose(
     verdict, reason = prediction.verdict, prediction.reason
     tested = found = None
     if stability:
-        stable = detector.stability(decoded)
+        stable = detector.stability(decoded) if stability is True else stability
         verdict, reason = stable.verdict, stable.reason
         tested = {"flips": stable.flips, "variants": [_variant(name, each) for name, each in stable.variants]}
-    if provenance and data is not None:
+    if provenance is True and data is not None:
         from .provenance import read_provenance
 
         found = read_provenance(data).to_dict()
+    elif not isinstance(provenance, bool):
+        found = provenance.to_dict()
     return {
         "verdict": verdict,
         "reason": reason,
