@@ -1,0 +1,199 @@
+"""Visitors' corrections: what is kept of "this is wrong", where, and only if they agree.
+
+The page calls [`Feedback.record`]. Nothing is written without consent, and the image itself only where that is agreed to as
+well. Records go to a local folder, or, where `REALFAKE_FEEDBACK_REPO` names one, on to a private dataset on the Hub;
+`scripts/feedback_corpus.py` makes a corpus of them.
+"""
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .images import _header
+from .labels import NAMES
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "REALFAKE_FEEDBACK_FOLDER"
+REPO = "REALFAKE_FEEDBACK_REPO"
+DEFAULT_FOLDER = "feedback"
+MAX_NOTE = 1000
+MAX_IMAGE = 32 * 2**20
+# A visitor can send as often as they like; the disk is not to fill up.
+MAX_RECORDS = 100_000
+MAX_TOTAL = 2**30
+MINUTES = 10
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}
+_KEPT = ("verdict", "reason", "label", "probabilities", "prior_ai", "margin", "novelty", "model", "revision")
+
+
+class Feedback:
+    """Where corrections are kept.
+
+    Args:
+        folder: Made when the first one comes. Records are lines of `records/*.jsonl`, images lie under `images/`.
+        repo: *optional*. Hub dataset that the folder is pushed to every ten minutes; made private where it is new.
+        token: *optional*. Hub token.
+
+    Raises:
+        ValueError: `repo` is no name of a repository, or the Hub does not accept the token.
+        OSError: The Hub cannot be reached.
+    """
+
+    def __init__(self, folder: str | Path, repo: str | None = None, token: str | None = None):
+        self.folder = Path(folder)
+        self.repo = repo
+        self.scheduler = _schedule(self.folder, repo, token) if repo else None
+        self._lock = self.scheduler.lock if self.scheduler else threading.Lock()
+        # A file of its own for every run: on the Hub, a Space's earlier files are never written again.
+        self._file = self.folder / "records" / f"{time.strftime('%Y-%m-%d')}-{uuid.uuid4().hex[:12]}.jsonl"
+        self._records = 0
+        self._bytes: int | None = None
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Feedback | None":
+        """What the environment asks for: `REALFAKE_FEEDBACK_FOLDER` (`feedback`; set to nothing, no feedback is taken) and
+        `REALFAKE_FEEDBACK_REPO`. Where the Hub refuses, records stay in the folder, and the log says so.
+
+        Returns:
+            [`Feedback`], or `None` where none is to be taken.
+        """
+        folder = environ.get(FOLDER, DEFAULT_FOLDER).strip()
+        repo = environ.get(REPO, "").strip() or None
+        if not folder and not repo:
+            return None
+        try:
+            return cls(folder or DEFAULT_FOLDER, repo, environ.get("HF_TOKEN") or None)
+        except (ValueError, OSError) as error:
+            logger.error("Feedback stays in the folder %s: %s", folder or DEFAULT_FOLDER, error)
+            return cls(folder or DEFAULT_FOLDER)
+
+    def record(
+        self,
+        answer: Mapping,
+        *,
+        consent: bool,
+        truth: str | None = None,
+        note: str = "",
+        image: bytes | None = None,
+    ) -> str | None:
+        """Keep a correction.
+
+        Args:
+            answer: What was answered, in the form of [`realfake.answer.answer`]; it must hold `sha256`.
+            consent: Whether the visitor agreed to this being kept. Without it nothing is.
+            truth: What the image is, according to the visitor: `"real"`, `"ai"`, or `None` where they do not know.
+            note: In their words; 1,000 characters are kept.
+            image: The file, only if they agreed to that as well. It is kept as it is, with its metadata.
+
+        Returns:
+            The record's id; `None` where nothing was kept.
+
+        Raises:
+            ValueError: `truth` is no label, the answer names no file, or the image is not the one that was answered for.
+            OSError: It cannot be written, or there is no room for more.
+        """
+        if not consent:
+            return None
+        if truth is not None and truth not in NAMES:
+            raise ValueError(f"truth is {truth!r}; it must be 'real', 'ai' or None.")
+        digest = str(answer.get("sha256") or "")
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ValueError("The answer names no file (sha256); feedback is kept for files only.")
+        entry = {
+            "id": uuid.uuid4().hex,
+            "time": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
+            "sha256": digest,
+            "truth": truth,
+            "note": _note(note),
+            "image": None,
+            **{name: answer.get(name) for name in _KEPT},
+        }
+        with self._lock:
+            if self._records >= MAX_RECORDS:
+                raise OSError("No more feedback can be kept at the moment.")
+            if image is not None:
+                entry["image"] = self._keep_image(image, digest)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._records += 1
+        return entry["id"]
+
+    def _keep_image(self, data: bytes, digest: str) -> str | None:
+        import hashlib
+
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError("The image is not the one that was answered for.")
+        if self._bytes is None:
+            self._bytes = sum(path.stat().st_size for path in self.folder.rglob("images/*") if path.is_file())
+        name = f"images/{digest}{_suffix(data)}"
+        path = self.folder / name
+        if path.is_file():
+            return name
+        if len(data) > MAX_IMAGE or self._bytes + len(data) > MAX_TOTAL:
+            logger.warning("An image was not kept: there is no room for it")
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self._bytes += len(data)
+        return name
+
+    def flush(self) -> None:
+        """Push what has come to the Hub now, where there is a dataset for it."""
+        if self.scheduler:
+            self.scheduler.trigger().result()
+
+
+def read_feedback(folder: str | Path) -> Iterator[dict]:
+    """The records of a folder, oldest file first; lines that are damaged are passed over, with a warning."""
+    for path in sorted(Path(folder).glob("records/*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) or entry["truth"] not in (*NAMES, None):
+                    raise ValueError("it has no hash, or an unknown label")
+            except (ValueError, KeyError, TypeError) as error:
+                logger.warning("%s, line %d is no record: %s", path.name, number, error)
+                continue
+            yield entry
+
+
+def _schedule(folder: Path, repo: str, token: str | None):
+    from huggingface_hub import CommitScheduler
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        return CommitScheduler(
+            repo_id=repo,
+            repo_type="dataset",
+            folder_path=folder,
+            every=MINUTES,
+            private=True,
+            token=token,
+            allow_patterns=["records/*.jsonl", "images/*"],
+        )
+    except (HFValidationError, LocalTokenNotFoundError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{REPO}={repo} cannot be written to ({reason}); check the name and HF_TOKEN."
+        ) from error
+
+
+def _suffix(data: bytes) -> str:
+    try:
+        format = _header(data, "the image").format or ""
+    except ValueError:
+        return ".bin"
+    return _SUFFIXES.get(format, f".{format.lower()}")
+
+
+def _note(text: str) -> str:
+    kept = "".join(c if c.isprintable() or c == "\n" else " " for c in str(text or "")).strip()
+    return kept[:MAX_NOTE]
