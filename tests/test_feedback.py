@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.util
 import io
 import json
 import logging
@@ -15,8 +16,10 @@ from tiny import draw_picture
 from realfake import feedback as module
 from realfake.feedback import Feedback, read_feedback
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-import feedback_corpus
+SCRIPT = Path(__file__).parent.parent / "scripts" / "feedback_corpus.py"
+_spec = importlib.util.spec_from_file_location("feedback_corpus", SCRIPT)
+feedback_corpus = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(feedback_corpus)
 
 
 def jpeg(seed: int, quality: int = 90) -> bytes:
