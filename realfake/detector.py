@@ -26,6 +26,7 @@ from .metrics import margin_from_logits
 if TYPE_CHECKING:
     from .faithfulness import Evidence
     from .regions import EvidenceRegion
+    from .stability import Stability
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 DEFAULT_CHECKPOINT = BUNDLED / "photos"
@@ -200,6 +201,25 @@ class Detector:
         if not isinstance(images, (list, tuple)):
             return self._predictions(self.margins([images]), prior_ai)[0]
         return self._predictions(self.margins(images, batch_size), prior_ai)
+
+    def stability(self, image, prior_ai: float = 0.5) -> "Stability":
+        """Predict an image together with itself after a messenger's recompression, at half size and cropped.
+
+        Args:
+            image, prior_ai: As in [`Detector.predict`].
+
+        Returns:
+            [`~realfake.stability.Stability`]
+
+        Raises:
+            ValueError, OSError: As in [`Detector.predict`].
+        """
+        from .stability import Stability, variants_of
+
+        check_prior(prior_ai)
+        variants = variants_of(open_image(image))
+        predictions = self.predict(list(variants.values()), prior_ai=prior_ai)
+        return Stability(list(zip(variants, predictions, strict=True)))
 
     def margins(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
         """Compute the log-odds of `ai`.
