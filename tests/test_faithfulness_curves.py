@@ -40,9 +40,9 @@ class Weighted:
 
 @pytest.fixture
 def linear():
-    weight = smooth_noise((16, 20), 1)
+    weight = smooth_noise((16, 24), 1)
     weight = 0.02 * (weight - weight.mean())
-    pixels = torch.from_numpy(np.random.default_rng(2).random((1, 3, 16, 20), dtype=np.float32))
+    pixels = torch.from_numpy(np.random.default_rng(2).random((1, 3, 16, 24), dtype=np.float32))
     contribution = pixels[0].sum(dim=0).numpy() * weight
     return Weighted(weight), pixels, contribution
 
@@ -104,7 +104,7 @@ def test_deletion_agrees_with_quantus(linear):
             return torch.stack([torch.zeros_like(score), score], dim=1)
 
     flipping = quantus.PixelFlipping(
-        features_in_step=96, perturb_baseline="black", return_auc_per_sample=False, disable_warnings=True
+        features_in_step=96, perturb_baseline=0.0, return_auc_per_sample=False, disable_warnings=True
     )
     # Quantus asks for classes' probabilities; of two classes the softmax is the log-odds' sigmoid.
     theirs = flipping(
@@ -115,7 +115,7 @@ def test_deletion_agrees_with_quantus(linear):
         softmax=True,
         device="cpu",
     )
-    ours = curves_of(margin, pixels, contribution, steps=10, fill=torch.zeros_like(pixels))
+    ours = curves_of(margin, pixels, contribution, steps=12, fill=torch.zeros_like(pixels))
     # Theirs counts a pixel as three features, one a channel, and begins after the first step.
     assert np.allclose(np.ravel(theirs), ours.deletion[1:], atol=1e-6)
 
@@ -186,7 +186,7 @@ def test_infidelity_is_captums(linear):
     )
     assert np.isnan(normalised_infidelity(exact, masks, 0 * effects))
 
-    other = exact + 0.2 * exact.std() * smooth_noise((16, 20), 5)
+    other = exact + 0.2 * exact.std() * smooth_noise((16, 24), 5)
     given = torch.from_numpy(masks)
 
     def theirs(heat, normalize):
