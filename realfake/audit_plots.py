@@ -1,6 +1,6 @@
 """The figures of a corpus audit: what the images of both labels look like before any detector has seen them.
 
-The functions take arrays and images, and write one PNG each, in the style of `plots`. Used by `audit_report`.
+The functions take arrays and images, and write one PNG each, in the style of the model card's. Used by `audit_report`.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .labels import AI, NAMES
-from .plots import COLOURS, _axes, _figure, _save
+from .plot_style import COLOURS, new_figure, plain_axes, save
 
 _STYLES = {label: "--" if label == AI else "-" for label in NAMES}
 
@@ -24,15 +24,15 @@ def sizes(path: str | os.PathLike, width, height, is_ai) -> Path:
         is_ai: (n,) bool.
     """
     width, height, is_ai = np.asarray(width, float), np.asarray(height, float), np.asarray(is_ai, bool)
-    figure = _figure(10.5, 3.2)
+    figure = new_figure(10.5, 3.2)
     panels = (("width (pixels)", width), ("height (pixels)", height), ("width / height", width / height))
     for axes, (name, values) in zip(figure.subplots(1, 3), panels):
-        _axes(axes)
+        plain_axes(axes)
         _histogram(axes, values, is_ai)
         axes.set_xlabel(name)
         axes.set_ylabel("% of the label's images")
     axes.legend(fontsize=9, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def colours(path: str | os.PathLike, means, is_ai) -> Path:
@@ -44,14 +44,14 @@ def colours(path: str | os.PathLike, means, is_ai) -> Path:
         is_ai: (n,) bool.
     """
     means, is_ai = np.asarray(means, float), np.asarray(is_ai, bool)
-    figure = _figure(10.5, 3.2)
+    figure = new_figure(10.5, 3.2)
     for axes, name, values in zip(figure.subplots(1, 3), ("red", "green", "blue"), means.T):
-        _axes(axes)
+        plain_axes(axes)
         _histogram(axes, values, is_ai, (0, 255))
         axes.set_xlabel(f"mean {name} of an image (0 to 255)")
         axes.set_ylabel("% of the label's images")
     axes.legend(fontsize=9, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def spectra(path: str | os.PathLike, spectrum, is_ai) -> Path:
@@ -64,8 +64,8 @@ def spectra(path: str | os.PathLike, spectrum, is_ai) -> Path:
     """
     spectrum, is_ai = np.asarray(spectrum, float), np.asarray(is_ai, bool)
     frequency = (np.arange(spectrum.shape[1]) + 0.5) / spectrum.shape[1] / 2
-    figure = _figure(6.2, 3.8)
-    axes = _axes(figure.add_subplot())
+    figure = new_figure(6.2, 3.8)
+    axes = plain_axes(figure.add_subplot())
     for label in NAMES:
         mine = spectrum[is_ai if label == AI else ~is_ai]
         if not len(mine):
@@ -79,7 +79,7 @@ def spectra(path: str | os.PathLike, spectrum, is_ai) -> Path:
     axes.set_xlabel("spatial frequency (cycles per pixel)")
     axes.set_ylabel("log10 of the luminance's power")
     axes.legend(fontsize=9, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _histogram(axes, values: np.ndarray, is_ai: np.ndarray, span: Sequence[float] | None = None) -> None:

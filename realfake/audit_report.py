@@ -17,9 +17,9 @@ from PIL import Image
 
 from . import audit_plots
 from .audit import ALONE, LEAK, PROBES, Audit, Pair
+from .contact_sheet import batch_sheet
 from .images import open_image
 from .labels import AI, NAMES, REAL
-from .plots import batch_sheet
 from .splits import TEST, TRAIN
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -13,7 +13,8 @@ from .container import NUMBERS, ContainerFacts, container_facts, image_bytes
 from .images import open_image
 from .probes import line
 from .release import is_ai
-from .robustness import CLEAN, Scorer
+from .robustness import Scorer
+from .robustness_figures import CLEAN
 from .spectrum import radial_spectrum
 
 SPECTRUM = "power-spectrum"

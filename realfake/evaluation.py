@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from .bootstrap import bootstrap_interval, group_index
-from .conformal import INCONCLUSIVE, Thresholds, binomial_interval, coverage_band, verdicts
+from .conformal import INCONCLUSIVE, Thresholds, binomial_interval, coverage_band, operating_point, verdicts
 from .labels import AI, NAMES, REAL
 from .measurement_log import plain
 from .metrics import (
@@ -33,6 +33,8 @@ VERDICTS = (REAL, INCONCLUSIVE, AI)
 # Below this many images a generator or source is listed, but not named as the worst one.
 _ENOUGH = 10
 _OTHER = {REAL: AI, AI: REAL}
+# Rates of photographs called ai at which a moderator's thresholds are reported.
+OPERATING_RATES = (0.01, 0.05)
 
 
 def measure(
@@ -40,6 +42,7 @@ def measure(
     is_ai,
     *,
     thresholds: Thresholds | None = None,
+    novel: Sequence[bool] | None = None,
     groups: Sequence | None = None,
     generators: Sequence | None = None,
     sources: Sequence | None = None,
@@ -52,6 +55,7 @@ def measure(
         margin (`np.ndarray` of shape `(n,)`): Log-odds of ai.
         is_ai (`np.ndarray` of shape `(n,)`): Whether the image is generated.
         thresholds: *optional*. Where verdicts begin; without them there are no verdict figures.
+        novel: *optional*. Whether the image is unlike those that the checkpoint knows; its verdict is then withheld.
         groups: *optional*. One name per image; images that share one are resampled together. `None` or an empty
             name means that the image belongs with no other.
         generators: *optional*. What made each image; looked at for ai images only.
@@ -70,10 +74,12 @@ def measure(
         - `verdicts`, with thresholds: `thresholds`; `counts` `{true label: {verdict: count}}`; `given`, the share of
           images with a verdict; `wrong`, by label, the share of its images with the wrong verdict; `promised`, by
           label, the highest share that chance would explain if the split were like the calibration images;
-          `accuracy`, the share of the verdicts that are right
-        - `by_generator`: against all real images, `n`, `auroc`, `detected` (share with a margin above 0) and
-          `verdicts` (the share of each)
-        - `by_source`: `n`, `false_positives` (share with a margin above 0) and `verdicts`
+          `accuracy`, the share of the verdicts that are right; `novel`, by label, the share of its images whose verdict
+          is withheld as unlike those that the checkpoint knows, where that was told
+        - `by_generator`: against all real images, `n`, `auroc`, `detected` (share with a margin above 0), and with
+          thresholds `verdicts` (the share of each), `wrong` (that of `real`) and `promised`, as above
+        - `by_source`: `n`, `false_positives` (share with a margin above 0), and with thresholds the same, `wrong` being
+          the share of `ai`
         - `worst_generator` (lowest AUROC) and `worst_source` (most false positives): names, of those with ten
           images or more where there are such
 
@@ -109,7 +115,15 @@ def measure(
     said = None
     if thresholds is not None:
         said = verdicts(margin, thresholds)
+        if novel is not None:
+            said = np.where(np.asarray(novel, dtype=bool), INCONCLUSIVE, said)
         figures["verdicts"] = _verdict_figures(said, is_ai, thresholds, groups, options)
+        if novel is not None:
+            truth = {REAL: ~is_ai, AI: is_ai}
+            novel = np.asarray(novel, dtype=bool)
+            figures["verdicts"]["novel"] = {
+                label: _share(novel[mine], _pick(groups, mine), options) for label, mine in truth.items()
+            }
 
     if generators is not None and is_ai.any():
         figures["by_generator"] = {}
@@ -122,7 +136,9 @@ def measure(
                 "detected": _share(called_ai[mine], _pick(groups, mine), options),
             }
             if said is not None:
-                figures["by_generator"][name]["verdicts"] = _verdict_shares(said[mine])
+                figures["by_generator"][name] |= _part_verdicts(
+                    said[mine], AI, thresholds, _pick(groups, mine), options
+                )
         figures["worst_generator"] = _worst(figures["by_generator"], "auroc", lowest=True)
     if sources is not None and (~is_ai).any():
         figures["by_source"] = {}
@@ -133,7 +149,9 @@ def measure(
                 "false_positives": _share(called_ai[mine], _pick(groups, mine), options),
             }
             if said is not None:
-                figures["by_source"][name]["verdicts"] = _verdict_shares(said[mine])
+                figures["by_source"][name] |= _part_verdicts(
+                    said[mine], REAL, thresholds, _pick(groups, mine), options
+                )
         figures["worst_source"] = _worst(figures["by_source"], "false_positives", lowest=False)
     return plain(figures)
 
@@ -152,17 +170,30 @@ def _verdict_figures(said, is_ai, thresholds, groups, options) -> dict:
         "promised": {},
         "accuracy": _share((said == truth)[given], _pick(groups, given), options),
     }
-    calibrated_on = {REAL: thresholds.n_real, AI: thresholds.n_ai}
     for label in NAMES:
         mine = truth == label
         figures["wrong"][label] = _share(said[mine] == _OTHER[label], _pick(groups, mine), options)
-        # Images of a group stand or fall together, so it is the groups that are counted.
-        independent = group_index(_pick(groups, mine), int(mine.sum()))[1]
-        known = independent and calibrated_on[label]
-        figures["promised"][label] = (
-            1 - coverage_band(calibrated_on[label], independent, thresholds.alpha)[0] if known else None
-        )
+        figures["promised"][label] = _promised(label, int(mine.sum()), thresholds, _pick(groups, mine))
     return figures
+
+
+def _part_verdicts(said, label, thresholds, groups, options) -> dict:
+    """The verdicts on a generator's or a source's images, all of one label."""
+    return {
+        "verdicts": {verdict: float((said == verdict).mean()) for verdict in VERDICTS},
+        "wrong": _share(said == _OTHER[label], groups, options),
+        "promised": _promised(label, len(said), thresholds, groups),
+    }
+
+
+def _promised(label, n: int, thresholds, groups) -> float | None:
+    """The highest share of wrong verdicts that chance would explain among `n` images like the calibration images."""
+    calibrated_on = {REAL: thresholds.n_real, AI: thresholds.n_ai}[label]
+    # Images of a group stand or fall together, so it is the groups that are counted.
+    independent = group_index(groups, n)[1]
+    if not independent or not calibrated_on:
+        return None
+    return 1 - coverage_band(calibrated_on, independent, thresholds.alpha)[0]
 
 
 def _share(hit, groups, options) -> dict:
@@ -192,10 +223,6 @@ def _auroc(margin, is_ai, groups, options) -> dict:
     if options["n_resamples"]:
         low, high = bootstrap_interval(auroc, margin, is_ai, groups=groups, weighted=True, **options)
     return {"value": value, "low": low, "high": high, "n": len(margin)}
-
-
-def _verdict_shares(said) -> dict[str, float]:
-    return {verdict: float((said == verdict).mean()) for verdict in VERDICTS}
 
 
 def _worst(figures: dict, key: str, lowest: bool) -> str | None:
@@ -233,6 +260,40 @@ def _names(values: np.ndarray) -> list[str]:
 
 def _pick(values: np.ndarray | None, where: np.ndarray) -> np.ndarray | None:
     return None if values is None else values[where]
+
+
+def measure_operating_points(
+    calibration: Mapping,
+    test: Mapping,
+    rates: Sequence[float] = OPERATING_RATES,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> list[dict]:
+    """Set a moderator's thresholds on one split's scores, and measure them on another's.
+
+    Args:
+        calibration, test: What [`read_scores`] returned for splits of the same weights.
+        rates: Shares of photographs called ai that are allowed.
+        seed: As in [`measure`], likewise `n_resamples`.
+
+    Returns:
+        For each rate what [`conformal.operating_point`] returned, with `photographs`, the share of the test's photographs
+        above the threshold, and `found`, that of its generated images.
+    """
+    margin, is_ai = check_margin(test["margin"], test["is_ai"])
+    groups = _numbered(_column(test.get("groups"), len(margin), "groups"))
+    options = {"seed": seed, "n_resamples": n_resamples}
+    measured = []
+    for rate in rates:
+        known = _numbered(_column(calibration.get("groups"), len(calibration["margin"]), "groups"))
+        point = operating_point(calibration["margin"], calibration["is_ai"], rate, groups=known, seed=seed)
+        above = margin > (np.inf if point.threshold is None else point.threshold)
+        shares = {
+            name: _share(above[mine], _pick(groups, mine), options)
+            for name, mine in (("photographs", ~is_ai), ("found", is_ai))
+        }
+        measured.append(plain({**point.to_dict(), **shares}))
+    return measured
 
 
 # What is written beside a checkpoint
@@ -308,6 +369,30 @@ def write_evaluation(
     return kept
 
 
+def refresh_evaluation(folder: str | os.PathLike, thresholds: Thresholds | None) -> dict:
+    """Compute the figures in `evaluation.json` again from the scores beside it; no image is looked at.
+
+    Figures that came later than the measurement, or are computed in another way now, stand there then. What it says of
+    the measurement itself stays.
+
+    Args:
+        thresholds: The checkpoint's.
+
+    Returns:
+        The whole file; splits without a file of scores are as they were.
+    """
+    known = read_evaluation(folder)
+    for split, record in known.items():
+        path = Path(folder) / f"scores-{split}.parquet"
+        if path.is_file():
+            seed = record["figures"].get("seed", 0)
+            record["figures"] = measure(**read_scores(path), thresholds=thresholds, seed=seed)
+    if known:
+        text = json.dumps(known, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(Path(folder) / FILE_NAME, text)
+    return known
+
+
 def read_evaluation(folder: str | os.PathLike) -> dict:
     """Read `evaluation.json`; `{}` where there is none.
 
@@ -323,6 +408,7 @@ def write_scores(
     margin,
     is_ai,
     *,
+    novel: Sequence[bool] | None = None,
     groups: Sequence | None = None,
     generators: Sequence | None = None,
     sources: Sequence | None = None,
@@ -346,6 +432,8 @@ def write_scores(
     n = len(margin)
     rows = np.arange(n) if index is None else np.asarray(index)
     columns = {"index": pa.array(rows.astype(np.int64)), "margin": pa.array(margin), "is_ai": pa.array(is_ai)}
+    if novel is not None:
+        columns["novel"] = pa.array(np.asarray(novel, dtype=bool))
     for name, values in (("generator", generators), ("source", sources)):
         values = _column(values, n, f"{name}s")
         if values is not None:
@@ -377,6 +465,8 @@ def read_scores(path: str | os.PathLike) -> dict:
         scores = {"margin": table["margin"].to_numpy(), "is_ai": table["is_ai"].to_numpy()}
     except (pa.ArrowInvalid, KeyError) as error:
         raise ValueError(f"{path} is no file of scores: {str(error).splitlines()[0]}") from None
+    if "novel" in table.column_names:
+        scores["novel"] = table["novel"].to_numpy()
     for column, argument in (("group", "groups"), ("generator", "generators"), ("source", "sources")):
         if column in table.column_names:
             scores[argument] = table[column].to_pylist()

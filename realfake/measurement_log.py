@@ -7,7 +7,7 @@ here first, so that a reader of the model card can count how often a split was l
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FILE_NAME = "measurements.jsonl"
@@ -39,6 +39,7 @@ def log_measurement(
     date: str,
     command: str,
     figures: Mapping,
+    degradations: Sequence[str] | None = None,
 ) -> dict:
     """Append one measurement to the log and wait until it is on disk.
 
@@ -51,6 +52,7 @@ def log_measurement(
         date: When, ISO 8601.
         command: The exact command line.
         figures: The headline figures, for example `{"auroc": 0.93, "accuracy": 0.88}`.
+        degradations: *optional*. The degradations that the images were measured under, where it was a grid of them.
 
     Returns:
         The record as written.
@@ -68,6 +70,7 @@ def log_measurement(
             "split": split,
             "n": n,
             "command": command,
+            **({} if degradations is None else {"degradations": sorted(degradations)}),
             "figures": figures,
         }
     )
@@ -87,6 +90,31 @@ def log_measurement(
         file.write((("\n" if torn else "") + line + "\n").encode("utf-8"))
         os.fsync(file.fileno())
     return record
+
+
+def log_once(path: str | os.PathLike, **measurement) -> dict | None:
+    """Append a measurement unless the log holds one of the same weights, corpus, split, number of images and degradations.
+
+    For a run that was interrupted and continued, or whose report is only written again: it looks at the split once.
+
+    Args:
+        measurement: As of [`log_measurement`].
+
+    Returns:
+        The record as written, or `None`.
+    """
+    wanted = plain(
+        {
+            "checkpoint_sha256": measurement["checkpoint_hash"],
+            "corpus": measurement["corpus"],
+            "split": measurement["split"],
+            "n": measurement["n"],
+            "degradations": sorted(measurement["degradations"]) if measurement.get("degradations") else None,
+        }
+    )
+    if any(all(record.get(key) == value for key, value in wanted.items()) for record in read_log(path)):
+        return None
+    return log_measurement(path, **measurement)
 
 
 def read_log(path: str | os.PathLike) -> list[dict]:
@@ -126,6 +154,17 @@ def count(
     return sum(
         all(value is None or record.get(key) == value for key, value in wanted.items())
         for record in read_log(path)
+    )
+
+
+def count_weights(path: str | os.PathLike, split: str, corpus: str) -> int:
+    """With how many different weights a split of a corpus was measured, however often with each."""
+    return len(
+        {
+            record.get("checkpoint_sha256")
+            for record in read_log(path)
+            if record.get("split") == split and record.get("corpus") == corpus
+        }
     )
 
 

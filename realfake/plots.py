@@ -1,57 +1,22 @@
-"""The figures of a model card, and the contact sheet of a dry run, each written as one small PNG.
+"""The figures of a model card, each written as one small PNG.
 
-The functions take arrays and dictionaries from `evaluation` and `Trainer`, never models. They use Matplotlib's
-object-oriented `Figure`, so that nothing global changes, and import Matplotlib only when called: it is slow to load.
+The functions take arrays and dictionaries from `evaluation` and `Trainer`, never models.
 """
 
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 from scipy.special import expit
 
 from .conformal import INCONCLUSIVE, Thresholds
 from .labels import AI, NAMES, REAL
 from .metrics import check_margin, class_balanced_weights, ece, reliability_curve
+from .plot_style import COLOURS, GREY, INK, new_figure, plain_axes, plain_text, save
 
-# From Okabe and Ito's palette, which the colour-blind tell apart; line styles and markers differ as well.
-COLOURS = {REAL: "#0072B2", AI: "#D55E00"}
-_GREY = "#6E6E6E"
-_INK = "#222222"
-_DPI = 110
+# Draws of a perfectly calibrated model, for the band of noise.
 _BAND_DRAWS = 200
-
-
-def _figure(width: float, height: float):
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
-
-
-def _axes(axes, title: str | None = None):
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#E3E3E3", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, labelsize=9)
-    if title:
-        axes.set_title(title, fontsize=10.5, color=_INK, loc="left")
-    return axes
-
-
-def _save(figure, path: str | os.PathLike) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without a software tag the same figures give the same bytes.
-    figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
-    return path
-
-
-def _plain(text: str) -> str:
-    # Matplotlib reads "$" as the beginning of a formula.
-    return str(text).replace("$", r"\$")
 
 
 def confusion_matrix(
@@ -75,31 +40,32 @@ def confusion_matrix(
     numbers = np.array([[counts[row][column] for column in columns] for row in rows], dtype=np.float64)
     totals = numbers.sum(1, keepdims=True)
     shares = np.divide(numbers, totals, out=np.zeros_like(numbers), where=totals > 0)
-    figure = _figure(1.5 + 1.35 * len(columns), 1.2 + 1.0 * len(rows))
+    figure = new_figure(1.5 + 1.35 * len(columns), 1.2 + 1.0 * len(rows))
     axes = figure.add_subplot()
     # The pale half of the scale: dark figures stay readable on all of it.
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.7, aspect="auto")
     for i in range(len(rows)):
         for j in range(len(columns)):
             share = f"{100 * shares[i, j]:.1f} %" if totals[i, 0] else "–"
-            axes.text(j, i - 0.08, share, ha="center", va="center", fontsize=13, color=_INK)
-            axes.text(j, i + 0.22, f"{int(numbers[i, j]):,}", ha="center", va="center", fontsize=9, color=_INK)
+            axes.text(j, i - 0.08, share, ha="center", va="center", fontsize=13, color=INK)
+            axes.text(j, i + 0.22, f"{int(numbers[i, j]):,}", ha="center", va="center", fontsize=9, color=INK)
     axes.set_xticks(
-        range(len(columns)), [f"called {_plain(name)}" if name in NAMES else _plain(name) for name in columns]
+        range(len(columns)),
+        [f"called {plain_text(name)}" if name in NAMES else plain_text(name) for name in columns],
     )
     axes.set_yticks(
-        range(len(rows)), [f"{_plain(row)}\n(n = {int(total):,})" for row, total in zip(rows, totals[:, 0])]
+        range(len(rows)), [f"{plain_text(row)}\n(n = {int(total):,})" for row, total in zip(rows, totals[:, 0])]
     )
-    axes.set_ylabel("true label", color=_INK)
-    axes.tick_params(length=0, labelsize=10, colors=_INK)
+    axes.set_ylabel("true label", color=INK)
+    axes.tick_params(length=0, labelsize=10, colors=INK)
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.grid(True, which="minor", color="white", linewidth=2)
     axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
     if title:
-        axes.set_title(_plain(title), fontsize=10.5, color=_INK, loc="left")
-    return _save(figure, path)
+        axes.set_title(plain_text(title), fontsize=10.5, color=INK, loc="left")
+    return save(figure, path)
 
 
 def roc(
@@ -131,22 +97,22 @@ def roc(
     tpr = np.r_[0, np.cumsum(is_ai[order])[last] / n_ai]
     fpr = np.r_[0, np.cumsum(~is_ai[order])[last] / n_real]
     floor = 0.5 / n_real
-    figure = _figure(5.2, 4.2)
-    axes = _axes(figure.add_subplot(), _plain(title or ""))
+    figure = new_figure(5.2, 4.2)
+    axes = plain_axes(figure.add_subplot(), plain_text(title or ""))
     label = "this model"
     if auroc and auroc.get("value") is not None:
         label = f"AUROC {auroc['value']:.3f}"
         if auroc.get("low") is not None:
             label += f" (95 %: {auroc['low']:.3f} to {auroc['high']:.3f})"
     chance = np.geomspace(floor, 1, 200)
-    axes.plot(chance, chance, color=_GREY, linestyle="--", linewidth=1.2, label="chance")
+    axes.plot(chance, chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
     axes.plot(fpr.clip(floor, 1), tpr, color=COLOURS[AI], linewidth=2, drawstyle="steps-post", label=label)
     at = [float((margin[~is_ai] > 0).mean()), float((margin[is_ai] > 0).mean())]
     axes.plot(
         max(at[0], floor),
         at[1],
         "o",
-        color=_INK,
+        color=INK,
         markersize=7,
         label="at even odds (p = 0.5)",
         clip_on=False,
@@ -161,7 +127,7 @@ def roc(
     axes.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
     axes.set_yticks(np.linspace(0, 1, 6), [f"{tick} %" for tick in range(0, 101, 20)])
     axes.legend(loc="best", fontsize=9, frameon=True, framealpha=0.9, edgecolor="none")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def reliability_diagram(
@@ -187,11 +153,11 @@ def reliability_diagram(
     if is_ai.all() or not is_ai.any():
         raise ValueError("A reliability diagram needs images of both labels.")
     weights = class_balanced_weights(is_ai)
-    figure = _figure(5.2, 5.4)
+    figure = new_figure(5.2, 5.4)
     upper, lower = figure.subplots(2, 1, height_ratios=[4, 1], sharex=True)
-    _axes(upper, _plain(title or ""))
-    _axes(lower)
-    upper.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2, label="perfect calibration")
+    plain_axes(upper, plain_text(title or ""))
+    plain_axes(lower)
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfect calibration")
     band = _perfect_band(p_ai, is_ai.mean(), seed)
     upper.fill_between(
         *band, color="#BDBDBD", alpha=0.55, linewidth=0, label="90 % range of perfect calibration"
@@ -226,7 +192,7 @@ def reliability_diagram(
     lower.set_xlabel("probability of ai")
     lower.set_xlim(0, 1)
     lower.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper center")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _perfect_band(p_ai, prior_ai: float, seed: int):
@@ -277,9 +243,9 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
     panels = ([["loss", "eval_loss"]] if {"loss", "eval_loss"} & series.keys() else []) + (
         [scores] if scores else []
     )
-    figure = _figure(4.3 * len(panels) + 0.3, 3.4)
+    figure = new_figure(4.3 * len(panels) + 0.3, 3.4)
     styles = {
-        "loss": ("training (augmented)", {"color": _GREY, "linewidth": 1.2}),
+        "loss": ("training (augmented)", {"color": GREY, "linewidth": 1.2}),
         "eval_loss": ("held out", {"color": COLOURS[AI], "linewidth": 2, "marker": "o", "markersize": 4}),
         "eval_accuracy": ("accuracy", {"color": COLOURS[REAL], "linewidth": 2, "marker": "s", "markersize": 4}),
         "eval_auroc": (
@@ -287,7 +253,7 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
         ),
     }  # fmt: skip
     for axes, keys in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        _axes(axes, "loss (nats)" if "eval_loss" in keys or "loss" in keys else "held-out images")
+        plain_axes(axes, "loss (nats)" if "eval_loss" in keys or "loss" in keys else "held-out images")
         for key in keys:
             if key in series:
                 name, style = styles[key]
@@ -295,7 +261,7 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
         axes.set_xlabel("epoch")
         axes.set_xlim(left=0)
         axes.legend(fontsize=9, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def score_densities(
@@ -315,8 +281,8 @@ def score_densities(
     low, high = np.quantile(margin, [0.002, 0.998])
     low, high = min(low, -1.0), max(high, 1.0)
     edges = np.linspace(low, high, 51)
-    figure = _figure(5.8, 3.6)
-    axes = _axes(figure.add_subplot(), _plain(title or ""))
+    figure = new_figure(5.8, 3.6)
+    axes = plain_axes(figure.add_subplot(), plain_text(title or ""))
     for label in NAMES:
         mine = margin[is_ai] if label == AI else margin[~is_ai]
         if not len(mine):
@@ -347,73 +313,9 @@ def score_densities(
         mark for mark in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999) if low <= np.log(mark / (1 - mark)) <= high
     ]
     top.set_xticks([np.log(mark / (1 - mark)) for mark in marks], [f"{mark:g}" for mark in marks])
-    top.tick_params(labelsize=8.5, colors=_INK)
+    top.tick_params(labelsize=8.5, colors=INK)
     axes.legend(fontsize=9, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
-    return _save(figure, path)
-
-
-def batch_sheet(
-    path: str | os.PathLike,
-    images: Sequence[Image.Image],
-    labels: Sequence[str],
-    captions: Sequence[str] | None = None,
-    columns: int = 4,
-    tile: int = 224,
-) -> Path:
-    """Lay out images as the model is given them, each with its label: what a dry run shows.
-
-    Args:
-        path: The PNG to write.
-        images: RGB images. Those larger than a tile are reduced, small ones are enlarged by whole pixels.
-        labels: `"real"` or `"ai"` for each.
-        captions: *optional*. A few words for each, such as the source.
-        columns: Images in a row, *defaults to* 4.
-        tile: Side of a tile in pixels, *defaults to* 224.
-
-    Raises:
-        ValueError: No images, or not one label (and caption) for each.
-    """
-    captions = [""] * len(images) if captions is None else list(captions)
-    if not len(images) or not len(images) == len(labels) == len(captions):
-        raise ValueError(
-            f"A sheet needs a label and a caption for each image, not {len(images)} images, {len(labels)} labels "
-            f"and {len(captions)} captions."
-        )
-    gap, text_height = 10, 40
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (gap + columns * (tile + gap), gap + rows * (tile + text_height + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
-    for index, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
-        left = gap + index % columns * (tile + gap)
-        top = gap + index // columns * (tile + text_height + gap)
-        shown = image.convert("RGB")
-        if max(shown.size) > tile:
-            shown.thumbnail((tile, tile), Image.Resampling.LANCZOS)
-        elif (times := tile // max(shown.size)) > 1:
-            shown = shown.resize((shown.width * times, shown.height * times), Image.Resampling.NEAREST)
-        sheet.paste(shown, (left + (tile - shown.width) // 2, top + (tile - shown.height) // 2))
-        draw.rectangle(
-            (left - 3, top - 3, left + tile + 2, top + tile + 2), outline=COLOURS.get(label, _GREY), width=2
-        )
-        draw.text((left, top + tile + 4), label, fill=COLOURS.get(label, _INK), font=font)
-        draw.text((left, top + tile + 20), _shorten(caption, font, tile), fill=_INK, font=font)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG", optimize=True)
-    return path
-
-
-def _shorten(text: str, font, width: int) -> str:
-    text = " ".join(str(text).split())
-    while text and font.getlength(text) > width:
-        text = (
-            textwrap.shorten(text, len(text) - 1, placeholder="…")
-            if " " in text
-            else text.rstrip("…")[:-1] + "…"
-        )
-    return text
+    return save(figure, path)
 
 
 def write_plots(

@@ -5,12 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from . import evaluation, model_card
 from .arguments import RunArguments
+from .card.files import write_card_of
 from .endpoint import write_endpoint
-from .measurement_log import count
-from .model_card import CardFacts
-from .plots import write_plots
 from .records import write_atomically
 from .runs import FINISHED
 
@@ -30,51 +27,10 @@ def finish(folder: str | Path, facts: dict, measurement_log: str | Path) -> Path
         The card.
     """
     folder = Path(folder)
-    card = write_card(folder, facts, measurement_log)
+    card = write_card_of(folder, facts, measurement_log)
     write_atomically(folder / FINISHED, json.dumps(facts, indent=1, default=str) + "\n")
     print(f"Finished: {card}", flush=True)
     return card
-
-
-def write_card(folder: str | Path, facts: dict, measurement_log: str | Path) -> Path:
-    """Draw the plots and write the model card from the files beside the weights.
-
-    Everything that the card says is in `config.json`, `evaluation.json`, the scores and the run's facts, so it can be
-    written again at any time.
-    """
-    folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own = config["realfake"]
-    measured = evaluation.read_evaluation(folder)
-    scores = {
-        split: f"scores-{split}.parquet" for split in measured if (folder / f"scores-{split}.parquet").is_file()
-    }
-    card = CardFacts.from_dict(
-        {
-            **facts,
-            "name": (facts.get("repo_id") or folder.resolve().name).rsplit("/", 1)[-1],
-            "class_names": [
-                name for _, name in sorted(config["id2label"].items(), key=lambda entry: int(entry[0]))
-            ],
-            "image_size": own.get("image_size"),
-            "calibration": own.get("calibration"),
-            "thresholds": own.get("thresholds"),
-            "evaluation": measured,
-            "scores": scores,
-            "seed": facts["hyperparameters"].get("seed"),
-        }
-    )
-    if card.split == "test":
-        card.measurements = count(measurement_log, split="test", corpus=measured["test"]["corpus"])
-    if card.split in scores:
-        table = evaluation.read_scores(folder / scores[card.split])
-        calibration = own["calibration"]
-        before = (table["margin"] - calibration["bias"]) * calibration["temperature"]
-        card.plots = write_plots(
-            folder, card.split, table["margin"], table["is_ai"], card.figures, before=before,
-            log_history=facts.get("log_history"),
-        )  # fmt: skip
-    return model_card.write_card(folder, card)
 
 
 def check_login(args: RunArguments) -> None:

@@ -15,6 +15,10 @@ import torch
 from datasets import Dataset
 
 from .calibration import Calibration, fit_grouped
+from .card.facts import CardFacts
+from .card.limits import limits
+from .card.markdown import code, fence, md, table
+from .card.metadata import card_data
 from .classifiers import input_size
 from .conformal import fit_thresholds
 from .container import image_bytes
@@ -24,7 +28,6 @@ from .heads import fold, folding_error, has_bias
 from .images import LIMITS, open_image
 from .labels import AI, NAMES, REAL, canonical
 from .metrics import class_balanced_weights, margin_from_logits, nll
-from .model_card import CardFacts, card_data, code, fence, limits, md, table
 from .release import FOLDING_TOLERANCE, collect_logits, column, is_ai, save_checkpoint, store_facts
 from .robustness import image_seed
 

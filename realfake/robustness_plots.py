@@ -1,20 +1,27 @@
-"""The pictures of a robustness report: a heat table of generators by degradation, and curves of the best and worst tier.
+"""The pictures of a robustness report: heat tables of generators by degradation, and curves of the best and worst tier.
 
-Takes the figures of [`robustness.grid_figures`] and margins; the curves are those of [`plots`].
+Takes the figures of [`robustness_figures.grid_figures`] and margins; the curves are those of [`plots`].
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
 
-from .plots import reliability_diagram, roc
-from .robustness import CLEAN, headline
+from .card.unsuitable import too_many_wrong
+from .conformal import Thresholds
+from .labels import AI, REAL
+from .plot_style import INK, new_figure, plain_text, save
+from .plots import reliability_diagram, roc, score_densities
+from .robustness_figures import CLEAN, headline
 
-_INK = "#222222"
-_DPI = 110
+_METRICS = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+    "detected": "share found at p > ½",
+}
 
 
 def heat_table(path: str | os.PathLike, figures: Mapping[str, Mapping], metric: str = "auroc") -> Path | None:
@@ -22,52 +29,112 @@ def heat_table(path: str | os.PathLike, figures: Mapping[str, Mapping], metric: 
 
     Args:
         path: The PNG to write.
-        figures: What [`robustness.grid_figures`] returned.
+        figures: What [`robustness_figures.grid_figures`] returned.
         metric: `"auroc"`, `"balanced_accuracy"` or `"detected"`, *defaults to* `"auroc"`.
 
     Returns:
         The path; `None` where no generators are known.
     """
-    from matplotlib.figure import Figure
-
     tiers = list(figures)
-    names = sorted({name for tier in figures.values() for name in tier.get("by_generator") or {}})
-    if not names:
+    images = figures[tiers[0]].get("by_generator") or {}
+    if not images:
         return None
+    names = sorted(images)
     values = np.array(
         [[_value(figures[tier]["by_generator"][name][metric]) for tier in tiers] for name in names]
     )
-    lowest = np.where(np.isnan(values), np.inf, values).min(axis=1)
-    order = np.argsort(lowest, kind="stable")
-    values, names = values[order], [names[row] for row in order]
-    images = figures[tiers[0]]["by_generator"]
-    figure = Figure(
-        figsize=(2.6 + 0.72 * len(tiers), 1.5 + 0.32 * len(names)),
-        dpi=_DPI,
-        layout="constrained",
-        facecolor="white",
-    )
-    axes = figure.add_subplot()
+    order = np.argsort(np.where(np.isnan(values), np.inf, values).min(axis=1), kind="stable")
+    rows = [f"{names[row]} (n = {images[names[row]]['n']:,})" for row in order]
     # Chance is white, worse than chance orange: the colour-blind tell these two apart.
-    drawn = axes.imshow(values, cmap="PuOr", vmin=0, vmax=1, aspect="auto")
-    for row in range(len(names)):
-        for column in range(len(tiers)):
-            value = values[row, column]
-            shade = "white" if abs(value - 0.5) > 0.26 else _INK
-            text = "–" if np.isnan(value) else f"{value:.2f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=shade)
-    axes.set_xticks(range(len(tiers)), tiers, rotation=35, ha="right")
-    axes.set_yticks(
-        range(len(names)), [f"{name} (n = {images[name]['n']:,})".replace("$", r"\$") for name in names]
+    return _heat(
+        path,
+        rows,
+        tiers,
+        values[order],
+        _METRICS[metric],
+        "PuOr",
+        (0, 1),
+        lambda value: abs(value - 0.5) > 0.26,
+        "{:.2f}",
     )
-    axes.tick_params(length=0, labelsize=9, colors=_INK)
+
+
+def coverage_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> Path | None:
+    """Draw the share of wrong verdicts by class and generator under every degradation, shortfalls marked.
+
+    Args:
+        path, figures: As of [`heat_table`].
+
+    Returns:
+        The path; `None` where no verdicts are given.
+    """
+    tiers = list(figures)
+    first = figures[tiers[0]]
+    if not first.get("verdicts"):
+        return None
+    rows, entries = [], []
+    for label, said in ((REAL, AI), (AI, REAL)):
+        rated = [figures[tier]["verdicts"] for tier in tiers]
+        rows.append(f"all {label}, called {said} (n = {first['n'][label]:,})")
+        entries.append([{"wrong": each["wrong"][label], "promised": each["promised"][label]} for each in rated])
+    for name in sorted(first.get("by_generator") or {}):
+        rows.append(f"{name}, called {REAL} (n = {first['by_generator'][name]['n']:,})")
+        entries.append([figures[tier]["by_generator"][name] for tier in tiers])
+    values = np.array([[_value(entry["wrong"]) for entry in row] for row in entries])
+    marked = np.array([[too_many_wrong(entry) for entry in row] for row in entries])
+    return _heat(
+        path, rows, tiers, values, "share of wrong verdicts; boxed: more than promised", "Oranges", (0, 1),
+        lambda value: value > 0.55, "{:.0%}", marked,
+    )  # fmt: skip
+
+
+def _heat(
+    path, rows: Sequence[str], columns: Sequence[str], values: np.ndarray, label: str, colours: str, span, is_dark, pattern: str,
+    marked: np.ndarray | None = None,
+) -> Path:  # fmt: skip
+    """A table of coloured cells with their numbers in them; marked cells get a frame."""
+    from matplotlib.patches import Rectangle
+
+    figure = new_figure(3.0 + 0.72 * len(columns), 1.6 + 0.32 * len(rows))
+    axes = figure.add_subplot()
+    drawn = axes.imshow(values, cmap=colours, vmin=span[0], vmax=span[1], aspect="auto")
+    for row, column in np.ndindex(values.shape):
+        value = values[row, column]
+        text = "–" if np.isnan(value) else pattern.format(value)
+        bold = marked is not None and marked[row, column]
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=8.5, color="white" if is_dark(value) else INK,
+            fontweight="bold" if bold else "normal",
+        )  # fmt: skip
+        if bold:
+            axes.add_patch(
+                Rectangle((column - 0.45, row - 0.42), 0.9, 0.84, fill=False, edgecolor=INK, linewidth=1.3)
+            )
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_yticks(range(len(rows)), [plain_text(name) for name in rows])
+    axes.tick_params(length=0, labelsize=9, colors=INK)
     axes.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label={"auroc": "AUROC"}.get(metric, metric.replace("_", " ")))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without a software tag the same figures give the same bytes.
-    figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
-    return path
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+    bar.set_label(label, fontsize=9, color=INK)
+    return save(figure, path)
+
+
+def write_card_plots(
+    folder: str | os.PathLike, split: str, figures: Mapping[str, Mapping]
+) -> list[dict[str, str]]:
+    """Draw what figures alone allow, without margins: both heat tables, into `<folder>/plots`.
+
+    Returns:
+        `list[dict]`: `{"file", "caption"}` for each, paths relative to the folder.
+    """
+    plots, written = Path(folder) / "plots", []
+    if heat_table(plots / f"robustness-{split}.png", figures):
+        caption = f"AUROC on {split} of each generator against all real images, under each degradation"
+        written.append({"file": f"plots/robustness-{split}.png", "caption": caption})
+    if coverage_table(plots / f"coverage-{split}.png", figures):
+        caption = f"Wrong verdicts on {split} by class and generator, under each degradation; a frame marks more than promised"
+        written.append({"file": f"plots/coverage-{split}.png", "caption": caption})
+    return written
 
 
 def write_plots(
@@ -77,32 +144,31 @@ def write_plots(
     is_ai,
     figures: Mapping[str, Mapping],
 ) -> list[dict[str, str]]:
-    """Write the heat table, and reliability and ROC of the clean and of the worst tier, into `<folder>/plots`.
+    """Write the heat tables, and ROC, reliability and score densities of the clean and of the worst tier.
 
     Returns:
-        `list[dict]`: `{"file", "caption"}` for each, paths relative to the folder.
+        As of [`write_card_plots`].
     """
     plots = Path(folder) / "plots"
-    written = []
-    if heat_table(plots / f"robustness-{split}.png", figures):
-        caption = f"AUROC on {split} of each generator against all real images, under each degradation"
-        written.append({"file": f"plots/robustness-{split}.png", "caption": caption})
+    written = write_card_plots(folder, split, figures)
     is_ai = np.asarray(is_ai, dtype=bool)
     if is_ai.all() or not is_ai.any():
         return written
+
+    def note(file: Path, caption: str) -> None:
+        written.append({"file": f"plots/{file.name}", "caption": caption})
+
     worst = headline(figures)["worst_degradation"]["degradation"]
     for name in dict.fromkeys(name for name in (CLEAN, worst) if name in margins):
         which = f"{name}, the worst" if name == worst else name
-        file = roc(
-            plots / f"roc-{split}-{name}.png", margins[name], is_ai, figures[name]["summary"]["auroc"], which
-        )
-        caption = f"ROC curve on {split}, {which}; the false-positive axis is logarithmic"
-        written.append({"file": f"plots/{file.name}", "caption": caption})
-        file = reliability_diagram(
-            plots / f"reliability-{split}-{name}.png", expit(margins[name]), is_ai, title=which
-        )
-        caption = f"Reliability on {split}, {which}: how often images with a given probability are generated"
-        written.append({"file": f"plots/{file.name}", "caption": caption})
+        rated, margin = figures[name].get("verdicts"), margins[name]
+        file = roc(plots / f"roc-{split}-{name}.png", margin, is_ai, figures[name]["summary"]["auroc"], which)
+        note(file, f"ROC curve on {split}, {which}; the false-positive axis is logarithmic")
+        file = reliability_diagram(plots / f"reliability-{split}-{name}.png", expit(margin), is_ai, title=which)
+        note(file, f"Reliability on {split}, {which}: how often images with a given probability are generated")
+        thresholds = Thresholds.from_dict(rated["thresholds"]) if rated else None
+        file = score_densities(plots / f"scores-{split}-{name}.png", margin, is_ai, thresholds, which)
+        note(file, f"Scores on {split}, {which}, by true label")
     return written
 
 

@@ -26,12 +26,12 @@ from . import evaluation
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .audit import quick_audit
 from .calibration import Calibration
+from .card.facts import hub_id
 from .classifiers import input_size
 from .corpus import Corpus, load_corpus
 from .detector import Detector
 from .measurement_log import log_measurement
 from .metrics import margin_from_logits
-from .model_card import hub_id
 from .release import collect_logits, column, is_ai
 from .splits import part_validation
 from .training import DetectorTrainer, ElapsedCallback, count_labels, last_complete_checkpoint
@@ -214,7 +214,7 @@ def checkpoint_to_resume(args: RunArguments) -> str | None:
 
 def show_dry_run(trainer: DetectorTrainer, corpus: Corpus, parts: dict[str, Dataset]) -> None:
     """Print the model and the sizes, and save the first augmented batch as a picture."""
-    from .plots import batch_sheet
+    from .contact_sheet import batch_sheet
 
     model = trainer.model
     total = sum(p.numel() for p in model.parameters())

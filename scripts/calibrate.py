@@ -200,7 +200,7 @@ def _write_down(options, detector, parts, name: str, margins, before) -> None:
 def _finish(options, result, original) -> None:
     """Write the card, and say what the calibration was worth."""
     from realfake import corpus_options, evaluation, measurement_log, recalibrate, runs
-    from realfake.model_card import hub_id
+    from realfake.card.facts import hub_id
     from realfake.plots import write_plots
 
     folder = Path(options.output_dir)

@@ -4,9 +4,12 @@
     python scripts/evaluate_checkpoint.py user/detector --label_map LABEL_0=real,LABEL_1=ai --dataset user/corpus --split test \
         --output_dir out --degradations clean,jpeg_40,webp_50 --slice faces=ffhq,stylegan
 
+    python scripts/evaluate_checkpoint.py runs/photos --dataset ./corpus --update_card
+
 Writes `evaluation.md` and `robustness.json`. Every image is decoded once and scored as it is, recompressed, resized, cropped,
 blurred and so on; beside the checkpoint stand two controls that know nothing of what images show. Scores are kept in
-`.margins` as they are computed: give the same command again, and a run that was interrupted continues.
+`.margins` as they are computed: give the same command again, and a run that was interrupted continues. With `--update_card`
+the record and its plots go into the checkpoint's own folder, and its card is written anew.
 """
 
 import argparse
@@ -14,8 +17,6 @@ import sys
 
 PROGRAM = "evaluate_checkpoint.py"
 PARTS = {"selection": "validation", "calibration": "validation"}
-# Looked at where the split has such images: faces, which people care about most and generators do best.
-FACES = "faces=faces-256,faces-300,tpdne,man"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +38,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_checkpoint_options(parser)
     add_corpus_options(parser)
     parser.add_argument("--split", choices=EVALUABLE_SPLITS, default="test", help="What is measured.")
-    parser.add_argument("--output_dir", required=True, help="Folder of the figures, and of the scores so far.")
+    parser.add_argument("--output_dir", help="Folder of the figures, and of the scores so far.")
+    parser.add_argument(
+        "--update_card",
+        action="store_true",
+        help="Write the figures beside the weights, and the card of this finished run anew; instead of --output_dir.",
+    )
     parser.add_argument(
         "--degradations", default=",".join(GRID), help="Which of the grid, separated by commas."
     )
@@ -47,7 +53,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--slice",
         action="append",
         metavar="NAME=SOURCE,SOURCE",
-        help=f"Look at the images of these sources by themselves; may be repeated. By default {FACES}, where there are any.",
+        help="Look at the images of these sources by themselves; may be repeated. By default faces and sources of matched "
+        "subjects, where the corpus has those that are known.",
     )
     parser.add_argument("--no_controls", action="store_true", help="Leave the two controls out.")
     parser.add_argument(
@@ -63,12 +70,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="File that every measurement of a test split is added to.",
     )
     options = parser.parse_args(arguments)
+    _choose_folder(options)
     options.degradations = check_degradations(options.degradations.split(","))
     for name, least in (("batch_size", 1), ("max_control_samples", 20), ("max_samples", 2), ("n_resamples", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, not {value}.")
     return options
+
+
+def _choose_folder(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from realfake.card.files import TRAINING
+
+    if bool(options.output_dir) == options.update_card:
+        raise ValueError("Pass either --output_dir, for a report by itself, or --update_card.")
+    if not options.update_card:
+        return
+    if not (Path(options.model) / TRAINING).is_file():
+        raise ValueError(
+            f"--update_card: {options.model} holds no {TRAINING}; it writes the card of a checkpoint that was trained here. "
+            "Pass --output_dir for a report by itself."
+        )
+    options.output_dir = options.model
 
 
 def main() -> int:
@@ -85,75 +110,43 @@ def main() -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Checkpoint and corpus → margins under each degradation → figures → report."""
-    from datetime import UTC, datetime
     from pathlib import Path
 
-    from realfake import (
-        controls,
-        corpus_options,
-        records,
-        robustness,
-        robustness_plots,
-        robustness_report,
-        runs,
-    )
-    from realfake.degradations import GRID
+    from realfake import corpus_options, records, robustness_plots, robustness_report
+    from realfake.card.degradations import summary
+    from realfake.card.files import rewrite_card
     from realfake.release import column, is_ai
+    from realfake.robustness_run import measure_robustness
 
     detector = corpus_options.open_checkpoint(options)
     identity = corpus_options.checkpoint_identity(options.model, detector)
     dataset, train = _splits(options)
-    truth, fingerprint = is_ai(dataset), runs.corpus_fingerprint(dataset)
-    known = {f"{name}s": column(dataset, name) for name in ("group", "generator", "source")}
-    slices = _slices(options, known["sources"])
-
-    scorers = [robustness.detector_scorer(detector, identity, options.batch_size)]
-    if train is not None:
-        print(f"Fitting the controls on {len(train):,} training images.", flush=True)
-        scorers.append(controls.spectrum_scorer(train, runs.corpus_fingerprint(train)))
-    margins, scored = robustness.score_grid(
-        dataset, options.degradations, scorers, options.output_dir, fingerprint, options.batch_size
+    record, margins = measure_robustness(
+        detector,
+        identity,
+        dataset,
+        options.output_dir,
+        split=options.split,
+        corpus=options.corpus_name,
+        command=corpus_options.command_line(PROGRAM),
+        measurement_log=options.measurement_log,
+        train=train,
+        degradations=options.degradations,
+        slices=_slices(options, column(dataset, "source")),
+        batch_size=options.batch_size,
+        seed=options.seed,
+        n_resamples=options.n_resamples,
     )
-    if train is not None and robustness.CLEAN in options.degradations:
-        margins[controls.CONTAINER] = controls.container_margins(train, dataset)
-
-    print("Computing the figures.", flush=True)
-    resampling = {"seed": options.seed, "n_resamples": options.n_resamples}
-    figures = robustness.grid_figures(
-        margins["model"],
-        truth,
-        thresholds=detector.thresholds,
-        slices=slices,
-        **known,
-        **resampling,
-    )
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": identity,
-        "model": detector.name,
-        "corpus": options.corpus_name,
-        "corpus_fingerprint": fingerprint,
-        "command": corpus_options.command_line(PROGRAM),
-        "versions": runs.versions(),
-        "headline": robustness.headline(figures),
-        "described": {name: (GRID[name].__doc__ or name).split("\n")[0] for name in options.degradations},
-        "slices": slices,
-        "degradations": figures,
-        "controls": {
-            name: robustness.grid_figures(tiers, truth, groups=known["groups"], **resampling)
-            for name, tiers in margins.items()
-            if name != "model"
-        },
-        "controls_n": len(train) if train is not None else 0,
-    }
-    if options.split == "test":
-        _log(options, record, next(iter(figures.values()))["n"], scored)
-    plots = robustness_plots.write_plots(options.output_dir, options.split, margins["model"], truth, figures)
-    robustness_report.write_record(options.output_dir, options.split, record)
-    report = Path(options.output_dir) / robustness_report.REPORT_NAME
-    records.write_atomically(report, robustness_report.render(record, options.split, plots))
-    print(robustness_report.summary(record).replace("**", ""))
-    print(f"Finished: {report}", flush=True)
+    if options.update_card:
+        written = rewrite_card(options.output_dir, options.measurement_log)
+    else:
+        plots = robustness_plots.write_plots(
+            options.output_dir, options.split, margins["model"], is_ai(dataset), record["degradations"]
+        )
+        written = Path(options.output_dir) / robustness_report.REPORT_NAME
+        records.write_atomically(written, robustness_report.render(record, options.split, plots))
+    print(summary(record).replace("**", ""))
+    print(f"Finished: {written}", flush=True)
     return 0
 
 
@@ -182,31 +175,9 @@ def _training(options: argparse.Namespace, corpus):
 
 
 def _slices(options: argparse.Namespace, sources) -> dict[str, list[str]]:
-    from realfake.robustness import read_slices
+    from realfake.robustness_figures import known_slices, read_slices
 
-    if options.slice:
-        return read_slices(options.slice, sources)
-    members = FACES.partition("=")[2].split(",")
-    return read_slices([FACES], sources) if set(members) & set(sources or ()) else {}
-
-
-def _log(options: argparse.Namespace, record: dict, n: dict, scored: int) -> None:
-    """Add one line to the log of measurements, unless a finished run is only written down again."""
-    from realfake.measurement_log import count, log_measurement
-
-    known = {"checkpoint_hash": record["checkpoint_sha256"], "split": "test", "corpus": record["corpus"]}
-    if not scored and count(options.measurement_log, **known):
-        return
-    first = record["degradations"].get("clean") or next(iter(record["degradations"].values()))
-    clean = {name: first["summary"][name] for name in ("accuracy", "balanced_accuracy", "auroc", "ece")}
-    log_measurement(
-        options.measurement_log,
-        n=n,
-        date=record["date"],
-        command=record["command"],
-        figures={**clean, "headline": record["headline"]},
-        **known,
-    )
+    return read_slices(options.slice, sources) if options.slice else known_slices(sources)
 
 
 if __name__ == "__main__":

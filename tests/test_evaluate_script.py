@@ -11,14 +11,16 @@ import pytest
 from datasets import Dataset, Features, Image
 from tiny import draw_picture
 
-from realfake import controls, robustness, robustness_report
+from realfake import controls, robustness
+from realfake.card.degradations import summary
 from realfake.conformal import Thresholds
 from realfake.degradations import GRID
 from realfake.detector import Detector
 from realfake.evaluation import checkpoint_hash
 from realfake.images import open_image
 from realfake.measurement_log import read_log
-from realfake.robustness import Scorer, grid_figures, headline, score_grid
+from realfake.robustness import Scorer, score_grid
+from realfake.robustness_figures import grid_figures, headline
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_checkpoint.py"
 SIZES = {"train": 60, "validation": 24, "test": 40}
@@ -289,7 +291,7 @@ def test_the_headline_is_the_worst_case():
     assert found["clean"]["value"] == 0.75 and found["mean"] == 0.625
     worst = found["worst_generator"]
     assert (worst["generator"], worst["degradation"], worst["detected"]["value"]) == ("poor", "jpeg_40", 0.0)
-    words = robustness_report.summary({"degradations": figures})
+    words = summary({"degradations": figures})
     assert words.index("50.0 %") < words.index("poor") < words.index("The mean")
 
 
@@ -301,6 +303,7 @@ def test_the_headline_is_the_worst_case():
         (("--slice", "faces"), "NAME=SOURCE"),
         (("--slice", "faces=nobody"), "its sources are faces-300, web"),
         (("--max_samples", "1"), "--max_samples must be at least 2"),
+        (("--update_card",), "either --output_dir"),
         (("--model_revision", "x", "--label_map", "cat=ai"), "--label_map names the class 'cat'"),
     ],
 )
@@ -309,3 +312,75 @@ def test_mistakes_end_in_one_line(script, tiny_vit, corpus, tmp_path, capsys, op
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert code == 2 and len(lines) == 1
     assert lines[0].startswith("evaluate_checkpoint.py: error: ") and message in lines[0]
+
+
+def test_the_card_of_a_run_that_is_not_one(script, tiny_vit, corpus, tmp_path, capsys, monkeypatch):
+    words = [str(tiny_vit), "--dataset", str(corpus), "--update_card"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    assert script.main() == 2
+    assert "holds no training.json" in capsys.readouterr().err
+
+
+def test_the_card_is_updated(script, tiny_vit, corpus, tmp_path, monkeypatch):
+    """And says what robustness.json, which lies beside the weights then, says."""
+    folder = shutil.copytree(tiny_vit, tmp_path / "run")
+    (folder / "training.json").write_text(json.dumps({"hyperparameters": {}, "model_class": "ViT"}))
+    log = tmp_path / "log.jsonl"
+    words = [
+        str(folder),
+        "--dataset",
+        str(corpus),
+        "--update_card",
+        "--degradations",
+        "clean,blur_1",
+        "--n_resamples",
+        "20",
+    ]
+    words += ["--preprocessing_num_workers", "1", "--measurement_log", str(log), "--no_controls"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    assert script.main() == 0
+    record = strict(folder / "robustness.json")["test"]
+    assert record["checkpoint_sha256"] == checkpoint_hash(folder) and record["of"] == 40
+    # Nothing else was measured of this checkpoint: the record alone is no figure of its own split.
+    assert "No figures were measured" in (folder / "README.md").read_text()
+    (line,) = read_log(log)
+    assert line["degradations"] == ["blur_1", "clean"]
+    assert script.main() == 0 and len(read_log(log)) == 1
+    assert not list(folder.glob("*.md.tmp")) and (folder / ".margins").is_dir()
+
+
+def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
+    from realfake.corpus import load_corpus
+    from realfake.robustness_run import at_the_end_of_a_run, possible
+
+    splits = load_corpus(corpus, num_proc=1).splits
+    folder, log = shutil.copytree(tiny_vit, tmp_path / "run"), tmp_path / "log.jsonl"
+    detector = Detector.from_pretrained(folder)
+    options = {"corpus": "corpus", "command": "python train_hf.py", "measurement_log": log, "seed": 0}
+    assert at_the_end_of_a_run(detector, folder, splits, 0, **options) is None
+    assert at_the_end_of_a_run(detector, folder, {"train": splits["train"]}, 9, **options) is None
+    record = at_the_end_of_a_run(detector, folder, splits, 16, **options)
+    assert record["of"] == 40 and record["controls_n"] == 16
+    first = record["degradations"]["clean"]
+    assert first["n"] == {"real": 8, "ai": 8} and first["by_generator"]["alpha"]["n"] == 4
+    assert list(record["degradations"]) == list(GRID) == possible(splits["test"])
+    assert list(record["slices"]) == ["faces"]
+    assert read_log(log)[0]["n"] == {"real": 8, "ai": 8}
+
+
+def test_degradations_that_leave_too_little_are_left_out():
+    from io import BytesIO
+
+    from realfake.robustness_run import possible
+
+    def table(*sizes):
+        contents = []
+        for size in sizes:
+            buffer = BytesIO()
+            draw_picture(size).save(buffer, "PNG")
+            contents.append({"bytes": buffer.getvalue(), "path": None})
+        return Dataset.from_dict({"image": contents}, features=Features({"image": Image(decode=False)}))
+
+    assert set(GRID) - set(possible(table((32, 32), (12, 12)))) == {"half_size", "crop_60"}
+    assert "resize_512_jpeg_40" not in possible(table((900, 10), (40, 40)))
+    assert possible(table((32, 32))) == list(GRID)

@@ -9,10 +9,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from realfake import model_card
+from realfake.card.facts import CardFacts, hub_id
+from realfake.card.limits import limits
+from realfake.card.markdown import code, fence, md
+from realfake.card.metadata import card_data
+from realfake.card.numbers import number, percent
+from realfake.card.render import render, write_card
 from realfake.conformal import Thresholds
 from realfake.evaluation import measure
-from realfake.model_card import CardFacts, code, fence, hub_id, limits, md, render, write_card
 
 EVIL = "a|b <script>alert(1)</script> {{ 7*7 }} [x](http://evil) `c` *d*\n## Heading"
 THRESHOLDS = Thresholds(alpha=0.1, real=-1.0, ai=1.0, n_real=100, n_ai=100)
@@ -134,7 +138,8 @@ def test_weak_generator_is_named_first_and_among_the_limits(facts):
     entry = facts.figures["by_generator"]["poor"]
     assert facts.figures["worst_generator"] == "poor"
     assert f"weakest on **poor**: AUROC {entry['auroc']['value']:.3f}" in text
-    rows = [line for line in text.splitlines() if line.startswith(("| poor", "| good"))]
+    tables = text.split("### By generator")[1].split("###")[0]
+    rows = [line for line in tables.splitlines() if line.startswith(("| poor", "| good"))]
     assert [row.split()[1] for row in rows] == ["poor", "good"]
     assert "| none |" in rows[0] and "| 77 |" in rows[1]  # in training
     said = "\n".join(limits(facts))
@@ -182,7 +187,7 @@ def test_without_test_split_the_card_says_so(split):
 
 
 def card_split(facts):
-    return model_card.card_data(facts).eval_results[0].dataset_split
+    return card_data(facts).eval_results[0].dataset_split
 
 
 def test_test_split_stands_for_the_model(evaluation):
@@ -276,9 +281,9 @@ def test_code_and_fence_outlast_backticks():
 
 
 def test_rounding_never_claims_all_or_nothing():
-    assert model_card._percent(0.99999) == "> 99.9 %" and model_card._percent(1.0) == "100.0 %"
-    assert model_card._percent(0.0001) == "< 0.1 %" and model_card._percent(0.0) == "0.0 %"
-    assert model_card._number(0.9996) == "0.9996"
+    assert percent(0.99999) == "> 99.9 %" and percent(1.0) == "100.0 %"
+    assert percent(0.0001) == "< 0.1 %" and percent(0.0) == "0.0 %"
+    assert number(0.9996) == "0.9996"
 
 
 def test_hub_id(tmp_path, monkeypatch):

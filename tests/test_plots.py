@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.special import expit
 
-from realfake import plots
+from realfake import contact_sheet, plots
 from realfake.conformal import Thresholds
 from realfake.evaluation import measure
 
@@ -33,13 +33,13 @@ def scored():
 def figures(monkeypatch):
     """The Matplotlib figures as they are saved, by file name."""
     saved = {}
-    save = plots._save
+    save = plots.save
 
     def keep(figure, path):
         saved[path.name if hasattr(path, "name") else str(path)] = figure
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return saved
 
 
@@ -146,7 +146,7 @@ def test_batch_sheet(tmp_path):
         Image.new("RGB", size, colour)
         for size, colour in (((32, 32), "red"), ((500, 100), "lime"), ((64, 64), "blue"))
     ]
-    path = plots.batch_sheet(
+    path = contact_sheet.batch_sheet(
         tmp_path / "b.png", images, ["real", "ai", "ai"], ["a", "long " * 50, "x" * 500], columns=2, tile=64
     )
     with Image.open(path) as sheet:
@@ -160,7 +160,7 @@ def test_batch_sheet(tmp_path):
         assert sheet.getpixel((84 + 32, 10 + 5)) == (255, 255, 255)
         assert sheet.getpixel((42, 124 + 32)) == (0, 0, 255)
     with pytest.raises(ValueError, match="3 images, 1 labels"):
-        plots.batch_sheet(tmp_path / "b.png", images, ["real"])
+        contact_sheet.batch_sheet(tmp_path / "b.png", images, ["real"])
 
 
 def test_captions_fit_their_tile():
@@ -168,9 +168,9 @@ def test_captions_fit_their_tile():
 
     font = ImageFont.load_default(13)
     for text in ("two words " * 30, "x" * 300, "word " + "y" * 300, "short", ""):
-        short = plots._shorten(text, font, 100)
+        short = contact_sheet._shorten(text, font, 100)
         assert font.getlength(short) <= 100
-    assert plots._shorten("short", font, 100) == "short"
+    assert contact_sheet._shorten("short", font, 100) == "short"
 
 
 def test_pyplot_stays_out():

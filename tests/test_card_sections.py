@@ -1,0 +1,289 @@
+"""The card in plain words, its section on degradations, and the files that it is written from."""
+
+import json
+import re
+import shutil
+
+import markdown_it
+import numpy as np
+import pytest
+from tiny import save_tiny
+
+from realfake import evaluation
+from realfake.card.degradations import coverage_table, slices_table, summary
+from realfake.card.facts import CardFacts, public_name
+from realfake.card.files import rewrite_card
+from realfake.card.render import render
+from realfake.card.unsuitable import in_short, unsuitable
+from realfake.conformal import Thresholds, fit_thresholds
+from realfake.evaluation import measure, measure_operating_points, write_evaluation, write_scores
+from realfake.robustness_figures import grid_figures, headline, known_slices
+from realfake.robustness_report import write_record
+
+EVIL = "a|b <script>alert(1)</script> [x](http://evil) `c`"
+THRESHOLDS = Thresholds(alpha=0.05, real=-1.0, ai=1.0, n_real=400, n_ai=400)
+
+
+def scored(n=400, seed=0, names=("good", "poor")):
+    """Margins whose `poor` generator lies where photographs do."""
+    rng = np.random.default_rng(seed)
+    is_ai = np.arange(n) % 2 == 1
+    made_by = np.where(is_ai, np.resize(np.repeat(names, 2), n), "")
+    centre = np.where(is_ai, np.where(made_by == names[1], -2.0, 3.0), -3.0)
+    sources = np.where(np.arange(n) % 8 < 4, "web", "faces-300")
+    return rng.normal(centre, 1.0), is_ai, made_by, sources
+
+
+def recorded(names=("good", "poor"), **changes):
+    """A record of two degradations, the second of which moves all images towards `real`."""
+    margin, is_ai, made_by, sources = scored(names=names)
+    tiers = {"clean": margin, "jpeg_40": margin - 1.5}
+    figures = grid_figures(
+        tiers, is_ai, thresholds=THRESHOLDS, generators=made_by.tolist(), sources=sources.tolist(),
+        slices={"faces": ["faces-300"]}, n_resamples=40,
+    )  # fmt: skip
+    control = grid_figures({"clean": margin / 4}, is_ai, generators=made_by.tolist(), n_resamples=0)
+    return {
+        "date": "2026-02-03", "checkpoint_sha256": "c" * 64, "model": "photos", "corpus": "corpus", "corpus_fingerprint": "f",
+        "command": "python scripts/evaluate_checkpoint.py x", "versions": {}, "of": 400, "headline": headline(figures),
+        "described": dict.fromkeys(tiers, "What it does."), "slices": {}, "degradations": figures,
+        "controls": {"power-spectrum": control}, "controls_n": 99, **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def facts():
+    margin, is_ai, made_by, sources = scored()
+    measured = measure(
+        margin, is_ai, generators=made_by, sources=sources, thresholds=THRESHOLDS, n_resamples=100
+    )
+    record = {"checkpoint_sha256": "c" * 64, "corpus": "corpus", "figures": measured}
+    return CardFacts(
+        name="photos",
+        thresholds=THRESHOLDS.to_dict(),
+        evaluation={"test": record},
+        robustness={"test": recorded()},
+        robustness_plots=[{"file": "plots/robustness-test.png", "caption": "Heat"}],
+    )
+
+
+def html(text) -> str:
+    return markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+
+
+def figures_of(auroc, wrong, promised):
+    entry = {
+        "auroc": dict(zip(("value", "low", "high"), auroc)),
+        "wrong": {"value": wrong},
+        "promised": promised,
+    }
+    return {"by_generator": {"g": entry}}
+
+
+@pytest.mark.parametrize(
+    "auroc, wrong, promised, reasons",
+    [
+        ((0.70, 0.60, 0.74), 0.0, 0.1, ["AUROC surely below 0.75"]),
+        ((0.70, 0.60, 0.76), 0.0, 0.1, []),  # it may be better
+        ((0.95, 0.90, 0.99), 0.11, 0.1, ["too many called `real`"]),
+        ((0.95, 0.90, 0.99), 0.10, 0.1, []),  # chance explains as much
+        ((0.60, 0.50, 0.70), 0.50, 0.1, ["AUROC surely below 0.75", "too many called `real`"]),
+        ((0.60, None, None), None, None, []),  # nothing is sure without an interval
+    ],
+)
+def test_the_rule_for_generators(auroc, wrong, promised, reasons):
+    assert unsuitable(figures_of(auroc, wrong, promised)) == ({"g": reasons} if reasons else {})
+
+
+def test_a_reader_finds_the_three_answers(facts):
+    text = render(facts).text
+    short = text.split("## In short")[1].split("\n## ")[0]
+    figures = facts.figures
+    withheld, wrong = 1 - figures["verdicts"]["given"]["value"], figures["verdicts"]["wrong"]["real"]
+    assert f"it says `inconclusive`**: to {100 * withheld:.1f} % of the 400 images" in short
+    assert f"{100 * wrong['value']:.1f} %" in short and "of 200 as they are" in short
+    assert "must not be used to rule out these generators**: poor." in short
+    section = text.split("## For which generators it must not be used")[1].split("\n## ")[0]
+    entry = figures["by_generator"]["poor"]
+    assert f"| poor | {entry['n']} | {entry['auroc']['value']:.3f}" in section and "| good |" not in section
+    assert "lies below 0.75" in section and "stated 5.0 %" in section
+    # `good` holds on the images as they are, and no longer once they are recompressed.
+    assert ("good (`jpeg_40`)" in section) == bool(
+        unsuitable(facts.degraded["degradations"]["jpeg_40"]).get("good")
+    )
+
+
+def test_bayes_rule_in_words(facts):
+    counts, n = facts.figures["verdicts"]["counts"], facts.figures["n"]
+    found, false = counts["ai"]["ai"] / n["ai"], counts["real"]["ai"] / n["real"]
+    right = 0.1 * found / (0.1 * found + 0.9 * false)
+    (sentence,) = [line for line in in_short(facts) if line.startswith("**Photographs")]
+    assert f"one image in 10 is generated, {100 * right:.1f} %" in sentence
+
+
+def test_degradations_are_shown_with_their_controls(facts):
+    text = render(facts).text
+    record = facts.robustness["test"]
+    worst = record["headline"]["worst_degradation"]
+    assert worst["degradation"] == "jpeg_40"
+    top = text.split("## In short")[0]
+    assert f"Balanced accuracy {100 * worst['balanced_accuracy']['value']:.1f} %" in top and "poor" in top
+    section = text.split("### After recompression, resizing and cropping")[1].split("### Other")[0]
+    assert section.count("\n| model |") == 2 and section.count("\n| *`power-spectrum`* |") == 1
+    rated = record["degradations"]["jpeg_40"]["verdicts"]
+    row = next(line for line in section.splitlines() if line.startswith("| model | `jpeg_40`"))
+    for figure in (rated["wrong"]["real"], rated["given"], rated["accuracy"]):
+        assert f"{100 * figure['value']:.1f} %" in row
+    assert f"n = {rated['accuracy']['n']}" in row  # of the verdicts, not of the images
+    assert "](plots/robustness-test.png)" in section and "- `jpeg_40`: What it does." in section
+    assert not re.search(r"\bNone\b|\bnan\b", text)
+
+
+def test_figures_of_other_weights_are_not_shown(facts):
+    others = CardFacts(
+        name="x", evaluation=facts.evaluation, robustness={"test": recorded(checkpoint_sha256="d" * 64)}
+    )
+    text = render(others).text
+    assert (
+        "After recompression" not in text and "recompressed, resized or cropped images was not measured" in text
+    )
+
+
+def test_shortfalls_are_marked():
+    figures = recorded()["degradations"]
+    lines = coverage_table(figures).splitlines()
+    poor = next(line for line in lines if line.startswith("| poor"))
+    good = next(line for line in lines if line.startswith("| good"))
+    assert poor.count("✗") == 2
+    cell = figures["clean"]["by_generator"]["poor"]
+    assert (
+        f"**{100 * cell['wrong']['value']:.1f} %** ✗ ({100 * cell['verdicts']['inconclusive']:.1f} %)" in poor
+    )
+    assert good.split("|")[3].strip().startswith("0.0 % (")
+    assert "**all `real`**" in lines[2] and lines[2].split("|")[2].strip() == "200"
+
+
+def test_a_slice_is_shown_as_it_is_and_at_its_worst():
+    figures = recorded()["degradations"]
+    rows = slices_table(figures).splitlines()[2:]
+    assert [row.split("|")[2].strip() for row in rows][0] == "`clean`"
+    assert f"{figures['clean']['by_slice']['faces']['auroc']['value']:.3f}" in rows[0]
+    assert known_slices(["web", "tpdne", None]) == {"faces": ["faces-256", "faces-300", "tpdne", "man"]}
+    assert known_slices(None) == {}
+
+
+def test_names_cannot_break_out():
+    margin, is_ai, _, _ = scored(names=(EVIL, "poor"))
+    record = recorded(names=(EVIL, EVIL + "2"), corpus=EVIL, described={"clean": EVIL, "jpeg_40": EVIL})
+    evaluated = {"checkpoint_sha256": "c" * 64, "figures": record["degradations"]["clean"]}
+    facts = CardFacts(name="x", evaluation={"test": evaluated}, robustness={"test": record}, base_model=EVIL)
+    page = html(render(facts).text)
+    assert "<script" not in page and 'href="http://evil"' not in page
+    for block in re.findall(r"(?:^\|.*\|\n)+", render(facts).text, re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_one_label_has_no_headline():
+    margin = np.array([-1.0, -2.0])
+    figures = grid_figures({"clean": margin}, [False, False], thresholds=THRESHOLDS, n_resamples=0)
+    assert "one label only" in summary({"degradations": figures})
+
+
+def test_novel_images_get_no_verdict():
+    margin, is_ai, made_by, sources = scored()
+    novel = np.zeros(len(margin), dtype=bool)
+    novel[:100] = True
+    figures = measure(margin, is_ai, thresholds=THRESHOLDS, novel=novel, generators=made_by, n_resamples=0)
+    before = measure(margin[100:], is_ai[100:], thresholds=THRESHOLDS, n_resamples=0)
+    assert figures["verdicts"]["novel"]["real"]["value"] == 50 / 200
+    for label in ("real", "ai"):
+        for verdict in ("real", "ai"):
+            assert figures["verdicts"]["counts"][label][verdict] == before["verdicts"]["counts"][label][verdict]
+    grid = grid_figures({"clean": margin}, is_ai, thresholds=THRESHOLDS, novel={"clean": novel}, n_resamples=0)
+    assert grid["clean"]["verdicts"]["counts"] == figures["verdicts"]["counts"]
+
+
+def test_operating_points_by_hand():
+    calibration = {"margin": np.arange(100.0), "is_ai": np.zeros(100, dtype=bool)}
+    test = {"margin": np.array([94.5, 95.5, 96.5, 99.5]), "is_ai": np.array([False, False, True, True])}
+    one, five = measure_operating_points(calibration, test, n_resamples=0)
+    # The 5th and the 1st largest of 100 photographs: floor(0.05 · 101) and floor(0.01 · 101).
+    assert (five["threshold"], one["threshold"]) == (95.0, 99.0)
+    assert five["photographs"]["value"] == 0.5 and five["found"]["value"] == 1.0
+    assert one["photographs"]["value"] == 0.0 and one["found"]["value"] == 0.5
+    text = render(CardFacts(name="x", operating_points=[one, five])).text
+    assert "A threshold for people" in text and "| 5.0 % |" in text
+    few = {"margin": np.arange(10.0), "is_ai": np.zeros(10, dtype=bool)}
+    (none,) = measure_operating_points(few, test, rates=(0.01,), n_resamples=0)
+    assert none["threshold"] is None and none["found"]["value"] == 0.0
+    assert "A threshold for people" not in render(CardFacts(name="x", operating_points=[none])).text
+
+
+def test_a_starting_point_has_a_public_name(tmp_path):
+    folder = tmp_path / "somewhere" / "vit_small"
+    folder.mkdir(parents=True)
+    assert public_name("owner/name") == "owner/name" and public_name(None) is None
+    assert public_name(str(folder)) == public_name("../gone/vit_small") == "vit_small"
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\n# a comment\n---\n\n# ViT small, from the lab\ntext\n"
+    )
+    assert public_name(str(folder)) == "ViT small, from the lab"
+    (folder / "config.json").write_text(json.dumps({"_name_or_path": "lab/vit-small"}))
+    assert public_name(str(folder)) == "lab/vit-small"
+    (folder / "config.json").write_text(json.dumps({"_name_or_path": str(folder)}))
+    assert public_name(str(folder)) == "ViT small, from the lab"
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A checkpoint's folder as a run leaves it, its figures of today's making but for one."""
+    folder = save_tiny("vit", tmp_path / "run")
+    weights = evaluation.checkpoint_hash(folder)
+    margin, is_ai, made_by, sources = scored()
+    columns = {"generators": made_by.tolist(), "sources": sources.tolist()}
+    thresholds = fit_thresholds(margin, is_ai)
+    headers = {
+        "checkpoint_hash": weights, "command": "python train_hf.py", "corpus": "corpus", "corpus_fingerprint": "f",
+        "date": "2026-01-01", "versions": {},
+    }  # fmt: skip
+    for split in ("calibration", "test"):
+        figures = measure(margin, is_ai, **columns, thresholds=thresholds)
+        for entry in figures["by_generator"].values():
+            del entry["wrong"]  # as an older version wrote it
+        write_evaluation(folder, split, figures, **headers)
+        write_scores(folder, split, margin, is_ai, **columns)
+    config = json.loads((folder / "config.json").read_text())
+    calibration = {"method": "temperature", "temperature": 2.0, "bias": 0.0, "n": 400}
+    config["realfake"] = {"thresholds": thresholds.to_dict(), "calibration": calibration}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_record(folder, "test", recorded(checkpoint_sha256=weights))
+    facts = {
+        "hyperparameters": {"seed": 3},
+        "model_class": "ViT",
+        "base_model": "../elsewhere/vit_base",
+        "log_history": [],
+    }
+    (folder / "training.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_a_card_is_written_again_from_the_files_alone(finished, tmp_path):
+    text = rewrite_card(finished, tmp_path / "log.jsonl").read_text()
+    assert "fine-tuned from vit\\_base" in text and "elsewhere" not in text
+    for name in ("robustness-test", "coverage-test", "roc-test", "scores-test", "reliability-test"):
+        assert (finished / "plots" / f"{name}.png").is_file() and f"plots/{name}.png" in text
+    record = evaluation.read_evaluation(finished)["test"]
+    assert "wrong" in record["figures"]["by_generator"]["poor"] and record["date"] == "2026-01-01"
+    assert "A threshold for people" in text and "After recompression" in text
+    again = rewrite_card(finished, tmp_path / "log.jsonl").read_text()
+    assert again == text
+
+
+def test_a_folder_without_a_run_says_so(tmp_path, finished):
+    folder = shutil.copytree(finished, tmp_path / "other")
+    (folder / "training.json").unlink()
+    with pytest.raises(OSError, match=r"holds no training\.json"):
+        rewrite_card(folder, tmp_path / "log.jsonl")
+    (folder / "training.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        rewrite_card(folder, tmp_path / "log.jsonl")
