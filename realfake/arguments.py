@@ -182,6 +182,13 @@ class RunArguments(TrainingArguments):
             "help": "Channels-last memory layout: faster for depthwise convolutions such as MobileNet's."
         },
     )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={
+            "help": "Average the weights over the steps with this decay, such as 0.999, and measure and keep the "
+            "average; 0: do not."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many measurements without an improvement."}
     )
@@ -214,6 +221,8 @@ class RunArguments(TrainingArguments):
             )
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"--alpha must lie between 0 and 0.5, not {self.alpha}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema_decay must lie in [0, 1), not {self.ema_decay}.")
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must stay off: the image column would be removed.")
         if self.corpus_notes and not Path(self.corpus_notes).is_file():

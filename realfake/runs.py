@@ -6,6 +6,7 @@
 import contextlib
 import dataclasses
 import errno
+import gc
 import os
 import platform
 import shlex
@@ -115,13 +116,17 @@ def _means_full_disk(error: Exception) -> bool:
 
 
 def leave_process_group() -> None:
-    """Part from the other processes, where there are any.
+    """Part from the other processes, where there are any, and join the backend's threads.
 
-    The backend's threads are joined here. Left to the interpreter's end, they race with the unloading of the libraries
-    they run in, and a process that has done all its work now and then ends in an abort.
+    A gloo worker lets go of a collective's tensors some time after that collective has returned, and takes the
+    interpreter's lock to do so. Where the interpreter is ending by then, Python 3.11 to 3.13 ends the asking thread
+    with `pthread_exit`, which unwinds through a destructor of C++: "terminate called without an active exception",
+    SIGABRT, in a process that has done all its work. Only the process group's destructor joins the workers, and
+    `destroy_process_group` alone does not lead to it while the trainer, a cycle of references, still holds the group.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 @contextlib.contextmanager
@@ -369,7 +374,7 @@ def training_facts(
         in (
             "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "per_device_train_batch_size",
             "gradient_accumulation_steps", "num_train_epochs", "max_steps", "label_smoothing_factor", "seed", "bf16",
-            "metric_for_best_model", "early_stopping_patience", "optim", "max_grad_norm",
+            "metric_for_best_model", "early_stopping_patience", "optim", "max_grad_norm", "ema_decay",
         )
     }  # fmt: skip
     elapsed = next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, ElapsedCallback))

@@ -4,6 +4,7 @@ The order of the images and the augmentation of each depend on the seed, the epo
 alone, so that one process and several, and a run that was killed and resumed, see the same data.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers.trainer_callback import ExportableState
 
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .augment import Augmentation
+from .averaging import AverageCallback, WeightAverage, load_unaveraged, save_unaveraged
 from .classifiers import (
     build_classifier,
     input_size,
@@ -242,12 +244,21 @@ class ElapsedCallback(TrainerCallback, ExportableState):
 
 
 class DetectorTrainer(Trainer):
-    """A `Trainer` with class weights, frozen layers that stay as they are, and plain images for measuring."""
+    """A `Trainer` with class weights, frozen layers that stay as they are, and plain images for measuring.
+
+    With `--ema_decay` the weights are averaged as they are trained; the average is what is measured, saved in the
+    checkpoints, and left in the model at the end.
+    """
 
     def __init__(self, *args, class_weights: torch.Tensor | None = None, eval_collator: Collator, **kwargs):
         super().__init__(*args, **kwargs)
         self.class_weights = class_weights
         self.eval_collator = eval_collator
+        self.average: WeightAverage | None = None
+        if self.args.ema_decay:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("--ema_decay does not go with FSDP or DeepSpeed; leave one of them out.")
+            self.add_callback(AverageCallback(self))
         # The loss below is a mean over the batch, so gradient accumulation has to average.
         self.model_accepts_loss_kwargs = False
         self._frozen = [
@@ -279,13 +290,38 @@ class DetectorTrainer(Trainer):
             logits.float(), labels, weight=weights, label_smoothing=smoothing
         )
 
+    def train(self, *args, **kwargs):
+        self.average = None
+        output = super().train(*args, **kwargs)
+        if self.average is not None:  # the best checkpoint was not asked for
+            self.average.adopt()
+            self.average = None
+        return output
+
+    def _averaged(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with self._averaged():
+            self._share_buffers()
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         # `Trainer` counts a last, smaller batch as a whole one and, with several processes, some images twice: the
         # loss that chooses the checkpoint would depend on the batch size and on the number of processes.
         loss = self._cross_entropy(torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids))
         output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
         return output
+
+    def _share_buffers(self) -> None:
+        # Each process has running statistics of its own since the last step, and only the first one's are saved.
+        if self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with self._averaged():
+            super()._save(output_dir, state_dict)
+        if self.average is not None and self.args.should_save:
+            save_unaveraged(self.model, output_dir or self.args.output_dir)
 
     def plain_model(self) -> PreTrainedModel:
         """Return the model without what accelerate wraps around it: bf16 autocast would blur its logits."""
@@ -296,12 +332,16 @@ class DetectorTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self._load_weights(resume_from_checkpoint)
+            if self.args.ema_decay:
+                self.average = WeightAverage(self.model, self.args.ema_decay)
+            load_unaveraged(self.model, resume_from_checkpoint)
 
     def _load_best_model(self):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
             self._load_weights(self.state.best_model_checkpoint)
+            self.average = None  # the best checkpoint is an average already
 
     def _load_weights(self, folder: str) -> None:
         # `Trainer` matches the file's tensors by the names in it, but transformers 5 saves some architectures (ViT)

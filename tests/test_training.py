@@ -295,9 +295,9 @@ def test_the_best_checkpoint_is_read_back(tiny_vit, sixteen, tmp_path):
     # highest loss here, so that it is not the last one, whose weights are in the model anyway.
     args = arguments(
         tmp_path, num_train_epochs=3, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True,
-        greater_is_better=True,
+        greater_is_better=True, learning_rate=1e-3,
     )  # fmt: skip
-    trainer = trainer_for(tiny_vit, sixteen, args)
+    trainer = trainer_for(tiny_vit, sixteen, args, data={"augmentation": 0.0})
     trainer.train()
     losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
     assert np.argmax(losses) < 2
