@@ -112,17 +112,23 @@ def attribute(
     return Attribution(heatmap, method, target, details)
 
 
-def gradcam(margin: Margin, pixels: torch.Tensor):
-    """Signed Grad-CAM (Selvaraju et al. 2017, without its ReLU) on the deepest spatial layer, upsampled bilinearly.
+def gradcam(margin: Margin, pixels: torch.Tensor, layer: str | None = None):
+    """Signed Grad-CAM (Selvaraju et al. 2017, without its ReLU) on one spatial layer, upsampled bilinearly.
+
+    Args:
+        layer: Name of the layer, *defaults to* the one that was chosen by measurement and stored with the checkpoint
+            (`config.realfake["gradcam_layer"]`), or else the deepest that the decision depends on.
 
     `details`: the `layer`'s name and its `grid`, (height, width).
     """
-    layer = find_layer(margin.model, tuple(pixels.shape[2:]))
-    with layer.tap() as tap:
+    model = margin.model
+    stored = getattr(getattr(model, "config", None), "realfake", None) or {}
+    spatial = find_layer(model, tuple(pixels.shape[2:]), layer or stored.get("gradcam_layer"))
+    with spatial.tap() as tap:
         # The input needs a gradient where all parameters are frozen, or there would be no graph to walk back.
         grid = LayerGradCam(margin, tap).attribute(pixels.clone().requires_grad_(), relu_attributions=False)
     heat = nn.functional.interpolate(grid.detach().float(), tuple(pixels.shape[2:]), mode="bilinear")
-    return heat[0, 0], {"layer": layer.name, "grid": layer.grid}
+    return heat[0, 0], {"layer": spatial.name, "grid": spatial.grid}
 
 
 def integrated_gradients(

@@ -2,7 +2,7 @@
 
 Convolutional networks keep a (batch, channels, height, width) map; transformers keep (batch, tokens, channels)
 with class, distillation or register tokens in front. [`find_layer`] finds the deepest usable layer of either kind
-by watching one forward and one backward pass, and [`SpatialLayer.tap`] offers it to Captum as a map.
+by watching one forward and one backward pass, [`candidate_layers`] lists others, and [`SpatialLayer.tap`] offers it to Captum as a map.
 """
 
 from collections import Counter
@@ -94,8 +94,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 _FOUND: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def find_layer(model: nn.Module, pixel_size: tuple[int, int]) -> SpatialLayer:
-    """Find the deepest layer whose map the decision depends on.
+def find_layer(model: nn.Module, pixel_size: tuple[int, int], name: str | None = None) -> SpatialLayer:
+    """Find the deepest layer whose map the decision depends on, or the one called `name`.
 
     A layer is taken if its output is a map or a sequence of patch tokens in reading order (it may follow a few
     prefix tokens) and if the gradient of the logits with respect to that map is not zero. The latter matters where
@@ -105,6 +105,7 @@ def find_layer(model: nn.Module, pixel_size: tuple[int, int]) -> SpatialLayer:
     Args:
         model: A transformers image classifier: called with `pixel_values`, it returns `logits`.
         pixel_size: `(height, width)` of its input.
+        name: *optional*. As in `model.named_modules()`.
 
     Returns:
         [`SpatialLayer`]
@@ -112,10 +113,41 @@ def find_layer(model: nn.Module, pixel_size: tuple[int, int]) -> SpatialLayer:
     Raises:
         ValueError: There is no such layer.
     """
-    sizes = _FOUND.setdefault(model, {})
-    if pixel_size not in sizes:
-        sizes[pixel_size] = _search(model, pixel_size)
-    name, layout, grid, prefix = sizes[pixel_size]
+    found = _FOUND.setdefault(model, {})
+    if (pixel_size, name) not in found:
+        found[pixel_size, name] = next(_search(model, pixel_size, name), None)
+    if found[pixel_size, name]:
+        return _layer(model, *found[pixel_size, name])
+    if name is None:
+        raise ValueError(
+            f"{type(model).__name__} has no layer with spatial features that its decision depends on, which Grad-CAM "
+            f"needs at {pixel_size[0]}x{pixel_size[1]} pixels; method='integrated_gradients' or 'occlusion' serve any model."
+        )
+    raise ValueError(
+        f"{type(model).__name__} has no layer {name!r} with spatial features that its decision depends on; there are "
+        f"{', '.join(layer.name for layer in candidate_layers(model, pixel_size))}."
+    )
+
+
+def candidate_layers(model: nn.Module, pixel_size: tuple[int, int], n: int = 8) -> list[SpatialLayer]:
+    """List layers that Grad-CAM could look at, for [`~realfake.layer_choice`] to choose among.
+
+    These are the layers that [`find_layer`] would take whose name ends in a number, which is what blocks are called in
+    transformers, and the deepest layer of all. Of many, `n` are taken at even distances.
+
+    Returns:
+        From the shallowest to the deepest, which is what [`find_layer`] finds.
+    """
+    found = list(_search(model, pixel_size))[::-1]
+    blocks = [entry for entry in found[:-1] if entry[0].rsplit(".", 1)[-1].isdigit()] + found[-1:]
+    if len(blocks) > n:
+        blocks = (
+            [blocks[round(i * (len(blocks) - 1) / max(1, n - 1))] for i in range(n)] if n > 1 else blocks[-1:]
+        )
+    return [_layer(model, *entry) for entry in blocks]
+
+
+def _layer(model: nn.Module, name: str, layout: str, grid: tuple[int, int], prefix: int) -> SpatialLayer:
     return SpatialLayer(model.get_submodule(name), name, layout, grid, prefix)
 
 
@@ -125,7 +157,8 @@ def _features(output) -> torch.Tensor | None:
     return output if isinstance(output, torch.Tensor) else None
 
 
-def _search(model: nn.Module, pixel_size: tuple[int, int]) -> tuple[str, str, tuple[int, int], int]:
+def _search(model: nn.Module, pixel_size: tuple[int, int], wanted: str | None = None) -> Iterator[tuple]:
+    """Usable layers, `(name, layout, grid, prefix)`, from the deepest on; the `wanted` one alone where it is named."""
     records, calls, owner = [], Counter(), get_ident()
 
     def record(name):
@@ -161,15 +194,12 @@ def _search(model: nn.Module, pixel_size: tuple[int, int]) -> tuple[str, str, tu
         # A module that runs twice has two maps, and a hook could not tell which.
         if found and calls[name] == 1:
             candidates.append((name, features, found))
-    for name, features, (layout, grid, prefix) in reversed(candidates):
+    for name, features, found in reversed(candidates):
+        if wanted is not None and name != wanted:
+            continue
         (gradient,) = torch.autograd.grad(scalar, features, retain_graph=True, allow_unused=True)
-        layer = SpatialLayer(model.get_submodule(name), name, layout, grid, prefix)
-        if gradient is not None and bool(layer.to_grid(gradient).any()):
-            return name, layout, grid, prefix
-    raise ValueError(
-        f"{type(model).__name__} has no layer with spatial features that its decision depends on, which Grad-CAM "
-        f"needs at {pixel_size[0]}x{pixel_size[1]} pixels; method='integrated_gradients' or 'occlusion' serve any model."
-    )
+        if gradient is not None and bool(_layer(model, name, *found).to_grid(gradient).any()):
+            yield name, *found
 
 
 def _layout(features: torch.Tensor, pixel_size, base) -> tuple[str, tuple[int, int], int] | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from realfake.attribution import METHODS, Margin, _superpixels, attribute
 from realfake.baselines import baseline_pixels, black_pixel
-from realfake.layers import find_layer
+from realfake.layers import candidate_layers, find_layer
 
 COLUMNS = {"real": [0], "ai": [1]}
 
@@ -125,6 +125,30 @@ def test_vit_takes_the_layer_before_the_last_attention():
     assert (layer.name, layer.layout, layer.grid, layer.prefix) == (
         "vit.layers.1.layernorm_before", "tokens", (3, 4), 1,
     )  # fmt: skip
+
+
+def test_layers_can_be_listed_and_named():
+    model = red_vit()
+    layers = candidate_layers(model, (48, 64))
+    # After the last block's attention nothing depends on the patches.
+    assert [layer.name for layer in layers] == ["vit.layers.0", "vit.layers.1.layernorm_before"]
+    named = find_layer(model, (48, 64), "vit.layers.0")
+    assert (named.name, named.grid, named.prefix) == ("vit.layers.0", (3, 4), 1)
+    pixels = red_square((48, 64), (0, 16), (32, 48))
+    assert attribute(model, pixels, COLUMNS, layer="vit.layers.0").details["layer"] == "vit.layers.0"
+    model.config.realfake = {"gradcam_layer": "vit.layers.0"}
+    assert attribute(model, pixels, COLUMNS).details["layer"] == "vit.layers.0"
+    for name in ("vit.layers.1", "nowhere"):
+        with pytest.raises(ValueError, match="there are vit.layers.0, vit.layers.1.layernorm_before"):
+            find_layer(model, (48, 64), name)
+
+
+def test_of_many_layers_a_few_are_taken():
+    model = build("MobileNetV2").eval()
+    layers = candidate_layers(model, (64, 96), n=5)
+    assert len(layers) == 5 and layers[-1] == find_layer(model, (64, 96))
+    areas = [np.prod(layer.grid) for layer in layers]
+    assert areas == sorted(areas, reverse=True) and areas[0] > 4 * areas[-1]
 
 
 def test_tokens_fold_in_reading_order_and_back():
