@@ -6,7 +6,7 @@ the verdict's thresholds are in the checkpoint's configuration.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,13 @@ from PIL import Image
 from scipy.special import expit
 from transformers.utils.hub import resolve_revision
 
-from .classifiers import load_classifier, load_processor
+from .classifiers import load_classifier, load_processor, optional_file
 from .conformal import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
 from .images import open_image
 from .labels import AI, NAMES, REAL, columns_by_label
-from .metrics import margin_from_logits
+from .margins import margin_from_logits
+from .novelty import FILE_NAME as NOVELTY_FILE
+from .novelty import Novelty, forward_with_features
 
 if TYPE_CHECKING:
     from .faithfulness import Evidence
@@ -87,11 +89,18 @@ class Explanation:
     details: dict = field(default_factory=dict)
     evidence: "Evidence | None" = None
 
-    def overlay(self, opacity: float = 0.5) -> Image.Image:
-        """Draw the map over the image, with a legend."""
-        from .overlay import overlay
+    def overlay(self, opacity: float = 0.5, regions: int = 0) -> Image.Image:
+        """Draw the map over the image, with a legend that says where the map is not to be relied on.
 
-        return overlay(self.image, self.heatmap, self.target, opacity)
+        Args:
+            opacity: Of the strongest colour, 0 to 1.
+            regions: How many of the strongest regions are outlined, *defaults to* none.
+        """
+        from .overlay import caveats, overlay
+
+        outlined = self.regions(regions) if regions else ()
+        notes = caveats(self.details, self.evidence)
+        return overlay(self.image, self.heatmap, self.target, opacity, regions=outlined, notes=notes)
 
     def regions(self, n: int = 3) -> "list[EvidenceRegion]":
         """Find the regions that hold the most evidence for the target, the strongest first: boxes, shares, outlines."""
@@ -109,6 +118,8 @@ class Detector:
         label_map: *optional*. `{class name: "real" or "ai"}` for class names that do not say it themselves.
         name: What the checkpoint is called where people read it.
         revision: *optional*. Its revision on the Hub.
+        novelty: *optional*. What the images look like that it was calibrated on; without it no verdict is withheld for
+            being about something else.
 
     Raises:
         ValueError: The classes cannot be mapped to `real` and `ai`.
@@ -130,6 +141,7 @@ class Detector:
         label_map: dict[str, str] | None = None,
         name: str = "",
         revision: str | None = None,
+        novelty: Novelty | None = None,
     ):
         if model.config.num_labels < len(NAMES):
             raise ValueError(
@@ -140,6 +152,7 @@ class Detector:
         self.processor = processor
         self.name = name
         self.revision = revision
+        self.novelty = novelty
         self.facts: dict = getattr(model.config, "realfake", None) or {}
         stored = self.facts.get("thresholds")
         self.thresholds = Thresholds.from_dict(stored) if stored else None
@@ -179,7 +192,13 @@ class Detector:
         folder = Path(source)
         name = folder.name if folder.is_dir() else str(source)
         revision = getattr(pinned, "resolved", None) or revision
-        return cls(classifier.to(device), processor, label_map=label_map, name=name, revision=revision)
+        # Its configuration says whether there are statistics, so that no other checkpoint is asked for them.
+        stated = (getattr(classifier.config, "realfake", None) or {}).get("novelty")
+        path = optional_file(source, NOVELTY_FILE, revision=pinned, token=token) if stated else None
+        novelty = Novelty.load(path) if path else None
+        return cls(
+            classifier.to(device), processor, label_map=label_map, name=name, revision=revision, novelty=novelty
+        )
 
     def predict(self, images, batch_size: int = 16, prior_ai: float = 0.5) -> Prediction | list[Prediction]:
         """Predict one image or several.
@@ -199,8 +218,8 @@ class Detector:
         """
         check_prior(prior_ai)
         if not isinstance(images, (list, tuple)):
-            return self._predictions(self.margins([images]), prior_ai)[0]
-        return self._predictions(self.margins(images, batch_size), prior_ai)
+            return self._predictions(*self.scores([images]), prior_ai)[0]
+        return self._predictions(*self.scores(images, batch_size), prior_ai)
 
     def stability(self, image, prior_ai: float = 0.5) -> "Stability":
         """Predict an image together with itself after a messenger's recompression, at half size and cropped.
@@ -232,16 +251,50 @@ class Detector:
         """
         return margin_from_logits(self.logits(images, batch_size), self.columns)
 
-    @torch.inference_mode()
+    def scores(self, images: Sequence, batch_size: int = 16) -> tuple[np.ndarray, np.ndarray | None]:
+        """Compute all that a verdict rests on, in one pass over the images.
+
+        Args:
+            images: As in [`Detector.predict`].
+
+        Returns:
+            The log-odds of `ai` and the novelty (see [`Prediction`]), float64 arrays of shape `(len(images),)`; `None` in
+            place of the novelty where the checkpoint stores no statistics. [`Detector.verdicts`] takes them both.
+        """
+        logits, novelty = [], []
+        for pixels in self._decoded_batches(images, batch_size):
+            rows, shares = self.examine(pixels)
+            logits.append(rows)
+            novelty.append(shares)
+        margins = margin_from_logits(self._joined(logits), self.columns)
+        if self.novelty is None:
+            return margins, None
+        return margins, np.concatenate([*novelty, np.zeros(0)])
+
+    def verdicts(self, margins: np.ndarray, novelty: np.ndarray | None = None) -> np.ndarray:
+        """Give the verdict on images by their [`Detector.scores`]: `"real"`, `"ai"` or `"inconclusive"`, of shape `(n,)`."""
+        margins = np.asarray(margins)
+        if self.thresholds is None:
+            said = np.where(margins > 0, AI, REAL)
+        else:
+            said = verdicts(margins, self.thresholds)
+        if novelty is None or self.novelty is None:
+            return said
+        return np.where(self.novelty.is_novel(novelty), INCONCLUSIVE, said)
+
     def logits(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
         """Compute the raw logits, float32 array of shape `(len(images), labels)`."""
+        return self._joined([self.forward(pixels) for pixels in self._decoded_batches(images, batch_size)])
+
+    @torch.inference_mode()
+    def features(self, images: Sequence, batch_size: int = 16) -> dict[str, np.ndarray]:
+        """Compute the features that novelty is judged by: `{block: float32 array of shape (len(images), size)}`."""
         rows = []
-        for start in range(0, len(images), batch_size):
-            decoded = [open_image(image) for image in images[start : start + batch_size]]
-            rows.extend(self.forward(pixels) for pixels in self._batches(decoded))
-        if not rows:
-            return np.zeros((0, self.model.config.num_labels), dtype=np.float32)
-        return np.concatenate(rows)
+        for pixels in self._decoded_batches(images, batch_size):
+            with self.lock:
+                _, features = forward_with_features(self.model, pixels)
+            rows.append({name: block.cpu().numpy() for name, block in features.items()})
+        return {name: np.concatenate([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
     def pixels(self, image) -> torch.Tensor:
         """Decode and preprocess one image, as in [`Detector.predict`], to the model's input, `(1, 3, height, width)`."""
@@ -256,6 +309,21 @@ class Detector:
         with self.lock:
             pixels = pixels.to(self.model.device, self.model.dtype)
             return self.model(pixel_values=pixels).logits.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def examine(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+        """Run the model once on a batch of inputs, as [`Detector.forward`], for the logits and the novelty of each.
+
+        Returns:
+            Logits of shape `(len(pixels), labels)`, and novelty of shape `(len(pixels),)`, `None` without statistics.
+        """
+        if self.novelty is None:
+            return self.forward(pixels), None
+        with self.lock:
+            pixels = pixels.to(self.model.device, self.model.dtype)
+            logits, features = forward_with_features(self.model, pixels)
+        blocks = {name: block.cpu().numpy() for name, block in features.items()}
+        return logits.cpu().numpy(), self.novelty.p_value(blocks)
 
     def explain(
         self,
@@ -293,13 +361,13 @@ class Detector:
         region = seen_region(self.processor, *decoded.size)
         with self.lock:
             attribution = attribute(self.model, pixels, self.columns, method, target, **options)
-            logits = self.forward(pixels)
+            logits, novelty = self.examine(pixels)
             tested = self._evidence(pixels, attribution, region) if evidence else None
         return Explanation(
             heatmap=region.to_image(attribution.heatmap),
             method=method,
             target=target,
-            prediction=self._predictions(margin_from_logits(logits, self.columns), prior_ai)[0],
+            prediction=self._predictions(margin_from_logits(logits, self.columns), novelty, prior_ai)[0],
             image=decoded,
             details=attribution.details,
             evidence=tested,
@@ -314,6 +382,13 @@ class Detector:
         box = tuple(round(edge) for edge in region.input_box)
         return evidence_of(margin, pixels, attribution.heatmap, attribution.target, box=box)
 
+    def _decoded_batches(self, images: Sequence, batch_size: int) -> Iterator[torch.Tensor]:
+        for start in range(0, len(images), batch_size):
+            yield from self._batches([open_image(image) for image in images[start : start + batch_size]])
+
+    def _joined(self, logits: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.zeros((0, self.model.config.num_labels), dtype=np.float32), *logits])
+
     def _batches(self, images: list[Image.Image]) -> list[torch.Tensor]:
         # A processor that keeps an image's own size gives tensors that cannot be stacked: one at a time then.
         tensors = [self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
@@ -321,14 +396,15 @@ class Detector:
             tensors = [torch.cat(tensors)]
         return [tensor.to(self.model.device, self.model.dtype) for tensor in tensors]
 
-    def _predictions(self, margins: np.ndarray, prior_ai: float = 0.5) -> list[Prediction]:
-        if self.thresholds is None:
-            given = np.where(margins > 0, AI, REAL)
-        else:
-            given = verdicts(margins, self.thresholds)
+    def _predictions(
+        self, margins: np.ndarray, novelty: np.ndarray | None = None, prior_ai: float = 0.5
+    ) -> list[Prediction]:
+        given = self.verdicts(margins, novelty)
+        novel = np.zeros(len(margins), bool) if novelty is None else self.novelty.is_novel(novelty)
         predictions = []
-        for margin, verdict in zip(margins, given, strict=True):
+        for index, (margin, verdict) in enumerate(zip(margins, given, strict=True)):
             log_odds = float(with_prior(margin, prior_ai))
+            why = "novel" if novel[index] else "between"
             predictions.append(
                 Prediction(
                     label=AI if log_odds > 0 else REAL,
@@ -336,7 +412,8 @@ class Detector:
                     verdict=str(verdict),
                     margin=float(margin),
                     alpha=None if self.thresholds is None else self.thresholds.alpha,
-                    reason="between" if verdict == INCONCLUSIVE else None,
+                    reason=why if verdict == INCONCLUSIVE else None,
+                    novelty=None if novelty is None else float(novelty[index]),
                     prior_ai=float(prior_ai),
                 )
             )

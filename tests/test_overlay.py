@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realfake.overlay import display_scale, overlay
+from realfake.detector import Explanation
+from realfake.faithfulness import Evidence
+from realfake.overlay import caveats, display_scale, overlay, side_by_side
+from realfake.regions import strongest_regions
 
 
 def grey(width, height, value=128):
@@ -153,3 +156,75 @@ def test_shrinking_does_not_fade_the_rim_of_what_was_seen():
     heat[:, 501:1500] = 1  # half of the display pixel 250 was seen
     tint = orange(draw(grey(2048, 300), heat))[50]
     assert tint[250] == tint[400] > 50
+
+
+# --- regions, notes, several maps -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(400, 300), (3000, 2000), (60, 60)])
+def test_regions_are_outlined_where_they_are(size):
+    width, height = size
+    box = (width // 2, height // 3, 3 * width // 4, 2 * height // 3)
+    heat = np.zeros((height, width), dtype=np.float32)
+    heat[box[1] : box[3], box[0] : box[2]] = 1
+    regions = strongest_regions(heat, 1)
+    plain = np.asarray(overlay(grey(*size), heat, "ai", legend=False)).astype(int)
+    drawn = np.asarray(overlay(grey(*size), heat, "ai", legend=False, regions=regions)).astype(int)
+    changed = np.abs(drawn - plain).sum(axis=2) > 60
+    scale = display_scale(*size)
+    below = changed[round((box[1] + box[3]) / 2 * scale) :]  # the label is above
+    rows, columns = np.nonzero(below)
+    found = (columns.min(), columns.max(), rows.max() + round((box[1] + box[3]) / 2 * scale))
+    expected = (box[0] * scale, box[2] * scale, box[3] * scale)
+    assert found == pytest.approx(expected, abs=4 + 0.02 * max(plain.shape))
+    assert not changed[:, : round(box[0] * scale) - 12].any()
+
+
+def test_notes_are_below_the_legend_and_wrapped():
+    heat = np.ones((300, 400), dtype=np.float32)
+    plain = overlay(grey(400, 300), heat, "ai")
+    noted = overlay(grey(400, 300), heat, "ai", notes=["Words that do not fit into one line of a picture " * 3])
+    assert noted.width == plain.width and noted.height >= plain.height + 3 * 21
+    extra = np.asarray(noted)[plain.height - 4 :]
+    assert (extra < 100).any() and (extra[:, -8:] == 255).all()
+
+
+def evidence(**changes):
+    return Evidence(
+        **{"target": "ai", "share": 0.1, "before": 0.9, "after": 0.3, "random_values": (0.8,), **changes}
+    )
+
+
+def test_a_map_that_chance_beats_is_marked_and_so_is_an_inexact_integration():
+    assert caveats({}) == caveats({"completeness_gap": 0.004}, evidence()) == []
+    (weak,) = caveats({}, evidence(after=0.85))
+    assert "no better than chance" in weak
+    (inexact,) = caveats({"completeness_gap": 0.034}, evidence())
+    assert "3 % off" in inexact
+    assert "over 1,000 %" in caveats({"completeness_gap": 1e5})[0]
+
+
+def test_the_explanation_puts_its_caveats_into_the_legend():
+    heat = np.ones((300, 400), dtype=np.float32)
+    fields = {"heatmap": heat, "method": "gradcam", "target": "ai", "prediction": None, "image": grey(400, 300)}
+    good, weak = (Explanation(**fields, evidence=evidence(after=after)) for after in (0.3, 0.85))
+    assert weak.overlay().height > good.overlay().height == Explanation(**fields).overlay().height
+    assert not np.array_equal(np.asarray(good.overlay(regions=1)), np.asarray(good.overlay()))
+
+
+def test_side_by_side():
+    maps = {
+        name: np.full((300, 400), value, dtype=np.float32)
+        for name, value in (("gradcam", 1), ("occlusion", -1))
+    }
+    picture = side_by_side(
+        grey(400, 300), maps, "ai", notes={"gradcam": "Removing the marked 10 % lowers it. " * 4}
+    )
+    tint = orange(np.asarray(picture).astype(int))
+    middle = picture.width // 2
+    assert (tint[:, :middle] > 50).any() and not (tint[:, :middle] < -50).any()
+    assert (tint[:, middle:] < -50).any() and not (tint[:, middle:] > 50).any()
+    tall = side_by_side(grey(40, 4000), {str(i): np.ones((4000, 40)) for i in range(5)}, "ai", columns=2)
+    assert tall.width < 450 and tall.height > 3 * 384
+    with pytest.raises(ValueError, match="at least one"):
+        side_by_side(grey(4, 3), {}, "ai")
