@@ -40,7 +40,9 @@ def fold_batch_norms(model: nn.Module, pixels: torch.Tensor) -> nn.Module:
         folded.set_submodule(normalisation, nn.Identity())
     folded = folded.to(memory_format=torch.channels_last)
     before, after = (each(pixel_values=pixels).logits for each in (model, folded))
-    same = torch.isfinite(after).all() and (after - before).abs().max() <= TOLERANCE * before.abs().max().clamp(min=1)
+    same = torch.isfinite(after).all() and (after - before).abs().max() <= TOLERANCE * before.abs().max().clamp(
+        min=1
+    )
     return folded if same else model
 
 

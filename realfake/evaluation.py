@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from .bootstrap import bootstrap_interval, group_index
-from .conformal import INCONCLUSIVE, Thresholds, binomial_interval, coverage_band, operating_point, verdicts
+from .conformal import INCONCLUSIVE, OperatingPoint, Thresholds, binomial_interval, coverage_band, verdicts
 from .labels import AI, NAMES, REAL
 from .measurement_log import plain
 from .metrics import (
@@ -33,8 +33,6 @@ VERDICTS = (REAL, INCONCLUSIVE, AI)
 # Below this many images a generator or source is listed, but not named as the worst one.
 _ENOUGH = 10
 _OTHER = {REAL: AI, AI: REAL}
-# Rates of photographs called ai at which a moderator's thresholds are reported.
-OPERATING_RATES = (0.01, 0.05)
 
 
 def measure(
@@ -263,30 +261,24 @@ def _pick(values: np.ndarray | None, where: np.ndarray) -> np.ndarray | None:
 
 
 def measure_operating_points(
-    calibration: Mapping,
-    test: Mapping,
-    rates: Sequence[float] = OPERATING_RATES,
-    seed: int = 0,
-    n_resamples: int = 1000,
+    points: Sequence[OperatingPoint], scores: Mapping, seed: int = 0, n_resamples: int = 1000
 ) -> list[dict]:
-    """Set a moderator's thresholds on one split's scores, and measure them on another's.
+    """Measure a moderator's thresholds on a split that had no part in setting them.
 
     Args:
-        calibration, test: What [`read_scores`] returned for splits of the same weights.
-        rates: Shares of photographs called ai that are allowed.
+        points: Of [`conformal.operating_point`].
+        scores: What [`read_scores`] returned.
         seed: As in [`measure`], likewise `n_resamples`.
 
     Returns:
-        For each rate what [`conformal.operating_point`] returned, with `photographs`, the share of the test's photographs
-        above the threshold, and `found`, that of its generated images.
+        For each point its values, with `photographs`, the share of the split's photographs above the threshold, and
+        `found`, that of its generated images.
     """
-    margin, is_ai = check_margin(test["margin"], test["is_ai"])
-    groups = _numbered(_column(test.get("groups"), len(margin), "groups"))
+    margin, is_ai = check_margin(scores["margin"], scores["is_ai"])
+    groups = _numbered(_column(scores.get("groups"), len(margin), "groups"))
     options = {"seed": seed, "n_resamples": n_resamples}
     measured = []
-    for rate in rates:
-        known = _numbered(_column(calibration.get("groups"), len(calibration["margin"]), "groups"))
-        point = operating_point(calibration["margin"], calibration["is_ai"], rate, groups=known, seed=seed)
+    for point in points:
         above = margin > (np.inf if point.threshold is None else point.threshold)
         shares = {
             name: _share(above[mine], _pick(groups, mine), options)

@@ -5,7 +5,6 @@ scored. What was scored is kept on disk as the run proceeds, so that a run that 
 makes figures of the scores.
 """
 
-import contextlib
 import copy
 import hashlib
 import json
@@ -30,6 +29,7 @@ from .detector import Detector
 from .images import LIMITS, open_image
 
 MARGINS = ".margins"
+NOVELTY = "novelty"
 # Changes when the same image and weights could give another margin.
 _VERSION = 1
 # What the network is tried on when it is made faster: noise excites all of it.
@@ -43,32 +43,62 @@ class Scorer:
     Args:
         name: What it is called in files and tables; letters, digits and hyphens.
         key: What its scores depend on, other than the image: the hash of its weights, say.
-        score: From RGB images to float64 margins of shape `(n,)`.
+        score: From RGB images to float64 margins of shape `(n,)`, or of shape `(1 + len(also), n)`.
+        also: Names of what it computes beside the margins, such as the novelty.
     """
 
     name: str
     key: str
     score: Callable[[list[Image.Image]], np.ndarray]
+    also: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.name, *self.also)
 
 
 def detector_scorer(detector: Detector, identity: str, batch_size: int) -> Scorer:
-    """Make the [`Scorer`] of a detector. On a CPU its batch normalisations are folded, in a copy.
+    """Make the [`Scorer`] of a detector; on a CPU its batch normalisations are folded, in a copy.
+
+    Where the checkpoint stores what it knows of its images, the novelty is computed beside the margin.
 
     Args:
         identity: What names its weights, see [`corpus_options.checkpoint_identity`].
     """
     # The same weights with another processor or another mapping of the classes are another detector.
     processor = json.dumps(detector.processor.to_dict(), sort_keys=True, default=str)
-    key = "|".join(
-        (detector.name, identity, json.dumps(detector.columns), processor, str(detector.model.dtype))
-    )
-    fast = copy.copy(detector)
-    if detector.model.device.type == "cpu":
-        # No map is ever taken from this one, so that its model can answer several threads at once.
-        fast.lock = contextlib.nullcontext()
-        if detector.model.dtype == torch.float32:
-            fast.model = fold_batch_norms(detector.model, detector.pixels(_TRIAL))
-    return Scorer("model", key, lambda images: fast.margins(images, batch_size))
+    parts = [detector.name, identity, json.dumps(detector.columns), processor, str(detector.model.dtype)]
+    if detector.novelty is not None:
+        digest = hashlib.sha256()
+        for label, scores in sorted(detector.novelty.scores.items()):
+            digest.update(label.encode() + np.ascontiguousarray(scores).tobytes())
+        parts.append(digest.hexdigest())
+    score = _in_each_thread(detector, batch_size)
+    return Scorer("model", "|".join(parts), score, also=() if detector.novelty is None else (NOVELTY,))
+
+
+def _in_each_thread(detector: Detector, batch_size: int) -> Callable[[list[Image.Image]], np.ndarray]:
+    """Score images with a copy of the detector for each thread that asks, on a CPU.
+
+    The copies share their weights. One model would not do: features are caught by hooks on its layers.
+    """
+    model = detector.model
+    if model.device.type == "cpu" and model.dtype == torch.float32:
+        model = fold_batch_norms(model, detector.pixels(_TRIAL))
+    own = threading.local()
+
+    def score(images: list[Image.Image]) -> np.ndarray:
+        if model.device.type == "cpu" and not hasattr(own, "detector"):
+            own.detector = copy.copy(detector)
+            own.detector.lock = threading.RLock()
+            weights = [*model.parameters(), *model.buffers()]
+            own.detector.model = copy.deepcopy(model, {id(tensor): tensor for tensor in weights})
+        asked = getattr(own, "detector", detector)
+        if detector.novelty is None:
+            return asked.margins(images, batch_size)
+        return np.stack(asked.scores(images, batch_size))
+
+    return score
 
 
 def image_seed(content: bytes) -> int:
@@ -129,7 +159,8 @@ def score_grid(
         workers: *optional*. Threads; *defaults to* as many as Torch would use for one operation.
 
     Returns:
-        `{scorer: {degradation: float64 margins of shape (n,)}}`, and how many scores were computed rather than found.
+        `{output: {degradation: float64 array of shape (n,)}}`, the margins by the scorer's name, and how many images a scorer
+        had to look at because no earlier run had.
 
     Raises:
         ValueError: An image is unusable, or too small for a degradation.
@@ -142,15 +173,16 @@ def score_grid(
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [(scorer, name) for scorer in scorers for name in names]
     files = {
-        (scorer.name, name): folder / f"{scorer.name}-{name}-{_key(scorer, name, fingerprint)}.parquet"
+        (output, name): folder / f"{output}-{name}-{_key(scorer, name, fingerprint)}.parquet"
         for scorer, name in pairs
+        for output in scorer.outputs
     }
     margins = {pair: _read(path, n) for pair, path in files.items()}
 
     def missing(batch: slice) -> dict[str, list[Scorer]]:
         wanted = {}
         for scorer, name in pairs:
-            if np.isnan(margins[scorer.name, name][batch]).any():
+            if any(np.isnan(margins[output, name][batch]).any() for output in scorer.outputs):
                 wanted.setdefault(name, []).append(scorer)
         return wanted
 
@@ -166,13 +198,14 @@ def score_grid(
             _write(files[pair], margins[pair])
         changed.clear()
 
-    def keep(batch: slice, name: str, found: Mapping[str, np.ndarray]) -> None:
+    def keep(batch: slice, name: str, found: Sequence[tuple[Scorer, np.ndarray]]) -> None:
         nonlocal scored, saved
         with lock:
-            for scorer, values in found.items():
-                margins[scorer, name][batch] = values
-                changed.add((scorer, name))
-                scored += len(values)
+            for scorer, values in found:
+                for output, row in zip(scorer.outputs, values, strict=True):
+                    margins[output, name][batch] = row
+                    changed.add((output, name))
+                scored += batch.stop - batch.start
             bar.update(batch.stop - batch.start)
             if time.monotonic() - saved >= save_every:
                 save()
@@ -190,7 +223,7 @@ def score_grid(
             if stop.is_set():
                 return
             degraded = [degrade(image, name, seed) for image, seed in images]
-            keep(batch, name, {scorer.name: _finite(scorer, name, degraded) for scorer in by})
+            keep(batch, name, [(scorer, _finite(scorer, name, degraded)) for scorer in by])
 
     bar = tqdm(
         total=total,
@@ -212,11 +245,12 @@ def score_grid(
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
             save()
-    return {scorer.name: {name: margins[scorer.name, name] for name in names} for scorer in scorers}, scored
+    outputs = [output for scorer in scorers for output in scorer.outputs]
+    return {output: {name: margins[output, name] for name in names} for output in outputs}, scored
 
 
 def _finite(scorer: Scorer, name: str, images: list[Image.Image]) -> np.ndarray:
-    values = np.asarray(scorer.score(images), dtype=np.float64)
+    values = np.atleast_2d(np.asarray(scorer.score(images), dtype=np.float64))
     if not np.isfinite(values).all():
         raise ValueError(f"{scorer.name} gives margins that are not finite on {name}; its weights are broken.")
     return values

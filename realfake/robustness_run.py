@@ -58,7 +58,7 @@ def measure_robustness(
         seed, n_resamples: Of the bootstrap.
 
     Returns:
-        The record as [`robustness_report.write_record`] takes it, and the margins `{scorer: {degradation: (n,)}}`.
+        The record as [`robustness_report.write_record`] takes it, and what was scored, `{output: {degradation: (n,)}}`.
 
     Raises:
         ValueError: An image is unusable.
@@ -76,8 +76,19 @@ def measure_robustness(
 
     print("Computing the figures.", flush=True)
     resampling = {"seed": seed, "n_resamples": n_resamples}
+    novel = None
+    if detector.novelty is not None:
+        novel = {
+            name: detector.novelty.is_novel(shares) for name, shares in margins[robustness.NOVELTY].items()
+        }
     figures = robustness_figures.grid_figures(
-        margins["model"], truth, thresholds=detector.thresholds, slices=slices, **known, **resampling
+        margins["model"],
+        truth,
+        thresholds=detector.thresholds,
+        novel=novel,
+        slices=slices,
+        **known,
+        **resampling,
     )
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -97,7 +108,7 @@ def measure_robustness(
                 tiers, truth, groups=known["groups"], generators=known["generators"], **resampling
             )
             for name, tiers in margins.items()
-            if name != "model"
+            if name in controls.NAMES
         },
         "controls_n": len(train) if train is not None else 0,
     }

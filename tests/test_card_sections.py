@@ -15,7 +15,7 @@ from realfake.card.facts import CardFacts, public_name
 from realfake.card.files import rewrite_card
 from realfake.card.render import render
 from realfake.card.unsuitable import in_short, unsuitable
-from realfake.conformal import Thresholds, fit_thresholds
+from realfake.conformal import Thresholds, fit_thresholds, operating_point
 from realfake.evaluation import measure, measure_operating_points, write_evaluation, write_scores
 from realfake.robustness_figures import grid_figures, headline, known_slices
 from realfake.robustness_report import write_record
@@ -204,19 +204,26 @@ def test_novel_images_get_no_verdict():
 
 
 def test_operating_points_by_hand():
-    calibration = {"margin": np.arange(100.0), "is_ai": np.zeros(100, dtype=bool)}
-    test = {"margin": np.array([94.5, 95.5, 96.5, 99.5]), "is_ai": np.array([False, False, True, True])}
-    one, five = measure_operating_points(calibration, test, n_resamples=0)
+    points = [operating_point(np.arange(100.0), np.zeros(100, dtype=bool), rate) for rate in (0.01, 0.05)]
+    scores = {"margin": np.array([94.5, 95.5, 96.5, 99.5]), "is_ai": np.array([False, False, True, True])}
+    one, five = measure_operating_points(points, scores, n_resamples=0)
     # The 5th and the 1st largest of 100 photographs: floor(0.05 · 101) and floor(0.01 · 101).
     assert (five["threshold"], one["threshold"]) == (95.0, 99.0)
     assert five["photographs"]["value"] == 0.5 and five["found"]["value"] == 1.0
     assert one["photographs"]["value"] == 0.0 and one["found"]["value"] == 0.5
     text = render(CardFacts(name="x", operating_points=[one, five])).text
     assert "A threshold for people" in text and "| 5.0 % |" in text
-    few = {"margin": np.arange(10.0), "is_ai": np.zeros(10, dtype=bool)}
-    (none,) = measure_operating_points(few, test, rates=(0.01,), n_resamples=0)
+    few = operating_point(np.arange(10.0), np.zeros(10, dtype=bool), 0.01)
+    (none,) = measure_operating_points([few], scores, n_resamples=0)
     assert none["threshold"] is None and none["found"]["value"] == 0.0
     assert "A threshold for people" not in render(CardFacts(name="x", operating_points=[none])).text
+
+
+def test_what_the_card_says_of_novelty(facts):
+    assert "unlike the images" not in render(facts).text
+    facts = CardFacts.from_dict({**facts.to_dict(), "novelty": {"alpha": 0.05, "n": {"real": 9, "ai": 9}}})
+    text = render(facts).text
+    assert "all but 5.0 % of these" in text and "or the image is unlike those it was trained on" in text
 
 
 def test_a_starting_point_has_a_public_name(tmp_path):
@@ -254,7 +261,12 @@ def finished(tmp_path):
         write_scores(folder, split, margin, is_ai, **columns)
     config = json.loads((folder / "config.json").read_text())
     calibration = {"method": "temperature", "temperature": 2.0, "bias": 0.0, "n": 400}
-    config["realfake"] = {"thresholds": thresholds.to_dict(), "calibration": calibration}
+    points = [operating_point(margin, is_ai, 0.05).to_dict()]
+    config["realfake"] = {
+        "thresholds": thresholds.to_dict(),
+        "calibration": calibration,
+        "operating_points": points,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     write_record(folder, "test", recorded(checkpoint_sha256=weights))
     facts = {

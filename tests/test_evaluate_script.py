@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
-from tiny import draw_picture
+from tiny import draw_picture, save_tiny
 
 from realfake import controls, robustness
 from realfake.card.degradations import summary
@@ -384,3 +384,25 @@ def test_degradations_that_leave_too_little_are_left_out():
     assert set(GRID) - set(possible(table((32, 32), (12, 12)))) == {"half_size", "crop_60"}
     assert "resize_512_jpeg_40" not in possible(table((900, 10), (40, 40)))
     assert possible(table((32, 32))) == list(GRID)
+
+
+@pytest.mark.parametrize("name", ["vit", "mobilenet_v2"])
+def test_novelty_counts_as_in_a_prediction(name, tmp_path):
+    """In several threads, each of which catches features in layers of its own."""
+    from realfake import novelty
+
+    detector = Detector.from_pretrained(save_tiny(name, tmp_path / name))
+    pictures = [draw_picture(32, seed=500 + seed) for seed in range(60)]
+    detector.novelty = novelty.fit(detector.features(pictures), np.arange(60) % 2 == 1, alpha=0.2)
+    scorer = robustness.detector_scorer(detector, "weights", 4)
+    scores, scored = score_grid(rows(24), ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=2, workers=4)
+    assert set(scores) == {"model", "novelty"} and scored == 48
+    for degradation in ("clean", "blur_1"):
+        images = [GRID[degradation](open_image(row["image"]), 0) for row in rows(24)]
+        expected = detector.predict(images)
+        np.testing.assert_allclose(scores["model"][degradation], [each.margin for each in expected], atol=1e-4)
+        np.testing.assert_allclose(
+            scores["novelty"][degradation], [each.novelty for each in expected], atol=0.06
+        )
+    assert len(np.unique(scores["novelty"]["clean"])) > 3
+    assert score_grid(rows(24), ["clean"], [scorer], tmp_path, "f")[1] == 0

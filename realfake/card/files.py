@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .. import evaluation
-from ..conformal import Thresholds
+from ..conformal import OperatingPoint, Thresholds
 from ..measurement_log import count_weights
 from ..plots import write_plots
 from ..robustness_plots import write_card_plots
@@ -58,13 +58,10 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
     )
     if card.split == "test":
         card.measurements = count_weights(measurement_log, "test", measured["test"]["corpus"])
-    if {card.split, "calibration"} <= card.scores.keys() and card.split != "calibration":
-        fitted, scored = (
-            evaluation.read_scores(folder / card.scores[name]) for name in ("calibration", card.split)
-        )
-        card.operating_points = evaluation.measure_operating_points(
-            fitted, scored, seed=card.figures.get("seed", 0)
-        )
+    points = [OperatingPoint.from_dict(point) for point in own.get("operating_points") or ()]
+    if points and card.split in card.scores:
+        scores = evaluation.read_scores(folder / card.scores[card.split])
+        card.operating_points = evaluation.measure_operating_points(points, scores, card.figures.get("seed", 0))
     return card
 
 

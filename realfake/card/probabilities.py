@@ -107,9 +107,10 @@ def verdict_rule(thresholds: Mapping | None, novelty: Mapping | None = None) -> 
         words += " Where a verdict is never given, there were too few images to promise that rate."
     if novelty:
         words += (
-            " An image whose features lie further from those of the training images than nearly all photographs held out "
-            "from training do (screenshots, charts, text, flat colours) is `inconclusive` too, whatever its probability: "
-            "_unlike the images it was trained on_."
+            " An image whose features lie further from those of the calibration images than all but "
+            f"{percent(novelty['alpha'])} of these do (as those of screenshots, charts, text or flat colours mostly are) is "
+            "`inconclusive` too, whatever its probability: _unlike the images it was trained on_. About as many ordinary "
+            "images lose their verdict to that."
         )
     return words
 
