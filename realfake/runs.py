@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.distributed.nn  # before any group exists: its functions would hold the group as a default argument
 from accelerate import PartialState
 from datasets import Dataset
 from safetensors import SafetensorError
