@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils.hub import cached_file
 
 from .heads import final_linears
 from .labels import NAMES, columns_by_label
@@ -107,6 +108,21 @@ def load_processor(
         return AutoImageProcessor.from_pretrained(
             model, revision=revision, token=token, backend="pil", trust_remote_code=False
         )
+
+
+def optional_file(
+    model: str | Path, name: str, *, revision: str | None = None, token: str | None = None
+) -> Path | None:
+    """Find a file that a checkpoint may hold beside its weights, in its folder or on the Hub; `None` where it does not.
+
+    Raises:
+        OSError: The Hub answers with an error, or cannot be reached and the file is not in the cache.
+    """
+    with _readable_errors(model, revision):
+        path = cached_file(
+            str(model), name, revision=revision, token=token, _raise_exceptions_for_missing_entries=False
+        )
+    return Path(path) if path else None
 
 
 def build_classifier(

@@ -8,6 +8,7 @@ those of the file that people download.
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from . import novelty
 from .calibration import Calibration, fit_grouped
-from .conformal import fit_thresholds
+from .conformal import fit_thresholds, operating_point
 from .detector import Detector
 from .heads import fold, folding_error, has_bias
 from .labels import AI
@@ -28,6 +30,8 @@ from .records import write_atomically
 
 # Largest relative deviation of the folded logits from logits / T + b that is taken for rounding in fp32.
 FOLDING_TOLERANCE = 1e-5
+# Rates of photographs flagged that thresholds are stored for.
+OPERATING_RATES = (0.01, 0.05)
 
 
 def collect_logits(
@@ -42,6 +46,28 @@ def collect_logits(
     Returns:
         Float32 array of shape `(len(dataset), labels)`, the same on every process.
     """
+    batches = _collect(lambda images: detector.logits(images, batch_size), dataset, batch_size, progress)
+    return np.concatenate(batches)
+
+
+def collect_scores(
+    detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Compute the margins and the novelty of a whole dataset, as [`Detector.scores`], shared out like the logits."""
+    batches = _collect(lambda images: detector.scores(images, batch_size), dataset, batch_size, progress)
+    margins, shares = zip(*batches, strict=True)
+    return np.concatenate(margins), None if shares[0] is None else np.concatenate(shares)
+
+
+def collect_features(
+    detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
+) -> dict[str, np.ndarray]:
+    """Compute the features that novelty is judged by, `{block: (len(dataset), size)}`, shared out like the logits."""
+    batches = _collect(lambda images: detector.features(images, batch_size), dataset, batch_size, progress)
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _collect(compute: Callable, dataset: Dataset, batch_size: int, progress: str | None) -> list:
     from tqdm.auto import tqdm
 
     state = PartialState()
@@ -49,11 +75,11 @@ def collect_logits(
     starts = range(state.process_index * batch_size, len(dataset), state.num_processes * batch_size)
     hidden = progress is None or not state.is_main_process
     rows = [
-        (start, detector.logits(dataset[start : start + batch_size]["image"], batch_size))
+        (start, compute(dataset[start : start + batch_size]["image"]))
         for start in tqdm(starts, desc=progress, unit="batch", disable=hidden, mininterval=2.0)
     ]
     gathered = gather_object(rows) if state.num_processes > 1 else rows
-    return np.concatenate([logits for _, logits in sorted(gathered, key=lambda entry: entry[0])])
+    return [result for _, result in sorted(gathered, key=lambda entry: entry[0])]
 
 
 def is_ai(dataset: Dataset) -> np.ndarray:
@@ -123,6 +149,8 @@ def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folde
         config.update(dtype="float32", architectures=[type(model).__name__])
         (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         processor.save_pretrained(staging)
+        # Statistics of the weights that were there before say nothing of these.
+        (folder / novelty.FILE_NAME).unlink(missing_ok=True)
         for path in sorted(staging.iterdir()):
             os.replace(path, folder / path.name)
     finally:
@@ -157,13 +185,62 @@ def save_and_reopen(
     margins = margin_from_logits(
         collect_logits(stored, calibration_part, batch_size, progress="thresholds"), stored.columns
     )
-    thresholds = fit_thresholds(
-        margins, is_ai(calibration_part), alpha, groups=column(calibration_part, "group")
+    decisions = decision_facts(
+        margins, is_ai(calibration_part), alpha, groups=own_groups(column(calibration_part, "group"))
     )
     if state.is_main_process:
-        store_facts(folder, {**facts, "thresholds": thresholds.to_dict()})
+        store_facts(folder, {**facts, **decisions})
+    fit_novelty(stored, folder, calibration_part, batch_size=batch_size)
     state.wait_for_everyone()
     return Detector.from_pretrained(folder, device=detector.model.device)
+
+
+def decision_facts(margins: np.ndarray, truth: np.ndarray, alpha: float, groups: list | None = None) -> dict:
+    """Fit what turns margins into decisions, as `config.json` holds it: the verdict's `thresholds` at the rate `alpha`, and
+    a moderator's `operating_points` at stated rates of photographs flagged."""
+    points = [operating_point(margins, truth, fpr, groups=groups) for fpr in OPERATING_RATES]
+    return {
+        "thresholds": fit_thresholds(margins, truth, alpha, groups=groups).to_dict(),
+        "operating_points": [point.to_dict() for point in points],
+    }
+
+
+def fit_novelty(
+    detector: Detector,
+    folder: str | Path,
+    calibration_part: Dataset,
+    alpha: float = novelty.ALPHA,
+    batch_size: int = 64,
+) -> novelty.Novelty | None:
+    """Describe the calibration images as the stored weights see them, and store it beside these.
+
+    Args:
+        detector: The checkpoint in `folder`.
+        alpha: Share of the images of each class that may be taken for novel.
+
+    Returns:
+        What was stored; `None` where there are too few images to promise `alpha`, and nothing is then stored.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    groups = own_groups(column(calibration_part, "group"))
+    part = calibration_part.select(novelty.choose(len(calibration_part), groups))
+    features = collect_features(detector, part, batch_size, progress="novelty")
+    fitted = novelty.fit(features, is_ai(part), alpha, groups=own_groups(column(part, "group")))
+    if PartialState().is_main_process:
+        (Path(folder) / novelty.FILE_NAME).unlink(missing_ok=True)
+        if fitted:
+            fitted.save(folder)
+        store_facts(folder, {"novelty": fitted.to_dict() if fitted else None})
+    return fitted
+
+
+def own_groups(groups: list | None) -> list[str] | None:
+    """Give every image without a group one of its own."""
+    if groups is None:
+        return None
+    return [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
 
 
 def store_facts(folder: str | Path, facts: dict) -> None:
