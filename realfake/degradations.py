@@ -25,7 +25,7 @@ SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 # The longest side that each format can hold.
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 # What we encoded ourselves needs no limits.
-_UNLIMITED = Limits(max_bytes=2**40, max_pixels=2**40, min_side=1)
+_UNLIMITED = Limits(max_bytes=2**40, max_pixels=2**40, min_side=1, max_aspect=float("inf"))
 
 
 def recompress(

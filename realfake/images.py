@@ -8,14 +8,16 @@ import codecs
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 from PIL import ExifTags, Image, features
+from PIL.JpegImagePlugin import JpegImageFile
 
 from .fetch import MAX_BYTES, fetch
+from .file_limits import TooCostly, check_decoder, checked, reads_within_bounds
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,14 @@ class Limits:
         max_bytes (`int`, *optional*, defaults to 64 MiB): Size of the file or of the download.
         max_pixels (`int`, *optional*, defaults to 100 million): Width x height.
         min_side (`int`, *optional*, defaults to 8): Shortest side in pixels; less holds nothing to classify.
+        max_aspect (`float`, *optional*, defaults to 100): Longest side over the shortest. Processors that bring the
+            shortest side to a size of theirs make gigabytes of a strip of 8 x 1,000,000 pixels.
     """
 
     max_bytes: int = MAX_BYTES
     max_pixels: int = 100_000_000
     min_side: int = 8
+    max_aspect: float = 100.0
 
 
 LIMITS = Limits()
@@ -133,7 +138,13 @@ def _read(path: str, limits: Limits) -> bytes:
 def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
     if len(data) > limits.max_bytes:
         raise ValueError(_too_many_bytes(name, len(data), limits))
-    return _load(_header(data, name), name, limits)
+    image = _header(data, name)
+    for tile in getattr(image, "tile", []):
+        try:
+            check_decoder(tile.codec_name, *image.size, len(data))
+        except TooCostly as error:
+            raise ValueError(f"{name} is {error}. {_SAVE_ANEW}") from None
+    return _load(image, name, limits)
 
 
 def _header(data: bytes, name: str) -> Image.Image:
@@ -150,7 +161,11 @@ def _header(data: bytes, name: str) -> Image.Image:
         if factory is None or accept is not None and accept(data[:16]) is not True:
             continue
         try:
-            return factory(BytesIO(data), "")
+            content = checked(data, format)
+            # Not through Pillow's own factory for JPEG, which reads the directory of a second picture.
+            return (JpegImageFile if format == "JPEG" else factory)(BytesIO(content), "")
+        except TooCostly as error:
+            raise ValueError(f"{name} is {error}. {_SAVE_ANEW}") from None
         except Exception as error:  # a hostile header can raise nearly anything in the format's reader
             kind = _not_an_image(data)
             if kind is None:
@@ -161,6 +176,7 @@ def _header(data: bytes, name: str) -> Image.Image:
 
 
 _AGAIN = "Download or export it again."
+_SAVE_ANEW = "Open it in an image program and save it as JPEG or PNG."
 
 
 def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
@@ -175,6 +191,11 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
         raise ValueError(
             f"{name} has {width} x {height} pixels; each side needs at least {limits.min_side}. "
             "Use a larger version of the image."
+        )
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise ValueError(
+            f"{name} has {width} x {height} pixels, a strip more than {limits.max_aspect:g} times as long as it is wide. "
+            "Crop it."
         )
     try:
         image.load()
@@ -194,6 +215,11 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1..8. A broken EXIF block says nothing about the pixels: it counts as 1."""
     try:
+        block = image.info.get("exif")
+        if block is None and "Raw profile type exif" in image.info:  # what ImageMagick writes into PNG
+            block = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+        if isinstance(block, bytes) and not reads_within_bounds(block):
+            return 1
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OSError, struct.error):
         return 1
@@ -205,7 +231,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             "RGB"
         )
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return white
@@ -219,16 +245,31 @@ def _to_8_bits(array: np.ndarray, always_16: bool = False) -> np.ndarray:
     that holds the largest value: 1 (floats), 255, 65535; beyond that, the largest value itself. Negative
     values and NaN become black.
     """
-    values = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=np.inf, neginf=0.0)
-    finite = values[np.isfinite(values)]
-    top = float(finite.max()) if finite.size else 0.0
     if always_16:
         white = 65535.0
-    elif array.dtype.kind == "f" and top <= 1:
-        white = 1.0
     else:
-        white = next((level for level in (255.0, 65535.0) if top <= level), top)
-    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+        # Only once over all: the bands below must be scaled alike.
+        top = max((_top(band) for band in _bands(array)), default=0.0)
+        if array.dtype.kind == "f" and top <= 1:
+            white = 1.0
+        else:
+            white = next((level for level in (255.0, 65535.0) if top <= level), top)
+    scaled = np.empty(array.shape, np.uint8)
+    for band, target in zip(_bands(array), _bands(scaled), strict=True):
+        values = np.nan_to_num(band.astype(np.float32), nan=0.0, posinf=np.inf, neginf=0.0)
+        target[:] = np.rint(np.clip(values / white, 0, 1) * 255)
+    return scaled
+
+
+def _bands(array: np.ndarray, pixels: int = 2**20) -> Iterator[np.ndarray]:
+    """Views of some rows each: in float, a large image as a whole would take several times its own memory."""
+    rows = max(1, pixels // array.shape[1])
+    return (array[start : start + rows] for start in range(0, len(array), rows))
+
+
+def _top(array: np.ndarray) -> float:
+    finite = array[np.isfinite(array)]
+    return max(0.0, float(finite.max())) if finite.size else 0.0
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

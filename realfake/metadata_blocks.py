@@ -53,7 +53,7 @@ class Blocks:
     c2pa: int | None = 0
 
     def _add_text(self, keyword: str, text: str) -> None:
-        if sum(len(old) for _, old in self.text) + len(text) <= MAX_TEXT:
+        if len(self.text) < MAX_TEXTS and sum(len(old) for _, old in self.text) + len(text) <= MAX_TEXT:
             self.text.append((keyword, text))
 
 

@@ -20,6 +20,7 @@ from .content_credentials import (
     read_credentials,
     trust_anchors,
 )
+from .file_limits import reads_within_bounds
 from .generators import Generator, find_generator
 from .metadata_blocks import Blocks, read_blocks
 from .xmp import XmpFacts
@@ -204,7 +205,7 @@ _SUB_TAGS = {
 
 def _read_exif(block: bytes | None) -> dict[str, str]:
     """The camera's tags and the user comment, as text; where the place was is not read."""
-    if not block:
+    if not block or not reads_within_bounds(block):
         return {}
     found: dict[str, str] = {}
     try:

@@ -349,7 +349,7 @@ def test_our_limit_rules_not_pillows():
     with pytest.raises(ValueError, match="truncated|damaged"):
         open_image(png_of_size(95_000, 1_000))
     with pytest.raises(ValueError, match="truncated|damaged"):
-        open_image(png_of_size(200_000, 1_000), Limits(max_pixels=10**9))
+        open_image(png_of_size(100_000, 2_000), Limits(max_pixels=10**9))
     with pytest.raises(ValueError, match="more than the limit of 0.001 million"):
         open_image(picture(), Limits(max_pixels=1_000))
 
@@ -366,6 +366,14 @@ def test_byte_limit(tmp_path):
 @pytest.mark.parametrize("size", [(4000, 300), (20_000, 200), (200, 20_000), (8, 8)])
 def test_extreme_shapes_work(size):
     assert open_image(encode(Image.new("RGB", size, "red"), "PNG")).size == size
+
+
+@pytest.mark.parametrize("size", [(1_000_000, 8), (8, 801)])
+def test_strips_are_refused(size):
+    # A processor that brings 8 pixels to 224 would make an image of 28 million x 224 of the first.
+    with pytest.raises(ValueError, match="a strip more than 100 times as long as it is wide. Crop it."):
+        open_image(encode(Image.new("L", size), "PNG"))
+    assert open_image(encode(Image.new("L", size), "PNG"), Limits(max_aspect=1e9)).size == size
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,340 @@
+"""Throw damaged files at the whole path of an upload, decode → predict → explain → provenance, and report what they did.
+
+    python tests/bad_files.py /tmp/fuzz                                  # files to damage, and a tiny checkpoint
+    python scripts/fuzz.py /tmp/fuzz/files --model /tmp/fuzz/tiny --inputs 100000 --processes 2 --report fuzz.json
+
+Every input follows from the seed and its number alone. It runs in a process of its own kind that is watched from outside:
+an input that takes too long, too much memory, or the whole process, is kept in a folder and counted as a fault, and so is
+any exception but the one line that a user is told. A run that was interrupted continues when it is given again.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import struct
+import sys
+import time
+import traceback
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+BLOCK = 250
+# Numbers at which readers' arithmetic turns over.
+EDGES = (
+    0,
+    1,
+    2,
+    7,
+    8,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFE,
+    0xFFFFFFFF,
+)
+# Process start to the first input: imports and the checkpoint.
+STARTING = 300.0
+
+
+def mutated(files: list[bytes], seed: int, number: int) -> bytes:
+    """Input `number` of a run: one of the files, damaged in one to four ways."""
+    rng = np.random.default_rng([seed, number])
+    data = bytearray(files[rng.integers(len(files))])
+    for _ in range(rng.integers(1, 5)):
+        if len(data) < 8:
+            break
+        # Headers are where readers break.
+        reach = min(len(data), int(rng.choice([64, 512, len(data)])))
+        place = int(rng.integers(reach))
+        match int(rng.integers(9)):
+            case 0:
+                del data[place:]
+            case 1:
+                data[place] ^= 1 << int(rng.integers(8))
+            case 2:
+                data[place] = int(rng.choice([0, 0xFF, 0x7F, 0x80, int(rng.integers(256))]))
+            case 3:
+                form = str(rng.choice(["<H", ">H", "<I", ">I"]))
+                value = EDGES[rng.integers(len(EDGES))] & (2 ** (8 * struct.calcsize(form)) - 1)
+                data[place : place + struct.calcsize(form)] = struct.pack(form, value)
+            case 4:
+                del data[place : place + int(rng.integers(1, 64))]
+            case 5:
+                data[place:place] = rng.bytes(int(rng.integers(1, 64)))
+            case 6:
+                other = int(rng.integers(len(data)))
+                data[place:place] = data[other : other + int(rng.integers(1, 4096))]
+            case 7:
+                donor = files[rng.integers(len(files))]
+                cut = int(rng.integers(max(1, len(donor))))
+                data[place:] = donor[cut:]
+            case 8:
+                data += files[rng.integers(len(files))]
+    # Half of the PNG files get their checksums back, or hardly any damage would be looked at.
+    return repaired(bytes(data)) if rng.random() < 0.5 else bytes(data)
+
+
+def repaired(data: bytes) -> bytes:
+    """A PNG file with the checksums that its chunks should have; other files as they are."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    fixed, position = bytearray(data), 8
+    while position + 12 <= len(data):
+        end = position + 8 + struct.unpack_from(">I", data, position)[0]
+        if end + 4 > len(data):
+            break
+        struct.pack_into(">I", fixed, end, zlib.crc32(data[position + 4 : end]))
+        position = end + 4
+    return bytes(fixed)
+
+
+def pass_through(detector, data: bytes, name: str = "upload.jpg") -> str:
+    """Send one file along the path of an upload.
+
+    Returns:
+        `"answered"` or `"refused"`.
+
+    Raises:
+        AssertionError: The answer or the refusal is not fit for a user. Whatever else is raised is a fault as well.
+    """
+    from realfake.images import open_image
+    from realfake.provenance import read_provenance
+
+    findings = read_provenance(data).to_dict()["findings"]
+    assert len(findings) == 4 and json.dumps(findings)
+    try:
+        image = open_image({"bytes": data, "path": name})
+    except (ValueError, OSError) as error:
+        words = str(error)
+        assert "\n" not in words and words.startswith(name) and len(words) < 400, f"not one line: {words!r}"
+        return "refused"
+    prediction = detector.predict(image)
+    assert abs(sum(prediction.probabilities.values()) - 1) < 1e-6, prediction
+    explanation = detector.explain(image)
+    assert explanation.heatmap.shape == image.size[::-1]
+    assert not np.isinf(explanation.heatmap).any() and explanation.overlay().size[0] >= image.size[0]
+    return "answered"
+
+
+def work(options, todo, results, state) -> None:
+    """Take blocks of inputs until there are none; `state` tells the watcher which input is on and since when."""
+    import resource
+    import warnings
+
+    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
+    import torch
+
+    from realfake.detector import Detector
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    # libtiff writes what it thinks of every file to the standard error.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    files = read_files(options.files)
+    detector = Detector.from_pretrained(options.model, device="cpu")
+    pass_through(detector, files[0])  # what is imported on the way
+    size = Path("/proc/self/statm")
+    if size.is_file():
+        used = int(size.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + options.memory * 2**20,) * 2)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    while (block := todo.get()) is not None:
+        start, stop = block
+        counts, faults, slowest = Counter(), [], (0.0, -1)
+        for number in range(start, stop):
+            state[0], state[1] = number, time.monotonic()
+            begun = time.process_time()
+            data = mutated(files, options.seed, number)
+            try:
+                counts[pass_through(detector, data)] += 1
+            except BaseException as error:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                kind = f"{type(error).__name__}: {error}"[:300]
+                faults.append(
+                    {"input": number, "fault": kind, "where": f"{Path(where.filename).name}:{where.lineno}"}
+                )
+            took = time.process_time() - begun
+            slowest = max(slowest, (took, number))
+            if took > options.seconds:
+                faults.append({"input": number, "fault": f"took {took:.1f} s of CPU"})
+        state[0] = -1
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024
+        results.put(
+            {
+                "start": start,
+                "stop": stop,
+                "counts": counts,
+                "faults": faults,
+                "slowest": slowest,
+                "grown_mib": grown,
+            }
+        )
+
+
+def read_files(folder: str | Path) -> list[bytes]:
+    files = [path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()]
+    if not files:
+        raise ValueError(
+            f"{folder} holds no files to damage; write some with: python tests/bad_files.py FOLDER"
+        )
+    return files
+
+
+class Worker:
+    """A process that works, and what the watcher knows of it."""
+
+    def __init__(self, options, blocks: list):
+        context = multiprocessing.get_context("spawn")
+        self.state = context.Array("d", [-1.0, time.monotonic()])
+        self.todo, self.results = context.Queue(), context.Queue()
+        for block in blocks:
+            self.todo.put(block)
+        self.todo.put(None)
+        self.left = list(blocks)
+        self.started = time.monotonic()
+        arguments = (options, self.todo, self.results, self.state)
+        self.process = context.Process(target=work, args=arguments, daemon=True)
+        self.process.start()
+
+    def fault(self, seconds: float) -> tuple[int, str] | None:
+        """The input that the process died of or hangs on, if it does."""
+        number, since = int(self.state[0]), self.state[1]
+        if not self.process.is_alive():
+            return (number, f"the process ended with status {self.process.exitcode}") if self.left else None
+        # A loaded machine must not look like a hang: processor time is measured inside, this is the clock.
+        if number >= 0 and time.monotonic() - since > 6 * seconds:
+            return number, f"no answer for {6 * seconds:g} s"
+        if number < 0 and time.monotonic() - self.started > STARTING and self.left:
+            return number, "did not start"
+        return None
+
+
+def run(options) -> dict:
+    """Work through all inputs; finished blocks are logged, so that the same command continues.
+
+    Returns:
+        The report.
+    """
+    log = Path(options.log)
+    settings = {"seed": options.seed, "files": zlib.crc32(b"".join(read_files(options.files)))}
+    done: list[dict] = []
+    if log.is_file():
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        if lines and lines[0] != settings:
+            raise ValueError(f"{log} belongs to a run with other files or another seed; pass another --log.")
+        done = lines[1:]
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(json.dumps(settings) + "\n")
+    covered = {number for entry in done for number in range(entry["start"], entry["stop"])}
+    blocks = []
+    for start in range(0, options.inputs, BLOCK):
+        missing = [
+            number for number in range(start, min(start + BLOCK, options.inputs)) if number not in covered
+        ]
+        if missing:  # blocks are cut short where a process died
+            blocks.append((missing[0], missing[-1] + 1))
+    count = min(options.processes, max(1, len(blocks)))
+    workers = [Worker(options, blocks[first::count]) for first in range(count)] if blocks else []
+    begun, tried = time.monotonic(), 0
+
+    def note(entry: dict) -> None:
+        done.append(entry)
+        with log.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    while any(worker.left for worker in workers):
+        time.sleep(0.1)
+        for position, worker in enumerate(workers):
+            fault = worker.fault(options.seconds)
+            while not worker.results.empty():
+                entry = worker.results.get()
+                worker.left = [block for block in worker.left if block[0] != entry["start"]]
+                tried += entry["stop"] - entry["start"]
+                note(entry)
+            if fault is None or not worker.left:
+                continue
+            number, words = fault
+            worker.process.kill()
+            worker.process.join()
+            start, stop = worker.left[0]
+            if number < start or number >= stop:
+                raise RuntimeError(f"A process of the fuzzer could not work: {words}. Run with --processes 1.")
+            # What came before it in its block is done again with the rest; the block is cut there.
+            rest = [block for block in ((start, number), (number + 1, stop)) if block[0] < block[1]]
+            note({"start": number, "stop": number + 1, "counts": {}, "faults": [{"input": number, "fault": words}],
+                  "slowest": (options.seconds, number), "grown_mib": 0})  # fmt: skip
+            workers[position] = Worker(options, rest + worker.left[1:])
+        if tried and options.progress:
+            print(f"\r{tried:,} inputs, {tried / (time.monotonic() - begun):.0f}/s", end="", file=sys.stderr)
+    for worker in workers:
+        worker.process.join()
+    return report(options, done, tried, time.monotonic() - begun)
+
+
+def report(options, done: list[dict], tried: int, seconds: float) -> dict:
+    """Add the blocks up, and keep the inputs with faults."""
+    faults = [fault for entry in done for fault in entry["faults"]]
+    files = read_files(options.files)
+    for fault in faults:
+        Path(options.keep).mkdir(parents=True, exist_ok=True)
+        (Path(options.keep) / f"{fault['input']}.bin").write_bytes(mutated(files, options.seed, fault["input"]))
+    counts = sum((Counter(entry["counts"]) for entry in done), Counter())
+    slowest = max((tuple(entry["slowest"]) for entry in done), default=(0.0, -1))
+    return {
+        "inputs": sum(entry["stop"] - entry["start"] for entry in done),
+        "answered": counts["answered"],
+        "refused": counts["refused"],
+        "faults": faults,
+        "slowest_seconds": round(slowest[0], 2),
+        "slowest_input": slowest[1],
+        "memory_grown_mib": max((entry["grown_mib"] for entry in done), default=0),
+        "inputs_per_second": round(tried / seconds, 1) if tried else None,
+        "seed": options.seed,
+        "files": len(files),
+        "limits": {"seconds": options.seconds, "memory_mib": options.memory},
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("files", help="folder of files to damage, see tests/bad_files.py")
+    parser.add_argument("--model", help="checkpoint; defaults to the bundled one, a tiny one is faster")
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=5.0, help="processor time that an input may take")
+    parser.add_argument("--memory", type=int, default=3072, help="MiB that an input may take")
+    parser.add_argument("--log", default="fuzz/log.jsonl", help="finished inputs, from which a run continues")
+    parser.add_argument("--keep", default="fuzz/faults", help="folder for inputs with faults")
+    parser.add_argument("--report", help="JSON file to write the report to as well")
+    parser.add_argument("--quiet", dest="progress", action="store_false", help="show no progress")
+    return parser
+
+
+def main() -> int:
+    """Run; the exit status is 1 where there were faults, 2 for a mistake of the user's."""
+    options = parser().parse_args()
+    try:
+        found = run(options)
+        text = json.dumps(found, indent=1)
+        if options.report:
+            Path(options.report).write_text(text + "\n")
+    except (ValueError, OSError) as error:
+        print(f"fuzz.py: error: {error}", file=sys.stderr)
+        return 2
+    print(f"\n{text}" if options.progress else text)
+    return 1 if found["faults"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""What strangers send: every bad file ends in an answer or in one line, within bounds of time and memory."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bad_files
+import numpy as np
+import pytest
+from bad_files import bit_flips, encode, greedy_directory, truncations, with_segment
+from PIL import Image, ImageFile
+from tiny import draw_picture
+from transformers.image_utils import load_image
+
+from realfake import Detector
+from realfake.file_limits import TooCostly, check_decoder, checked, reads_within_bounds
+from realfake.images import open_image
+from realfake.provenance import read_provenance
+
+ROOT = Path(__file__).parent.parent
+ORDINARY = bad_files.ordinary()
+UNUSUAL = bad_files.unusual()
+REFUSED = bad_files.refused()
+COSTLY = bad_files.costly()
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    spec = importlib.util.spec_from_file_location("fuzz", ROOT / "scripts" / "fuzz.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_vit):
+    return Detector.from_pretrained(tiny_vit)
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_every_format_passes_through(name, fuzz, detector):
+    assert fuzz.pass_through(detector, ORDINARY[name]) == "answered"
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_odd_files_are_read_all_the_same(name, fuzz, detector):
+    assert fuzz.pass_through(detector, UNUSUAL[name]) == "answered"
+
+
+@pytest.mark.parametrize("name", UNUSUAL.keys() - {"a thousand frames", "100 to 1", "gif and script"})
+def test_what_stands_beside_the_pixels_does_not_change_them(name):
+    plain = draw_picture(48, seed=5)
+    expected = open_image(encode(plain, "WEBP" if "webp" in name else "PNG" if "png" in name else "JPEG"))
+    np.testing.assert_array_equal(np.asarray(open_image(UNUSUAL[name])), np.asarray(expected))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_image_ends_in_one_line(name, fuzz, detector):
+    assert fuzz.pass_through(detector, REFUSED[name], name) == "refused"
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_files_that_ask_for_much_are_refused_at_once(name, fuzz, detector):
+    data = COSTLY[name]()
+    begun = time.process_time()
+    assert fuzz.pass_through(detector, data, name) == "refused"
+    # Each would take from ten seconds to hours; processor time does not depend on what else the machine does.
+    assert time.process_time() - begun < 3
+
+
+_IN_LITTLE_MEMORY = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import bad_files
+from realfake.images import open_image
+from realfake.provenance import read_provenance
+files = {**bad_files.unusual(), **{name: make() for name, make in bad_files.costly().items()}}
+for data in bad_files.ordinary().values():
+    open_image(data), read_provenance(data)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name, data in files.items():
+    try:
+        read_provenance(data)
+        open_image(data)
+    except ValueError:
+        pass
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    assert grown < 200, f"{name}: {grown} MiB"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+def test_bad_files_take_little_memory():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _IN_LITTLE_MEMORY, str(ROOT / "tests")],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_every_hundredth_of_a_file(name):
+    outcomes = set()
+    for cut in truncations(ORDINARY[name]):
+        read_provenance(cut)
+        try:
+            outcomes.add(open_image({"bytes": cut, "path": "half.jpg"}).size)
+        except ValueError as error:
+            assert str(error).startswith("half.jpg is ") and "\n" not in str(error)
+            outcomes.add("refused")
+    # Some formats end in what can be done without; none may give an image of another size.
+    assert outcomes <= {"refused", (48, 48)} and "refused" in outcomes
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_flipped_bits(name):
+    for broken in bit_flips(ORDINARY[name], 40):
+        read_provenance(broken)
+        try:
+            assert open_image(broken).mode == "RGB"
+        except ValueError as error:
+            assert str(error).startswith("the uploaded bytes") and "\n" not in str(error)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_fuzzing_in_short(fuzz, detector):
+    files = [*ORDINARY.values(), *UNUSUAL.values(), *REFUSED.values()]
+    files = [data for data in files if 0 < len(data) < 20_000]
+    outcomes = [fuzz.pass_through(detector, fuzz.mutated(files, 1, number)) for number in range(300)]
+    assert 20 < outcomes.count("answered") < 280
+
+
+def test_an_input_follows_from_its_number(fuzz):
+    files = list(ORDINARY.values())
+    first = [fuzz.mutated(files, 0, number) for number in range(20)]
+    assert first == [fuzz.mutated(files, 0, number) for number in range(20)]
+    assert len(set(first)) == 20 and first[0] != fuzz.mutated(files, 1, 0)
+    broken = bytearray(ORDINARY["png"])
+    broken[50] ^= 1
+    assert fuzz.repaired(bytes(broken)) not in (bytes(broken), ORDINARY["png"])
+    assert fuzz.repaired(ORDINARY["png"]) == ORDINARY["png"]
+
+
+def test_the_fuzzer_reports_and_continues(fuzz, tmp_path, monkeypatch, capsys):
+    bad_files.write(tmp_path)
+    command = [
+        "fuzz.py", str(tmp_path / "files"), "--model", str(tmp_path / "tiny"), "--processes", "1", "--quiet",
+        "--log", str(tmp_path / "log.jsonl"), "--keep", str(tmp_path / "faults"), "--report", str(tmp_path / "r.json"),
+    ]  # fmt: skip
+    # In a process of its own, as its workers import it by name.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, str(ROOT / "scripts" / "fuzz.py"), *command[1:], "--inputs", "40"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    monkeypatch.setattr(sys, "argv", [*command, "--inputs", "40"])
+    first = json.loads((tmp_path / "r.json").read_text())
+    assert first["inputs"] == first["answered"] + first["refused"] == 40 and not first["faults"]
+    # Given again, nothing is left to do; another seed is another run.
+    assert fuzz.main() == 0
+    again = json.loads((tmp_path / "r.json").read_text())
+    assert again == first | {"inputs_per_second": None}
+    monkeypatch.setattr(sys, "argv", [*command, "--seed", "1"])
+    capsys.readouterr()
+    assert fuzz.main() == 2 and "another --log" in capsys.readouterr().err
+    # A fault that is in the log ends in status 1, and its input is kept.
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    entry = json.loads(lines[1])
+    entry["faults"] = [{"input": 7, "fault": "the process ended with status -6"}]
+    (tmp_path / "log.jsonl").write_text("\n".join([lines[0], json.dumps(entry)]) + "\n")
+    monkeypatch.setattr(sys, "argv", [*command, "--inputs", "40"])
+    assert fuzz.main() == 1
+    kept = (tmp_path / "faults" / "7.bin").read_bytes()
+    assert kept == fuzz.mutated(fuzz.read_files(tmp_path / "files"), 0, 7)
+
+
+# Single limits, by hand
+
+
+def test_directories_within_bounds():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Camera"
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0" + b"x" * 5000
+    assert reads_within_bounds(exif.tobytes()) and reads_within_bounds(b"Exif\0\0" + exif.tobytes())
+    assert reads_within_bounds(b"") and reads_within_bounds(b"MM\0*\0\0\0\x08\xff")
+    assert not reads_within_bounds(greedy_directory(60_000))
+    assert not reads_within_bounds(greedy_directory(60_000, big=True))
+    assert not reads_within_bounds(b"Exif\0\0" * 3)
+    # Hidden one level down, behind the EXIF pointer.
+    entry = b"\x69\x87\x04\0\x01\0\0\0\x1a\0\0\0"
+    hidden = b"II*\0\x08\0\0\0\x01\0" + entry + b"\0\0\0\0" + greedy_directory(60_000)[8:]
+    assert not reads_within_bounds(hidden)
+
+
+def test_orientation_survives_an_entry_that_lies_about_its_length():
+    """Cameras write such; what stands before it counts, as in Pillow."""
+    block = (
+        b"MM\0*\0\0\0\x08\0\x02"
+        + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+        + b"\x92\x7c\0\x07\x7f\xff\xff\xff\0\0\0\x10"
+        + b"\0\0\0\0"
+    )
+    data = with_segment(encode(draw_picture((48, 32)), "JPEG"), 0xE1, b"Exif\0\0" + block)
+    assert open_image(data).size == (32, 48)
+
+
+def test_orientation_that_imagemagick_keeps_in_text():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = b"Exif\0\0" + exif.tobytes()
+    text = f"\nexif\n{len(block):8}\n{block.hex()}\n".encode()
+    png = bad_files.with_chunk(
+        encode(draw_picture((48, 32)), "PNG"), b"tEXt", b"Raw profile type exif\0" + text
+    )
+    assert open_image(png).size == (32, 48)
+
+
+def test_ordinary_progressive_files_are_far_from_the_limit():
+    data = encode(draw_picture(64), "JPEG", progressive=True)
+    assert checked(data, "JPEG") == data
+    # Ten scans, twice over, of the largest image.
+    large = data.replace(b"\0\x11\x08\0\x40\0\x40", b"\0\x11\x08" + b"\x27\x0f\x27\x0f")
+    assert large != data and checked(large, "JPEG") == large
+    with pytest.raises(TooCostly, match="scans"):
+        checked(bad_files._with_scans(large, 30), "JPEG")
+
+
+def test_scans_behind_the_end_do_not_count():
+    """A phone's film behind its photograph holds every pair of bytes."""
+    data = encode(draw_picture(64), "JPEG")
+    assert checked(data + b"\xff\xda\0\x02" * 300_000, "JPEG")
+
+
+@pytest.mark.parametrize("codec", ["raw", "zip", "jpeg", "webp"])
+def test_fast_decoders_have_no_limit_of_their_own(codec):
+    check_decoder(codec, 10_000, 10_000, 2**26)
+
+
+def test_run_length_encoded_bitmaps_are_read():
+    np.testing.assert_array_equal(
+        np.asarray(open_image(ORDINARY["bmp_rle"])), np.asarray(load_image(_picture("bmp_rle")))
+    )
+
+
+def test_a_deep_ppm_is_read_up_to_its_limit():
+    assert open_image(b"P6 16 16 65535\n" + b"\x80\0" * 3 * 256).getpixel((3, 3)) == (128, 128, 128)
+
+
+def _picture(name):
+    from io import BytesIO
+
+    return Image.open(BytesIO(ORDINARY[name]))
+
+
+def test_bands_of_rows_are_scaled_alike():
+    """A large image is converted in bands of a million pixels; what is white is decided over all of them."""
+    values = np.zeros((2100, 1000), np.float32)
+    values[:1100], values[1100:] = 100.0, 50_000.0
+    result = np.asarray(open_image(encode(Image.fromarray(values), "TIFF")))
+    assert result[0, 0, 0] == 0 and result[2000, 0, 0] == round(50_000 / 65_535 * 255)
