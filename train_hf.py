@@ -37,7 +37,7 @@ def train(arguments) -> int:
     """Corpus → trainer → calibrated checkpoint → figures → card → Hub."""
     from transformers import set_seed
 
-    from realfake import publishing, release, runs, training
+    from realfake import publishing, release, robustness_run, runs, training
     from realfake.detector import Detector
 
     model_args, data_args, args = arguments.model, arguments.data, arguments.run
@@ -72,6 +72,11 @@ def train(arguments) -> int:
         runs.measure_split(detector, parts, split, data_args, args, calibration)
     if not trainer.is_world_process_zero():
         return 0
+    if args.measure_test:
+        robustness_run.at_the_end_of_a_run(
+            detector, args.output_dir, parts, args.measure_degradations, corpus=data_args.corpus_name,
+            command=runs.command_line(), measurement_log=args.measurement_log, seed=args.seed,
+        )  # fmt: skip
     publishing.finish(args.output_dir, facts, args.measurement_log)
     return publishing.push(args) if args.publish else 0
 

@@ -197,6 +197,10 @@ class RunArguments(TrainingArguments):
         metadata={"help": "Rate of wrong verdicts among the images of a class; the rest is inconclusive."},
     )
     measure_test: bool = field(default=True, metadata={"help": "Measure the test split once, at the end."})
+    measure_degradations: int = field(
+        default=2000,
+        metadata={"help": "So many test images at most are measured recompressed, resized, … too; 0 for none."},
+    )
     measurement_log: str = field(
         default="realfake/checkpoints/measurements.jsonl",
         metadata={"help": "File that every measurement of a test split is added to."},
@@ -219,6 +223,8 @@ class RunArguments(TrainingArguments):
             raise ValueError(
                 f"--evaluate_only must be one of {', '.join(EVALUABLE_SPLITS)}, not {self.evaluate_only!r}."
             )
+        if self.measure_degradations < 0:
+            raise ValueError(f"--measure_degradations must not be negative, as {self.measure_degradations} is.")
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"--alpha must lie between 0 and 0.5, not {self.alpha}.")
         if not 0 <= self.ema_decay < 1:

@@ -6,21 +6,22 @@ before are at hand, so that a calibration which does not keep its promise can be
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 
+from . import novelty
 from .calibration import Calibration, fit_grouped
 from .card.facts import CardFacts
 from .card.limits import limits
 from .card.markdown import code, fence, md, table
 from .card.metadata import card_data
 from .classifiers import input_size
-from .conformal import fit_thresholds
 from .container import image_bytes
 from .degradations import GRID
 from .detector import Detector
@@ -28,7 +29,18 @@ from .heads import fold, folding_error, has_bias
 from .images import LIMITS, open_image
 from .labels import AI, NAMES, REAL, canonical
 from .metrics import class_balanced_weights, margin_from_logits, nll
-from .release import FOLDING_TOLERANCE, collect_logits, column, is_ai, save_checkpoint, store_facts
+from .release import (
+    FOLDING_TOLERANCE,
+    collect_features,
+    collect_logits,
+    collect_scores,
+    column,
+    decision_facts,
+    is_ai,
+    own_groups,
+    save_checkpoint,
+    store_facts,
+)
 from .robustness import image_seed
 
 TEMPLATE = Path(__file__).parent / "templates" / "calibrated_card.md"
@@ -44,12 +56,10 @@ class Recalibrated:
     Args:
         detector: The stored checkpoint, opened again.
         calibration: What was folded into it; the identity where nothing helped.
-        margins: Margins of the calibration part with the stored weights, `(n,)`.
     """
 
     detector: Detector
     calibration: Calibration
-    margins: np.ndarray
 
 
 def name_classes(detector: Detector) -> list[str]:
@@ -83,18 +93,13 @@ def name_classes(detector: Detector) -> list[str]:
     return before
 
 
-def degraded_logits(
-    detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
-) -> np.ndarray:
-    """Compute logits with each image degraded in one way of the grid, which its contents choose.
-
-    Returns:
-        Float32 array of shape `(len(dataset), labels)`; the same images give the same rows.
-    """
+def degraded_batches(
+    dataset: Dataset, batch_size: int, progress: str | None = None
+) -> Iterator[list[Image.Image]]:
+    """Yield a dataset's images, each degraded in one way of the grid, which its contents choose."""
     from tqdm.auto import tqdm
 
     names = list(GRID)
-    rows = []
     for start in tqdm(range(0, len(dataset), batch_size), desc=progress, unit="batch", mininterval=2.0):
         images = []
         for row in dataset[start : start + batch_size]["image"]:
@@ -103,15 +108,36 @@ def degraded_logits(
             made = GRID[names[seed % len(names)]](image, seed)
             # Of a tiny image some degradations leave nothing to look at.
             images.append(made if min(made.size) >= LIMITS.min_side else image)
-        rows.append(detector.logits(images, batch_size))
-    return np.concatenate(rows)
+        yield images
 
 
 def compute_logits(
     detector: Detector, dataset: Dataset, batch_size: int, progress: str, degraded: bool = False
 ) -> np.ndarray:
     """Compute the logits of a dataset, as it is or degraded: float32 array of shape `(len(dataset), labels)`."""
-    return (degraded_logits if degraded else collect_logits)(detector, dataset, batch_size, progress)
+    if not degraded:
+        return collect_logits(detector, dataset, batch_size, progress)
+    batches = degraded_batches(dataset, batch_size, progress)
+    return np.concatenate([detector.logits(images, batch_size) for images in batches])
+
+
+def compute_scores(
+    detector: Detector, dataset: Dataset, batch_size: int, progress: str, degraded: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Compute margins of a dataset, as it is or degraded, and which of its images are novel, as far as the detector knows.
+
+    Returns:
+        Float64 and boolean arrays of shape `(len(dataset),)`; `None` in place of the latter where the checkpoint stores
+        nothing that tells.
+    """
+    if degraded:
+        batches = degraded_batches(dataset, batch_size, progress)
+        found, shares = zip(*(detector.scores(images, batch_size) for images in batches))
+        margins = np.concatenate(found)
+        novelty = None if detector.novelty is None else np.concatenate(shares)
+    else:
+        margins, novelty = collect_scores(detector, dataset, batch_size, progress)
+    return margins, None if novelty is None else detector.novelty.is_novel(novelty)
 
 
 def fit(detector: Detector, logits: np.ndarray, truth: np.ndarray, groups, method: str) -> Calibration:
@@ -137,9 +163,7 @@ def fit(detector: Detector, logits: np.ndarray, truth: np.ndarray, groups, metho
             )
         if method == "auto":
             method, reason = "temperature", "the last layer has no bias, so only a temperature was fitted"
-    if groups is not None:
-        groups = [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
-    fitted = fit_grouped(logits, detector.columns, truth, method=method, groups=groups)
+    fitted = fit_grouped(logits, detector.columns, truth, method=method, groups=own_groups(groups))
     if fitted.method != "identity" and fitted.nll_before - fitted.nll_after < SMALLEST_GAIN:
         return unchanged(fitted, f"calibration would lower the NLL by less than {SMALLEST_GAIN:g}")
     return dataclasses.replace(fitted, reason=fitted.reason or reason)
@@ -195,20 +219,33 @@ def fold_save_reopen(
             break
         calibration = unchanged(calibration, "the stored weights' NLL would have been above what it was")
         detector.model.load_state_dict(kept)
-    if groups is not None:
-        groups = [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
-    thresholds = fit_thresholds(margins, truth, alpha, groups=groups)
     described = {**calibration.to_dict(), "folded": True, "degraded": degraded}
-    store_facts(
-        folder,
-        {
-            **facts,
-            "calibration": described,
-            "thresholds": thresholds.to_dict(),
-            "image_size": input_size(stored.processor)[0],
-        },
-    )
-    return Recalibrated(Detector.from_pretrained(folder, device=detector.model.device), calibration, margins)
+    decisions = decision_facts(margins, truth, alpha, groups=own_groups(groups))
+    image_size = input_size(stored.processor)[0]
+    store_facts(folder, {**facts, **decisions, "calibration": described, "image_size": image_size})
+    _store_novelty(stored, folder, part, batch_size, degraded)
+    return Recalibrated(Detector.from_pretrained(folder, device=detector.model.device), calibration)
+
+
+def _store_novelty(
+    stored: Detector, folder: str | Path, part: Dataset, batch_size: int, degraded: bool
+) -> None:
+    """Describe the images that the calibration stands for, so that others can be told from them."""
+    groups = own_groups(column(part, "group"))
+    chosen = novelty.choose(len(part), groups)
+    part = part.select(chosen)
+    if degraded:
+        batches = [
+            stored.features(images, batch_size) for images in degraded_batches(part, batch_size, "novelty")
+        ]
+        features = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    else:
+        features = collect_features(stored, part, batch_size, progress="novelty")
+    groups = None if groups is None else [groups[row] for row in chosen]
+    fitted = novelty.fit(features, is_ai(part), groups=groups)
+    if fitted:
+        fitted.save(folder)
+    store_facts(folder, {"novelty": fitted.to_dict() if fitted else None})
 
 
 def balanced_nll(margin: np.ndarray, truth: np.ndarray) -> float:
@@ -273,7 +310,8 @@ def write_card(
     Args:
         folder: The checkpoint's folder.
         facts: `model`, `model_id` (on the Hub, or `None`), `revision`, `repo_id`, `name`, `classes`,
-            `original_classes`, `corpus`, `command`, `degraded`, `thresholds`, `versions`, `plots`, `measurements`.
+            `original_classes`, `corpus`, `command`, `degraded`, `thresholds`, `novelty`, `versions`, `plots`,
+            `measurements`.
         evaluation: The content of `evaluation.json`.
         split: The split whose figures stand for the model.
         license: Of the weights, by the Hub's identifier; `None` where it is not known.
@@ -300,6 +338,7 @@ def write_card(
         facts=facts,
         calibration=calibration,
         thresholds=facts["thresholds"],
+        novelty=facts["novelty"],
         split=split,
         record=record,
         comparison=before_and_after(record),

@@ -33,8 +33,7 @@ from .classifiers import input_size
 from .corpus import Corpus, load_corpus
 from .detector import Detector
 from .measurement_log import log_measurement
-from .metrics import margin_from_logits
-from .release import collect_logits, column, is_ai
+from .release import collect_scores, column, is_ai
 from .splits import part_validation
 from .training import DetectorTrainer, ElapsedCallback, count_labels, last_complete_checkpoint
 
@@ -273,18 +272,19 @@ def measure_split(
         return None
     if not isinstance(dataset, Dataset):
         raise ValueError(f"The {split} split is streamed and cannot be measured; leave --streaming out.")
-    margins = margin_from_logits(
-        collect_logits(detector, dataset, args.per_device_eval_batch_size, progress=f"measuring {split}"),
-        detector.columns,
+    margins, novelty = collect_scores(
+        detector, dataset, args.per_device_eval_batch_size, progress=f"measuring {split}"
     )
     if not PartialState().is_main_process:
         return None
     truth = is_ai(dataset)
     known = {f"{name}s": column(dataset, name) for name in ("group", "generator", "source")}
+    novel = None if novelty is None else detector.novelty.is_novel(novelty)
     figures = evaluation.measure(
         margins,
         truth,
         thresholds=detector.thresholds,
+        novel=novel,
         seed=args.seed,
         **known,
     )
@@ -319,7 +319,7 @@ def measure_split(
         versions=versions(),
         **facts,
     )
-    evaluation.write_scores(folder, split, margins, truth, **known)
+    evaluation.write_scores(folder, split, margins, truth, novel=novel, **known)
     return figures
 
 

@@ -146,12 +146,9 @@ def calibrate(options: argparse.Namespace) -> int:
         options.batch_size, options.degraded,
     )  # fmt: skip
     for name, degraded in measured.items():
-        margins = result.margins
-        if name != "calibration":
-            rows = parts[name.removesuffix("-degraded")]
-            logits = recalibrate.compute_logits(result.detector, rows, options.batch_size, name, degraded)
-            margins = margin_from_logits(logits, result.detector.columns)
-        _write_down(options, result.detector, parts, name, margins, margin_from_logits(before[name], columns))
+        rows = parts[name.removesuffix("-degraded")]
+        scores = recalibrate.compute_scores(result.detector, rows, options.batch_size, name, degraded)
+        _write_down(options, result.detector, parts, name, *scores, margin_from_logits(before[name], columns))
     _finish(options, result, original)
     return publishing.push(options, PROGRAM) if options.push_to_hub else 0
 
@@ -166,7 +163,7 @@ def _identity(options, detector) -> str | None:
         return None
 
 
-def _write_down(options, detector, parts, name: str, margins, before) -> None:
+def _write_down(options, detector, parts, name: str, margins, novel, before) -> None:
     from datetime import UTC, datetime
 
     from realfake import corpus_options, evaluation, release, runs
@@ -175,7 +172,9 @@ def _write_down(options, detector, parts, name: str, margins, before) -> None:
     dataset = parts[name.removesuffix("-degraded")]
     truth = release.is_ai(dataset)
     known = {f"{key}s": release.column(dataset, key) for key in ("group", "generator", "source")}
-    figures = evaluation.measure(margins, truth, thresholds=detector.thresholds, seed=options.seed, **known)
+    figures = evaluation.measure(
+        margins, truth, thresholds=detector.thresholds, novel=novel, seed=options.seed, **known
+    )
     facts = {
         "checkpoint_hash": evaluation.checkpoint_hash(options.output_dir),
         "command": corpus_options.command_line(PROGRAM),
@@ -194,7 +193,7 @@ def _write_down(options, detector, parts, name: str, margins, before) -> None:
         versions=runs.versions(),
         **facts,
     )
-    evaluation.write_scores(options.output_dir, name, margins, truth, **known)
+    evaluation.write_scores(options.output_dir, name, margins, truth, novel=novel, **known)
 
 
 def _finish(options, result, original) -> None:
@@ -221,6 +220,7 @@ def _finish(options, result, original) -> None:
         "command": corpus_options.command_line(PROGRAM),
         "degraded": options.degraded,
         "thresholds": result.detector.thresholds.to_dict(),
+        "novelty": result.detector.facts.get("novelty"),
         "versions": runs.versions(),
         "plots": write_plots(folder, split, scores["margin"], scores["is_ai"], record["figures"]),
         "measurements": measurement_log.count(options.measurement_log, split="test", corpus=options.corpus_name)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from tiny import draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
@@ -126,6 +125,8 @@ def test_over_confidence_comes_to_the_noise_floor(calibrated, overconfident):
     assert facts["calibrated_from"]["sha256"] == checkpoint_hash(overconfident)
     assert "corpus" not in facts  # it was not trained on this one
     assert facts["thresholds"]["alpha"] == 0.05
+    assert [point["fpr"] for point in facts["operating_points"]] == [0.01, 0.05]
+    assert facts["novelty"]["n"] == {"real": 80, "ai": 80} and (calibrated / "novelty.safetensors").is_file()
     assert not (calibrated.parent / "log.jsonl").exists()  # the test split was left alone
 
 
@@ -154,6 +155,7 @@ def test_it_is_the_same_network_but_for_the_last_layer(calibrated, overconfident
 def test_the_card_claims_no_training(calibrated):
     card = (calibrated / "README.md").read_text()
     assert "not trained here" in card and "fine-tuned" not in card and "Trained on" not in card
+    assert "unlike the calibration images (all but 5 %" in card
     assert "license:" not in card.split("---")[1]  # nobody said what it is
     record = strict(calibrated / "evaluation.json")["selection"]
     assert f"{record['before_calibration']['summary']['nll']['value']:.4f}" in card
@@ -197,6 +199,15 @@ def test_many_classes_whose_names_say_nothing(script, monkeypatch, capsys, corpu
     assert p_ai == pytest.approx(detector.predict(file).probabilities["ai"], abs=1e-6)
     content = strict(out / "evaluation.json")
     assert set(content) == {"selection", "calibration", "selection-degraded", "test"}
+    # Fitted under the degradations, it holds under them: what the selection part has no share in shows it.
+    after = content["selection-degraded"]["figures"]["summary"]
+    before = content["selection-degraded"]["before_calibration"]["summary"]
+    assert before["ece"]["value"] > before["ece_noise_floor"]["high"]
+    assert (
+        after["ece"]["value"] <= after["ece_noise_floor"]["high"]
+        and after["nll"]["value"] < before["nll"]["value"]
+    )
+    assert strict(out / "config.json")["realfake"]["calibration"]["degraded"] is True
     fitted = content["calibration"]
     nll = [fitted[key]["summary"]["nll"]["value"] for key in ("before_calibration", "figures")]
     assert nll[1] < nll[0]
@@ -211,8 +222,8 @@ def test_degraded_logits_depend_on_the_image_alone(overconfident, corpus):
 
     rows = load_corpus(corpus, num_proc=1).splits["test"]
     detector = Detector.from_pretrained(overconfident)
-    whole = recalibrate.degraded_logits(detector, rows, 16)
-    some = recalibrate.degraded_logits(detector, rows.select(range(40, 10, -1)), 7)
+    whole = recalibrate.compute_logits(detector, rows, 16, "whole", degraded=True)
+    some = recalibrate.compute_logits(detector, rows.select(range(40, 10, -1)), 7, "some", degraded=True)
     np.testing.assert_allclose(some, whole[40:10:-1], atol=1e-4)
     assert np.abs(detector.logits(rows["image"], 16) - whole).max() > 0.1
 
@@ -229,7 +240,7 @@ def test_a_calibration_that_is_worse_once_stored_is_taken_back(overconfident, co
     result = recalibrate.fold_save_reopen(detector, harmful, part, before, tmp_path / "out", {}, 0.1)
     assert result.calibration.method == "identity" and "would have been above" in result.calibration.reason
     np.testing.assert_allclose(collect_logits(result.detector, part), before, atol=2e-3 * np.abs(before).max())
-    assert expit(result.margins).min() > 0
+    assert result.detector.thresholds.alpha == 0.1
 
 
 def test_it_is_pushed_whole(script, monkeypatch, capsys, overconfident, corpus, tmp_path, hub):

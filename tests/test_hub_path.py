@@ -49,6 +49,7 @@ FILES = {
 EVAL_RESULTS = ".eval_results/realfake.yaml"
 SETTINGS = (
     "--per_device_train_batch_size=16", "--augmentation=0", "--learning_rate=3e-3", "--bf16=False", "--disable_tqdm=True",
+    "--measure_degradations=0",
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from realfake.training import DetectorTrainer
 ROOT = Path(__file__).parent.parent
 SETTINGS = [
     "--bf16", "False", "--use_cpu", "True", "--disable_tqdm", "True", "--augmentation", "0.1", "--logging_steps", "1",
-    "--per_device_train_batch_size", "16", "--learning_rate", "3e-3",
+    "--per_device_train_batch_size", "16", "--learning_rate", "3e-3", "--measure_degradations", "0",
 ]  # fmt: skip
 
 
@@ -80,6 +80,7 @@ def finished(corpus, tiny_vit, tmp_path_factory):
     words = [
         "--num_train_epochs", "6", "--class_weights", "balanced", "--label_smoothing_factor", "0.05",
         "--metric_for_best_model", "auroc", "--early_stopping_patience", "2", "--report_to", "tensorboard",
+        "--measure_degradations", "16",
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORBOARD_LOGGING_DIR", str(folder.parent / "board"))
@@ -116,8 +117,12 @@ def test_the_finished_folder(finished, corpus):
         table = evaluation.read_scores(finished / f"scores-{split}.parquet")
         assert record["checkpoint_sha256"] == evaluation.checkpoint_hash(finished)
         assert len(table["margin"]) == sum(record["figures"]["n"].values()) == (24 if split == "test" else 12)
-    (line,) = read_log(finished.parent / "measurements.jsonl")
+    line, degraded = read_log(finished.parent / "measurements.jsonl")
     assert line["split"] == "test" and line["corpus"] == "corpus" and line["n"] == {"real": 12, "ai": 12}
+    record = json.loads((finished / "robustness.json").read_text())["test"]
+    assert degraded["degradations"] == sorted(record["degradations"]) and degraded["n"] == {"real": 8, "ai": 8}
+    assert record["of"] == 24 and set(record["controls"]) == {"power-spectrum", "container-facts"}
+    assert "After recompression, resizing and cropping" in (finished / "README.md").read_text()
     assert line["checkpoint_sha256"] == evaluation.checkpoint_hash(finished)
     assert "train_hf.py --dataset" in line["command"]
 
@@ -201,7 +206,7 @@ def test_evaluate_only_adds_a_line_to_the_log(finished, corpus, tmp_path, capsys
     folder = shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*"))
     before = evaluation.read_evaluation(folder)
     assert main(corpus, folder, "--evaluate_only", "test", model=folder, log=log) == 0
-    first, second = read_log(log)
+    first, _, second = read_log(log)
     assert second["checkpoint_sha256"] == first["checkpoint_sha256"] and second["figures"] == first["figures"]
     after = evaluation.read_evaluation(folder)
     assert set(after) == set(before) and after["test"]["figures"] == before["test"]["figures"]
@@ -209,7 +214,7 @@ def test_evaluate_only_adds_a_line_to_the_log(finished, corpus, tmp_path, capsys
     assert after["test"]["corpus_fingerprint"] == before["test"]["corpus_fingerprint"]
 
     assert main(corpus, folder, "--evaluate_only", "validation", model=folder, log=log) == 0
-    assert len(read_log(log)) == 2, "only a test split wears out"
+    assert len(read_log(log)) == 3, "only a test split wears out"
     assert set(evaluation.read_evaluation(folder)) == {*before, "validation"}
 
 
