@@ -16,8 +16,12 @@ import httpx
 
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 3
+# Images are served on these; on others one would ask mail servers and databases, and learn which of them are open.
+PORTS = (80, 443)
 
 _TYPES = ("image/", "application/octet-stream", "binary/octet-stream")  # the last: what S3 says by default
+# RFC 6052 and RFC 8215: IPv6 addresses that stand for IPv4 addresses, of the internet and of a network of one's own.
+_NAT64, _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -34,13 +38,13 @@ def fetch(url: str, max_bytes: int = MAX_BYTES, timeout: float = 10.0, allow_pri
         timeout (`float`, *optional*, defaults to 10): Seconds for everything together: names, connections,
             redirects and the body.
         allow_private (`bool`, *optional*, defaults to `False`): Allow loopback, private and link-local
-            addresses, for services of one's own.
+            addresses and any port, for services of one's own.
 
     Returns:
         The body, undecoded.
 
     Raises:
-        ValueError: The URL or what it leads to is refused: scheme, address, redirects, size, type.
+        ValueError: The URL or what it leads to is refused: scheme, address, port, redirects, size, type.
         OSError: The host cannot be reached, answers with an error, or is too slow (`TimeoutError`).
             Both carry one line that names the URL without its query, which may hold a secret.
     """
@@ -142,6 +146,8 @@ class _CheckedBackend(httpcore.NetworkBackend):
         self.backend = httpcore.SyncBackend()
 
     def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+        if not self.allow_private and port not in PORTS:
+            raise _Refused(f"it names port {port}; only {' and '.join(map(str, PORTS))} are asked.")
         addresses = _lookup(host, _left(self.deadline))
         if not self.allow_private:
             for address in addresses:
@@ -228,12 +234,19 @@ def is_public(address: _IPAddress) -> bool:
     """
     if isinstance(address, ipaddress.IPv6Address):
         carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if address in ipaddress.ip_network("64:ff9b::/96"):
+        if address in _LOCAL_NAT64:
+            return False
+        if address in _NAT64:
             carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
         carried = [inner for inner in carried if inner is not None]
         if carried:
             return all(is_public(inner) for inner in carried)
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+    return address.is_global and not (
+        address.is_multicast
+        or address.is_reserved
+        or address.is_unspecified
+        or getattr(address, "is_site_local", False)
+    )
 
 
 def _shown(url: str) -> str:

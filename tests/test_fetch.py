@@ -1,3 +1,5 @@
+import _socket
+import gzip
 import ipaddress
 import socket
 import threading
@@ -64,6 +66,33 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(status=302, Location=f"http://inside.example:{port}/image")
         elif path == "/to_file":
             self.answer(status=302, Location="file:///etc/passwd")
+        elif path == "/to_decimal":
+            self.answer(status=302, Location=f"http://2130706433:{port}/image")
+        elif path == "/to_mapped":
+            self.answer(status=302, Location=f"http://[::ffff:7f00:1]:{port}/image")
+        elif path == "/to_port":
+            self.answer(status=302, Location="http://photos.example:6379/image")
+        elif path == "/loop":
+            self.answer(status=302, Location="/loop")
+        elif path == "/many_headers":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            try:
+                while True:
+                    self.wfile.write(b"X-More: " + b"x" * 1000 + b"\r\n")
+            except OSError:
+                pass
+        elif path == "/informational":
+            try:
+                while True:
+                    self.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+                    time.sleep(0.02)
+            except OSError:
+                pass
+        elif path == "/packed":  # ten megabytes of zeros, if anybody unpacked them
+            self.answer(gzip.compress(b"\0" * 10_000_000), **{"Content-Encoding": "gzip"})
+        elif path == "/lies":
+            self.answer(body=b"x" * 100, **{"Content-Length": "5000"})
+            self.close_connection = True
         elif path == "/hang_up":
             self.close_connection = True
 
@@ -109,6 +138,8 @@ def public(server, monkeypatch):
         if host == "127.0.0.1":  # what connecting to it asks for
             return resolve(host, *arguments, **options)
         asked.append(host)
+        if host[0].isdigit():  # numbers in the forms that the C library knows; no name is looked up for them
+            return _socket.getaddrinfo(host, None, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
         if host not in names:
             raise socket.gaierror("unknown")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in names[host]]
@@ -121,6 +152,7 @@ def public(server, monkeypatch):
 
     monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr(module.httpcore.SyncBackend, "connect_tcp", connect_tcp)
+    monkeypatch.setattr(module, "PORTS", (80, 443, server.server_port))
     server.asked, server.connected = asked, connected
     server.seen.clear()
     return f"http://photos.example:{server.server_port}"
@@ -131,7 +163,8 @@ def test_body_comes_back(url):
         assert fetch(url + path, allow_private=True) == b"pixels"
 
 
-def test_private_addresses_are_refused_by_default(url, server):
+def test_private_addresses_are_refused_by_default(url, server, monkeypatch):
+    monkeypatch.setattr(module, "PORTS", (server.server_port,))
     for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"):
         with pytest.raises(ValueError, match="is not public; download the image and pass the file"):
             fetch(f"http://{host}:{server.server_port}/image")
@@ -163,6 +196,13 @@ def test_private_addresses_are_refused_by_default(url, server):
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
+        ("64:ff9b:1::808:808", False),
+        ("2001:0:7f00:1::", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("fec0::1", False),
+        ("192.0.2.1", False),
+        ("198.18.0.1", False),
     ],
 )
 def test_is_public(address, public):
@@ -181,11 +221,85 @@ def test_one_private_address_among_public_ones_is_refused(public, server):
     assert server.connected == []
 
 
-@pytest.mark.parametrize("path", ["/to_loopback", "/to_name_of_loopback"])
+@pytest.mark.parametrize("path", ["/to_loopback", "/to_name_of_loopback", "/to_decimal", "/to_mapped"])
 def test_redirect_to_a_private_address_is_refused(public, server, path):
-    with pytest.raises(ValueError, match="127.0.0.1 is not public"):
+    with pytest.raises(ValueError, match="address (127.0.0.1|::ffff:7f00:1|::ffff:127.0.0.1) is not public"):
         fetch(public + path)
     assert [seen for seen, _ in server.seen] == [path]
+
+
+@pytest.mark.parametrize(
+    "host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0x7f.1", "017700000001", "0", "3232235777"]
+)
+def test_addresses_in_other_notations_are_refused(public, server, host):
+    """What `inet_aton` takes for an address is one to the resolver too, and is checked as what it stands for."""
+    with pytest.raises(ValueError, match="is not public|not a valid URL"):
+        fetch(f"http://{host}:{server.server_port}/image")
+    assert server.connected == [] and server.seen == []
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        "http://photos.example@127.0.0.1:{port}/image",
+        "http://photos.example:80@127.0.0.1:{port}/image",
+        "http://photos.example%40127.0.0.1:{port}/image",
+        "http://photos.example#@127.0.0.1:{port}/image",
+        "http://photos.example?@127.0.0.1:{port}/image",
+        "http://127.0.0.1:{port}\\@photos.example/image",
+        "http://photos.example\\@127.0.0.1:{port}/image",
+        "http://127.0.0.1:{port}%2f@photos.example/image",
+        "http://photos.example\t@127.0.0.1:{port}/image",
+        "http://[::ffff:127.0.0.1]:{port}/image",
+        "http://[0:0:0:0:0:ffff:7f00:0001]:{port}/image",
+        "http://１２７.0.0.1:{port}/image",
+        "http://127。0。0。1:{port}/image",
+    ],
+)
+def test_what_looks_like_another_host_reaches_nothing_private(public, server, trick):
+    """Wherever such a URL leads, it is the checked address that is connected to, and that is public."""
+    try:
+        fetch(trick.format(port=server.server_port))
+    except (ValueError, OSError) as error:
+        assert "\n" not in str(error)
+    assert set(server.connected) <= {"93.184.216.34"}
+
+
+@pytest.mark.parametrize("port", [22, 25, 6379, 8080, 65535])
+def test_other_ports_are_not_asked(public, server, port):
+    with pytest.raises(ValueError, match=f"it names port {port}; only 80 and 443"):
+        fetch(f"http://photos.example:{port}/image")
+    with pytest.raises(ValueError, match="it names port 6379"):
+        fetch(public + "/to_port")
+    assert server.connected == ["93.184.216.34"]
+
+
+def test_a_redirect_to_itself_ends(public, server):
+    with pytest.raises(ValueError, match="redirects more than 3 times"):
+        fetch(public + "/loop")
+    assert len(server.seen) == 4
+
+
+def test_a_name_that_changes_its_address_is_asked_once(public, server, monkeypatch):
+    """DNS rebinding: public when it is checked, private ever after."""
+    answers = iter(["93.184.216.34", "127.0.0.1", "127.0.0.1"])
+
+    def getaddrinfo(host, *_, **__):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), 0))]
+
+    connected = []
+    connect = module.httpcore.SyncBackend.connect_tcp
+
+    def connect_tcp(self, host, port, *arguments):
+        connected.append(host)
+        raise module.httpcore.ConnectError("far enough")
+
+    assert connect is not connect_tcp
+    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(module.httpcore.SyncBackend, "connect_tcp", connect_tcp)
+    with pytest.raises(OSError, match="far enough"):
+        fetch("http://rebind.example/image")
+    assert connected == ["93.184.216.34"]
 
 
 def test_redirects(public, server):
@@ -198,7 +312,19 @@ def test_redirects(public, server):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.org/a.png", "file:///etc/passwd", "photo.png", "http://", "http://[::1/a"]
+    "url",
+    [
+        "ftp://example.org/a.png",
+        "file:///etc/passwd",
+        "file://localhost/etc/passwd",
+        "gopher://example.org/_GET",
+        "photo.png",
+        "http://",
+        "http://[::1/a",
+        "http:///etc/passwd",
+        "jar:http://example.org!/a",
+        "//example.org/a.png",
+    ],
 )
 def test_urls_that_are_refused(url):
     with pytest.raises(ValueError, match="was not fetched"):
@@ -221,12 +347,26 @@ def test_size_at_the_limit_is_allowed(url):
     assert len(fetch(url + "/declared", max_bytes=5000, allow_private=True)) == 5000
 
 
-@pytest.mark.parametrize("path", ["/drip", "/drip_headers"])
+@pytest.mark.parametrize("path", ["/drip", "/drip_headers", "/informational"])
 def test_time_is_limited_in_all(url, path):
     started = time.monotonic()
     with pytest.raises(TimeoutError, match="took longer than 0.4 s"):
         fetch(url + path, timeout=0.4, allow_private=True)
     assert time.monotonic() - started < 2
+
+
+def test_headers_without_end_are_given_up(url):
+    with pytest.raises(OSError, match="cannot be reached"):
+        fetch(url + "/many_headers", allow_private=True)
+
+
+def test_a_packed_body_is_not_unpacked(url):
+    assert len(fetch(url + "/packed", allow_private=True)) < 20_000
+
+
+def test_a_body_shorter_than_announced_is_no_body(url):
+    with pytest.raises(OSError, match="cannot be reached"):
+        fetch(url + "/lies", allow_private=True)
 
 
 def test_slow_resolver_is_given_up(monkeypatch):
