@@ -113,7 +113,7 @@ def compose(
     verdict, reason = prediction.verdict, prediction.reason
     tested = found = None
     if stability:
-        stable = detector.stability(decoded) if stability is True else stability
+        stable = detector.stability(decoded, prediction.prior_ai) if stability is True else stability
         verdict, reason = stable.verdict, stable.reason
         tested = {"flips": stable.flips, "variants": [_variant(name, each) for name, each in stable.variants]}
     if provenance is True and data is not None:

@@ -87,7 +87,7 @@ class Flipping:
 def test_a_verdict_that_flips_is_inconclusive(detector, monkeypatch):
     one, other = detector.predict([png(5), png(6)])
     stability = Flipping([("as it is", one), ("half size", other)])
-    monkeypatch.setattr(Detector, "stability", lambda self, image: stability, raising=False)
+    monkeypatch.setattr(Detector, "stability", lambda self, image, prior_ai: stability)
     found = answer(detector, png(5), stability=True)
     assert (found["verdict"], found["reason"], found["stability"]["flips"]) == (
         "inconclusive",
@@ -96,6 +96,15 @@ def test_a_verdict_that_flips_is_inconclusive(detector, monkeypatch):
     )
     assert [variant["name"] for variant in found["stability"]["variants"]] == ["as it is", "half size"]
     json.dumps(found)
+
+
+def test_stability_judges_the_variants_under_the_same_prior(detector):
+    found = answer(detector, png(5), stability=True, prior_ai=0.2)
+    tested = found["stability"]
+    assert len(tested["variants"]) == 4
+    assert tested["variants"][0]["margin"] == pytest.approx(found["margin"], abs=1e-5)
+    assert tested["variants"][0]["probabilities"] == pytest.approx(found["probabilities"], abs=1e-5)
+    assert (found["verdict"] == "inconclusive") >= tested["flips"]
 
 
 def test_many_images_are_answered_in_order_and_a_bad_one_in_its_place(detector, tmp_path):

@@ -10,7 +10,7 @@ from functools import wraps
 from ..detector import Detector
 
 # Every method that runs the model. One that calls another stays in the process it is in.
-METHODS = ("forward", "logits", "margins", "predict", "explain", "stability")
+METHODS = ("forward", "examine", "features", "logits", "scores", "margins", "predict", "explain", "stability")
 SECONDS = 60
 
 
@@ -28,9 +28,7 @@ def lend(detector: Detector, seconds: int = SECONDS) -> Detector:
         return detector
     if Config.zero_gpu:
         for name in METHODS:
-            method = getattr(detector, name, None)
-            if method is not None:
-                setattr(detector, name, _lent(GPU, method, seconds))
+            setattr(detector, name, _lent(GPU, getattr(detector, name), seconds))
     return detector
 
 
