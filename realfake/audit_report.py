@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from . import audit_plots
-from .audit import ALONE, LEAK, PROBES, Audit, Pair
+from .audit_probes import ALONE, PROBES
+from .audit_result import LEAK, Audit, Pair
 from .contact_sheet import batch_sheet
 from .images import open_image
 from .labels import AI, NAMES, REAL

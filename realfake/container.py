@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .images import _header, _orientation
+from .images import orientation, read_header
 
 # Table K.1 of ITU-T T.81: libjpeg's luminance quantisation at quality 50.
 _LUMINANCE = np.array(
@@ -91,7 +91,7 @@ def container_facts(data: bytes, name: str = "the image") -> ContainerFacts:
     Raises:
         ValueError: It is no image in a known format, or the header is damaged.
     """
-    image = _header(data, name)
+    image = read_header(data, name)
     width, height = image.size
     info = image.info
     tables = getattr(image, "quantization", None) or {}
@@ -112,7 +112,7 @@ def container_facts(data: bytes, name: str = "the image") -> ContainerFacts:
         xmp=bool(info.get("xmp")),
         # Programs that generate images write their prompt into PNG text.
         text="comment" in info or any(isinstance(v, str) and not k.startswith("XML:") for k, v in info.items()),
-        turned=_orientation(image) in (5, 6, 7, 8),
+        turned=orientation(image) in (5, 6, 7, 8),
     )
 
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .images import _header
+from .images import read_header
 from .labels import NAMES
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def _schedule(folder: Path, repo: str, token: str | None):
 
 def _suffix(data: bytes) -> str:
     try:
-        format = _header(data, "the image").format or ""
+        format = read_header(data, "the image").format or ""
     except ValueError:
         return ".bin"
     return _SUFFIXES.get(format, f".{format.lower()}")

@@ -138,7 +138,7 @@ def _read(path: str, limits: Limits) -> bytes:
 def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
     if len(data) > limits.max_bytes:
         raise ValueError(_too_many_bytes(name, len(data), limits))
-    image = _header(data, name)
+    image = read_header(data, name)
     for tile in getattr(image, "tile", []):
         try:
             check_decoder(tile.codec_name, *image.size, len(data))
@@ -147,7 +147,7 @@ def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
     return _load(image, name, limits)
 
 
-def _header(data: bytes, name: str) -> Image.Image:
+def read_header(data: bytes, name: str) -> Image.Image:
     """Read the header only.
 
     This does what `PIL.Image.open(..., formats=FORMATS)` does, minus its decompression-bomb check: that one
@@ -200,10 +200,10 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
     try:
         image.load()
         # Only after loading: Pillow's TIFF reader turns the image itself, and then drops the tag.
-        method = _UPRIGHT.get(_orientation(image))
+        method = _UPRIGHT.get(orientation(image))
         result = _to_rgb(image)
         result = result.transpose(method) if method is not None else result
-    except Exception as error:  # as in _header
+    except Exception as error:  # as in read_header
         detail = " ".join(str(error).split())[:120] or type(error).__name__
         raise ValueError(f"{name} is truncated or damaged ({detail}). {_AGAIN}") from error
     if result is image:
@@ -212,7 +212,7 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
     return result
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1..8. A broken EXIF block says nothing about the pixels: it counts as 1."""
     try:
         block = image.info.get("exif")

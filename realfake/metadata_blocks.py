@@ -9,7 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-from .images import _header
+from .images import read_header
 
 MAX_BLOCK = 2 * 2**20
 # A file of nothing but tiny segments, or of text that inflates a thousandfold, must cost little.
@@ -203,7 +203,7 @@ def _walk_webp(data: bytes, blocks: Blocks) -> None:
 def _ask_pillow(data: bytes, blocks: Blocks) -> None:
     """GIF, TIFF, AVIF and others: Pillow's readers know where their metadata lies."""
     try:
-        image = _header(data, "the image")
+        image = read_header(data, "the image")
         blocks.format = image.format
         # Only TIFF's own tags are in the file's header; everything else Pillow puts into `info`.
         tags = getattr(image, "tag_v2", None)

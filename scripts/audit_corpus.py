@@ -13,11 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from realfake.audit import MAX_AUC, SAMPLE, Audit, audit
+from realfake.audit import MAX_AUC, SAMPLE, audit
 from realfake.audit_report import summary, write_report
+from realfake.audit_result import Audit
 from realfake.corpus import load_corpus
+from realfake.corpus_options import add_source_options, read_source
 from realfake.equalize import check_output, write_equalized
-from realfake.source_options import add_source_options, read_source
 from realfake.splits import SPLITS
 
 

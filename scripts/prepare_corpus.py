@@ -24,9 +24,9 @@ from datasets import Dataset, Features, Image
 from huggingface_hub import DatasetCardData, HfApi
 
 from realfake.corpus import Corpus
+from realfake.corpus_options import add_source_options, read_source
 from realfake.images import open_image
 from realfake.labels import NAMES
-from realfake.source_options import add_source_options, read_source
 
 SHARD_BYTES = 256 * 2**20
 _SIGNATURES = (

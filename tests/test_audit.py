@@ -12,8 +12,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from realfake.audit import LEAK, audit, quick_audit
+from realfake.audit import audit, quick_audit
 from realfake.audit_report import markdown, write_report
+from realfake.audit_result import LEAK
 from realfake.corpus import load_corpus
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "audit_corpus.py"
