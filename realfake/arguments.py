@@ -114,6 +114,16 @@ class DataArguments:
     augmentation: float = field(
         default=0.5, metadata={"help": "Strength of the augmentation, from 0 (none) to 1 (strong)."}
     )
+    mixup: float = field(
+        default=0.0,
+        metadata={
+            "help": "Blend the images of a training batch in pairs; α of the Beta distribution, mild at 0.1; 0: do not."
+        },
+    )
+    cutmix: float = field(
+        default=0.0,
+        metadata={"help": "Put a rectangle of one training image into another; α as above; 0: do not."},
+    )
     train_crop_size: int | None = field(
         default=None,
         metadata={
@@ -131,6 +141,9 @@ class DataArguments:
     def __post_init__(self):
         if not 0 <= self.augmentation <= 1:
             raise ValueError(f"--augmentation must lie between 0 and 1, not {self.augmentation}.")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise ValueError(f"--{name} must lie between 0 and 10, not {getattr(self, name)}.")
         for name in ("max_train_samples", "max_validation_samples", "max_test_samples"):
             value = getattr(self, name)
             if value is not None and value < 2:
@@ -182,6 +195,19 @@ class RunArguments(TrainingArguments):
             "help": "Channels-last memory layout: faster for depthwise convolutions such as MobileNet's."
         },
     )
+    backbone_lr_factor: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of all but the last layer, as a share of --learning_rate."},
+    )
+    l2_to_pretrained: float = field(
+        default=0.0,
+        metadata={
+            "help": "Pull all but the last layer towards the checkpoint's weights, such as 0.1, instead of decaying them."
+        },
+    )
+    head_epochs: int = field(
+        default=0, metadata={"help": "Train the last layer alone for the first epochs, this many."}
+    )
     ema_decay: float = field(
         default=0.0,
         metadata={
@@ -227,6 +253,13 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"--measure_degradations must not be negative, as {self.measure_degradations} is.")
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"--alpha must lie between 0 and 0.5, not {self.alpha}.")
+        if not 0 < self.backbone_lr_factor <= 1:
+            raise ValueError(f"--backbone_lr_factor must lie in (0, 1], not {self.backbone_lr_factor}.")
+        if self.l2_to_pretrained < 0 or self.head_epochs < 0:
+            raise ValueError("--l2_to_pretrained and --head_epochs must not be negative.")
+        if self.head_epochs:
+            # Otherwise two processes would wait for the gradients of the backbone.
+            self.ddp_find_unused_parameters = True
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema_decay must lie in [0, 1), not {self.ema_decay}.")
         if self.remove_unused_columns:

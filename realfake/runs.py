@@ -80,7 +80,14 @@ def _check_together(arguments: Arguments) -> None:
                 f"--output_dir {folder} holds another checkpoint, whose figures would be mixed up with these; pass "
                 f"--output_dir {model.model_name_or_path}, or a new folder."
             )
-    elif data.streaming and args.max_steps <= 0:
+    if model.model_type and (args.backbone_lr_factor != 1 or args.l2_to_pretrained or args.head_epochs):
+        raise ValueError(
+            "--backbone_lr_factor, --l2_to_pretrained and --head_epochs spare a pretrained backbone: pass "
+            "--model_name_or_path rather than --model_type."
+        )
+    if model.trainable == "head" and args.head_epochs:
+        raise ValueError("--trainable head never trains more than the head; leave --head_epochs out.")
+    if not args.evaluate_only and data.streaming and args.max_steps <= 0:
         raise ValueError("A streamed corpus has no known length: pass --max_steps with --streaming.")
     if data.streaming and data.class_weights != "none":
         raise ValueError(
@@ -368,6 +375,18 @@ def training_facts(
 ) -> dict:
     """Collect what a reader of the card needs to know of the run, JSON-serialisable."""
     args, model = trainer.args, trainer.model
+    options = {
+        name: value
+        for name, value in (
+            ("ema_decay", args.ema_decay),
+            ("backbone_lr_factor", args.backbone_lr_factor),
+            ("l2_to_pretrained", args.l2_to_pretrained),
+            ("head_epochs", args.head_epochs),
+            ("mixup", arguments.data.mixup),
+            ("cutmix", arguments.data.cutmix),
+        )
+        if value != (1 if name == "backbone_lr_factor" else 0)
+    }
     changed = {
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(args)
@@ -375,7 +394,7 @@ def training_facts(
         in (
             "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "per_device_train_batch_size",
             "gradient_accumulation_steps", "num_train_epochs", "max_steps", "label_smoothing_factor", "seed", "bf16",
-            "metric_for_best_model", "early_stopping_patience", "optim", "max_grad_norm", "ema_decay",
+            "metric_for_best_model", "early_stopping_patience", "optim", "max_grad_norm",
         )
     }  # fmt: skip
     elapsed = next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, ElapsedCallback))
@@ -388,7 +407,10 @@ def training_facts(
         "epochs_trained": round(float(trainer.state.epoch or 0), 2),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
-        "hyperparameters": {key: getattr(value, "value", value) for key, value in changed.items()},
+        "hyperparameters": {
+            **{key: getattr(value, "value", value) for key, value in changed.items()},
+            **options,
+        },
         "model_class": type(trainer.plain_model()).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "base_model": arguments.model.model_name_or_path,

@@ -1,7 +1,6 @@
-"""What the Hugging Face `Trainer` is given: images, batches, loss, metrics.
+"""What the Hugging Face `Trainer` is given: the model to train, its loss, metrics and checkpoints.
 
-The order of the images and the augmentation of each depend on the seed, the epoch and the image's index
-alone, so that one process and several, and a run that was killed and resumed, see the same data.
+Its images and batches are made in [`realfake.training_images`].
 """
 
 import contextlib
@@ -32,10 +31,19 @@ from .classifiers import (
     use_native_pixels,
 )
 from .detection_metrics import DetectionMetrics
+from .fine_tuning import HeadFirst, PullToStart, slow_backbone
 from .heads import check_foldable, select_trainable, set_dropout
-from .images import open_image
 from .labels import AI, NAMES, REAL
 from .metrics import margin_from_logits
+from .training_images import (
+    Collator,
+    EpochCallback,
+    MixingCollator,
+    PlainImages,
+    StreamedImages,
+    TrainingImages,
+    training_processor,
+)
 
 
 def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -79,7 +87,7 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
     return model, processor
 
 
-def _try_out(model: PreTrainedModel, collator: "Collator", side: int = 64) -> torch.Tensor:
+def _try_out(model: PreTrainedModel, collator: Collator, side: int = 64) -> torch.Tensor:
     """Pass a blank image through, so that a size the model cannot take is found before the training.
 
     Returns:
@@ -115,112 +123,6 @@ def _resize_input(processor: BaseImageProcessor, image_size: int) -> None:
         processor.crop_size = {"height": image_size, "width": image_size}
     keys = dict(processor.size)
     processor.size = {key: image_size for key in keys} if keys else {"height": image_size, "width": image_size}
-
-
-def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> BaseImageProcessor:
-    """Copy a processor for training: where the augmentation cuts the crop itself, it only normalises."""
-    copy = type(processor).from_dict(processor.to_dict())
-    if crop_size is not None:
-        copy.do_resize = False
-        copy.do_center_crop = False
-    return copy
-
-
-class TrainingImages(torch.utils.data.Dataset):
-    """Decoded, augmented images with the label's index in the model.
-
-    Args:
-        dataset: Rows with an undecoded `image` and a `label` of `ClassLabel(["real", "ai"])`.
-        augmentation: What is done to each image.
-        label2id: The model's own numbering of the labels.
-        seed: Together with the epoch and the index it decides the augmentation.
-    """
-
-    def __init__(self, dataset: Dataset, augmentation: Augmentation, label2id: dict[str, int], seed: int):
-        self.dataset = dataset
-        self.augmentation = augmentation
-        self.label_ids = _label_ids(dataset, label2id)
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict:
-        row = self.dataset[int(index)]
-        rng = np.random.default_rng([self.seed, self.epoch, int(index)])
-        return {
-            "image": self.augmentation(open_image(row["image"]), rng),
-            "label": self.label_ids[row["label"]],
-        }
-
-
-class StreamedImages(torch.utils.data.IterableDataset):
-    """The same as [`TrainingImages`] for a streamed corpus, numbered in the order of the stream."""
-
-    def __init__(
-        self, dataset: IterableDataset, augmentation: Augmentation, label2id: dict[str, int], seed: int
-    ):
-        self.dataset = dataset
-        self.augmentation = augmentation
-        self.label_ids = _label_ids(dataset, label2id)
-        self.seed = seed
-        self.epoch = 0
-
-    def __iter__(self):
-        self.dataset.set_epoch(self.epoch)
-        for index, row in enumerate(self.dataset):
-            rng = np.random.default_rng([self.seed, self.epoch, index])
-            yield {
-                "image": self.augmentation(open_image(row["image"]), rng),
-                "label": self.label_ids[row["label"]],
-            }
-
-
-class PlainImages(torch.utils.data.Dataset):
-    """Decoded images as they are, with the label's index in the model."""
-
-    def __init__(self, dataset: Dataset, label2id: dict[str, int]):
-        self.dataset = dataset
-        self.label_ids = _label_ids(dataset, label2id)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict:
-        row = self.dataset[int(index)]
-        return {"image": open_image(row["image"]), "label": self.label_ids[row["label"]]}
-
-
-def _label_ids(dataset, label2id: dict[str, int]) -> list[int]:
-    return [label2id[name] for name in dataset.features["label"].names]
-
-
-class Collator:
-    """Turns images into `pixel_values` with an image processor."""
-
-    def __init__(self, processor: BaseImageProcessor):
-        self.processor = processor
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        pixels = self.processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the training images which epoch it is, so that each one sees other augmentations."""
-
-    def __init__(self, images: TrainingImages | StreamedImages):
-        self.images = images
-        self._next = 0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._next = int(state.epoch or 0)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # Counted, because `state.epoch` of a stream is its share of `max_steps`, not the passes over it.
-        self.images.epoch = self._next
-        self._next += 1
 
 
 class ElapsedCallback(TrainerCallback, ExportableState):
@@ -261,12 +163,32 @@ class DetectorTrainer(Trainer):
             self.add_callback(AverageCallback(self))
         # The loss below is a mean over the batch, so gradient accumulation has to average.
         self.model_accepts_loss_kwargs = False
+        self.find_frozen()
+        if self.args.l2_to_pretrained:
+            self.add_callback(PullToStart(self.model, self.args.l2_to_pretrained))
+        if self.args.head_epochs:
+            self.add_callback(HeadFirst(self, self.args.head_epochs))
+
+    def find_frozen(self) -> None:
+        """Look up which layers are not trained."""
         self._frozen = [
             module
             for module in self.model.modules()
             if list(module.parameters(recurse=False))
             and not any(p.requires_grad for p in module.parameters(recurse=False))
         ]
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and (self.args.backbone_lr_factor != 1 or self.args.l2_to_pretrained):
+            slow_backbone(
+                optimizer,
+                self.model,
+                self.args.backbone_lr_factor,
+                decayed=not self.args.l2_to_pretrained,
+            )
+        return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         for module in self._frozen:
@@ -277,9 +199,13 @@ class DetectorTrainer(Trainer):
         if self.args.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         outputs = model(pixel_values=pixels)
-        loss = self._cross_entropy(
-            outputs.logits, labels, self.args.label_smoothing_factor if model.training else 0.0
-        )
+        smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        loss = self._cross_entropy(outputs.logits, labels, smoothing)
+        if "partner_labels" in inputs:
+            share = inputs["share"][0]
+            loss = share * loss + (1 - share) * self._cross_entropy(
+                outputs.logits, inputs["partner_labels"], smoothing
+            )
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
     def _cross_entropy(
@@ -389,6 +315,8 @@ def build_trainer(
     collator = Collator(training_processor(processor, crop if preprocessing == "native" else None))
     if crop is not None:
         _try_out(model, collator, crop)
+    if data.mixup or data.cutmix:
+        collator = MixingCollator(collator.processor, data.mixup, data.cutmix)
     check_metric(args.metric_for_best_model)
     callbacks: list[TrainerCallback] = [EpochCallback(images), ElapsedCallback()]
     if args.early_stopping_patience:

@@ -465,7 +465,16 @@ def test_two_runs_do_not_share_a_folder(corpus, tiny_vit, tmp_path, capsys):
 
 
 def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path):
-    words = ["--num_train_epochs", "2", "--per_device_eval_batch_size", "5", "--ema_decay", "0.5"]
+    words = [
+        "--num_train_epochs",
+        "2",
+        "--per_device_eval_batch_size",
+        "5",
+        "--ema_decay",
+        "0.5",
+        "--head_epochs",
+        "1",
+    ]
     two, one = tmp_path / "two", tmp_path / "one"
     arguments = command(
         corpus, two, *words, "--ddp_backend", "gloo", "--per_device_train_batch_size", "8", model=tiny_vit,

@@ -18,12 +18,7 @@ from realfake.augment import Augmentation
 from realfake.classifiers import load_processor
 from realfake.heads import select_trainable
 from realfake.training import (
-    Collator,
     ElapsedCallback,
-    EpochCallback,
-    PlainImages,
-    StreamedImages,
-    TrainingImages,
     build_trainer,
     check_metric,
     class_weights,
@@ -32,6 +27,13 @@ from realfake.training import (
     mend_batch_norm,
     metrics_of,
     prepare_classifier,
+)
+from realfake.training_images import (
+    Collator,
+    EpochCallback,
+    PlainImages,
+    StreamedImages,
+    TrainingImages,
     training_processor,
 )
 
@@ -402,6 +404,8 @@ def test_options_that_make_no_sense(options, message, tmp_path, monkeypatch):
     [
         ({"augmentation": 1.5}, "between 0 and 1"),
         ({"max_train_samples": 1}, "--max_train_samples must be at least 2"),
+        ({"mixup": -0.1}, "--mixup must lie between 0 and 10"),
+        ({"cutmix": 11.0}, "--cutmix must lie between 0 and 10"),
         ({"label_map": "nature"}, "--label_map"),
         ({"label_map": "nature=photo"}, "--label_map"),
     ],
