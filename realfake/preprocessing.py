@@ -1,0 +1,172 @@
+"""The arithmetic of an image processor without its detours: the same pixels in less time.
+
+The stock PIL processors carry an image from PIL to NumPy, to channels first, back to PIL for resizing, back again, and
+then through two passes in floating point. Here an image stays with PIL until it has the size the model takes, and since
+what follows depends on one 8-bit value alone, a table of 256 entries a channel replaces it, filled by the processor itself.
+
+Only steps that leave every pixel as it was are shortened. Decoding a JPEG at reduced size (`Image.draft`), resizing in two
+steps (`reducing_gap`) or resizing only what a crop keeps (`box`) would be faster and give other pixels. Used by
+`scoring.py`; a processor that is not known here, or gives other pixels than expected, is called as it is.
+"""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+
+import numpy as np
+from PIL import Image
+from transformers import ConvNextImageProcessorPil
+from transformers.image_processing_backends import PilBackend
+from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
+
+TOLERANCE = 1e-6
+# (width, height): landscape, portrait, square, smaller than any model's input, tall and wide beyond measure.
+_PROBES = ((401, 300), (230, 347), (512, 512), (9, 14), (31, 620), (1030, 24))
+
+
+class Preprocessing:
+    """What a processor does to an image, in two steps, so that the many images between them are held in 8 bits.
+
+    Args:
+        processor: An image processor of transformers, PIL backend.
+
+    Attributes:
+        fast: Whether the short way is taken; else both steps together are the processor's own.
+    """
+
+    def __init__(self, processor):
+        self.processor = processor
+        self._steps = _steps_of(processor)
+        self._table = _table_of(processor) if self._steps is not None else None
+        self.fast = self._table is not None
+        if self.fast and not self._agrees():
+            self.fast = False
+
+    def shrink(self, image: Image.Image) -> np.ndarray:
+        """Bring an upright RGB image to the size the model takes.
+
+        Returns:
+            `uint8` array of shape `(height, width, 3)`; where there is no short way, the finished `float32` array of shape
+            `(3, height, width)`.
+        """
+        if not self.fast:
+            return np.asarray(
+                self.processor(images=image, return_tensors="np")["pixel_values"][0], dtype=np.float32
+            )
+        for step in self._steps:
+            image = step(image)
+        return image if isinstance(image, np.ndarray) else np.asarray(image)
+
+    def stack(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Bring what [`shrink`] gave, all of one shape, to the model's input: `(n, 3, height, width)`, `float32`."""
+        if not self.fast:
+            return np.stack(images)
+        height, width, channels = images[0].shape
+        batch = np.empty((len(images), channels, height, width), dtype=np.float32)
+        for image, pixels in zip(images, batch, strict=True):
+            for channel in range(channels):
+                np.take(self._table[channel], image[..., channel], out=pixels[channel], mode="clip")
+        return batch
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Both steps, for upright RGB images that the processor brings to one shape."""
+        return self.stack([self.shrink(image) for image in images])
+
+    def _agrees(self) -> bool:
+        """Whether the short way and the processor give the same pixels, so that a new release cannot part them."""
+        rng = np.random.default_rng(0)
+        for width, height in _PROBES:
+            image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            try:
+                expected = np.asarray(self.processor(images=image, return_tensors="np")["pixel_values"][0])
+                found = self.stack([self.shrink(image)])[0]
+            except (ValueError, TypeError):
+                return False
+            if expected.shape != found.shape or np.abs(expected - found).max() > TOLERANCE:
+                return False
+        return True
+
+
+def _steps_of(processor) -> list[Callable] | None:
+    """The geometry of a processor as functions from image to image, read off its settings, or `None` where it has others.
+
+    A class with steps of its own that its settings do not tell is found out by `_agrees`.
+    """
+    if not isinstance(processor, PilBackend) or getattr(processor, "do_pad", False):
+        return None
+    convnext = isinstance(processor, ConvNextImageProcessorPil)
+    steps: list[Callable] = []
+    resample = processor.resample if processor.resample is not None else Image.Resampling.BILINEAR
+    if not isinstance(resample, int):
+        return None
+    if processor.do_resize:
+        target = _convnext_target(processor) if convnext else _target(processor.size)
+        if target is None:
+            return None
+        steps.append(lambda image: image.resize(target(image), resample=resample))
+        if convnext and processor.size["shortest_edge"] < 384:
+            side = processor.size["shortest_edge"]
+            steps.append(lambda image: _center_crop(image, side, side))
+    if processor.do_center_crop:
+        if not processor.crop_size:
+            return None
+        height, width = (processor.crop_size[name] for name in ("height", "width"))
+        if not (height and width):
+            return None
+        steps.append(lambda image: _center_crop(image, int(height), int(width)))
+    return steps
+
+
+def _target(size) -> Callable[[Image.Image], tuple[int, int]] | None:
+    """The size to resize to, (width, height), as `PilBackend.resize` reads it off the processor's `size`."""
+    sides = {name: getattr(size, name, None) for name in ("shortest_edge", "longest_edge", "height", "width")}
+    if sides["shortest_edge"] and sides["longest_edge"]:
+        return lambda image: get_size_with_aspect_ratio(
+            (image.height, image.width), sides["shortest_edge"], sides["longest_edge"]
+        )[::-1]
+    if sides["shortest_edge"]:
+        return lambda image: _shortest_edge(image, sides["shortest_edge"])
+    if sides["height"] and sides["width"]:
+        return lambda image: (sides["width"], sides["height"])
+    return None
+
+
+def _convnext_target(processor) -> Callable[[Image.Image], tuple[int, int]]:
+    side = processor.size["shortest_edge"]
+    if side >= 384:
+        return lambda image: (side, side)
+    enlarged = int(side / processor.crop_pct)
+    return lambda image: _shortest_edge(image, enlarged)
+
+
+def _shortest_edge(image: Image.Image, side: int) -> tuple[int, int]:
+    # A view without data: only its shape is read.
+    shape = np.broadcast_to(np.uint8(0), (3, image.height, image.width))
+    height, width = get_resize_output_image_size(
+        shape, size=side, default_to_square=False, input_data_format="channels_first"
+    )
+    return width, height
+
+
+def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image | np.ndarray:
+    """`transformers.image_transforms.center_crop`: what is too small is padded with black."""
+    top, left = (image.height - height) // 2, (image.width - width) // 2
+    if top >= 0 and left >= 0:
+        return image.crop((left, top, left + width, top + height))
+    padded = (max(height, image.height), max(width, image.width))
+    top_pad, left_pad = ceil((padded[0] - image.height) / 2), ceil((padded[1] - image.width) / 2)
+    # Where the crop begins in the image; outside of the image `crop` gives black.
+    top, left = max(0, top + top_pad) - top_pad, max(0, left + left_pad) - left_pad
+    return image.crop((left, top, left + width, top + height))
+
+
+def _table_of(processor) -> np.ndarray | None:
+    """What each 8-bit value of each channel becomes, (3, 256): the processor's own rescaling and normalisation."""
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256)).copy()
+    offset = {"offset": processor.rescale_offset} if hasattr(processor, "rescale_offset") else {}
+    if processor.do_rescale:
+        levels = processor.rescale(levels, processor.rescale_factor, **offset)
+    if processor.do_normalize:
+        levels = processor.normalize(levels, processor.image_mean, processor.image_std)
+    if getattr(processor, "include_top", False):
+        levels = processor.normalize(levels, 0, processor.image_std)
+    return levels[:, 0].astype(np.float32)
