@@ -68,7 +68,8 @@ def train(arguments) -> int:
     detector = release.save_and_reopen(
         best, args.output_dir, parts["calibration"], runs.config_facts(facts, best), args.alpha
     )
-    for split in ("selection", "calibration", "test") if args.measure_test else ("selection", "calibration"):
+    measured = ("selection", "calibration", "held_out", *(["test"] if args.measure_test else []))
+    for split in measured:
         runs.measure_split(detector, parts, split, data_args, args, calibration)
     if not trainer.is_world_process_zero():
         return 0

@@ -15,9 +15,10 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
+from .hold_out import parse_hold_out
 from .labels import parse_overrides
 
-EVALUABLE_SPLITS = ("train", "validation", "selection", "calibration", "test")
+EVALUABLE_SPLITS = ("train", "validation", "selection", "calibration", "held_out", "test")
 
 
 @dataclass
@@ -107,6 +108,13 @@ class DataArguments:
         default=None, metadata={"help": "Use this many validation images."}
     )
     max_test_samples: int | None = field(default=None, metadata={"help": "Use this many test images at most."})
+    hold_out: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train without these generators, families or sources and measure them by themselves: "
+            "'generator=midjourney,dall-e'."
+        },
+    )
     split_seed: int = field(default=42, metadata={"help": "Seed of the splits that are carved."})
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Processes that check the images; defaults to one per core."}
@@ -149,6 +157,8 @@ class DataArguments:
             if value is not None and value < 2:
                 raise ValueError(f"--{name} must be at least 2, one image of each class.")
         self.label_map = parse_overrides(self.label_map)
+        if parse_hold_out(self.hold_out) and self.streaming:
+            raise ValueError("--hold_out cannot look into a stream; leave out --streaming.")
         local = Path(self.dataset)
         self.corpus_name = self.corpus_name or (local.resolve().name if local.exists() else self.dataset)
 

@@ -32,6 +32,7 @@ from .card.facts import hub_id
 from .classifiers import input_size
 from .corpus import Corpus, load_corpus
 from .detector import Detector
+from .hold_out import hold_out, parse_hold_out
 from .measurement_log import log_measurement
 from .release import collect_scores, column, is_ai
 from .splits import part_validation
@@ -188,6 +189,9 @@ def load(data: DataArguments, args: RunArguments) -> Corpus:
             max_test_samples=data.max_test_samples,
             num_proc=data.preprocessing_num_workers,
         )
+    left_out = parse_hold_out(data.hold_out)
+    if left_out:
+        corpus = hold_out(corpus, *left_out, seed=data.split_seed)
     if PartialState().is_main_process:
         print(corpus.report.summary(), flush=True)
         for warning in quick_audit(corpus):
@@ -421,6 +425,7 @@ def training_facts(
         "class_weights": arguments.data.class_weights,
         "corpus": arguments.data.corpus_name,
         "corpus_id": hub_id(arguments.data.dataset),
+        "hold_out": arguments.data.hold_out,
         "corpus_revision": arguments.data.dataset_revision,
         "corpus_report": corpus.report.to_dict(),
         "parts": {name: count_labels(part) for name, part in parts.items() if isinstance(part, Dataset)},

@@ -12,6 +12,7 @@ from ..labels import NAMES
 # What a reader has to know of the splits by the names that this project gives them.
 SPLITS = {
     "test": "held out: not used for training, for choosing the checkpoint, or for calibration",
+    "held_out": "made by generators, or from sources, that were left out of training on purpose",
     "validation": "used to choose the checkpoint or to calibrate it, so these figures flatter",
     "selection": "used to choose the checkpoint, so these figures flatter",
     "calibration": "used to fit calibration and thresholds, so these figures flatter",
