@@ -10,6 +10,7 @@ import pytest
 import sklearn.metrics as sk
 import torch
 import torchmetrics.functional.classification as tm
+from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
 
@@ -132,6 +133,36 @@ def test_torchmetrics():
         assert ours == pytest.approx(float(theirs), abs=1e-6)
 
 
+def test_torchmetrics_at_a_rate():
+    margin, is_ai = draw(900, ties=False)
+    scores, target = torch.tensor(margin), torch.tensor(is_ai).long()
+    for max_fpr in (0.01, 0.05, 0.2):
+        theirs, _ = tm.binary_sensitivity_at_specificity(expit(scores), target, min_specificity=1 - max_fpr)
+        assert metrics.tpr_at_fpr(margin, is_ai, max_fpr) == pytest.approx(float(theirs), abs=1e-6)
+    for min_tpr in (0.8, 0.95):
+        theirs, _ = tm.binary_specificity_at_sensitivity(expit(scores), target, min_sensitivity=min_tpr)
+        assert metrics.fpr_at_tpr(margin, is_ai, min_tpr) == pytest.approx(1 - float(theirs), abs=1e-6)
+
+
+def test_torchmetrics_calibration_error():
+    # Probabilities spread evenly over [0, 1]: bins of equal mass are bins of equal width.
+    n = 1500
+    p_ai = (np.arange(n) + 0.5) / n
+    is_ai = np.random.default_rng(0).random(n) < p_ai**2
+    p, target = torch.tensor(p_ai), torch.tensor(is_ai).long()
+    theirs = {
+        norm: float(tm.binary_calibration_error(p, target, n_bins=15, norm=norm))
+        for norm in ("l1", "l2", "max")
+    }
+    assert metrics.ece(p_ai, is_ai) == pytest.approx(theirs["l1"], abs=1e-6)
+    assert metrics.max_calibration_error(p_ai, is_ai) == pytest.approx(theirs["max"], abs=1e-6)
+    # The squared l2 error less the mean variance of a bin's share of ai, 100 images each.
+    shares = is_ai.reshape(15, 100).mean(1)
+    noise = (shares * (1 - shares) / 99).mean()
+    assert metrics.debiased_ece(p_ai, is_ai) == pytest.approx(np.sqrt(theirs["l2"] ** 2 - noise), abs=1e-6)
+    assert metrics.signed_calibration_error(p_ai, is_ai) == pytest.approx((p_ai - is_ai).mean(), abs=1e-12)
+
+
 def test_equal_mass_bins_are_those_of_scikit_learn():
     margin, is_ai = draw(150, ties=False)
     p_ai = expit(margin)
@@ -191,6 +222,27 @@ def test_smooth_ece(sharpness):
     weights = metrics.class_balanced_weights(is_ai)
     expected = brute_smooth_ece(expit(margin), is_ai, weights)
     assert metrics.smooth_ece(expit(margin), is_ai, weights) == pytest.approx(expected, abs=5e-4)
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
+def test_smooth_ece_on_its_own_grid(sharpness):
+    # The same definition on the same 512 cells, with kernels and their mirror images summed one by one.
+    margin, is_ai = draw(200, sharpness=sharpness)
+    p_ai, centres = expit(margin), (np.arange(512) + 0.5) / 512
+    residual = np.zeros(512)
+    for p, y in zip(p_ai, is_ai, strict=True):
+        share = np.maximum(0, 1 - np.abs(centres - np.clip(p, centres[0], centres[-1])) * 512)
+        residual += share * (y - p) / len(p_ai)
+
+    def at(sigma):
+        kernel = np.zeros((512, 512))
+        for shift in range(-4, 5, 2):
+            for mirrored in (centres, -centres):
+                kernel += np.exp(-((centres[:, None] - mirrored - shift) ** 2) / (2 * sigma**2))
+        return np.abs(kernel @ residual).sum() / (512 * sigma * np.sqrt(2 * np.pi))
+
+    expected = brentq(lambda sigma: at(sigma) - sigma, 2e-3, 1, xtol=1e-9)
+    assert metrics.smooth_ece(p_ai, is_ai) == pytest.approx(expected, abs=1e-6)
 
 
 def test_smooth_ece_extremes():
