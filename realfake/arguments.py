@@ -18,7 +18,9 @@ from transformers.integrations.integration_utils import (
 from .hold_out import parse_hold_out
 from .labels import parse_overrides
 
-EVALUABLE_SPLITS = ("train", "validation", "selection", "calibration", "held_out", "test")
+EVALUABLE_SPLITS = ("train", "validation", "selection", "calibration", "test")
+# There is one where --hold_out asks for it.
+MEASURED_SPLITS = (*EVALUABLE_SPLITS, "held_out")
 
 
 @dataclass
@@ -242,7 +244,7 @@ class RunArguments(TrainingArguments):
         metadata={"help": "File that every measurement of a test split is added to."},
     )
     evaluate_only: str | None = field(
-        default=None, metadata={"help": f"Train nothing, measure one split: {', '.join(EVALUABLE_SPLITS)}."}
+        default=None, metadata={"help": f"Train nothing, measure one split: {', '.join(MEASURED_SPLITS)}."}
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Show the corpus, the model and the first augmented batch, then stop."}
@@ -255,9 +257,9 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        if self.evaluate_only is not None and self.evaluate_only not in EVALUABLE_SPLITS:
+        if self.evaluate_only is not None and self.evaluate_only not in MEASURED_SPLITS:
             raise ValueError(
-                f"--evaluate_only must be one of {', '.join(EVALUABLE_SPLITS)}, not {self.evaluate_only!r}."
+                f"--evaluate_only must be one of {', '.join(MEASURED_SPLITS)}, not {self.evaluate_only!r}."
             )
         if self.measure_degradations < 0:
             raise ValueError(f"--measure_degradations must not be negative, as {self.measure_degradations} is.")
