@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from hand_built import red_square, red_vit
 from torch import nn
 
 from realfake.attribution import METHODS, Margin, _superpixels, attribute
@@ -14,67 +15,6 @@ from realfake.baselines import baseline_pixels, black_pixel
 from realfake.layers import candidate_layers, find_layer
 
 COLUMNS = {"real": [0], "ai": [1]}
-
-
-# --- models built by hand ------------------------------------------------------------------------------------
-
-
-def only_norms(model):
-    """Every weight zero, but for the norms', which are one."""
-    for module in model.modules():
-        norm = "LayerNorm" in type(module).__name__
-        for name, parameter in module.named_parameters(recurse=False):
-            parameter.fill_(1.0 if norm and name == "weight" else 0.0)
-
-
-def red_vit(image_size=(48, 64)):
-    """Its class token attends, in the last block, to red patches and reads "ai" from them. Grid: 3 rows, 4 columns."""
-    config = tf.ViTConfig(
-        image_size=image_size,
-        patch_size=16,
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=1,
-        intermediate_size=8,
-        layer_norm_eps=1e-2,
-        num_labels=2,
-    )
-    model = tf.ViTForImageClassification(config).eval()
-    with torch.no_grad():
-        only_norms(model)
-        model.vit.embeddings.patch_embeddings.projection.weight[0, 0] = 1 / 256
-        model.vit.embeddings.cls_token[0, 0, 1] = 1.0
-        attention = model.vit.layers[-1].attention
-        projections = {name.rsplit(".", 1)[-1]: module for name, module in attention.named_modules()}
-        projections["q_proj"].bias[0] = 4.0
-        projections["k_proj"].weight[0, 0] = 2.0
-        projections["v_proj"].weight[2, 0] = 1.0
-        projections["o_proj"].weight.copy_(torch.eye(8))
-        model.classifier.weight[1, 2], model.classifier.weight[0, 2] = 1.0, -1.0
-    return model
-
-
-def red_convnext():
-    """Blocks add nothing, the rest passes red on; stride 8."""
-    config = tf.ConvNextV2Config(num_stages=2, hidden_sizes=[4, 4], depths=[1, 1], patch_size=4, num_labels=2)
-    model = tf.ConvNextV2ForImageClassification(config).eval()
-    with torch.no_grad():
-        only_norms(model)
-        model.convnextv2.embeddings.patch_embeddings.weight[0, 0] = 1 / 16
-        model.convnextv2.embeddings.patch_embeddings.weight[1, 0] = -1 / 16
-        # Something for the norms to measure red against: without it they would make full red of a trace of it.
-        model.convnextv2.embeddings.patch_embeddings.bias[2:] = torch.tensor([1.0, -1.0])
-        for module in model.convnextv2.encoder.modules():
-            if isinstance(module, nn.Conv2d) and module.kernel_size == (2, 2):
-                module.weight[range(4), range(4)] = 0.25
-        model.classifier.weight[1, 0], model.classifier.weight[1, 1] = 1.0, -1.0
-    return model
-
-
-def red_square(size, rows, columns):
-    pixels = torch.zeros(1, 3, *size)
-    pixels[0, 0, rows[0] : rows[1], columns[0] : columns[1]] = 1.0
-    return pixels
 
 
 class Linear(nn.Module):
@@ -89,35 +29,7 @@ class Linear(nn.Module):
         return SimpleNamespace(logits=torch.stack([-score / 2, score / 2], dim=1))
 
 
-# --- the right place -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "build, size, rows, columns",
-    [
-        (red_vit, (48, 64), (0, 16), (32, 48)),
-        (red_vit, (48, 64), (32, 48), (0, 16)),
-        (red_convnext, (32, 64), (0, 8), (40, 56)),
-        (red_convnext, (64, 32), (40, 56), (8, 16)),
-    ],
-)
-def test_the_map_points_at_the_place_that_decides(build, size, rows, columns, method):
-    model, pixels = build(), red_square(size, rows, columns)
-    options = {"baseline": torch.zeros_like(pixels)} if method != "gradcam" else {}
-    heat = attribute(model, pixels, COLUMNS, method, **options).heatmap
-    assert (heat.shape, heat.dtype) == (size, np.float32)
-    y, x = np.unravel_index(heat.argmax(), heat.shape)
-    assert rows[0] <= y < rows[1] and columns[0] <= x < columns[1]
-    # Bilinear upsampling spreads a cell by half a cell to each side.
-    spread = {"gradcam": 8, "occlusion": 4}.get(method, 0)
-    inside = np.zeros(size, dtype=bool)
-    inside[max(0, rows[0] - spread) : rows[1] + spread, max(0, columns[0] - spread) : columns[1] + spread] = (
-        True
-    )
-    energy = heat.clip(0)
-    assert energy[inside].sum() > 0.9 * energy.sum()
-    assert heat.max() > 3 * abs(heat[~inside]).max()
+# --- layers -------------------------------------------------------------------------------------------------
 
 
 def test_vit_takes_the_layer_before_the_last_attention():
