@@ -127,9 +127,7 @@ def _duplicate_findings(pairs: list[Pair], counts: dict) -> list[Finding]:
         if across:
             listed = ", ".join(f"{number:,} of {split}" for split, number in elsewhere.items())
             message = f"Splits share images: {_number(across, 'pair')} of {words} in two splits ({listed})."
-            advice = (
-                "Give the copies a common group (a column 'group'), or remove them from train and validation."
-            )
+            advice = "Give the copies a common group (a column 'group'), or remove them from train and validation (--equalize OUT does)."
             found.append(Finding(LEAK, f"duplicates_{kind}", message, advice))
         mixed = [pair for pair in pairs if pair.across_labels and pair.same_file == (kind == "same_file")]
         if mixed:

@@ -2,9 +2,12 @@
 
 The remedy for what the corpus audit finds. Pictures are cropped, never resampled, and encoded anew and alike. What earlier
 programs left in the pixels (a first JPEG compression, resizing) stays there: the audit of the copy shows it in the spectrum.
+Images that a later split holds too are left out of the earlier one.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -15,8 +18,10 @@ from tqdm.auto import tqdm
 
 from .container import container_facts, image_bytes
 from .corpus import Corpus
+from .duplicates import dhash, similar_pictures, thumbnail
 from .images import open_image
 from .labels import AI, NAMES, REAL
+from .splits import SPLITS
 
 QUALITY = 90
 MIN_SIDE = 16
@@ -85,8 +90,8 @@ def write_equalized(
         output: A folder that is empty or does not exist yet.
 
     Returns:
-        For each split `rows`, rows by label, `unmatched` by label, and `kept`, the median share of the pixels that was kept, by
-        label; and for each split the match of each image by its path, as [`~realfake.audit.audit`] takes them.
+        For each split `rows`, rows by label, `unmatched` by label, of these `seen_later` (a later split holds the same file or
+        a picture that looks alike), and `kept`, the median share of the pixels that was kept, by label; and for each split the match of each image by its path, as [`~realfake.audit.audit`] takes them.
 
     Raises:
         ValueError: The output is not empty, or nothing can be matched in a split.
@@ -94,8 +99,9 @@ def write_equalized(
     """
     output = check_output(output)
     summary, matches = {}, {}
+    seen_later = rows_seen_later(corpus.splits, progress)
     for split, rows in corpus.splits.items():
-        summary[split], matches[split] = _write_split(output, split, rows, seed, progress)
+        summary[split], matches[split] = _write_split(output, split, rows, seen_later[split], seed, progress)
     settings = {
         "encoding": "jpeg",
         "quality": QUALITY,
@@ -108,6 +114,32 @@ def write_equalized(
     (output / "report.json").write_text(text, encoding="utf-8", errors="backslashreplace")
     (output / "README.md").write_text(_card(output.resolve().name, summary), encoding="utf-8")
     return summary, matches
+
+
+def rows_seen_later(splits: Mapping[str, Dataset], progress: bool = True) -> dict[str, np.ndarray]:
+    """Which images a later split holds too, as the same file or a picture that looks alike: bool arrays of shape `(n,)`.
+
+    Test comes after validation, and validation after train: a test split is what others published, and is left as it is.
+    """
+    order = [split for split in SPLITS if split in splits]
+    digests, hashes, thumbnails = [], [], []
+    for split in order:
+        images = splits[split].select_columns("image")
+        for row in tqdm(images, desc=f"Comparing {split}", unit=" images", disable=not progress):
+            digests.append(hashlib.sha256(image_bytes(row["image"])).digest())
+            picture = open_image(row["image"])
+            hashes.append(dhash(picture))
+            thumbnails.append(thumbnail(picture))
+    rank = np.repeat(np.arange(len(order)), [len(splits[split]) for split in order])
+    later: dict[bytes, int] = {}
+    for digest, place in zip(digests, rank):
+        later[digest] = max(later.get(digest, 0), int(place))
+    seen = np.array([later[digest] > place for digest, place in zip(digests, rank)], dtype=bool)
+    pairs, _ = similar_pictures(np.array(hashes, dtype=np.uint64), np.array(thumbnails))
+    for i, j in pairs:
+        if rank[i] != rank[j]:
+            seen[i if rank[i] < rank[j] else j] = True
+    return {split: seen[rank == place] for place, split in enumerate(order)}
 
 
 def check_output(output: str | Path) -> Path:
@@ -124,12 +156,15 @@ def check_output(output: str | Path) -> Path:
     return output
 
 
-def _write_split(output: Path, split: str, rows: Dataset, seed: int, progress: bool) -> tuple[dict, dict]:
+def _write_split(
+    output: Path, split: str, rows: Dataset, seen_later: np.ndarray, seed: int, progress: bool
+) -> tuple[dict, dict]:
     is_ai = np.asarray(rows["label"][:]) == rows.features["label"].str2int(AI)
     sizes = np.asarray([
         container_facts(image_bytes(image), image["path"] or "an image").upright_size for image in rows["image"]
     ])  # fmt: skip
-    targets, matches = match_sizes(sizes, is_ai, seed)
+    # Too small, an image is not matched.
+    targets, matches = match_sizes(np.where(seen_later[:, None], 1, sizes), is_ai, seed)
     masks = {REAL: ~is_ai, AI: is_ai}
     if not targets.any():
         raise ValueError(
@@ -179,6 +214,7 @@ def _write_split(output: Path, split: str, rows: Dataset, seed: int, progress: b
         "rows": int(written.sum()),
         **{label: int((written & mask).sum()) for label, mask in masks.items()},
         "unmatched": {label: int((~written & mask).sum()) for label, mask in masks.items()},
+        "seen_later": {label: int((seen_later & mask).sum()) for label, mask in masks.items()},
         "kept": {label: round(float(np.median(kept[written & mask])), 3) for label, mask in masks.items()},
     }
     return counts, {_name(index): int(matches[index]) for index in np.flatnonzero(written)}
@@ -205,7 +241,8 @@ def _card(name: str, summary: dict) -> str:
         f"Photographs (`{NAMES[0]}`) and AI-generated images (`{NAMES[1]}`), equalized: cropped at the centre, without resampling, to "
         "sizes that both classes share, then encoded alike as JPEG, quality 90, 4:2:0, without metadata.", "",
         "| split | real | ai | left out |", "| --- | ---: | ---: | ---: |", *rows, "",
-        "Traces of earlier compression and resizing remain in the pixels.", "",
+        "Left out are images that found no partner of the other class, and images that a later split holds too. Traces of earlier "
+        "compression and resizing remain in the pixels.", "",
         "State here where the images come from and under which licence they may be used.", "",
     ]  # fmt: skip
     return "\n".join(lines)

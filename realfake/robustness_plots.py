@@ -55,7 +55,7 @@ def heat_table(path: str | os.PathLike, figures: Mapping[str, Mapping], metric: 
         "PuOr",
         (0, 1),
         lambda value: abs(value - 0.5) > 0.26,
-        "{:.2f}",
+        "{:.2f}".format,
     )
 
 
@@ -84,12 +84,12 @@ def coverage_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> P
     marked = np.array([[too_many_wrong(entry) for entry in row] for row in entries])
     return _heat(
         path, rows, tiers, values, "share of wrong verdicts; boxed: more than promised", "Oranges", (0, 1),
-        lambda value: value > 0.55, "{:.0%}", marked,
+        lambda value: value > 0.55, lambda value: f"{100 * value:.0f} %", marked,
     )  # fmt: skip
 
 
 def _heat(
-    path, rows: Sequence[str], columns: Sequence[str], values: np.ndarray, label: str, colours: str, span, is_dark, pattern: str,
+    path, rows: Sequence[str], columns: Sequence[str], values: np.ndarray, label: str, colours: str, span, is_dark, write,
     marked: np.ndarray | None = None,
 ) -> Path:  # fmt: skip
     """A table of coloured cells with their numbers in them; marked cells get a frame."""
@@ -100,7 +100,7 @@ def _heat(
     drawn = axes.imshow(values, cmap=colours, vmin=span[0], vmax=span[1], aspect="auto")
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
-        text = "–" if np.isnan(value) else pattern.format(value)
+        text = "–" if np.isnan(value) else write(value)
         bold = marked is not None and marked[row, column]
         axes.text(
             column, row, text, ha="center", va="center", fontsize=8.5, color="white" if is_dark(value) else INK,

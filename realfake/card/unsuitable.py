@@ -8,6 +8,7 @@ and chance together explain.
 from collections.abc import Mapping
 
 from ..labels import AI, REAL
+from ..robustness_figures import CLEAN
 from .facts import CardFacts
 from .markdown import code, md, table
 from .numbers import percent, score, share
@@ -154,9 +155,12 @@ def _on_photographs(facts: CardFacts) -> str | None:
         for name, entry in (facts.degraded.get("degradations") or {}).items()
         if (figure := called_ai(entry)) and figure["value"] is not None
     }
-    if tiers:
+    if len(tiers) > 1:
         worst = max(tiers, key=lambda name: tiers[name]["value"])
-        words += f", {share(tiers[worst])} under the degradation that is worst for them ({code(worst)})"
+        if worst == CLEAN:
+            words += f", and no more under any of {len(tiers) - 1} degradations"
+        else:
+            words += f", {share(tiers[worst])} under the degradation that is worst for them ({code(worst)})"
     source = figures.get("worst_source")
     if source and len(figures["by_source"]) > 1:
         entry = figures["by_source"][source]
