@@ -2,14 +2,18 @@
 
 import ast
 import base64
+import importlib.util
 import io
 import json
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import InferenceClient, constants
 from PIL import Image
 from tiny import draw_picture, save_tiny
 from transformers import pipeline
@@ -178,3 +182,41 @@ def test_imports_are_followed_through_functions_and_not_through_type_checking():
     found = {path.as_posix() for path in modules_of(source)}
     assert {"overlay.py", "labels.py", "__init__.py"} <= found
     assert "training.py" not in found
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    """Hands requests to the handler as Endpoints do: JSON as it is, an image as a PIL image."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        kind = self.headers["Content-Type"] or ""
+        data = json.loads(body) if kind == "application/json" else {"inputs": Image.open(io.BytesIO(body))}
+        answer = json.dumps(self.server.answer(data)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_the_hubs_client_works_on_an_endpoint(pushed, photo, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location("endpoint_handler", endpoint.TEMPLATES / "handler.py")
+    handler = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(handler)
+    expected = Detector.from_pretrained(pushed).predict(photo).probabilities
+    with HTTPServer(("127.0.0.1", 0), _Endpoint) as server:
+        server.answer = handler.EndpointHandler(str(pushed))
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        client = InferenceClient(model=f"http://127.0.0.1:{server.server_address[1]}")
+        for image, options in (
+            (photo, {}),
+            (photo.read_bytes(), {"top_k": 2}),
+            (photo, {"function_to_apply": "softmax"}),
+        ):
+            found = client.image_classification(image, **options)
+            assert {row.label: row.score for row in found} == pytest.approx(expected, abs=1e-5)
+        server.shutdown()

@@ -1,0 +1,325 @@
+"""Deploying: a Space is made on a Hub, brought up to date, checked out into an empty folder, started, and called by stock clients."""
+
+import ast
+import base64
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from loopback_hub import LoopbackHub
+from PIL import Image
+from signing import make_authority, sign
+from tiny import draw_picture, save_tiny
+
+from realfake.detector import Detector
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "deploy_space.py"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with LoopbackHub(home=tmp_path_factory.mktemp("home")) as running:
+        model = save_tiny("convnext", tmp_path_factory.mktemp("models") / "model", seed=3)
+        running.put("user/model", model)
+        running.model = model
+        yield running
+    assert not running.errors, "\n".join(running.errors)
+
+
+def deploy(hub, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        env={**clean, **hub.environment, **environ}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def space(hub, name: str = "user/space"):
+    return hub.repos["space", name]
+
+
+# On the Hub
+
+
+@pytest.fixture(scope="module")
+def deployed(hub):
+    done = deploy(hub, "--space", "user/space", "--model", "user/model")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_space_is_created_with_its_files_and_its_model(hub, deployed):
+    files = hub.files("user/space", "space")
+    assert {"app.py", "requirements.txt", "README.md", "LICENSE", "realfake/space/routes.py"} <= set(files)
+    assert "realfake/checkpoints/photos/model.safetensors" in files
+    assert not [
+        path for path in files if "__pycache__" in path or path.startswith(("tests/", "scripts/", ".git/"))
+    ]
+    assert b"user/model" in files["README.md"] and b"sdk: gradio" in files["README.md"]
+    assert {name: held["value"] for name, held in space(hub).variables.items()} == {
+        "REALFAKE_MODEL": "user/model"
+    }
+    assert space(hub).hardware == "cpu-basic"
+    assert not space(hub).private
+    assert "RUNNING" in deployed
+
+
+def test_giving_the_command_again_changes_nothing(hub, deployed):
+    before = len(hub.history("user/space", "space", "main")), len(hub.requests_to("/variables$", "POST"))
+    done = deploy(hub, "--space", "user/space", "--model", "user/model", "--hardware", "cpu-basic")
+    assert done.returncode == 0, done.stderr
+    assert "The files are as they were" in done.stdout
+    assert (
+        len(hub.history("user/space", "space", "main")),
+        len(hub.requests_to("/variables$", "POST")),
+    ) == before
+    assert not hub.requests_to("/hardware$")
+
+
+def test_an_old_space_is_brought_up_to_date(hub, tmp_path):
+    hub.put(
+        "user/old",
+        {"app.py": "print('old')", "left_over.py": "", "README.md": "---\nsdk: gradio\n---\n"},
+        "space",
+    )
+    hub.create("user/feedback", "dataset")
+    trust = tmp_path / "trust.pem"
+    trust.write_text(make_authority().anchors)
+    commit = hub.history("user/model")[0].oid
+    arguments = ["--space", "user/old", "--model", f"user/model@{commit}", "--hardware", "zero-a10g"]
+    arguments += ["--feedback_repo", "user/feedback", "--trust_list", trust, "--secret", "HF_TOKEN"]
+    done = deploy(hub, *arguments)
+    assert done.returncode == 0, done.stderr
+    old = space(hub, "user/old")
+    assert {name: held["value"] for name, held in old.variables.items()} == {
+        "REALFAKE_MODEL": "user/model",
+        "REALFAKE_REVISION": commit,
+        "REALFAKE_FEEDBACK_REPO": "user/feedback",
+        "REALFAKE_C2PA_TRUST_LIST": "c2pa-trust-list.pem",
+    }
+    assert old.hardware == "zero-a10g"
+    assert old.secrets["HF_TOKEN"]["value"] == "hf_anything"
+    assert "hf_anything" not in done.stdout
+    files = hub.files("user/old", "space")
+    assert "left_over.py" not in files
+    assert files["app.py"] == (ROOT / "app.py").read_bytes()
+    assert files["c2pa-trust-list.pem"] == trust.read_bytes()
+
+    # What is not named stays; a revision goes with the model it was one of.
+    done = deploy(hub, "--space", "user/old", "--model", "user/model")
+    assert done.returncode == 0, done.stderr
+    assert "REALFAKE_REVISION" not in old.variables
+    assert old.variables["REALFAKE_FEEDBACK_REPO"]["value"] == "user/feedback"
+    assert old.hardware == "zero-a10g"
+    assert hub.files("user/old", "space")["c2pa-trust-list.pem"] == trust.read_bytes()
+
+
+def test_the_choice_of_hardware_counts_from_the_start(hub):
+    done = deploy(hub, "--space", "user/fast", "--hardware", "zero-a10g", "--private")
+    assert done.returncode == 0, done.stderr
+    assert (space(hub, "user/fast").hardware, space(hub, "user/fast").private) == ("zero-a10g", True)
+    assert space(hub, "user/fast").variables == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--space name", "name it with its owner"),
+        ("--space user/x --model user/none", "no such model"),
+        ("--space user/x --model user/model@none", "no revision 'none'"),
+        ("--space user/x --secret NOT_THERE", "no environment variable"),
+        ("--space somebody/else", "403"),
+        ("--space user/x --trust_list app.py", "PEM"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_create_nothing(hub, arguments, words):
+    known = set(hub.repos)
+    done = deploy(hub, *arguments.replace("app.py", str(ROOT / "app.py")).split())
+    assert done.returncode == 2
+    assert words in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert set(hub.repos) == known
+
+
+# The container
+
+
+def test_the_containers_steps_name_what_is_there():
+    lines = (ROOT / "scripts" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
+    copied = [name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]]
+    assert set(copied) == {"requirements.txt", "app.py", "LICENSE", "realfake"}
+    assert all((ROOT / name).exists() for name in copied)
+    order = [step for step, _ in steps]
+    assert order.index("USER") < order.index("CMD")
+    (check,) = (rest for step, rest in steps if step == "HEALTHCHECK")
+    assert "/health" in check
+
+
+def test_a_mounted_checkpoint_wins_in_the_container(tmp_path):
+    (start,) = (
+        json.loads(line.split(None, 1)[1])
+        for line in (ROOT / "scripts" / "Dockerfile").read_text().splitlines()
+        if line.startswith("CMD")
+    )
+    program = (
+        start[2]
+        .replace("/model", str(tmp_path))
+        .replace("exec python app.py", "echo ${REALFAKE_MODEL-bundled}")
+    )
+
+    def started(**environ):
+        return subprocess.run(["sh", "-c", program], env=environ, capture_output=True, text=True).stdout.strip()
+
+    assert started() == "bundled"
+    assert started(REALFAKE_MODEL="user/model") == "user/model"
+    (tmp_path / "config.json").write_text("{}")
+    assert started(REALFAKE_MODEL="user/model") == str(tmp_path)
+
+
+# Running
+
+
+@pytest.fixture(scope="module")
+def running(hub, deployed, tmp_path_factory):
+    """The address of the Space, started from what was pushed, in a folder that holds nothing else."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for path, content in hub.files("user/space", "space").items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environ = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")
+    }
+    environ |= hub.environment | {name: held["value"] for name, held in space(hub).variables.items()}
+    environ |= {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    log = folder / "log.txt"
+    where = subprocess.run(
+        [sys.executable, "-c", "import importlib.util; print(importlib.util.find_spec('realfake').origin)"],
+        cwd=folder, env=environ, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert where.stdout.startswith(str(folder)), where.stdout + where.stderr
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=folder, env=environ, stdout=output, stderr=output
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 240
+        while True:
+            try:
+                with urllib.request.urlopen(f"{url}/ready", timeout=5):
+                    break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Path:
+    file = io.BytesIO()
+    draw_picture(64, seed=9).save(file, "JPEG", quality=90)
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    path.write_bytes(sign(file.getvalue(), make_authority()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(hub, photo) -> dict[str, float]:
+    return Detector.from_pretrained(hub.model).predict(photo).probabilities
+
+
+def test_the_space_runs_the_model_it_was_deployed_with(running):
+    with urllib.request.urlopen(f"{running}/ready", timeout=30) as response:
+        assert json.load(response)["model"] == "user/model"
+    with urllib.request.urlopen(running, timeout=30) as response:
+        assert b"gradio" in response.read()
+
+
+def test_the_documentation_is_the_projects_own(running):
+    with urllib.request.urlopen(f"{running}/openapi.json", timeout=30) as response:
+        assert set(json.load(response)["paths"]) == {"/predict", "/health", "/ready"}
+    with urllib.request.urlopen(f"{running}/docs", timeout=30) as response:
+        assert response.status == 200
+
+
+def test_the_hubs_client_works_on_the_space(running, photo, expected, monkeypatch):
+    from huggingface_hub import InferenceClient, constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    client = InferenceClient(model=f"{running}/predict")
+    for image, options in ((photo.read_bytes(), {}), (photo, {}), (photo, {"top_k": 2})):
+        found = client.image_classification(image, **options)
+        assert {row.label: row.score for row in found} == pytest.approx(expected, abs=1e-5)
+
+
+def test_curl_works_on_the_space(running, photo, expected):
+    for how in (["-F", f"file=@{photo}"], ["--data-binary", f"@{photo}"]):
+        done = subprocess.run(["curl", "-sS", *how, f"{running}/predict"], capture_output=True, timeout=60)
+        assert {row["label"]: row["score"] for row in json.loads(done.stdout)} == pytest.approx(
+            expected, abs=1e-5
+        )
+
+
+def test_gradios_client_works_on_the_space(running, photo, expected):
+    from gradio_client import Client, handle_file
+
+    client = Client(running, verbose=False)
+    answer = client.predict(handle_file(str(photo)), api_name="/predict")
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+    assert answer["model"] == "user/model"
+    picture, answer = client.predict(handle_file(str(photo)), api_name="/explain")
+    assert min(Image.open(picture if isinstance(picture, str) else picture["path"]).size) >= 256
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert {"/predict", "/explain"} <= set(named)
+
+
+def test_an_mcp_client_works_on_the_space(running, photo, expected):
+    import asyncio
+
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    encoded = base64.b64encode(photo.read_bytes()).decode()
+
+    async def talk():
+        async with (
+            streamablehttp_client(f"{running}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            name = next(name for name in tools if name.endswith("predict"))
+            arguments = {"image": f"data:image/jpeg;base64,{encoded}"}
+            return tools, await session.call_tool(name, arguments)
+
+    tools, result = asyncio.run(talk())
+    assert not result.isError, result
+    answer = ast.literal_eval(result.content[0].text)  # Gradio writes what the function returned as Python does
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+    predict = next(tool for name, tool in tools.items() if name.endswith("predict"))
+    assert {"image", "prior_ai", "stability", "provenance"} <= set(predict.inputSchema["properties"])
+    assert "moves the probabilities" in predict.inputSchema["properties"]["prior_ai"]["description"]
+    for tool in ("explain", "stability", "provenance"):
+        assert [name for name in tools if name.endswith(tool)]
+    assert "AI-generated" in predict.description
