@@ -1,5 +1,5 @@
-"""The demo page: a detector behind a Gradio page and two API endpoints.
+"""The demo page: a detector behind a Gradio page of five tabs, an API and MCP tools.
 
-`loading` opens the detector, `page` lays out the widgets and wires them, `render` and `text` turn predictions into
-HTML and words without knowing of any widget.
+`loading` opens the detector, `page` puts the tabs together (`check`, `batch`, `compare`, `quality`, `code`), `handlers` answers,
+`render` and `text` turn answers into HTML and words without knowing of any widget, `languages` holds the words.
 """

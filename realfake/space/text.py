@@ -1,157 +1,173 @@
-"""Every English sentence of the page, and the wording of probabilities.
+"""The page's words: the strings of a language, and how probabilities and verdicts are put into sentences.
 
-Plain strings and pure functions; nothing here knows of HTML or Gradio, so a translation replaces this one file.
+`languages` holds the strings; nothing here knows of HTML or Gradio. On the server a sentence is made in the language that the
+request asks for (`Words.asked_for`); what stands on the page from the start is put into the reader's language in the browser.
 """
 
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from ..conformal import INCONCLUSIVE
 from ..labels import AI, REAL
+from .languages import ALSO, DEFAULT, LANGUAGES
 
-INCONCLUSIVE = "inconclusive"
-
-TITLE = "Photograph or AI-generated?"
-TAGLINE = (
-    "Drop an image to see how likely it is to be AI-generated, and where in the picture the evidence lies."
-)
-IMAGE_LABEL = "Your image"
-IMAGE_PLACEHOLDER = "Drop an image here\nor click to choose one"
-EXAMPLES_LABEL = "Or try a photograph"
-EXAMPLES = {
-    "coffee.jpg": "A cup of coffee",
-    "cat.jpg": "A cat",
-    "astronaut.jpg": "An astronaut",
-    "temple.jpg": "A temple",
-    "flower.jpg": "A flower",
-}
-
-VERDICTS = {REAL: "Likely a photograph", AI: "Likely AI-generated", INCONCLUSIVE: "Inconclusive"}
-LABELS = {REAL: "Photograph", AI: "AI-generated"}
-KINDS = {REAL: "photographs", AI: "AI-generated"}
-
-PROBABILITY_OF = {REAL: "probability of a photograph", AI: "probability of being AI-generated"}
-
-EMPTY_HEADLINE = "No image yet"
-EMPTY_BODY = "The answer appears here as soon as you drop an image or pick one of the photographs."
-WAITING_HEADLINE = "Looking at the image…"
-WAITING_BODY = "This usually takes a second."
-PROBLEM_HEADLINE = "This file could not be used"
-PROBLEM_ADVICE = "Drop another file, or pick one of the photographs to see how the page works."
-UNEXPECTED = "Something went wrong while looking at this image."
-UNEXPECTED_ADVICE = "Try again, or try another image. The details are in the server's log."
-NO_IMAGE = "Send an image."
-
-CALIBRATED = "Calibrated probabilities"
-UNCALIBRATED = "Scores of the model, not calibrated"
-
-MAP_TITLE = "Where in the image the evidence lies"
-MAP_LABEL = "Evidence map"
-MAP_METHOD = "Method"
-METHODS = {
-    "gradcam": "Regions (Grad-CAM)",
-    "integrated_gradients": "Fine detail (integrated gradients)",
-}
-MAP_TARGET = "Show the evidence for"
-TARGETS = {AI: "AI-generated", REAL: "Photograph"}
-MAP_OPACITY = "Strength of the colours"
-MAP_EMPTY = "The map is drawn over your image once there is one."
-MAP_WAITING = "Drawing the map…"
-MAP_FAILED = "No map for this image: {reason}"
-MAP_UNEXPECTED = "The map could not be drawn. The details are in the server's log."
-MAP_ALT = "The image, coloured where it counts as evidence for or against “{target}”, by the method “{method}”"
-MAP_NOTE = (
-    "The map shows what moved the score toward “{target}” or away from it. It does not show which parts were "
-    "generated, and it can mark a region for reasons no person would accept."
-)
-
-ABOUT_TITLE = "About this detector"
-FACT_MODEL = "Model"
-FACT_REVISION = "Revision"
-FACT_CORPUS = "Trained on"
-FACT_INPUT = "Looks at"
-FACT_CALIBRATION = "Probabilities"
-FACT_THRESHOLDS = "“Inconclusive”"
-FACT_MEASURED = "Measured"
-NOT_STATED = "The checkpoint does not say."
-INPUT_NATIVE = "the middle of the image, {size} × {size} pixels, without resizing it"
-INPUT_PROCESSOR = "the image resized to {size} × {size} pixels"
-CALIBRATION_STATED = "calibrated on {n} images kept apart for it"
-CALIBRATION_STATED_BARE = "calibrated on images kept apart for it"
-CALIBRATION_ABSENT = "not calibrated: read them as an order, not as frequencies"
-THRESHOLDS_STATED = (
-    "the answer wherever a verdict would be too uncertain: of images like those it was calibrated on, at most {alpha} of "
-    "the photographs and {alpha} of the generated ones get the wrong verdict"
-)
-THRESHOLDS_ABSENT = "never the answer: the checkpoint stores no thresholds, so the more probable class is named"
-MEASURED_RANKING = "on {n} test images, AUROC {auroc}"
-MEASURED_VERDICTS = (
-    "a verdict for {given} of them, the wrong one for {real} of photographs and {ai} of generated images"
-)
-MEASURED_WORST = "weakest on images made by {generator}"
-LIMITS_TITLE = "What it cannot do"
-LIMITS = (
-    "It is wrong in both directions, and more often on images unlike those it was trained on: newer generators, "
-    "screenshots, drawings, heavily compressed or resized copies.",
-    "It does not find edits: a retouched photograph, or a generated face pasted into one, can pass as either.",
-    "It does not know who made an image or why. A verdict is a reason to look closer, not proof against anybody.",
-)
-
-FALLBACK = (
-    "The detector {model} could not be loaded, so every answer here comes from the one that ships with this page. "
-    "The reason is in the server's log."
-)
-FOOTER = "Images are deleted from the server within the hour and are not used for training."
-EXAMPLES_CREDIT = (
-    "Photographs: R. Michetti, S. van der Walt (CC0); NASA; danielbuechele, vultilion (CC BY 2.0)."
-)
+EXAMPLES = ("coffee.jpg", "cat.jpg", "astronaut.jpg", "temple.jpg", "flower.jpg")
 
 
-def percent(probability: float) -> str:
-    """Word a probability, never as certainty: `"97%"`, `"less than 1%"`, `"more than 99%"`."""
-    if probability < 0.005:
-        return "less than 1%"
-    if probability >= 0.995:
-        return "more than 99%"
-    return f"{min(max(round(100 * probability), 1), 99)}%"
+class Words:
+    """The strings of one language, called by key.
+
+    Example:
+        ```python
+        Words("en")("verdict.ai")  # "Likely AI-generated"
+        ```
+    """
+
+    def __init__(self, language: str = DEFAULT):
+        self.language = language
+        self._strings = LANGUAGES[language]
+
+    def __call__(self, key: str, **values) -> str:
+        return self._strings[key].format(**values)
+
+    def named(self, prefix: str, name: str) -> str:
+        """The string `prefix.name`, or the bare name where there is none: names come from checkpoints and modules, too."""
+        return self._strings.get(f"{prefix}.{name}", name)
+
+    @staticmethod
+    def asked_for(header: str | None) -> "Words":
+        """Choose by a request's `Accept-Language` header, as the browser does for what it translates itself: by the first
+        language in it, whatever the weights of the others."""
+        first = (header or "").split(",")[0].split(";")[0].strip().lower().split("-")[0]
+        return words(ALSO.get(first, first))
+
+    def percent(self, probability: float) -> str:
+        """Word a probability, never as certainty: `"97%"`, `"less than 1%"`, `"more than 99%"`."""
+        if probability < 0.005:
+            return self("number.least")
+        if probability >= 0.995:
+            return self("number.most")
+        return self("number.percent", n=min(max(round(100 * probability), 1), 99))
+
+    def share(self, probability: float) -> str:
+        """Word a probability as a share of images, never as none or all: `"about 9 in 10"`, `"about half"`."""
+        if probability < 0.005:
+            return self("share.fewest")
+        if probability >= 0.995:
+            return self("share.most")
+        if probability < 0.055 or probability >= 0.945:
+            return self("share.of_100", n=min(max(round(100 * probability), 1), 99))
+        if 0.45 <= probability < 0.55:
+            return self("share.half")
+        return self("share.of_10", n=round(10 * probability))
+
+    def number(self, n: float) -> str:
+        """A whole number, its thousands apart."""
+        return f"{n:,.0f}".replace(",", self("number.thousands"))
+
+    def decimal(self, value: float, digits: int = 2) -> str:
+        """A number with a fraction."""
+        return f"{value:.{digits}f}".replace(".", self("number.point"))
+
+    def duration(self, seconds: float) -> str:
+        """How long something takes, roughly."""
+        if seconds < 90:
+            return self("time.seconds", n=max(1, round(seconds)))
+        return self("time.minutes", n=round(seconds / 60))
 
 
-def frequency(probability: float) -> str:
-    """Word a probability as a share of images, never as none or all: `"about 9 in 10"`, `"about half"`."""
-    if probability < 0.005:
-        return "fewer than 1 in 100"
-    if probability >= 0.995:
-        return "more than 99 in 100"
-    if probability < 0.055 or probability >= 0.945:
-        return f"about {min(max(round(100 * probability), 1), 99)} in 100"
-    if 0.45 <= probability < 0.55:
-        return "about half"
-    return f"about {round(10 * probability)} in 10"
+@cache
+def words(language: str) -> Words:
+    """The words of a language, or the default ones where it has none."""
+    return Words(language if language in LANGUAGES else DEFAULT)
 
 
-def meaning(
-    verdict: str, label: str, probabilities: dict[str, float], calibrated: bool, alpha: float | None
-) -> str:
-    """Say in one or two sentences what the probability means.
+ENGLISH = words(DEFAULT)
+
+
+def meaning(words: Words, prediction, calibrated: bool) -> str:
+    """Say in a sentence or three what a `Prediction`'s probability means.
 
     Args:
-        verdict: `"real"`, `"ai"` or `"inconclusive"`.
-        label: The more probable label, which an inconclusive verdict is described by.
-        probabilities: By label, summing to one.
-        calibrated: Whether the checkpoint says that its probabilities are calibrated. Where it does not, they are
-            not described as frequencies.
-        alpha: *optional*. The error rate that the verdict's thresholds were set for.
+        words: In which language.
+        prediction: The prediction; an inconclusive one is described by its more probable label.
+        calibrated: Whether the checkpoint says that its probabilities are calibrated. Where it does not, they are not
+            described as frequencies.
     """
-    named = label if verdict == INCONCLUSIVE else verdict
-    probability = probabilities[named]
-    if calibrated:
-        sentence = (
-            f"Of images scored like this one, {frequency(probability)} were {KINDS[named]}, "
-            "if photographs and generated images are equally common beforehand."
-        )
-    else:
-        sentence = (
-            f"The model's score for “{LABELS[named]}” is {percent(probability)}. Nobody has calibrated it: "
-            "do not read it as how often such a verdict is right."
-        )
-    if verdict != INCONCLUSIVE:
-        return sentence
-    if alpha is None:
-        return f"{sentence} That is not enough for a verdict."
-    return f"{sentence} That is not enough for a verdict at an error rate of {100 * alpha:g}%."
+    named = named_label(prediction)
+    probability, prior = prediction.probabilities[named], prediction.prior_ai
+    if not calibrated:
+        percent = words.percent(probability)
+        return words("meaning.uncalibrated", label=words(f"label.{named}"), percent=percent)
+    key = "meaning.even" if prior == 0.5 else "meaning.prior"
+    said = words(key, share=words.share(probability), kind=words(f"kind.{named}"), prior=words.percent(prior))
+    if prediction.verdict != INCONCLUSIVE and prediction.label != prediction.verdict:
+        said = f"{said} {words('meaning.against', label=words(f'label.{prediction.label}'))}"
+    return said
+
+
+def reason(words: Words, prediction) -> str | None:
+    """Say why there is no verdict; `None` where there is one."""
+    if prediction.verdict != INCONCLUSIVE:
+        return None
+    if prediction.reason == "novel":
+        if prediction.novelty is None:
+            return words("reason.novel_bare")
+        return words("reason.novel", share=words.percent(prediction.novelty))
+    if prediction.reason == "unstable":
+        return words("reason.unstable")
+    if prediction.alpha is None:
+        return words("reason.between_bare")
+    return words("reason.between", alpha=words("number.percent", n=f"{100 * prediction.alpha:g}"))
+
+
+def named_label(prediction) -> str:
+    """The label that an answer speaks of: the verdict's, or the more probable one where there is no verdict."""
+    return prediction.label if prediction.verdict == INCONCLUSIVE else prediction.verdict
+
+
+def evidence(words: Words, evidence) -> str:
+    """Say what became of the score when the map's strongest part was taken away, as `Evidence.sentence` does in English."""
+    if not evidence.share:
+        return words(f"evidence.nothing.{evidence.target}")
+    before, after, random = _apart(words, evidence.before, evidence.after, evidence.random)
+    share = words("number.percent_apart", n=f"{100 * evidence.share:.2g}".replace(".", words("number.point")))
+    name = words(f"evidence.name.{evidence.target}")
+
+    def change(what: str, value: float, text: str) -> str:
+        way = "leaves" if text == before else "lowers" if value < evidence.before else "raises"
+        return words(f"evidence.{what}.{way}", share=share, name=name, before=before, after=text)
+
+    said = f"{change('marked', evidence.after, after)}; {change('random', evidence.random, random)}."
+    return said if evidence.beats_random else f"{said} {words('evidence.chance')}"
+
+
+def place(words: Words, box: Sequence[float], size: tuple[int, int]) -> str:
+    """Say where in an image a box lies: `"top left"`, `"centre"`."""
+    left, top, right, bottom = box
+    column = _third((left + right) / 2 / size[0], ("left", "centre", "right"))
+    row = _third((top + bottom) / 2 / size[1], ("top", "middle", "bottom"))
+    if column == "centre":
+        return words("place.centre" if row == "middle" else f"place.{row}")
+    return words("place.both", vertical=words(f"place.{row}"), horizontal=words(f"place.{column}"))
+
+
+def choices(words: Words, prefix: str, names: Sequence[str]) -> Mapping[str, str]:
+    """`{name: what people read}`."""
+    return {name: words(f"{prefix}.{name}") for name in names}
+
+
+LABELS = (AI, REAL)
+
+
+def _third(position: float, names: tuple[str, str, str]) -> str:
+    return names[min(int(3 * position), 2)]
+
+
+def _apart(words: Words, *probabilities: float) -> list[str]:
+    """With two decimals, or up to four where the first two would look alike."""
+    for digits in (2, 3, 4):
+        shown = [words.decimal(p, digits) for p in probabilities]
+        if shown[0] != shown[1]:
+            return shown
+    return [words.decimal(p, 2) for p in probabilities]

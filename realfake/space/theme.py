@@ -49,6 +49,10 @@ def theme() -> gr.themes.Base:
         checkbox_label_border_color_selected_dark="*primary_400",
         checkbox_border_color="*neutral_400",
         checkbox_border_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_500",
         slider_color="*primary_600",
         slider_color_dark="*primary_400",
     )

@@ -1,0 +1,213 @@
+"""The third tab: several detectors on one image, verdicts and maps side by side.
+
+Widgets and the loop that asks one detector after another; strangers' checkpoints are opened by `loading`.
+"""
+
+import logging
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from uuid import uuid4
+
+import gradio as gr
+
+from ..detector import Detector
+from . import about, render
+from .handlers import bounded, language
+from .image_input import ImageInput
+from .loading import Loaded, bundled, open_bundled, open_named
+from .localised import Localised
+from .markup import escape, icon, paragraph, picture, unbroken
+from .text import Words
+
+logger = logging.getLogger(__name__)
+
+MAX_MODELS = 5
+# Detectors from the Hub that stay open; the one unused longest is closed first.
+MAX_OPEN = 3
+MAP_SIDE = 512
+
+
+def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
+    """Lay the tab out, inside `gr.Blocks`.
+
+    Args:
+        loaded: The page's own detector, which is compared as well.
+        local: Takes the texts.
+        time_to_live: Seconds that the state of a comparison is kept.
+    """
+    opened = Opened(loaded)
+    with gr.Column(elem_id="rf-compare", elem_classes="rf-panel"):
+        gr.HTML(local.html("compare_title", lambda words: render.section(words, "compare")))
+        with gr.Row(elem_id="rf-compare-input"):
+            with gr.Column(min_width=240):
+                image = ImageInput(
+                    label=local("image.label"), show_label=False, placeholder=local("image.placeholder"),
+                    sources=["upload", "clipboard"], height=260, buttons=[], alt_text=local("image.label"),
+                    elem_id="rf-compare-drop",
+                )  # fmt: skip
+            with gr.Column(min_width=240):
+                names = opened.names()
+                models = gr.CheckboxGroup(
+                    names, value=names, label=local("compare.models"), elem_id="rf-models"
+                )
+                hub = gr.Textbox(
+                    label=local("compare.hub"), info=local("compare.hub_info"), placeholder="user/name", lines=1,
+                    max_lines=1, elem_id="rf-hub",
+                )  # fmt: skip
+                start = gr.Button(local("compare.start"), variant="primary", elem_id="rf-compare-start")
+        cards = gr.HTML(
+            local.html("compare_empty", lambda words: said(words("compare.empty"))),
+            elem_id="rf-compared", js_on_load="element.setAttribute('aria-live', 'polite');",
+        )  # fmt: skip
+    run = gr.State({}, time_to_live=time_to_live)
+    gr.on(
+        [image.change, start.click, hub.submit], Compare(opened).compare, [run, image, models, hub], cards,
+        show_progress="hidden", trigger_mode="multiple", concurrency_limit=2, concurrency_id="compare",
+        api_visibility="private",
+    )  # fmt: skip
+
+
+class Opened:
+    """Detectors by name, opened when first asked for.
+
+    Args:
+        loaded: The page's own detector.
+    """
+
+    def __init__(self, loaded: Loaded):
+        self._own = loaded.detector
+        self._bundled: dict[str, Detector] = {}
+        self._from_hub: OrderedDict[str, Detector] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """What is offered: the page's own detector first, then the bundled ones."""
+        return list(dict.fromkeys([self._own.name, *bundled()]))
+
+    def get(self, name: str, words: Words) -> Detector:
+        """Open a detector.
+
+        Args:
+            name: One of [`Opened.names`], or a Hub id.
+            words: For the reason where it is refused.
+
+        Raises:
+            ValueError: It is refused, or could not be opened.
+        """
+        if name == self._own.name:
+            return self._own
+        # One at a time: two visitors who name the same checkpoint download it once.
+        with self._lock:
+            if name in bundled():
+                if name not in self._bundled:
+                    self._bundled[name] = open_bundled(name)
+                return self._bundled[name]
+            if name not in self._from_hub:
+                self._from_hub[name] = open_named(name, words)
+                while len(self._from_hub) > MAX_OPEN:
+                    self._from_hub.popitem(last=False)
+            self._from_hub.move_to_end(name)
+            return self._from_hub[name]
+
+
+class Compare:
+    """Asks several detectors about one image."""
+
+    def __init__(self, opened: Opened):
+        self.opened = opened
+
+    def compare(
+        self, run: dict, path: str | None, models: list[str], hub: str, request: gr.Request | None = None
+    ) -> Iterator[str]:
+        """Ask one detector after another.
+
+        Args:
+            run: The session's record of what is being compared; a newer comparison ends this one.
+            path: The image.
+            models: Names that the page offers.
+            hub: Hub ids, with commas or spaces between them.
+
+        Yields:
+            The cards so far, as HTML.
+        """
+        words = language(request)
+        token = run["token"] = uuid4().hex
+        asked = list(dict.fromkeys([*models, *re.split(r"[\s,;]+", (hub or "").strip())]))
+        asked = [name for name in asked if name]
+        if path is None:
+            yield said(words("compare.empty"))
+            return
+        if len(asked) < 2:
+            yield said(words("compare.few"))
+            return
+        if len(asked) > MAX_MODELS:
+            yield said(words("compare.many", n=MAX_MODELS))
+            return
+        cards, verdicts = [], []
+        for name in asked:
+            yield grid(said(words("compare.waiting", model=name), waiting=True), cards)
+            card, verdict = self._ask(words, name, path)
+            if run.get("token") != token:
+                return
+            cards.append(card)
+            verdicts.append(verdict)
+        given = [verdict for verdict in verdicts if verdict]
+        summary = ""
+        if len(given) > 1:
+            summary = said(words("compare.agree" if len(set(given)) == 1 else "compare.differ"))
+        yield grid(summary, cards)
+
+    def _ask(self, words: Words, name: str, path: str) -> tuple[str, str | None]:
+        """One detector's card, and its verdict."""
+        try:
+            detector = self.opened.get(name, words)
+            prediction = detector.predict(path)
+        except (ValueError, OSError) as error:
+            return failed(words, name, render.reason(error, path)), None
+        except Exception:
+            logger.exception("%s could not be asked", name)
+            return failed(words, name, words("problem.unexpected")), None
+        try:
+            explanation = bounded(detector.explain(path), MAP_SIDE)
+            drawn = picture(
+                explanation.overlay(), words("compare.map_alt", model=name), MAP_SIDE, "rf-compare-map"
+            )
+        except (ValueError, OSError) as error:
+            drawn = paragraph(words("map.failed", reason=render.reason(error, path)), "rf-small")
+        except Exception:
+            logger.exception("%s could not draw a map", name)
+            drawn = paragraph(words("map.unexpected"), "rf-small")
+        return answered(words, detector, prediction, drawn), prediction.verdict
+
+
+def said(message: str, waiting: bool = False) -> str:
+    """A line above the cards."""
+    return f'<p class="rf-lead{" rf-breathing" if waiting else ""}">{escape(message)}</p>'
+
+
+def grid(summary: str, cards: list[str]) -> str:
+    return f'{summary}<div class="rf-compare-grid">{"".join(cards)}</div>'
+
+
+def answered(words: Words, detector: Detector, prediction, drawn: str) -> str:
+    """A detector's answer: verdict, probabilities, map."""
+    named = prediction.verdict
+    calibrated = about.is_calibrated(detector.facts)
+    corpus = dict(about.statements(words, detector.facts))[words("about.corpus")]
+    return (
+        f'<section class="rf-card rf-compared rf-{named}"><h3>{about.model_link(detector.name)}</h3>'
+        f'<p class="rf-verdict-line">{icon(named, 22)}<span>{unbroken(words(f"verdict.{named}"))}</span></p>'
+        f"{render.bars(words, prediction.probabilities, calibrated, level=4)}{drawn}"
+        f'<p class="rf-small">{escape(words("about.corpus"))}: {escape(corpus)}</p></section>'
+    )
+
+
+def failed(words: Words, name: str, reason: str) -> str:
+    """A detector that gave no answer."""
+    return (
+        f'<section class="rf-card rf-compared rf-problem"><h3>{escape(name)}</h3>'
+        f'<p class="rf-verdict-line">{icon("problem", 22)}<span>{escape(words("compare.failed"))}</span></p>'
+        f"{paragraph(reason)}</section>"
+    )

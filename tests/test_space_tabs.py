@@ -1,0 +1,325 @@
+"""The page's other tabs without a browser: many images, comparison, quality."""
+
+import csv
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_space import HOSTILE, FakeDetector, Norwegian, shown
+from tiny import draw_picture, save_tiny
+
+from realfake.detector import DEFAULT_CHECKPOINT, Detector
+from realfake.labels import AI
+from realfake.metrics import auroc
+from realfake.space import batch as batch_module
+from realfake.space import compare as compare_module
+from realfake.space import loading, quality, rows
+from realfake.space.batch import Batch, stop
+from realfake.space.compare import Compare, Opened
+from realfake.space.loading import Loaded
+from realfake.space.rows import Row
+from realfake.space.text import ENGLISH, words
+
+
+def pictures(folder, n: int) -> list[str]:
+    paths = [folder / f"{seed}.png" for seed in range(n)]
+    for seed, path in enumerate(paths):
+        draw_picture(40, seed).save(path)
+    return [str(path) for path in paths]
+
+
+# Many images
+
+
+def test_images_and_archives_become_rows_with_one_bad_file_a_row(tmp_path):
+    files = pictures(tmp_path, 2)
+    letter = tmp_path / "letter.jpg"
+    letter.write_text("a letter")
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(files[0], "inside/0.png")
+        packed.writestr("notes.txt", "hello")
+    steps = list(Batch(FakeDetector()).judge({}, [*files, str(letter), str(archive)]))
+    status, table, cancel, csv_button, json_button = steps[-1]
+    said = shown(table)
+    assert "0.png Likely AI-generated 90% 1.png" in said and "inside/0.png Likely AI-generated" in said
+    assert "letter.jpg Not judged letter.jpg is a text file" in said and "notes.txt Not judged" in said
+    assert table.count("<img") == 3 and str(tmp_path) not in table
+    assert (
+        "5 judged: 3 likely AI-generated, 0 likely photographs, 0 inconclusive, 2 could not be used."
+        in shown(status)
+    )
+    assert cancel["interactive"] is False and csv_button["interactive"] is True
+    assert steps[0][2]["interactive"] is True and steps[0][3]["interactive"] is False
+    with open(csv_button["value"], encoding="utf-8-sig", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["file"] for row in written] == ["0.png", "1.png", "letter.jpg", "inside/0.png", "notes.txt"]
+    assert float(written[0]["ai"]) == pytest.approx(0.9) and "text file" in written[2]["error"]
+    with open(json_button["value"], encoding="utf-8") as file:
+        assert [row.get("verdict") for row in json.load(file)] == [AI, AI, None, AI, None]
+
+
+def test_a_refused_archive_is_one_row_with_its_reason(tmp_path):
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("zeros.png", bytes(20_000_000))
+    *_, (_, table, *_) = Batch(FakeDetector()).judge({}, [str(bomb)])
+    assert "zip bomb" in shown(table) and table.count("<tr") == 2
+
+
+def test_the_scores_of_many_are_the_scores_of_one(tmp_path, tiny_convnext):
+    detector = Detector.from_pretrained(tiny_convnext)
+    files = pictures(tmp_path, 11)
+    *_, (*_, button) = Batch(detector).judge({}, files)
+    with open(button["value"], encoding="utf-8") as file:
+        found = [row["margin"] for row in json.load(file)]
+    np.testing.assert_allclose(found, [detector.predict(path).margin for path in files], atol=1e-5)
+
+
+def test_a_run_is_cancelled_and_a_newer_one_ends_an_older_one(tmp_path):
+    files, run = pictures(tmp_path, 20), {}
+    steps = Batch(FakeDetector()).judge(run, files)
+    next(steps), next(steps)
+    stop(run)
+    *_, (status, table, cancel, button, _) = steps
+    assert "Cancelled after 16 of 20." in shown(status) and button["interactive"] is True
+    older = Batch(FakeDetector()).judge(run, files)
+    next(older)
+    next(Batch(FakeDetector()).judge(run, files[:1]))
+    assert list(older) == []
+
+
+def test_more_images_than_the_limit_are_left_out_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_module, "MAX_IMAGES", 3)
+    *_, (status, table, *_) = Batch(FakeDetector()).judge({}, pictures(tmp_path, 5))
+    assert "More than 3 images" in shown(status) and table.count("<img") == 3
+
+
+def test_a_detector_that_fails_fails_its_rows_and_not_the_run(tmp_path, caplog):
+    *_, (status, table, *_) = Batch(FakeDetector(failure=RuntimeError("secret"))).judge(
+        {}, pictures(tmp_path, 2)
+    )
+    assert "2 could not be used" in shown(status) and "secret" not in table and "secret" in caplog.text
+
+
+def test_nothing_chosen_clears_the_table():
+    ((status, table, *_),) = Batch(FakeDetector()).judge({}, None, Norwegian())
+    assert "Ingen bilder" in shown(status) and table == ""
+
+
+def test_names_cannot_become_markup_or_formulas(tmp_path):
+    row = Row(f"=cmd|' /C calc'!A1{HOSTILE}", problem=HOSTILE)
+    drawn = rows.table(ENGLISH, [row])
+    assert "<img" not in drawn and not set("{}$`") & set(drawn)
+    path, _ = rows.write([row])
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        (written,) = csv.DictReader(file)
+    assert written["file"].startswith("'=")
+
+
+# Compare
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_vit, tiny_convnext):
+    opened = Opened(Loaded(Detector.from_pretrained(tiny_vit)))
+    opened._bundled["cifake"] = Detector.from_pretrained(tiny_convnext)
+    return opened
+
+
+def test_detectors_answer_side_by_side(opened, tmp_path):
+    (path,) = pictures(tmp_path, 1)
+    steps = list(Compare(opened).compare({}, path, ["vit", "cifake"], ""))
+    assert "Asking vit" in shown(steps[0]) and "Asking cifake" in shown(steps[1])
+    assert steps[-1].count("<section") == 2 and steps[-1].count("<img") == 2
+    for name in ("vit", "cifake"):
+        expected = opened.get(name, ENGLISH).predict(path)
+        assert f"AI-generated {ENGLISH.percent(expected.probabilities[AI])}" in shown(steps[-1])
+    assert 'alt="The image, coloured where vit finds' in steps[-1]
+
+
+@pytest.mark.parametrize(
+    ("models", "hub", "said"),
+    [
+        (["vit"], "", "at least two"),
+        (["vit", "cifake"], "a/b c/d,e/f;g/h", "at most 5"),
+        (["vit"], "vit", "at least two"),
+    ],
+)
+def test_too_few_and_too_many_are_refused_with_advice(opened, tmp_path, models, hub, said):
+    (path,) = pictures(tmp_path, 1)
+    (step,) = Compare(opened).compare({}, path, models, hub)
+    assert said in shown(step)
+    (step,) = Compare(opened).compare({}, None, models, hub)
+    assert "Drop an image" in shown(step)
+
+
+def test_one_that_cannot_answer_leaves_the_others_standing(opened, tmp_path):
+    (path,) = pictures(tmp_path, 1)
+    *_, last = Compare(opened).compare({}, path, ["vit"], f"../../etc {HOSTILE.replace(' ', '')}")
+    assert last.count("rf-problem") == 2 and "is no Hub id" in shown(last) and "<img src=x" not in last
+    letter = tmp_path / "letter.jpg"
+    letter.write_text("a letter")
+    *_, last = Compare(opened).compare({}, str(letter), ["vit", "cifake"], "")
+    assert shown(last).count("letter.jpg is a text file") == 2
+
+
+def test_a_newer_comparison_ends_an_older_one(opened, tmp_path):
+    (path,) = pictures(tmp_path, 1)
+    run = {}
+    older = Compare(opened).compare(run, path, ["vit", "cifake"], "")
+    next(older)
+    next(Compare(opened).compare(run, path, ["vit", "cifake"], ""))
+    assert list(older) == []
+
+
+def test_a_folder_of_the_servers_is_not_opened_for_a_visitor(tmp_path, monkeypatch):
+    save_tiny("vit", tmp_path / "user" / "name")
+    monkeypatch.chdir(tmp_path)
+    for name in ("user/name", str(tmp_path / "user" / "name"), "../x", "photos", ""):
+        with pytest.raises(ValueError, match="is no Hub id"):
+            loading.open_named(name, ENGLISH)
+
+
+def push(hub, name, folder):
+    from huggingface_hub import HfApi
+
+    HfApi().create_repo(name, exist_ok=True)
+    HfApi().upload_folder(repo_id=name, folder_path=folder)
+
+
+def test_a_checkpoint_on_the_hub_is_opened_as_a_stranger_would(hub, tmp_path, monkeypatch):
+    push(hub, "user/tiny", save_tiny("vit", tmp_path / "tiny"))
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"no")
+    push(hub, "user/pickled", tmp_path / "pickled")
+    tokens = []
+    opening = Detector.from_pretrained
+    monkeypatch.setattr(
+        loading.Detector, "from_pretrained", lambda *a, **k: tokens.append(k.get("token")) or opening(*a, **k)
+    )
+    detector = loading.open_named("user/tiny@main", words("nb"))
+    assert detector.name == "user/tiny" and len(detector.revision) == 40 and tokens == [False]
+    with pytest.raises(ValueError, match="no safetensors"):
+        loading.open_named("user/pickled", ENGLISH)
+    with pytest.raises(ValueError, match="more than the limit of 0 MiB"):
+        loading.open_named("user/tiny", ENGLISH, max_weights=1000)
+    with pytest.raises(ValueError, match="could not be opened"):
+        loading.open_named("user/nothing", ENGLISH)
+
+
+def test_detectors_from_the_hub_are_kept_open_up_to_a_number(opened, monkeypatch):
+    asked = []
+    monkeypatch.setattr(compare_module, "open_named", lambda name, words: asked.append(name) or object())
+    monkeypatch.setattr(opened, "_from_hub", type(opened._from_hub)())
+    for name in ("a/1", "a/2", "a/3", "a/1", "a/4", "a/1", "a/2"):
+        opened.get(name, ENGLISH)
+    assert asked == ["a/1", "a/2", "a/3", "a/4", "a/2"]
+
+
+# How good is it?
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return json.loads((DEFAULT_CHECKPOINT / "evaluation.json").read_text())
+
+
+def test_the_records_figures_are_shown_with_their_intervals(evaluation):
+    figures = evaluation["test"]["figures"]
+    said = shown(quality.quality(ENGLISH, evaluation, None))
+    for figure in (figures["summary"]["auroc"], figures["summary"]["ece"]):
+        assert f"{figure['value']:.3f} {figure['low']:.3f} – {figure['high']:.3f}" in said
+    assert f"{sum(figures['n'].values()):,}" in said
+    wrong = figures["verdicts"]["wrong"]["ai"]
+    assert f"Generated images called photographs {100 * wrong['value']:.1f}%" in said
+    assert "is not recorded in this checkpoint" in said
+    first = min(figures["by_generator"], key=lambda name: figures["by_generator"][name]["auroc"]["value"])
+    assert said.index(first) < min(said.index(name) for name in figures["by_generator"] if name != first)
+    assert "prob" not in shown(quality.quality(words("nb"), evaluation, None)).lower()
+
+
+def test_the_roc_curve_through_the_bins_is_under_the_real_one(evaluation):
+    """The area under the polygon of the bins is the AUROC of scores rounded to their bin, so close to the real one."""
+    figures = evaluation["test"]["figures"]
+    drawn = quality._roc(ENGLISH, figures)
+    points = drawn.split('<polyline class="rf-chart-line" points="')[1].split('"')[0].split()
+    x, y = np.array([[float(v) for v in point.split(",")] for point in points]).T
+    x, y = (x - x[0]) / (x[-1] - x[0]), (y - y[0]) / (y[-1] - y[0])
+    assert (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
+    assert np.trapezoid(y, x) == pytest.approx(figures["summary"]["auroc"]["value"], abs=0.02)
+
+
+def test_the_bins_give_the_roc_curve_exactly_where_they_hold_one_score_each():
+    margin = np.array([-2.0, -1, 0.5, 1, 2, 3])
+    is_ai = np.array([0, 0, 1, 0, 1, 1], dtype=bool)
+    mass = np.where(is_ai, 0.5 / 3, 0.5 / 3)
+    reliability = {
+        "predicted": [0.1, 0.2, 0.6, 0.7, 0.8, 0.9],
+        "observed": is_ai.astype(float).tolist(),
+        "count": [1] * 6,
+        "mass": mass.tolist(),
+    }
+    drawn = quality._roc(ENGLISH, {"reliability": reliability})
+    points = drawn.split('<polyline class="rf-chart-line" points="')[1].split('"')[0].split()
+    x, y = np.array([[float(v) for v in point.split(",")] for point in points]).T
+    x, y = (x - x[0]) / (x[-1] - x[0]), (y - y[0]) / (y[-1] - y[0])
+    assert np.trapezoid(y, x) == pytest.approx(auroc(margin, is_ai), abs=1e-3)
+
+
+def test_degradations_are_a_table_of_generators(evaluation):
+    figures = evaluation["test"]["figures"]
+    worse = json.loads(json.dumps(figures))
+    worse["summary"]["auroc"]["value"] = 0.61
+    robustness = {"test": {"degradations": {"clean": figures, "jpeg_40": worse, HOSTILE: worse}}}
+    drawn = quality.quality(ENGLISH, evaluation, robustness)
+    said = shown(drawn)
+    assert "as it is JPEG 40" in said and "All 0." in said and "0.61" in said
+    assert "<img" not in drawn and not set("{}$`") & set(drawn)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "robustness"),
+    [
+        (None, None), ([], 3), ({"test": {"figures": {"summary": {"auroc": 0.9}}}}, {"test": {"degradations": []}}),
+        ({"test": {"figures": {"summary": {"auroc": {"value": float("nan")}}}}}, {"test": {"degradations": {"x": 1}}}),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_without_a_record_is_said_to_have_none(evaluation, robustness):
+    assert "brings no record" in shown(quality.quality(ENGLISH, evaluation, robustness))
+
+
+@pytest.mark.parametrize(
+    "reliability",
+    [
+        {"predicted": [0.1], "observed": [], "count": [1], "mass": [1]}, {"predicted": "x"}, [1],
+        {"predicted": ["<b>"], "observed": [0.1], "count": [1], "mass": [1]},
+        {"predicted": [7], "observed": [0.1], "count": [1], "mass": [1]},
+        {"predicted": [None], "observed": [0.1], "count": [1], "mass": [1]},
+    ],
+)  # fmt: skip
+def test_malformed_bins_draw_nothing(reliability):
+    figures = {"summary": {"auroc": {"value": 0.9, "n": 4}}, "reliability": reliability}
+    drawn = quality.quality(ENGLISH, {"test": {"figures": figures}}, None)
+    assert "<svg" not in drawn and "0.900" in drawn
+
+
+def test_nothing_in_a_record_reaches_the_page_as_markup():
+    entry = {"n": HOSTILE, "auroc": {"value": 0.5, "low": HOSTILE}, "false_positives": {"value": 0.5}}
+    figures = {
+        "summary": {"auroc": {"value": 0.9}}, "by_generator": {HOSTILE: entry}, "by_source": {HOSTILE: entry},
+        "n": {"real": HOSTILE},
+    }  # fmt: skip
+    record = {"figures": figures, "corpus": HOSTILE, "date": HOSTILE, "checkpoint_sha256": HOSTILE}
+    drawn = quality.quality(ENGLISH, {"test": record}, None)
+    assert "<img" not in drawn and not set("{}$`") & set(drawn)
+
+
+def test_a_thumbnail_is_small():
+    buffer = io.BytesIO()
+    Image.effect_noise((2000, 1500), 80).convert("RGB").save(buffer, "PNG")
+    with Image.open(buffer) as image:
+        assert len(rows.thumbnail(image)) < 6_000
