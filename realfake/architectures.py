@@ -1,0 +1,116 @@
+"""The image classifiers that `scripts/compare.py` knows by name: from the Hub, or built from scratch at a smaller scale.
+
+The seven are those that papers on generated images compare most often.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+SCALES = ("tiny", "small", "full")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One of the seven.
+
+    Args:
+        hub_id: A checkpoint pretrained on ImageNet.
+        model_type: What transformers calls it.
+        full: Fields of its configuration in which it differs from the default one.
+        small, tiny: The same at about a quarter and a sixteenth of the width, with fewer layers where there are many.
+    """
+
+    hub_id: str
+    model_type: str
+    full: dict = field(default_factory=dict)
+    small: dict = field(default_factory=dict)
+    tiny: dict = field(default_factory=dict)
+
+
+def _resnet(width: int, depths: list[int], layer_type: str) -> dict:
+    stages = [width * 2**stage for stage in range(4)]
+    first = width if layer_type == "basic" else max(8, width // 4)
+    return {"embedding_size": first, "hidden_sizes": stages, "depths": depths, "layer_type": layer_type}
+
+
+def _vit(width: int, layers: int, heads: int) -> dict:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+    }
+
+
+def _convnext(width: int, depths: list[int]) -> dict:
+    return {"hidden_sizes": [width * 2**stage for stage in range(4)], "depths": depths}
+
+
+def _efficientnet(width: float, depth: float, dropout: float) -> dict:
+    # The top convolution has 1280 channels at width 1, and the classifier has to be told.
+    return {
+        "width_coefficient": width,
+        "depth_coefficient": depth,
+        "hidden_dim": max(8, round(1280 * width / 8) * 8),
+        "dropout_rate": dropout,
+    }
+
+
+ARCHITECTURES = {
+    "resnet-18": Architecture(
+        "microsoft/resnet-18", "resnet",
+        _resnet(64, [2, 2, 2, 2], "basic"), _resnet(32, [2, 2, 2, 2], "basic"), _resnet(16, [1, 1, 1, 1], "basic"),
+    ),
+    "resnet-50": Architecture(
+        "microsoft/resnet-50", "resnet",
+        _resnet(256, [3, 4, 6, 3], "bottleneck"), _resnet(128, [2, 3, 4, 2], "bottleneck"),
+        _resnet(32, [2, 2, 3, 2], "bottleneck"),
+    ),
+    "vit-b/16": Architecture(
+        "google/vit-base-patch16-224", "vit", _vit(768, 12, 12), _vit(192, 9, 3), _vit(64, 4, 2)
+    ),
+    "convnextv2-tiny": Architecture(
+        "facebook/convnextv2-tiny-1k-224", "convnextv2",
+        _convnext(96, [3, 3, 9, 3]), _convnext(40, [2, 2, 6, 2]), _convnext(16, [1, 1, 2, 1]),
+    ),
+    "convnextv2-base": Architecture(
+        "facebook/convnextv2-base-1k-224", "convnextv2",
+        _convnext(128, [3, 3, 27, 3]), _convnext(64, [2, 2, 9, 2]), _convnext(24, [1, 1, 4, 1]),
+    ),
+    "efficientnet-b0": Architecture(
+        "google/efficientnet-b0", "efficientnet",
+        _efficientnet(1.0, 1.0, 0.2), _efficientnet(0.5, 1.0, 0.2), _efficientnet(0.25, 0.5, 0.1),
+    ),
+    "efficientnet-b6": Architecture(
+        "google/efficientnet-b6", "efficientnet",
+        _efficientnet(1.8, 2.6, 0.5), _efficientnet(0.8, 1.6, 0.3), _efficientnet(0.4, 0.8, 0.2),
+    ),
+}  # fmt: skip
+
+
+def words_for(name: str, *, from_scratch: bool, scale: str, image_size: int | None) -> list[str]:
+    """Return the options of `train_hf.py` that name a model.
+
+    Args:
+        name: One of the seven, or a Hub id or folder.
+        from_scratch: Random weights instead of the Hub's.
+        scale: "full", or smaller; only from scratch.
+        image_size: Side of the input in pixels; with small inputs the first layer's patches become smaller too.
+
+    Raises:
+        ValueError: A checkpoint that is not one of the seven is to be built from scratch, or scaled down.
+    """
+    known = ARCHITECTURES.get(name)
+    if not from_scratch:
+        return ["--model_name_or_path", known.hub_id if known else name]
+    if known is None:
+        raise ValueError(
+            f"--from_scratch knows {', '.join(ARCHITECTURES)}, not {name!r}; describe other models in a JSON file."
+        )
+    overrides = dict(getattr(known, scale))
+    if image_size is not None and image_size < 128:
+        patch = {"vit": max(2, image_size // 8), "convnextv2": 2 if image_size < 64 else 4}.get(
+            known.model_type
+        )
+        overrides |= {"patch_size": patch} if patch else {}
+    return ["--model_type", known.model_type, "--config_overrides", json.dumps(overrides)]
