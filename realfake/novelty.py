@@ -14,6 +14,7 @@ Each block is scored by its Mahalanobis distance to the calibration images, with
 (probabilistic principal components: Tipping and Bishop 1999; Lee et al. 2018 for the use of such distances on features).
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from threading import get_ident
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import nn
 
 from .bootstrap import group_index
@@ -200,12 +201,15 @@ class Novelty:
                 tensors[f"{name}.{key}"] = getattr(block, key).astype(np.float32)
             tensors[f"{name}.components"] = np.ascontiguousarray(block.components.astype(np.float16))
             tensors[f"{name}.rest"] = np.array([block.rest], dtype=np.float32)
-        path = Path(folder) / FILE_NAME
         metadata = {"format": _FORMAT, "alpha": repr(self.alpha), "blocks": ",".join(self.blocks)}
+        path = Path(folder) / FILE_NAME
+        # Written through Python, so that others may read it as they may the weights, and whole or not at all.
+        staging = path.with_name(f".{FILE_NAME}.saving")
         try:
-            save_file(tensors, path, metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+            staging.write_bytes(save(tensors, metadata))
+            os.replace(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import json
 
+import nonphotos
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
@@ -10,10 +11,14 @@ from skimage import data as photographs
 from tiny import draw_picture
 from transformers import pipeline
 
-from realfake import Detector
+from realfake import Detector, release
+from realfake.conformal import coverage_band
+from realfake.corpus import load_corpus
+from realfake.degradations import recompress
 from realfake.detector import BUNDLED
 from realfake.evaluation import checkpoint_hash, measure, read_evaluation, read_scores
 from realfake.measurement_log import read_log
+from realfake.runs import parts_of
 
 NAMES = ("photos", "cifake", "cifake-mobilenet")
 
@@ -126,6 +131,36 @@ def test_the_front_page_states_the_figures_of_the_cards(folder):
 )
 def test_photographs_are_not_called_ai(name):
     assert Detector.from_pretrained().predict(getattr(photographs, name)()).verdict != "ai"
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """What is neither a photograph nor generated, and what the bundled photos detector says of it."""
+    kinds, images = zip(*nonphotos.draw_all(), strict=True)
+    recompressed = [recompress(image, "JPEG", 60) for image in images]
+    detector = Detector.from_pretrained()
+    return np.array(kinds), detector.predict(list(images)), detector.predict(recompressed)
+
+
+def test_non_photographs_get_no_verdict(drawn):
+    kinds, plain, recompressed = drawn
+    for predictions in (plain, recompressed):
+        withheld = np.array([prediction.verdict == "inconclusive" for prediction in predictions])
+        assert withheld.mean() >= 0.9
+        for kind in nonphotos.KINDS:
+            assert withheld[kinds == kind].mean() >= 0.75, kind
+    assert np.mean([prediction.reason == "novel" for prediction in plain]) >= 0.9
+
+
+@pytest.mark.corpora
+def test_few_photographs_are_taken_for_novel(corpora):
+    corpus = load_corpus(corpora / "scenes", max_train_samples=50, max_test_samples=50)
+    detector = Detector.from_pretrained()
+    part = parts_of(corpus, 42)["selection"]
+    novel = detector.novelty.is_novel(release.collect_scores(detector, part)[1])
+    for mine in (release.is_ai(part), ~release.is_ai(part)):
+        # 5 % are meant, give or take what chance does to the threshold and to these images.
+        assert novel[mine].mean() <= 1 - coverage_band(225, int(mine.sum()), detector.novelty.alpha, 0.998)[0]
 
 
 def test_a_map_covers_what_the_detector_looked_at():

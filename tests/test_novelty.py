@@ -185,6 +185,9 @@ def test_a_file_keeps_what_was_fitted(tmp_path):
     known = fit(cloud(200, d=1280), np.arange(200) % 2 == 0, alpha=0.1)
     path = known.save(tmp_path)
     assert path.name == "novelty.safetensors" and path.stat().st_size < 120_000
+    assert [entry.name for entry in tmp_path.iterdir()] == ["novelty.safetensors"]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
     again = Novelty.load(path)
     assert again.alpha == 0.1 and again.to_dict() == known.to_dict() and list(again.blocks) == ["a", "b"]
     new = cloud(50, d=1280, seed=1, shift=0.3)

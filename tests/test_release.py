@@ -16,12 +16,15 @@ from transformers import pipeline
 
 from realfake import release
 from realfake.calibration import Calibration, fit_grouped
+from realfake.conformal import OperatingPoint, operating_point
 from realfake.detector import Detector
 from realfake.metrics import margin_from_logits
 from realfake.release import (
     calibrate_and_fold,
     collect_logits,
+    decision_facts,
     is_ai,
+    own_groups,
     save_and_reopen,
     save_checkpoint,
     store_facts,
@@ -180,6 +183,31 @@ def test_save_and_reopen_stores_thresholds_of_the_stored_weights(tiny_vit, tmp_p
     rank = int(0.1 * 31)  # k = floor(alpha (n + 1))
     assert (margins[truth] < reopened.thresholds.real).sum() == rank - 1
     assert reopened.predict(part[0]["image"]).alpha == 0.1
+
+
+def test_what_turns_margins_into_decisions_is_stored(tiny_vit, tmp_path):
+    part = rows(90, group_size=3, seed=500)
+    detector = Detector.from_pretrained(tiny_vit)
+    reopened = save_and_reopen(detector, tmp_path / "out", part, {}, alpha=0.1)
+    margins, truth, groups = reopened.margins(list(part["image"])), is_ai(part), list(part["group"])
+    points = [OperatingPoint.from_dict(point) for point in reopened.facts["operating_points"]]
+    assert [point.fpr for point in points] == [0.01, 0.05]
+    # 30 groups: too few for 1 %, and at 5 % the largest margin of 30 photographs, one a group.
+    assert points[0].threshold is None and points[0].n_real == points[1].n_real == 30
+    expected = operating_point(margins, truth, 0.05, groups=groups)
+    assert points[1].threshold == pytest.approx(expected.threshold, abs=1e-5)
+    assert np.abs(margins[~truth] - points[1].threshold).min() < 1e-5
+
+
+def test_images_without_a_group_stand_alone():
+    assert own_groups(None) is None
+    named = own_groups(["a", None, "a", "", None])
+    assert named[0] == named[2] == "a" and len(set(named)) == 4
+    truth = np.zeros(40, bool)
+    facts = decision_facts(np.arange(40.0), truth, 0.05, own_groups([None] * 40))
+    # floor(0.05 * 41) = 2: the second largest of 40, not the only margin of one group.
+    assert facts["thresholds"]["ai"] == 38.0 and facts["thresholds"]["n"] == {"real": 40, "ai": 0}
+    assert facts["operating_points"][1]["threshold"] == 38.0
 
 
 def test_diverged_weights_are_not_saved(tiny_vit, tmp_path):
