@@ -130,7 +130,7 @@ def find_layer(model: nn.Module, pixel_size: tuple[int, int], name: str | None =
 
 
 def candidate_layers(model: nn.Module, pixel_size: tuple[int, int], n: int = 8) -> list[SpatialLayer]:
-    """List layers that Grad-CAM could look at, for [`~realfake.layer_choice`] to choose among.
+    """List layers that Grad-CAM could look at, for measurement to choose among (`scripts/evaluate_explanations.py`).
 
     These are the layers that [`find_layer`] would take whose name ends in a number, which is what blocks are called in
     transformers, and the deepest layer of all. Of many, `n` are taken at even distances.

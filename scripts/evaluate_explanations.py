@@ -1,0 +1,208 @@
+"""Measure whether a checkpoint's maps are to be believed, method by method.
+
+    python scripts/evaluate_explanations.py realfake/checkpoints/photos --dataset ./corpus --split validation --layers 6 --output_dir out
+    python scripts/evaluate_explanations.py realfake/checkpoints/photos --dataset ./corpus --split test --output_dir out
+
+Method and layer are chosen on validation images, and reported once on test images. Writes `explanations.md` and `explanations.json`.
+Findings are kept in `.explanations` as they are made: give the same command again, and a run that was interrupted continues.
+`--store_layer` writes Grad-CAM's best layer into the checkpoint's configuration, where explanations look for it.
+"""
+
+import argparse
+import sys
+
+PROGRAM = "evaluate_explanations.py"
+PARTS = {"selection": "validation", "calibration": "validation"}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Raises:
+        ValueError: An option's value makes no sense.
+    """
+    from realfake.arguments import EVALUABLE_SPLITS
+    from realfake.attribution import METHODS
+    from realfake.corpus_options import add_checkpoint_options, add_corpus_options
+
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_checkpoint_options(parser)
+    add_corpus_options(parser)
+    parser.add_argument("--split", choices=EVALUABLE_SPLITS, default="validation", help="What is measured.")
+    parser.add_argument(
+        "--output_dir", required=True, help="Folder of the figures, and of the findings so far."
+    )
+    parser.add_argument("--methods", default=",".join(METHODS), help="Which methods, separated by commas.")
+    parser.add_argument("--layers", type=int, default=0, help="On how many layers Grad-CAM is tried besides.")
+    parser.add_argument(
+        "--store_layer",
+        action="store_true",
+        help="Write Grad-CAM's best layer into the checkpoint; never from test images.",
+    )
+    parser.add_argument("--max_samples", type=int, default=200, help="Explain this many images at most.")
+    parser.add_argument("--splices", type=int, default=50, help="Spliced pictures of each kind; 0 for none.")
+    parser.add_argument("--steps", type=int, default=8, help="Of the deletion and insertion curves.")
+    parser.add_argument("--n_random", type=int, default=3, help="Random maps that each map is compared with.")
+    parser.add_argument(
+        "--n_checks",
+        type=int,
+        default=32,
+        help="Images for the slow checks: ROAD, sensitivity, shuffled weights.",
+    )
+    parser.add_argument(
+        "--n_resamples", type=int, default=1000, help="Bootstrap resamples; 0 for no intervals."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of everything that is drawn.")
+    parser.add_argument(
+        "--measurement_log",
+        default="realfake/checkpoints/measurements.jsonl",
+        help="File that every measurement of a test split is added to.",
+    )
+    options = parser.parse_args(arguments)
+    least = {
+        "layers": 0,
+        "max_samples": 2,
+        "splices": 0,
+        "steps": 2,
+        "n_random": 1,
+        "n_checks": 0,
+        "n_resamples": 0,
+    }
+    for name, smallest in least.items():
+        if getattr(options, name) < smallest:
+            raise ValueError(f"--{name} must be at least {smallest}, not {getattr(options, name)}.")
+    options.methods = list(dict.fromkeys(options.methods.split(",")))
+    if unknown := [name for name in options.methods if name not in METHODS]:
+        raise ValueError(f"--methods knows no {unknown[0]!r}; there are {', '.join(METHODS)}.")
+    if options.store_layer and options.split == "test":
+        raise ValueError("--store_layer chooses, which test images are not for; pass --split validation.")
+    if options.store_layer and not options.layers:
+        raise ValueError("--store_layer needs layers to choose among; pass --layers as well.")
+    return options
+
+
+def main() -> int:
+    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
+    from realfake import corpus_options, runs
+
+    try:
+        options = parse_arguments()
+        with runs.output_folder(options):
+            return evaluate(options)
+    except (ValueError, OSError) as error:
+        return corpus_options.report_failure(PROGRAM, error)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Checkpoint and corpus → maps → findings → figures → report."""
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+    from pathlib import Path
+
+    from tqdm.auto import tqdm
+
+    from realfake import corpus_options, explanation_evaluation, explanation_report, records, release, runs
+    from realfake.measurement_log import count, log_measurement
+
+    if options.store_layer and not (Path(options.model) / "config.json").is_file():
+        raise ValueError(
+            f"--store_layer writes into a folder, which {options.model} is not; download it first."
+        )
+    detector = corpus_options.open_checkpoint(options)
+    identity = corpus_options.checkpoint_identity(options.model, detector)
+    corpus = corpus_options.read_corpus(options, {PARTS.get(options.split, options.split): options.max_samples})
+    dataset = (
+        runs.parts_of(corpus, options.split_seed)[options.split]
+        if options.split in PARTS
+        else corpus.splits[options.split]
+    )
+    # In an order that does not follow the classes: the slow checks are made on the first ones.
+    dataset = dataset.shuffle(seed=options.seed)
+    fingerprint = runs.corpus_fingerprint(dataset)
+    settings = explanation_evaluation.Settings(options.steps, options.n_random, options.n_checks, options.seed)
+    first = detector.pixels(dataset[0]["image"])
+    compared = explanation_evaluation.candidates(detector, options.methods, options.layers, first)
+    stored = detector.facts.get("gradcam_layer")
+    path = explanation_evaluation.findings_file(
+        options.output_dir, identity, stored, fingerprint, asdict(settings)
+    )
+    findings = explanation_evaluation.Findings(path)
+    before = len(findings.lines)
+
+    total = len(dataset) * len(compared) + options.splices * 2 * (len(compared) + 1)
+    with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
+        explanation_evaluation.measure_faithfulness(detector, dataset, compared, findings, settings, bar.update)
+        if options.splices:
+            explanation_evaluation.measure_localisation(
+                detector, dataset, compared, findings, settings, options.splices, bar.update
+            )
+    print("Computing the figures.", flush=True)
+    names = [one.name for one in compared]
+    groups = release.column(dataset, "group")
+    figures = explanation_evaluation.summarise(findings, names, groups, options.n_resamples, options.seed)
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint_sha256": identity,
+        "model": detector.name,
+        "gradcam_layer": stored,
+        "corpus": options.corpus_name,
+        "corpus_fingerprint": fingerprint,
+        "split": options.split,
+        "n": len(dataset),
+        "settings": asdict(settings),
+        "command": corpus_options.command_line(PROGRAM),
+        "versions": runs.versions(),
+        "figures": figures,
+    }
+    # The corpus' name tells these figures from those of the detector's answers, whose looks at the split are counted apart.
+    known = {"checkpoint_hash": identity, "split": "test", "corpus": f"{options.corpus_name} (maps)"}
+    if options.split == "test" and not (
+        len(findings.lines) == before and count(options.measurement_log, **known)
+    ):
+        gains = {name: found["gain"]["value"] for name, found in figures["faithfulness"].items()}
+        log_measurement(
+            options.measurement_log,
+            n=len(dataset),
+            date=record["date"],
+            command=record["command"],
+            figures={"gain_over_chance": gains, "supports": figures["default"]},
+            **known,
+        )
+    folder = Path(options.output_dir)
+    everything = {**records.read_records(folder / explanation_report.RECORD_NAME), options.split: record}
+    records.write_atomically(folder / explanation_report.RECORD_NAME, records_text(everything))
+    records.write_atomically(folder / explanation_report.REPORT_NAME, explanation_report.render(record))
+    print(explanation_report.conclusion(record).replace("**", ""))
+    if options.store_layer:
+        store_layer(options.model, detector, compared, figures["faithfulness"])
+    print(f"Finished: {folder / explanation_report.REPORT_NAME}", flush=True)
+    return 0
+
+
+def records_text(content: dict) -> str:
+    """JSON as it is written beside checkpoints."""
+    import json
+
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def store_layer(model: str, detector, compared, faithfulness: dict) -> None:
+    """Write the layer of the Grad-CAM with the largest gain into the checkpoint's configuration."""
+    from realfake.release import store_facts
+
+    gains = {one.name: faithfulness[one.name]["gain"]["value"] for one in compared if one.method == "gradcam"}
+    best = max(gains, key=lambda name: -1e9 if gains[name] is None else gains[name])
+    layer = best.partition("@")[2] or detector.facts.get("gradcam_layer")
+    if layer:
+        store_facts(model, {"gradcam_layer": layer})
+        print(f"Stored in {model}/config.json: gradcam_layer = {layer}", flush=True)
+    else:
+        print("The layer that is taken without being told is the best one; nothing to store.", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

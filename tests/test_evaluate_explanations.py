@@ -1,0 +1,184 @@
+"""The script that measures maps: what it writes, that it continues, that it chooses what is better, and what it refuses."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import draw_corpus, save_tiny
+
+from realfake.explanation_evaluation import Findings, choose, summarise
+from realfake.explanation_report import conclusion, render
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_explanations.py"
+METHODS = "gradcam,occlusion"
+_spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explanations")
+    for split, n in (("train", 4), ("validation", 8), ("test", 6)):
+        draw_corpus(folder / "corpus" / split, n=n, size=40, seed=len(split))
+    return save_tiny("resnet", folder / "model"), folder / "corpus"
+
+
+def run(monkeypatch, inputs, output, *options):
+    model, corpus = inputs
+    arguments = [script.PROGRAM, str(model), "--dataset", str(corpus), "--output_dir", str(output)]
+    if "--methods" not in options:
+        options = ("--methods", METHODS, *options)
+    small = ["--splices", "2", "--n_checks", "2", "--steps", "3", "--n_random", "2", "--n_resamples", "50"]
+    log = ["--measurement_log", str(output / "log.jsonl")]
+    monkeypatch.setattr("sys.argv", [*arguments, *small, *log, *options])
+    return script.main()
+
+
+def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(inputs[0], model)
+    options = ("--layers", "3", "--store_layer")
+    assert run(monkeypatch, (model, inputs[1]), tmp_path / "out", *options) == 0
+    printed = capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "explanations.json").read_text())["validation"]
+    figures, page = record["figures"], (tmp_path / "out" / "explanations.md").read_text()
+    names = list(figures["faithfulness"])
+    assert names[:2] == ["gradcam", "occlusion"] and all(name.startswith("gradcam@") for name in names[2:])
+    for name in names:
+        found = figures["faithfulness"][name]
+        assert found["deletion_gain"]["n"] == record["n"] == 8
+        assert found["road_gain"]["n"] == found["sensitivity"]["n"] == found["randomised"]["n"] == 2
+        assert (
+            -1
+            <= found["deletion_gain"]["low"]
+            <= found["deletion_gain"]["value"]
+            <= found["deletion_gain"]["high"]
+            <= 1
+        )
+        assert 0 <= found["infidelity"]["value"] <= 1 and found["milliseconds"]["value"] > 0
+        assert f"{name}" in page
+    for kind in ("ai_in_real", "real_in_ai"):
+        found = figures["localisation"][kind]["occlusion"]
+        assert found["energy"]["n"] == 2 and 0 <= found["average_precision"]["value"] <= 1
+        assert {"energy_over_chance", "energy_over_control", "energy_over_centre"} <= set(found)
+        assert figures["localisation"][kind]["centre"]["energy_over_centre"]["value"] == 0
+    assert list(figures["agreement"]) == ["gradcam / occlusion"]
+    stored = json.loads((model / "config.json").read_text()).get("realfake", {}).get("gradcam_layer")
+    gains = {name: figures["faithfulness"][name]["gain"]["value"] for name in names if name != "occlusion"}
+    best = max(gains, key=gains.get)
+    assert stored == (best.partition("@")[2] or None)
+    assert ("nothing to store" in printed) == (stored is None)
+    assert not (tmp_path / "out" / "log.jsonl").exists()
+
+
+def test_a_finished_run_is_written_down_again_without_measuring(monkeypatch, inputs, tmp_path):
+    assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam") == 0
+    first = json.loads((tmp_path / "explanations.json").read_text())["validation"]["figures"]
+
+    def fail(*_, **__):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("realfake.explanation_evaluation.attribute", fail)
+    assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam") == 0
+    assert json.loads((tmp_path / "explanations.json").read_text())["validation"]["figures"] == first
+
+
+def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
+    from realfake import explanation_evaluation
+
+    calls, real = [], explanation_evaluation.attribute
+
+    def dies(*args, **options):
+        calls.append(1)
+        if len(calls) > 7:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr("realfake.explanation_evaluation.attribute", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, inputs, tmp_path, "--methods", "gradcam", "--n_checks", "0")
+    (path,) = (tmp_path / ".explanations").glob("*.jsonl")
+    with open(path, "a") as file:
+        file.write('\n{"part": "faithfulness", "item": 7, "na')  # as a crash leaves it
+    calls.clear()
+    monkeypatch.setattr(
+        "realfake.explanation_evaluation.attribute", lambda *a, **o: calls.append(1) or real(*a, **o)
+    )
+    assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam", "--n_checks", "0") == 0
+    assert len(calls) == 1 + 2 * 2 * 2  # one image was left; four splices with their controls
+    record = json.loads((tmp_path / "explanations.json").read_text())["validation"]
+    assert record["figures"]["faithfulness"]["gradcam"]["gain"]["n"] == 8
+
+
+def test_a_look_at_test_images_is_logged_once(monkeypatch, inputs, tmp_path):
+    options = ("--methods", "gradcam", "--split", "test", "--splices", "0", "--n_checks", "0")
+    for _ in range(2):
+        assert run(monkeypatch, inputs, tmp_path, *options) == 0
+    (line,) = (tmp_path / "log.jsonl").read_text().split("\n")[:-1]
+    logged = json.loads(line)
+    assert logged["split"] == "test" and logged["corpus"] == "corpus (maps)" and logged["n"] == 6
+    assert "gradcam" in logged["figures"]["gain_over_chance"]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("--methods", "magic"), "gradcam, integrated_gradients"),
+        (("--steps", "1"), "--steps must be at least 2"),
+        (("--store_layer", "--layers", "2", "--split", "test"), "--split validation"),
+        (("--store_layer",), "--layers"),
+        (("--split", "selections"), "invalid choice"),
+    ],
+)
+def test_mistakes_end_in_one_line(monkeypatch, inputs, tmp_path, capsys, options, words):
+    try:
+        status = run(monkeypatch, inputs, tmp_path, *options)
+    except SystemExit as exit_:
+        status = exit_.code
+    printed = capsys.readouterr().err.strip().split("\n")
+    assert status == 2 and words in printed[-1] and "Traceback" not in "".join(printed)
+
+
+# --- figures -------------------------------------------------------------------------------------------------
+
+
+def planted(tmp_path, gains):
+    findings = Findings(tmp_path / "findings.jsonl")
+    rng = np.random.default_rng(0)
+    for name, gain in gains.items():
+        for item in range(40):
+            found = {"deletion_gain": gain + rng.normal(0, 0.05), "insertion_gain": gain + rng.normal(0, 0.05)}
+            findings.add("faithfulness", item, name, **found, milliseconds=5.0, beats_random=bool(gain > 0))
+    return findings
+
+
+def test_the_better_method_is_chosen_and_none_where_none_beats_chance(tmp_path):
+    figures = summarise(
+        planted(tmp_path / "a", {"bad": -0.1, "good": 0.1, "better": 0.2}), ["bad", "good", "better"]
+    )
+    assert figures["default"] == "better"
+    assert figures["faithfulness"]["better"]["gain"]["value"] == pytest.approx(0.4, abs=0.03)
+    assert figures["faithfulness"]["good"]["beats_random"]["value"] == 1
+    low, high = (figures["faithfulness"]["good"]["deletion_gain"][key] for key in ("low", "high"))
+    assert 0.02 < high - low < 0.05  # 4 * 0.05 / sqrt(40)
+    nothing = summarise(planted(tmp_path / "b", {"chance": 0.0, "bad": -0.1}), ["chance", "bad"])
+    assert nothing["default"] is None
+    assert choose({"unmeasured": {"gain": {"value": None}}}) is None
+    record = {"figures": nothing, "settings": {"steps": 8, "n_random": 3, "n_checks": 2}}
+    record |= {"model": "m", "corpus": "c", "split": "validation", "n": 40, "command": "x"}
+    assert "No method beats" in conclusion(record) and "No method beats" in render(record)
+
+
+def test_groups_widen_the_interval(tmp_path):
+    findings = planted(tmp_path, {"good": 0.1})
+    for line in findings.lines.values():
+        line["deletion_gain"] = 0.1 * (line["item"] % 4)  # four groups, alike within
+    plain = summarise(findings, ["good"])["faithfulness"]["good"]["deletion_gain"]
+    grouped = summarise(findings, ["good"], [str(i % 4) for i in range(40)])["faithfulness"]["good"][
+        "deletion_gain"
+    ]
+    assert grouped["high"] - grouped["low"] > 1.5 * (plain["high"] - plain["low"])

@@ -1,0 +1,181 @@
+"""Splices whose parts are known, and the scores of maps on them worked out by hand."""
+
+import io
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image, Value
+from datasets.features import ClassLabel
+from PIL import Image as Picture
+from scipy.ndimage import binary_dilation, binary_erosion
+from sklearn.metrics import average_precision_score
+from tiny import draw_picture
+
+from realfake.images import open_image
+from realfake.localisation import centred_map, localisation, localisation_of_chance, random_maps
+from realfake.splice import blend, draw_mask, splices
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def corpus(n=12, size=64, groups=None):
+    """Real images are dark, generated ones bright."""
+    rows = {
+        "image": [
+            png(
+                Picture.fromarray(
+                    (np.asarray(draw_picture(size, seed=i)) // 3 + (0, 160)[i % 2]).astype(np.uint8)
+                )
+            )
+            for i in range(n)
+        ],
+        "label": [i % 2 for i in range(n)],
+        "group": groups or [str(i) for i in range(n)],
+    }
+    features = Features(
+        image=Image(decode=False), label=ClassLabel(names=["real", "ai"]), group=Value("string")
+    )
+    return Dataset.from_dict(rows, features=features)
+
+
+def grey(image):
+    return np.asarray(image.convert("L")).astype(float)
+
+
+# --- splices -------------------------------------------------------------------------------------------------
+
+
+def test_the_region_is_the_donors_and_the_rest_the_bases():
+    dataset = corpus()
+    for splice in splices(dataset, 3, seed=1):
+        base, donor, other = (open_image(dataset[row]["image"]) for row in splice.rows)
+        labels = [dataset[row]["label"] for row in splice.rows]
+        assert labels == {"ai_in_real": [0, 1, 0], "real_in_ai": [1, 0, 1]}[splice.kind]
+        assert splice.target == {"ai_in_real": "ai", "real_in_ai": "real"}[splice.kind]
+        assert splice.image.size == splice.control.size == (64, 64) and splice.mask.shape == (64, 64)
+        assert 0.05 < splice.mask.mean() < 0.28
+        core, outside = binary_erosion(splice.mask, iterations=4), ~binary_dilation(splice.mask, iterations=4)
+        for picture, part in ((splice.image, donor), (splice.control, other)):
+            assert np.abs(grey(picture) - grey(part))[core].mean() < 6
+            assert np.abs(grey(picture) - grey(base))[outside].mean() < 6
+        # Dark and bright: the donor shows, the control's region is of the base's own kind.
+        assert abs(grey(splice.image)[core].mean() - grey(base)[outside].mean()) > 60
+        assert abs(grey(splice.control)[core].mean() - grey(base)[outside].mean()) < 60
+
+
+def test_the_same_seed_makes_the_same_splices():
+    one, same, other = (list(splices(corpus(), 2, seed=seed)) for seed in (3, 3, 4))
+    assert [s.kind for s in one] == ["ai_in_real", "real_in_ai"] * 2
+    for a, b in zip(one, same):
+        assert a.rows == b.rows and np.array_equal(a.mask, b.mask) and a.image.tobytes() == b.image.tobytes()
+    assert [s.rows for s in one] != [s.rows for s in other]
+    # One kind alone is the same as that kind among both, and the first of many those of few.
+    alone = list(splices(corpus(), 1, seed=3, kinds=["real_in_ai"]))
+    assert alone[0].rows == one[1].rows
+
+
+def test_donors_are_of_other_groups():
+    dataset = corpus(groups=[str(i // 4) for i in range(12)])
+    for splice in splices(dataset, 10):
+        assert len({dataset[row]["group"] for row in splice.rows}) == 3
+
+
+def test_both_parts_have_been_compressed_alike():
+    flat = Picture.new("RGB", (64, 64), (90, 90, 90))
+    noise = Picture.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    nothing, everything = np.zeros((64, 64)), np.ones((64, 64))
+    assert blend(flat, noise, nothing).tobytes() == blend(flat, flat, everything).tobytes()
+    assert blend(flat, noise, everything).tobytes() == blend(noise, flat, nothing).tobytes()
+
+
+@pytest.mark.parametrize("size", [(288, 288), (400, 100), (32, 32)])
+def test_masks_are_feathered_blobs_within_the_image(size):
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(20):
+        mask = draw_mask(size, rng)
+        assert mask.shape == size[::-1] and mask.min() >= 0 and mask.max() <= 1 + 1e-9
+        assert ((mask > 0.1) & (mask < 0.9)).any()
+        shares.append((mask > 0.5).mean())
+    assert 0.06 < min(shares) < max(shares) < 0.27
+
+
+def test_images_of_different_sizes_are_cut_to_what_they_share():
+    rows = {
+        "image": [png(draw_picture((60 + 10 * i, 90 - 5 * i), seed=i)) for i in range(6)],
+        "label": [0, 1] * 3,
+    }
+    dataset = Dataset.from_dict(
+        rows, features=Features(image=Image(decode=False), label=ClassLabel(names=["real", "ai"]))
+    )
+    for splice in splices(dataset, 3):
+        sizes = [open_image(dataset[row]["image"]).size for row in splice.rows]
+        assert splice.image.size == tuple(min(size[axis] for size in sizes) for axis in (0, 1))
+
+
+@pytest.mark.parametrize(
+    "dataset, options, words",
+    [
+        (lambda: corpus(), {"kinds": ["ai_in_ai"]}, "real_in_ai"),
+        (lambda: corpus(2), {}, "two images of each class"),
+        (lambda: corpus(8, size=24), {}, "32 pixels"),
+    ],
+)
+def test_mistakes(dataset, options, words):
+    with pytest.raises(ValueError, match=words):
+        list(splices(dataset(), 1, **options))
+
+
+# --- scores --------------------------------------------------------------------------------------------------
+
+
+def test_scores_by_hand():
+    heat = np.array([[4.0, 1.0], [3.0, -2.0]])
+    mask = np.array([[True, False], [False, False]])
+    assert localisation(heat, mask) == {"pointing": 1, "energy": 0.5, "average_precision": 1}
+    second = localisation(heat, np.array([[False, False], [True, False]]))
+    assert second == {"pointing": 0, "energy": 3 / 8, "average_precision": 0.5}
+    # Two are strongest, one of them inside.
+    assert localisation(np.array([[1.0, 1.0]]), np.array([[True, False]]))["pointing"] == 0.5
+    assert localisation(-heat.clip(0) - 1, mask)["energy"] == 0
+
+
+def test_what_was_not_seen_does_not_count():
+    heat = np.array([[np.nan, 2.0, 1.0]])
+    assert localisation(heat, np.array([[True, True, False]]))["energy"] == pytest.approx(2 / 3)
+    assert all(np.isnan(value) for value in localisation(heat, np.array([[True, False, False]])).values())
+    with pytest.raises(ValueError, match="same image"):
+        localisation(heat, np.ones((2, 2), dtype=bool))
+
+
+def test_average_precision_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    heat, mask = rng.normal(size=(20, 30)), rng.random((20, 30)) < 0.2
+    expected = average_precision_score(mask.ravel(), heat.ravel())
+    assert localisation(heat, mask)["average_precision"] == pytest.approx(expected)
+
+
+def test_chance_knows_the_area_and_nothing_else():
+    rng = np.random.default_rng(1)
+    heat = np.full((40, 60), np.nan)
+    heat[5:35, 10:50] = rng.random((30, 40))
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:20, 15:30] = True
+    for drawn in random_maps(heat, 3):
+        assert np.array_equal(np.isfinite(drawn), np.isfinite(heat))
+        assert np.allclose(np.sort(drawn[np.isfinite(drawn)]), np.sort(heat[np.isfinite(heat)]))
+    chance = localisation_of_chance(np.where(mask, 5.0, heat * 0.01), mask, n=400)
+    area = mask.sum() / (30 * 40)
+    assert chance["energy"] == pytest.approx(area, abs=0.03) and chance["pointing"] == pytest.approx(
+        area, abs=0.03
+    )
+
+
+def test_the_centred_map_is_strongest_in_the_middle():
+    heat = centred_map((41, 61))
+    assert np.unravel_index(heat.argmax(), heat.shape) == (20, 30)
+    assert heat[20, 0] == pytest.approx(np.exp(-2)) == heat[0, 30]
