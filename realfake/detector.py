@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.special import expit
-from transformers.utils.hub import resolve_revision
 
 from .classifiers import load_classifier, load_processor, optional_file
 from .conformal import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
+from .hub_files import locate, verified
 from .images import open_image
 from .labels import AI, NAMES, REAL, columns_by_label
 from .margins import margin_from_logits
@@ -185,16 +185,21 @@ class Detector:
         """
         source = model or DEFAULT_CHECKPOINT
         # All files from one state of the repository, even if somebody pushes in the meantime.
-        pinned = resolve_revision(source, revision, token=token)
-        classifier = load_classifier(source, revision=pinned, token=token, dtype=dtype)
-        processor = load_processor(source, revision=pinned, token=token)
+        located = locate(source, revision, token)
+        files, pinned = located.source, located.revision
+
+        def opening():
+            classifier = load_classifier(files, revision=pinned, token=token, dtype=dtype)
+            return classifier, load_processor(files, revision=pinned, token=token)
+
+        classifier, processor = verified(located, opening)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = Path(source)
         name = folder.name if folder.is_dir() else str(source)
-        revision = getattr(pinned, "resolved", None) or revision
+        revision = located.commit or revision
         # Its configuration says whether there are statistics, so that no other checkpoint is asked for them.
         stated = (getattr(classifier.config, "realfake", None) or {}).get("novelty")
-        path = optional_file(source, NOVELTY_FILE, revision=pinned, token=token) if stated else None
+        path = optional_file(files, NOVELTY_FILE, revision=pinned, token=token) if stated else None
         novelty = Novelty.load(path) if path else None
         return cls(
             classifier.to(device), processor, label_map=label_map, name=name, revision=revision, novelty=novelty

@@ -8,7 +8,8 @@ from pathlib import Path
 def write_atomically(path: str | Path, text: str) -> None:
     """Write a text file so that a crash leaves the old one or the new one, never half of either."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Two processes must not write to the same one.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)

@@ -7,6 +7,7 @@ told to fail on purpose. `point_clients_at` redirects the clients of the running
 """
 
 import base64
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -329,15 +330,16 @@ class LoopbackHub:
         Args:
             path_regex (`str`): searched in the path, unquoted, with its query.
             action (`int` or `str`, *optional*, defaults to 500): an HTTP status to answer with; `"drop"`: close
-                the connection without an answer; `"truncate"`: a complete answer of half the content, as a bad
-                proxy gives; `"cut"`: lose the connection in the middle of the content. The last two wait for a
-                GET.
+                the connection without an answer; `"stall"`: never answer, until the hub is stopped or the client
+                hangs up; `"truncate"`: a complete answer of half the content, as a bad proxy gives; `"alter"`: the
+                whole content with a byte changed in its middle; `"cut"`: lose the connection in the middle of the
+                content; `"stop"`: the same, but the connection stays open and silent. The last four wait for a GET.
             times (`int`, *optional*, defaults to 1)
             method (`str`, *optional*): fail this method alone.
         """
-        if not isinstance(action, int) and action not in ("drop", "truncate", "cut"):
-            raise ValueError(f"unknown action {action!r}: give a status, 'drop', 'truncate' or 'cut'")
-        method = "GET" if action in ("truncate", "cut") else method
+        if not isinstance(action, int) and action not in ("drop", "stall", "truncate", "alter", "cut", "stop"):
+            raise ValueError(f"unknown action {action!r}; see fail_next")
+        method = "GET" if action in ("truncate", "alter", "cut", "stop") else method
         with self._lock:
             self._faults.append(_Fault(re.compile(path_regex), action, times, method))
 
@@ -714,30 +716,37 @@ class _Handler(BaseHTTPRequestHandler):
         with hub._lock:
             hub.requests.append(request)
             fault = hub._fault_for(self.command, unquote(self.path))
-            if fault == "drop":
+            if fault in ("drop", "stall"):
                 request.status = fault
-                self._hang_up()
-                return
-            try:
-                if isinstance(fault, int):
-                    raise _Refusal(fault, "Injected failure")
-                reply = hub._answer(request, body)
-            except _Refusal as refusal:
-                reply = _json({"error": str(refusal)}, refusal.status, refusal.headers)
-            except Exception:
-                hub.errors.append(f"{self.command} {self.path}\n{traceback.format_exc()}")
-                reply = _json({"error": "the loopback hub broke"}, 500)
-            request.status = reply.status
+            else:
+                try:
+                    if isinstance(fault, int):
+                        raise _Refusal(fault, "Injected failure")
+                    reply = hub._answer(request, body)
+                except _Refusal as refusal:
+                    reply = _json({"error": str(refusal)}, refusal.status, refusal.headers)
+                except Exception:
+                    hub.errors.append(f"{self.command} {self.path}\n{traceback.format_exc()}")
+                    reply = _json({"error": "the loopback hub broke"}, 500)
+                request.status = reply.status
+        if request.status == "drop":
+            return self._hang_up()
+        if request.status == "stall":
+            return self._wait()
         half = len(reply.body) // 2
         if fault == "truncate":
             reply.body = reply.body[:half]
+        elif fault == "alter":
+            reply.body = reply.body[:half] + bytes([reply.body[half] ^ 1]) + reply.body[half + 1 :]
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
-        if fault == "cut":
+        if fault in ("cut", "stop"):
             self.wfile.write(reply.body[:half])
+            if fault == "stop":
+                self._wait()
             self._hang_up()
         elif self.command != "HEAD":
             self.wfile.write(reply.body)
@@ -753,6 +762,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return b"".join(chunks)
+
+    def _wait(self) -> None:
+        """Say nothing more until the other side, or the hub's end, closes the connection."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.recv(1)
 
     def _hang_up(self) -> None:
         self.close_connection = True
