@@ -1,8 +1,10 @@
 """Novelty against distances and p-values worked out by hand, on every architecture, and through files and the Hub."""
 
+import importlib.util
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nonphotos
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from safetensors.numpy import load_file, save_file
-from tiny import ARCHITECTURES, draw_picture, save_tiny
+from tiny import ARCHITECTURES, draw_corpus, draw_picture, save_tiny
 
 from realfake import novelty, release
 from realfake.detector import Detector
 from realfake.novelty import Novelty, choose, fit, forward_with_features
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "fit_novelty.py"
 
 
 def block(mean, scale, components, variances, rest):
@@ -365,6 +369,66 @@ def test_from_the_hub(folder, hub):
     picture = nonphotos.draw("noise", (44, 36), 1)
     here = Detector.from_pretrained(folder).predict(picture)
     assert detector.predict(picture).novelty == here.novelty and here.reason == "novel"
+
+
+# --- scripts/fit_novelty.py
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("fit_novelty", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, n in {"train": 12, "validation": 160, "test": 12}.items():
+        draw_corpus(folder / split, n=n, size=40, seed=len(split))
+    return folder
+
+
+def run(script, monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["fit_novelty.py", *(str(word) for word in words)])
+    return script.main()
+
+
+def test_the_script_fits_an_existing_checkpoint(script, corpus, tiny_vit, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(tiny_vit, tmp_path / "copy")
+    before = (copy / "model.safetensors").read_bytes()
+    assert run(script, monkeypatch, copy, "--dataset", corpus, "--false_alarms", "0.1") == 0
+    said = capsys.readouterr().out
+    assert "Fitted on 40 real and 40 ai images." in said
+    assert "among 40 others (real): 0." in said and "among 40 others (ai): 0." in said and "Finished" in said
+    detector = Detector.from_pretrained(copy)
+    assert detector.novelty.alpha == 0.1 and (copy / "model.safetensors").read_bytes() == before
+    assert detector.predict(nonphotos.draw("noise", (60, 60))).reason == "novel"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--false_alarms", "0"), "--false_alarms must lie between 0 and 0.5"),
+        (("--batch_size", "0"), "--batch_size must be at least 1"),
+        (("--max_validation_samples", "30"), "too few to promise 0.05 false alarms; nothing was stored"),
+    ],
+)
+def test_the_script_says_what_is_wrong_in_one_line(
+    words, message, script, corpus, tiny_vit, tmp_path, monkeypatch, capsys
+):
+    copy = shutil.copytree(tiny_vit, tmp_path / "copy")
+    assert run(script, monkeypatch, copy, "--dataset", corpus, *words) == 2
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("fit_novelty.py: error")
+    ]
+    assert message in line and not (copy / "novelty.safetensors").exists()
+
+
+def test_the_script_needs_a_folder(script, corpus, monkeypatch, capsys):
+    assert run(script, monkeypatch, "user/model", "--dataset", corpus) == 2
+    assert "user/model is no folder" in capsys.readouterr().err
 
 
 # --- what the pictures are
