@@ -13,6 +13,9 @@
     python train_hf.py --dataset ./corpus --model_name_or_path … --dry_run
     python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --evaluate_only test --output_dir runs/vit
 
+    # look for good options first, in twenty short trainings
+    python train_hf.py --dataset ./corpus --model_name_or_path … --search 20 --num_train_epochs 2 --output_dir runs/search
+
 A run that was interrupted continues when the same command is given again. `--help` lists every option.
 """
 
@@ -37,7 +40,7 @@ def train(arguments) -> int:
     """Corpus → trainer → calibrated checkpoint → figures → card → Hub."""
     from transformers import set_seed
 
-    from realfake import publishing, release, robustness_run, runs, training
+    from realfake import publishing, release, robustness_run, runs, search, training
     from realfake.detector import Detector
 
     model_args, data_args, args = arguments.model, arguments.data, arguments.run
@@ -57,6 +60,10 @@ def train(arguments) -> int:
     )
     if args.dry_run:
         runs.show_dry_run(trainer, corpus, parts)
+        return 0
+
+    if args.search:
+        search.search(trainer, model_args, args.search)
         return 0
 
     if args.publish and trainer.is_world_process_zero():

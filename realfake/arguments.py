@@ -246,6 +246,13 @@ class RunArguments(TrainingArguments):
     evaluate_only: str | None = field(
         default=None, metadata={"help": f"Train nothing, measure one split: {', '.join(MEASURED_SPLITS)}."}
     )
+    search: int = field(
+        default=0,
+        metadata={
+            "help": "Search for good options in so many trainings (Optuna), by --metric_for_best_model, then stop; the same "
+            "command continues a search that was interrupted."
+        },
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Show the corpus, the model and the first augmented batch, then stop."}
     )
@@ -263,6 +270,13 @@ class RunArguments(TrainingArguments):
             )
         if self.measure_degradations < 0:
             raise ValueError(f"--measure_degradations must not be negative, as {self.measure_degradations} is.")
+        if self.search < 0:
+            raise ValueError(f"--search must be a number of trials, not {self.search}.")
+        if self.search and (self.early_stopping_patience or self.evaluate_only or self.dry_run):
+            raise ValueError(
+                "--search trains every trial to its end or prunes it: leave out --early_stopping_patience, --evaluate_only "
+                "and --dry_run."
+            )
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"--alpha must lie between 0 and 0.5, not {self.alpha}.")
         if not 0 < self.backbone_lr_factor <= 1:

@@ -163,11 +163,27 @@ class DetectorTrainer(Trainer):
             self.add_callback(AverageCallback(self))
         # The loss below is a mean over the batch, so gradient accumulation has to average.
         self.model_accepts_loss_kwargs = False
+        self._look_at_model()
+
+    def _look_at_model(self) -> None:
         self.find_frozen()
+        for kind in (PullToStart, HeadFirst):
+            self.pop_callback(kind)
         if self.args.l2_to_pretrained:
             self.add_callback(PullToStart(self.model, self.args.l2_to_pretrained))
         if self.args.head_epochs:
             self.add_callback(HeadFirst(self, self.args.head_epochs))
+
+    def call_model_init(self, trial=None) -> PreTrainedModel:
+        # A trial of a search begins with a new model.
+        model = super().call_model_init(trial)
+        self.model = model.to(memory_format=torch.channels_last) if self.args.channels_last else model
+        self._look_at_model()
+        return self.model
+
+    def _report_to_hp_search(self, trial, step: int, metrics: dict[str, float]) -> None:
+        # Trials differ in their batch size: they are compared after as many passes, not after as many steps.
+        super()._report_to_hp_search(trial, round(1000 * (self.state.epoch or 0)), metrics)
 
     def find_frozen(self) -> None:
         """Look up which layers are not trained."""
