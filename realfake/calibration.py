@@ -245,7 +245,7 @@ def _solve_grouped(logits, columns, weights, target, with_bias) -> tuple[float, 
     return float(best[0] / scale), float(best[1]) if with_bias else 0.0
 
 
-def _folds(is_ai, groups, n_folds, seed) -> np.ndarray | None:
+def folds(is_ai, groups, n_folds, seed) -> np.ndarray | None:
     """Fold of each image, (n,), groups whole and classes spread; `None` where a class has under two groups."""
     index, n_groups = group_index(groups, len(is_ai))
     share = np.bincount(index, is_ai, n_groups) / np.bincount(index, minlength=n_groups)
@@ -260,7 +260,7 @@ def _folds(is_ai, groups, n_folds, seed) -> np.ndarray | None:
 
 
 def _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed) -> Calibration:
-    fold = _folds(is_ai, groups, n_folds, seed)
+    fold = folds(is_ai, groups, n_folds, seed)
     weights, target = _objective(is_ai, class_balanced, smooth=False)
     if fold is None:
         before = _nll(margin_from_logits(logits, columns), weights, target)

@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from realfake import metrics
-from realfake.calibration import Calibration, _folds, fit, fit_grouped
+from realfake.calibration import Calibration, fit, fit_grouped, folds
 
 
 def draw(n, seed=0, temperature=1.0, bias=0.0, prior=0.4):
@@ -148,13 +148,13 @@ def test_folds_keep_groups_whole_and_spread_classes():
     rng = np.random.default_rng(0)
     groups = rng.integers(40, size=200)
     is_ai = groups % 4 == 0
-    fold = _folds(is_ai, groups, 5, 0)
+    fold = folds(is_ai, groups, 5, 0)
     assert set(fold) == set(range(5))
     for group in set(groups):
         assert len(set(fold[groups == group])) == 1
     for k in range(5):
         assert is_ai[fold == k].any() and (~is_ai[fold == k]).any()
-    assert _folds(np.array([True, False, False]), None, 5, 0) is None
+    assert folds(np.array([True, False, False]), None, 5, 0) is None
 
 
 def test_grouped_with_two_columns_is_fit():

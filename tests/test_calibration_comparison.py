@@ -1,0 +1,95 @@
+"""Beta and isotonic calibration against scikit-learn, and what each method reaches on images it has not seen."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, log_expit, logit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from realfake import metrics
+from realfake.calibration import fit
+from realfake.calibration_comparison import cross_validated_nll, fit_beta, fit_isotonic
+
+
+def draw(n, seed=0, prior=0.4):
+    """Margins that are calibrated log-odds at equal odds."""
+    rng = np.random.default_rng(seed)
+    is_ai = rng.random(n) < prior
+    return rng.normal(np.where(is_ai, 2.0, -2.0), 2.0), is_ai
+
+
+def test_beta_is_a_logistic_regression_on_two_logarithms():
+    margin, is_ai = draw(3000)
+    # Squeezed on one side only, which no temperature undoes.
+    margin = np.where(margin > 0, margin / 3, margin)
+    features = np.stack([log_expit(margin), -log_expit(-margin)], axis=1)
+    model = LogisticRegression(C=np.inf, class_weight="balanced", tol=1e-12, solver="newton-cholesky")
+    expected = model.fit(features, is_ai).decision_function(features)
+    assert (model.coef_ > 0).all()
+    np.testing.assert_allclose(fit_beta(margin, is_ai)(margin), expected, atol=1e-4)
+
+
+def test_beta_never_falls_with_the_margin():
+    margin, is_ai = draw(400)
+    calibrated = fit_beta(-margin, is_ai)(np.linspace(-20, 20, 101))
+    assert (np.diff(calibrated) >= -1e-9).all() and np.ptp(calibrated) < 1e-3
+
+
+def test_isotonic_by_hand():
+    # Shares of ai 0, 1/2 (pooled: 1 then 0), 1 with equal classes: three and three.
+    margin = np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0])
+    is_ai = np.array([False, False, True, False, True, True])
+    calibrated = expit(fit_isotonic(margin, is_ai)(margin))
+    # 0 and 1 are kept away by half an image of four.
+    np.testing.assert_allclose(calibrated, [1 / 8, 1 / 8, 1 / 2, 1 / 2, 7 / 8, 7 / 8])
+    assert expit(fit_isotonic(margin, is_ai)([-50.0, 50.0])) == pytest.approx([1 / 8, 7 / 8])
+
+
+def test_isotonic_is_that_of_scikit_learn():
+    margin, is_ai = draw(500)
+    margin = np.round(margin, 1)
+    weights = metrics.class_balanced_weights(is_ai)
+    model = IsotonicRegression(out_of_bounds="clip").fit(margin, is_ai.astype(float), weights)
+    low, high = 0.5 / ((~is_ai).sum() + 1), 1 - 0.5 / (is_ai.sum() + 1)
+    expected = model.predict(margin).clip(low, high)
+    np.testing.assert_allclose(expit(fit_isotonic(margin, is_ai)(margin)), expected, atol=1e-9)
+
+
+def test_cross_validated_nll():
+    margin, is_ai = draw(2000)
+    calm = cross_validated_nll(margin, is_ai)
+    assert list(calm) == ["identity", "temperature", "temperature_bias", "beta", "isotonic"]
+    balanced = metrics.nll(margin, is_ai, metrics.class_balanced_weights(is_ai))
+    assert calm["identity"] == pytest.approx(balanced)
+    # Nothing is to be gained on a calibrated model, and flexibility costs.
+    assert (
+        max(calm["temperature_bias"], calm["beta"]) < balanced + 0.005
+        and calm["isotonic"] > calm["temperature"]
+    )
+    # Too sure by a factor of four: any method mends that.
+    sure = cross_validated_nll(4 * margin, is_ai)
+    assert sure["identity"] > 1.5 * balanced
+    assert all(sure[name] == pytest.approx(balanced, rel=0.06) for name in sure if name != "identity")
+    # Squeezed on one side: beta follows, a temperature cannot.
+    bent = cross_validated_nll(np.where(margin > 0, margin / 4, 2 * margin), is_ai)
+    assert bent["beta"] < bent["temperature_bias"] - 0.005
+    assert cross_validated_nll(margin, is_ai) == calm
+
+
+def test_held_out_means_held_out():
+    # Every group has a margin of its own: what is learnt of others says nothing, unless copies leak between folds.
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 5)
+    margin, is_ai = np.repeat(rng.normal(size=60), 5), np.repeat(rng.random(60) < 0.5, 5)
+    whole = cross_validated_nll(margin, is_ai, groups=groups)
+    leaking = cross_validated_nll(margin, is_ai)
+    assert leaking["isotonic"] < whole["isotonic"]
+
+
+def test_too_few_and_bad_input():
+    assert cross_validated_nll([1.0, -1.0], [True, False]) is None
+    with pytest.raises(ValueError, match="NaN"):
+        cross_validated_nll([np.nan, 1.0], [True, False])
+    margin, is_ai = draw(60)
+    assert fit(margin, is_ai).method and np.isfinite(list(cross_validated_nll(margin, is_ai).values())).all()
+    assert np.isfinite(logit(expit(fit_isotonic(np.sort(margin), np.sort(is_ai))(margin)))).all()
