@@ -365,14 +365,17 @@ class Detector:
         (pixels,) = self._batches([decoded])
         region = seen_region(self.processor, *decoded.size)
         with self.lock:
-            attribution = attribute(self.model, pixels, self.columns, method, target, **options)
             logits, novelty = self.examine(pixels)
+            margins = margin_from_logits(logits, self.columns)
+            # Every pass that is not made twice keeps the map affordable.
+            score = float(margins[0]) * (1 if target == AI else -1)
+            attribution = attribute(self.model, pixels, self.columns, method, target, score=score, **options)
             tested = self._evidence(pixels, attribution, region) if evidence else None
         return Explanation(
             heatmap=region.to_image(attribution.heatmap),
             method=method,
             target=target,
-            prediction=self._predictions(margin_from_logits(logits, self.columns), novelty, prior_ai)[0],
+            prediction=self._predictions(margins, novelty, prior_ai)[0],
             image=decoded,
             details=attribution.details,
             evidence=tested,
@@ -385,7 +388,8 @@ class Detector:
         margin = Margin(self.model, self.columns, attribution.target)
         # Random parts must not fall on padding, where removing costs nothing.
         box = tuple(round(edge) for edge in region.input_box)
-        return evidence_of(margin, pixels, attribution.heatmap, attribution.target, box=box)
+        score = attribution.details["score"]
+        return evidence_of(margin, pixels, attribution.heatmap, attribution.target, box=box, score=score)
 
     def _decoded_batches(self, images: Sequence, batch_size: int) -> Iterator[torch.Tensor]:
         for start in range(0, len(images), batch_size):
