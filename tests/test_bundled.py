@@ -69,7 +69,7 @@ def test_figures_are_those_of_the_weights_and_can_be_computed_again(folder):
         again = measure(**scores, thresholds=detector.thresholds, seed=42)
         # Sums over threads differ in their last digit from machine to machine.
         again, stated = flat(again), flat(record["figures"])
-        assert again.keys() == stated.keys()
+        assert stated.keys() <= again.keys()
         for name, figure in stated.items():
             assert again[name] == (
                 pytest.approx(figure, rel=1e-9, abs=1e-12) if isinstance(figure, float) else figure
@@ -82,7 +82,8 @@ def test_the_test_split_was_measured_once_and_that_is_logged(folder):
         for entry in read_log(BUNDLED / "measurements.jsonl")
         if entry["split"] == "test" and entry["checkpoint_sha256"] == checkpoint_hash(folder)
     ]
-    assert len(looks) == 1
+    # Once as the images are, and at most once more under the grid of degradations.
+    assert ["degradations" in entry for entry in looks] in ([False], [False, True])
     assert looks[0]["figures"]["auroc"] == read_evaluation(folder)["test"]["figures"]["summary"]["auroc"]
 
 
@@ -118,17 +119,7 @@ def test_the_front_page_states_the_figures_of_the_cards(folder):
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "astronaut",
-        "coffee",
-        "rocket",
-        pytest.param(
-            "cat", marks=pytest.mark.xfail(strict=True, reason="a known false positive of this checkpoint")
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket", "cat"])
 def test_photographs_are_not_called_ai(name):
     assert Detector.from_pretrained().predict(getattr(photographs, name)()).verdict != "ai"
 
