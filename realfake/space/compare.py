@@ -195,10 +195,12 @@ def answered(words: Words, detector: Detector, prediction, drawn: str) -> str:
     """A detector's answer: verdict, probabilities, map."""
     named = prediction.verdict
     calibrated = about.is_calibrated(detector.facts)
+    why = words.named("short", prediction.reason) if prediction.reason else ""
     corpus = dict(about.statements(words, detector.facts))[words("about.corpus")]
     return (
         f'<section class="rf-card rf-compared rf-{named}"><h3>{about.model_link(detector.name)}</h3>'
-        f'<p class="rf-verdict-line">{icon(named, 22)}<span>{unbroken(words(f"verdict.{named}"))}</span></p>'
+        f'<p class="rf-verdict-line">{icon(named, 22)}<span>{unbroken(words(f"verdict.{named}"))}</span>'
+        f'<span class="rf-small">{escape(why)}</span></p>'
         f"{render.bars(words, prediction.probabilities, calibrated, level=4)}{drawn}"
         f'<p class="rf-small">{escape(words("about.corpus"))}: {escape(corpus)}</p></section>'
     )

@@ -78,9 +78,11 @@ def _drawn(words: Words, row: Row) -> str:
             f'<span lang="en">{escape(row.problem)}</span></td><td data-key="-1">–</td></tr>'
         )
     verdict, share = row.answer["verdict"], row.answer["probabilities"][AI]
+    why = row.answer["reason"]
+    why = f' <span class="rf-small">({escape(words.named("short", why))})</span>' if why else ""
     return (
         f'<tr><td>{row.thumbnail}</td>{name}<td data-key="{verdict}"><span class="rf-said rf-said-{verdict}">'
-        f'{unbroken(words(f"verdict.{verdict}"))}</span></td><td data-key="{share:.6f}">{escape(words.percent(share))}</td></tr>'
+        f'{unbroken(words(f"verdict.{verdict}"))}</span>{why}</td><td data-key="{share:.6f}">{escape(words.percent(share))}</td></tr>'
     )
 
 

@@ -5,17 +5,17 @@ What `report` writes with; knows nothing of detectors. Drawn by matplotlib, with
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.textpath import text_to_path
 from PIL import Image
 
 # Inches.
 _WIDTH, _HEIGHT = 8.27, 11.69
 _MARGIN = 0.8
 _COLUMN = _WIDTH - 2 * _MARGIN
-_PICTURE_HEIGHT = 2.9
+_PICTURE_HEIGHT = 2.5
 # Unknown to the font: shown as this, not left out.
 _UNKNOWN = "?"
 
@@ -53,7 +53,7 @@ class Sheet:
             self._turn()
         self.write(text, 11, bold=True)
 
-    def rows(self, rows: list[tuple[str, str]], first: float = 2.2) -> None:
+    def rows(self, rows: list[tuple[str, str]], first: float = 1.8) -> None:
         """Write two columns; `first` is the width of the left one in inches."""
         size = 9
         for left, right in rows:
@@ -98,7 +98,6 @@ class Sheet:
         if hasattr(self, "_figure"):
             self._pages.savefig(self._figure)
         self._figure = Figure((_WIDTH, _HEIGHT))
-        self._renderer = FigureCanvasAgg(self._figure).get_renderer()
         self._y = _HEIGHT - _MARGIN
 
     def _line(self, line: str, size: float, bold: bool, colour: str, left: float) -> None:
@@ -114,21 +113,24 @@ class Sheet:
         """Lines no wider than `width` inches; a word that is wider by itself, such as a hash, is cut."""
         lines, line = [], ""
         for word in _known(text, font).split():
-            while self._width(word, font) > width:
-                cut = max(1, int(len(word) * width / self._width(word, font)) - 1)
+            while _width(word, font) > width:
+                cut = max(1, int(len(word) * width / _width(word, font)) - 1)
                 lines.extend([line] if line else [])
                 lines.append(word[:cut])
                 line, word = "", word[cut:]
             longer = f"{line} {word}".strip()
-            if self._width(longer, font) <= width:
+            if _width(longer, font) <= width:
                 line = longer
             else:
                 lines.append(line)
                 line = word
         return [*lines, line] if line else lines or [""]
 
-    def _width(self, text: str, font: FontProperties) -> float:
-        return self._renderer.get_text_width_height_descent(text, font, False)[0] / self._figure.dpi
+
+def _width(text: str, font: FontProperties) -> float:
+    """In inches."""
+    # Of outlines, as a PDF sets them; on a screen's grid of pixels the same text is some percent wider or narrower.
+    return text_to_path.get_text_width_height_descent(text, font, False)[0] / 72
 
 
 def _font(size: float, bold: bool = False) -> FontProperties:
