@@ -347,10 +347,10 @@ def test_which_detector_the_space_opens_in_trouble(hub, tiny_vit, tmp_path, monk
         loaded = loading.load({"REALFAKE_MODEL": named})
     if trouble == "evaluation":
         # Its figures could not be had; the detector could.
-        assert (loaded.detector.name, loaded.notice, loaded.evaluation) == ("user/served", None, None)
+        assert (loaded.detector.name, loaded.missing, loaded.evaluation) == ("user/served", None, None)
     else:
         assert loaded.detector.name == "bundled"
-        assert f"The detector {named.split('@')[0]} could not be loaded" in loaded.notice
+        assert loaded.missing == named.split("@")[0]
 
 
 # A corpus on the Hub
