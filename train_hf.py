@@ -13,6 +13,10 @@
     python train_hf.py --dataset ./corpus --model_name_or_path … --dry_run
     python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --evaluate_only test --output_dir runs/vit
 
+    # a second stage, on what the first one got wrong
+    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --evaluate_only train --output_dir runs/vit
+    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --hard_examples runs/vit --learning_rate 3e-5 --output_dir runs/vit-2
+
     # look for good options first, in twenty short trainings
     python train_hf.py --dataset ./corpus --model_name_or_path … --search 20 --num_train_epochs 2 --output_dir runs/search
 
@@ -40,7 +44,7 @@ def train(arguments) -> int:
     """Corpus → trainer → calibrated checkpoint → figures → card → Hub."""
     from transformers import set_seed
 
-    from realfake import publishing, release, robustness_run, runs, search, training
+    from realfake import hard_examples, publishing, release, robustness_run, runs, search, training
     from realfake.detector import Detector
 
     model_args, data_args, args = arguments.model, arguments.data, arguments.run
@@ -52,6 +56,10 @@ def train(arguments) -> int:
         detector = Detector.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
         runs.measure_split(detector, parts, args.evaluate_only, data_args, args)
         return 0
+
+    hard = None
+    if data_args.hard_examples:
+        hard = hard_examples.prepare(model_args, data_args, args, parts)
 
     set_seed(args.seed)  # a new head starts from random weights
     model, processor = training.prepare_classifier(model_args)
@@ -78,6 +86,8 @@ def train(arguments) -> int:
     measured = ("selection", "calibration", "held_out", *(["test"] if args.measure_test else []))
     for split in measured:
         runs.measure_split(detector, parts, split, data_args, args, calibration)
+    if hard is not None:
+        hard_examples.conclude(detector, hard, facts, parts["validation"], args)
     if not trainer.is_world_process_zero():
         return 0
     if args.measure_test:

@@ -134,6 +134,16 @@ class DataArguments:
         default=0.0,
         metadata={"help": "Put a rectangle of one training image into another; α as above; 0: do not."},
     )
+    hard_examples: str | None = field(
+        default=None,
+        metadata={
+            "help": "Go on training on the mistakes of an evaluation of the training images (--evaluate_only train), in this "
+            "folder, mixed with ordinary images; validation is measured before and after."
+        },
+    )
+    hard_share: float = field(
+        default=0.3, metadata={"help": "Share of the mistakes among the images, with --hard_examples."}
+    )
     train_crop_size: int | None = field(
         default=None,
         metadata={
@@ -154,6 +164,10 @@ class DataArguments:
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) <= 10:
                 raise ValueError(f"--{name} must lie between 0 and 10, not {getattr(self, name)}.")
+        if not 0 < self.hard_share <= 1:
+            raise ValueError(f"--hard_share must lie in (0, 1], not {self.hard_share}.")
+        if self.hard_examples and self.streaming:
+            raise ValueError("--hard_examples cannot look into a stream; leave out --streaming.")
         for name in ("max_train_samples", "max_validation_samples", "max_test_samples"):
             value = getattr(self, name)
             if value is not None and value < 2:

@@ -86,6 +86,10 @@ def _check_together(arguments: Arguments) -> None:
             "--backbone_lr_factor, --l2_to_pretrained and --head_epochs spare a pretrained backbone: pass "
             "--model_name_or_path rather than --model_type."
         )
+    if data.hard_examples and model.model_type:
+        raise ValueError(
+            "--hard_examples goes on with a trained detector: pass --model_name_or_path rather than --model_type."
+        )
     if model.trainable == "head" and args.head_epochs:
         raise ValueError("--trainable head never trains more than the head; leave --head_epochs out.")
     if not args.evaluate_only and data.streaming and args.max_steps <= 0:

@@ -35,6 +35,7 @@ from .fine_tuning import HeadFirst, PullToStart, slow_backbone
 from .heads import check_foldable, select_trainable, set_dropout
 from .labels import AI, NAMES, REAL
 from .metrics import margin_from_logits
+from .records import write_atomically
 from .training_images import (
     Collator,
     EpochCallback,
@@ -44,6 +45,9 @@ from .training_images import (
     TrainingImages,
     training_processor,
 )
+
+# In a checkpoint of a streamed corpus: how far it had come.
+STREAM_NAME = "stream.json"
 
 
 def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -262,8 +266,16 @@ class DetectorTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with self._averaged():
             super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
         if self.average is not None and self.args.should_save:
-            save_unaveraged(self.model, output_dir or self.args.output_dir)
+            save_unaveraged(self.model, folder)
+        if isinstance(self.train_dataset, StreamedImages) and self.args.should_save:
+            write_atomically(folder / STREAM_NAME, json.dumps(self._epochs().position) + "\n")
+
+    def _epochs(self) -> EpochCallback:
+        return next(
+            callback for callback in self.callback_handler.callbacks if isinstance(callback, EpochCallback)
+        )
 
     def plain_model(self) -> PreTrainedModel:
         """Return the model without what accelerate wraps around it: bf16 autocast would blur its logits."""
@@ -277,6 +289,13 @@ class DetectorTrainer(Trainer):
             if self.args.ema_decay:
                 self.average = WeightAverage(self.model, self.args.ema_decay)
             load_unaveraged(self.model, resume_from_checkpoint)
+        if isinstance(self.train_dataset, StreamedImages):
+            path = Path(resume_from_checkpoint) / STREAM_NAME
+            if not path.is_file():
+                raise ValueError(
+                    f"{resume_from_checkpoint} does not say how far its stream had come; train anew."
+                )
+            self._epochs().resume_at(json.loads(path.read_text()))
 
     def _load_best_model(self):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -325,9 +344,12 @@ def build_trainer(
     )
     augmentation = Augmentation(strength=data.augmentation, crop_size=crop)
     streamed = isinstance(train, IterableDataset)
-    images = (StreamedImages if streamed else TrainingImages)(
-        train, augmentation, model.config.label2id, args.seed
-    )
+    common = (train, augmentation, model.config.label2id, args.seed)
+    images = StreamedImages(*common, args.train_batch_size) if streamed else TrainingImages(*common)
+    if streamed:
+        # `Trainer` would look for its place by passing over as many batches as it made steps, which ends the training
+        # where the stream is shorter than that.
+        args.ignore_data_skip = True
     collator = Collator(training_processor(processor, crop if preprocessing == "native" else None))
     if crop is not None:
         _try_out(model, collator, crop)

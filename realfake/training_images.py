@@ -54,20 +54,52 @@ class TrainingImages(torch.utils.data.Dataset):
 
 
 class StreamedImages(torch.utils.data.IterableDataset):
-    """The same as [`TrainingImages`] for a streamed corpus, numbered in the order of the stream."""
+    """The same as [`TrainingImages`] for a streamed corpus, numbered in the order of the stream.
+
+    Args:
+        batch_rows: Rows in a batch of one process.
+
+    A pass can begin at `start`, counted in such batches. What lies before is read past, because the shuffling buffer has to be filled
+    as it was: a resumed run sees what it would have seen, and waits for the download once more, but not for the augmentation.
+    Worker processes of the loader take turns, which is accounted for as long as each has its fair share of the stream.
+    """
 
     def __init__(
-        self, dataset: IterableDataset, augmentation: Augmentation, label2id: dict[str, int], seed: int
+        self,
+        dataset: IterableDataset,
+        augmentation: Augmentation,
+        label2id: dict[str, int],
+        seed: int,
+        batch_rows: int = 1,
     ):
         self.dataset = dataset
         self.augmentation = augmentation
         self.label_ids = _label_ids(dataset, label2id)
         self.seed = seed
+        self.batch_rows = batch_rows
         self.epoch = 0
+        self.start = 0
 
     def __iter__(self):
+        began = False
+        for item in self._pass(self._rows_before()):
+            began = True
+            yield item
+        if self.start and not began:  # it was interrupted just as the pass ended
+            self.epoch, self.start = self.epoch + 1, 0
+            yield from self._pass(0)
+
+    def _rows_before(self) -> int:
+        worker = torch.utils.data.get_worker_info()
+        if worker is None:
+            return self.start * self.batch_rows
+        return (self.start + worker.num_workers - 1 - worker.id) // worker.num_workers * self.batch_rows
+
+    def _pass(self, rows_before: int):
         self.dataset.set_epoch(self.epoch)
         for index, row in enumerate(self.dataset):
+            if index < rows_before:
+                continue
             rng = np.random.default_rng([self.seed, self.epoch, index])
             yield {
                 "image": self.augmentation(open_image(row["image"]), rng),
@@ -157,16 +189,48 @@ def _rectangle(size, share: float, rng: np.random.Generator) -> tuple[int, int, 
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training images which epoch it is, so that each one sees other augmentations."""
+    """Tells the training images which epoch it is, so that each one sees other augmentations.
+
+    Of a stream it counts the passes and how far the present one has come, which `Trainer` cannot know: it does not know how
+    long a pass is.
+    """
 
     def __init__(self, images: TrainingImages | StreamedImages):
         self.images = images
         self._next = 0
+        self._start = 0
+        self._taken = 0
+        self._began = False
+        self._resumed: dict | None = None
+
+    @property
+    def position(self) -> dict:
+        """Where a stream stands: the pass, and the batches of a process taken of it, over all processes."""
+        return {"pass": self.images.epoch, "batches": self.images.start + self._taken}
+
+    def resume_at(self, position: dict) -> None:
+        """Begin the next training there."""
+        self._resumed = position
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._next = int(state.epoch or 0)
+        self._next, self._start, self._began = int(state.epoch or 0), 0, False
+        if self._resumed is not None:
+            self._next, self._start = self._resumed["pass"], self._resumed["batches"]
+            self._resumed = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Counted, because `state.epoch` of a stream is its share of `max_steps`, not the passes over it.
+        self._taken = 0
+        if self._began:  # a resumed pass may have turned out to be at its end
+            self._next = max(self._next, self.images.epoch + 1)
+        self._began = True
+        if isinstance(self.images, StreamedImages):
+            self.images.start, self._start = self._start, 0
         self.images.epoch = self._next
         self._next += 1
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._taken += args.world_size
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self._taken += args.world_size

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -423,3 +425,106 @@ def test_the_trainer_never_pushes_by_itself(tmp_path):
 
 def test_images_stay_pil_until_the_collator(sixteen):
     assert isinstance(PlainImages(sixteen, LABEL2ID)[0]["image"], Image.Image)
+
+
+# --- streams
+
+
+class Seen:
+    """Writes down what is drawn from a stream."""
+
+    def __init__(self, trainer):
+        collator = trainer.data_collator
+        self.batches = []
+        trainer.data_collator = lambda rows: (
+            self.batches.append([row["draw"][1:] for row in rows]),
+            collator(rows),
+        )[1]
+
+
+def trainer_for_stream(folder, stream, selection, args):
+    prepared = prepare_classifier(ModelArguments(model_name_or_path=str(folder)))
+    return build_trainer(
+        *prepared, stream, selection, "processor", DataArguments(dataset="drawn", augmentation=1.0), args
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_stream(sixteen, tiny_vit, tmp_path_factory):
+    """Seven steps over a stream of 16 rows in batches of 6: three steps a pass."""
+    folder = tmp_path_factory.mktemp("streamed")
+    return folder, *run_stream(tiny_vit, sixteen, folder)
+
+
+def run_stream(model, dataset, folder, resume=None, **more):
+    args = arguments(
+        folder,
+        **{
+            "max_steps": 7, "per_device_train_batch_size": 6, "save_strategy": "steps", "save_steps": 1,
+            "save_total_limit": 7, **more,
+        },
+    )  # fmt: skip
+    stream = dataset.to_iterable_dataset().shuffle(seed=3, buffer_size=5)
+    trainer = trainer_for_stream(model, stream, dataset, args)
+    seen = Seen(trainer)
+    trainer.train(resume_from_checkpoint=resume and str(resume))
+    return trainer.plain_model().state_dict(), seen.batches
+
+
+def test_passes_of_a_stream(whole_stream):
+    _, _, batches = whole_stream
+    assert [{epoch for epoch, _ in batch} for batch in batches][:7] == [{0}] * 3 + [{1}] * 3 + [{2}]
+    assert [len(batch) for batch in batches][:6] == [6, 6, 4] * 2
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])  # in mid-pass, and just as a pass ended
+def test_a_resumed_stream_goes_on_where_it_was(step, whole_stream, sixteen, tiny_vit, tmp_path):
+    folder, state, batches = whole_stream
+    position = json.loads((folder / f"checkpoint-{step}" / "stream.json").read_text())
+    assert position == {"pass": (step - 1) // 3, "batches": (step - 1) % 3 + 1}
+    resumed, rest = run_stream(tiny_vit, sixteen, tmp_path, resume=folder / f"checkpoint-{step}")
+    assert rest[: 7 - step] == batches[step:7]
+    for name, tensor in state.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_a_stream_that_is_resumed_twice(whole_stream, sixteen, tiny_vit, tmp_path):
+    folder, state, _ = whole_stream
+    run_stream(tiny_vit, sixteen, tmp_path, resume=folder / "checkpoint-3")  # at the end of a pass
+    again, _ = run_stream(tiny_vit, sixteen, tmp_path / "again", resume=tmp_path / "checkpoint-5")
+    for name, tensor in state.items():
+        assert torch.equal(again[name], tensor), name
+
+
+def test_a_stream_under_gradient_accumulation(sixteen, tiny_vit, tmp_path):
+    more = {
+        "gradient_accumulation_steps": 2,
+        "max_steps": 5,
+        "per_device_train_batch_size": 4,
+    }  # 2 steps a pass
+    whole, batches = run_stream(tiny_vit, sixteen, tmp_path / "whole", **more)
+    resumed, rest = run_stream(
+        tiny_vit, sixteen, tmp_path / "resumed", resume=tmp_path / "whole" / "checkpoint-3", **more
+    )
+    assert rest[:4] == batches[6:10]
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_workers_take_turns(sixteen, monkeypatch):
+    stream = StreamedImages(sixteen.to_iterable_dataset(), Augmentation(0.0), LABEL2ID, 0, batch_rows=4)
+    stream.start = 5
+    assert stream._rows_before() == 20
+    before = []
+    for worker in range(2):
+        info = SimpleNamespace(num_workers=2, id=worker)
+        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda info=info: info)
+        before.append(stream._rows_before())
+    assert before == [12, 8], "batches 0, 2 and 4 of the first, 1 and 3 of the second"
+
+
+def test_a_checkpoint_that_does_not_say_where_its_stream_was(whole_stream, sixteen, tiny_vit, tmp_path):
+    folder = shutil.copytree(whole_stream[0] / "checkpoint-2", tmp_path / "checkpoint-2")
+    (folder / "stream.json").unlink()
+    with pytest.raises(ValueError, match="does not say how far its stream had come"):
+        run_stream(tiny_vit, sixteen, tmp_path / "run", resume=folder)
