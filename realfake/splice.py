@@ -6,8 +6,10 @@ a map finds there is the seam and the change of content, not the generator.
 """
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -16,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 
 from .images import open_image
 from .labels import AI, NAMES, REAL
+from .records import write_atomically
 
 KINDS = {"ai_in_real": (REAL, AI), "real_in_ai": (AI, REAL)}  # label of the base, label of the region
 LARGEST, SMALLEST = 512, 32
@@ -126,6 +129,30 @@ def splices(dataset: Dataset, n: int, seed: int = 0, kinds: Sequence[str] = tupl
     for _ in range(n):
         for kind in kinds:
             yield _draw(dataset, by_label, groups, kind, generators[kind])
+
+
+def save_splices(dataset: Dataset, folder: str | os.PathLike, n: int, seed: int = 0) -> int:
+    """Write the pictures of [`splices`] for other people's methods: `image-*`, `control-*`, `mask-*` and `splices.csv`.
+
+    As PNG, which holds the very pixels that maps are scored on: another JPEG would change them.
+
+    Returns:
+        How many splices were written.
+
+    Raises:
+        ValueError: As [`splices`].
+        OSError: A file cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["number,kind,target,base_row,donor_row,control_row"]
+    for number, splice in enumerate(splices(dataset, n, seed)):
+        pictures = {"image": splice.image, "control": splice.control, "mask": Image.fromarray(splice.mask)}
+        for name, picture in pictures.items():
+            picture.save(folder / f"{name}-{number:04d}.png")
+        lines.append(f"{number},{splice.kind},{splice.target},{','.join(map(str, splice.rows))}")
+    write_atomically(folder / "splices.csv", "\n".join(lines) + "\n")
+    return len(lines) - 1
 
 
 def _draw(dataset, by_label, groups, kind: str, rng: np.random.Generator) -> Splice:

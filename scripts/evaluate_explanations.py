@@ -45,6 +45,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--max_samples", type=int, default=200, help="Explain this many images at most.")
     parser.add_argument("--splices", type=int, default=50, help="Spliced pictures of each kind; 0 for none.")
+    parser.add_argument(
+        "--save_splices", metavar="FOLDER", help="Write the spliced pictures, controls and masks there as well."
+    )
     parser.add_argument("--steps", type=int, default=8, help="Of the deletion and insertion curves.")
     parser.add_argument("--n_random", type=int, default=3, help="Random maps that each map is compared with.")
     parser.add_argument(
@@ -80,6 +83,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         raise ValueError(f"--methods knows no {unknown[0]!r}; there are {', '.join(METHODS)}.")
     if options.store_layer and options.split == "test":
         raise ValueError("--store_layer chooses, which test images are not for; pass --split validation.")
+    if options.save_splices and not options.splices:
+        raise ValueError(
+            "--save_splices has nothing to write with --splices 0; leave it out, or ask for splices."
+        )
     if options.store_layer and not options.layers:
         raise ValueError("--store_layer needs layers to choose among; pass --layers as well.")
     return options
@@ -107,6 +114,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from realfake import corpus_options, explanation_evaluation, explanation_report, records, release, runs
     from realfake.measurement_log import count, log_measurement
+    from realfake.splice import save_splices
 
     if options.store_layer and not (Path(options.model) / "config.json").is_file():
         raise ValueError(
@@ -133,6 +141,9 @@ def evaluate(options: argparse.Namespace) -> int:
     findings = explanation_evaluation.Findings(path)
     before = len(findings.lines)
 
+    if options.save_splices:
+        written = save_splices(dataset, options.save_splices, options.splices, settings.seed)
+        print(f"Wrote {written} splices to {options.save_splices}.", flush=True)
     total = len(dataset) * len(compared) + options.splices * 2 * (len(compared) + 1)
     with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
         explanation_evaluation.measure_faithfulness(detector, dataset, compared, findings, settings, bar.update)

@@ -41,7 +41,7 @@ def run(monkeypatch, inputs, output, *options):
 def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(inputs[0], model)
-    options = ("--layers", "3", "--store_layer")
+    options = ("--layers", "3", "--store_layer", "--save_splices", str(tmp_path / "splices"))
     assert run(monkeypatch, (model, inputs[1]), tmp_path / "out", *options) == 0
     printed = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "explanations.json").read_text())["validation"]
@@ -73,6 +73,10 @@ def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_pat
     assert stored == (best.partition("@")[2] or None)
     assert ("nothing to store" in printed) == (stored is None)
     assert not (tmp_path / "out" / "log.jsonl").exists()
+    kept = sorted(path.name for path in (tmp_path / "splices").iterdir())
+    assert len(kept) == 4 * 3 + 1 and "control-0003.png" in kept
+    lines = (tmp_path / "splices" / "splices.csv").read_text().split("\n")
+    assert lines[1].startswith("0,ai_in_real,ai,") and len(lines) == 6
 
 
 def test_a_finished_run_is_written_down_again_without_measuring(monkeypatch, inputs, tmp_path):
@@ -131,6 +135,7 @@ def test_a_look_at_test_images_is_logged_once(monkeypatch, inputs, tmp_path):
         (("--steps", "1"), "--steps must be at least 2"),
         (("--store_layer", "--layers", "2", "--split", "test"), "--split validation"),
         (("--store_layer",), "--layers"),
+        (("--save_splices", "somewhere", "--splices", "0"), "leave it out"),
         (("--split", "selections"), "invalid choice"),
     ],
 )
