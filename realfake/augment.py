@@ -69,7 +69,9 @@ class Augmentation:
         s = self.strength
         tiny = min(image.size) <= _TINY
         # One draw for all decisions: a call of the generator costs as much as a small image's crop.
-        small, rescaled, compressed, before, again, coloured, grey, blurred, noised, flipped = rng.random(10).tolist()
+        small, rescaled, compressed, before, again, coloured, grey, blurred, noised, flipped = rng.random(
+            10
+        ).tolist()
         first = compressed < s * _COMPRESS and before < _BEFORE
         last = compressed < s * _COMPRESS and before >= _BEFORE
         again = again < s * _COMPRESS_AGAIN
@@ -188,7 +190,10 @@ class Augmentation:
             "crop": "random" if self.crop_size else "none",
             "flip": {"p": 0.5 if self.flip else 0.0},
             "rescale": {"p": s * _RESCALE, "factor": [1 - self._spread, 1 + self._spread]},
-            "small on black": {"p": s * _SMALL if self.crop_size else 0.0, "side (of the crop)": [_SMALLEST, 1.0]},
+            "small on black": {
+                "p": s * _SMALL if self.crop_size else 0.0,
+                "side (of the crop)": [_SMALLEST, 1.0],
+            },
             "shift (shortest side up to 64 px, instead of rescale)": {"pixels": self._shift},
             "compression": {
                 "p": s * _COMPRESS,

@@ -59,7 +59,7 @@ def test_a_name_that_no_hub_id_can_be():
 
 @pytest.mark.parametrize("open_it", [load_classifier, load_processor, Detector.from_pretrained])
 def test_a_hub_id_that_cannot_be_reached(open_it):
-    with pytest.raises(OSError, match="No checkpoint 'user/nothing'.*hf auth login") as error:
+    with pytest.raises(OSError, match="No checkpoint 'user/nothing'.*Check the name") as error:
         open_it("user/nothing")
     one_line(error)
 

@@ -170,7 +170,10 @@ def test_a_run_arrives_whole_in_one_commit(hub, pushed):
     files = uploaded(hub, pushed.repo)
     plots = {path for path in files if re.fullmatch(r"plots/[\w-]+\.png", path)}
     assert len(plots) >= 3
-    assert set(files) - plots == FILES | ({EVAL_RESULTS} if pushed.corpus == "user/corpus" else set())
+    # What an Inference Endpoint needs, which is tested by itself.
+    served = {path for path in files if re.fullmatch(r"handler\.py|requirements\.txt|realfake/.+", path)}
+    assert {"handler.py", "requirements.txt", "realfake/detector.py"} <= served
+    assert set(files) - plots - served == FILES | ({EVAL_RESULTS} if pushed.corpus == "user/corpus" else set())
     assert {
         name for name in files if name in FILES and (pushed.folder / name).read_bytes() != files[name]
     } == set()
@@ -504,7 +507,9 @@ def test_a_streamed_hub_corpus_trains_and_a_refused_push_can_be_repeated(
     run_printed_command(hub, line, tmp_path)
     files = uploaded(hub, "user/streamed")
     endpoint = {"handler.py", "requirements.txt"}
-    assert {path for path in files if not path.startswith(("plots/", "realfake/"))} == FILES | {EVAL_RESULTS} | endpoint
+    assert {path for path in files if not path.startswith(("plots/", "realfake/"))} == FILES | {
+        EVAL_RESULTS
+    } | endpoint
     assert "realfake/detector.py" in files and not [path for path in files if "__pycache__" in path]
     assert len(hub.history("user/streamed")) == 2
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[EVAL_RESULTS]))

@@ -40,6 +40,7 @@ def serve(service):
     app = FastAPI(routes=routes(service.detector, service), docs_url=None, redoc_url=None, openapi_url=None)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # who calls before the server has started waits, and is not refused
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
