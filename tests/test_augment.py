@@ -28,7 +28,16 @@ def only(monkeypatch):
     """Switch off every change but those named, and make these certain (at strength 1)."""
 
     def switch(*names, **values):
-        for name in ("_SMALL", "_RESCALE", "_COMPRESS", "_COMPRESS_AGAIN", "_COLOUR", "_GREY", "_BLUR", "_NOISE"):
+        for name in (
+            "_SMALL",
+            "_RESCALE",
+            "_COMPRESS",
+            "_COMPRESS_AGAIN",
+            "_COLOUR",
+            "_GREY",
+            "_BLUR",
+            "_NOISE",
+        ):
             monkeypatch.setattr(augment, name, 1.0 if name in names else 0.0)
         for name, value in values.items():
             monkeypatch.setattr(augment, name, value)
