@@ -127,7 +127,7 @@ STRINGS = {
     # Stability
     "stability.title": "The same image, changed on its way",
     "stability.empty": "The image is also judged after a messenger's recompression, at half its size, and cropped.",
-    "stability.holds": "The verdict does not flip.",
+    "stability.holds": "No two of them get opposite verdicts.",
     "stability.flips": "The verdict flips, so none is given.",
     "stability.failed": "This could not be checked: {reason}",
     "stability.variant": "Variant",

@@ -127,7 +127,7 @@ STRINGS = {
     # Stabilitet
     "stability.title": "Samme bilde, endret underveis",
     "stability.empty": "Bildet vurderes også slik en meldingsapp komprimerer det, i halv størrelse og beskåret.",
-    "stability.holds": "Dommen snur ikke.",
+    "stability.holds": "Ingen av dem får motsatt dom av en annen.",
     "stability.flips": "Dommen snur. Derfor gis ingen.",
     "stability.failed": "Dette kunne ikke sjekkes: {reason}",
     "stability.variant": "Variant",
