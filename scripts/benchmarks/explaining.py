@@ -1,0 +1,100 @@
+"""Maps against plain implementations of the same methods on the same model.
+
+pytorch-grad-cam imports torchvision, which cannot be installed beside this PyTorch, so its algorithm is written out here:
+hooks on the target layer, a forward and a backward pass through the whole model, weights that are spatial means of the
+gradients, ReLU, scaling to the image (`GradCAM` in `pytorch_grad_cam/grad_cam.py` and `base_cam.py`, version 1.5). Its
+forward and backward pass is the least that the package itself could do.
+"""
+
+from pathlib import Path
+
+import torch
+from captum.attr import IntegratedGradients
+from PIL import Image
+
+from realfake.attribution import Margin
+from realfake.baselines import baseline_pixels
+from realfake.detector import Detector
+from realfake.labels import AI
+
+from .scoring import EXAMPLES
+from .timing import paired, ratio_row
+
+STEPS = 32
+
+
+class PlainGradCam:
+    """What pytorch-grad-cam does for one image."""
+
+    def __init__(self, model: torch.nn.Module, layer: torch.nn.Module, target: int):
+        self.model, self.target = model, target
+        self.activations = self.gradients = None
+        layer.register_forward_hook(self._keep)
+
+    def _keep(self, module, inputs, output) -> None:
+        self.activations = output
+        output.register_hook(lambda gradient: setattr(self, "gradients", gradient))
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits = self.model(pixel_values=pixels.clone().requires_grad_()).logits
+        self.model.zero_grad()
+        logits[:, self.target].sum().backward()
+        weights = self.gradients.mean(dim=(2, 3), keepdim=True)
+        heat = (weights * self.activations).sum(dim=1, keepdim=True).relu()
+        heat = (heat - heat.amin()) / (heat.amax() - heat.amin() + 1e-7)
+        return torch.nn.functional.interpolate(heat, pixels.shape[2:], mode="bilinear").detach()
+
+
+def explaining(work: Path, quick: bool) -> dict:
+    """Predict with Grad-CAM, and integrated gradients of 32 steps."""
+    del work
+    photo = Image.open(EXAMPLES / "astronaut.jpg").convert("RGB")
+    detector, stock = (Detector.from_pretrained(device="cpu") for _ in range(2))
+    details = detector.explain(photo).details
+    layer = stock.model.get_submodule(details["layer"])
+    plain = PlainGradCam(stock.model, layer, stock.columns[AI][0])
+
+    def ours(_: int) -> None:
+        detector.explain(photo)
+
+    def theirs(_: int) -> None:
+        # As its README has it: predict, then ask for the map of the class.
+        stock.predict(photo)
+        plain(stock.pixels(photo))
+
+    ours(0), theirs(0)
+    times = paired(ours, theirs, 5 if quick else 15)
+    what = "Explaining: predict with Grad-CAM, time over predict and a plain pytorch-grad-cam"
+    rows = [
+        ratio_row(what, [mine / other for mine, other in times], 0.9, at_least=False, seconds=_medians(times))
+    ]
+
+    pixels = detector.pixels(photo)
+    baseline = baseline_pixels(pixels, "blurred", None, 0)
+    captum = IntegratedGradients(Margin(stock.model, stock.columns, AI))
+    gaps = {}
+
+    def ours_integrated(_: int) -> None:
+        said = detector.explain(photo, method="integrated_gradients", n_steps=STEPS, max_steps=STEPS).details
+        gaps["ours"] = said["convergence_delta"]
+
+    def theirs_integrated(_: int) -> None:
+        start = pixels.clone().requires_grad_()
+        _, delta = captum.attribute(start, baseline, n_steps=STEPS, return_convergence_delta=True)
+        gaps["captum"] = float(delta)
+
+    ours_integrated(0), theirs_integrated(0)
+    times = paired(ours_integrated, theirs_integrated, 1 if quick else 3)
+    what = f"Explaining: integrated gradients, {STEPS} steps, time over a plain Captum call"
+    ratios = [mine / other for mine, other in times]
+    rows.append(ratio_row(what, ratios, 0.6, at_least=False, seconds=_medians(times), convergence_delta=gaps))
+    return {"rows": rows}
+
+
+def _medians(times) -> dict[str, float]:
+    import statistics
+
+    return {
+        name: statistics.median(column)
+        for name, column in zip(("ours", "plain"), zip(*times, strict=True), strict=True)
+    }

@@ -1,0 +1,105 @@
+"""How time and memory of `scripts/score.py` grow with the corpus, and what a second process brings."""
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT
+from realfake.engine import has_openvino
+
+from .drawn import draw_photographs, link_many
+from .timing import ratio_row
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "score.py"
+STEPS = (100, 300, 1_000, 3_000, 10_000, 20_000)
+_FINAL = re.compile(r"([\d,]+)(?: of [\d,]+ \(\d+%\))? images, ([\d.]+) a second")
+_PAIRS = 3
+
+
+def memory(work: Path, quick: bool) -> dict:
+    """Peak memory and scoring time of one process for growing numbers of images; files are linked, not copied."""
+    paths = draw_photographs(work / "small", 500, sizes=((320, 240), (256, 256), (400, 300)))
+    # With what a corpus of any size is scored with, so that all runs compute alike.
+    engine = "openvino-fp32" if has_openvino() else "torch-fp32"
+    steps = STEPS[:4] if quick else STEPS
+    runs = []
+    for n in steps:
+        images = link_many(paths, work / f"linked-{n}", n)
+        arguments = ["--model", str(BUNDLED / "cifake-mobilenet"), "--engine", engine, "--chunk_size", "256"]
+        said, peak = _measured([sys.executable, str(SCRIPT), str(images), *arguments])
+        runs.append({"images": n, "seconds": _seconds(said), "peak_mib": peak / 2**20})
+        print(runs[-1], flush=True)
+    at = {run["images"]: run["peak_mib"] for run in runs}
+    what = f"Memory at {steps[-1]:,} images over memory at 1,000"
+    row = ratio_row(what, [at[steps[-1]] / at[1_000]], 1.05, at_least=False, peak_mib=at)
+    return {"rows": [row], "scaling": runs}
+
+
+def processes(work: Path, quick: bool) -> dict:
+    """Two processes with a thread each against one with a thread, on the bundled photos detector."""
+    images = work / ("photographs-60" if quick else "photographs-240")
+    draw_photographs(images, 60 if quick else 240)
+    engine = "openvino-fp32" if has_openvino() else "torch-fp32"
+    arguments = [str(images), "--model", str(DEFAULT_CHECKPOINT), "--engine", engine, "--num_threads", "1"]
+    arguments += ["--chunk_size", "10"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
+    ratios, times = [], []
+    for _ in range(1 if quick else _PAIRS):
+        one, _ = _measured([sys.executable, str(SCRIPT), *arguments])
+        two, _ = _measured([*launch, str(SCRIPT), *arguments])
+        if "process 2 of 2" not in two:
+            raise RuntimeError(f"The launcher started no second process:\n{two}")
+        times.append((_seconds(one), _seconds(two)))
+        ratios.append(times[-1][0] / times[-1][1])
+    what = "Scoring, images a second with 2 processes over 1, a thread each"
+    row = ratio_row(what, ratios, 1.7, at_least=True, images=len(list(images.glob("*.jpg"))))
+    return {"rows": [row | {"seconds": [statistics.median(column) for column in zip(*times, strict=True)]}]}
+
+
+def _measured(command: list[str]) -> tuple[str, int]:
+    """Run a command with a new `--out`; what it said and its peak memory in bytes.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    with tempfile.TemporaryDirectory() as out, tempfile.TemporaryFile() as log:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        }
+        process = subprocess.Popen(
+            [*command, "--out", f"{out}/scores"], stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{said[-2000:]}")
+    return said, usage.ru_maxrss * 1024
+
+
+def _seconds(said: str) -> float:
+    """The time of the slowest process, from the last line of each: its images over its rate."""
+    by_process = {}
+    for line in said.splitlines():
+        if found := _FINAL.search(line):
+            by_process[line[: found.start()]] = int(found[1].replace(",", "")) / float(found[2])
+    return max(by_process.values())

@@ -1,0 +1,210 @@
+"""Scoring against the stock pipeline: images a second, and how far the probabilities are apart."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
+
+from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
+from realfake.engine import Choice, choose, has_openvino
+from realfake.labels import AI, REAL
+from realfake.preprocessing import Preprocessing
+from realfake.processes import Processes
+from realfake.scoring import Scorer, choose_engine
+from realfake.scoring_run import missing, score_chunks
+from realfake.scoring_source import Row, open_source
+from realfake.shards import ScoreFolder
+
+from .drawn import draw_photographs
+from .timing import paired, ratio_row
+
+EXAMPLES = Path(__file__).parents[2] / "realfake" / "space" / "examples"
+PAIRS = 5
+
+
+def random_vit(folder: Path) -> Path:
+    """A ViT-B/16 with random weights: as fast as a trained one.
+
+    Its head's bias sets the scores apart from 0, where random weights would put all of them, and where those of a trained
+    network are computed twice.
+    """
+    if not (folder / "model.safetensors").is_file():
+        torch.manual_seed(0)
+        names = {"id2label": {0: REAL, 1: AI}, "label2id": {REAL: 0, AI: 1}}
+        model = ViTForImageClassification(ViTConfig(**names)).eval()
+        model.classifier.bias.data = torch.tensor([2.0, -2.0])
+        model.config.dtype = torch.float32
+        model.save_pretrained(folder)
+        ViTImageProcessorPil(size={"height": 224, "width": 224}).save_pretrained(folder)
+    return folder
+
+
+def against_pipeline(model: Path, images: Path, work: Path, what: str, target: float) -> dict:
+    """Score a folder in blocks, by the pipeline and by `score.py`'s engine in turn; reading, decoding and writing included.
+
+    Opening the model is in neither time, and so is choosing the engine, which is done once for a corpus.
+    """
+    classify = pipeline("image-classification", model=str(model), batch_size=16)
+    detector = Detector.from_pretrained(model, device="cpu")
+    preprocessing = Preprocessing(detector.processor)
+    threads = Processes().threads()
+    paths = sorted(images.glob("*.jpg"))
+    blocks = [block.tolist() for block in np.array_split(np.array(paths, dtype=object), PAIRS)]
+    folders = []
+    for number, block in enumerate(blocks):
+        folder = work / f"blocks-{model.name}-{images.name}" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in block:
+            if not (folder / path.name).exists():
+                (folder / path.name).hardlink_to(path)
+        folders.append(folder)
+    source = open_source(images, work / "listing")
+    choice = choose_engine(detector, source, preprocessing, exact=False)
+    scorer = Scorer(detector, choice, threads, preprocessing=preprocessing)
+    runs = iter(range(1000))
+
+    def ours(number: int) -> None:
+        block = open_source(folders[number], work / "listing")
+        out = ScoreFolder(work / "scores" / f"{model.name}-{images.name}-{next(runs)}")
+        score_chunks(scorer, block, out, missing(block, out, 64), chunk_size=64, threads=threads)
+
+    def theirs(number: int) -> None:
+        for _ in classify([str(path) for path in blocks[number]], batch_size=16):
+            pass
+
+    classify([str(path) for path in paths[:16]], batch_size=16)
+    scorer([Row(path.name, None, {"bytes": None, "path": str(path)}) for path in paths[:16]])
+    times = paired(theirs, ours, PAIRS)
+    sizes = [len(block) for block in blocks]
+    rates = {
+        name: sum(sizes) / sum(pair[index] for pair in times)
+        for index, name in enumerate(("pipeline", "score.py"))
+    }
+    return ratio_row(
+        what,
+        [stock / fast for stock, fast in times],
+        target,
+        at_least=True,
+        images=len(paths),
+        images_a_second={name: round(rate, 2) for name, rate in rates.items()},
+        threads=threads,
+        choice=choice.to_dict(),
+    )
+
+
+def vit(work: Path, quick: bool) -> dict:
+    """ViT-B/16 on JPEGs of 0.3 to 4 megapixels."""
+    images = work / ("photographs-100" if quick else "photographs")
+    draw_photographs(images, 100 if quick else 1000)
+    what = "Scoring, ViT-B/16, JPEGs of 0.3 – 4 megapixels: images a second over `pipeline`"
+    return {"rows": [against_pipeline(random_vit(work / "vit"), images, work, what, 3.0)]}
+
+
+def photos(work: Path, quick: bool) -> dict:
+    """The bundled photos detector on the same JPEGs."""
+    images = work / ("photographs-100" if quick else "photographs")
+    draw_photographs(images, 100 if quick else 1000)
+    what = "Scoring, bundled photos detector, the same JPEGs: images a second over `pipeline`"
+    return {"rows": [against_pipeline(DEFAULT_CHECKPOINT, images, work, what, 1.6)]}
+
+
+def model_size(work: Path, quick: bool) -> dict:
+    """The bundled photos detector on images that already have its size."""
+    size = json.loads((DEFAULT_CHECKPOINT / "preprocessor_config.json").read_text())["crop_size"]
+    side = (size["width"], size["height"])
+    n = 100 if quick else 500
+    images = work / f"model-size-{n}"
+    draw_photographs(images, n, sizes=(side,))
+    what = f"Scoring, bundled photos detector, JPEGs of {side[0]} × {side[1]}: images a second over `pipeline`"
+    return {"rows": [against_pipeline(DEFAULT_CHECKPOINT, images, work, what, 2.5)]}
+
+
+def deviations(work: Path, quick: bool) -> dict:
+    """Probabilities and verdicts of trained checkpoints, as chosen by measurement, with bfloat16 forced, and exact."""
+    del work
+    pictures = _cuttings(60 if quick else 300)
+    largest = {"chosen": 0.0, "bf16": 0.0, "exact": 0.0}
+    flipped = dict.fromkeys(largest, 0)
+    details = {}
+    for name in ("photos", "cifake", "cifake-mobilenet"):
+        detector = Detector.from_pretrained(BUNDLED / name, device="cpu")
+        classify = pipeline("image-classification", model=str(BUNDLED / name), batch_size=16)
+        expected = np.array(
+            [next(said["score"] for said in answer if said["label"] == AI) for answer in classify(pictures)]
+        )
+        predictions = detector.predict(pictures)
+        preprocessing = Preprocessing(detector.processor)
+        sample = preprocessing(pictures[:24])
+        bf16 = "openvino-bf16" if has_openvino() else "torch-bf16"
+        choices = {
+            "chosen": choose(detector, sample),
+            "bf16": choose(detector, sample, names=[bf16, "torch-fp32"]),
+            "exact": choose(detector, sample, exact=True),
+        }
+        if (
+            choices["bf16"].engine != bf16
+        ):  # too much would be computed again for it to pay; its deviations count all the same
+            trial = choices["bf16"].trials[bf16]
+            choices["bf16"] = Choice(
+                bf16, "torch-fp32", 3 * trial["margin"], 3 * trial["novelty"], choices["bf16"].trials
+            )
+        details[name] = {}
+        for kind, choice in choices.items():
+            answers, _ = Scorer(detector, choice, preprocessing=preprocessing)(
+                [Row(str(number), None, _Decoded(picture)) for number, picture in enumerate(pictures)]
+            )
+            difference = float(np.abs(np.array([answer[AI] for answer in answers]) - expected).max())
+            changed = sum(
+                answer["verdict"] != said.verdict for answer, said in zip(answers, predictions, strict=True)
+            )
+            largest[kind] = max(largest[kind], difference)
+            flipped[kind] += changed
+            again = sum(answer["recomputed"] for answer in answers)
+            details[name][kind] = {
+                "engine": choice.engine, "difference": difference, "verdicts_changed": changed, "recomputed": again
+            }  # fmt: skip
+    n = len(pictures) * 3
+    rows = [
+        _bound(
+            f"Largest difference of a probability from `pipeline`, trained checkpoints, n = {n}",
+            largest["chosen"],
+            0.01,
+        ),
+        _bound("The same with bfloat16 forced", largest["bf16"], 0.01),
+        _bound("The same with `--exact`", largest["exact"], 1e-5),
+        _bound("Verdicts changed (chosen engine, bfloat16 forced, exact)", sum(flipped.values()), 0),
+    ]
+    return {"rows": rows, "details": details}
+
+
+class _Decoded(dict):
+    """A row's image that is decoded already: what `open_image` takes, in place of bytes."""
+
+    def __init__(self, picture: Image.Image):
+        from io import BytesIO
+
+        file = BytesIO()
+        picture.save(file, "PNG", compress_level=1)
+        super().__init__(bytes=file.getvalue(), path=None)
+
+
+def _cuttings(n: int) -> Sequence[Image.Image]:
+    """Random parts of the page's example photographs, at sizes from 64 to 640 pixels, a third of them resized."""
+    rng = np.random.default_rng(0)
+    originals = [Image.open(path).convert("RGB") for path in sorted(EXAMPLES.glob("*.jpg"))]
+    pictures = []
+    for number in range(n):
+        original = originals[number % len(originals)]
+        side = int(rng.integers(64, min(640, *original.size) + 1))
+        left, top = (int(rng.integers(0, length - side + 1)) for length in original.size)
+        part = original.crop((left, top, left + side, top + side))
+        pictures.append(part.resize((side * 2 // 3, side * 3 // 4)) if number % 3 == 0 else part)
+    return pictures
+
+
+def _bound(what: str, value: float, target: float) -> dict:
+    return {"what": what, "value": value, "target": target, "at_least": False, "met": value <= target}

@@ -1,0 +1,227 @@
+"""The page: how soon it is there, how soon it answers, and how it bears 32 users at once."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from realfake.detector import DEFAULT_CHECKPOINT, Detector
+
+from .drawn import draw_photographs
+from .scoring import EXAMPLES
+from .timing import ratio_row, seconds
+
+ROOT = Path(__file__).parents[2]
+# What the page needs of others, before anything of its own.
+BARE = "import torch, gradio, captum.attr; from transformers import AutoImageProcessor, AutoModelForImageClassification"
+USERS = 32
+
+
+def _environment(work: Path, port: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(work / "gradio"),
+        "REALFAKE_FEEDBACK_FOLDER": str(work / "feedback"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def _serving(work: Path, *command: str):
+    """Start the page; gives its address once it answers."""
+    port = _free_port()
+    with open(work / "server.log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=_environment(work, port), stdout=log, stderr=log
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 300
+            while True:
+                try:
+                    urllib.request.urlopen(url, timeout=30).close()
+                    break
+                except OSError:
+                    if server.poll() is not None or time.monotonic() > deadline:
+                        raise RuntimeError(
+                            f"The page did not come up:\n{(work / 'server.log').read_text()}"
+                        ) from None
+                    time.sleep(0.02)
+            yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def start(work: Path, quick: bool) -> dict:
+    """From `python app.py` to the first page, against the imports that it cannot do without."""
+
+    def page() -> None:
+        began = time.perf_counter()
+        with _serving(work, "app.py"):
+            pages.append(time.perf_counter() - began)
+
+    def imports() -> None:
+        environment = _environment(work, 0)
+        bare.append(
+            seconds(lambda: subprocess.run([sys.executable, "-c", BARE], check=True, cwd=ROOT, env=environment))
+        )
+
+    pages: list[float] = []
+    bare: list[float] = []
+    imports()  # fills the disk's cache
+    bare.clear()
+    for number in range(1 if quick else 3):
+        for run in (page, imports) if number % 2 == 0 else (imports, page):
+            run()
+    ratios = [page / alone for page, alone in zip(pages, bare, strict=True)]
+    row = ratio_row("Space: from start to first page over the bare imports", ratios, 1.3, at_least=False)
+    return {"rows": [row | {"seconds": {"page": pages, "imports": bare}}]}
+
+
+# The page of `app.py` with one more event, which does nothing.
+_WITH_EMPTY_EVENT = """
+import os
+import gradio as gr
+from realfake.space.loading import load
+from realfake.space.page import build, launch
+page = build(load(os.environ))
+with page.blocks:
+    done = gr.HTML("", elem_id="bench-done")
+    gr.Button("empty", elem_id="bench-empty").click(lambda text: text + "x", done, done, show_progress="hidden")
+launch(page)
+"""
+
+
+def drop(work: Path, quick: bool) -> dict:
+    """From a file dropped on the page to its verdict, in a browser, against the prediction plus an empty event.
+
+    Raises:
+        RuntimeError: There is no Chromium.
+    """
+    from playwright.sync_api import sync_playwright
+
+    chromium = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
+        None,
+    )
+    if chromium is None:
+        raise RuntimeError("no chromium in PATH: this part drives the page in a browser")
+    photos = [EXAMPLES / name for name in sorted(os.listdir(EXAMPLES)) if name.endswith(".jpg")]
+    detector = Detector.from_pretrained(device="cpu")
+    alone, empty, dropped = [], [], []
+    with _serving(work, "-c", _WITH_EMPTY_EVENT) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        page.wait_for_selector("#rf-examples button")
+        for number in range(1 + (4 if quick else 12)):
+            photo = photos[number % len(photos)]
+            data = photo.read_bytes()
+            alone.append(seconds(lambda data=data: detector.predict(data)))
+            before = page.inner_text("#bench-done")
+            began = time.perf_counter()
+            page.evaluate("document.querySelector('#bench-empty').click()")
+            page.wait_for_function("old => document.querySelector('#bench-done').innerText !== old", arg=before)
+            empty.append(time.perf_counter() - began)
+            # Another name each time, and a verdict that is taken away before the next comes.
+            page.evaluate("document.querySelector('#rf-verdict').dataset.bench = ''")
+            began = time.perf_counter()
+            page.set_input_files(
+                "#rf-drop input[type=file]",
+                {"name": f"{number}-{photo.name}", "mimeType": "image/jpeg", "buffer": data},
+            )
+            page.wait_for_function("() => document.querySelector('#rf-verdict .rf-lead')")
+            dropped.append(time.perf_counter() - began)
+            # The map comes after the verdict, and must be there before the next image.
+            page.wait_for_function(
+                "() => { const i = document.querySelector('#rf-picture img'); return i && i.naturalWidth > 0 }"
+            )
+            page.reload()
+            page.wait_for_selector("#rf-examples button")
+        browser.close()
+    ratios = [whole / (one + none) for whole, one, none in zip(dropped[1:], alone[1:], empty[1:], strict=True)]
+    what = "Space: from drop to verdict over Detector.predict(bytes) plus an empty event"
+    row = ratio_row(what, ratios, 1.5, at_least=False)
+    times = {"drop": dropped[1:], "predict": alone[1:], "empty_event": empty[1:]}
+    return {"rows": [row | {"seconds": {name: float(np.median(values)) for name, values in times.items()}}]}
+
+
+def users(work: Path, quick: bool) -> dict:
+    """32 users at once at `/predict`, against batches of 16 without a server."""
+    paths = draw_photographs(work / "users", 32, sizes=((640, 480), (512, 512), (480, 640)))
+    bodies = [path.read_bytes() for path in paths]
+    each = 2 if quick else 6
+    detector = Detector.from_pretrained(device="cpu")
+    detector.predict(bodies[:16])
+    latencies, problems, lock = [], [], threading.Lock()
+    gate = threading.Barrier(USERS)
+
+    def user(url: str, number: int) -> None:
+        gate.wait()
+        for turn in range(each):
+            body = bodies[(number + turn) % len(bodies)]
+            request = urllib.request.Request(
+                f"{url}/predict", body, {"Content-Type": "image/jpeg"}, method="POST"
+            )
+            began = time.perf_counter()
+            try:
+                with urllib.request.urlopen(request, timeout=120) as response:
+                    response.read()
+            except OSError as error:
+                with lock:
+                    problems.append(str(error))
+            with lock:
+                latencies.append(time.perf_counter() - began)
+
+    rates, ratios = [], []
+    with _serving(work, "app.py") as url:
+        urllib.request.urlopen(
+            urllib.request.Request(f"{url}/predict", bodies[0], {"Content-Type": "image/jpeg"})
+        ).close()
+        for _ in range(1 if quick else 3):
+            batch = [bodies[index % len(bodies)] for index in range(USERS * each // 2)]
+            offline = len(batch) / seconds(lambda batch=batch: detector.predict(batch, batch_size=16))
+            with ThreadPoolExecutor(USERS) as pool:
+                took = seconds(lambda url=url, pool=pool: list(pool.map(user, [url] * USERS, range(USERS))))
+            rates.append((USERS * each / took, offline))
+            ratios.append(rates[-1][0] / offline)
+        with urllib.request.urlopen(f"{url}/health") as response:
+            health = response.read().decode()
+    what = f"Space: {USERS} users at once at /predict, images a second over the offline fp32 batch rate"
+    milliseconds = {f"p{share}": 1e3 * float(np.percentile(latencies, share)) for share in (50, 95)}
+    facts = {
+        "images_a_second": rates,
+        "latency_ms": milliseconds,
+        "health": health,
+        "model": DEFAULT_CHECKPOINT.name,
+    }
+    errors = {"what": f"Space: errors among {len(latencies)} requests", "value": len(problems), "target": 0}
+    errors |= {"at_least": False, "met": not problems, "problems": problems[:5]}
+    return {"rows": [ratio_row(what, ratios, 0.9, at_least=True, **facts), errors]}

@@ -1,0 +1,299 @@
+"""Kill a scoring run or a training run again and again at random moments, and check that nothing is lost.
+
+    python scripts/kill_and_resume.py scoring --kills 20 --log kills-scoring.json
+    python scripts/kill_and_resume.py training --kills 20 --log kills-training.json
+
+Every start of the run gets SIGKILL, which nothing can catch, aimed in turn at the imports, the loading, the steps, and the
+writing of a shard or a checkpoint; then the run goes on to its end. Scoring: the shards must be those of a run that nobody
+disturbed, byte for byte. Training: the losses must end where those of an undisturbed run end, as closely as two undisturbed
+runs with another seed do. The log has each moment: what it was aimed at, how long the run had lived, and what was on the
+disk. Works on drawn pictures and tiny networks, in minutes.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+AIMS = ("imports", "loading", "steps", "writing")
+PATIENCE = 600
+
+
+class Run:
+    """One start of a command, and what can be seen of it from outside."""
+
+    def __init__(self, command: list[str], log: Path):
+        self._log = log
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        }
+        self._started = time.monotonic()
+        with open(log, "wb") as file:
+            self._process = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait_for(self, event: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+        """Wait for something to happen; whether it did before the run ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.ended():
+            if event():
+                return True
+            time.sleep(0.0005)  # a shard is being written for a few milliseconds
+        return event()
+
+    def live(self, seconds: float) -> None:
+        self.wait_for(lambda: False, seconds)
+
+    def kill(self) -> None:
+        """Kill it and all that it started."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def finish(self) -> None:
+        """Let it run to its end.
+
+        Raises:
+            SystemExit: It failed.
+        """
+        code = self._process.wait()
+        if code:
+            raise SystemExit(f"The run failed with {code}:\n{self.said()[-3000:]}")
+
+
+def kill_again_and_again(
+    start: Callable[[], Run],
+    kills: int,
+    began: Callable[[Run], bool],
+    writing: Callable[[], bool],
+    work: float,
+    on_disk: Callable[[], dict],
+    seed: int,
+) -> list[dict]:
+    """Start and kill a run `kills` times.
+
+    Args:
+        began: Whether a run says that it has begun its steps.
+        writing: Whether something is being written to the disk.
+        work: Seconds that the steps take in all.
+        on_disk: What to log of the disk after a kill.
+    """
+    rng, moments, loading = random.Random(seed), [], None
+    for number in range(kills):
+        aim = AIMS[number % len(AIMS)]
+        run = start()
+        if aim == "imports":
+            run.live(rng.uniform(0.05, 2))
+        elif aim == "loading":
+            run.live(rng.uniform(0.4, 1.0) * (loading or 8))
+        else:
+            if run.wait_for(lambda run=run: began(run)):
+                loading = run.seconds
+            if aim == "steps":
+                run.live(rng.uniform(0, work))
+            else:
+                # Not the first writing every time.
+                run.live(rng.uniform(0, work / 2))
+                run.wait_for(writing, 4 * work)
+        ended, lived = run.ended(), run.seconds
+        if not ended:
+            run.kill()
+        moments.append(
+            {"kill": number + 1, "aimed_at": aim, "seconds": round(lived, 3), "too_late": ended, **on_disk()}
+        )
+        print(", ".join(f"{name}: {value}" for name, value in moments[-1].items()), flush=True)
+    return moments
+
+
+def scoring(kills: int, work: Path, seed: int) -> dict:
+    """Kill a scoring run; the shards must be those of an undisturbed one."""
+    from benchmarks.drawn import draw_photographs
+
+    draw_photographs(work / "images", 240, sizes=((320, 240), (200, 300), (400, 400)))
+    (work / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    words = [
+        "--chunk_size",
+        "8",
+        "--engine",
+        "torch-fp32",
+        "--num_threads",
+        "2",
+        "--model",
+        str(ROOT / CHECKPOINT),
+    ]
+
+    def start(out: str) -> Run:
+        command = [sys.executable, "scripts/score.py", str(work / "images"), "--out", str(work / out), *words]
+        return Run(command, work / "run.log")
+
+    began = time.monotonic()
+    clean = start("clean")
+    clean.wait_for(lambda: "Scoring" in clean.said())
+    loading = time.monotonic() - began
+    clean.finish()
+    seconds = time.monotonic() - began - loading
+    out = work / "killed"
+
+    def shards(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+    def on_disk() -> dict:
+        return {"shards": len(shards(out)), "half_written": len(list(out.glob(".*.tmp")))}
+
+    def begin() -> Run:
+        done = sorted(shards(out))
+        if len(done) > 24:  # more to do, so that later kills fall into work too
+            for name in random.Random(len(done)).sample(done, 20):
+                (out / name).unlink()
+        return start("killed")
+
+    moments = kill_again_and_again(
+        begin,
+        kills,
+        lambda run: "Scoring" in run.said(),
+        lambda: any(out.glob(".*.tmp")),
+        seconds,
+        on_disk,
+        seed,
+    )
+    start("killed").finish()
+    expected, found = shards(work / "clean"), shards(out)
+    differ = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    return {"moments": moments, "shards": len(expected), "shards_that_differ": differ, "passed": not differ}
+
+
+def training(kills: int, work: Path, seed: int) -> dict:
+    """Kill a training run; its loss must end where that of an undisturbed one ends."""
+    from benchmarks.drawn import draw_classes
+
+    draw_classes(work / "corpus", 160, (64, 64))
+    model = ["--model_type", "convnextv2", "--image_size", "32", "--config_overrides", OVERRIDES]
+    words = [
+        *model, "--dataset", str(work / "corpus"), "--augmentation", "0.3", "--learning_rate", "2e-3", "--bf16", "False",
+        "--num_train_epochs", "12", "--per_device_train_batch_size", "8", "--logging_steps", "1", "--use_cpu", "True",
+        "--save_strategy", "steps", "--save_steps", "4", "--eval_strategy", "steps", "--eval_steps", "4", "--disable_tqdm",
+        "True", "--measurement_log", str(work / "log.jsonl"), "--measure_test", "False", "--measure_degradations", "0",
+        "--preprocessing_num_workers", "1", "--save_total_limit", "3",
+    ]  # fmt: skip
+
+    def start(out: str, *more: str) -> Run:
+        return Run(
+            [sys.executable, "train_hf.py", "--output_dir", str(work / out), *words, *more], work / "run.log"
+        )
+
+    def losses(out: str) -> list[float]:
+        history = json.loads((work / out / "training.json").read_text())["log_history"]
+        return [line["loss"] for line in history if "loss" in line]
+
+    def end(out: str) -> float:
+        last = losses(out)[-20:]
+        return sum(last) / len(last)
+
+    began = time.monotonic()
+    clean = start("clean")
+    clean.wait_for(lambda: "'loss'" in clean.said())
+    loading = time.monotonic() - began
+    clean.finish()
+    seconds = time.monotonic() - began - loading
+    for other in ("1", "2"):
+        start(f"seed-{other}", "--seed", other).finish()
+    out = work / "killed"
+    known: dict[str, int] = {}
+
+    def writing() -> bool:
+        """Whether a checkpoint folder has begun to appear and is not finished."""
+        return any(not (path / "trainer_state.json").is_file() for path in out.glob("checkpoint-*"))
+
+    def on_disk() -> dict:
+        known["whole"] = sum((path / "trainer_state.json").is_file() for path in out.glob("checkpoint-*"))
+        steps = [int(path.name.split("-")[1]) for path in out.glob("checkpoint-*")]
+        return {
+            "checkpoints": known["whole"],
+            "last_step": max(steps, default=0),
+            "half_written": len(steps) - known["whole"],
+        }
+
+    # A run must not reach its end while it is still to be killed: the steps are shared out among the kills.
+    share = 1.5 * seconds / kills
+    moments = kill_again_and_again(
+        lambda: start("killed"), kills, lambda run: "'loss'" in run.said(), writing, share, on_disk, seed
+    )
+    if not (out / "training.json").is_file():
+        start("killed").finish()
+    ends = {name: end(name) for name in ("clean", "seed-1", "seed-2", "killed")}
+    noise = max(ends["clean"], ends["seed-1"], ends["seed-2"]) - min(
+        ends["clean"], ends["seed-1"], ends["seed-2"]
+    )
+    steps = {name: len(losses(name)) for name in ends}
+    difference = abs(ends["killed"] - ends["clean"])
+    return {
+        "moments": moments,
+        "final_losses": ends,
+        "noise": noise,
+        "difference": difference,
+        "steps": steps,
+        "passed": difference <= noise and steps["killed"] == steps["clean"],
+    }
+
+
+CHECKPOINT = "realfake/checkpoints/cifake-mobilenet"
+OVERRIDES = '{"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "patch_size": 2}'
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, kill, and say whether the result stood."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=("scoring", "training"), help="Which kind of run.")
+    parser.add_argument("--kills", type=int, default=20, help="How often it is killed.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
+    parser.add_argument("--log", help="JSON file of the moments and the result.")
+    parser.add_argument(
+        "--work_dir", help="Folder for images and runs, emptied first (default: a temporary one)."
+    )
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(options.work_dir or temporary)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        result = {"scoring": scoring, "training": training}[options.what](options.kills, work, options.seed)
+    aimed = {
+        aim: sum(moment["aimed_at"] == aim and not moment["too_late"] for moment in result["moments"])
+        for aim in AIMS
+    }
+    result["kills"] = aimed
+    if options.log:
+        Path(options.log).write_text(json.dumps(result, indent=2) + "\n")
+    told = {name: value for name, value in result.items() if name != "moments"}
+    print(json.dumps(told, indent=2))
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
