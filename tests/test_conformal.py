@@ -243,6 +243,11 @@ def test_operating_point_by_hand():
     # Of 99 photographs none exceeds the 95 % quantile with probability 0.006, at most one with 0.039: the largest lies
     # above it, the second largest need not. Ten or more exceed it with probability 0.027, eleven or more with 0.011.
     assert (point.low, point.high) == (89.0, 99.0)
+    # At 80 %: 8 or more exceed it with probability 0.12, 9 or more with 0.06; 2 or fewer with 0.12, one or none with 0.04.
+    wide = operating_point(margin, is_ai, 0.05, level=0.8)
+    assert (wide.low, wide.high, wide.threshold) == (91.0, 98.0, 95.0)
+    # The outermost photographs count: of one, at a rate of one half, it is the threshold itself.
+    assert operating_point([3.0], [False], 0.5).threshold == 3.0
     # ai images are passed over, whatever their margins.
     assert operating_point(np.r_[margin[:99], -margin[99:]], is_ai, 0.05) == point
     few = operating_point(margin[:18], is_ai[:18], 0.05)

@@ -37,6 +37,12 @@ def test_noise_floor_by_hand_under_a_prior():
     assert (floor["low"], floor["high"]) == (0.25, 0.5)
 
 
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.5])
+def test_noise_floor_needs_both_classes(prior):
+    with pytest.raises(ValueError, match="prior_ai is"):
+        metrics.noise_floor([0.5], prior_ai=prior)
+
+
 def calibrated_exceedance(n, prior, repetitions):
     """A calibrated model's ECE: how often above the 95 % quantile of its noise floor, and mean over the floor's."""
     above, means, floors = 0, [], []
