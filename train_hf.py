@@ -44,7 +44,7 @@ def train(arguments) -> int:
     """Corpus → trainer → calibrated checkpoint → figures → card → Hub."""
     from transformers import set_seed
 
-    from realfake import hard_examples, publishing, release, robustness_run, runs, search, training
+    from realfake import hard_examples, publishing, release, robustness_run, run_facts, runs, search, training
     from realfake.detector import Detector
 
     model_args, data_args, args = arguments.model, arguments.data, arguments.run
@@ -79,9 +79,9 @@ def train(arguments) -> int:
     trainer.train(resume_from_checkpoint=checkpoint)
     best = Detector(trainer.plain_model(), processor)
     calibration = release.calibrate_and_fold(best, parts["calibration"], args.per_device_eval_batch_size)
-    facts = runs.training_facts(trainer, corpus, parts, calibration, arguments)
+    facts = run_facts.training_facts(trainer, corpus, parts, calibration, arguments)
     detector = release.save_and_reopen(
-        best, args.output_dir, parts["calibration"], runs.config_facts(facts, best), args.alpha
+        best, args.output_dir, parts["calibration"], run_facts.config_facts(facts, best), args.alpha
     )
     measured = ("selection", "calibration", "held_out", *(["test"] if args.measure_test else []))
     for split in measured:

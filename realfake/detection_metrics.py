@@ -8,9 +8,11 @@ import datasets
 import evaluate
 import numpy as np
 from scipy.special import expit
+from transformers import EvalPrediction
 
 from . import metrics
-from .labels import NAMES
+from .labels import AI, NAMES
+from .margins import margin_from_logits
 
 _DESCRIPTION = (
     "Accuracy, precision, recall and F1 of both classes, AUROC, and the quality of the probabilities."
@@ -75,3 +77,28 @@ class DetectionMetrics(evaluate.Metric):
         values["nll"] = metrics.nll(margin, is_ai, weights)
         values["brier"] = metrics.brier(p_ai, is_ai, weights)
         return values
+
+
+def metrics_of(label2id: dict[str, int]):
+    """Make the function that `Trainer` computes its metrics with every epoch."""
+    metric = DetectionMetrics()
+    columns = {name: [label2id[name]] for name in NAMES}
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        margins = margin_from_logits(np.asarray(prediction.predictions, dtype=np.float64), columns)
+        return metric.compute(
+            predictions=margins, references=(prediction.label_ids == label2id[AI]).astype(int)
+        )
+
+    return compute
+
+
+def check_metric(name: str | None) -> None:
+    """Refuse a `--metric_for_best_model` that is not measured, which `Trainer` would notice after the first epoch.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    known = ["loss", *DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])]
+    if name is not None and name.removeprefix("eval_") not in known:
+        raise ValueError(f"--metric_for_best_model must be one of {', '.join(known)}, not {name!r}.")

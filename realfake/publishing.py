@@ -12,16 +12,32 @@ from .records import write_atomically
 from .runs import FINISHED
 
 # What belongs to the run, not to the checkpoint.
-NOT_PUBLISHED = [".margins/**", "checkpoint-*", "checkpoint-*/**", ".lock", "**/__pycache__/**", ".saving/**", ".*.tmp", "first_batch.png"]
+NOT_PUBLISHED = [
+    ".margins/**",
+    "checkpoint-*",
+    "checkpoint-*/**",
+    ".lock",
+    "**/__pycache__/**",
+    ".saving/**",
+    ".*.tmp",
+    "first_batch.png",
+]
 # What an earlier push may have left there: figures of other weights must not stand beside these.
-REPLACED = ["plots/*", "scores-*.parquet", ".eval_results/realfake.yaml", "robustness.json", "novelty.safetensors", "realfake/*"]
+REPLACED = [
+    "plots/*",
+    "scores-*.parquet",
+    ".eval_results/realfake.yaml",
+    "robustness.json",
+    "novelty.safetensors",
+    "realfake/*",
+]
 
 
 def finish(folder: str | Path, facts: dict, measurement_log: str | Path) -> Path:
     """Store the run's facts and write the card; with `training.json` the run is finished.
 
     Args:
-        facts: What [`runs.training_facts`] collected.
+        facts: What [`run_facts.training_facts`] collected.
 
     Returns:
         The card.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image
-from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import ExportableState
 
@@ -30,11 +30,10 @@ from .classifiers import (
     override_config,
     use_native_pixels,
 )
-from .detection_metrics import DetectionMetrics
+from .detection_metrics import check_metric, metrics_of
 from .fine_tuning import HeadFirst, PullToStart, slow_backbone
 from .heads import check_foldable, select_trainable, set_dropout
 from .labels import AI, NAMES, REAL
-from .metrics import margin_from_logits
 from .records import write_atomically
 from .training_images import (
     Collator,
@@ -382,31 +381,6 @@ def class_weights(kind: str, dataset: Dataset, label2id: dict[str, int]) -> torc
     for name, count in zip(names, counts, strict=True):
         weights[label2id[name]] = len(dataset) / (len(names) * count)
     return weights
-
-
-def metrics_of(label2id: dict[str, int]):
-    """Make the function that `Trainer` computes its metrics with every epoch."""
-    metric = DetectionMetrics()
-    columns = {name: [label2id[name]] for name in NAMES}
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        margins = margin_from_logits(np.asarray(prediction.predictions, dtype=np.float64), columns)
-        return metric.compute(
-            predictions=margins, references=(prediction.label_ids == label2id[AI]).astype(int)
-        )
-
-    return compute
-
-
-def check_metric(name: str | None) -> None:
-    """Refuse a `--metric_for_best_model` that is not measured, which `Trainer` would notice after the first epoch.
-
-    Raises:
-        ValueError: There is no such metric.
-    """
-    known = ["loss", *DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])]
-    if name is not None and name.removeprefix("eval_") not in known:
-        raise ValueError(f"--metric_for_best_model must be one of {', '.join(known)}, not {name!r}.")
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:

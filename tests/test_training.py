@@ -18,16 +18,15 @@ from transformers import EvalPrediction, TrainerControl, TrainerState
 from realfake.arguments import DataArguments, ModelArguments, RunArguments
 from realfake.augment import Augmentation
 from realfake.classifiers import load_processor
+from realfake.detection_metrics import check_metric, metrics_of
 from realfake.heads import select_trainable
 from realfake.training import (
     ElapsedCallback,
     build_trainer,
-    check_metric,
     class_weights,
     count_labels,
     last_complete_checkpoint,
     mend_batch_norm,
-    metrics_of,
     prepare_classifier,
 )
 from realfake.training_images import (

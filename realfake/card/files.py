@@ -16,7 +16,7 @@ from ..robustness_report import read_robustness
 from .facts import CardFacts, hub_id, public_name
 from .render import write_card
 
-# What a finished run knows of itself; see [`runs.training_facts`].
+# What a finished run knows of itself; see [`run_facts.training_facts`].
 TRAINING = "training.json"
 
 
@@ -25,7 +25,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
 
     Args:
         folder: The checkpoint's folder.
-        facts: What [`runs.training_facts`] collected.
+        facts: What [`run_facts.training_facts`] collected.
         measurement_log: Where measurements of test splits are noted.
 
     Raises:
