@@ -63,14 +63,17 @@ class Credentials:
     reason: str | None = None
 
 
-def trust_anchors(environ: Mapping[str, str] = os.environ) -> str | None:
+def trust_anchors(environ: Mapping[str, str] | None = None) -> str | None:
     """The PEM certificates of the trust list that the environment names; `None` where it names none.
+
+    Args:
+        environ: *defaults to* `os.environ` as it is now: some libraries put another mapping in its place.
 
     Raises:
         ValueError: The file is not one of PEM certificates.
         OSError: The file cannot be read.
     """
-    path = environ.get(TRUST_LIST, "").strip()
+    path = (os.environ if environ is None else environ).get(TRUST_LIST, "").strip()
     if not path:
         return None
     return _read_anchors(path, os.stat(path).st_mtime_ns)
