@@ -39,7 +39,7 @@ ENGINES = ("torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16")
 EXACT = 1e-5
 TOLERANCE = 0.01
 # The sample is small, so that what it shows of the deviations is taken this many times.
-_SAFETY = 3.0
+SAFETY = 3.0
 _TRIAL_BATCH = 8
 
 
@@ -231,7 +231,7 @@ def choose(
     best = min(usable, key=cost, default=reference)
     if best in precise or best not in trials:
         return Choice(best, best, trials=trials)
-    band, novelty_band = (_SAFETY * trials[best][key] for key in ("margin", "novelty"))
+    band, novelty_band = (SAFETY * trials[best][key] for key in ("margin", "novelty"))
     return Choice(best, reference, band, novelty_band, trials)
 
 
@@ -275,7 +275,7 @@ def _try(detector: Detector, engine: Engine, batches, expected, precise: bool) -
     strayed = 0.0 if novelty is None else _largest(novelty, expected[1])
     doubtful = 0.0
     if not precise:
-        doubtful = float(_doubtful(detector, margins, novelty, _SAFETY * margin, _SAFETY * strayed).mean())
+        doubtful = float(_doubtful(detector, margins, novelty, SAFETY * margin, SAFETY * strayed).mean())
     return {
         "ms": 1e3 * min(times),
         "margin": margin,

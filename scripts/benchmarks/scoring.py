@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
-from realfake.engine import Choice, choose, has_openvino
+from realfake.engine import EXACT, SAFETY, Choice, choose
 from realfake.labels import AI, REAL
 from realfake.preprocessing import Preprocessing
 from realfake.processes import Processes
@@ -126,7 +127,8 @@ def model_size(work: Path, quick: bool) -> dict:
 def deviations(work: Path, quick: bool) -> dict:
     """Probabilities and verdicts of trained checkpoints, as chosen by measurement, with bfloat16 forced, and exact."""
     del work
-    pictures = _cuttings(60 if quick else 300)
+    pictures = _cuttings(40 if quick else 200)
+    encoded = [_encoded(picture) for picture in pictures]
     largest = {"chosen": 0.0, "bf16": 0.0, "exact": 0.0}
     flipped = dict.fromkeys(largest, 0)
     details = {}
@@ -138,25 +140,25 @@ def deviations(work: Path, quick: bool) -> dict:
         )
         predictions = detector.predict(pictures)
         preprocessing = Preprocessing(detector.processor)
-        sample = preprocessing(pictures[:24])
-        bf16 = "openvino-bf16" if has_openvino() else "torch-bf16"
-        choices = {
-            "chosen": choose(detector, sample),
-            "bf16": choose(detector, sample, names=[bf16, "torch-fp32"]),
-            "exact": choose(detector, sample, exact=True),
-        }
-        if (
-            choices["bf16"].engine != bf16
-        ):  # too much would be computed again for it to pay; its deviations count all the same
-            trial = choices["bf16"].trials[bf16]
-            choices["bf16"] = Choice(
-                bf16, "torch-fp32", 3 * trial["margin"], 3 * trial["novelty"], choices["bf16"].trials
-            )
+        chosen = choose(detector, preprocessing(pictures[:24]))
+        trials = chosen.trials
+        exact = min(
+            (engine for engine in trials if engine.endswith("fp32") and trials[engine]["probability"] <= EXACT),
+            key=lambda engine: trials[engine]["ms"],
+        )
+        bf16 = next((engine for engine in ("openvino-bf16", "torch-bf16") if engine in trials), exact)
+        # Also where so much would be computed again that it does not pay, and is not chosen.
+        bands = [SAFETY * trials[bf16][key] if bf16 != exact else 0.0 for key in ("margin", "novelty")]
+        choices = {"chosen": chosen, "bf16": Choice(bf16, exact, *bands), "exact": Choice(exact, exact)}
         details[name] = {}
         for kind, choice in choices.items():
-            answers, _ = Scorer(detector, choice, preprocessing=preprocessing)(
-                [Row(str(number), None, _Decoded(picture)) for number, picture in enumerate(pictures)]
-            )
+            scorer = Scorer(detector, choice, preprocessing=preprocessing)
+            rows = [
+                Row(str(number), None, {"bytes": data, "path": None}) for number, data in enumerate(encoded)
+            ]
+            answers = [
+                answer for start in range(0, len(rows), 16) for answer in scorer(rows[start : start + 16])[0]
+            ]
             difference = float(np.abs(np.array([answer[AI] for answer in answers]) - expected).max())
             changed = sum(
                 answer["verdict"] != said.verdict for answer, said in zip(answers, predictions, strict=True)
@@ -181,15 +183,10 @@ def deviations(work: Path, quick: bool) -> dict:
     return {"rows": rows, "details": details}
 
 
-class _Decoded(dict):
-    """A row's image that is decoded already: what `open_image` takes, in place of bytes."""
-
-    def __init__(self, picture: Image.Image):
-        from io import BytesIO
-
-        file = BytesIO()
-        picture.save(file, "PNG", compress_level=1)
-        super().__init__(bytes=file.getvalue(), path=None)
+def _encoded(picture: Image.Image) -> bytes:
+    file = BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _cuttings(n: int) -> Sequence[Image.Image]:
