@@ -4,7 +4,7 @@
     REALFAKE_MODEL=user/name@revision python app.py
 
 `REALFAKE_MODEL` is a Hub id or a folder, `REALFAKE_REVISION` a branch, tag or commit. Gradio's own variables
-(`GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, …) work as usual; `realfake.feedback` and `realfake.content_credentials` say what else
+(`GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, …) work as usual; `realfake.feedback` and `realfake.provenance.content_credentials` say what else
 the environment sets.
 """
 

@@ -28,24 +28,28 @@ import sys
 
 def main() -> int:
     """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import runs
+    from realfake import command, processes
+    from realfake.training import runs
 
     try:
         arguments = runs.parse(sys.argv[1:])
-        with runs.output_folder(arguments.run):
+        with command.output_folder(arguments.run.output_dir):
             return train(arguments)
     except (ValueError, OSError) as error:
-        return runs.report_failure(error)
+        return command.report_failure("train_hf.py", error)
     finally:
-        runs.leave_process_group()
+        processes.leave_process_group()
 
 
 def train(arguments) -> int:
     """Corpus → trainer → calibrated checkpoint → figures → card → Hub."""
     from transformers import set_seed
 
-    from realfake import hard_examples, publishing, release, robustness_run, run_facts, runs, search, training
+    from realfake import command
     from realfake.detector import Detector
+    from realfake.evaluation import robustness_run
+    from realfake.training import hard_examples, publishing, release, run_facts, runs, search
+    from realfake.training import trainer as training
 
     model_args, data_args, args = arguments.model, arguments.data, arguments.run
     checkpoint = None if args.evaluate_only or args.dry_run else runs.checkpoint_to_resume(args)
@@ -93,7 +97,7 @@ def train(arguments) -> int:
     if args.measure_test:
         robustness_run.at_the_end_of_a_run(
             detector, args.output_dir, parts, args.measure_degradations, corpus=data_args.corpus_name,
-            command=runs.command_line(), measurement_log=args.measurement_log, seed=args.seed,
+            command=command.command_line(), measurement_log=args.measurement_log, seed=args.seed,
         )  # fmt: skip
     publishing.finish(args.output_dir, facts, args.measurement_log)
     return publishing.push(args) if args.publish else 0

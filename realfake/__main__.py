@@ -146,8 +146,8 @@ def _explain(args) -> int:
 
 def _provenance(args) -> int:
     from .answer import read_once
-    from .content_credentials import trust_anchors
-    from .provenance import read_provenance
+    from .provenance.content_credentials import trust_anchors
+    from .provenance.reading import read_provenance
 
     anchors, failed = trust_anchors(), False
     for file in _collect(args.files):
@@ -216,7 +216,7 @@ def _check_picture(output: Path) -> None:
 
 
 def _check_method(method: str) -> None:
-    from .attribution import METHODS
+    from .attribution.methods import METHODS
 
     if method not in METHODS:
         raise ValueError(f"--method {method!r} is unknown; there are {', '.join(METHODS)}.")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from .detector import Detector, Prediction
-from .fetch import fetch
-from .images import LIMITS, _read, open_image
+from .imaging.fetch import fetch
+from .imaging.images import LIMITS, _read, open_image
 
 if TYPE_CHECKING:
-    from .provenance import Provenance
+    from .provenance.reading import Provenance
     from .stability import Stability
 
 
@@ -117,7 +117,7 @@ def compose(
         verdict, reason = stable.verdict, stable.reason
         tested = {"flips": stable.flips, "variants": [_variant(name, each) for name, each in stable.variants]}
     if provenance is True and data is not None:
-        from .provenance import read_provenance
+        from .provenance.reading import read_provenance
 
         found = read_provenance(data).to_dict()
     elif not isinstance(provenance, bool):
@@ -146,7 +146,7 @@ def read_once(image) -> tuple[Image.Image, bytes | None]:
         The upright image, and the bytes of its file; `None` for a `PIL.Image` or an array.
 
     Raises:
-        ValueError, OSError: As [`~realfake.images.open_image`].
+        ValueError, OSError: As [`~realfake.imaging.images.open_image`].
     """
     if isinstance(image, Mapping) and image.get("bytes") is not None:
         return open_image(image), bytes(image["bytes"])

@@ -6,16 +6,14 @@ need a mapping of their own: `--label_map` is about the checkpoint there, and th
 """
 
 import argparse
-import errno
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .corpus import Corpus, load_corpus
-from .evaluation import checkpoint_hash
+from .corpus.load import Corpus, load_corpus
+from .corpus.splits import SPLITS
+from .evaluation.evaluation import checkpoint_hash
 from .labels import parse_overrides
-from .splits import SPLITS
 
 if TYPE_CHECKING:
     from .detector import Detector
@@ -169,19 +167,3 @@ def checkpoint_identity(model: str | Path, detector: "Detector") -> str:
         OSError: The folder holds no `model.safetensors`.
     """
     return checkpoint_hash(model) if Path(model).is_dir() else str(detector.revision)
-
-
-def command_line(program: str) -> str:
-    """Return the command that started this script, without secrets, as it is given from the project's folder."""
-    from .runs import command_line as command
-
-    return command().replace(program, f"scripts/{program}", 1)
-
-
-def report_failure(program: str, error: BaseException) -> int:
-    """Print a user's mistake as one line and return the exit status 2."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        text = f"The disk is full ({error.filename or 'no file named'}). Free some space and give the same command again."
-    print(f"{program}: error: {' '.join(text.split())}", file=sys.stderr)
-    return 2

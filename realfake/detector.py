@@ -16,18 +16,18 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
-from .classifiers import load_classifier, load_processor, optional_file
-from .conformal import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
-from .hub_files import locate, verified
-from .images import open_image
+from .imaging.images import open_image
 from .labels import AI, NAMES, REAL, columns_by_label
-from .margins import margin_from_logits
-from .novelty import FILE_NAME as NOVELTY_FILE
-from .novelty import Novelty, forward_with_features
+from .models.classifiers import load_classifier, load_processor, optional_file
+from .models.hub_files import locate, verified
+from .models.novelty import FILE_NAME as NOVELTY_FILE
+from .models.novelty import Novelty, forward_with_features
+from .statistics.conformal import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
+from .statistics.margins import margin_from_logits
 
 if TYPE_CHECKING:
-    from .faithfulness import Evidence
-    from .regions import EvidenceRegion
+    from .attribution.faithfulness import Evidence
+    from .attribution.regions import EvidenceRegion
     from .stability import Stability
 
 BUNDLED = Path(__file__).parent / "checkpoints"
@@ -78,7 +78,7 @@ class Explanation:
         image: The upright image.
         details: What the method reports of itself, such as the completeness gap of integrated gradients.
         evidence: What became of the score when the map's strongest part was taken away, or `None` where that was not
-            asked for; see `realfake.faithfulness`.
+            asked for; see `realfake.attribution.faithfulness`.
     """
 
     heatmap: np.ndarray
@@ -96,7 +96,7 @@ class Explanation:
             opacity: Of the strongest colour, 0 to 1.
             regions: How many of the strongest regions are outlined, *defaults to* none.
         """
-        from .overlay import caveats, overlay
+        from .attribution.overlay import caveats, overlay
 
         outlined = self.regions(regions) if regions else ()
         notes = caveats(self.details, self.evidence)
@@ -104,7 +104,7 @@ class Explanation:
 
     def regions(self, n: int = 3) -> "list[EvidenceRegion]":
         """Find the regions that hold the most evidence for the target, the strongest first: boxes, shares, outlines."""
-        from .regions import strongest_regions
+        from .attribution.regions import strongest_regions
 
         return strongest_regions(self.heatmap, n)
 
@@ -343,7 +343,7 @@ class Detector:
 
         Args:
             image: As in [`Detector.predict`].
-            method: A method of `realfake.attribution.METHODS`, *defaults to* `"gradcam"`.
+            method: A method of `realfake.attribution.methods.METHODS`, *defaults to* `"gradcam"`.
             target: The label whose evidence is positive, `"ai"` (default) or `"real"`.
             evidence: Whether to take the map's strongest part away and see what becomes of the score, *defaults to*
                 `False`.
@@ -355,8 +355,8 @@ class Detector:
             OSError: The image cannot be read.
         """
         # Captum takes over a second to import, and a detector that only predicts does not need it.
-        from .attribution import attribute
-        from .geometry import seen_region
+        from .attribution.methods import attribute
+        from .models.geometry import seen_region
 
         check_prior(prior_ai)
         if target not in NAMES:
@@ -382,8 +382,8 @@ class Detector:
         )
 
     def _evidence(self, pixels: torch.Tensor, attribution, region) -> "Evidence":
-        from .attribution import Margin
-        from .faithfulness import evidence_of
+        from .attribution.faithfulness import evidence_of
+        from .attribution.methods import Margin
 
         margin = Margin(self.model, self.columns, attribution.target)
         # Random parts must not fall on padding, where removing costs nothing.

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .images import read_header
+from .imaging.images import read_header
 from .labels import NAMES
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ Only a few words pass between them, at the beginning and at the end, so gloo ove
 GPUs.
 """
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed
+import torch.distributed.nn  # before any group exists: its functions would hold the group as a default argument
 
 T = TypeVar("T")
 # One process may have finished long before another.
@@ -88,3 +90,17 @@ class Processes:
         """Part from the others."""
         if self.count > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def leave_process_group() -> None:
+    """Part from the other processes, where there are any, and join the backend's threads.
+
+    A gloo worker lets go of a collective's tensors some time after that collective has returned, and takes the
+    interpreter's lock to do so. Where the interpreter is ending by then, Python 3.11 to 3.13 ends the asking thread
+    with `pthread_exit`, which unwinds through a destructor of C++: "terminate called without an active exception",
+    SIGABRT, in a process that has done all its work. Only the process group's destructor joins the workers, and
+    `destroy_process_group` alone does not lead to it while the trainer, a cycle of references, still holds the group.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()

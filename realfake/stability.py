@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .conformal import INCONCLUSIVE
-from .degradations import GRID
 from .detector import Prediction
-from .images import LIMITS
+from .imaging.degradations import GRID
+from .imaging.images import LIMITS
 from .labels import AI, REAL
+from .statistics.conformal import INCONCLUSIVE
 
 ORIGINAL = "original"
 # name -> what is done to the image; each a degradation that evaluations report on.

@@ -13,13 +13,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from realfake.audit import MAX_AUC, SAMPLE, audit
-from realfake.audit_report import summary, write_report
-from realfake.audit_result import Audit
-from realfake.corpus import load_corpus
+from realfake.audit.audit import MAX_AUC, SAMPLE, audit
+from realfake.audit.equalize import check_output, write_equalized
+from realfake.audit.report import summary, write_report
+from realfake.audit.result import Audit
+from realfake.corpus.load import load_corpus
+from realfake.corpus.splits import SPLITS
 from realfake.corpus_options import add_source_options, read_source
-from realfake.equalize import check_output, write_equalized
-from realfake.splits import SPLITS
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -14,6 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from realfake import command
+
 PROGRAM = "calibrate.py"
 
 
@@ -24,7 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         ValueError: An option's value makes no sense.
     """
     from realfake.corpus_options import add_checkpoint_options, add_corpus_options
-    from realfake.recalibrate import METHODS
+    from realfake.training.recalibrate import METHODS
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -73,7 +75,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check_output(options: argparse.Namespace) -> None:
-    from realfake.runs import FINISHED
+    from realfake.training.runs import FINISHED
 
     folder = Path(options.output_dir)
     if folder.resolve() == Path(options.model).resolve():
@@ -86,20 +88,21 @@ def _check_output(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import corpus_options, runs
 
     try:
         options = parse_arguments()
-        with runs.output_folder(options):
+        with command.output_folder(options.output_dir):
             return calibrate(options)
     except (ValueError, OSError) as error:
-        return corpus_options.report_failure(PROGRAM, error)
+        return command.report_failure(PROGRAM, error)
 
 
 def calibrate(options: argparse.Namespace) -> int:
     """Checkpoint → logits → calibration → stored checkpoint → figures → card → Hub."""
-    from realfake import corpus_options, publishing, recalibrate, release, runs
-    from realfake.metrics import margin_from_logits
+    from realfake import corpus_options
+    from realfake.corpus import rows
+    from realfake.statistics.metrics import margin_from_logits
+    from realfake.training import publishing, recalibrate, runs
 
     limits = {"validation": options.max_validation_samples}
     if options.measure_test:
@@ -131,8 +134,8 @@ def calibrate(options: argparse.Namespace) -> int:
     fitted = recalibrate.fit(
         detector,
         before["calibration"],
-        release.is_ai(part),
-        release.column(part, "group"),
+        rows.is_ai(part),
+        rows.column(part, "group"),
         options.method,
     )
     facts = {
@@ -166,18 +169,20 @@ def _identity(options, detector) -> str | None:
 def _write_down(options, detector, parts, name: str, margins, novel, before) -> None:
     from datetime import UTC, datetime
 
-    from realfake import corpus_options, evaluation, release, runs
-    from realfake.measurement_log import log_measurement
+    from realfake import command
+    from realfake.corpus import rows
+    from realfake.evaluation import evaluation
+    from realfake.evaluation.measurement_log import log_measurement
 
     dataset = parts[name.removesuffix("-degraded")]
-    truth = release.is_ai(dataset)
-    known = {f"{key}s": release.column(dataset, key) for key in ("group", "generator", "source")}
+    truth = rows.is_ai(dataset)
+    known = {f"{key}s": rows.column(dataset, key) for key in ("group", "generator", "source")}
     figures = evaluation.measure(
         margins, truth, thresholds=detector.thresholds, novel=novel, seed=options.seed, **known
     )
     facts = {
         "checkpoint_hash": evaluation.checkpoint_hash(options.output_dir),
-        "command": corpus_options.command_line(PROGRAM),
+        "command": command.command_line(),
         "corpus": options.corpus_name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -189,8 +194,8 @@ def _write_down(options, detector, parts, name: str, margins, novel, before) -> 
         name,
         figures,
         before=evaluation.measure(before, truth, groups=known["groups"], seed=options.seed),
-        corpus_fingerprint=runs.corpus_fingerprint(dataset),
-        versions=runs.versions(),
+        corpus_fingerprint=rows.corpus_fingerprint(dataset),
+        versions=command.versions(),
         **facts,
     )
     evaluation.write_scores(options.output_dir, name, margins, truth, novel=novel, **known)
@@ -198,9 +203,11 @@ def _write_down(options, detector, parts, name: str, margins, novel, before) -> 
 
 def _finish(options, result, original) -> None:
     """Write the card, and say what the calibration was worth."""
-    from realfake import corpus_options, evaluation, measurement_log, recalibrate, runs
+    from realfake import command
     from realfake.card.facts import hub_id
-    from realfake.plots import write_plots
+    from realfake.evaluation import evaluation, measurement_log
+    from realfake.evaluation.plots import write_plots
+    from realfake.training import recalibrate
 
     folder = Path(options.output_dir)
     content = evaluation.read_evaluation(folder)
@@ -217,11 +224,11 @@ def _finish(options, result, original) -> None:
         "classes": recalibrate.names_in_order(result.detector),
         "original_classes": original["classes"],
         "corpus": options.corpus_name,
-        "command": corpus_options.command_line(PROGRAM),
+        "command": command.command_line(),
         "degraded": options.degraded,
         "thresholds": result.detector.thresholds.to_dict(),
         "novelty": result.detector.facts.get("novelty"),
-        "versions": runs.versions(),
+        "versions": command.versions(),
         "plots": write_plots(folder, split, scores["margin"], scores["is_ai"], record["figures"]),
         "measurements": measurement_log.count(options.measurement_log, split="test", corpus=options.corpus_name)
         if options.measure_test

@@ -20,6 +20,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from realfake import command
+
 PROGRAM = "compare.py"
 
 
@@ -32,7 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     Raises:
         ValueError: An option's value makes no sense.
     """
-    from realfake.architectures import ARCHITECTURES, SCALES
+    from realfake.training.architectures import ARCHITECTURES, SCALES
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -80,10 +82,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
 
 def runs_of(options: argparse.Namespace, words: list[str]):
     """The runs that were asked for, their options checked."""
-    from realfake import runs
-    from realfake.architectures import words_for
     from realfake.card.markdown import slug
-    from realfake.run_series import Run
+    from realfake.training import runs
+    from realfake.training.architectures import words_for
+    from realfake.training.run_series import Run
 
     image_size = _image_size(words)
     path = Path(options.models)
@@ -129,18 +131,18 @@ def _read_models(path: Path) -> dict[str, list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, compare and print; a user's mistake ends in one line and exit status 2."""
-    from realfake import corpus_options
 
     try:
         return compare(*parse_arguments(arguments))
     except (ValueError, OSError) as error:
-        return corpus_options.report_failure(PROGRAM, error)
+        return command.report_failure(PROGRAM, error)
 
 
 def compare(options: argparse.Namespace, words: list[str]) -> int:
     """Runs → scores → figures → table."""
-    from realfake import comparison, corpus_options, run_series
+    from realfake import command
     from realfake.records import write_atomically
+    from realfake.training import comparison, run_series
 
     series = runs_of(options, words)
     run_series.check_folders(series)
@@ -153,7 +155,7 @@ def compare(options: argparse.Namespace, words: list[str]) -> int:
         )
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": corpus_options.command_line(PROGRAM),
+        "command": command.command_line(),
         "seeds": options.seeds,
         **comparison.figures_of(done, options.split),
         "failed": failed,

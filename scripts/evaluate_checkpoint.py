@@ -25,10 +25,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: An option's value makes no sense.
     """
-    from realfake.arguments import EVALUABLE_SPLITS
     from realfake.corpus_options import add_checkpoint_options, add_corpus_options
-    from realfake.degradations import GRID
-    from realfake.robustness import check_degradations
+    from realfake.evaluation.robustness import check_degradations
+    from realfake.imaging.degradations import GRID
+    from realfake.training.arguments import EVALUABLE_SPLITS
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -98,25 +98,26 @@ def _choose_folder(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import corpus_options, runs
+    from realfake import command
 
     try:
         options = parse_arguments()
-        with runs.output_folder(options):
+        with command.output_folder(options.output_dir):
             return evaluate(options)
     except (ValueError, OSError) as error:
-        return corpus_options.report_failure(PROGRAM, error)
+        return command.report_failure(PROGRAM, error)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Checkpoint and corpus → margins under each degradation → figures → report."""
     from pathlib import Path
 
-    from realfake import corpus_options, records, robustness_plots, robustness_report
+    from realfake import command, corpus_options, records
     from realfake.card.degradations import summary
     from realfake.card.files import rewrite_card
-    from realfake.release import column, is_ai
-    from realfake.robustness_run import measure_robustness
+    from realfake.corpus.rows import column, is_ai
+    from realfake.evaluation import robustness_plots, robustness_report
+    from realfake.evaluation.robustness_run import measure_robustness
 
     detector = corpus_options.open_checkpoint(options)
     identity = corpus_options.checkpoint_identity(options.model, detector)
@@ -128,7 +129,7 @@ def evaluate(options: argparse.Namespace) -> int:
         options.output_dir,
         split=options.split,
         corpus=options.corpus_name,
-        command=corpus_options.command_line(PROGRAM),
+        command=command.command_line(),
         measurement_log=options.measurement_log,
         train=train,
         degradations=options.degradations,
@@ -152,7 +153,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _splits(options: argparse.Namespace):
     """The split to measure, and the training images of the controls or `None`."""
-    from realfake import corpus_options, runs
+    from realfake import corpus_options
+    from realfake.training import runs
 
     wanted = PARTS.get(options.split, options.split)
     limits = {wanted: options.max_samples}
@@ -175,7 +177,7 @@ def _training(options: argparse.Namespace, corpus):
 
 
 def _slices(options: argparse.Namespace, sources) -> dict[str, list[str]]:
-    from realfake.robustness_figures import known_slices, read_slices
+    from realfake.evaluation.robustness_figures import known_slices, read_slices
 
     return read_slices(options.slice, sources) if options.slice else known_slices(sources)
 

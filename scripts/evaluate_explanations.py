@@ -21,9 +21,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: An option's value makes no sense.
     """
-    from realfake.arguments import EVALUABLE_SPLITS
-    from realfake.attribution import METHODS
+    from realfake.attribution.methods import METHODS
     from realfake.corpus_options import add_checkpoint_options, add_corpus_options
+    from realfake.training.arguments import EVALUABLE_SPLITS
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -94,14 +94,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import corpus_options, runs
+    from realfake import command
 
     try:
         options = parse_arguments()
-        with runs.output_folder(options):
+        with command.output_folder(options.output_dir):
             return evaluate(options)
     except (ValueError, OSError) as error:
-        return corpus_options.report_failure(PROGRAM, error)
+        return command.report_failure(PROGRAM, error)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -112,9 +112,12 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from tqdm.auto import tqdm
 
-    from realfake import corpus_options, explanation_evaluation, explanation_report, records, release, runs
-    from realfake.measurement_log import count, log_measurement
-    from realfake.splice import save_splices
+    from realfake import command, corpus_options, records
+    from realfake.corpus import rows
+    from realfake.evaluation import explanation_evaluation, explanation_report
+    from realfake.evaluation.measurement_log import count, log_measurement
+    from realfake.evaluation.splice import save_splices
+    from realfake.training import runs
 
     if options.store_layer and not (Path(options.model) / "config.json").is_file():
         raise ValueError(
@@ -130,7 +133,7 @@ def evaluate(options: argparse.Namespace) -> int:
     )
     # In an order that does not follow the classes: the slow checks are made on the first ones.
     dataset = dataset.shuffle(seed=options.seed)
-    fingerprint = runs.corpus_fingerprint(dataset)
+    fingerprint = rows.corpus_fingerprint(dataset)
     settings = explanation_evaluation.Settings(options.steps, options.n_random, options.n_checks, options.seed)
     first = detector.pixels(dataset[0]["image"])
     compared = explanation_evaluation.candidates(detector, options.methods, options.layers, first)
@@ -153,7 +156,7 @@ def evaluate(options: argparse.Namespace) -> int:
             )
     print("Computing the figures.", flush=True)
     names = [one.name for one in compared]
-    groups = release.column(dataset, "group")
+    groups = rows.column(dataset, "group")
     figures = explanation_evaluation.summarise(findings, names, groups, options.n_resamples, options.seed)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -165,8 +168,8 @@ def evaluate(options: argparse.Namespace) -> int:
         "split": options.split,
         "n": len(dataset),
         "settings": asdict(settings),
-        "command": corpus_options.command_line(PROGRAM),
-        "versions": runs.versions(),
+        "command": command.command_line(),
+        "versions": command.versions(),
         "figures": figures,
     }
     # The corpus' name tells these figures from those of the detector's answers, whose looks at the split are counted apart.
@@ -203,7 +206,7 @@ def records_text(content: dict) -> str:
 
 def store_layer(model: str, detector, compared, faithfulness: dict) -> None:
     """Write the layer of the Grad-CAM with the largest gain into the checkpoint's configuration."""
-    from realfake.release import store_facts
+    from realfake.training.release import store_facts
 
     gains = {one.name: faithfulness[one.name]["gain"]["value"] for one in compared if one.method == "gradcam"}
     best = max(gains, key=lambda name: -1e9 if gains[name] is None else gains[name])

@@ -173,7 +173,7 @@ def _why_not(row: dict, accepted: set[str] | None) -> str:
 
 def _load(row: dict, folder: Path) -> str:
     """Read the image into the row; returns why it cannot be used, or nothing."""
-    from realfake.images import open_image
+    from realfake.imaging.images import open_image
 
     if not re.fullmatch(r"images/[0-9a-f]{64}\.[a-z0-9]{1,8}", str(row["image"])):
         return "its file has another name than feedback gives"
@@ -194,7 +194,7 @@ def _groups(images: list) -> list[int]:
     """For each image the position of the first one that looks the same."""
     import numpy as np
 
-    from realfake.duplicates import dhash, near_hashes
+    from realfake.audit.duplicates import dhash, near_hashes
 
     first = list(range(len(images)))
     if len(images) > 1:

@@ -22,7 +22,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         ValueError: An option's value makes no sense.
     """
     from realfake.corpus_options import add_checkpoint_options, add_corpus_options
-    from realfake.novelty import ALPHA
+    from realfake.models.novelty import ALPHA
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -48,20 +48,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import corpus_options
+    from realfake import command
 
     try:
         return fit(parse_arguments())
     except (ValueError, OSError) as error:
-        return corpus_options.report_failure(PROGRAM, error)
+        return command.report_failure(PROGRAM, error)
 
 
 def fit(options: argparse.Namespace) -> int:
     """Checkpoint + corpus → statistics beside the weights → false alarms on the other half."""
-    from realfake import corpus_options, release, runs
-    from realfake.conformal import binomial_interval
+    from realfake import corpus_options
+    from realfake.corpus import rows
     from realfake.detector import Detector
+    from realfake.evaluation import collecting
     from realfake.labels import AI, REAL
+    from realfake.statistics.conformal import binomial_interval
+    from realfake.training import release, runs
 
     detector = corpus_options.open_checkpoint(options)
     corpus = corpus_options.read_corpus(options, {"validation": options.max_validation_samples})
@@ -76,8 +79,8 @@ def fit(options: argparse.Namespace) -> int:
         )
     stored = Detector.from_pretrained(options.model, label_map=detector_labels(detector))
     rest = parts["selection"]
-    _, shares = release.collect_scores(stored, rest, options.batch_size, progress="false alarms")
-    novel, truth = stored.novelty.is_novel(shares), release.is_ai(rest)
+    _, shares = collecting.collect_scores(stored, rest, options.batch_size, progress="false alarms")
+    novel, truth = stored.novelty.is_novel(shares), rows.is_ai(rest)
     print(f"Fitted on {fitted.to_dict()['n'][REAL]:,} real and {fitted.to_dict()['n'][AI]:,} ai images.")
     for label, mine in ((REAL, ~truth), (AI, truth)):
         count, n = int(novel[mine].sum()), int(mine.sum())

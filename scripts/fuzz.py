@@ -108,8 +108,8 @@ def pass_through(detector, data: bytes, name: str = "upload.jpg") -> str:
     Raises:
         AssertionError: The answer or the refusal is not fit for a user. Whatever else is raised is a fault as well.
     """
-    from realfake.images import open_image
-    from realfake.provenance import read_provenance
+    from realfake.imaging.images import open_image
+    from realfake.provenance.reading import read_provenance
 
     findings = read_provenance(data).to_dict()["findings"]
     _expect(len(findings) == 4 and json.dumps(findings), "four findings that JSON can hold")

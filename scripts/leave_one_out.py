@@ -56,19 +56,20 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, compare and print; a user's mistake ends in one line and exit status 2."""
-    from realfake import corpus_options
+    from realfake import command
 
     try:
         return leave_one_out(*parse_arguments(arguments))
     except (ValueError, OSError) as error:
-        return corpus_options.report_failure(PROGRAM, error)
+        return command.report_failure(PROGRAM, error)
 
 
 def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
     """Corpus → values → runs → table."""
-    from realfake import comparison, corpus_options, run_series, runs
+    from realfake import command
     from realfake.card.markdown import slug
     from realfake.records import write_atomically
+    from realfake.training import comparison, run_series, runs
 
     folder = Path(options.output_dir)
     words = [*words, "--measure_test", "False"]
@@ -93,7 +94,7 @@ def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
         )
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": corpus_options.command_line(PROGRAM),
+        "command": command.command_line(),
         "column": options.column,
         "values": comparison.held_out_figures(done),
         "failed": failed,
@@ -106,7 +107,7 @@ def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _values(options: argparse.Namespace, corpus) -> list[str]:
-    from realfake.release import is_ai
+    from realfake.corpus.rows import is_ai
 
     counts: Counter = Counter()
     for split in ("train", "validation"):

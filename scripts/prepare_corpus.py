@@ -4,7 +4,7 @@
     python scripts/prepare_corpus.py raw/ --output corpus --format parquet --label_map nature=real,midjourney=ai
     python scripts/prepare_corpus.py raw/ --output corpus --format hub --push_to_hub user/name --private
 
-Reads with `realfake.corpus.load_corpus`, which reads the result again with the same splits. Images that cannot be decoded
+Reads with `realfake.corpus.load.load_corpus`, which reads the result again with the same splits. Images that cannot be decoded
 are left out; `report.json` in the output says which and why. By default the files keep their bytes. With `--resize` or
 `--encoding` every image is encoded anew and alike, whatever its class and size, without metadata, so that neither size nor
 encoder gives the class away: JPEG of quality 95 without chroma subsampling, or PNG.
@@ -23,9 +23,9 @@ import PIL.Image
 from datasets import Dataset, Features, Image
 from huggingface_hub import DatasetCardData, HfApi
 
-from realfake.corpus import Corpus
+from realfake.corpus.load import Corpus
 from realfake.corpus_options import add_source_options, read_source
-from realfake.images import open_image
+from realfake.imaging.images import open_image
 from realfake.labels import NAMES
 
 SHARD_BYTES = 256 * 2**20

@@ -48,7 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: An option's value makes no sense.
     """
-    from realfake.engine import ENGINES
+    from realfake.scoring.engine import ENGINES
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__.split("\n\n")[0], epilog="The top of the file has examples."
@@ -128,12 +128,13 @@ def score(options: argparse.Namespace, processes) -> int:
     """Source and detector → share of the chunks → scores → shards → summary."""
     from transformers.utils import logging
 
-    from realfake import scoring, scoring_run
     from realfake.detector import DEFAULT_CHECKPOINT, Detector
-    from realfake.engine import Choice
     from realfake.labels import parse_overrides
-    from realfake.preprocessing import Preprocessing
-    from realfake.shards import ScoreFolder
+    from realfake.models.preprocessing import Preprocessing
+    from realfake.scoring import run as scoring_run
+    from realfake.scoring import scorer as scoring
+    from realfake.scoring.engine import Choice
+    from realfake.scoring.shards import ScoreFolder
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -230,7 +231,7 @@ def score(options: argparse.Namespace, processes) -> int:
 
 
 def _open(options: argparse.Namespace, scratch: Path, fingerprint: str | None = None):
-    from realfake.scoring_source import open_source
+    from realfake.scoring.source import open_source
 
     return open_source(
         options.source,
@@ -247,7 +248,7 @@ def _open(options: argparse.Namespace, scratch: Path, fingerprint: str | None = 
 
 def _identity(options: argparse.Namespace, manifest: dict | None, source, checkpoint: str) -> dict:
     """What must not change from one start to the next."""
-    from realfake.scoring_run import BATCH_SIZE
+    from realfake.scoring.run import BATCH_SIZE
 
     before = (manifest or {}).get("identity", {})
     return {

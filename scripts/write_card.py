@@ -27,14 +27,14 @@ def main() -> int:
     )
     options = parser.parse_args()
 
-    from realfake import corpus_options
+    from realfake import command
     from realfake.card.files import rewrite_card
 
     try:
         for folder in options.folders:
             print(f"Finished: {rewrite_card(folder, options.measurement_log)}", flush=True)
     except (ValueError, OSError) as error:
-        return corpus_options.report_failure(PROGRAM, error)
+        return command.report_failure(PROGRAM, error)
     return 0
 
 

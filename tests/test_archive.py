@@ -8,7 +8,7 @@ import zipfile
 import pytest
 from tiny import draw_picture
 
-from realfake.archive import Bounds, count, is_archive, read_archive
+from realfake.imaging.archive import Bounds, count, is_archive, read_archive
 
 
 def png(seed: int = 0) -> bytes:

@@ -10,9 +10,9 @@ import transformers as tf
 from hand_built import red_square, red_vit
 from torch import nn
 
-from realfake.attribution import METHODS, Margin, _superpixels, attribute
-from realfake.baselines import baseline_pixels, black_pixel
-from realfake.layers import candidate_layers, find_layer
+from realfake.attribution.baselines import baseline_pixels, black_pixel
+from realfake.attribution.layers import candidate_layers, find_layer
+from realfake.attribution.methods import METHODS, Margin, _superpixels, attribute
 
 COLUMNS = {"real": [0], "ai": [1]}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fixtures.make_gradcam import models
 
-from realfake.attribution import attribute
+from realfake.attribution.methods import attribute
 
 STORED = Path(__file__).parent / "fixtures" / "gradcam.npz"
 

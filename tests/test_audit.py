@@ -12,10 +12,10 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from realfake.audit import audit, quick_audit
-from realfake.audit_report import markdown, write_report
-from realfake.audit_result import LEAK
-from realfake.corpus import load_corpus
+from realfake.audit.audit import audit, quick_audit
+from realfake.audit.report import markdown, write_report
+from realfake.audit.result import LEAK
+from realfake.corpus.load import load_corpus
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "audit_corpus.py"
 
@@ -289,7 +289,7 @@ def test_groups_sources_generators_and_what_was_dropped(tmp_path):
 
 def test_the_quick_audit_names_the_leak_and_decodes_nothing(tmp_path, monkeypatch):
     corpus = load(make_corpus(tmp_path / "corpus", by_format), tmp_path)
-    monkeypatch.setattr("realfake.audit.open_image", None)
+    monkeypatch.setattr("realfake.audit.audit.open_image", None)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
     lines = quick_audit(corpus, n=80)
     assert len(lines) == 1

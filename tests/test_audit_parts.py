@@ -8,12 +8,12 @@ from PIL import Image, PngImagePlugin
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from realfake import probes
-from realfake.container import container_facts, estimated_quality
-from realfake.duplicates import dhash, near_hashes, same_files, similar_pictures, thumbnail
-from realfake.equalize import equalized, match_sizes
-from realfake.images import open_image
-from realfake.spectrum import radial_spectrum
+from realfake.audit import probes
+from realfake.audit.container import container_facts, estimated_quality
+from realfake.audit.duplicates import dhash, near_hashes, same_files, similar_pictures, thumbnail
+from realfake.audit.equalize import equalized, match_sizes
+from realfake.audit.spectrum import radial_spectrum
+from realfake.imaging.images import open_image
 
 
 def pixels(width=40, height=24, seed=0, mode="RGB"):

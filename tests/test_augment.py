@@ -8,8 +8,8 @@ from PIL import Image
 from skimage import data
 from transformers.image_transforms import center_crop
 
-from realfake import augment
-from realfake.augment import Augmentation
+from realfake.training import augment
+from realfake.training.augment import Augmentation
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from test_training import arguments, rows, trainer_for
 from tiny import save_tiny
 from transformers import TrainerCallback
 
-from realfake.averaging import UNAVERAGED_NAME, WeightAverage
+from realfake.training.averaging import UNAVERAGED_NAME, WeightAverage
 
 
 @pytest.fixture(scope="module")

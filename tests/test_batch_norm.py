@@ -8,7 +8,7 @@ from tiny import save_tiny
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-from realfake.batch_norm import fold_batch_norms
+from realfake.models.batch_norm import fold_batch_norms
 
 
 class Classifier(nn.Module):

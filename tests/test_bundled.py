@@ -11,14 +11,16 @@ from skimage import data as photographs
 from tiny import draw_picture
 from transformers import pipeline
 
-from realfake import Detector, release
-from realfake.conformal import coverage_band
-from realfake.corpus import load_corpus
-from realfake.degradations import recompress
+from realfake import Detector
+from realfake.corpus import rows
+from realfake.corpus.load import load_corpus
 from realfake.detector import BUNDLED
-from realfake.evaluation import checkpoint_hash, measure, read_evaluation, read_scores
-from realfake.measurement_log import read_log
-from realfake.runs import parts_of
+from realfake.evaluation import collecting
+from realfake.evaluation.evaluation import checkpoint_hash, measure, read_evaluation, read_scores
+from realfake.evaluation.measurement_log import read_log
+from realfake.imaging.degradations import recompress
+from realfake.statistics.conformal import coverage_band
+from realfake.training.runs import parts_of
 
 NAMES = ("photos", "cifake", "cifake-mobilenet")
 
@@ -148,8 +150,8 @@ def test_few_photographs_are_taken_for_novel(corpora):
     corpus = load_corpus(corpora / "scenes", max_train_samples=50, max_test_samples=50)
     detector = Detector.from_pretrained()
     part = parts_of(corpus, 42)["selection"]
-    novel = detector.novelty.is_novel(release.collect_scores(detector, part)[1])
-    for mine in (release.is_ai(part), ~release.is_ai(part)):
+    novel = detector.novelty.is_novel(collecting.collect_scores(detector, part)[1])
+    for mine in (rows.is_ai(part), ~rows.is_ai(part)):
         # 5 % are meant, give or take what chance does to the threshold and to these images.
         assert novel[mine].mean() <= 1 - coverage_band(225, int(mine.sum()), detector.novelty.alpha, 0.998)[0]
 

@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from tiny import draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
-from realfake import recalibrate
 from realfake.detector import Detector
-from realfake.evaluation import checkpoint_hash, read_scores
-from realfake.images import open_image
-from realfake.measurement_log import read_log
+from realfake.evaluation.evaluation import checkpoint_hash, read_scores
+from realfake.evaluation.measurement_log import read_log
+from realfake.imaging.images import open_image
+from realfake.training import recalibrate
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "calibrate.py"
 SIZES = {"train": 60, "validation": 320, "test": 60}
@@ -218,7 +218,7 @@ def test_many_classes_whose_names_say_nothing(script, monkeypatch, capsys, corpu
 
 
 def test_degraded_logits_depend_on_the_image_alone(overconfident, corpus):
-    from realfake.corpus import load_corpus
+    from realfake.corpus.load import load_corpus
 
     rows = load_corpus(corpus, num_proc=1).splits["test"]
     detector = Detector.from_pretrained(overconfident)
@@ -229,9 +229,9 @@ def test_degraded_logits_depend_on_the_image_alone(overconfident, corpus):
 
 
 def test_a_calibration_that_is_worse_once_stored_is_taken_back(overconfident, corpus, tmp_path):
-    from realfake.calibration import Calibration
-    from realfake.corpus import load_corpus
-    from realfake.release import collect_logits
+    from realfake.corpus.load import load_corpus
+    from realfake.evaluation.collecting import collect_logits
+    from realfake.statistics.calibration import Calibration
 
     part = load_corpus(corpus, num_proc=1).splits["test"]
     detector = Detector.from_pretrained(overconfident)

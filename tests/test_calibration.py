@@ -9,8 +9,8 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from realfake import metrics
-from realfake.calibration import Calibration, fit, fit_grouped, folds
+from realfake.statistics import metrics
+from realfake.statistics.calibration import Calibration, fit, fit_grouped, folds
 
 
 def draw(n, seed=0, temperature=1.0, bias=0.0, prior=0.4):

@@ -6,9 +6,9 @@ from scipy.special import expit, log_expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from realfake import metrics
-from realfake.calibration import fit
-from realfake.calibration_comparison import cross_validated_nll, fit_beta, fit_isotonic
+from realfake.statistics import metrics
+from realfake.statistics.calibration import fit
+from realfake.statistics.calibration_comparison import cross_validated_nll, fit_beta, fit_isotonic
 
 
 def draw(n, seed=0, prior=0.4):

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from tiny import save_tiny
 
-from realfake import evaluation
 from realfake.card.degradations import coverage_table, slices_table, summary
 from realfake.card.facts import CardFacts, public_name
 from realfake.card.files import rewrite_card
 from realfake.card.render import render
 from realfake.card.unsuitable import in_short, unsuitable
-from realfake.conformal import Thresholds, fit_thresholds, operating_point
-from realfake.evaluation import measure, measure_operating_points, write_evaluation, write_scores
-from realfake.robustness_figures import grid_figures, headline, known_slices
-from realfake.robustness_report import write_record
+from realfake.evaluation import evaluation
+from realfake.evaluation.evaluation import measure, measure_operating_points, write_evaluation, write_scores
+from realfake.evaluation.robustness_figures import grid_figures, headline, known_slices
+from realfake.evaluation.robustness_report import write_record
+from realfake.statistics.conformal import Thresholds, fit_thresholds, operating_point
 
 EVIL = "a|b <script>alert(1)</script> [x](http://evil) `c`"
 THRESHOLDS = Thresholds(alpha=0.05, real=-1.0, ai=1.0, n_real=400, n_ai=400)

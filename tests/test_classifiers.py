@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import draw_picture, save_tiny
 
-from realfake.arguments import ModelArguments
-from realfake.classifiers import (
+from realfake.detector import Detector
+from realfake.models.classifiers import (
     build_classifier,
     input_size,
     keeps_head,
@@ -20,8 +20,8 @@ from realfake.classifiers import (
     override_config,
     use_native_pixels,
 )
-from realfake.detector import Detector
-from realfake.training import prepare_classifier
+from realfake.training.arguments import ModelArguments
+from realfake.training.trainer import prepare_classifier
 
 
 @pytest.fixture

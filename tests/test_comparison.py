@@ -18,9 +18,9 @@ from sklearn import metrics as sk
 from test_train_cli import SETTINGS, import_train_hf
 from tiny import draw_corpus
 
-from realfake import comparison, run_series
-from realfake.architectures import ARCHITECTURES, words_for
-from realfake.evaluation import read_evaluation, write_scores
+from realfake.evaluation.evaluation import read_evaluation, write_scores
+from realfake.training import comparison, run_series
+from realfake.training.architectures import ARCHITECTURES, words_for
 
 ROOT = Path(__file__).parent.parent
 RESAMPLING = {"seed": 0, "n_resamples": 300}
@@ -119,7 +119,7 @@ def test_images_of_two_splits_share_no_group(tmp_path):
 @pytest.mark.parametrize("scale", ["tiny", "small"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_seven_from_scratch(name, scale):
-    from realfake.classifiers import build_classifier
+    from realfake.models.classifiers import build_classifier
 
     words = words_for(name, from_scratch=True, scale=scale, image_size=32)
     overrides = json.loads(words[words.index("--config_overrides") + 1])

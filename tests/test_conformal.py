@@ -8,8 +8,8 @@ from scipy.special import expit
 from scipy.stats import binom, binomtest, norm
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from realfake.calibration import fit
-from realfake.conformal import (
+from realfake.statistics.calibration import fit
+from realfake.statistics.conformal import (
     OperatingPoint,
     Thresholds,
     binomial_interval,

@@ -14,10 +14,10 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, Value
 from PIL import Image as PILImage
 
-from realfake import cleaning
-from realfake.columns import as_text
-from realfake.corpus import load_corpus
-from realfake.splits import assign_roles, carve, part_validation, shared_groups, split_role, subset
+from realfake.corpus import cleaning
+from realfake.corpus.columns import as_text
+from realfake.corpus.load import load_corpus
+from realfake.corpus.splits import assign_roles, carve, part_validation, shared_groups, split_role, subset
 
 
 def picture(number: int, side: int = 12) -> PILImage.Image:
@@ -562,7 +562,7 @@ def test_carving_depends_on_the_seed_and_on_nothing_else():
     assert all((a == b).all() for a, b in zip(first, carve(labels, groups, [0.5, 0.5], 1)))
     assert set(first[0].tolist()) != set(carve(labels, groups, [0.5, 0.5], 2)[0].tolist())
     code = (
-        "from realfake.splits import carve; "
+        "from realfake.corpus.splits import carve; "
         "print(carve(['real', 'ai'] * 60, [f'g{i // 3}' for i in range(120)], [0.5, 0.5], 1)[0].tolist())"
     )
     root = str(Path(__file__).parent.parent)

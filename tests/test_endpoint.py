@@ -178,7 +178,7 @@ def test_requirements_keep_the_projects_bounds(pushed, tmp_path):
 
 
 def test_imports_are_followed_through_functions_and_not_through_type_checking():
-    source = "def f():\n    from realfake.overlay import overlay\nif TYPE_CHECKING:\n    from realfake.training import x\n"
+    source = "def f():\n    from realfake.attribution.overlay import overlay\nif TYPE_CHECKING:\n    from realfake.training.trainer import x\n"
     found = {path.as_posix() for path in modules_of(source)}
     assert {"overlay.py", "labels.py", "__init__.py"} <= found
     assert "training.py" not in found

@@ -9,13 +9,13 @@ import torch
 from scipy.special import expit
 from tiny import draw_picture, save_tiny
 
-from realfake import engine as engines
-from realfake.conformal import Thresholds
 from realfake.detector import Detector
-from realfake.engine import Choice, choose, open_engine
-from realfake.margins import margin_from_logits
-from realfake.novelty import fit, forward_with_features
-from realfake.preprocessing import Preprocessing
+from realfake.models.novelty import fit, forward_with_features
+from realfake.models.preprocessing import Preprocessing
+from realfake.scoring import engine as engines
+from realfake.scoring.engine import Choice, choose, open_engine
+from realfake.statistics.conformal import Thresholds
+from realfake.statistics.margins import margin_from_logits
 
 needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO is not installed")
 

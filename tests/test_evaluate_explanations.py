@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny import draw_corpus, save_tiny
 
-from realfake.explanation_evaluation import Findings, choose, summarise
-from realfake.explanation_report import conclusion, render
+from realfake.evaluation.explanation_evaluation import Findings, choose, summarise
+from realfake.evaluation.explanation_report import conclusion, render
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_explanations.py"
 METHODS = "gradcam,occlusion"
@@ -86,13 +86,13 @@ def test_a_finished_run_is_written_down_again_without_measuring(monkeypatch, inp
     def fail(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("realfake.explanation_evaluation.attribute", fail)
+    monkeypatch.setattr("realfake.evaluation.explanation_evaluation.attribute", fail)
     assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam") == 0
     assert json.loads((tmp_path / "explanations.json").read_text())["validation"]["figures"] == first
 
 
 def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
-    from realfake import explanation_evaluation
+    from realfake.evaluation import explanation_evaluation
 
     calls, real = [], explanation_evaluation.attribute
 
@@ -102,7 +102,7 @@ def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    monkeypatch.setattr("realfake.explanation_evaluation.attribute", dies)
+    monkeypatch.setattr("realfake.evaluation.explanation_evaluation.attribute", dies)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, inputs, tmp_path, "--methods", "gradcam", "--n_checks", "0")
     (path,) = (tmp_path / ".explanations").glob("*.jsonl")
@@ -110,7 +110,7 @@ def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
         file.write('\n{"part": "faithfulness", "item": 7, "na')  # as a crash leaves it
     calls.clear()
     monkeypatch.setattr(
-        "realfake.explanation_evaluation.attribute", lambda *a, **o: calls.append(1) or real(*a, **o)
+        "realfake.evaluation.explanation_evaluation.attribute", lambda *a, **o: calls.append(1) or real(*a, **o)
     )
     assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam", "--n_checks", "0") == 0
     assert len(calls) == 1 + 2 * 2 * 2  # one image was left; four splices with their controls

@@ -11,16 +11,16 @@ import pytest
 from datasets import Dataset, Features, Image
 from tiny import draw_picture, save_tiny
 
-from realfake import controls, robustness
 from realfake.card.degradations import summary
-from realfake.conformal import Thresholds
-from realfake.degradations import GRID
 from realfake.detector import Detector
-from realfake.evaluation import checkpoint_hash
-from realfake.images import open_image
-from realfake.measurement_log import read_log
-from realfake.robustness import Scorer, score_grid
-from realfake.robustness_figures import grid_figures, headline
+from realfake.evaluation import controls, robustness
+from realfake.evaluation.evaluation import checkpoint_hash
+from realfake.evaluation.measurement_log import read_log
+from realfake.evaluation.robustness import Scorer, score_grid
+from realfake.evaluation.robustness_figures import grid_figures, headline
+from realfake.imaging.degradations import GRID
+from realfake.imaging.images import open_image
+from realfake.statistics.conformal import Thresholds
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_checkpoint.py"
 SIZES = {"train": 60, "validation": 24, "test": 40}
@@ -350,8 +350,8 @@ def test_the_card_is_updated(script, tiny_vit, corpus, tmp_path, monkeypatch):
 
 
 def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
-    from realfake.corpus import load_corpus
-    from realfake.robustness_run import at_the_end_of_a_run, possible
+    from realfake.corpus.load import load_corpus
+    from realfake.evaluation.robustness_run import at_the_end_of_a_run, possible
 
     splits = load_corpus(corpus, num_proc=1).splits
     folder, log = shutil.copytree(tiny_vit, tmp_path / "run"), tmp_path / "log.jsonl"
@@ -371,7 +371,7 @@ def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
 def test_degradations_that_leave_too_little_are_left_out():
     from io import BytesIO
 
-    from realfake.robustness_run import possible
+    from realfake.evaluation.robustness_run import possible
 
     def table(*sizes):
         contents = []
@@ -389,7 +389,7 @@ def test_degradations_that_leave_too_little_are_left_out():
 @pytest.mark.parametrize("name", ["vit", "mobilenet_v2"])
 def test_novelty_counts_as_in_a_prediction(name, tmp_path):
     """In several threads, each of which catches features in layers of its own."""
-    from realfake import novelty
+    from realfake.models import novelty
 
     detector = Detector.from_pretrained(save_tiny(name, tmp_path / name))
     pictures = [draw_picture(32, seed=500 + seed) for seed in range(60)]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from realfake.conformal import Thresholds
-from realfake.evaluation import (
+from realfake.evaluation.evaluation import (
     checkpoint_hash,
     measure,
     read_evaluation,
@@ -17,7 +16,8 @@ from realfake.evaluation import (
     write_evaluation,
     write_scores,
 )
-from realfake.measurement_log import count, log_measurement, plain, read_log
+from realfake.evaluation.measurement_log import count, log_measurement, plain, read_log
+from realfake.statistics.conformal import Thresholds
 
 THRESHOLDS = Thresholds(alpha=0.1, real=-1.0, ai=1.0, n_real=40, n_ai=40)
 

@@ -8,9 +8,9 @@ import torch
 from scipy.special import expit
 from tiny import draw_picture, save_tiny
 
+from realfake.attribution.faithfulness import Evidence, evidence_of
+from realfake.attribution.perturbation import importance_order, random_orders, replace, strongest
 from realfake.detector import Detector
-from realfake.faithfulness import Evidence, evidence_of
-from realfake.perturbation import importance_order, random_orders, replace, strongest
 
 SPOT = np.s_[8:16, 30:40]
 

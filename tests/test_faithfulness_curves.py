@@ -6,10 +6,10 @@ import torch
 from captum.metrics import infidelity
 from scipy.special import expit
 
-from realfake.baselines import baseline_pixels
-from realfake.faithfulness_curves import curves_of, road
-from realfake.imputation import impute
-from realfake.map_checks import (
+from realfake.attribution.baselines import baseline_pixels
+from realfake.attribution.faithfulness_curves import curves_of, road
+from realfake.attribution.imputation import impute
+from realfake.evaluation.map_checks import (
     agreement,
     max_sensitivity,
     normalised_infidelity,

@@ -20,9 +20,11 @@ import pytest
 from loopback_hub import TOKEN
 from tiny import draw_corpus, draw_picture, save_tiny
 
-from realfake import Detector, evaluation, hub_files, records
-from realfake.arguments import RunArguments
+from realfake import Detector, records
+from realfake.evaluation import evaluation
+from realfake.models import hub_files
 from realfake.space import loading
+from realfake.training.arguments import RunArguments
 
 ROOT = Path(__file__).parent.parent
 
@@ -318,7 +320,7 @@ def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
     before = hub.files("user/run")
     hub.fail_next("/user/run/commit/", "stall", times=1)
     code = (
-        "from realfake import publishing\nfrom realfake.arguments import RunArguments\n"
+        "from realfake import publishing\nfrom realfake.training.arguments import RunArguments\n"
         f"publishing.push(RunArguments(output_dir={str(folder)!r}, hub_model_id='user/run'))"
     )
     environment = {**os.environ, **hub.environment, "PYTHONPATH": str(ROOT)}
@@ -329,7 +331,7 @@ def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
     _, words = process.communicate()
     assert hub.requests_to("/commit/"), words
     assert hub.files("user/run") == before
-    from realfake import publishing
+    from realfake.training import publishing
 
     assert publishing.push(RunArguments(output_dir=str(folder), hub_model_id="user/run")) == 0
     assert hub.files("user/run")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
@@ -339,7 +341,7 @@ def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
 def test_what_a_killed_writer_leaves_is_not_published():
     from fnmatch import fnmatch
 
-    from realfake.publishing import NOT_PUBLISHED
+    from realfake.training.publishing import NOT_PUBLISHED
 
     assert any(fnmatch(".evaluation.json.4711.tmp", pattern) for pattern in NOT_PUBLISHED)
 

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from realfake import fetch as module
-from realfake.fetch import fetch, is_public
+from realfake.imaging import fetch as module
+from realfake.imaging.fetch import fetch, is_public
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -8,8 +8,8 @@ from test_training import arguments, rows, trainer_for
 from tiny import save_tiny
 from transformers import TrainerCallback
 
-from realfake.fine_tuning import head_parameters
-from realfake.training_images import Collator, MixingCollator
+from realfake.training.fine_tuning import head_parameters
+from realfake.training.images import Collator, MixingCollator
 
 PLAIN = {
     "optim": "sgd",

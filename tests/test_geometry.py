@@ -5,7 +5,7 @@ import pytest
 import transformers
 from PIL import Image
 
-from realfake.geometry import seen_region
+from realfake.models.geometry import seen_region
 
 
 def make(name, **options):

@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from test_train_cli import facts_of, last_line, main
 from tiny import draw_corpus
 
-from realfake.evaluation import read_scores, write_evaluation, write_scores
-from realfake.hard_examples import before_and_after, find_mistakes, mix, summary
-from realfake.runs import corpus_fingerprint
+from realfake.corpus.rows import corpus_fingerprint
+from realfake.evaluation.evaluation import read_scores, write_evaluation, write_scores
+from realfake.training.hard_examples import before_and_after, find_mistakes, mix, summary
 
 
 def rows(labels, generators=None):

@@ -16,8 +16,15 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from realfake.classifiers import load_classifier, load_processor
-from realfake.heads import check_foldable, final_linears, fold, folding_error, select_trainable, set_dropout
+from realfake.models.classifiers import load_classifier, load_processor
+from realfake.models.heads import (
+    check_foldable,
+    final_linears,
+    fold,
+    folding_error,
+    select_trainable,
+    set_dropout,
+)
 
 FOLDABLE = (
     "vit", "deit", "dinov2", "siglip", "swin", "swinv2", "convnext", "convnextv2", "resnet", "efficientnet",

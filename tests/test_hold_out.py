@@ -8,10 +8,10 @@ from datasets import Image as ImageFeature
 from test_train_cli import facts_of, last_line, main
 from tiny import draw_corpus
 
-from realfake.corpus import Corpus
-from realfake.corpus_report import CorpusReport
-from realfake.evaluation import read_evaluation, read_scores
-from realfake.hold_out import hold_out, parse_hold_out
+from realfake.corpus.hold_out import hold_out, parse_hold_out
+from realfake.corpus.load import Corpus
+from realfake.corpus.report import CorpusReport
+from realfake.evaluation.evaluation import read_evaluation, read_scores
 
 
 def dataset(rows, grouped=True):

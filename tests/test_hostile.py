@@ -17,9 +17,9 @@ from tiny import draw_picture
 from transformers.image_utils import load_image
 
 from realfake import Detector
-from realfake.file_limits import TooCostly, check_decoder, checked, reads_within_bounds
-from realfake.images import open_image
-from realfake.provenance import read_provenance
+from realfake.imaging.file_limits import TooCostly, check_decoder, checked, reads_within_bounds
+from realfake.imaging.images import open_image
+from realfake.provenance.reading import read_provenance
 
 ROOT = Path(__file__).parent.parent
 ORDINARY = bad_files.ordinary()
@@ -78,8 +78,8 @@ _IN_LITTLE_MEMORY = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 import bad_files
-from realfake.images import open_image
-from realfake.provenance import read_provenance
+from realfake.imaging.images import open_image
+from realfake.provenance.reading import read_provenance
 files = {**bad_files.unusual(), **{name: make() for name, make in bad_files.costly().items()}}
 for data in bad_files.ordinary().values():
     open_image(data), read_provenance(data)

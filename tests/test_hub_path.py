@@ -31,13 +31,13 @@ from loopback_hub import TOKEN, LoopbackHub, point_clients_at
 from tiny import draw_corpus, draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
-from realfake import publishing
-from realfake.arguments import RunArguments
-from realfake.corpus import load_corpus
+from realfake.corpus.load import load_corpus
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI, NAMES
-from realfake.metrics import margin_from_logits
 from realfake.space import loading
+from realfake.statistics.metrics import margin_from_logits
+from realfake.training import publishing
+from realfake.training.arguments import RunArguments
 
 ROOT = Path(__file__).parent.parent
 SPLITS = {"train": 96, "validation": 64, "test": 24}

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageFile
 from transformers.image_utils import load_image
 
-from realfake import images
-from realfake.degradations import GRID, blur, center_crop, noise, recompress, rescale, shrink
-from realfake.images import Limits, open_image
+from realfake.imaging import images
+from realfake.imaging.degradations import GRID, blur, center_crop, noise, recompress, rescale, shrink
+from realfake.imaging.images import Limits, open_image
 
 
 def picture(width=40, height=30, seed=0):

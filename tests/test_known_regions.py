@@ -5,8 +5,8 @@ import pytest
 import torch
 from hand_built import RED, red_square
 
-from realfake.attribution import METHODS, attribute
-from realfake.layers import find_layer
+from realfake.attribution.layers import find_layer
+from realfake.attribution.methods import METHODS, attribute
 
 COLUMNS = {"real": [0], "ai": [1]}
 # Fewer passes than by default; and less noise: on black it makes red where there is none.

@@ -8,8 +8,8 @@ import transformers
 from hand_built import red_convnextv2, red_vit
 from PIL import Image
 
+from realfake.attribution.regions import strongest_regions
 from realfake.detector import Detector
-from realfake.regions import strongest_regions
 
 
 def detector(kind):

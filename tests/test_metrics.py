@@ -14,9 +14,9 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
 
-from realfake import metrics
-from realfake.bootstrap import bootstrap_interval, resample_counts
-from realfake.detection_metrics import DetectionMetrics
+from realfake.evaluation.detection_metrics import DetectionMetrics
+from realfake.statistics import metrics
+from realfake.statistics.bootstrap import bootstrap_interval, resample_counts
 
 # Two real and three ai images; from the highest margin down: ai, real, ai, (ai, real tied).
 MARGIN = np.array([3.0, 2.0, 1.0, -1.0, -1.0])
@@ -463,7 +463,7 @@ def test_detection_metrics_needs_no_network_and_leaves_no_files(tmp_path):
         "import socket\n"
         "def refuse(*args, **kwargs): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from realfake.detection_metrics import DetectionMetrics\n"
+        "from realfake.evaluation.detection_metrics import DetectionMetrics\n"
         "for _ in range(20):\n"
         "    print(DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])['accuracy'])\n"
     )

@@ -15,8 +15,8 @@ from realfake.card.markdown import code, fence, md
 from realfake.card.metadata import card_data
 from realfake.card.numbers import number, percent
 from realfake.card.render import render, write_card
-from realfake.conformal import Thresholds
-from realfake.evaluation import measure
+from realfake.evaluation.evaluation import measure
+from realfake.statistics.conformal import Thresholds
 
 EVIL = "a|b <script>alert(1)</script> {{ 7*7 }} [x](http://evil) `c` *d*\n## Heading"
 THRESHOLDS = Thresholds(alpha=0.1, real=-1.0, ai=1.0, n_real=100, n_ai=100)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from realfake import metrics
-from realfake.calibration import fit
-from realfake.noise_floor import _perfect_model, calibrated_ece_band
+from realfake.statistics import metrics
+from realfake.statistics.calibration import fit
+from realfake.statistics.noise_floor import _perfect_model, calibrated_ece_band
 
 
 def draw(n, seed=0, prior=0.4, sharpness=1.0):

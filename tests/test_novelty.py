@@ -14,9 +14,11 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from safetensors.numpy import load_file, save_file
 from tiny import ARCHITECTURES, draw_corpus, draw_picture, save_tiny
 
-from realfake import novelty, release
 from realfake.detector import Detector
-from realfake.novelty import Novelty, choose, fit, forward_with_features
+from realfake.evaluation import collecting
+from realfake.models import novelty
+from realfake.models.novelty import Novelty, choose, fit, forward_with_features
+from realfake.training import release
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "fit_novelty.py"
 
@@ -324,7 +326,7 @@ def test_scores_and_verdicts_are_those_of_predict(folder):
     none = detector.scores([])
     assert none[0].shape == none[1].shape == (0,) and detector.predict([]) == []
     assert Detector(detector.model, detector.processor).scores(images)[1] is None
-    collected = release.collect_scores(detector, rows(10), batch_size=4)
+    collected = collecting.collect_scores(detector, rows(10), batch_size=4)
     expected = detector.scores(rows(10)["image"])
     np.testing.assert_allclose(collected[0], expected[0], atol=1e-5)
     np.testing.assert_allclose(collected[1], expected[1], atol=1e-9)

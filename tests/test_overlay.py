@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from realfake.attribution.faithfulness import Evidence
+from realfake.attribution.overlay import caveats, display_scale, overlay, side_by_side
+from realfake.attribution.regions import strongest_regions
 from realfake.detector import Explanation
-from realfake.faithfulness import Evidence
-from realfake.overlay import caveats, display_scale, overlay, side_by_side
-from realfake.regions import strongest_regions
 
 
 def grey(width, height, value=128):

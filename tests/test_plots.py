@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from scipy.special import expit
 
-from realfake import contact_sheet, plots
-from realfake.conformal import Thresholds
-from realfake.evaluation import measure
+from realfake.evaluation import plots
+from realfake.evaluation.evaluation import measure
+from realfake.imaging import contact_sheet
+from realfake.statistics.conformal import Thresholds
 
 LOG = [
     {"loss": 0.7, "epoch": 0.5},

@@ -12,7 +12,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image as PILImage
 
-from realfake.corpus import load_corpus
+from realfake.corpus.load import load_corpus
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "prepare_corpus.py"
 

@@ -8,8 +8,8 @@ import pytest
 import transformers
 from PIL import Image
 
-from realfake.images import open_image
-from realfake.preprocessing import TOLERANCE, Preprocessing
+from realfake.imaging.images import open_image
+from realfake.models.preprocessing import TOLERANCE, Preprocessing
 
 SQUARE = {"height": 40, "width": 40}
 FAST = {

@@ -11,10 +11,10 @@ from PIL import ExifTags, Image, PngImagePlugin
 from signing import AI_SOURCE, CAPTURE, make_authority, sign
 from tiny import draw_picture
 
-from realfake import content_credentials, metadata_blocks
-from realfake.metadata_blocks import read_blocks
-from realfake.provenance import read_provenance
-from realfake.xmp import read_xmp, term_of
+from realfake.provenance import content_credentials, metadata_blocks
+from realfake.provenance.metadata_blocks import read_blocks
+from realfake.provenance.reading import read_provenance
+from realfake.provenance.xmp import read_xmp, term_of
 
 MIMES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 A1111 = (

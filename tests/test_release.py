@@ -14,17 +14,16 @@ from tiny import draw_picture, save_tiny
 from torch import nn
 from transformers import pipeline
 
-from realfake import release
-from realfake.calibration import Calibration, fit_grouped
-from realfake.conformal import OperatingPoint, operating_point
+from realfake.corpus.rows import is_ai, own_groups
 from realfake.detector import Detector
-from realfake.metrics import margin_from_logits
-from realfake.release import (
+from realfake.evaluation.collecting import collect_logits
+from realfake.statistics.calibration import Calibration, fit_grouped
+from realfake.statistics.conformal import OperatingPoint, operating_point
+from realfake.statistics.metrics import margin_from_logits
+from realfake.training import release
+from realfake.training.release import (
     calibrate_and_fold,
-    collect_logits,
     decision_facts,
-    is_ai,
-    own_groups,
     save_and_reopen,
     save_checkpoint,
     store_facts,

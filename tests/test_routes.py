@@ -141,7 +141,7 @@ def test_the_answer_is_the_stock_pipelines(url, detector, tiny_vit, parameters):
 
 
 def draw_as_decoded(data: bytes):
-    from realfake.images import open_image
+    from realfake.imaging.images import open_image
 
     return open_image(data)
 

@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 from tiny import draw_picture, save_tiny
 
-from realfake import scoring, scoring_run
 from realfake.detector import Detector
-from realfake.engine import Choice
-from realfake.scoring_source import FolderPart, Row, iter_images, list_images, open_source
-from realfake.shards import ScoreFolder
+from realfake.scoring import run as scoring_run
+from realfake.scoring import scorer as scoring
+from realfake.scoring.engine import Choice
+from realfake.scoring.shards import ScoreFolder
+from realfake.scoring.source import FolderPart, Row, iter_images, list_images, open_source
 
 ROOT = Path(__file__).parents[1]
 # For streams, of which nobody knows whether trying out engines would pay.
@@ -521,7 +522,7 @@ def test_a_listing_gives_any_rows_without_reading_the_others(tmp_path):
 
 def test_a_listing_is_not_made_twice(images, tmp_path, monkeypatch):
     first = open_source(images, tmp_path)
-    monkeypatch.setattr("realfake.scoring_source.list_images", lambda *_: pytest.fail("walked again"))
+    monkeypatch.setattr("realfake.scoring.source.list_images", lambda *_: pytest.fail("walked again"))
     assert open_source(images, tmp_path, fingerprint=first.fingerprint).rows == first.rows
 
 
@@ -529,7 +530,7 @@ def test_a_listing_is_not_made_twice(images, tmp_path, monkeypatch):
 def test_chunks_are_sized_by_the_source_alone(rows, size):
     from types import SimpleNamespace
 
-    from realfake.scoring_source import ScoringSource
+    from realfake.scoring.source import ScoringSource
 
     assert ScoringSource([SimpleNamespace(rows=rows)], "", False, []).default_chunk() == size
 

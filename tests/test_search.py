@@ -7,9 +7,9 @@ import pytest
 from test_train_cli import last_line, main
 from tiny import draw_corpus, save_tiny
 
-from realfake.arguments import ModelArguments, RunArguments
-from realfake.search import search_space
-from realfake.training import DetectorTrainer, prepare_classifier
+from realfake.training.arguments import ModelArguments, RunArguments
+from realfake.training.search import search_space
+from realfake.training.trainer import DetectorTrainer, prepare_classifier
 
 
 @pytest.fixture(scope="module")

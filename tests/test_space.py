@@ -11,9 +11,9 @@ from PIL import Image
 from tiny import draw_picture, save_tiny
 
 from realfake.answer import answer
-from realfake.attribution import METHODS
+from realfake.attribution.faithfulness import Evidence
+from realfake.attribution.methods import METHODS
 from realfake.detector import Detector, Explanation, Prediction
-from realfake.faithfulness import Evidence
 from realfake.labels import AI, REAL
 from realfake.space import check, loading, report, text
 from realfake.space.api import Api
@@ -493,7 +493,7 @@ def test_a_picture_without_metadata_and_one_with_are_told_apart():
     exif = Image.Exif()
     exif[271], exif[272] = "Canon", "EOS <b>"
     draw_picture(64).save(buffer, "JPEG", exif=exif)
-    from realfake.provenance import read_provenance
+    from realfake.provenance.reading import read_provenance
     from realfake.space import render
 
     card = render.provenance(text.ENGLISH, read_provenance(buffer.getvalue()))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tiny import draw_picture, save_tiny
 
-from realfake.attribution import METHODS
+from realfake.attribution.methods import METHODS
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI, REAL
 from realfake.space.code import snippets

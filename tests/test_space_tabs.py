@@ -13,7 +13,6 @@ from tiny import draw_picture, save_tiny
 
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI
-from realfake.metrics import auroc
 from realfake.space import batch as batch_module
 from realfake.space import compare as compare_module
 from realfake.space import loading, quality, rows
@@ -22,6 +21,7 @@ from realfake.space.compare import Compare, Opened
 from realfake.space.loading import Loaded
 from realfake.space.rows import Row
 from realfake.space.text import ENGLISH, words
+from realfake.statistics.metrics import auroc
 
 
 def pictures(folder, n: int) -> list[str]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_space import FACTS, HOSTILE, prediction, shown
 
-from realfake.faithfulness import Evidence
+from realfake.attribution.faithfulness import Evidence
+from realfake.attribution.regions import EvidenceRegion
 from realfake.labels import AI, REAL
-from realfake.regions import EvidenceRegion
 from realfake.space import about, code, markup, render, text
 from realfake.space.languages import LANGUAGES
 from realfake.space.text import ENGLISH, Words, words

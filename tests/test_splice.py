@@ -11,9 +11,9 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from sklearn.metrics import average_precision_score
 from tiny import draw_picture
 
-from realfake.images import open_image
-from realfake.localisation import centred_map, localisation, localisation_of_chance, random_maps
-from realfake.splice import blend, draw_mask, splices
+from realfake.evaluation.localisation import centred_map, localisation, localisation_of_chance, random_maps
+from realfake.evaluation.splice import blend, draw_mask, splices
+from realfake.imaging.images import open_image
 
 
 def png(image):

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from tiny import draw_picture, save_tiny
 
-from realfake.degradations import GRID
 from realfake.detector import Detector, Prediction
+from realfake.imaging.degradations import GRID
 from realfake.labels import AI, REAL
 from realfake.stability import VARIANTS, Stability, variants_of
 

@@ -26,11 +26,12 @@ from safetensors.torch import load_file
 from tiny import draw_corpus, draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
-from realfake import evaluation, release
-from realfake.classifiers import load_classifier
 from realfake.detector import Detector
-from realfake.measurement_log import read_log
-from realfake.training import DetectorTrainer
+from realfake.evaluation import evaluation
+from realfake.evaluation.measurement_log import read_log
+from realfake.models.classifiers import load_classifier
+from realfake.training import release
+from realfake.training.trainer import DetectorTrainer
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = [
@@ -183,7 +184,7 @@ def test_early_stopping_stopped(finished):
 def test_the_figures_are_those_of_the_stored_weights(finished, corpus):
     table = evaluation.read_scores(finished / "scores-test.parquet")
     detector = Detector.from_pretrained(finished)
-    from realfake.corpus import load_corpus
+    from realfake.corpus.load import load_corpus
 
     test = load_corpus(corpus).splits["test"]
     np.testing.assert_allclose(detector.margins(list(test["image"])), table["margin"], atol=1e-4)
@@ -256,7 +257,7 @@ def test_native_pixels_with_a_frozen_backbone(corpus, tiny_convnext, tmp_path):
         assert kept != name.startswith("classifier."), name
     assert not (tmp_path / "measurements.jsonl").exists() and not (folder / "scores-test.parquet").exists()
 
-    from realfake.corpus import load_corpus
+    from realfake.corpus.load import load_corpus
 
     picture = load_corpus(corpus).splits["test"][0]["image"]["path"]
     (score,) = [
@@ -526,7 +527,7 @@ def gloo_threads() -> list[str]:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lists threads as Linux does")
 def test_no_worker_of_the_process_group_outlives_it():
     """Not even where a cycle of references, such as a trainer is, still holds the group."""
-    from realfake.runs import leave_process_group
+    from realfake.processes import leave_process_group
 
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
@@ -693,7 +694,7 @@ def test_help_names_every_option(capsys, monkeypatch):
 
 @pytest.mark.parametrize("rank, start", [("0", "train_hf.py: error: "), ("1", "train_hf.py: process 1: ")])
 def test_a_mistake_is_said_once_and_not_lost(rank, start, capsys, monkeypatch):
-    from realfake.runs import report_failure
+    from realfake.command import report_failure
 
     monkeypatch.setenv("RANK", rank)
     assert report_failure(ValueError("first\n  second")) == 2

@@ -15,12 +15,20 @@ from scipy.special import log_softmax
 from tiny import draw_picture, save_tiny
 from transformers import EvalPrediction, TrainerControl, TrainerState
 
-from realfake.arguments import DataArguments, ModelArguments, RunArguments
-from realfake.augment import Augmentation
-from realfake.classifiers import load_processor
-from realfake.detection_metrics import check_metric, metrics_of
-from realfake.heads import select_trainable
-from realfake.training import (
+from realfake.evaluation.detection_metrics import check_metric, metrics_of
+from realfake.models.classifiers import load_processor
+from realfake.models.heads import select_trainable
+from realfake.training.arguments import DataArguments, ModelArguments, RunArguments
+from realfake.training.augment import Augmentation
+from realfake.training.images import (
+    Collator,
+    EpochCallback,
+    PlainImages,
+    StreamedImages,
+    TrainingImages,
+    training_processor,
+)
+from realfake.training.trainer import (
     ElapsedCallback,
     build_trainer,
     class_weights,
@@ -28,14 +36,6 @@ from realfake.training import (
     last_complete_checkpoint,
     mend_batch_norm,
     prepare_classifier,
-)
-from realfake.training_images import (
-    Collator,
-    EpochCallback,
-    PlainImages,
-    StreamedImages,
-    TrainingImages,
-    training_processor,
 )
 
 LABEL2ID = {"real": 0, "ai": 1}
@@ -343,7 +343,7 @@ def test_a_training_crop_that_the_model_cannot_take(sixteen, tiny_vit, tmp_path)
 
 def test_elapsed_seconds_add_up(monkeypatch):
     clock = iter([100.0, 107.0, 110.0, 500.0, 505.0])
-    monkeypatch.setattr("realfake.training.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("realfake.training.trainer.time.monotonic", lambda: next(clock))
     first = ElapsedCallback()
     first.on_train_begin(None, None, None)
     state = first.state()  # at 107: a checkpoint is saved
@@ -395,7 +395,9 @@ def test_the_last_complete_checkpoint(tmp_path):
     ],
 )
 def test_options_that_make_no_sense(options, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("realfake.arguments.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr(
+        "realfake.training.arguments.get_available_reporting_integrations", lambda: ["tensorboard"]
+    )
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **options)
 

@@ -5,9 +5,9 @@ Rendered from `robustness.json`; `robustness_report` writes the same record down
 
 from collections.abc import Mapping
 
-from ..controls import NAMES as CONTROLS
+from ..evaluation.controls import NAMES as CONTROLS
+from ..evaluation.robustness_figures import headline
 from ..labels import AI, REAL
-from ..robustness_figures import headline
 from .facts import CardFacts
 from .markdown import code, md, table
 from .numbers import percent, score, share

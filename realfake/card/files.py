@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import evaluation
-from ..conformal import OperatingPoint, Thresholds
-from ..measurement_log import count_weights
-from ..plots import write_plots
-from ..robustness_plots import write_card_plots
-from ..robustness_report import read_robustness
+from ..evaluation import evaluation
+from ..evaluation.measurement_log import count_weights
+from ..evaluation.plots import write_plots
+from ..evaluation.robustness_plots import write_card_plots
+from ..evaluation.robustness_report import read_robustness
+from ..statistics.conformal import OperatingPoint, Thresholds
 from .facts import CardFacts, hub_id, public_name
 from .render import write_card
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from scipy.special import expit, logit
 
-from ..conformal import with_prior
-from ..evaluation import VERDICTS
+from ..evaluation.evaluation import VERDICTS
 from ..labels import AI, NAMES, REAL
+from ..statistics.conformal import with_prior
 from .facts import CardFacts
 from .markdown import code, md, table
 from .numbers import number, percent, probability, score, share

@@ -1,6 +1,6 @@
 """The card's tables of results on the images as they are: the headline, metrics, generators, sources, other splits."""
 
-from ..evaluation import VERDICTS
+from ..evaluation.evaluation import VERDICTS
 from ..labels import AI, REAL
 from .facts import CardFacts, split_note
 from .markdown import code, md, table

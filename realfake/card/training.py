@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from ..evaluation import FILE_NAME
+from ..evaluation.evaluation import FILE_NAME
 from ..labels import NAMES
 from .facts import CardFacts
 from .markdown import code, fence, link, md, table
@@ -105,7 +105,7 @@ def reproduction(facts: CardFacts, source: str) -> str:
         rated = f', thresholds=Detector.from_pretrained("{source}").thresholds'
         lines = [
             *(["from realfake import Detector"] if facts.thresholds else []),
-            "from realfake.evaluation import measure, read_scores",
+            "from realfake.evaluation.evaluation import measure, read_scores",
             "",
             f"measure(**read_scores({json.dumps(file)}){rated if facts.thresholds else ''}, seed={facts.figures.get('seed', 0)})",
         ]

@@ -7,8 +7,8 @@ and chance together explain.
 
 from collections.abc import Mapping
 
+from ..evaluation.robustness_figures import CLEAN
 from ..labels import AI, REAL
-from ..robustness_figures import CLEAN
 from .facts import CardFacts
 from .markdown import code, md, table
 from .numbers import percent, score, share

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import gradio as gr
 
 from ..answer import answer, compose, read_once
-from ..attribution import METHODS
+from ..attribution.methods import METHODS
 from ..detector import Detector
 from ..labels import AI, NAMES
-from ..provenance import read_provenance
+from ..provenance.reading import read_provenance
 from . import render
 from .handlers import REGIONS, bounded
 from .image_input import ImageInput

@@ -1,6 +1,6 @@
 """The second tab: many images or a ZIP archive, a row each as they are judged, a table to sort and to keep.
 
-Widgets and the loop that fills the table; archives are read by `realfake.archive`, rows are drawn by `rows`.
+Widgets and the loop that fills the table; archives are read by `realfake.imaging.archive`, rows are drawn by `rows`.
 """
 
 import logging
@@ -13,8 +13,8 @@ from uuid import uuid4
 import gradio as gr
 
 from ..answer import compose, read_once
-from ..archive import Bounds, count, is_archive, read_archive
 from ..detector import Detector
+from ..imaging.archive import Bounds, count, is_archive, read_archive
 from . import render, rows
 from .handlers import language
 from .localised import Localised

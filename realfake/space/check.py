@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
-from ..attribution import METHODS
+from ..attribution.methods import METHODS
 from ..feedback import Feedback
-from ..fetch import fetch
-from ..images import LIMITS
+from ..imaging.fetch import fetch
+from ..imaging.images import LIMITS
 from ..labels import AI, REAL
 from . import render
 from .about import about

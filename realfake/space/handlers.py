@@ -18,10 +18,10 @@ from PIL import Image
 from scipy.special import expit
 
 from ..answer import read_once
-from ..conformal import with_prior
 from ..detector import Detector, Explanation, Prediction
 from ..labels import AI, REAL
-from ..provenance import Provenance, read_provenance
+from ..provenance.reading import Provenance, read_provenance
+from ..statistics.conformal import with_prior
 from . import about, render
 from .localised import marker
 from .text import Words

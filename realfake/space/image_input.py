@@ -1,7 +1,7 @@
 """The image component of the page: it hands over the uploaded file as it is.
 
 `gr.Image` decodes the upload with Pillow before the handler runs, so a broken file ends in a generic error and the
-limits of `realfake.images` are passed by. Here the handler gets the path, and the project's one decoder does the rest.
+limits of `realfake.imaging.images` are passed by. Here the handler gets the path, and the project's one decoder does the rest.
 """
 
 from abc import ABCMeta

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from ..detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
-from ..hub_files import find_record
+from ..models.hub_files import find_record
 from .about import is_hub_id
 from .text import Words
 

@@ -7,8 +7,8 @@ request asks for (`Words.asked_for`); what stands on the page from the start is 
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from ..conformal import INCONCLUSIVE
 from ..labels import AI, REAL
+from ..statistics.conformal import INCONCLUSIVE
 from .languages import ALSO, DEFAULT, LANGUAGES
 
 EXAMPLES = ("coffee.jpg", "cat.jpg", "astronaut.jpg", "temple.jpg", "flower.jpg")

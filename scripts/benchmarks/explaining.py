@@ -12,8 +12,8 @@ import torch
 from captum.attr import IntegratedGradients
 from PIL import Image
 
-from realfake.attribution import Margin
-from realfake.baselines import baseline_pixels
+from realfake.attribution.baselines import baseline_pixels
+from realfake.attribution.methods import Margin
 from realfake.detector import Detector
 from realfake.labels import AI
 

@@ -11,14 +11,14 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
-from realfake.engine import EXACT, SAFETY, Choice, choose
 from realfake.labels import AI, REAL
-from realfake.preprocessing import Preprocessing
+from realfake.models.preprocessing import Preprocessing
 from realfake.processes import Processes
-from realfake.scoring import Scorer, choose_engine
-from realfake.scoring_run import missing, score_chunks
-from realfake.scoring_source import Row, open_source
-from realfake.shards import ScoreFolder
+from realfake.scoring.engine import EXACT, SAFETY, Choice, choose
+from realfake.scoring.run import missing, score_chunks
+from realfake.scoring.scorer import Scorer, choose_engine
+from realfake.scoring.shards import ScoreFolder
+from realfake.scoring.source import Row, open_source
 
 from .drawn import draw_photographs
 from .timing import paired, ratio_row

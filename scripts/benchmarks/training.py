@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from realfake import runs, training
-from realfake.images import open_image
+from realfake import processes
+from realfake.imaging.images import open_image
+from realfake.training import runs
+from realfake.training import trainer as training
 
 from .drawn import draw_classes
 from .timing import ratio_row
@@ -231,7 +233,7 @@ def _work(work: Path, result: Path, quick: bool) -> None:
     if trainer.is_world_process_zero():
         count = trainer.args.world_size
         result.write_text(json.dumps({"processes": count, "images_a_second": 16 * count / times.seconds()}))
-    runs.leave_process_group()
+    processes.leave_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,384 @@
+"""Measure attribution methods on a corpus: are their maps faithful, do they find a spliced region, what do they cost?
+
+Used by `scripts/evaluate_explanations.py`. Every finding is a line in a file as soon as it is made, so that an interrupted run continues;
+[`summarise`] makes figures of them and `realfake.evaluation.explanation_report` a page.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from ..attribution.faithfulness import evidence_of
+from ..attribution.faithfulness_curves import curves_of, road
+from ..attribution.layers import candidate_layers, find_layer
+from ..attribution.methods import METHODS, Margin, attribute
+from ..detector import Detector
+from ..imaging.images import open_image
+from ..labels import AI, REAL
+from ..models.geometry import seen_region
+from ..statistics.bootstrap import bootstrap_interval
+from .localisation import SCORES, centred_map, localisation, localisation_of_chance
+from .map_checks import (
+    agreement,
+    max_sensitivity,
+    normalised_infidelity,
+    randomised,
+    rank_correlation,
+    removal_effects,
+)
+from .measurement_log import plain
+from .splice import KINDS, splices
+
+FOLDER = ".explanations"
+CENTRE = "centre"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How thoroughly is measured.
+
+    Attributes:
+        steps: Of the deletion and insertion curves.
+        n_random: Random maps that each map is compared with.
+        n_checks: Images on which the slow checks are made: ROAD, sensitivity, shuffled weights. The first ones.
+        seed: Of everything that is drawn.
+    """
+
+    steps: int = 8
+    n_random: int = 3
+    n_checks: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method with its options, under a name of its own."""
+
+    name: str
+    method: str
+    options: dict
+
+    def explain(self, model, pixels: torch.Tensor, columns, target: str):
+        """[`attribute`], by this method."""
+        return attribute(model, pixels, columns, self.method, target, **self.options)
+
+
+def candidates(
+    detector: Detector, methods: Sequence[str], layers: int, pixels: torch.Tensor
+) -> list[Candidate]:
+    """List what is to be compared: methods, and Grad-CAM on several layers.
+
+    Args:
+        methods: Of `METHODS`.
+        layers: On how many further layers Grad-CAM is tried, 0 for the default one alone.
+        pixels: An input, for the size.
+
+    Raises:
+        ValueError: There is no such method.
+    """
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise ValueError(f"There is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
+    found = [Candidate(method, method, {}) for method in methods]
+    if layers:
+        size = tuple(pixels.shape[2:])
+        usual = find_layer(detector.model, size, detector.facts.get("gradcam_layer")).name
+        for layer in candidate_layers(detector.model, size, layers):
+            if layer.name == usual and "gradcam" in methods:
+                continue
+            found.append(Candidate(f"gradcam@{layer.name}", "gradcam", {"layer": layer.name}))
+    return found
+
+
+class Findings:
+    """Lines of a file, one for each image and method, that outlive the run.
+
+    Args:
+        path: Created where it does not exist. A line that was cut off when a run died is left out.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path, self.lines = Path(path), {}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            for text in self.path.read_text(encoding="utf-8").split("\n"):
+                try:
+                    line = json.loads(text)
+                    self.lines[line["part"], line["item"], line["name"]] = line
+                except (ValueError, KeyError, TypeError):
+                    continue
+
+    def missing(self, part: str, item: int, names: Iterable[str]) -> list[str]:
+        """Those names for which there is no line yet."""
+        return [name for name in names if (part, item, name) not in self.lines]
+
+    def add(self, part: str, item: int, name: str, **found) -> None:
+        """Write one down."""
+        line = plain({"part": part, "item": item, "name": name, **found})
+        with open(self.path, "ab") as file:
+            file.write(("\n" + json.dumps(line, allow_nan=False)).encode())
+        self.lines[part, item, name] = line
+
+    def of(self, part: str, name: str) -> list[dict]:
+        """The lines of a part and a name, in the order of the images."""
+        found = [line for (of, _, called), line in self.lines.items() if (of, called) == (part, name)]
+        return sorted(found, key=lambda line: line["item"])
+
+
+def findings_file(folder: str | os.PathLike, *identity) -> Path:
+    """Where the findings about one checkpoint, corpus and setting are kept."""
+    key = hashlib.sha256(json.dumps(plain(list(identity)), sort_keys=True).encode()).hexdigest()[:16]
+    return Path(folder) / FOLDER / f"{key}.jsonl"
+
+
+def measure_faithfulness(
+    detector: Detector,
+    dataset: Dataset,
+    compared: Sequence[Candidate],
+    findings: Findings,
+    settings: Settings,
+    progress: Callable[[int], object] = lambda n: None,
+) -> None:
+    """Explain each image's more probable label by each method, and take the maps to task.
+
+    Args:
+        dataset: Rows with an undecoded `image`.
+        findings: What an earlier run found is not done again.
+        progress: Called with the number of maps that were dealt with.
+    """
+    model, columns = detector.model, detector.columns
+    broken = randomised(model, settings.seed)
+    for item in range(len(dataset)):
+        missing = findings.missing("faithfulness", item, [one.name for one in compared])
+        # Methods are compared with each other, not Grad-CAM's layers: whose maps are needed for that.
+        together = [one.name for one in compared if "@" not in one.name]
+        if item >= settings.n_checks or not findings.missing("agreement", item, [""]):
+            together = []
+        progress(len(compared) - len(missing))
+        if not missing and not together:
+            continue
+        image = open_image(dataset[item]["image"])
+        pixels, box = _input(detector, image)
+        with torch.no_grad():
+            target = AI if float(Margin(model, columns, AI)(pixels)) > 0 else REAL
+        margin = Margin(model, columns, target)
+        masks, effects = removal_effects(margin, pixels, seed=settings.seed)
+        maps = {}
+        for one in compared:
+            if one.name not in missing and one.name not in together:
+                continue
+            start = time.perf_counter()
+            heat, details = _explained(one, model, pixels, columns, target)
+            seconds = time.perf_counter() - start
+            maps[one.name] = heat
+            if one.name not in missing:
+                continue
+            options = {"seed": settings.seed, "box": box}
+            curves = curves_of(margin, pixels, heat, settings.n_random, settings.steps, **options)
+            evidence = evidence_of(margin, pixels, heat, target, **options)
+            found = {
+                "target": target,
+                "deletion_area": curves.deletion_area,
+                "insertion_area": curves.insertion_area,
+                "deletion_gain": curves.deletion_gain,
+                "insertion_gain": curves.insertion_gain,
+                "infidelity": normalised_infidelity(heat, masks, effects),
+                "beats_random": evidence.beats_random,
+                "milliseconds": 1000 * seconds,
+                "completeness_gap": details.get("completeness_gap"),
+            }
+            if item < settings.n_checks:
+                found["road_gain"] = road(margin, pixels, heat, **options)
+                found["sensitivity"] = max_sensitivity(
+                    lambda noisy, by=one, to=target: _explained(by, model, noisy, columns, to)[0],
+                    pixels,
+                    n_samples=2,
+                    seed=settings.seed,
+                )
+                other, _ = _explained(one, broken, pixels, columns, target)
+                # Signed, and of the magnitudes: a method that draws edges keeps the latter whatever the weights are.
+                found["randomised"] = rank_correlation(heat, other)
+                found["randomised_magnitude"] = rank_correlation(np.abs(heat), np.abs(other))
+            findings.add("faithfulness", item, one.name, **found)
+            progress(1)
+        if together:
+            pairs = agreement({name: maps[name] for name in together})
+            findings.add(
+                "agreement", item, "", pairs={f"{a} / {b}": values for (a, b), values in pairs.items()}
+            )
+
+
+def _input(detector: Detector, image) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
+    region = seen_region(detector.processor, *image.size)
+    pixels = detector.pixels(image).to(detector.model.device, detector.model.dtype)
+    return pixels, tuple(round(edge) for edge in region.input_box)
+
+
+def _explained(one: Candidate, model, pixels, columns, target) -> tuple[np.ndarray, dict]:
+    attribution = one.explain(model, pixels, columns, target)
+    # Of broken weights a map may overflow: nothing is then said there.
+    return np.nan_to_num(attribution.heatmap, posinf=0, neginf=0), attribution.details
+
+
+def measure_localisation(
+    detector: Detector,
+    dataset: Dataset,
+    compared: Sequence[Candidate],
+    findings: Findings,
+    settings: Settings,
+    n: int,
+    progress: Callable[[int], object] = lambda n: None,
+) -> None:
+    """Explain `n` splices of each kind and their controls by each method, towards the label of the spliced region."""
+    names = [one.name for one in compared]
+    for item, splice in enumerate(splices(dataset, n, settings.seed)):
+        missing = findings.missing("splice", item, [*names, CENTRE])
+        progress(len(names) + 1 - len(missing))
+        if not missing:
+            continue
+        sources = {"": splice.image, "control_": splice.control}
+        inputs = {key: _input(detector, image)[0] for key, image in sources.items()}
+        region = seen_region(detector.processor, *splice.image.size)
+        for name in missing:
+            one = next((one for one in compared if one.name == name), None)
+            found = {"kind": splice.kind, "share": float(splice.mask.mean())}
+            for key, pixels in inputs.items():
+                if one is None:
+                    heat = centred_map(tuple(pixels.shape[2:]))
+                else:
+                    heat, _ = _explained(one, detector.model, pixels, detector.columns, splice.target)
+                heat = region.to_image(heat)
+                found |= {f"{key}{score}": value for score, value in localisation(heat, splice.mask).items()}
+                if not key:
+                    chance = localisation_of_chance(heat, splice.mask, seed=item)
+                    found |= {f"chance_{score}": value for score, value in chance.items()}
+            findings.add("splice", item, name, **found)
+            progress(1)
+
+
+def summarise(
+    findings: Findings,
+    names: Sequence[str],
+    groups: Sequence[str] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """Make figures of findings: means with 95 % bootstrap intervals.
+
+    Args:
+        names: Of the candidates.
+        groups: *optional*. The group of each image of the data set, so that images which belong together are drawn together.
+
+    Returns:
+        `{"faithfulness": {name: {figure: {"value", "low", "high", "n"}}}, "localisation": {kind: {name: …}}, "agreement": {pair: …},
+        "default": the name with the largest gains among those that beat chance, or `None`}`. Figures of localisation: each score;
+        over chance and over the centred map; over the control (`…_over_…`).
+    """
+    options = {"n_resamples": n_resamples, "seed": seed}
+    faithfulness = {}
+    for name in names:
+        lines = findings.of("faithfulness", name)
+        by_group = None if groups is None else [groups[line["item"]] for line in lines]
+        keys = sorted(
+            {key for line in lines for key, value in line.items() if _is_number(value) and key != "item"}
+        )
+        faithfulness[name] = {
+            key: _figure([line.get(key) for line in lines], by_group, **options) for key in keys
+        }
+        gains = [_sum(line.get("deletion_gain"), line.get("insertion_gain")) for line in lines]
+        faithfulness[name]["gain"] = _figure(gains, by_group, **options)
+        if "milliseconds" in faithfulness[name]:  # the median: the first map pays for finding the layer
+            times = [line["milliseconds"] for line in lines]
+            faithfulness[name]["milliseconds"] = {"value": float(np.median(times)), "n": len(times)}
+    return {
+        "faithfulness": faithfulness,
+        "localisation": {
+            kind: {name: _localised(findings, name, kind, options) for name in (*names, CENTRE)}
+            for kind in KINDS
+        },
+        "agreement": _agreed(findings, options),
+        "default": choose(faithfulness),
+    }
+
+
+def choose(faithfulness: Mapping[str, Mapping]) -> str | None:
+    """The candidate with the largest gain over chance, deletion and insertion together, among those whose deletion and insertion
+    are both over 0 with their whole intervals; `None` where there is none."""
+    sure = {
+        name: figures["gain"]["value"]
+        for name, figures in faithfulness.items()
+        if all((figures.get(f"{way}_gain") or {}).get("low", -1.0) > 0 for way in ("deletion", "insertion"))
+    }
+    return max(sure, key=sure.get) if sure else None
+
+
+def _localised(findings: Findings, name: str, kind: str, options: dict) -> dict:
+    lines = [line for line in findings.of("splice", name) if line["kind"] == kind]
+    centred = {line["item"]: line for line in findings.of("splice", CENTRE)}
+    figures = {"share": _figure([line["share"] for line in lines], None, **options)} if lines else {}
+    for score in SCORES:
+        values = [line[score] for line in lines]
+        others = {
+            "chance": [line[f"chance_{score}"] for line in lines],
+            "control": [line[f"control_{score}"] for line in lines],
+            "centre": [centred.get(line["item"], {}).get(score) for line in lines],
+        }
+        figures[score] = _figure(values, None, **options)
+        for other, against in others.items():
+            # Paired: the same splice under the same mask.
+            figures[f"{score}_over_{other}"] = _figure(
+                [
+                    _sum(ours, None if theirs is None else -theirs)
+                    for ours, theirs in zip(values, against, strict=True)
+                ],
+                None,
+                **options,
+            )
+    return figures
+
+
+def _agreed(findings: Findings, options: dict) -> dict:
+    lines = findings.of("agreement", "")
+    pairs = sorted({pair for line in lines for pair in line["pairs"]})
+    return {
+        pair: {
+            measure: _figure([line["pairs"].get(pair, {}).get(measure) for line in lines], None, **options)
+            for measure in ("rank_correlation", "overlap")
+        }
+        for pair in pairs
+    }
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _sum(*values) -> float | None:
+    return sum(values) if all(_is_number(value) for value in values) else None
+
+
+def _figure(values: Sequence, groups: Sequence | None, n_resamples: int, seed: int) -> dict:
+    """Mean and 95 % interval over images of which the figure is known."""
+    kept = [position for position, value in enumerate(values) if _is_number(value)]
+    if not kept:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    numbers = np.array([float(values[position]) for position in kept])
+    whose = None if groups is None else [groups[position] for position in kept]
+
+    def mean(numbers, weights):
+        return weights @ numbers / weights.sum(axis=-1)
+
+    low, high = (
+        bootstrap_interval(mean, numbers, groups=whose, n_resamples=n_resamples, seed=seed, weighted=True)
+        if n_resamples and len(kept) > 1
+        else (None, None)
+    )
+    return plain({"value": numbers.mean(), "low": low, "high": high, "n": len(kept)})

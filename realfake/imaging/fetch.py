@@ -1,0 +1,257 @@
+"""Download an image from a URL without becoming a proxy into the network the program runs in.
+
+[`realfake.imaging.images.open_image`] calls [`fetch`] for `http(s)` URLs, which on a public Space come from anybody:
+addresses that are not public are refused, whatever name, redirect or DNS answer leads there, and size and
+time are bounded.
+"""
+
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Iterable
+
+import httpcore
+import httpx
+
+MAX_BYTES = 64 * 2**20
+MAX_REDIRECTS = 3
+# Images are served on these; on others one would ask mail servers and databases, and learn which of them are open.
+PORTS = (80, 443)
+
+_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")  # the last: what S3 says by default
+# RFC 6052 and RFC 8215: IPv6 addresses that stand for IPv4 addresses, of the internet and of a network of one's own.
+_NAT64, _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")
+_IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def fetch(url: str, max_bytes: int = MAX_BYTES, timeout: float = 10.0, allow_private: bool = False) -> bytes:
+    """Download an image.
+
+    A host's name is resolved once per hop, every address it has must be public, and the connection goes to
+    the very address that was checked: a second DNS answer (DNS rebinding) has no effect. Proxies from the
+    environment are not used, since a proxy would resolve the name anew. Certificates are verified.
+
+    Args:
+        url: An `http` or `https` URL. At most 3 redirects are followed, each checked anew.
+        max_bytes (`int`, *optional*, defaults to 64 MiB): Reading stops there.
+        timeout (`float`, *optional*, defaults to 10): Seconds for everything together: names, connections,
+            redirects and the body.
+        allow_private (`bool`, *optional*, defaults to `False`): Allow loopback, private and link-local
+            addresses and any port, for services of one's own.
+
+    Returns:
+        The body, undecoded.
+
+    Raises:
+        ValueError: The URL or what it leads to is refused: scheme, address, port, redirects, size, type.
+        OSError: The host cannot be reached, answers with an error, or is too slow (`TimeoutError`).
+            Both carry one line that names the URL without its query, which may hold a secret.
+    """
+    deadline = time.monotonic() + timeout
+    shown = _shown(url)
+    backend = _CheckedBackend(deadline, allow_private)
+    try:
+        with httpcore.ConnectionPool(network_backend=backend, ssl_context=httpx.create_ssl_context()) as pool:
+            return _follow(pool, _parse(url), max_bytes, shown)
+    except _Refused as error:
+        raise ValueError(f"{shown} was not fetched: {error}") from None
+    except (httpcore.TimeoutException, TimeoutError):
+        raise TimeoutError(
+            f"{shown} took longer than {timeout:g} s; try again, or download the image and pass the file."
+        ) from None
+    except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+        if isinstance(error, _Answered):
+            raise OSError(str(error)) from None
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{shown} cannot be reached ({detail}); check the address.") from error
+
+
+class _Refused(Exception):
+    """Raised below [`fetch`], where only the reason is known; becomes a `ValueError` there."""
+
+
+class _Answered(OSError):
+    """The server was reached and said no."""
+
+
+def _parse(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url.strip())
+    except httpx.InvalidURL as error:
+        raise _Refused(f"it is not a valid URL ({error}).") from error
+    if parsed.scheme not in ("http", "https"):
+        raise _Refused("only http and https URLs are read.")
+    if not parsed.raw_host:
+        raise _Refused("it names no host.")
+    return parsed
+
+
+def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, shown: str) -> bytes:
+    for _ in range(MAX_REDIRECTS + 1):
+        # The fragment and any user:password@ stay here.
+        target = httpcore.URL(
+            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path or b"/"
+        )
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": "realfake",
+        }
+        with pool.stream("GET", target, headers=headers) as response:
+            answer = {key.lower(): value.decode("latin-1") for key, value in response.headers}
+            if response.status in (301, 302, 303, 307, 308) and b"location" in answer:
+                try:
+                    url = _parse(str(url.join(answer[b"location"])))
+                except httpx.InvalidURL as error:
+                    raise _Refused(f"it redirects to an invalid URL ({error}).") from error
+                continue
+            if response.status != 200:
+                raise _Answered(f"{shown} answered with status {response.status}; check the address.")
+            kind = answer.get(b"content-type", "application/octet-stream").strip().lower()
+            if not kind.startswith(_TYPES):
+                raise _Refused(
+                    f"it is {kind.split(';')[0][:60]}, not an image; give the address of the image itself."
+                )
+            length = answer.get(b"content-length", "")
+            if length.isdecimal() and int(length) > max_bytes:
+                raise _Refused(_too_large(max_bytes))
+            return _body(response.iter_stream(), max_bytes)
+    raise _Refused(f"it redirects more than {MAX_REDIRECTS} times; give the final address.")
+
+
+def _body(chunks: Iterable[bytes], max_bytes: int) -> bytes:
+    body = bytearray()
+    for chunk in chunks:
+        body += chunk
+        if len(body) > max_bytes:
+            raise _Refused(_too_large(max_bytes))
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"it is larger than the limit of {max_bytes / 2**20:g} MiB; download it and scale it down."
+
+
+class _CheckedBackend(httpcore.NetworkBackend):
+    """Opens connections to public addresses only, and holds every read and write to one common deadline.
+
+    It stands below HTTP and TLS: the Host header, SNI and the certificate check still see the name.
+    """
+
+    def __init__(self, deadline: float, allow_private: bool):
+        self.deadline = deadline
+        self.allow_private = allow_private
+        self.backend = httpcore.SyncBackend()
+
+    def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+        if not self.allow_private and port not in PORTS:
+            raise _Refused(f"it names port {port}; only {' and '.join(map(str, PORTS))} are asked.")
+        addresses = _lookup(host, _left(self.deadline))
+        if not self.allow_private:
+            for address in addresses:
+                if not is_public(address):
+                    raise _Refused(
+                        f"its host's address {address} is not public; download the image and pass the file."
+                    )
+        # One after the other, as many hosts have an IPv6 address that this machine cannot reach.
+        for position, address in enumerate(addresses):
+            try:
+                stream = self.backend.connect_tcp(
+                    str(address), port, _left(self.deadline), None, socket_options
+                )
+                return _TimedStream(stream, self.deadline)
+            except httpcore.NetworkError:
+                if position == len(addresses) - 1:
+                    raise
+        raise httpcore.ConnectError(f"{host} has no address")
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A stream whose time-out is what is left until the deadline: a server that drips bytes cannot stall us."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float):
+        self.stream = stream
+        self.deadline = deadline
+
+    def read(self, max_bytes, timeout=None):
+        return self.stream.read(max_bytes, _left(self.deadline))
+
+    def write(self, buffer, timeout=None):
+        self.stream.write(buffer, _left(self.deadline))
+
+    def close(self):
+        self.stream.close()
+
+    def start_tls(self, ssl_context, server_hostname=None, timeout=None):
+        stream = self.stream.start_tls(ssl_context, server_hostname, _left(self.deadline))
+        return _TimedStream(stream, self.deadline)
+
+    def get_extra_info(self, info):
+        return self.stream.get_extra_info(info)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _lookup(host: str, timeout: float) -> list[_IPAddress]:
+    """Every address of a host, in the resolver's order."""
+    try:
+        return [ipaddress.ip_address(host)]
+    except ValueError:
+        pass  # a name
+    found: list = []
+
+    def resolve():
+        try:
+            found.append(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        except Exception as error:  # raised again below, in the caller's thread
+            found.append(error)
+
+    # getaddrinfo knows no time-out; a thread that is left behind ends with the resolver's own.
+    thread = threading.Thread(target=resolve, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not found:
+        raise TimeoutError
+    if isinstance(found[0], (OSError, UnicodeError)):
+        raise OSError(f"the name {host} is not known")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    # "fe80::1%eth0": the scope is no part of the address
+    return list(dict.fromkeys(ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found[0]))
+
+
+def is_public(address: _IPAddress) -> bool:
+    """Whether an address belongs to the public internet.
+
+    An IPv6 address that carries an IPv4 address (mapped, 6to4, Teredo, NAT64) is as public as that one.
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        if address in _LOCAL_NAT64:
+            return False
+        if address in _NAT64:
+            carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        carried = [inner for inner in carried if inner is not None]
+        if carried:
+            return all(is_public(inner) for inner in carried)
+    return address.is_global and not (
+        address.is_multicast
+        or address.is_reserved
+        or address.is_unspecified
+        or getattr(address, "is_site_local", False)
+    )
+
+
+def _shown(url: str) -> str:
+    text = "".join(c if c.isprintable() else "?" for c in url.strip().split("?")[0].split("#")[0])
+    scheme, separator, rest = text.partition("://")
+    host, slash, path = rest.partition("/")
+    text = scheme + separator + host.rpartition("@")[2] + slash + path  # no user:password
+    return text if len(text) <= 200 else f"{text[:199]}…"

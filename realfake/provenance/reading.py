@@ -1,0 +1,257 @@
+"""What a file says about where its image comes from, apart from what the pixels say.
+
+A separate row beside the verdict, and never part of the score: Content Credentials (C2PA), IPTC's digital source type, the
+settings that generators leave, and a camera's EXIF. All of it is read by structure (`metadata_blocks`), all but a valid
+signature can be written by anybody, and all of it is lost when an app saves the image anew: absence means nothing.
+"""
+
+from dataclasses import asdict, dataclass, field
+
+from PIL import ExifTags, Image
+
+from ..imaging.file_limits import reads_within_bounds
+from . import xmp
+from .content_credentials import (
+    ABSENT,
+    INVALID,
+    TRUSTED,
+    UNCHECKED,
+    UNTRUSTED,
+    Credentials,
+    read_credentials,
+    trust_anchors,
+)
+from .generators import Generator, find_generator
+from .metadata_blocks import Blocks, read_blocks
+from .xmp import XmpFacts
+
+PRESENT = "present"
+NOTE = (
+    "Provenance is what the file says of itself. It does not enter the score, and that it is absent means nothing: "
+    "messengers and most websites remove it."
+)
+_NOTHING = "Absence means nothing: most apps and websites remove it."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one kind of metadata says.
+
+    Attributes:
+        kind: `"c2pa"`, `"iptc"`, `"generator_parameters"` or `"camera"`.
+        state: Of C2PA `"trusted"`, `"untrusted"`, `"invalid"`, `"absent"` or `"unchecked"`; of the others `"present"` or
+            `"absent"`.
+        title: In a few words.
+        detail: In a sentence or two, with what it is worth.
+        claim: What the file claims of how the image was made: `"ai"`, `"partly_ai"`, `"camera"`, `"other"`, or `None`
+            where it claims nothing, or where the claim's signature does not hold.
+        fields: What was read, by name.
+    """
+
+    kind: str
+    state: str
+    title: str
+    detail: str
+    claim: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """All findings, one of each kind, also those that are absent."""
+
+    findings: list[Finding]
+
+    def finding(self, kind: str) -> Finding:
+        """The finding of one kind."""
+        return next(found for found in self.findings if found.kind == kind)
+
+    def to_dict(self) -> dict:
+        """Plain values that `json` can write."""
+        return {"findings": [asdict(found) for found in self.findings], "note": NOTE}
+
+
+def read_provenance(data: bytes, anchors: str | None = None) -> Provenance:
+    """Read what an image file says of its origin. Never raises for what the bytes hold.
+
+    Args:
+        data: The original file, as it was uploaded or downloaded.
+        anchors: PEM certificates of the C2PA signers that are trusted, *defaults to* the trust list that the environment
+            names, see [`~realfake.provenance.content_credentials.trust_anchors`].
+
+    Raises:
+        ValueError: The trust list that the environment names is not one.
+        OSError: It cannot be read.
+    """
+    anchors = anchors or trust_anchors()
+    blocks = read_blocks(data)
+    facts = xmp.read_xmp(blocks.xmp)
+    exif = _read_exif(blocks.exif)
+    credentials = read_credentials(data, blocks.mime, blocks.c2pa, anchors)
+    comment = exif.pop("user_comment", None)
+    generator = find_generator(blocks.text, comment, blocks.format or "file")
+    return Provenance(
+        [_c2pa(credentials, facts, bool(anchors)), _iptc(facts), _generator(generator), _camera(exif, blocks)]
+    )
+
+
+def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
+    state = credentials.state
+    if state == ABSENT:
+        detail = f"The file carries no signed history. {_NOTHING}"
+        if facts.remote_manifest:
+            detail = (
+                "The file carries no signed history itself. It names one elsewhere, which is not fetched: "
+                f"{_short(facts.remote_manifest)}."
+            )
+        return Finding("c2pa", state, "No Content Credentials", detail)
+    fields = {
+        "signer": credentials.signer,
+        "signed_at": credentials.signed_at,
+        "generator": credentials.generator,
+        "source_types": ", ".join(credentials.source_types) or None,
+        "reason": credentials.reason,
+    }
+    fields = {name: value for name, value in fields.items() if value}
+    if state == UNCHECKED:
+        detail = f"There are Content Credentials, but {credentials.reason}. Nothing follows from that."
+        return Finding("c2pa", state, "Content Credentials not checked", detail, fields=fields)
+    if state == INVALID:
+        detail = (
+            f"The check failed: {credentials.reason or 'the signature does not hold'}. What they claim cannot be relied on; "
+            "saving with an old program is enough to break them."
+        )
+        return Finding("c2pa", state, "Content Credentials that do not hold", detail, fields=fields)
+    signer = credentials.signer or "an unnamed signer"
+    claim, words = _claimed(credentials.source_types)
+    says = f" It says: {words}." if words else " It does not say how the image was made."
+    if state == TRUSTED:
+        detail = f"Signed by {signer}, who is on the trust list, and unchanged since.{says}"
+        return Finding("c2pa", TRUSTED, f"Content Credentials by {signer}", detail, claim, fields)
+    why = "is not on the trust list" if has_list else "cannot be recognised, as no trust list is set up here"
+    detail = (
+        f"The signature holds and the image is unchanged since, but the signer, who goes by “{signer}”, {why}: anybody "
+        f"can make such a signature.{says}"
+    )
+    return Finding("c2pa", UNTRUSTED, "Content Credentials by an unknown signer", detail, claim, fields)
+
+
+def _iptc(facts: XmpFacts) -> Finding:
+    claim, words = _claimed(facts.source_types)
+    if not facts.source_types and not facts.ai_system:
+        damaged = " (There is an XMP block, but it is damaged.)" if facts.damaged else ""
+        return Finding(
+            "iptc", ABSENT, "No digital source type", f"The file does not label its origin. {_NOTHING}{damaged}"
+        )
+    if facts.ai_system:
+        claim = claim if claim in (xmp.AI, xmp.PARTLY_AI) else xmp.PARTLY_AI
+        words = f"{words}, with {facts.ai_system}" if words else f"an AI system was used: {facts.ai_system}"
+    fields = {"source_types": ", ".join(facts.source_types), "ai_system": facts.ai_system or ""}
+    title = {
+        xmp.AI: "Labelled as generated by AI",
+        xmp.PARTLY_AI: "Labelled as made with AI",
+        xmp.CAMERA: "Labelled as captured by a camera",
+    }.get(claim, "Labelled with its digital source type")
+    detail = f"The file's IPTC label says: {words}. Nobody has signed it; any program can write or change it."
+    return Finding(
+        "iptc", PRESENT, title, detail, claim, {name: value for name, value in fields.items() if value}
+    )
+
+
+def _generator(generator: Generator | None) -> Finding:
+    if generator is None:
+        detail = f"The file holds no prompt or settings of a generator. {_NOTHING}"
+        return Finding("generator_parameters", ABSENT, "No generator settings", detail)
+    detail = (
+        f"{generator.where} holds the settings of {generator.name}. Text like this can be written into any file, but "
+        "people seldom do."
+    )
+    fields = {"generator": generator.name, "where": generator.where, "settings": generator.settings}
+    return Finding("generator_parameters", PRESENT, f"Settings of {generator.name}", detail, xmp.AI, fields)
+
+
+def _camera(exif: dict[str, str], blocks: Blocks) -> Finding:
+    if not exif.get("make") and not exif.get("model"):
+        found = " (There is an EXIF block, but it names no camera.)" if blocks.exif else ""
+        return Finding("camera", ABSENT, "No camera data", f"The file names no camera. {_NOTHING}{found}")
+    make, model = exif.get("make", ""), exif.get("model", "")
+    camera = model if model.lower().startswith(make.lower()) else f"{make} {model}"
+    camera = camera.strip()
+    detail = f"The EXIF block names a camera, {camera}. It can be copied from any photograph onto any image."
+    return Finding("camera", PRESENT, f"Camera data: {camera}", detail, xmp.CAMERA, exif)
+
+
+def _claimed(terms: tuple[str, ...]) -> tuple[str | None, str]:
+    """The strongest claim among IPTC's terms, and all of them in words."""
+    claims = [xmp.TERMS.get(term, (xmp.OTHER, term)) for term in terms]
+    order = (xmp.AI, xmp.PARTLY_AI, xmp.CAMERA, xmp.OTHER)
+    strongest = min((claim for claim, _ in claims), key=order.index, default=None)
+    if strongest == xmp.AI and any(claim == xmp.CAMERA for claim, _ in claims):
+        strongest = xmp.PARTLY_AI
+    return strongest, "; ".join(dict.fromkeys(words for _, words in claims))
+
+
+_BASE, _EXIF = ExifTags.Base, ExifTags.IFD.Exif
+_MAIN_TAGS = {"make": _BASE.Make, "model": _BASE.Model, "software": _BASE.Software}
+_SUB_TAGS = {
+    "lens": _BASE.LensModel,
+    "taken_at": _BASE.DateTimeOriginal,
+    "exposure_seconds": _BASE.ExposureTime,
+    "f_number": _BASE.FNumber,
+    "iso": _BASE.ISOSpeedRatings,
+    "focal_length_mm": _BASE.FocalLength,
+}
+
+
+def _read_exif(block: bytes | None) -> dict[str, str]:
+    """The camera's tags and the user comment, as text; where the place was is not read."""
+    if not block or not reads_within_bounds(block):
+        return {}
+    found: dict[str, str] = {}
+    try:
+        exif = Image.Exif()
+        exif.load(block)
+        main, sub = dict(exif), dict(exif.get_ifd(_EXIF))
+    except Exception:  # a damaged block can raise nearly anything in Pillow's reader
+        return {}
+    for names, tags in ((_MAIN_TAGS, main), (_SUB_TAGS, sub)):
+        for name, tag in names.items():
+            value = tags.get(tag)
+            if isinstance(value, tuple) and value:
+                value = value[0]
+            text = _plain(value)
+            if text:
+                found[name] = text
+    comment = sub.get(_BASE.UserComment) or main.get(_BASE.ImageDescription)
+    if comment:
+        found["user_comment"] = _comment(comment)
+    return found
+
+
+def _plain(value) -> str:
+    if value is None or isinstance(value, (bytes, dict)):
+        return ""
+    try:
+        text = str(value) if isinstance(value, (str, int)) else f"{float(value):.6g}"
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return ""
+    return "" if text == "nan" else _short(text)
+
+
+def _comment(value) -> str:
+    """EXIF's user comment (EXIF 2.32, 4.6.5): eight bytes name the encoding of the rest."""
+    if isinstance(value, str):
+        return value
+    code, body = bytes(value[:8]), bytes(value[8:])
+    if code == b"UNICODE\0":
+        # The byte order is the block's by the specification, and big-endian or little-endian by what programs write.
+        little = body[1:2] == b"\0" and body[:1] != b"\0"
+        return body.decode("utf-16-le" if little else "utf-16-be", "replace").rstrip("\0")
+    return (
+        (body if code in (b"ASCII\0\0\0", bytes(8)) else bytes(value)).decode("utf-8", "replace").rstrip("\0")
+    )
+
+
+def _short(text: str) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= 200 else line[:199] + "…"

@@ -1,0 +1,282 @@
+"""Temperature and bias that turn a classifier's margins into probabilities that can be believed.
+
+Fitted on images held out from training, after training and before the evaluation; the result is folded into
+the checkpoint's last linear layer. Works on arrays of margins or logits: numpy and scipy alone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, softmax
+
+from ..labels import AI, REAL
+from .bootstrap import group_index
+from .margins import check_margin, class_balanced_weights, margin_from_logits
+
+METHODS = ("identity", "temperature", "temperature_bias")
+_PAIR = {REAL: [0], AI: [1]}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted calibration: `margin / temperature + bias`.
+
+    Args:
+        method: `"identity"`, `"temperature"` or `"temperature_bias"`: what was applied in the end.
+        temperature: Above 0; 1 leaves margins as they are, larger values make the model less sure.
+        bias: Added to the margin, in nats; positive moves towards ai.
+        nll_before: Mean NLL of the calibration images in nats before, on the objective that was minimised.
+        nll_after: The same after; never above `nll_before`.
+        n: Number of calibration images.
+        class_balanced: Whether both classes had the same mass, so that probabilities mean equal odds.
+        reason: Why the identity was kept, or that labels were smoothed; `None` for an ordinary fit.
+    """
+
+    method: str
+    temperature: float
+    bias: float
+    nll_before: float
+    nll_after: float
+    n: int
+    class_balanced: bool = True
+    reason: str | None = None
+
+    def apply(self, margin) -> np.ndarray:
+        """Calibrate margins (n,) of a two-class model; for more classes use [`apply_logits`]."""
+        return np.asarray(margin, dtype=np.float64) / self.temperature + self.bias
+
+    def apply_logits(self, logits, columns: Mapping[str, Sequence[int]]) -> np.ndarray:
+        """Calibrated margins (n,) from logits (n, k): the temperature acts before classes are summed."""
+        return margin_from_logits(np.asarray(logits, dtype=np.float64) / self.temperature, columns) + self.bias
+
+    def to_dict(self) -> dict:
+        """Plain values that `json` can write."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "Calibration":
+        """Read what [`to_dict`] wrote; other keys are ignored."""
+        return cls(**{key: values[key] for key in cls.__dataclass_fields__ if key in values})
+
+
+def fit(
+    margin,
+    is_ai,
+    method: str = "temperature_bias",
+    class_balanced: bool = True,
+    groups=None,
+    n_folds: int = 5,
+    seed: int = 0,
+) -> Calibration:
+    """Fit temperature and bias to the margins of a two-class model.
+
+    Minimises the NLL of the labels (Guo et al. 2017 for the temperature; with the bias it is Platt's scaling,
+    1999, in other parameters). The problem is convex in `(1 / temperature, bias)` and solved to convergence.
+
+    Where the margins separate the classes without an error, the plain optimum lies at temperature 0, with
+    probabilities of exactly 0 and 1. Only then labels are smoothed as Platt proposes, to
+    `(n_ai + 1) / (n_ai + 2)` and `1 / (n_real + 2)`; both NLL values are then those of the smoothed labels.
+
+    Args:
+        margin: (n,) log-odds of ai.
+        is_ai: (n,) bool.
+        method: `"temperature_bias"`, `"temperature"` (bias 0), or `"auto"`: the one of identity, temperature
+            and temperature_bias with the lowest cross-validated NLL, the simpler one on a tie.
+        class_balanced: Give both classes the same mass.
+        groups: (n,), *optional*. Images of a group stay in one fold of the cross-validation.
+
+    Returns:
+        [`Calibration`]. The identity, with a `reason`, where a class is absent, where the best temperature is
+        not positive (higher margins do not mean ai), or where the fit would not lower the NLL.
+
+    Raises:
+        ValueError: Unknown method, shapes that differ, or margins that are not finite.
+    """
+    margin, is_ai = check_margin(margin, is_ai)
+    logits = np.stack([np.zeros_like(margin), margin], axis=1)
+    return fit_grouped(logits, _PAIR, is_ai, method, class_balanced, groups, n_folds, seed)
+
+
+def fit_grouped(
+    logits,
+    columns: Mapping[str, Sequence[int]],
+    is_ai,
+    method: str = "temperature_bias",
+    class_balanced: bool = True,
+    groups=None,
+    n_folds: int = 5,
+    seed: int = 0,
+) -> Calibration:
+    """Fit temperature and bias to the logits of a model with any number of classes, such as one per generator.
+
+    Minimises the NLL of `margin = logsumexp(ai logits / T) - logsumexp(real logits / T) + bias`. With one
+    column each for real and ai this is [`fit`]. With more the problem need not be convex; the best of several
+    starts is taken.
+
+    Args:
+        logits: (n, k).
+        columns: `{"real": [columns], "ai": [columns]}`.
+
+    Returns, raises: as [`fit`].
+    """
+    if method not in (*METHODS, "auto"):
+        raise ValueError(f"Unknown calibration method {method!r}; use one of {', '.join((*METHODS, 'auto'))}.")
+    logits = np.asarray(logits, dtype=np.float64)
+    margin, is_ai = check_margin(margin_from_logits(logits, columns), is_ai)
+    if not np.isfinite(logits).all():
+        raise ValueError("The logits hold infinite values; calibration needs finite ones.")
+    group_index(groups, len(margin))  # refuses groups of another length
+    if method == "auto":
+        return _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed)
+    return _fit(logits, columns, is_ai, method, class_balanced)
+
+
+def _objective(is_ai, class_balanced, smooth):
+    """Weights that sum to 1 and target probabilities of ai."""
+    weights = class_balanced_weights(is_ai) if class_balanced else np.ones(len(is_ai))
+    n_ai, n_real = int(is_ai.sum()), int((~is_ai).sum())
+    if smooth:
+        target = np.where(is_ai, (n_ai + 1) / (n_ai + 2), 1 / (n_real + 2))
+    else:
+        target = is_ai.astype(np.float64)
+    return weights / weights.sum(), target
+
+
+def _nll(margin, weights, target) -> float:
+    """Weighted cross-entropy of target probabilities, from margins."""
+    return float(weights @ (np.logaddexp(0, margin) - target * margin))
+
+
+def _separable(logits, columns, is_ai, with_bias) -> bool:
+    """Whether a temperature towards 0 drives the NLL to its infimum, so that there is no finite optimum."""
+    # At low temperatures logsumexp becomes the maximum.
+    margin = logits[:, list(columns[AI])].max(1) - logits[:, list(columns[REAL])].max(1)
+    if with_bias:
+        # With all margins equal there is no slope to drive.
+        return bool(margin[is_ai].min() >= margin[~is_ai].max() and np.ptp(margin) > 0)
+    return bool(margin[is_ai].min() >= 0 >= margin[~is_ai].max() and np.abs(margin).max() > 0)
+
+
+def _fit(logits, columns, is_ai, method, class_balanced) -> Calibration:
+    n = len(is_ai)
+    margin = margin_from_logits(logits, columns)
+    one_class = is_ai.all() or not is_ai.any()
+    with_bias = method == "temperature_bias"
+    smooth = not one_class and method != "identity" and _separable(logits, columns, is_ai, with_bias)
+    weights, target = _objective(is_ai, class_balanced, smooth)
+    before = _nll(margin, weights, target)
+
+    def identity(reason):
+        return Calibration("identity", 1.0, 0.0, before, before, n, class_balanced, reason)
+
+    if method == "identity":
+        return identity(None)
+    if one_class:
+        return identity("the calibration images are all of one class")
+    if len(columns[REAL]) == len(columns[AI]) == 1:
+        slope, bias = _solve_pair(margin, weights, target, with_bias)
+    else:
+        slope, bias = _solve_grouped(logits, columns, weights, target, with_bias)
+    if not slope > 0:
+        return identity(
+            "higher margins do not mean ai on the calibration images: the best temperature is not positive"
+        )
+    temperature = 1 / slope
+    after = _nll(margin_from_logits(logits / temperature, columns) + bias, weights, target)
+    if not (math.isfinite(temperature) and math.isfinite(bias) and after < before):
+        return identity("no temperature lowers the NLL of the calibration images")
+    reason = "the margins separate the classes; labels were smoothed (Platt 1999)" if smooth else None
+    return Calibration(method, temperature, bias, before, after, n, class_balanced, reason)
+
+
+def _solve_pair(margin, weights, target, with_bias) -> tuple[float, float]:
+    """Slope and bias of a logistic regression on one feature, by a Newton method with a trust region."""
+    # Unit scale keeps the Hessian well conditioned whatever the size of the logits.
+    scale = float(np.sqrt(weights @ margin**2))
+    if scale == 0:
+        return 0.0, 0.0
+    columns = [margin / scale, np.ones_like(margin)] if with_bias else [margin / scale]
+    design = np.stack(columns, axis=1)
+
+    def value_and_gradient(x):
+        z = design @ x
+        return _nll(z, weights, target), design.T @ (weights * (expit(z) - target))
+
+    def hessian(x):
+        p = expit(design @ x)
+        return (design * (weights * p * (1 - p))[:, None]).T @ design
+
+    start = np.zeros(design.shape[1])
+    options = {"gtol": 1e-10, "maxiter": 500}
+    x = minimize(value_and_gradient, start, jac=True, hess=hessian, method="trust-exact", options=options).x
+    return float(x[0] / scale), float(x[1]) if with_bias else 0.0
+
+
+def _solve_grouped(logits, columns, weights, target, with_bias) -> tuple[float, float]:
+    """Slope (inverse temperature) and bias with classes summed, by L-BFGS-B from several slopes."""
+    ai, real = logits[:, list(columns[AI])], logits[:, list(columns[REAL])]
+    scale = float(np.sqrt(np.mean((logits - logits.mean(1, keepdims=True)) ** 2)))
+    if scale == 0:
+        return 0.0, 0.0
+
+    def value_and_gradient(x):
+        slope, bias = x[0] / scale, x[1] if with_bias else 0.0
+        z = margin_from_logits(logits * slope, columns) + bias
+        by_slope = (softmax(ai * slope, axis=1) * ai).sum(1) - (softmax(real * slope, axis=1) * real).sum(1)
+        error = weights * (expit(z) - target)
+        gradient = [error @ by_slope / scale, error.sum()]
+        return _nll(z, weights, target), np.array(gradient if with_bias else gradient[:1])
+
+    lowest = 1e-6
+    options = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 500}
+    results = []
+    for start in (0.1, 0.5, 2.0, 8.0, scale):
+        x = [start, 0.0] if with_bias else [start]
+        bounds = [(lowest, None), (None, None)][: len(x)]
+        results.append(
+            minimize(value_and_gradient, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        )
+    best = min(results, key=lambda result: result.fun).x
+    if best[0] <= lowest:
+        return 0.0, 0.0
+    return float(best[0] / scale), float(best[1]) if with_bias else 0.0
+
+
+def folds(is_ai, groups, n_folds, seed) -> np.ndarray | None:
+    """Fold of each image, (n,), groups whole and classes spread; `None` where a class has under two groups."""
+    index, n_groups = group_index(groups, len(is_ai))
+    share = np.bincount(index, is_ai, n_groups) / np.bincount(index, minlength=n_groups)
+    smallest = min(len(np.unique(index[is_ai])), len(np.unique(index[~is_ai])))
+    if smallest < 2:
+        return None
+    order = np.random.default_rng(seed).permutation(n_groups)
+    order = order[np.argsort(share[order], kind="stable")]
+    fold = np.empty(n_groups, dtype=np.int64)
+    fold[order] = np.arange(n_groups) % min(n_folds, smallest)
+    return fold[index]
+
+
+def _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed) -> Calibration:
+    fold = folds(is_ai, groups, n_folds, seed)
+    weights, target = _objective(is_ai, class_balanced, smooth=False)
+    if fold is None:
+        before = _nll(margin_from_logits(logits, columns), weights, target)
+        reason = "too few calibration images to choose a method by cross-validation"
+        return Calibration("identity", 1.0, 0.0, before, before, len(is_ai), class_balanced, reason)
+    scores = {}
+    for method in METHODS:
+        held_out = np.empty(len(is_ai))
+        for k in range(fold.max() + 1):
+            test = fold == k
+            fitted = _fit(logits[~test], columns, is_ai[~test], method, class_balanced)
+            held_out[test] = fitted.apply_logits(logits[test], columns)
+        scores[method] = _nll(held_out, weights, target)
+    best = min(METHODS, key=scores.__getitem__)  # METHODS runs from simple to flexible; min keeps the first
+    chosen = _fit(logits, columns, is_ai, best, class_balanced)
+    if best == "identity":
+        reason = "neither temperature nor bias lowers the cross-validated NLL"
+        chosen = Calibration(**{**chosen.to_dict(), "reason": reason})
+    return chosen

@@ -1,0 +1,235 @@
+"""Random changes to training images that keep what tells a camera from a generator: mild, and at native pixels.
+
+[`Augmentation`] is what the training set's transform applies before the processor. It imitates what files go
+through on the web ([`realfake.imaging.degradations`]), so that the classifier does not lean on one camera's JPEG tables.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ..imaging.degradations import KERNELS, LONGEST_SIDE, SUBSAMPLINGS, blur, noise, recompress
+
+# Up to this shortest side (CIFAKE: 32) resampling would destroy the image; it is shifted instead.
+_TINY = 64
+# JPEG's blocks.
+_BLOCK = 8
+# Antialiasing kernels: what browsers and editors use.
+_KERNELS = [KERNELS[name] for name in ("box", "bilinear", "bicubic", "lanczos")]
+# Probabilities at strength 1; they grow linearly from 0.
+_RESCALE, _COMPRESS, _COMPRESS_AGAIN, _COLOUR, _GREY, _BLUR, _NOISE = 0.9, 0.9, 0.4, 0.5, 0.05, 0.3, 0.3
+# Images that end up smaller than the crop: their probability at strength 1, and the smallest side, as a share of it.
+_SMALL, _SMALLEST = 0.5, 0.4
+# Of the compressed images: the share compressed before rescaling and crop; of the passes: the share of WebP.
+_BEFORE, _WEBP = 0.4, 0.2
+_BEST_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random rescaling, crop, flip, colour, blur, noise and recompression of an RGB image.
+
+    Compression comes first in a share of the cases, so that its 8 x 8 grid is scaled and out of line
+    afterwards, and last in the others, on a grid of random phase; some images are compressed twice.
+    Probabilities and ranges grow with `strength`: see [`Augmentation.describe`].
+
+    Args:
+        strength (`float`, *optional*, defaults to 0.5): 0 (the centre crop alone, no flip) .. 1 (strong).
+        crop_size (`int`, *optional*): Side of the square result, cut out at native pixels: nothing is resized
+            to fit. Where the image is smaller it is centred on black, exactly as the `center_crop` of
+            transformers' image processors does. A share of the images is made smaller on purpose, by
+            rescaling or by a smaller crop: a classifier that never met the black around a thumbnail takes it
+            for evidence. `None` keeps the image's size.
+        flip (`bool`, *optional*, defaults to `True`): Mirror half of the images left to right.
+
+    Images whose shortest side is at most 64 pixels are not rescaled but shifted by up to 4 pixels x
+    `strength` (black comes in) where the crop leaves no other choice of place. The same state of the
+    generator gives the same image.
+
+    Raises:
+        ValueError: `strength` or `crop_size` out of range.
+    """
+
+    strength: float = 0.5
+    crop_size: int | None = None
+    flip: bool = True
+
+    def __post_init__(self):
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}; it must lie in 0..1.")
+        if self.crop_size is not None and self.crop_size < 1:
+            raise ValueError(f"crop_size is {self.crop_size}; it must be a positive number of pixels, or None.")
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        size = image.size if self.crop_size is None else (self.crop_size, self.crop_size)
+        if self.strength == 0:
+            return _place(image, size)
+        s = self.strength
+        tiny = min(image.size) <= _TINY
+        # One draw for all decisions: a call of the generator costs as much as a small image's crop.
+        small, rescaled, compressed, before, again, coloured, grey, blurred, noised, flipped = rng.random(
+            10
+        ).tolist()
+        first = compressed < s * _COMPRESS and before < _BEFORE
+        last = compressed < s * _COMPRESS and before >= _BEFORE
+        again = again < s * _COMPRESS_AGAIN
+
+        small = self.crop_size is not None and not tiny and small < s * _SMALL
+        window = self._small_window(rng) if small else size
+        scaled = image.size
+        if not tiny and rescaled < s * _RESCALE:
+            scaled = self._scaled_size(image.size, window, _SMALLEST if small else 1 - self._spread, rng)
+        target = (min(window[0], scaled[0]), min(window[1], scaled[1]))
+        left, top = (int(rng.integers(0, a - b + 1)) for a, b in zip(scaled, target))
+        # A compression that comes last works on a part that begins a random part of a block ahead of the
+        # target, and is cut off in the end; else the crop's corner would always be a corner of the grid.
+        phase = [min(p, corner) for p, corner in zip(rng.integers(0, _BLOCK, 2).tolist(), (left, top))]
+        phase = phase if last else [0, 0]
+        left, top = left - phase[0], top - phase[1]
+        work = (target[0] + phase[0], target[1] + phase[1])
+        box = _scale_box((left, top, left + work[0], top + work[1]), scaled, image.size)
+
+        if first:
+            image, box = self._compress_around(image, box, rng)
+        if scaled == work == image.size:
+            pass
+        elif work[0] == box[2] - box[0] and work[1] == box[3] - box[1]:
+            image = image.crop(tuple(map(int, box)))
+        else:
+            image = image.resize(work, _KERNELS[rng.integers(len(_KERNELS))], box=box)
+        if coloured < s * _COLOUR or grey < s * _GREY:
+            image = self._colour(image, coloured < s * _COLOUR, grey < s * _GREY, rng)
+        if self.flip and flipped < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if blurred < s * _BLUR:
+            image = blur(image, rng.uniform(*self._sigma(tiny)))
+        if noised < s * _NOISE:
+            image = noise(image, rng.uniform(0, self._noise), rng)
+        if last or (first and again):
+            image = self._compress(image, rng)
+        image = image.crop((*phase, *work)) if any(phase) else image
+        if last and again:
+            image = self._compress(image, rng)
+        shift = (0, 0)
+        if tiny and target == scaled:
+            shift = rng.integers(-self._shift, self._shift + 1, 2).tolist()
+        return _place(image, size, shift)
+
+    @property
+    def _spread(self) -> float:
+        return 0.1 + 0.4 * self.strength
+
+    @property
+    def _shift(self) -> int:
+        return round(4 * self.strength)
+
+    @property
+    def _quality(self) -> int:
+        return round(80 - 40 * self.strength)
+
+    @property
+    def _noise(self) -> float:
+        return 8 * self.strength
+
+    def _sigma(self, tiny: bool) -> tuple[float, float]:
+        return 0.2, 0.2 + (0.4 if tiny else 1.3) * self.strength
+
+    def _small_window(self, rng) -> tuple[int, int]:
+        side = max(1, round(self.crop_size * math.exp(rng.uniform(math.log(_SMALLEST), 0))))
+        return side, side
+
+    def _scaled_size(self, image_size, size, smallest, rng) -> tuple[int, int]:
+        """A random size at which the image still fills the window, if it did before."""
+        needed = max(b / a for a, b in zip(image_size, size))
+        low, high = max(smallest, min(1, needed)), 1 + self._spread
+        factor = math.exp(rng.uniform(math.log(low), math.log(high)))
+        return tuple(max(round(a * factor), min(a, b)) for a, b in zip(image_size, size))
+
+    def _compress(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        webp, subsampling = rng.random(2)
+        quality = int(rng.integers(self._quality, _BEST_QUALITY + 1))
+        format = "WEBP" if webp < _WEBP else "JPEG"
+        if max(image.size) > LONGEST_SIDE[format]:
+            return image
+        return recompress(image, format, quality, SUBSAMPLINGS[int(subsampling * len(SUBSAMPLINGS))], effort=0)
+
+    def _compress_around(self, image, box, rng):
+        """Compress the region of `box` and a margin, on a grid of random phase; a whole photograph takes too long."""
+        ahead = rng.integers(0, _BLOCK, 2).tolist()
+        left, top = (max(0, math.floor(edge) - margin) for edge, margin in zip(box[:2], ahead))
+        right, bottom = (min(side, math.ceil(edge) + _BLOCK) for edge, side in zip(box[2:], image.size))
+        image = self._compress(image.crop((left, top, right, bottom)), rng)
+        return image, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+
+    def _colour(self, image: Image.Image, jitter: bool, grey: bool, rng: np.random.Generator) -> Image.Image:
+        """Brightness, contrast about mid-grey and saturation as one 3 x 4 matrix."""
+        brightness, contrast, saturation = 1.0, 1.0, 1.0
+        if jitter:
+            brightness, contrast = 1 + rng.uniform(-0.3, 0.3, 2) * self.strength
+            saturation = 1 + rng.uniform(-0.5, 0.5) * self.strength
+        luma = np.tile([0.299, 0.587, 0.114], (3, 1))  # ITU-R BT.601, as Pillow's "L"
+        saturation = 0.0 if grey else saturation
+        mix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * luma)
+        matrix = np.column_stack([mix, np.full(3, 128 * (1 - contrast))])
+        return image.convert("RGB", tuple(matrix.ravel().tolist()))
+
+    def describe(self) -> dict:
+        """The probabilities and ranges in force, as a JSON-ready dictionary for the model card."""
+        if self.strength == 0:
+            return {
+                "strength": 0.0,
+                "crop_size": self.crop_size,
+                "crop": "centre" if self.crop_size else "none",
+            }
+        s = self.strength
+        values = {
+            "strength": s,
+            "crop_size": self.crop_size,
+            "crop": "random" if self.crop_size else "none",
+            "flip": {"p": 0.5 if self.flip else 0.0},
+            "rescale": {"p": s * _RESCALE, "factor": [1 - self._spread, 1 + self._spread]},
+            "small on black": {
+                "p": s * _SMALL if self.crop_size else 0.0,
+                "side (of the crop)": [_SMALLEST, 1.0],
+            },
+            "shift (shortest side up to 64 px, instead of rescale)": {"pixels": self._shift},
+            "compression": {
+                "p": s * _COMPRESS,
+                "p before rescale": _BEFORE,
+                "p second pass": s * _COMPRESS_AGAIN,
+                "p webp": _WEBP,
+                "quality": [self._quality, _BEST_QUALITY],
+                "jpeg subsampling": list(SUBSAMPLINGS),
+            },
+            "colour": {"p": s * _COLOUR, "brightness": 0.3 * s, "contrast": 0.3 * s, "saturation": 0.5 * s},
+            "grey": {"p": s * _GREY},
+            "blur": {"p": s * _BLUR, "sigma (px)": list(self._sigma(False))},
+            "noise": {"p": s * _NOISE, "std (of 255)": [0.0, self._noise]},
+        }
+        return _rounded(values)
+
+
+def _scale_box(box, scaled, size) -> tuple[float, float, float, float]:
+    """From coordinates in the scaled image to those in the image itself."""
+    x, y = size[0] / scaled[0], size[1] / scaled[1]
+    return box[0] * x, box[1] * y, min(box[2] * x, size[0]), min(box[3] * y, size[1])
+
+
+def _place(image: Image.Image, size: tuple[int, int], shift: tuple[int, int] = (0, 0)) -> Image.Image:
+    """Crop about the centre, or pad with black, by transformers' `center_crop` rule; `shift` moves the content."""
+    if image.size == tuple(size) and not any(shift):
+        return image
+    # Floor division on purpose: where it is negative it leaves the odd pixel of padding ahead, as they do.
+    left = (image.width - size[0]) // 2 - shift[0]
+    top = (image.height - size[1]) // 2 - shift[1]
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,101 @@
+"""An exponential moving average of a model's weights, kept beside them while they are trained.
+
+[`~realfake.training.trainer.DetectorTrainer`] measures and saves the average in the place of the weights, and goes on training
+these. Batch normalisation's running statistics are averaged with the weights they belong to.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback
+
+# Beside the average in a checkpoint: the weights that the training goes on from.
+UNAVERAGED_NAME = "unaveraged.safetensors"
+
+
+class WeightAverage:
+    """Weights averaged over the steps: average ← d · average + (1 - d) · weights.
+
+    d is `decay`, but at most (1 + t) / (10 + t) at step t, so that the random start of a head is forgotten soon
+    (the warm-up of TensorFlow's `ExponentialMovingAverage`).
+
+    Args:
+        model: The model that is trained; the average begins with its weights as they are.
+        decay: d, between 0 and 1. The average looks back over about 1 / (1 - d) steps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self._model = model
+        self._average = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the model's weights after the optimizer's step number `step`, counted from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        average, weights = [], []
+        for name, tensor in _tensors(self._model).items():
+            if tensor.is_floating_point():
+                average.append(self._average[name])
+                weights.append(tensor.detach())
+            else:  # a count of batches
+                self._average[name].copy_(tensor)
+        torch._foreach_lerp_(average, weights, 1 - decay)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the average into the model while the context lasts. Nothing is copied: the tensors change places."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for name, tensor in _tensors(self._model).items():
+            tensor.data, self._average[name] = self._average[name], tensor.data
+
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Make the average the model's weights for good."""
+        for name, tensor in _tensors(self._model).items():
+            tensor.copy_(self._average[name])
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    # Tied weights turn up once.
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def save_unaveraged(model: nn.Module, folder: str | Path) -> None:
+    """Write the weights that are trained, in full precision, beside the average."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in _tensors(model).items()}
+    save_file(tensors, Path(folder) / UNAVERAGED_NAME)
+
+
+@torch.no_grad()
+def load_unaveraged(model: nn.Module, folder: str | Path) -> None:
+    """Read back what [`save_unaveraged`] wrote, where it is there, into the model."""
+    path = Path(folder) / UNAVERAGED_NAME
+    if path.is_file():
+        stored = load_file(path)
+        for name, tensor in _tensors(model).items():
+            tensor.copy_(stored[name])
+
+
+class AverageCallback(TrainerCallback):
+    """Keeps the trainer's average up to date, step by step."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer.average is None:  # a resumed run brings its own
+            self.trainer.average = WeightAverage(self.trainer.model, args.ema_decay)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.average.update(state.global_step)

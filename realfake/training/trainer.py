@@ -1,0 +1,406 @@
+"""What the Hugging Face `Trainer` is given: the model to train, its loss, metrics and checkpoints.
+
+Its images and batches are made in [`realfake.training.images`].
+"""
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from PIL import Image
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_callback import ExportableState
+
+from ..evaluation.detection_metrics import check_metric, metrics_of
+from ..labels import AI, NAMES, REAL
+from ..models.classifiers import (
+    build_classifier,
+    input_size,
+    keeps_head,
+    load_classifier,
+    load_config,
+    load_processor,
+    name_labels,
+    override_config,
+    use_native_pixels,
+)
+from ..models.heads import check_foldable, select_trainable, set_dropout
+from ..records import write_atomically
+from .arguments import DataArguments, ModelArguments, RunArguments
+from .augment import Augmentation
+from .averaging import AverageCallback, WeightAverage, load_unaveraged, save_unaveraged
+from .fine_tuning import HeadFirst, PullToStart, slow_backbone
+from .images import (
+    Collator,
+    EpochCallback,
+    MixingCollator,
+    PlainImages,
+    StreamedImages,
+    TrainingImages,
+    training_processor,
+)
+
+# In a checkpoint of a streamed corpus: how far it had come.
+STREAM_NAME = "stream.json"
+
+
+def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Open or build the classifier that is to be trained, with the project's two labels.
+
+    Raises:
+        ValueError: The checkpoint is no image classifier, or an option does not fit the architecture.
+        OSError: There is no such checkpoint.
+    """
+    if arguments.model_type:
+        overrides = dict(arguments.config_overrides)
+        model, processor = build_classifier(
+            arguments.model_type, overrides=overrides, image_size=arguments.image_size
+        )
+        if arguments.dropout is not None:
+            field = set_dropout(model.config, arguments.dropout)
+            model, processor = build_classifier(
+                arguments.model_type,
+                overrides={**overrides, field: arguments.dropout},
+                image_size=arguments.image_size,
+            )
+    else:
+        source, revision = arguments.model_name_or_path, arguments.model_revision
+        config = load_config(source, revision=revision)
+        if not keeps_head(config):
+            name_labels(config)
+        # A detector's own calibration and thresholds do not hold for what it becomes.
+        config.__dict__.pop("realfake", None)
+        override_config(config, arguments.config_overrides)
+        if arguments.dropout is not None:
+            set_dropout(config, arguments.dropout)
+        model = load_classifier(source, revision=revision, config=config, new_head=True)
+        processor = load_processor(source, revision=revision)
+    if arguments.preprocessing == "native":
+        use_native_pixels(processor, arguments.image_size or min(input_size(processor)))
+    elif arguments.image_size and arguments.model_name_or_path:
+        _resize_input(processor, arguments.image_size)
+    mend_batch_norm(model)
+    select_trainable(model, arguments.trainable)
+    check_foldable(model, _try_out(model, Collator(processor)))
+    return model, processor
+
+
+def _try_out(model: PreTrainedModel, collator: Collator, side: int = 64) -> torch.Tensor:
+    """Pass a blank image through, so that a size the model cannot take is found before the training.
+
+    Returns:
+        The image's `pixel_values`.
+    """
+    pixels = collator([{"image": Image.new("RGB", (side, side), "grey"), "label": 0}])["pixel_values"]
+    try:
+        with torch.inference_mode():
+            model.eval()(pixel_values=pixels)
+    except (ValueError, RuntimeError, TypeError) as error:
+        height, width = pixels.shape[-2:]
+        raise ValueError(
+            f"{type(model).__name__} cannot take images of {height}x{width} pixels ({str(error).splitlines()[0]}); "
+            "change --image_size or --train_crop_size, or leave it out."
+        ) from error
+    return pixels
+
+
+def mend_batch_norm(model: PreTrainedModel) -> None:
+    """Set the momentum of batch normalisation right where it was taken over from TensorFlow, in place.
+
+    There it is the share of the running statistics that is kept (0.997 in MobileNetV2, 0.99 in EfficientNet), in torch
+    the share of the new batch: as they are, these models would be measured with the statistics of their last batch.
+    At least 0.01, so that the statistics follow a short fine-tuning.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (module.momentum or 0) > 0.5:
+            module.momentum = max(1 - module.momentum, 0.01)
+
+
+def _resize_input(processor: BaseImageProcessor, image_size: int) -> None:
+    if getattr(processor, "do_center_crop", False):
+        processor.crop_size = {"height": image_size, "width": image_size}
+    keys = dict(processor.size)
+    processor.size = {key: image_size for key in keys} if keys else {"height": image_size, "width": image_size}
+
+
+class ElapsedCallback(TrainerCallback, ExportableState):
+    """Adds up the seconds of training over interruptions; the sum travels in the checkpoints."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self._started: float | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._started = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds, self._started = self._total(), None
+
+    def _total(self) -> float:
+        return self.seconds + (time.monotonic() - self._started if self._started is not None else 0.0)
+
+    def state(self) -> dict:
+        return {"args": {"seconds": self._total()}, "attributes": {}}
+
+
+class DetectorTrainer(Trainer):
+    """A `Trainer` with class weights, frozen layers that stay as they are, and plain images for measuring.
+
+    With `--ema_decay` the weights are averaged as they are trained; the average is what is measured, saved in the
+    checkpoints, and left in the model at the end.
+    """
+
+    def __init__(self, *args, class_weights: torch.Tensor | None = None, eval_collator: Collator, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.class_weights = class_weights
+        self.eval_collator = eval_collator
+        self.average: WeightAverage | None = None
+        if self.args.ema_decay:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("--ema_decay does not go with FSDP or DeepSpeed; leave one of them out.")
+            self.add_callback(AverageCallback(self))
+        # The loss below is a mean over the batch, so gradient accumulation has to average.
+        self.model_accepts_loss_kwargs = False
+        self._look_at_model()
+
+    def _look_at_model(self) -> None:
+        self.find_frozen()
+        for kind in (PullToStart, HeadFirst):
+            self.pop_callback(kind)
+        if self.args.l2_to_pretrained:
+            self.add_callback(PullToStart(self.model, self.args.l2_to_pretrained))
+        if self.args.head_epochs:
+            self.add_callback(HeadFirst(self, self.args.head_epochs))
+
+    def call_model_init(self, trial=None) -> PreTrainedModel:
+        # A trial of a search begins with a new model.
+        model = super().call_model_init(trial)
+        self.model = model.to(memory_format=torch.channels_last) if self.args.channels_last else model
+        self._look_at_model()
+        return self.model
+
+    def _report_to_hp_search(self, trial, step: int, metrics: dict[str, float]) -> None:
+        # Trials differ in their batch size: they are compared after as many passes, not after as many steps.
+        super()._report_to_hp_search(trial, round(1000 * (self.state.epoch or 0)), metrics)
+
+    def find_frozen(self) -> None:
+        """Look up which layers are not trained."""
+        self._frozen = [
+            module
+            for module in self.model.modules()
+            if list(module.parameters(recurse=False))
+            and not any(p.requires_grad for p in module.parameters(recurse=False))
+        ]
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and (self.args.backbone_lr_factor != 1 or self.args.l2_to_pretrained):
+            slow_backbone(
+                optimizer,
+                self.model,
+                self.args.backbone_lr_factor,
+                decayed=not self.args.l2_to_pretrained,
+            )
+        return optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        for module in self._frozen:
+            # Frozen batch normalisation must not drift with the batches' statistics.
+            module.eval()
+        labels = inputs["labels"]
+        pixels = inputs["pixel_values"]
+        if self.args.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        outputs = model(pixel_values=pixels)
+        smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        loss = self._cross_entropy(outputs.logits, labels, smoothing)
+        if "partner_labels" in inputs:
+            share = inputs["share"][0]
+            loss = share * loss + (1 - share) * self._cross_entropy(
+                outputs.logits, inputs["partner_labels"], smoothing
+            )
+        return (loss, {"logits": outputs.logits}) if return_outputs else loss
+
+    def _cross_entropy(
+        self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0
+    ) -> torch.Tensor:
+        weights = None if self.class_weights is None else self.class_weights.to(labels.device)
+        return torch.nn.functional.cross_entropy(
+            logits.float(), labels, weight=weights, label_smoothing=smoothing
+        )
+
+    def train(self, *args, **kwargs):
+        self.average = None
+        output = super().train(*args, **kwargs)
+        if self.average is not None:  # the best checkpoint was not asked for
+            self.average.adopt()
+            self.average = None
+        return output
+
+    def _averaged(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        with self._averaged():
+            self._share_buffers()
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # `Trainer` counts a last, smaller batch as a whole one and, with several processes, some images twice: the
+        # loss that chooses the checkpoint would depend on the batch size and on the number of processes.
+        loss = self._cross_entropy(torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids))
+        output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        return output
+
+    def _share_buffers(self) -> None:
+        # Each process has running statistics of its own since the last step, and only the first one's are saved.
+        if self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with self._averaged():
+            super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.average is not None and self.args.should_save:
+            save_unaveraged(self.model, folder)
+        if isinstance(self.train_dataset, StreamedImages) and self.args.should_save:
+            write_atomically(folder / STREAM_NAME, json.dumps(self._epochs().position) + "\n")
+
+    def _epochs(self) -> EpochCallback:
+        return next(
+            callback for callback in self.callback_handler.callbacks if isinstance(callback, EpochCallback)
+        )
+
+    def plain_model(self) -> PreTrainedModel:
+        """Return the model without what accelerate wraps around it: bf16 autocast would blur its logits."""
+        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_weights(resume_from_checkpoint)
+            if self.args.ema_decay:
+                self.average = WeightAverage(self.model, self.args.ema_decay)
+            load_unaveraged(self.model, resume_from_checkpoint)
+        if isinstance(self.train_dataset, StreamedImages):
+            path = Path(resume_from_checkpoint) / STREAM_NAME
+            if not path.is_file():
+                raise ValueError(
+                    f"{resume_from_checkpoint} does not say how far its stream had come; train anew."
+                )
+            self._epochs().resume_at(json.loads(path.read_text()))
+
+    def _load_best_model(self):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_weights(self.state.best_model_checkpoint)
+            self.average = None  # the best checkpoint is an average already
+
+    def _load_weights(self, folder: str) -> None:
+        # `Trainer` matches the file's tensors by the names in it, but transformers 5 saves some architectures (ViT)
+        # under their older names: it would warn of missing keys and load nothing. `from_pretrained` translates.
+        stored = type(self.model).from_pretrained(folder, dtype=self.model.dtype, use_safetensors=True)
+        self.model.load_state_dict(stored.state_dict())
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        training_collator, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training_collator
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    train: Dataset | IterableDataset,
+    selection: Dataset,
+    preprocessing: str,
+    data: DataArguments,
+    args: RunArguments,
+) -> DetectorTrainer:
+    """Put model, images, loss and metrics together.
+
+    Args:
+        selection: The part of validation that chooses the checkpoint and stops early.
+        preprocessing: `"native"` trains on native crops of `--train_crop_size`, `"processor"` as the processor resizes.
+
+    Raises:
+        ValueError: The model cannot take crops of that size, or the best checkpoint is to be chosen by a metric that
+            there is not.
+    """
+    crop = (
+        (data.train_crop_size or min(input_size(processor)))
+        if preprocessing == "native"
+        else data.train_crop_size
+    )
+    augmentation = Augmentation(strength=data.augmentation, crop_size=crop)
+    streamed = isinstance(train, IterableDataset)
+    common = (train, augmentation, model.config.label2id, args.seed)
+    images = StreamedImages(*common, args.train_batch_size) if streamed else TrainingImages(*common)
+    if streamed:
+        # `Trainer` would look for its place by passing over as many batches as it made steps, which ends the training
+        # where the stream is shorter than that.
+        args.ignore_data_skip = True
+    collator = Collator(training_processor(processor, crop if preprocessing == "native" else None))
+    if crop is not None:
+        _try_out(model, collator, crop)
+    if data.mixup or data.cutmix:
+        collator = MixingCollator(collator.processor, data.mixup, data.cutmix)
+    check_metric(args.metric_for_best_model)
+    callbacks: list[TrainerCallback] = [EpochCallback(images), ElapsedCallback()]
+    if args.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
+    return DetectorTrainer(
+        model=model.to(memory_format=torch.channels_last) if args.channels_last else model,
+        args=args,
+        train_dataset=images,
+        eval_dataset=PlainImages(selection, model.config.label2id),
+        data_collator=collator,
+        eval_collator=Collator(processor),
+        compute_metrics=metrics_of(model.config.label2id),
+        callbacks=callbacks,
+        class_weights=None if streamed else class_weights(data.class_weights, train, model.config.label2id),
+    )
+
+
+def class_weights(kind: str, dataset: Dataset, label2id: dict[str, int]) -> torch.Tensor | None:
+    """Weights of the loss by class, in the model's numbering: inverse frequency, mean one over the images."""
+    if kind == "none":
+        return None
+    names = dataset.features["label"].names
+    counts = np.bincount(dataset["label"], minlength=len(names))
+    weights = torch.zeros(len(NAMES))
+    for name, count in zip(names, counts, strict=True):
+        weights[label2id[name]] = len(dataset) / (len(names) * count)
+    return weights
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """Find the newest checkpoint that was written to its end.
+
+    `Trainer` writes `trainer_state.json` last: a folder in which it is missing or broken was being written when the
+    process died.
+    """
+    found = []
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+        except (OSError, ValueError, KeyError):
+            continue
+        found.append((step, str(path)))
+    return max(found)[1] if found else None
+
+
+def count_labels(dataset: Dataset) -> dict[str, int]:
+    """Count the images of each label, by name."""
+    names = dataset.features["label"].names
+    counts = np.bincount(dataset["label"], minlength=len(names))
+    return {name: int(count) for name, count in zip(names, counts, strict=True) if name in (REAL, AI)}
