@@ -28,7 +28,7 @@ import sys
 
 def main() -> int:
     """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import command, processes
+    from realfake import command
     from realfake.training import runs
 
     try:
@@ -37,8 +37,6 @@ def main() -> int:
             return train(arguments)
     except (ValueError, OSError) as error:
         return command.report_failure("train_hf.py", error)
-    finally:
-        processes.leave_process_group()
 
 
 def train(arguments) -> int:
@@ -104,4 +102,6 @@ def train(arguments) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from realfake import processes
+
+    processes.end(main())

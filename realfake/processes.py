@@ -4,16 +4,16 @@ Only a few words pass between them, at the beginning and at the end, so gloo ove
 GPUs.
 """
 
-import gc
+import atexit
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed
-import torch.distributed.nn  # before any group exists: its functions would hold the group as a default argument
 
 T = TypeVar("T")
 # One process may have finished long before another.
@@ -86,21 +86,26 @@ class Processes:
         if self.count > 1:
             torch.distributed.barrier()
 
-    def leave(self) -> None:
-        """Part from the others."""
-        if self.count > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
+def end(status: int) -> NoReturn:
+    """End this process; where it belongs to a process group, without taking the group apart.
 
-def leave_process_group() -> None:
-    """Part from the other processes, where there are any, and join the backend's threads.
+    A gloo worker lets go of a collective's tensors some time after that collective has returned: it then holds the
+    group's mutex and asks for the interpreter's lock. Neither way of cleaning up is safe from that. Where the
+    interpreter is ending, Python 3.11 to 3.13 ends the asking thread with `pthread_exit`, which unwinds through a
+    destructor of C++ and aborts a process that has done all its work. Where the group is destroyed, its destructor holds
+    the interpreter's lock and asks for the mutex: both wait for ever. So exit handlers run, what was printed is flushed,
+    and the system takes back the rest.
 
-    A gloo worker lets go of a collective's tensors some time after that collective has returned, and takes the
-    interpreter's lock to do so. Where the interpreter is ending by then, Python 3.11 to 3.13 ends the asking thread
-    with `pthread_exit`, which unwinds through a destructor of C++: "terminate called without an active exception",
-    SIGABRT, in a process that has done all its work. Only the process group's destructor joins the workers, and
-    `destroy_process_group` alone does not lead to it while the trainer, a cycle of references, still holds the group.
+    Args:
+        status: The exit status.
+
+    Raises:
+        SystemExit: There is no process group; the interpreter ends as usual.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        gc.collect()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -120,8 +120,6 @@ def main(arguments: list[str] | None = None) -> int:
         if processes.first:
             print(f"{PROGRAM}: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
-    finally:
-        processes.leave()
 
 
 def score(options: argparse.Namespace, processes) -> int:
@@ -276,4 +274,6 @@ def _report(options: argparse.Namespace, summary: dict, parts: int) -> None:
 if __name__ == "__main__":
     # Set before PyTorch is imported: each of this script's threads computes on one core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main())
+    from realfake.processes import end
+
+    end(main())

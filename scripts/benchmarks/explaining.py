@@ -32,6 +32,8 @@ class PlainGradCam:
         layer.register_forward_hook(self._keep)
 
     def _keep(self, module, inputs, output) -> None:
+        if not output.requires_grad:  # the prediction's own pass
+            return
         self.activations = output
         output.register_hook(lambda gradient: setattr(self, "gradients", gradient))
 

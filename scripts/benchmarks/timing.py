@@ -34,6 +34,7 @@ def ratio_row(what: str, ratios: Sequence[float], target: float, at_least: bool,
         at_least: Whether more is better.
         more: Further facts, such as the times behind the ratios.
     """
+    ratios = [float(ratio) for ratio in ratios]
     middle = statistics.median(ratios)
     return {
         "what": what,

@@ -233,7 +233,7 @@ def _work(work: Path, result: Path, quick: bool) -> None:
     if trainer.is_world_process_zero():
         count = trainer.args.world_size
         result.write_text(json.dumps({"processes": count, "images_a_second": 16 * count / times.seconds()}))
-    processes.leave_process_group()
+    processes.end(0)
 
 
 if __name__ == "__main__":
