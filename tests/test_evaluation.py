@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from realfake.card.facts import CardFacts
+from realfake.card.probabilities import band_sentence
 from realfake.evaluation.evaluation import (
+    add_calibration_bands,
     checkpoint_hash,
     measure,
     read_evaluation,
@@ -261,3 +264,39 @@ def test_log_refuses_what_json_cannot_hold(tmp_path):
 
 def test_plain():
     assert plain({"a": (np.int64(1), np.array([np.inf, 2.0])), 3: True}) == {"a": [1, [None, 2.0]], "3": True}
+
+
+def perfect(n, seed):
+    """Margins of a model whose probabilities are right: they are the log-odds of ai."""
+    rng = np.random.default_rng(seed)
+    is_ai = rng.random(n) < 0.5
+    # Two normal densities of variance 4 at +2 and -2 have the log-odds x.
+    return rng.normal(np.where(is_ai, 2.0, -2.0), 2.0), is_ai
+
+
+def test_calibration_error_stands_beside_that_of_a_perfect_model_calibrated_likewise(tmp_path):
+    right, wrong = perfect(900, 1), perfect(900, 2)
+    parts = {"calibration": perfect(400, 0), "selection": right, "test": (3 * wrong[0], wrong[1])}
+    for split, (margin, is_ai) in parts.items():
+        write_scores(tmp_path, split, margin, is_ai)
+        write_evaluation(tmp_path, split, measure(margin, is_ai, n_resamples=0), **headers())
+    add_calibration_bands(tmp_path, {"method": "temperature"})
+    bands = {
+        split: record["figures"].get("calibration_band") for split, record in read_evaluation(tmp_path).items()
+    }
+    assert bands["calibration"] is None
+    assert bands["selection"]["within"] and not bands["test"]["within"]
+    assert (bands["test"]["n"], bands["test"]["n_calibration"]) == (900, 400)
+    facts = CardFacts(name="x", evaluation=read_evaluation(tmp_path))
+    assert "this one shows" in band_sentence(facts, "test") and "**above it" in band_sentence(facts, "test")
+    assert band_sentence(facts, "selection").endswith("within")
+    assert band_sentence(facts, "calibration") is None
+
+
+@pytest.mark.parametrize("calibration", [None, {"method": "identity"}])
+def test_without_a_calibration_there_is_no_band(tmp_path, calibration):
+    for split in ("calibration", "test"):
+        write_scores(tmp_path, split, *perfect(50, 0))
+        write_evaluation(tmp_path, split, measure(*perfect(50, 0), n_resamples=0), **headers())
+    add_calibration_bands(tmp_path, calibration)
+    assert "calibration_band" not in read_evaluation(tmp_path)["test"]["figures"]

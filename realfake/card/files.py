@@ -75,6 +75,8 @@ def write_card_of(folder: str | Path, facts: Mapping, measurement_log: str | Pat
         The card.
     """
     folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    evaluation.add_calibration_bands(folder, (config.get("realfake") or {}).get("calibration"))
     card = card_facts(folder, facts, measurement_log)
     if card.split in card.scores:
         table = evaluation.read_scores(folder / card.scores[card.split])

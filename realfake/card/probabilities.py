@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from ..evaluation.evaluation import VERDICTS
 from ..labels import AI, NAMES, REAL
 from ..statistics.conformal import with_prior
-from .facts import CardFacts
+from .facts import CardFacts, split_note
 from .markdown import code, md, table
 from .numbers import number, percent, probability, score, share
 
@@ -72,7 +72,26 @@ def calibration_figures(facts: CardFacts) -> str | None:
             f"with these probabilities would show {number(floor['value'])} on this many images, and up to "
             f"{number(floor['high'])} by chance (the 95 % quantile)."
         )
+    bands = [band_sentence(facts, split) for split in dict.fromkeys((facts.split, "selection"))]
+    if any(bands):
+        words += (
+            "\n\nThe calibration too was fitted on a finite number of images. A perfect model that was calibrated and "
+            "measured like this one would show, in 95 % of simulated cases:\n\n"
+            + "\n".join(filter(None, bands))
+        )
     return words
+
+
+def band_sentence(facts: CardFacts, split: str) -> str | None:
+    """One split's ECE beside the band of a perfect model that was calibrated on as few images."""
+    band = facts.evaluation.get(split, {}).get("figures", {}).get("calibration_band") or {}
+    if band.get("value") is None:
+        return None
+    verdict = "within" if band["within"] else "**above it: calibration does not hold there**"
+    return (
+        f"- on {code(split)} ({split_note(split)}; n = {band['n']:,}, calibrated on {band['n_calibration']:,}): "
+        f"{number(band['low'])} – {number(band['high'])}; this one shows {number(band['value'])}, {verdict}"
+    )
 
 
 def verdict_rule(thresholds: Mapping | None, novelty: Mapping | None = None) -> str:

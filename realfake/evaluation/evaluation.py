@@ -16,6 +16,7 @@ from scipy.special import expit
 from ..labels import AI, NAMES, REAL
 from ..records import read_records, write_atomically
 from ..statistics.bootstrap import bootstrap_interval, group_index
+from ..statistics.calibration import METHODS
 from ..statistics.conformal import (
     INCONCLUSIVE,
     OperatingPoint,
@@ -32,6 +33,7 @@ from ..statistics.metrics import (
     confusion_matrix,
     reliability_curve,
 )
+from ..statistics.noise_floor import calibrated_ece_band
 from .measurement_log import plain
 
 FILE_NAME = "evaluation.json"
@@ -387,9 +389,39 @@ def refresh_evaluation(folder: str | os.PathLike, thresholds: Thresholds | None)
             seed = record["figures"].get("seed", 0)
             record["figures"] = measure(**read_scores(path), thresholds=thresholds, seed=seed)
     if known:
-        text = json.dumps(known, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(Path(folder) / FILE_NAME, text)
+        _write(folder, known)
     return known
+
+
+def _write(folder: str | os.PathLike, records: Mapping) -> None:
+    text = json.dumps(plain(records), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(Path(folder) / FILE_NAME, text)
+
+
+def add_calibration_bands(folder: str | os.PathLike, calibration: Mapping | None) -> None:
+    """Set each split's calibration error in `evaluation.json` beside that of a perfect model that was calibrated likewise.
+
+    Computed from the scores beside the figures; the band is that of [`calibrated_ece_band`], under `calibration_band`.
+    Splits without scores, and the calibration images themselves, get none.
+
+    Args:
+        calibration: What the checkpoint's configuration says of its calibration.
+    """
+    folder = Path(folder)
+    known, fitted_on = read_evaluation(folder), folder / "scores-calibration.parquet"
+    method = (calibration or {}).get("method")
+    if method not in METHODS[1:] or not fitted_on.is_file():
+        return
+    fitted = read_scores(fitted_on)
+    for split, record in known.items():
+        path = folder / f"scores-{split}.parquet"
+        if split == "calibration" or not path.is_file():
+            continue
+        scores = read_scores(path)
+        pairs = [part[key] for part in (scores, fitted) for key in ("margin", "is_ai")]
+        seed = record["figures"].get("seed", 0)
+        record["figures"]["calibration_band"] = calibrated_ece_band(*pairs, method=method, seed=seed)
+    _write(folder, known)
 
 
 def read_evaluation(folder: str | os.PathLike) -> dict:
