@@ -258,7 +258,7 @@ def test_a_full_disk_while_figures_are_written_loses_none(tiny_vit, tmp_path, mo
 _KILLED = """
 import os, signal, sys
 sys.argv = {argv!r}
-from realfake import {module} as module
+from realfake.training import {module} as module
 whole = module.{name}
 def killed(*arguments, **options):
     if {after}:
@@ -320,7 +320,7 @@ def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
     before = hub.files("user/run")
     hub.fail_next("/user/run/commit/", "stall", times=1)
     code = (
-        "from realfake import publishing\nfrom realfake.training.arguments import RunArguments\n"
+        "from realfake.training import publishing\nfrom realfake.training.arguments import RunArguments\n"
         f"publishing.push(RunArguments(output_dir={str(folder)!r}, hub_model_id='user/run'))"
     )
     environment = {**os.environ, **hub.environment, "PYTHONPATH": str(ROOT)}

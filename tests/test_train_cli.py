@@ -698,5 +698,5 @@ def test_a_mistake_is_said_once_and_not_lost(rank, start, capsys, monkeypatch):
     from realfake.command import report_failure
 
     monkeypatch.setenv("RANK", rank)
-    assert report_failure(ValueError("first\n  second")) == 2
+    assert report_failure("train_hf.py", ValueError("first\n  second")) == 2
     assert capsys.readouterr().err == f"{start}first second\n"
