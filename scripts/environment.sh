@@ -1,5 +1,6 @@
 # Sourced by the other scripts: a virtual environment in .venv with what is asked for, made only when it is missing or stale.
 # usage: . scripts/environment.sh; prepare_environment REQUIREMENTS_FILE…
+# REALFAKE_CONSTRAINTS names a file of exact versions, from the repository's root; without it the files' ranges decide.
 
 prepare_environment() {
     cd "$(dirname "${BASH_SOURCE[0]}")/.." || return 1
@@ -20,10 +21,11 @@ prepare_environment() {
         "$python" -m venv .venv || return 1
     fi
     # A stamp per set of requirements: a second run installs nothing and starts at once.
-    stamp=.venv/realfake-$(cat pyproject.toml "$@" | .venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
+    stamp=.venv/realfake-$(cat pyproject.toml "$@" ${REALFAKE_CONSTRAINTS:+"$REALFAKE_CONSTRAINTS"} | .venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
     if [ ! -f "$stamp" ]; then
         echo "Installing $* (once; a few minutes)" >&2
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' "$@") || return 1
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' "$@") \
+            ${REALFAKE_CONSTRAINTS:+-c "$REALFAKE_CONSTRAINTS"} || return 1
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || return 1
         touch "$stamp"
     fi
