@@ -5,7 +5,7 @@ IPTC's controlled vocabulary, http://cv.iptc.org/newscodes/digitalsourcetype, wh
 """
 
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError  # nosec B405  # defusedxml parses; these are its types
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
