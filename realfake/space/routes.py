@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 32 * 2**20
 TIMEOUT = 30.0
 RETRY_AFTER = "2"
+# Seconds for what is still on its way of a request that is refused.
+DRAIN = 5.0
 # What a client that says nothing of the type sends, and what curl's --data-binary says by itself.
 _UNSAID = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 
@@ -38,6 +41,36 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
+
+
+class _Incoming(Request):
+    """A request that knows whether all of it has come."""
+
+    def __init__(self, request: Request):
+        super().__init__(request.scope, self._noted)
+        self._from, self.ended = request.receive, False
+
+    async def _noted(self):
+        message = await self._from()
+        self.ended = self.ended or not message.get("more_body", False)
+        return message
+
+    async def drain(self, limit: int) -> None:
+        """Throw away what is still coming, within bounds of bytes and time.
+
+        A connection that is closed while its client is still sending shows a reset there instead of the answer.
+        """
+        try:
+            async with asyncio.timeout(DRAIN):
+                while not self.ended and limit > 0:
+                    limit -= len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            pass
+
+    async def left(self) -> None:
+        """Wait until the client hangs up; all of the request must have come."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
 
 
 class Service:
@@ -70,12 +103,18 @@ class Service:
 
     async def predict(self, request: Request) -> JSONResponse:
         """Answer `POST /predict`."""
+        request = _Incoming(request)
+        response = await self._answer(request)
+        await request.drain(self.max_bytes * 4 // 3 + 2**16)
+        return response
+
+    async def _answer(self, request: _Incoming) -> JSONResponse:
         if self._on_their_way >= self.max_requests:
             return _error(503, "The detector is busy; try again in a moment.")
         self._on_their_way += 1
         try:
             data, parameters = await self._read(request)
-            logits = await self._logits(data)
+            logits = await _unless_left(request, self._logits(data))
             return JSONResponse(hub_api.scores(logits, self.detector.model.config, parameters))
         except Refusal as refusal:
             return _error(refusal.status, str(refusal))
@@ -104,7 +143,7 @@ class Service:
         except (ValueError, OSError) as error:
             raise Refusal(422, str(error)) from None
 
-    async def _read(self, request: Request) -> tuple[bytes, hub_api.Parameters]:
+    async def _read(self, request: _Incoming) -> tuple[bytes, hub_api.Parameters]:
         """The image file and the parameters, from whichever form the request has."""
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         try:
@@ -145,7 +184,7 @@ class Service:
         # Counted as it arrives: the parser writes what it is sent to the disk.
         limit = self.max_bytes + 2**16
         _check_length(request, limit)
-        received, receive = 0, request._receive
+        received, receive = 0, request.receive
 
         async def counted():
             nonlocal received
@@ -233,6 +272,23 @@ def routes(detector: Detector, service: Service | None = None) -> list[APIRoute]
         APIRoute("/openapi.json", openapi, name="openapi", include_in_schema=False),
         APIRoute("/docs", docs, name="docs", include_in_schema=False),
     ]
+
+
+async def _unless_left(request: _Incoming, work: Coroutine):
+    """Do work for a client, and give it up when the client does.
+
+    Raises:
+        ClientDisconnect: The client hung up; what had not begun of the work is not done.
+    """
+    doing, left = asyncio.ensure_future(work), asyncio.ensure_future(request.left())
+    try:
+        await asyncio.wait((doing, left), return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ClientDisconnect
+        return doing.result()
+    finally:
+        doing.cancel()
+        left.cancel()
 
 
 def _check_length(request: Request, limit: int) -> None:
