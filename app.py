@@ -21,7 +21,7 @@ logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(messag
 try:
     loaded = load(os.environ)
     lend(loaded.detector)
-    page = build(loaded, Feedback.from_environ(os.environ))
+    page = build(loaded, Feedback.from_environ())
 except (OSError, ValueError) as error:
     raise SystemExit(f"The page has no detector to show: {error}") from None
 demo = page.blocks

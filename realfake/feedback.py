@@ -57,13 +57,17 @@ class Feedback:
         self._bytes: int | None = None
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Feedback | None":
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Feedback | None":
         """What the environment asks for: `REALFAKE_FEEDBACK_FOLDER` (`feedback`; set to nothing, no feedback is taken) and
         `REALFAKE_FEEDBACK_REPO`. Where the Hub refuses, records stay in the folder, and the log says so.
+
+        Args:
+            environ: *optional*. The environment, as it is when this is called.
 
         Returns:
             [`Feedback`], or `None` where none is to be taken.
         """
+        environ = os.environ if environ is None else environ
         folder = environ.get(FOLDER, DEFAULT_FOLDER).strip()
         repo = environ.get(REPO, "").strip() or None
         if not folder and not repo:

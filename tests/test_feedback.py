@@ -124,6 +124,8 @@ def test_the_environment_says_where(tmp_path, monkeypatch):
     assert Feedback.from_environ({}).folder == Path("feedback")
     assert Feedback.from_environ({"REALFAKE_FEEDBACK_FOLDER": "kept"}).folder == Path("kept")
     assert Feedback.from_environ({"REALFAKE_FEEDBACK_FOLDER": ""}) is None
+    monkeypatch.setattr("os.environ", {"REALFAKE_FEEDBACK_FOLDER": "now"})
+    assert Feedback.from_environ().folder == Path("now"), "the environment as it is when asked"
     assert files(tmp_path) == []
 
 
