@@ -1,13 +1,18 @@
 """A detector on ZeroGPU: what crosses into another process and back, and that nothing changes elsewhere."""
 
+import gc
 import pickle
 import sys
 import types
+import weakref
 
 import pytest
 from tiny import draw_picture
 
 from realfake.detector import Detector
+from realfake.space import compare
+from realfake.space.loading import Loaded
+from realfake.space.text import ENGLISH
 from realfake.space.zero_gpu import METHODS, lend
 
 
@@ -16,11 +21,14 @@ class WorkerError(Exception):
 
 
 def spaces(zero_gpu: bool, calls: list) -> dict[str, types.ModuleType]:
-    """A stand-in for the `spaces` package that pickles what goes in and comes out, as its forked worker does."""
-    inside = []
+    """A stand-in for the `spaces` package that pickles what goes in and comes out, as its forked worker does, and never
+    forgets what it decorated."""
+    inside, decorated = [], []
 
     def gpu(duration):
         def decorate(task):
+            decorated.append(task)
+
             def call(*args, **options):
                 if inside:
                     return task(*args, **options)
@@ -83,3 +91,20 @@ def test_elsewhere_nothing_changes(detector, monkeypatch, installed):
     assert not set(METHODS) & set(vars(detector))
     detector.predict(draw_picture(32))
     assert calls == []
+
+
+def test_detectors_of_a_comparison_are_lent_as_well_and_closed_ones_are_let_go(tiny_convnext, monkeypatch):
+    calls, model = [], str(tiny_convnext)
+    for name, module in spaces(True, calls).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(compare, "MAX_OPEN", 1)
+    monkeypatch.setattr(compare, "open_bundled", lambda name: Detector.from_pretrained(model))
+    monkeypatch.setattr(compare, "open_named", lambda name, words: Detector.from_pretrained(model))
+    opened = compare.Opened(Loaded(Detector.from_pretrained(model)))
+    for number, name in enumerate(("cifake", "user/first", "user/second"), start=1):
+        assert opened.get(name, ENGLISH).predict(draw_picture(32)).label in ("real", "ai")
+        assert len(calls) == number, name
+    closing = weakref.ref(opened.get("user/second", ENGLISH))
+    opened.get("user/third", ENGLISH)
+    gc.collect()
+    assert closing() is None

@@ -1,9 +1,11 @@
 """A detector on ZeroGPU, where a GPU is there for the length of a call, in a process forked for it.
 
 Hugging Face's `spaces` package is installed on Spaces and nowhere else; without it, and on Spaces of other hardware, nothing
-changes. `app.py` lends out the detector once, so that the page, the API and the HTTP routes need not know.
+changes. Detectors are lent out once, when they are opened: the page's own by `app.py`, those of a comparison by `compare`. The
+page, the API and the HTTP routes need not know.
 """
 
+import weakref
 from collections.abc import Callable
 from functools import wraps
 
@@ -34,14 +36,16 @@ def lend(detector: Detector, seconds: int = SECONDS) -> Detector:
 
 def _lent(gpu: Callable, method: Callable, seconds: int) -> Callable:
     """Of an error in the other process only the class comes back; ours say what is wrong with an image."""
+    # `spaces` keeps what it decorates for good: a detector that the page closes must not stay in memory with it.
+    weak = weakref.WeakMethod(method)
 
-    @wraps(method)
     def carry(*args, **options):
         try:
-            return method(*args, **options), None
+            return weak()(*args, **options), None
         except (ValueError, OSError) as error:
             return None, error
 
+    carry.__name__ = method.__name__
     lent = gpu(duration=seconds)(carry)
 
     @wraps(method)
