@@ -1,7 +1,9 @@
 """The page's words and HTML: what is said of probabilities, in which language, and that nothing foreign becomes markup."""
 
+import ast
 import re
 import string
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +11,14 @@ import pytest
 from test_space import FACTS, HOSTILE, prediction, shown
 
 from realfake.attribution.faithfulness import Evidence
+from realfake.attribution.methods import METHODS
 from realfake.attribution.regions import EvidenceRegion
-from realfake.labels import AI, REAL
+from realfake.imaging.degradations import GRID
+from realfake.labels import AI, NAMES, REAL
 from realfake.space import about, code, markup, render, text
 from realfake.space.languages import LANGUAGES
 from realfake.space.text import ENGLISH, Words, words
+from realfake.stability import VARIANTS
 
 NORWEGIAN = words("nb")
 
@@ -43,24 +48,73 @@ def test_what_reads_the_same_in_both_languages_is_no_sentence():
     assert not [key for key in same if not allowed.fullmatch(LANGUAGES["en"][key])]
 
 
-def test_every_key_is_used_and_every_key_that_is_used_exists():
-    """Keys are written out, or made of a prefix and a name; both are looked for in the code."""
-    from pathlib import Path
+# Keys that the code puts together, by how it writes them: `f"label.{…}"`, `named("label", …)`.
+VERDICTS = (*NAMES, "inconclusive")
+MADE = {
+    "about.input_{}": ("native", "processor"),
+    "batch.{}": ("name", "verdict", "probability"),
+    "code.{}": tuple(code.snippets(None)),
+    "evidence.name.{}": NAMES,
+    "evidence.nothing.{}": NAMES,
+    "evidence.{}.{}": [f"{what}.{way}" for what in ("marked", "random") for way in ("lowers", "raises", "leaves")],
+    "example.{}": [name.removesuffix(".jpg") for name in text.EXAMPLES],
+    "kind.{}": NAMES,
+    "label.{}": NAMES,
+    "lead.{}": NAMES,
+    "method.{}": tuple(METHODS),
+    "place.{}": ("top", "middle", "bottom", "left", "right", "centre"),
+    "quality.{}": (
+        "auroc", "accuracy", "ece", "given", "right", "wrong_real", "wrong_ai", "figure", "value", "interval", "predicted",
+        "observed", "count", "false_alarms", "found", "reliability", "roc", "generators", "sources", "degradations",
+    ),
+    "quality.{}_note": ("reliability", "roc", "generators", "sources", "degradations"),
+    "stability.{}": ("variant", "verdict", "probability"),
+    "verdict.{}": VERDICTS,
+    "{}.title": ("batch", "compare", "code"),
+    "{}.body": ("batch", "compare", "code"),
+}  # fmt: skip
+NAMED = {
+    "degradation": tuple(GRID),
+    "method": tuple(METHODS),
+    "provenance": ("c2pa", "iptc", "generator_parameters", "camera"),
+    "short": ("between", "novel", "unstable"),
+    "state": ("trusted", "untrusted", "invalid", "unchecked", "present"),
+    "variant": tuple(VARIANTS),
+}
 
+
+def calls(tree: ast.AST):
+    """The first argument, and the second, of each call of something that takes keys."""
+    takers = {"words", "local", "ENGLISH", "self", "named", "said"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+            if name in takers or isinstance(node.func, ast.Call):
+                yield name, node.args
+
+
+def test_every_key_is_used_and_every_key_that_is_used_exists():
     source = "\n".join(path.read_text() for path in Path(text.__file__).parent.glob("*.py"))
-    prefixes = set(re.findall(r'f"(\w+(?:\.\w+)*)[._]\{', source)) | set(
-        re.findall(r'named\("([\w.]+)"', source)
-    )
-    prefixes |= set(re.findall(r"f'(\w+(?:\.\w+)*)[._]\{", source))
-    for key in LANGUAGES["en"]:
-        written = f'"{key}"' in source or f"'{key}'" in source
-        made = any(key.startswith((f"{prefix}.", f"{prefix}_")) for prefix in prefixes)
-        sections = key in (
-            f"{tab}.{part}" for tab in ("batch", "compare", "code") for part in ("title", "body")
-        )
-        assert written or made or sections, key
-    for key in re.findall(r'(?:words|local|ENGLISH)\("([a-z_0-9.]+)"', source):
-        assert key in LANGUAGES["en"], key
+    tree = ast.parse(source.replace("from __future__", "#"))
+    literals = {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    used, unlisted = literals & LANGUAGES["en"].keys(), []
+    for name, arguments in calls(tree):
+        first = arguments[0]
+        if name == "named" and isinstance(first, ast.Constant):
+            used |= {f"{first.value}.{each}" for each in NAMED[first.value]}
+        elif isinstance(first, ast.JoinedStr):
+            form = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in first.values)
+            if form in MADE:
+                used |= {re.sub(r"\{\}(\.\{\})?", each, form, count=1) for each in MADE[form]}
+            elif re.fullmatch(r"(\w+|\{\})(\.(\w+|\{\})+)+", form) and not form.startswith("html."):
+                unlisted.append(form)
+        elif name in ("words", "local", "ENGLISH") and isinstance(first, ast.Constant):
+            assert first.value in LANGUAGES["en"], first.value
+    assert unlisted == []
+    assert LANGUAGES["en"].keys() - used == set(), "unused"
+    assert used - LANGUAGES["en"].keys() == set(), "missing"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +184,7 @@ def test_an_uncalibrated_score_is_never_called_a_frequency():
 @pytest.mark.parametrize(
     ("reason", "more", "said"),
     [
-        ("between", {}, "not enough for a verdict at an error rate of 5%."),
+        ("between", {}, "not clear enough for a verdict, which may be wrong for at most 5% of images."),
         ("novel", {"novelty": 0.013}, "Of those, only 1% were as unusual."),
         ("novel", {}, "its score cannot be trusted."),
         ("unstable", {}, "recompressed, resized or cropped, so none is given."),
@@ -176,11 +230,23 @@ def test_a_region_is_said_to_be_where_it_is(box, said):
 
 
 def test_the_strongest_regions_are_listed_with_their_shares():
-    explanation = SimpleNamespace(evidence=None, target=AI, image=SimpleNamespace(size=(100, 100)))
+    explanation = SimpleNamespace(
+        evidence=None, target=AI, image=SimpleNamespace(size=(100, 100)), heatmap=np.zeros((100, 100))
+    )
     regions = [EvidenceRegion((0, 0, 10, 10), 0.67, ()), EvidenceRegion((40, 40, 60, 60), 0.1, ())]
     said = shown(render.map_evidence(ENGLISH, explanation, regions))
     assert "top left, 67% of the evidence centre, 10% of the evidence" in said
     assert "No region stands out" in shown(render.map_evidence(ENGLISH, explanation, []))
+
+
+def test_the_colours_of_a_map_are_told_in_the_readers_language():
+    explanation = SimpleNamespace(
+        evidence=None, target=REAL, image=SimpleNamespace(size=(9, 9)), heatmap=np.zeros((9, 9))
+    )
+    said = shown(render.map_evidence(NORWEGIAN, explanation, []))
+    assert said.startswith("taler for «Fotografi» taler mot det") and "ikke undersøkt" not in said
+    explanation.heatmap[0, 0] = np.nan
+    assert "ikke undersøkt" in shown(render.map_evidence(NORWEGIAN, explanation, []))
 
 
 # Cards
@@ -245,6 +311,10 @@ def test_only_a_hub_id_becomes_a_link():
 
 def test_a_long_foreign_string_is_cut():
     assert len(markup.escape("x" * 10_000)) == markup.MAX_CHARACTERS
+
+
+def test_a_number_is_not_parted_from_what_belongs_to_it():
+    assert markup.escape("1\u00a0484 \n images,  5 %") == "1\u00a0484 images, 5\u00a0%"
 
 
 # Code

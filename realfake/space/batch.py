@@ -11,12 +11,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import gradio as gr
+from PIL import Image
 
 from ..answer import compose, read_once
-from ..detector import Detector
+from ..detector import Detector, Prediction
 from ..imaging.archive import Bounds, count, is_archive, read_archive
+from ..stability import VARIANTS, Stability
 from . import render, rows
-from .handlers import language
+from .handlers import judge, language
 from .localised import Localised
 from .rows import Row
 from .text import Words
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 200
 BOUNDS = Bounds(max_entries=MAX_IMAGES)
-# Images in one forward pass, and between two looks at whether to go on.
+# Inputs of the model between two looks at whether to go on.
 CHUNK = 8
 # Seconds between two pictures of the table.
 REFRESH = 0.7
@@ -47,11 +49,14 @@ def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None
             label=local("batch.files"), file_count="multiple", file_types=["image", ".zip"], height=180,
             elem_id="rf-files",
         )  # fmt: skip
+        stability = gr.Checkbox(
+            value=True, label=local("batch.stability"), container=False, elem_id="rf-batch-stability"
+        )
         status = gr.HTML(
             local.html("batch_idle", lambda words: rows.status(words("batch.idle"))),
             elem_id="rf-batch-status", js_on_load="element.setAttribute('aria-live', 'polite');",
         )  # fmt: skip
-        with gr.Row():
+        with gr.Row(elem_id="rf-batch-buttons"):
             cancel = gr.Button(local("batch.cancel"), interactive=False, elem_id="rf-cancel", min_width=110)
             csv = gr.DownloadButton(local("batch.csv"), interactive=False, elem_id="rf-csv", min_width=110)
             data = gr.DownloadButton(
@@ -62,8 +67,8 @@ def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None
     run = gr.State({}, time_to_live=time_to_live)
     batch = Batch(detector)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    files.change(
-        batch.judge, [run, files], [status, table, cancel, csv, data],
+    gr.on(
+        [files.change, stability.input], batch.judge, [run, files, stability], [status, table, cancel, csv, data],
         concurrency_limit=2, concurrency_id="batch", trigger_mode="multiple", **quiet,
     )  # fmt: skip
     cancel.click(stop, run, cancel, concurrency_limit=None, **quiet)
@@ -81,12 +86,15 @@ class Batch:
     def __init__(self, detector: Detector):
         self.detector = detector
 
-    def judge(self, run: dict, files: list[str] | None, request: gr.Request | None = None) -> Iterator[tuple]:
+    def judge(
+        self, run: dict, files: list[str] | None, stability: bool = True, request: gr.Request | None = None
+    ) -> Iterator[tuple]:
         """Judge files, those in archives included.
 
         Args:
             run: The session's record of what is being judged; a newer run ends this one, as [`stop`] does.
             files: Paths.
+            stability: Whether to judge changed copies as well, as the first tab does.
 
         Yields:
             The status and the table as HTML, and updates of the buttons for cancelling and for both downloads.
@@ -102,8 +110,8 @@ class Batch:
         started, shown = time.monotonic(), 0.0
         yield rows.status(words("batch.progress", done=0, total=total), 0, total), "", *_buttons(running=True)
         sources = islice(_sources(files), MAX_IMAGES + 1)
-        while chunk := list(islice(sources, CHUNK)):
-            done += self._judge(words, chunk)
+        while chunk := list(islice(sources, CHUNK // len(VARIANTS) if stability else CHUNK)):
+            done += self._judge(words, chunk, stability)
             if run.get("token") != token:
                 return
             if run.get("stop"):
@@ -125,7 +133,9 @@ class Batch:
             *_buttons(False, done),
         )
 
-    def _judge(self, words: Words, sources: list[tuple[str, str | bytes | None, str | None]]) -> list[Row]:
+    def _judge(
+        self, words: Words, sources: list[tuple[str, str | bytes | None, str | None]], stability: bool
+    ) -> list[Row]:
         """One chunk: read each, judge together those that could be read."""
         read = []
         for name, source, problem in sources:
@@ -147,7 +157,7 @@ class Batch:
             read.append((name, None, None, problem))
         usable = [decoded for _, decoded, _, _ in read if decoded is not None]
         try:
-            predictions = iter(self.detector.predict(usable)) if usable else iter(())
+            found = iter(self._found(usable, stability))
         except Exception:
             logger.exception("The detector failed on a batch")
             return [Row(name, problem=problem or words("problem.unexpected")) for name, _, _, problem in read]
@@ -156,9 +166,18 @@ class Batch:
             if decoded is None:
                 done.append(Row(name, problem=problem))
             else:
-                answer = compose(self.detector, next(predictions), decoded, data)
+                prediction, stable = next(found)
+                stable = stable if isinstance(stable, Stability) else False
+                answer = compose(self.detector, prediction, decoded, data, stability=stable)
                 done.append(Row(name, answer, rows.thumbnail(decoded)))
         return done
+
+    def _found(
+        self, images: list[Image.Image], stability: bool
+    ) -> list[tuple[Prediction, Stability | str | None]]:
+        if stability:
+            return [judge(self.detector, image) for image in images]
+        return [(prediction, None) for prediction in self.detector.predict(images)] if images else []
 
     @staticmethod
     def _summary(words: Words, done: list[Row], total: int, stopped: bool) -> str:

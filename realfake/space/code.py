@@ -40,7 +40,8 @@ def snippets(model: str | None, address: str = ADDRESS, image: str = "photo.jpg"
         "client": f"""from gradio_client import Client, handle_file
 
 client = Client("{address}")
-answer = client.predict(image=handle_file("{image}"), api_name="/predict")
+image = handle_file("{image}")
+answer = client.predict(image, api_name="/predict")
 print(answer["verdict"], answer["probabilities"])""",
         "local": f"""from realfake import Detector
 
@@ -76,7 +77,9 @@ def code(words: Words, model: str | None) -> str:
             f'{escape(title)}">{escape(words("code.copy"))}</button></div><pre tabindex="0" aria-label="{escape(title)}">'
             f"<code>{shown}</code></pre></section>"
         )
-    return f'{render.section(words, "code")}<div class="rf-snippets">{"".join(blocks)}</div>'
+    # Relative, so that it also holds behind a proxy with a path of its own.
+    docs = f'<p><a href="docs" target="_blank" rel="noopener">{escape(words("code.docs"))}</a></p>'
+    return f'{render.section(words, "code")}{docs}<div class="rf-snippets">{"".join(blocks)}</div>'
 
 
 _COPYING = """

@@ -12,14 +12,16 @@ from uuid import uuid4
 
 import gradio as gr
 
+from ..answer import read_once
 from ..detector import Detector
 from . import about, render
-from .handlers import bounded, language
+from .handlers import bounded, judge, language
 from .image_input import ImageInput
 from .loading import Loaded, bundled, open_bundled, open_named
 from .localised import Localised
 from .markup import escape, icon, paragraph, picture, unbroken
 from .text import Words
+from .zero_gpu import lend
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +104,10 @@ class Opened:
         with self._lock:
             if name in bundled():
                 if name not in self._bundled:
-                    self._bundled[name] = open_bundled(name)
+                    self._bundled[name] = lend(open_bundled(name))
                 return self._bundled[name]
             if name not in self._from_hub:
-                self._from_hub[name] = open_named(name, words)
+                self._from_hub[name] = lend(open_named(name, words))
                 while len(self._from_hub) > MAX_OPEN:
                     self._from_hub.popitem(last=False)
             self._from_hub.move_to_end(name)
@@ -163,7 +165,7 @@ class Compare:
         """One detector's card, and its verdict."""
         try:
             detector = self.opened.get(name, words)
-            prediction = detector.predict(path)
+            prediction, _ = judge(detector, read_once(path)[0])
         except (ValueError, OSError) as error:
             return failed(words, name, render.reason(error, path)), None
         except Exception:
@@ -196,13 +198,18 @@ def answered(words: Words, detector: Detector, prediction, drawn: str) -> str:
     named = prediction.verdict
     calibrated = about.is_calibrated(detector.facts)
     why = words.named("short", prediction.reason) if prediction.reason else ""
-    corpus = dict(about.statements(words, detector.facts))[words("about.corpus")]
+    facts = dict(about.statements(words, detector.facts))
+    listed = "".join(
+        f'<p class="rf-small">{escape(name)}: {escape(facts[name])}</p>'
+        for name in (words("about.corpus"), words("about.input"))
+        if name in facts
+    )
     return (
         f'<section class="rf-card rf-compared rf-{named}"><h3>{about.model_link(detector.name)}</h3>'
         f'<p class="rf-verdict-line">{icon(named, 22)}<span>{unbroken(words(f"verdict.{named}"))}</span>'
         f'<span class="rf-small">{escape(why)}</span></p>'
         f"{render.bars(words, prediction.probabilities, calibrated, level=4)}{drawn}"
-        f'<p class="rf-small">{escape(words("about.corpus"))}: {escape(corpus)}</p></section>'
+        f"{listed}</section>"
     )
 
 

@@ -21,6 +21,7 @@ from ..answer import read_once
 from ..detector import Detector, Explanation, Prediction
 from ..labels import AI, REAL
 from ..provenance.reading import Provenance, read_provenance
+from ..stability import Stability
 from ..statistics.conformal import with_prior
 from . import about, render
 from .localised import marker
@@ -55,7 +56,7 @@ class Checked:
     image: Image.Image
     date: datetime
     prediction: Prediction
-    stability: object | None = None
+    stability: Stability | None = None
     provenance: Provenance | None = None
     explanation: Explanation | None = None
 
@@ -114,7 +115,7 @@ class Handlers:
     def _judge(self, words: Words, path: str, prior_ai: float) -> tuple:
         try:
             decoded, data = read_once(path)
-            found, stable = self._predict(decoded)
+            found, stable = judge(self.detector, decoded)
         except (ValueError, OSError) as error:
             return None, _problem(words, render.reason(error, path)), None, None
         except Exception:
@@ -130,15 +131,6 @@ class Handlers:
         if checked.provenance is None:
             return checked, verdict, stability, render.provenance_failed(words)
         return checked, verdict, stability, render.provenance(words, checked.provenance)
-
-    def _predict(self, decoded: Image.Image) -> tuple[Prediction, object]:
-        """The prediction with its final verdict, and the `Stability`, or why there is none: an image can be judged as it is
-        and too small to be halved."""
-        try:
-            stable = self.detector.stability(decoded)
-        except (ValueError, OSError) as error:
-            return self.detector.predict(decoded), render.reason(error, "")
-        return replace(stable.variants[0][1], verdict=stable.verdict, reason=stable.reason), stable
 
     def _said(self, words: Words, checked: Checked, prior_ai: float) -> tuple[str, str | None]:
         """The verdict and stability cards under a prior."""
@@ -190,6 +182,20 @@ class Handlers:
             logger.exception("The map of an upload could not be drawn by %s", method)
             message = words("map.unexpected")
         return gr.update(value=None), render.map_note(message), without
+
+
+def judge(detector: Detector, decoded: Image.Image) -> tuple[Prediction, Stability | str]:
+    """Judge an image and its changed copies: the verdict that all tabs show.
+
+    Returns:
+        The prediction with its final verdict, and the `Stability`, or why there is none: an image can be judged as it is
+        and too small to be halved.
+    """
+    try:
+        stable = detector.stability(decoded)
+    except (ValueError, OSError) as error:
+        return detector.predict(decoded), render.reason(error, "")
+    return replace(stable.variants[0][1], verdict=stable.verdict, reason=stable.reason), stable
 
 
 def begin(current: dict, path: str | None) -> tuple:

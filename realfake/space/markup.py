@@ -14,6 +14,8 @@ from typing import Any
 from PIL import Image
 
 MAX_CHARACTERS = 300
+# A space that keeps a number together stays.
+_SPACES = re.compile(r"[^\S\u00a0]+")
 
 _ICONS = {
     "real": '<path d="M4 8h3l1.5-2.5h7L17 8h3v11H4z"/><circle cx="12" cy="13" r="3.5"/>',
@@ -30,7 +32,7 @@ def escape(value: Any, limit: int = MAX_CHARACTERS) -> str:
 
     Gradio fills its HTML component through templates, so `{` and `$` are escaped beside what `html.escape` covers.
     """
-    shown = " ".join(str(value).split())
+    shown = re.sub(r"(?<=\d) %", "\u00a0%", _SPACES.sub(" ", str(value)).strip())
     if len(shown) > limit:
         shown = shown[: limit - 1] + "…"
     return literal(shown)

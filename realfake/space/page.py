@@ -57,7 +57,7 @@ def build(loaded: Loaded, feedback: Feedback | None = None) -> Page:
             gr.HTML(
                 local.html("notice", lambda words: render.notice(words("page.fallback", model=loaded.missing)))
             )
-        with gr.Tabs(elem_id="rf-tabs"):
+        with gr.Tabs(elem_id="rf-tabs", overflow_behavior="wrap"):
             with gr.Tab(local("tab.check"), id="check"):
                 build_check(loaded, handlers, local, kept, feedback)
             with gr.Tab(local("tab.batch"), id="batch"):

@@ -6,6 +6,8 @@ Pure functions from answers to strings, between `handlers` and the widgets of `c
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from ..labels import AI, REAL
 from . import text
 from .markup import card, escape, icon, paragraph, table, unbroken
@@ -99,7 +101,7 @@ def map_evidence(words: Words, explanation, regions) -> str:
         explanation: The `Explanation`, with its evidence.
         regions: `EvidenceRegion`s of its map, in pixels of its image.
     """
-    parts = []
+    parts = [_legend(words, explanation)]
     evidence = explanation.evidence
     if evidence is not None:
         good = evidence.beats_random
@@ -126,6 +128,21 @@ def map_evidence(words: Words, explanation, regions) -> str:
     parts.append(f"<h3>{escape(words('regions.title'))}</h3>{listed}")
     parts.append(paragraph(words("map.note", target=words(f"label.{explanation.target}")), "rf-small"))
     return f'<div class="rf-map-note">{"".join(parts)}</div>'
+
+
+def _legend(words: Words, explanation) -> str:
+    """The colours in the reader's language; the picture's own legend is for the file, and too small to read on a phone."""
+    meanings = {
+        "for": words("map.for", target=words(f"label.{explanation.target}")),
+        "against": words("map.against"),
+    }
+    if np.isnan(explanation.heatmap).any():
+        meanings["unseen"] = words("map.unseen")
+    listed = "".join(
+        f'<li><span class="rf-swatch rf-swatch-{name}" aria-hidden="true"></span>{escape(meaning)}</li>'
+        for name, meaning in meanings.items()
+    )
+    return f'<ul class="rf-legend">{listed}</ul>'
 
 
 def stability_empty(words: Words) -> str:

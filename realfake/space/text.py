@@ -4,10 +4,9 @@
 request asks for (`Words.asked_for`); what stands on the page from the start is put into the reader's language in the browser.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 
-from ..labels import AI, REAL
 from ..statistics.conformal import INCONCLUSIVE
 from .languages import ALSO, DEFAULT, LANGUAGES
 
@@ -150,14 +149,6 @@ def place(words: Words, box: Sequence[float], size: tuple[int, int]) -> str:
     if column == "centre":
         return words("place.centre" if row == "middle" else f"place.{row}")
     return words("place.both", vertical=words(f"place.{row}"), horizontal=words(f"place.{column}"))
-
-
-def choices(words: Words, prefix: str, names: Sequence[str]) -> Mapping[str, str]:
-    """`{name: what people read}`."""
-    return {name: words(f"{prefix}.{name}") for name in names}
-
-
-LABELS = (AI, REAL)
 
 
 def _third(position: float, names: tuple[str, str, str]) -> str:
