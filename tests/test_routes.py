@@ -338,7 +338,7 @@ def test_a_client_that_hangs_up_frees_its_place(detector):
         assert len(decoded) == 2
 
 
-def _until(holds, seconds: float = 30.0) -> None:
+def _until(holds, seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
