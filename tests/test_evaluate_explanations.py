@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from tiny import draw_corpus, save_tiny
 
+from realfake.attribution.methods import Margin
+from realfake.detector import Detector
+from realfake.evaluation import explanation_evaluation
 from realfake.evaluation.explanation_evaluation import Findings, choose, summarise
 from realfake.evaluation.explanation_report import conclusion, render
 
@@ -187,3 +192,20 @@ def test_groups_widen_the_interval(tmp_path):
         "deletion_gain"
     ]
     assert grouped["high"] - grouped["low"] > 1.5 * (plain["high"] - plain["low"])
+
+
+@pytest.mark.parametrize("engine", ["openvino-fp32", "torch-fp32"])
+def test_fast_margins_are_those_that_methods_explain(tmp_path, monkeypatch, engine):
+    if engine.startswith("openvino"):
+        pytest.importorskip("openvino")
+    monkeypatch.setattr(explanation_evaluation, "has_openvino", lambda: engine.startswith("openvino"))
+    detector = Detector.from_pretrained(save_tiny("convnext", tmp_path / "model"), device="cpu")
+    side = detector.pixels(Image.new("RGB", (40, 40))).shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    margins = explanation_evaluation.fast_margins(detector, torch.zeros(1, 3, side, side))
+    for height in (side, side + 8):  # the other size goes to PyTorch
+        pixels = torch.randn(3, 3, height, side, generator=generator)
+        for target in ("real", "ai"):
+            with torch.no_grad():
+                expected = Margin(detector.model, detector.columns, target)(pixels)
+                np.testing.assert_allclose(margins(target)(pixels), expected, atol=1e-5)

@@ -25,7 +25,9 @@ from ..detector import Detector
 from ..imaging.images import open_image
 from ..labels import AI, REAL
 from ..models.geometry import seen_region
+from ..scoring.engine import has_openvino, open_engine
 from ..statistics.bootstrap import bootstrap_interval
+from ..statistics.margins import margin_from_logits
 from .localisation import SCORES, centred_map, localisation, localisation_of_chance
 from .map_checks import (
     agreement,
@@ -38,6 +40,8 @@ from .map_checks import (
 from .measurement_log import plain
 from .splice import KINDS, splices
 
+# Largest difference of a logit from PyTorch for which another engine serves.
+_STRAYS = 1e-4
 FOLDER = ".explanations"
 CENTRE = "centre"
 
@@ -156,6 +160,7 @@ def measure_faithfulness(
     """
     model, columns = detector.model, detector.columns
     broken = randomised(model, settings.seed)
+    fast = None
     for item in range(len(dataset)):
         missing = findings.missing("faithfulness", item, [one.name for one in compared])
         # Methods are compared with each other, not Grad-CAM's layers: whose maps are needed for that.
@@ -169,7 +174,8 @@ def measure_faithfulness(
         pixels, box = _input(detector, image)
         with torch.no_grad():
             target = AI if float(Margin(model, columns, AI)(pixels)) > 0 else REAL
-        margin = Margin(model, columns, target)
+        fast = fast or fast_margins(detector, pixels)
+        margin = fast(target)
         masks, effects = removal_effects(margin, pixels, seed=settings.seed)
         maps = {}
         for one in compared:
@@ -214,6 +220,44 @@ def measure_faithfulness(
             findings.add(
                 "agreement", item, "", pairs={f"{a} / {b}": values for (a, b), values in pairs.items()}
             )
+
+
+def fast_margins(detector: Detector, pixels: torch.Tensor) -> Callable[[str], Callable]:
+    """The margins that curves and removals ask for by the hundred, by the fastest engine that computes in fp32.
+
+    Args:
+        pixels: An input. OpenVINO serves inputs of its size, and only where it agrees with PyTorch.
+
+    Returns:
+        A function of the target, which returns what [`Margin`] is: a function of inputs.
+    """
+    stock = Detector(detector.model, detector.processor)
+    sample = pixels.cpu().numpy()
+    names = ("openvino-fp32", "torch-fp32") if has_openvino() else ("torch-fp32",)
+    for name in names:
+        try:
+            engine = open_engine(name, stock, sample, threads=len(os.sched_getaffinity(0)))
+            strays = np.abs(engine(sample)[0] - stock.forward(pixels)).max()
+        except RuntimeError:
+            continue
+        if strays < _STRAYS:
+            break
+    else:
+        return lambda target: Margin(detector.model, detector.columns, target)
+    usual = Margin(detector.model, detector.columns, AI)
+
+    def margins(target: str):
+        sign = 1 if target == AI else -1
+
+        def margin(inputs: torch.Tensor) -> torch.Tensor:
+            if inputs.shape[1:] != pixels.shape[1:]:
+                return sign * usual(inputs)
+            logits = engine(inputs.cpu().numpy())[0]
+            return torch.from_numpy(sign * margin_from_logits(logits, detector.columns))
+
+        return margin
+
+    return margins
 
 
 def _input(detector: Detector, image) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
