@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .stability import Stability
 
 BUNDLED = Path(__file__).parent / "checkpoints"
+# For checkpoints whose maps nobody has measured: two passes, and a map for every spatial layer.
+DEFAULT_METHOD = "gradcam"
 DEFAULT_CHECKPOINT = BUNDLED / "photos"
 
 
@@ -330,10 +332,15 @@ class Detector:
         blocks = {name: block.cpu().numpy() for name, block in features.items()}
         return logits.cpu().numpy(), self.novelty.p_value(blocks)
 
+    @property
+    def explanation_method(self) -> str:
+        """The method whose maps measurements of this checkpoint support, see `scripts/evaluate_explanations.py`; or Grad-CAM."""
+        return self.facts.get("explanation_method") or DEFAULT_METHOD
+
     def explain(
         self,
         image,
-        method: str = "gradcam",
+        method: str | None = None,
         target: str = AI,
         evidence: bool = False,
         prior_ai: float = 0.5,
@@ -343,7 +350,7 @@ class Detector:
 
         Args:
             image: As in [`Detector.predict`].
-            method: A method of `realfake.attribution.methods.METHODS`, *defaults to* `"gradcam"`.
+            method: A method of `realfake.attribution.methods.METHODS`, *defaults to* [`Detector.explanation_method`].
             target: The label whose evidence is positive, `"ai"` (default) or `"real"`.
             evidence: Whether to take the map's strongest part away and see what becomes of the score, *defaults to*
                 `False`.
@@ -359,6 +366,7 @@ class Detector:
         from .models.geometry import seen_region
 
         check_prior(prior_ai)
+        method = method or self.explanation_method
         if target not in NAMES:
             raise ValueError(f"The target must be 'real' or 'ai', not {target!r}.")
         decoded = open_image(image)

@@ -1,11 +1,12 @@
 """Measure whether a checkpoint's maps are to be believed, method by method.
 
-    python scripts/evaluate_explanations.py realfake/checkpoints/photos --dataset ./corpus --split validation --layers 6 --output_dir out
-    python scripts/evaluate_explanations.py realfake/checkpoints/photos --dataset ./corpus --split test --output_dir out
+    python scripts/evaluate_explanations.py runs/vit --dataset ./corpus --split validation --layers 6 --store --output_dir runs/vit
+    python scripts/evaluate_explanations.py runs/vit --dataset ./corpus --split test --output_dir runs/vit
 
-Method and layer are chosen on validation images, and reported once on test images. Writes `explanations.md` and `explanations.json`.
-Findings are kept in `.explanations` as they are made: give the same command again, and a run that was interrupted continues.
-`--store_layer` writes Grad-CAM's best layer into the checkpoint's configuration, where explanations look for it.
+Method and layer are chosen on validation images, and reported once on test images. Writes `explanations.md` and `explanations.json`,
+which the card shows where they lie beside the weights (`scripts/write_card.py`). Findings are kept in `.explanations` as they are
+made: give the same command again, and a run that was interrupted continues. `--store` writes what was chosen, the method and
+Grad-CAM's layer, into the checkpoint's configuration, where explanations look for their defaults.
 """
 
 import argparse
@@ -39,11 +40,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", default=",".join(METHODS), help="Which methods, separated by commas.")
     parser.add_argument("--layers", type=int, default=0, help="On how many layers Grad-CAM is tried besides.")
     parser.add_argument(
-        "--store_layer",
+        "--store",
         action="store_true",
-        help="Write Grad-CAM's best layer into the checkpoint; never from test images.",
+        help="Write the best method and Grad-CAM's best layer into the checkpoint; never from test images.",
     )
     parser.add_argument("--max_samples", type=int, default=200, help="Explain this many images at most.")
+    parser.add_argument(
+        "--max_slow_samples",
+        type=int,
+        help="Images that integrated gradients, occlusion and KernelSHAP explain; by default all.",
+    )
     parser.add_argument("--splices", type=int, default=50, help="Spliced pictures of each kind; 0 for none.")
     parser.add_argument(
         "--save_splices", metavar="FOLDER", help="Write the spliced pictures, controls and masks there as well."
@@ -69,6 +75,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     least = {
         "layers": 0,
         "max_samples": 2,
+        "max_slow_samples": 2,
         "splices": 0,
         "steps": 2,
         "n_random": 1,
@@ -76,19 +83,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "n_resamples": 0,
     }
     for name, smallest in least.items():
-        if getattr(options, name) < smallest:
+        if getattr(options, name) is not None and getattr(options, name) < smallest:
             raise ValueError(f"--{name} must be at least {smallest}, not {getattr(options, name)}.")
     options.methods = list(dict.fromkeys(options.methods.split(",")))
     if unknown := [name for name in options.methods if name not in METHODS]:
         raise ValueError(f"--methods knows no {unknown[0]!r}; there are {', '.join(METHODS)}.")
-    if options.store_layer and options.split == "test":
-        raise ValueError("--store_layer chooses, which test images are not for; pass --split validation.")
+    if options.store and options.split == "test":
+        raise ValueError("--store chooses, which test images are not for; pass --split validation.")
     if options.save_splices and not options.splices:
         raise ValueError(
             "--save_splices has nothing to write with --splices 0; leave it out, or ask for splices."
         )
-    if options.store_layer and not options.layers:
-        raise ValueError("--store_layer needs layers to choose among; pass --layers as well.")
+    if options.store and not options.layers:
+        raise ValueError("--store needs layers to choose among; pass --layers as well.")
     return options
 
 
@@ -119,10 +126,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from realfake.evaluation.splice import save_splices
     from realfake.training import runs
 
-    if options.store_layer and not (Path(options.model) / "config.json").is_file():
-        raise ValueError(
-            f"--store_layer writes into a folder, which {options.model} is not; download it first."
-        )
+    if options.store and not (Path(options.model) / "config.json").is_file():
+        raise ValueError(f"--store writes into a folder, which {options.model} is not; download it first.")
     detector = corpus_options.open_checkpoint(options)
     identity = corpus_options.checkpoint_identity(options.model, detector)
     corpus = corpus_options.read_corpus(options, {PARTS.get(options.split, options.split): options.max_samples})
@@ -134,7 +139,10 @@ def evaluate(options: argparse.Namespace) -> int:
     # In an order that does not follow the classes: the slow checks are made on the first ones.
     dataset = dataset.shuffle(seed=options.seed)
     fingerprint = rows.corpus_fingerprint(dataset)
-    settings = explanation_evaluation.Settings(options.steps, options.n_random, options.n_checks, options.seed)
+    slow = options.max_samples if options.max_slow_samples is None else options.max_slow_samples
+    settings = explanation_evaluation.Settings(
+        options.steps, options.n_random, options.n_checks, slow, options.seed
+    )
     first = detector.pixels(dataset[0]["image"])
     compared = explanation_evaluation.candidates(detector, options.methods, options.layers, first)
     stored = detector.facts.get("gradcam_layer")
@@ -147,7 +155,8 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.save_splices:
         written = save_splices(dataset, options.save_splices, options.splices, settings.seed)
         print(f"Wrote {written} splices to {options.save_splices}.", flush=True)
-    total = len(dataset) * len(compared) + options.splices * 2 * (len(compared) + 1)
+    total = sum(len(settings.methods(item, compared)) for item in range(len(dataset)))
+    total += options.splices * 2 * (len(compared) + 1)
     with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
         explanation_evaluation.measure_faithfulness(detector, dataset, compared, findings, settings, bar.update)
         if options.splices:
@@ -189,10 +198,11 @@ def evaluate(options: argparse.Namespace) -> int:
     folder = Path(options.output_dir)
     everything = {**records.read_records(folder / explanation_report.RECORD_NAME), options.split: record}
     records.write_atomically(folder / explanation_report.RECORD_NAME, records_text(everything))
-    records.write_atomically(folder / explanation_report.REPORT_NAME, explanation_report.render(record))
+    pages = [explanation_report.render(known) for known in everything.values()]
+    records.write_atomically(folder / explanation_report.REPORT_NAME, "\n".join(pages))
     print(explanation_report.conclusion(record).replace("**", ""))
-    if options.store_layer:
-        store_layer(options.model, detector, compared, figures["faithfulness"])
+    if options.store:
+        store(options.model, detector, compared, figures)
     print(f"Finished: {folder / explanation_report.REPORT_NAME}", flush=True)
     return 0
 
@@ -204,18 +214,22 @@ def records_text(content: dict) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def store_layer(model: str, detector, compared, faithfulness: dict) -> None:
-    """Write the layer of the Grad-CAM with the largest gain into the checkpoint's configuration."""
+def store(model: str, detector, compared, figures: dict) -> None:
+    """Write the supported method, and the layer of the Grad-CAM with the largest gain, into the checkpoint's configuration."""
     from realfake.training.release import store_facts
 
+    faithfulness = figures["faithfulness"]
     gains = {one.name: faithfulness[one.name]["gain"]["value"] for one in compared if one.method == "gradcam"}
-    best = max(gains, key=lambda name: -1e9 if gains[name] is None else gains[name])
+    best = max(gains, key=lambda name: -1e9 if gains[name] is None else gains[name], default="")
     layer = best.partition("@")[2] or detector.facts.get("gradcam_layer")
-    if layer:
-        store_facts(model, {"gradcam_layer": layer})
-        print(f"Stored in {model}/config.json: gradcam_layer = {layer}", flush=True)
-    else:
-        print("The layer that is taken without being told is the best one; nothing to store.", flush=True)
+    # A name such as gradcam@stage.3 is a method and one of its layers.
+    method = (figures["default"] or "").partition("@")[0]
+    chosen = {"gradcam_layer": layer, "explanation_method": method}
+    chosen = {name: value for name, value in chosen.items() if value}
+    if chosen:
+        store_facts(model, chosen)
+    said = ", ".join(f"{name} = {value}" for name, value in chosen.items())
+    print(f"Stored in {model}/config.json: {said or 'nothing, for no map beats chance'}.", flush=True)
 
 
 if __name__ == "__main__":

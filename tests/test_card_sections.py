@@ -1,5 +1,6 @@
 """The card in plain words, its section on degradations, and the files that it is written from."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -299,3 +300,58 @@ def test_a_folder_without_a_run_says_so(tmp_path, finished):
     (folder / "training.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
         rewrite_card(folder, tmp_path / "log.jsonl")
+
+
+# --- maps
+
+
+def explained(split, gains, default, **changes):
+    """A record of `evaluate_explanations.py` whose methods gain these over chance, with their intervals around."""
+
+    def figure(value, n=200):
+        return {"value": value, "low": value - 0.02, "high": value + 0.02, "n": n}
+
+    faithfulness = {
+        name: {
+            "deletion_gain": figure(gain), "insertion_gain": figure(gain), "gain": figure(2 * gain), "beats_random": figure(0.5),
+            "sensitivity": figure(0.2), "randomised": figure(0.01), "milliseconds": {"value": 31.4, "n": 200},
+        }
+        for name, gain in gains.items()
+    }  # fmt: skip
+    found = {key: figure(0.1, 20) for key in ("share", "energy", "energy_over_chance", "energy_over_control")}
+    return {
+        "checkpoint_sha256": "c" * 64, "split": split, "n": 200, "settings": {"n_random": 3}, "corpus": "corpus",
+        "figures": {"faithfulness": faithfulness, "localisation": {"ai_in_real": {"gradcam": found}}, "default": default},
+        **changes,
+    }  # fmt: skip
+
+
+def with_maps(facts, **records):
+    return render(dataclasses.replace(facts, explanations=records)).text
+
+
+def test_the_card_says_which_method_the_figures_support(facts):
+    gains = {"gradcam": 0.05, "occlusion": 0.01}
+    records = {split: explained(split, gains, "gradcam@stage.2") for split in ("validation", "test")}
+    text = with_maps(facts, **records)
+    assert (
+        "The default method is `gradcam`, the one that gained most over chance, on 200 validation images."
+        in text
+    )
+    assert "Below, 200 test images" in text and "does not beat chance" not in text
+    assert "| `gradcam` | 0.050 (0.030 – 0.070) |" in text and "| 31 |" in text
+    assert "| a generated region in a photograph | 20 |" in text and "explanations.md" in text
+
+
+def test_the_card_takes_maps_that_do_not_beat_chance_as_unproven(facts):
+    nothing = explained("validation", {"gradcam": 0.0}, None)
+    assert "**take maps of this detector as unproven.**" in with_maps(facts, validation=nothing)
+    chosen, fails = (
+        explained(split, {"gradcam": gain}, "gradcam") for split, gain in (("validation", 0.1), ("test", 0.01))
+    )
+    assert "**On test it does not beat chance with both" in with_maps(facts, validation=chosen, test=fails)
+
+
+def test_maps_of_other_weights_are_not_in_the_card(facts):
+    other = explained("test", {"gradcam": 0.1}, "gradcam", checkpoint_sha256="d" * 64)
+    assert "explanations.md" not in with_maps(facts, test=other) + with_maps(facts)

@@ -46,7 +46,7 @@ def run(monkeypatch, inputs, output, *options):
 def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(inputs[0], model)
-    options = ("--layers", "3", "--store_layer", "--save_splices", str(tmp_path / "splices"))
+    options = ("--layers", "3", "--store", "--save_splices", str(tmp_path / "splices"))
     assert run(monkeypatch, (model, inputs[1]), tmp_path / "out", *options) == 0
     printed = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "explanations.json").read_text())["validation"]
@@ -76,7 +76,9 @@ def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_pat
     gains = {name: figures["faithfulness"][name]["gain"]["value"] for name in names if name != "occlusion"}
     best = max(gains, key=gains.get)
     assert stored == (best.partition("@")[2] or None)
-    assert ("nothing to store" in printed) == (stored is None)
+    facts = json.loads((model / "config.json").read_text()).get("realfake", {})
+    assert facts.get("explanation_method") == ((figures["default"] or "").partition("@")[0] or None)
+    assert ("nothing, for no map" in printed) == (not facts)
     assert not (tmp_path / "out" / "log.jsonl").exists()
     kept = sorted(path.name for path in (tmp_path / "splices").iterdir())
     assert len(kept) == 4 * 3 + 1 and "control-0003.png" in kept
@@ -138,8 +140,8 @@ def test_a_look_at_test_images_is_logged_once(monkeypatch, inputs, tmp_path):
     [
         (("--methods", "magic"), "gradcam, integrated_gradients"),
         (("--steps", "1"), "--steps must be at least 2"),
-        (("--store_layer", "--layers", "2", "--split", "test"), "--split validation"),
-        (("--store_layer",), "--layers"),
+        (("--store", "--layers", "2", "--split", "test"), "--split validation"),
+        (("--store",), "--layers"),
         (("--save_splices", "somewhere", "--splices", "0"), "leave it out"),
         (("--split", "selections"), "invalid choice"),
     ],

@@ -149,7 +149,7 @@ def integrated_gradients(
     """Integrated gradients (Sundararajan et al. 2017), summed over the channels.
 
     The map sums to f(image) - f(baseline), f being the target's log-odds, but for the error of the integration.
-    Where that exceeds `tolerance`, the steps are doubled, up to `max_steps`.
+    Where that exceeds `tolerance`, as many steps are taken as an error inverse to their number needs, up to `max_steps`.
 
     Args:
         baseline: See [`baseline_pixels`].
@@ -175,9 +175,10 @@ def integrated_gradients(
         )
         delta = float(delta)
         gap = abs(delta) / max(abs(difference), 1e-9)
-        if gap <= tolerance or 2 * n_steps > max_steps:
+        if gap <= tolerance or n_steps >= max_steps:
             break
-        n_steps *= 2
+        # At least twice as many: the estimate is a rough one.
+        n_steps = min(n_steps * max(2, math.ceil(gap / tolerance)), max_steps)
     details = {
         "n_steps": n_steps,
         "convergence_delta": delta,

@@ -60,6 +60,7 @@ class CardFacts:
         hyperparameters: `{name: value}`.
         augmentation: *optional*. A sentence, or `Augmentation.describe()`.
         versions: `{package: version}`.
+        explanations: `{split: record}`, what `scripts/evaluate_explanations.py` wrote.
         plots: `[{"file", "caption"}]`, files relative to the card: what [`plots.write_plots`] returns.
         robustness_plots: The same, of [`robustness_plots.write_card_plots`].
         scores: `{split: file}` with the score of each image.
@@ -93,6 +94,7 @@ class CardFacts:
     operating_points: list[dict] = field(default_factory=list)
     evaluation: dict = field(default_factory=dict)
     robustness: dict = field(default_factory=dict)
+    explanations: dict = field(default_factory=dict)
     measurements: int | None = None
     command: str | None = None
     date: str | None = None

@@ -12,7 +12,9 @@ from ..evaluation.measurement_log import count_weights
 from ..evaluation.plots import write_plots
 from ..evaluation.robustness_plots import write_card_plots
 from ..evaluation.robustness_report import read_robustness
+from ..records import read_records
 from ..statistics.conformal import OperatingPoint, Thresholds
+from . import maps
 from .facts import CardFacts, hub_id, public_name
 from .render import write_card
 
@@ -50,6 +52,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "novelty": own.get("novelty"),
             "evaluation": measured,
             "robustness": read_robustness(folder),
+            "explanations": read_records(folder / maps.FILE_NAME),
             "scores": {
                 name: file for name in measured if (folder / (file := f"scores-{name}.parquet")).is_file()
             },

@@ -13,6 +13,7 @@ from . import probabilities, training
 from .degradations import degradations_section
 from .facts import CardFacts
 from .limits import limits
+from .maps import maps_section
 from .markdown import code, fence, link, md
 from .metadata import card_data, eval_result_entries
 from .results import headline, results
@@ -86,6 +87,7 @@ def _view(facts: CardFacts) -> dict:
         "unsuitable": unsuitable_section(facts),
         **results(facts),
         **degradations_section(facts),
+        **maps_section(facts),
         "limits": limits(facts),
         "training": training.training(facts),
         "hyperparameters": training.hyperparameters(facts),

@@ -42,6 +42,8 @@ from .splice import KINDS, splices
 
 # Largest difference of a logit from PyTorch for which another engine serves.
 _STRAYS = 1e-4
+# These take a hundred passes through the network and more for a map.
+SLOW = ("integrated_gradients", "occlusion", "kernel_shap")
 FOLDER = ".explanations"
 CENTRE = "centre"
 
@@ -54,13 +56,19 @@ class Settings:
         steps: Of the deletion and insertion curves.
         n_random: Random maps that each map is compared with.
         n_checks: Images on which the slow checks are made: ROAD, sensitivity, shuffled weights. The first ones.
+        n_slow: Images that the methods in [`SLOW`] explain. The first ones.
         seed: Of everything that is drawn.
     """
 
     steps: int = 8
     n_random: int = 3
     n_checks: int = 32
+    n_slow: int = 200
     seed: int = 0
+
+    def methods(self, item: int, compared: "Sequence[Candidate]") -> "list[Candidate]":
+        """Those of the candidates that explain this image."""
+        return [one for one in compared if item < self.n_slow or one.method not in SLOW]
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,9 @@ def measure_faithfulness(
     model, columns = detector.model, detector.columns
     broken = randomised(model, settings.seed)
     fast = None
+    everyone = compared
     for item in range(len(dataset)):
+        compared = settings.methods(item, everyone)
         missing = findings.missing("faithfulness", item, [one.name for one in compared])
         # Methods are compared with each other, not Grad-CAM's layers: whose maps are needed for that.
         together = [one.name for one in compared if "@" not in one.name]
@@ -236,7 +246,7 @@ def fast_margins(detector: Detector, pixels: torch.Tensor) -> Callable[[str], Ca
     names = ("openvino-fp32", "torch-fp32") if has_openvino() else ("torch-fp32",)
     for name in names:
         try:
-            engine = open_engine(name, stock, sample, threads=len(os.sched_getaffinity(0)))
+            engine = open_engine(name, stock, sample, threads=len(os.sched_getaffinity(0)), callers=1)
             strays = np.abs(engine(sample)[0] - stock.forward(pixels)).max()
         except RuntimeError:
             continue

@@ -91,13 +91,21 @@ class OpenVinoEngine:
         detector: The detector.
         precision: `"fp32"` or `"bf16"`.
         pixels: A few inputs, `(n, 3, height, width)`; later ones must have the same height and width.
-        threads: How many threads will call this engine at once; each call computes on one.
+        threads: How many threads compute.
+        callers: How many threads will call this engine at once, sharing those that compute; by default each has one.
 
     Raises:
         RuntimeError: OpenVINO cannot convert the network.
     """
 
-    def __init__(self, detector: Detector, precision: str, pixels: np.ndarray, threads: int = 1):
+    def __init__(
+        self,
+        detector: Detector,
+        precision: str,
+        pixels: np.ndarray,
+        threads: int = 1,
+        callers: int | None = None,
+    ):
         import openvino
 
         model = _Traced(detector.model, detector.novelty is not None).eval()
@@ -110,7 +118,7 @@ class OpenVinoEngine:
             {
                 "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
                 "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": threads,
+                "NUM_STREAMS": callers or threads,
                 # Several processes on one machine would pin themselves to the same cores.
                 "ENABLE_CPU_PINNING": False,
             },
@@ -127,12 +135,14 @@ class OpenVinoEngine:
         return logits, self._novelty.p_value(dict(zip(self._blocks, blocks, strict=True)))
 
 
-def open_engine(name: str, detector: Detector, pixels: np.ndarray, threads: int = 1) -> Engine:
+def open_engine(
+    name: str, detector: Detector, pixels: np.ndarray, threads: int = 1, callers: int | None = None
+) -> Engine:
     """Make one of [`ENGINES`].
 
     Args:
         name: Its name.
-        detector, pixels, threads: As in [`OpenVinoEngine`].
+        detector, pixels, threads, callers: As in [`OpenVinoEngine`].
 
     Raises:
         ValueError: There is no engine of that name.
@@ -148,7 +158,7 @@ def open_engine(name: str, detector: Detector, pixels: np.ndarray, threads: int 
         raise OSError(
             f"The engine {name} needs OpenVINO: pip install openvino, or choose another with --engine."
         )
-    return OpenVinoEngine(detector, precision, pixels, threads)
+    return OpenVinoEngine(detector, precision, pixels, threads, callers)
 
 
 def has_openvino() -> bool:

@@ -14,6 +14,7 @@ from .runs import FINISHED
 # What belongs to the run, not to the checkpoint.
 NOT_PUBLISHED = [
     ".margins/**",
+    ".explanations/**",
     "checkpoint-*",
     "checkpoint-*/**",
     ".lock",
@@ -28,6 +29,7 @@ REPLACED = [
     "scores-*.parquet",
     ".eval_results/realfake.yaml",
     "robustness.json",
+    "explanations.*",
     "novelty.safetensors",
     "realfake/*",
 ]
