@@ -11,10 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from loopback_hub import LoopbackHub
+from packaging.requirements import Requirement
 from PIL import Image
 from signing import make_authority, sign
 from tiny import draw_picture, save_tiny
@@ -189,9 +192,43 @@ def test_a_mounted_checkpoint_wins_in_the_container(tmp_path):
 # Running
 
 
+def as_installed(requirements: str, folder: Path) -> Path:
+    """What `pip install -r requirements.txt` makes of an empty environment, without a network: the packages that the list
+    brings, with what they need themselves, and no other. This repository is none of them.
+
+    Returns:
+        Its Python.
+    """
+    venv.create(folder, symlinks=True, with_pip=False)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    waiting = [
+        Requirement(line) for line in requirements.splitlines() if line.strip() and not line.startswith("#")
+    ]
+    seen = set()
+    while waiting:
+        wanted = waiting.pop()
+        if (wanted.name, tuple(wanted.extras)) in seen:
+            continue
+        seen.add((wanted.name, tuple(wanted.extras)))
+        found = metadata.distribution(wanted.name)
+        assert wanted.specifier.contains(found.version, prereleases=True), (
+            f"{wanted}, but {found.version} is here"
+        )
+        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(found.locate_file(top))
+        needs = [Requirement(line) for line in found.requires or []]
+        waiting += [
+            need
+            for need in needs
+            if not need.marker or any(need.marker.evaluate({"extra": extra}) for extra in wanted.extras or {""})
+        ]
+    return folder / "bin" / "python"
+
+
 @pytest.fixture(scope="module")
 def running(hub, deployed, tmp_path_factory):
-    """The address of the Space, started from what was pushed, in a folder that holds nothing else."""
+    """The address of the Space, started from what was pushed, in a folder and with packages that hold nothing else."""
     folder = tmp_path_factory.mktemp("checkout")
     for path, content in hub.files("user/space", "space").items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -209,15 +246,14 @@ def running(hub, deployed, tmp_path_factory):
         "GRADIO_ANALYTICS_ENABLED": "False",
     }
     log = folder / "log.txt"
-    where = subprocess.run(
-        [sys.executable, "-c", "import importlib.util; print(importlib.util.find_spec('realfake').origin)"],
-        cwd=folder, env=environ, capture_output=True, text=True, timeout=300,
+    python = as_installed((folder / "requirements.txt").read_text(), tmp_path_factory.mktemp("environment"))
+    elsewhere = subprocess.run(
+        [python, "-c", "import gradio, realfake"], cwd=log.parent.parent, env=environ, capture_output=True, text=True,
+        timeout=300,
     )  # fmt: skip
-    assert where.stdout.startswith(str(folder)), where.stdout + where.stderr
+    assert "No module named 'realfake'" in elsewhere.stderr
     with open(log, "w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=folder, env=environ, stdout=output, stderr=output
-        )
+        process = subprocess.Popen([python, "app.py"], cwd=folder, env=environ, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 240
