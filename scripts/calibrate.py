@@ -171,7 +171,7 @@ def _write_down(options, detector, parts, name: str, margins, novel, before) -> 
 
     from realfake import command
     from realfake.corpus import rows
-    from realfake.evaluation import evaluation
+    from realfake.evaluation import evaluation, results
     from realfake.evaluation.measurement_log import log_measurement
 
     dataset = parts[name.removesuffix("-degraded")]
@@ -181,7 +181,7 @@ def _write_down(options, detector, parts, name: str, margins, novel, before) -> 
         margins, truth, thresholds=detector.thresholds, novel=novel, seed=options.seed, **known
     )
     facts = {
-        "checkpoint_hash": evaluation.checkpoint_hash(options.output_dir),
+        "checkpoint_hash": results.checkpoint_hash(options.output_dir),
         "command": command.command_line(),
         "corpus": options.corpus_name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -189,7 +189,7 @@ def _write_down(options, detector, parts, name: str, margins, novel, before) -> 
     if name == "test":
         headline = {key: figures["summary"][key] for key in ("accuracy", "balanced_accuracy", "auroc", "ece")}
         log_measurement(options.measurement_log, split=name, n=figures["n"], figures=headline, **facts)
-    evaluation.write_evaluation(
+    results.write_evaluation(
         options.output_dir,
         name,
         figures,
@@ -198,21 +198,21 @@ def _write_down(options, detector, parts, name: str, margins, novel, before) -> 
         versions=command.versions(),
         **facts,
     )
-    evaluation.write_scores(options.output_dir, name, margins, truth, novel=novel, **known)
+    results.write_scores(options.output_dir, name, margins, truth, novel=novel, **known)
 
 
 def _finish(options, result, original) -> None:
     """Write the card, and say what the calibration was worth."""
     from realfake import command
     from realfake.card.facts import hub_id
-    from realfake.evaluation import evaluation, measurement_log
+    from realfake.evaluation import measurement_log, results
     from realfake.evaluation.plots import write_plots
     from realfake.training import recalibrate
 
     folder = Path(options.output_dir)
-    content = evaluation.read_evaluation(folder)
+    content = results.read_evaluation(folder)
     split = "test" if options.measure_test else "selection"
-    scores = evaluation.read_scores(folder / f"scores-{split}.parquet")
+    scores = results.read_scores(folder / f"scores-{split}.parquet")
     calibration, record = result.calibration, content[split]
     repo = options.hub_model_id
     facts = {

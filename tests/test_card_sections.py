@@ -15,8 +15,9 @@ from realfake.card.facts import CardFacts, public_name
 from realfake.card.files import rewrite_card
 from realfake.card.render import render
 from realfake.card.unsuitable import in_short, unsuitable
-from realfake.evaluation import evaluation
-from realfake.evaluation.evaluation import measure, measure_operating_points, write_evaluation, write_scores
+from realfake.evaluation import results
+from realfake.evaluation.evaluation import measure, measure_operating_points
+from realfake.evaluation.results import write_evaluation, write_scores
 from realfake.evaluation.robustness_figures import grid_figures, headline, known_slices
 from realfake.evaluation.robustness_report import write_record
 from realfake.statistics.conformal import Thresholds, fit_thresholds, operating_point
@@ -246,7 +247,7 @@ def test_a_starting_point_has_a_public_name(tmp_path):
 def finished(tmp_path):
     """A checkpoint's folder as a run leaves it, its figures of today's making but for one."""
     folder = save_tiny("vit", tmp_path / "run")
-    weights = evaluation.checkpoint_hash(folder)
+    weights = results.checkpoint_hash(folder)
     margin, is_ai, made_by, sources = scored()
     columns = {"generators": made_by.tolist(), "sources": sources.tolist()}
     thresholds = fit_thresholds(margin, is_ai)
@@ -285,7 +286,7 @@ def test_a_card_is_written_again_from_the_files_alone(finished, tmp_path):
     assert "fine-tuned from vit\\_base" in text and "elsewhere" not in text
     for name in ("robustness-test", "coverage-test", "roc-test", "scores-test", "reliability-test"):
         assert (finished / "plots" / f"{name}.png").is_file() and f"plots/{name}.png" in text
-    record = evaluation.read_evaluation(finished)["test"]
+    record = results.read_evaluation(finished)["test"]
     assert "wrong" in record["figures"]["by_generator"]["poor"] and record["date"] == "2026-01-01"
     assert "A threshold for people" in text and "After recompression" in text
     again = rewrite_card(finished, tmp_path / "log.jsonl").read_text()

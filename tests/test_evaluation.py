@@ -10,16 +10,16 @@ from scipy.stats import beta
 
 from realfake.card.facts import CardFacts
 from realfake.card.probabilities import band_sentence
-from realfake.evaluation.evaluation import (
+from realfake.evaluation.evaluation import measure
+from realfake.evaluation.measurement_log import count, log_measurement, plain, read_log
+from realfake.evaluation.results import (
     add_calibration_bands,
     checkpoint_hash,
-    measure,
     read_evaluation,
     read_scores,
     write_evaluation,
     write_scores,
 )
-from realfake.evaluation.measurement_log import count, log_measurement, plain, read_log
 from realfake.statistics.conformal import Thresholds
 
 THRESHOLDS = Thresholds(alpha=0.1, real=-1.0, ai=1.0, n_real=40, n_ai=40)

@@ -21,7 +21,7 @@ from loopback_hub import TOKEN
 from tiny import draw_corpus, draw_picture, save_tiny
 
 from realfake import Detector, records
-from realfake.evaluation import evaluation
+from realfake.evaluation import evaluation, results
 from realfake.models import hub_files
 from realfake.space import loading
 from realfake.training.arguments import RunArguments
@@ -243,12 +243,12 @@ def test_a_full_disk_while_figures_are_written_loses_none(tiny_vit, tmp_path, mo
         "corpus_fingerprint": "0" * 16,
         "versions": {},
     }
-    evaluation.write_evaluation(folder, "calibration", figures, **facts)
+    results.write_evaluation(folder, "calibration", figures, **facts)
     before = (folder / "evaluation.json").read_bytes()
     with monkeypatch.context() as patch:
         _Full(patch, room=200)
         with pytest.raises(OSError, match="No space left"):
-            evaluation.write_evaluation(folder, "test", figures, **facts)
+            results.write_evaluation(folder, "test", figures, **facts)
     assert (folder / "evaluation.json").read_bytes() == before
 
 

@@ -27,7 +27,7 @@ from tiny import draw_corpus, draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
 from realfake.detector import Detector
-from realfake.evaluation import evaluation
+from realfake.evaluation import results
 from realfake.evaluation.measurement_log import read_log
 from realfake.models.classifiers import load_classifier
 from realfake.training import release
@@ -112,11 +112,11 @@ def test_the_finished_folder(finished, corpus):
     card = ModelCard.load(finished / "README.md")
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
 
-    measured = evaluation.read_evaluation(finished)
+    measured = results.read_evaluation(finished)
     assert set(measured) == {"selection", "calibration", "test"}
     for split, record in measured.items():
-        table = evaluation.read_scores(finished / f"scores-{split}.parquet")
-        assert record["checkpoint_sha256"] == evaluation.checkpoint_hash(finished)
+        table = results.read_scores(finished / f"scores-{split}.parquet")
+        assert record["checkpoint_sha256"] == results.checkpoint_hash(finished)
         assert len(table["margin"]) == sum(record["figures"]["n"].values()) == (24 if split == "test" else 12)
     line, degraded = read_log(finished.parent / "measurements.jsonl")
     assert line["split"] == "test" and line["corpus"] == "corpus" and line["n"] == {"real": 12, "ai": 12}
@@ -124,7 +124,7 @@ def test_the_finished_folder(finished, corpus):
     assert degraded["degradations"] == sorted(record["degradations"]) and degraded["n"] == {"real": 8, "ai": 8}
     assert record["of"] == 24 and set(record["controls"]) == {"power-spectrum", "container-facts"}
     assert "After recompression, resizing and cropping" in (finished / "README.md").read_text()
-    assert line["checkpoint_sha256"] == evaluation.checkpoint_hash(finished)
+    assert line["checkpoint_sha256"] == results.checkpoint_hash(finished)
     assert "train_hf.py --dataset" in line["command"]
 
     facts = facts_of(finished)
@@ -182,7 +182,7 @@ def test_early_stopping_stopped(finished):
 
 
 def test_the_figures_are_those_of_the_stored_weights(finished, corpus):
-    table = evaluation.read_scores(finished / "scores-test.parquet")
+    table = results.read_scores(finished / "scores-test.parquet")
     detector = Detector.from_pretrained(finished)
     from realfake.corpus.load import load_corpus
 
@@ -205,18 +205,18 @@ def test_evaluate_only_adds_a_line_to_the_log(finished, corpus, tmp_path, capsys
     log = tmp_path / "measurements.jsonl"
     shutil.copy(finished.parent / "measurements.jsonl", log)
     folder = shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*"))
-    before = evaluation.read_evaluation(folder)
+    before = results.read_evaluation(folder)
     assert main(corpus, folder, "--evaluate_only", "test", model=folder, log=log) == 0
     first, _, second = read_log(log)
     assert second["checkpoint_sha256"] == first["checkpoint_sha256"] and second["figures"] == first["figures"]
-    after = evaluation.read_evaluation(folder)
+    after = results.read_evaluation(folder)
     assert set(after) == set(before) and after["test"]["figures"] == before["test"]["figures"]
     assert after["test"]["before_calibration"] == before["test"]["before_calibration"]
     assert after["test"]["corpus_fingerprint"] == before["test"]["corpus_fingerprint"]
 
     assert main(corpus, folder, "--evaluate_only", "validation", model=folder, log=log) == 0
     assert len(read_log(log)) == 3, "only a test split wears out"
-    assert set(evaluation.read_evaluation(folder)) == {*before, "validation"}
+    assert set(results.read_evaluation(folder)) == {*before, "validation"}
 
 
 def test_evaluate_only_names_the_weights_it_measured(finished, corpus, tiny_vit, tmp_path, capsys):
@@ -225,8 +225,8 @@ def test_evaluate_only_names_the_weights_it_measured(finished, corpus, tiny_vit,
     log = tmp_path / "log.jsonl"
     assert main(corpus, elsewhere, "--evaluate_only", "test", model=tiny_vit, log=log) == 0
     (line,) = read_log(log)
-    assert line["checkpoint_sha256"] == evaluation.checkpoint_hash(tiny_vit)
-    assert set(evaluation.read_evaluation(elsewhere)) == {"test"}
+    assert line["checkpoint_sha256"] == results.checkpoint_hash(tiny_vit)
+    assert set(results.read_evaluation(elsewhere)) == {"test"}
     before = (finished / "evaluation.json").read_bytes()
     assert main(corpus, finished, "--evaluate_only", "test", model=tiny_vit, log=log) == 2
     assert "holds another checkpoint" in last_line(capsys)
@@ -513,7 +513,7 @@ def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path):
     (line,), (other,) = read_log(tmp_path / "two.jsonl"), read_log(tmp_path / "one.jsonl")
     assert line["n"] == other["n"] == {"real": 12, "ai": 12}
     for split, rows in (("selection", 12), ("calibration", 12), ("test", 24)):
-        tables = [evaluation.read_scores(run / f"scores-{split}.parquet") for run in (one, two)]
+        tables = [results.read_scores(run / f"scores-{split}.parquet") for run in (one, two)]
         assert len(tables[0]["margin"]) == len(tables[1]["margin"]) == rows
         np.testing.assert_array_equal(tables[0]["is_ai"], tables[1]["is_ai"])
         np.testing.assert_allclose(tables[0]["margin"], tables[1]["margin"], atol=0.02, rtol=0.02)

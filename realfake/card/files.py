@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..evaluation import evaluation
+from ..evaluation import evaluation, results
 from ..evaluation.measurement_log import count_weights
 from ..evaluation.plots import write_plots
 from ..evaluation.robustness_plots import write_card_plots
@@ -36,7 +36,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     own = config.get("realfake") or {}
-    measured = evaluation.read_evaluation(folder)
+    measured = results.read_evaluation(folder)
     base = facts.get("base_model")
     named = sorted(config["id2label"].items(), key=lambda entry: int(entry[0]))
     card = CardFacts.from_dict(
@@ -63,7 +63,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
         card.measurements = count_weights(measurement_log, "test", measured["test"]["corpus"])
     points = [OperatingPoint.from_dict(point) for point in own.get("operating_points") or ()]
     if points and card.split in card.scores:
-        scores = evaluation.read_scores(folder / card.scores[card.split])
+        scores = results.read_scores(folder / card.scores[card.split])
         card.operating_points = evaluation.measure_operating_points(points, scores, card.figures.get("seed", 0))
     return card
 
@@ -79,10 +79,10 @@ def write_card_of(folder: str | Path, facts: Mapping, measurement_log: str | Pat
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    evaluation.add_calibration_bands(folder, (config.get("realfake") or {}).get("calibration"))
+    results.add_calibration_bands(folder, (config.get("realfake") or {}).get("calibration"))
     card = card_facts(folder, facts, measurement_log)
     if card.split in card.scores:
-        table = evaluation.read_scores(folder / card.scores[card.split])
+        table = results.read_scores(folder / card.scores[card.split])
         before = None
         if card.calibration:
             before = (table["margin"] - card.calibration["bias"]) * card.calibration["temperature"]
@@ -114,5 +114,5 @@ def rewrite_card(folder: str | Path, measurement_log: str | Path) -> Path:
     except ValueError as error:
         raise ValueError(f"{folder} holds a file that is not JSON ({error}).") from None
     stored = (config.get("realfake") or {}).get("thresholds")
-    evaluation.refresh_evaluation(folder, Thresholds.from_dict(stored) if stored else None)
+    results.refresh_evaluation(folder, Thresholds.from_dict(stored) if stored else None)
     return write_card_of(folder, facts, measurement_log)

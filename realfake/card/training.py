@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from ..evaluation.evaluation import FILE_NAME
+from ..evaluation.results import FILE_NAME
 from ..labels import NAMES
 from .facts import CardFacts
 from .markdown import code, fence, link, md, table

@@ -45,7 +45,7 @@ def log_measurement(
 
     Args:
         path: The log file (`….jsonl`), or a folder, which then holds `measurements.jsonl`. Created where missing.
-        checkpoint_hash: SHA-256 of the weights that were measured ([`evaluation.checkpoint_hash`]).
+        checkpoint_hash: SHA-256 of the weights that were measured ([`results.checkpoint_hash`]).
         corpus: Name of the corpus, or Hub id.
         split: Name of the split.
         n: Number of images measured, or `{"real": n, "ai": n}`.

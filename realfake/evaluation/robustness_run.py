@@ -180,7 +180,7 @@ def at_the_end_of_a_run(
     Returns:
         The record; `None` where there is no such split.
     """
-    from .evaluation import checkpoint_hash
+    from .results import checkpoint_hash
 
     test, train = parts.get("test"), parts.get("train")
     if not most or not isinstance(test, Dataset):

@@ -18,7 +18,7 @@ from ..card.numbers import number, percent, score, share
 from ..corpus.rows import corpus_fingerprint, is_ai
 from ..corpus.splits import subset
 from ..detector import Detector
-from ..evaluation import evaluation, robustness, robustness_run
+from ..evaluation import results, robustness, robustness_run
 from ..labels import AI, NAMES, REAL
 from ..records import write_atomically
 from ..statistics import decision_metrics
@@ -132,7 +132,7 @@ def figures_of(runs: Sequence[Run], split: str, **resampling) -> dict:
 
 
 def _fingerprints(folder: Path, split: str) -> list[str]:
-    measured = evaluation.read_evaluation(folder)
+    measured = results.read_evaluation(folder)
     return [measured[part]["corpus_fingerprint"] for part in splits_of(split)]
 
 
@@ -153,7 +153,7 @@ def measure_run(run: Run, dataset: Dataset, n: int, seed: int = 0) -> dict:
     if n:
         part = balanced_part(dataset, n, seed)
         names = robustness_run.possible(part, TIERS)
-        scorer = robustness.detector_scorer(detector, evaluation.checkpoint_hash(run.folder), 16)
+        scorer = robustness.detector_scorer(detector, results.checkpoint_hash(run.folder), 16)
         margins, _ = robustness.score_grid(part, names, [scorer], run.folder, corpus_fingerprint(part))
         truth = is_ai(part)
         tiers = {
@@ -240,7 +240,7 @@ def measure_all(runs: Sequence[Run], split: str, n: int) -> dict[str, dict]:
         if run.name in found:
             continue
         path = run.folder / "comparison.json"
-        asked = {"checkpoint_sha256": evaluation.checkpoint_hash(run.folder), "tiers_of": of, "asked": n}
+        asked = {"checkpoint_sha256": results.checkpoint_hash(run.folder), "tiers_of": of, "asked": n}
         known = json.loads(path.read_text()) if path.is_file() else {}
         if {name: known.get(name) for name in asked} != asked:
             if dataset is None:
@@ -284,7 +284,7 @@ def held_out_figures(runs: Sequence[Run]) -> dict[str, dict]:
     """Read what runs with `--hold_out` measured: of what was left out, and of what was not."""
     values = {}
     for run in runs:
-        figures = evaluation.read_evaluation(run.folder)["held_out"]["figures"]
+        figures = results.read_evaluation(run.folder)["held_out"]["figures"]
         seen = read_run_scores(run.folder, splits_of("validation"))
         values[run.name] = {
             "n": figures["n"],

@@ -16,7 +16,7 @@ from scipy.special import expit
 from ..corpus.rows import column, corpus_fingerprint, is_ai
 from ..corpus.splits import subset
 from ..detector import Detector
-from ..evaluation import evaluation
+from ..evaluation import results
 from ..evaluation.collecting import collect_logits
 from ..labels import AI, NAMES, REAL
 from ..records import write_atomically
@@ -45,13 +45,13 @@ def find_mistakes(folder: str | Path, train: Dataset) -> np.ndarray:
         OSError: There is none.
     """
     folder = Path(folder)
-    measured = evaluation.read_evaluation(folder)
+    measured = results.read_evaluation(folder)
     measure = (
         f"measure the training images first: train_hf.py --evaluate_only train --model_name_or_path {folder} "
         f"--output_dir {folder}, with the same corpus options"
     )
     if not measured:
-        raise OSError(f"--hard_examples: there is no {evaluation.FILE_NAME} in {folder}; {measure}.")
+        raise OSError(f"--hard_examples: there is no {results.FILE_NAME} in {folder}; {measure}.")
     if "train" not in measured:
         why = (
             "was made on a test split, and one that was trained on measures nothing any more"
@@ -66,7 +66,7 @@ def find_mistakes(folder: str | Path, train: Dataset) -> np.ndarray:
             f"--hard_examples: the evaluation in {folder} is of other training images; give the corpus options "
             "(--dataset, --split_seed, --max_train_samples, --hold_out) that it was made with."
         )
-    scores = evaluation.read_scores(folder / "scores-train.parquet")
+    scores = results.read_scores(folder / "scores-train.parquet")
     if len(scores["margin"]) != len(train) or not np.array_equal(scores["is_ai"], is_ai(train)):
         raise ValueError(f"--hard_examples: the scores in {folder} are not those of the evaluation; {measure}.")
     wrong = np.flatnonzero((scores["margin"] > 0) != scores["is_ai"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation import evaluation
+from ..evaluation import results
 from ..records import write_atomically
 from .runs import FINISHED
 
@@ -105,7 +105,7 @@ def read_run_scores(folder: Path, splits: Sequence[str]) -> dict[str, np.ndarray
     """
     margin, is_ai, groups = [], [], []
     for split in splits:
-        table = evaluation.read_scores(folder / f"scores-{split}.parquet")
+        table = results.read_scores(folder / f"scores-{split}.parquet")
         own = table.get("groups")
         own = np.arange(len(table["margin"])) if own is None else np.asarray(own, dtype=np.int64)
         offset = max((int(part.max()) + 1 for part in groups if len(part)), default=0)

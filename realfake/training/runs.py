@@ -19,7 +19,7 @@ from ..corpus.load import Corpus, load_corpus
 from ..corpus.rows import column, corpus_fingerprint, is_ai
 from ..corpus.splits import part_validation
 from ..detector import Detector
-from ..evaluation import evaluation
+from ..evaluation import evaluation, results
 from ..evaluation.collecting import collect_scores
 from ..evaluation.measurement_log import log_measurement
 from ..statistics.calibration import Calibration
@@ -62,7 +62,7 @@ def _check_together(arguments: Arguments) -> None:
             raise ValueError("--evaluate_only and --dry_run exclude each other; leave one of them out.")
         folder = Path(args.output_dir)
         own = folder.resolve() == Path(model.model_name_or_path).resolve()
-        if (folder / evaluation.WEIGHTS_NAME).is_file() and not own:
+        if (folder / results.WEIGHTS_NAME).is_file() and not own:
             raise ValueError(
                 f"--output_dir {folder} holds another checkpoint, whose figures would be mixed up with these; pass "
                 f"--output_dir {model.model_name_or_path}, or a new folder."
@@ -226,7 +226,7 @@ def measure_split(
         before = evaluation.measure(raw, truth, groups=known["groups"], seed=args.seed)
     folder = Path(args.output_dir)
     source = Path(detector.model.config._name_or_path)
-    weights = evaluation.checkpoint_hash(source) if source.is_dir() else str(detector.revision)
+    weights = results.checkpoint_hash(source) if source.is_dir() else str(detector.revision)
     facts = {
         "checkpoint_hash": weights,
         "command": command_line(),
@@ -238,7 +238,7 @@ def measure_split(
             name: figures["summary"][name] for name in ("accuracy", "balanced_accuracy", "auroc", "ece")
         }
         log_measurement(args.measurement_log, split=split, n=figures["n"], figures=headline, **facts)
-    evaluation.write_evaluation(
+    results.write_evaluation(
         folder,
         split,
         figures,
@@ -247,5 +247,5 @@ def measure_split(
         versions=versions(),
         **facts,
     )
-    evaluation.write_scores(folder, split, margins, truth, novel=novel, **known)
+    results.write_scores(folder, split, margins, truth, novel=novel, **known)
     return figures
