@@ -162,10 +162,26 @@ def test_the_containers_steps_name_what_is_there():
     copied = [name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]]
     assert set(copied) == {"requirements.txt", "app.py", "LICENSE", "realfake"}
     assert all((ROOT / name).exists() for name in copied)
+    ignored = (ROOT / "scripts" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert "*" in ignored and {line[1:] for line in ignored if line.startswith("!")} == set(copied)
     order = [step for step, _ in steps]
     assert order.index("USER") < order.index("CMD")
     (check,) = (rest for step, rest in steps if step == "HEALTHCHECK")
     assert "/health" in check
+
+
+def test_the_container_is_started_as_the_readme_says_and_not_as_root():
+    dockerfile, readme = ((ROOT / name).read_text() for name in ("scripts/Dockerfile", "README.md"))
+    commands = [line for line in readme.splitlines() if line.startswith("docker ")]
+    assert [command.split()[1] for command in commands] == ["build", "run"]
+    assert all(f"#   {command}\n" in dockerfile for command in commands)
+    assert (ROOT / commands[0].split(" -f ")[1].split()[0]).is_file()
+    assert (
+        "\nUSER realfake\n" in dockerfile
+        and "EXPOSE 7860" in dockerfile
+        and "GRADIO_SERVER_PORT=7860" in dockerfile
+    )
+    assert "exec python app.py" in dockerfile and "app_file: app.py" in readme
 
 
 def test_a_mounted_checkpoint_wins_in_the_container(tmp_path):
