@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .corpus.load import Corpus, load_corpus
 from .corpus.splits import SPLITS
-from .evaluation.evaluation import checkpoint_hash
+from .evaluation.results import checkpoint_hash
 from .labels import parse_overrides
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from realfake.corpus import rows
 from realfake.corpus.load import load_corpus
 from realfake.detector import BUNDLED
 from realfake.evaluation import collecting
-from realfake.evaluation.evaluation import checkpoint_hash, measure, read_evaluation, read_scores
+from realfake.evaluation.evaluation import measure
 from realfake.evaluation.measurement_log import read_log
+from realfake.evaluation.results import checkpoint_hash, read_evaluation, read_scores
 from realfake.imaging.degradations import recompress
 from realfake.statistics.conformal import coverage_band
 from realfake.training.runs import parts_of

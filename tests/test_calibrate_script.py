@@ -14,8 +14,8 @@ from tiny import draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
 from realfake.detector import Detector
-from realfake.evaluation.evaluation import checkpoint_hash, read_scores
 from realfake.evaluation.measurement_log import read_log
+from realfake.evaluation.results import checkpoint_hash, read_scores
 from realfake.imaging.images import open_image
 from realfake.training import recalibrate
 

@@ -18,7 +18,7 @@ from sklearn import metrics as sk
 from test_train_cli import SETTINGS, import_train_hf
 from tiny import draw_corpus
 
-from realfake.evaluation.evaluation import read_evaluation, write_scores
+from realfake.evaluation.results import read_evaluation, write_scores
 from realfake.training import comparison, run_series
 from realfake.training.architectures import ARCHITECTURES, words_for
 

@@ -14,8 +14,8 @@ from tiny import draw_picture, save_tiny
 from realfake.card.degradations import summary
 from realfake.detector import Detector
 from realfake.evaluation import controls, robustness
-from realfake.evaluation.evaluation import checkpoint_hash
 from realfake.evaluation.measurement_log import read_log
+from realfake.evaluation.results import checkpoint_hash
 from realfake.evaluation.robustness import Scorer, score_grid
 from realfake.evaluation.robustness_figures import grid_figures, headline
 from realfake.imaging.degradations import GRID

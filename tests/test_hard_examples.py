@@ -12,7 +12,7 @@ from test_train_cli import facts_of, last_line, main
 from tiny import draw_corpus
 
 from realfake.corpus.rows import corpus_fingerprint
-from realfake.evaluation.evaluation import read_scores, write_evaluation, write_scores
+from realfake.evaluation.results import read_scores, write_evaluation, write_scores
 from realfake.training.hard_examples import before_and_after, find_mistakes, mix, summary
 
 

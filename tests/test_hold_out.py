@@ -11,7 +11,7 @@ from tiny import draw_corpus
 from realfake.corpus.hold_out import hold_out, parse_hold_out
 from realfake.corpus.load import Corpus
 from realfake.corpus.report import CorpusReport
-from realfake.evaluation.evaluation import read_evaluation, read_scores
+from realfake.evaluation.results import read_evaluation, read_scores
 
 
 def dataset(rows, grouped=True):
