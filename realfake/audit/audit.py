@@ -1,6 +1,6 @@
 """Does the label leak? What a corpus gives away besides what is in the pictures, and which pictures it holds twice.
 
-Stands behind the corpus loader and before training. [`audit`] measures everything and lists findings, `audit_report` writes
+Stands behind the corpus loader and before training. [`audit`] measures everything and lists findings, `report` writes
 them down; [`quick_audit`] takes seconds and decodes nothing, for the start of a training run.
 """
 

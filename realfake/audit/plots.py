@@ -1,6 +1,6 @@
 """The figures of a corpus audit: what the images of both labels look like before any detector has seen them.
 
-The functions take arrays and images, and write one PNG each, in the style of the model card's. Used by `audit_report`.
+The functions take arrays and images, and write one PNG each, in the style of the model card's. Used by `report`.
 """
 
 import os

@@ -1,6 +1,6 @@
 """What an audit of a corpus finds, as values: findings for people, pairs of duplicates, and everything measured.
 
-Filled by `audit` and `audit_findings`, written down by `audit_report`.
+Filled by `audit` and `findings`, written down by `report`.
 """
 
 from dataclasses import asdict, dataclass, field

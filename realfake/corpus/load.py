@@ -1,7 +1,7 @@
 """Load a corpus of photographs and AI-generated images: one loader for every source, used by all scripts.
 
 Reads the rows (`sources`), maps the labels by name (`columns`), carves the splits that are missing (`splits`), drops
-what cannot be decoded (`cleaning`), and says what it did (`corpus_report`). Images stay undecoded: the transforms and
+what cannot be decoded (`cleaning`), and says what it did (`report`). Images stay undecoded: the transforms and
 the detector decode them, through the same [`~realfake.imaging.images.open_image`] that checks them here.
 """
 

@@ -6,7 +6,7 @@ what follows depends on one 8-bit value alone, a table of 256 entries a channel 
 
 Only steps that leave every pixel as it was are shortened. Decoding a JPEG at reduced size (`Image.draft`), resizing in two
 steps (`reducing_gap`) or resizing only what a crop keeps (`box`) would be faster and give other pixels. Used by
-`scoring.py`; a processor that is not known here, or gives other pixels than expected, is called as it is.
+`scorer.py`; a processor that is not known here, or gives other pixels than expected, is called as it is.
 """
 
 from collections.abc import Callable, Sequence

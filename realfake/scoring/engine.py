@@ -1,6 +1,6 @@
 """Ways to run a classifier's forward pass faster, and the choice between them by measurement.
 
-`scoring.py` asks [`choose`] once per run, with some of the images that are to be scored. Each engine takes float32 pixels and
+`scorer.py` asks [`choose`] once per run, with some of the images that are to be scored. Each engine takes float32 pixels and
 gives float32 logits; those that compute in bfloat16 stray from the stock pipeline, and by how much is measured too: images
 whose verdict or probability could change by that are computed again in fp32 ([`Choice.doubtful`]).
 

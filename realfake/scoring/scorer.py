@@ -1,6 +1,6 @@
 """Score batches of images as fast as the machine allows: decode, forward pass, doubtful images again in fp32.
 
-Between `engine.py` and `preprocessing.py`, which know how, and `scoring_run.py`, which goes through a corpus with it. The
+Between `engine.py` and `preprocessing.py`, which know how, and `run.py`, which goes through a corpus with it. The
 answers are those of [`~realfake.detector.Detector.predict`].
 """
 

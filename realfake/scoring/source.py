@@ -2,7 +2,7 @@
 
 A source is a list of parts: the images of a folder, a split of a dataset, or one file of a stream. Each part is read in
 its own order, and chunk `k` of a part holds its rows `k * size` to `(k + 1) * size`. So any number of processes can share the
-chunks, and a run that was killed knows what is missing. `scoring.py` reads them, `shards.py` writes what becomes of them.
+chunks, and a run that was killed knows what is missing. `scorer.py` reads them, `shards.py` writes what becomes of them.
 """
 
 import hashlib
