@@ -2,14 +2,12 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,62 +16,12 @@ from realfake.detector import DEFAULT_CHECKPOINT, Detector
 
 from .drawn import draw_photographs
 from .scoring import EXAMPLES
+from .serving import ROOT, environment, serving
 from .timing import ratio_row, seconds
 
-ROOT = Path(__file__).parents[2]
 # What the page needs of others, before anything of its own.
 BARE = "import torch, gradio, captum.attr; from transformers import AutoImageProcessor, AutoModelForImageClassification"
 USERS = 32
-
-
-def _environment(work: Path, port: int) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(work / "gradio"),
-        "REALFAKE_FEEDBACK_FOLDER": str(work / "feedback"),
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_OFFLINE": "1",
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def _serving(work: Path, *command: str):
-    """Start the page; gives its address once it answers."""
-    port = _free_port()
-    with open(work / "server.log", "w") as log:
-        server = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=_environment(work, port), stdout=log, stderr=log
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 300
-            while True:
-                try:
-                    urllib.request.urlopen(url, timeout=30).close()
-                    break
-                except OSError:
-                    if server.poll() is not None or time.monotonic() > deadline:
-                        raise RuntimeError(
-                            f"The page did not come up:\n{(work / 'server.log').read_text()}"
-                        ) from None
-                    time.sleep(0.02)
-            yield url
-        finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
 
 
 def start(work: Path, quick: bool) -> dict:
@@ -81,14 +29,12 @@ def start(work: Path, quick: bool) -> dict:
 
     def page() -> None:
         began = time.perf_counter()
-        with _serving(work, "app.py"):
+        with serving(work, "app.py"):
             pages.append(time.perf_counter() - began)
 
     def imports() -> None:
-        environment = _environment(work, 0)
-        bare.append(
-            seconds(lambda: subprocess.run([sys.executable, "-c", BARE], check=True, cwd=ROOT, env=environment))
-        )
+        command = [sys.executable, "-c", BARE]
+        bare.append(seconds(lambda: subprocess.run(command, check=True, cwd=ROOT, env=environment(work, 0))))
 
     pages: list[float] = []
     bare: list[float] = []
@@ -133,13 +79,13 @@ def drop(work: Path, quick: bool) -> dict:
     photos = [EXAMPLES / name for name in sorted(os.listdir(EXAMPLES)) if name.endswith(".jpg")]
     detector = Detector.from_pretrained(device="cpu")
     alone, empty, dropped = [], [], []
-    with _serving(work, "-c", _WITH_EMPTY_EVENT) as url, sync_playwright() as playwright:
+    with serving(work, "-c", _WITH_EMPTY_EVENT) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         )
         page = browser.new_page()
         page.set_default_timeout(120_000)
-        page.goto(url)
+        page.goto(server.url)
         page.wait_for_selector("#rf-examples button")
         for number in range(1 + (4 if quick else 12)):
             photo = photos[number % len(photos)]
@@ -192,7 +138,7 @@ def users(work: Path, quick: bool) -> dict:
             )
             began = time.perf_counter()
             try:
-                with urllib.request.urlopen(request, timeout=120) as response:
+                with urllib.request.urlopen(request, timeout=120) as response:  # nosec B310  # loopback
                     response.read()
             except OSError as error:
                 with lock:
@@ -201,10 +147,10 @@ def users(work: Path, quick: bool) -> dict:
                 latencies.append(time.perf_counter() - began)
 
     rates, ratios = [], []
-    with _serving(work, "app.py") as url:
-        urllib.request.urlopen(
-            urllib.request.Request(f"{url}/predict", bodies[0], {"Content-Type": "image/jpeg"})
-        ).close()
+    with serving(work, "app.py") as server:
+        url = server.url
+        first = urllib.request.Request(f"{url}/predict", bodies[0], {"Content-Type": "image/jpeg"})
+        urllib.request.urlopen(first).close()  # nosec B310  # loopback
         for _ in range(1 if quick else 3):
             batch = [bodies[index % len(bodies)] for index in range(USERS * each // 2)]
             offline = len(batch) / seconds(lambda batch=batch: detector.predict(batch, batch_size=16))
@@ -212,7 +158,7 @@ def users(work: Path, quick: bool) -> dict:
                 took = seconds(lambda url=url, pool=pool: list(pool.map(user, [url] * USERS, range(USERS))))
             rates.append((USERS * each / took, offline))
             ratios.append(rates[-1][0] / offline)
-        with urllib.request.urlopen(f"{url}/health") as response:
+        with urllib.request.urlopen(f"{url}/health") as response:  # nosec B310  # loopback
             health = response.read().decode()
     what = f"Space: {USERS} users at once at /predict, images a second over the offline fp32 batch rate"
     milliseconds = {f"p{share}": 1e3 * float(np.percentile(latencies, share)) for share in (50, 95)}

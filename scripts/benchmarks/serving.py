@@ -1,0 +1,82 @@
+"""The page in a process of its own, for what is measured from outside."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A page that answers.
+
+    Attributes:
+        url: Its address.
+        pid: Its process.
+        log: What it says.
+    """
+
+    url: str
+    pid: int
+    log: Path
+
+
+def environment(work: Path, port: int) -> dict[str, str]:
+    """The environment of a page that keeps what it writes under `work` and asks nobody outside."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(work / "gradio"),
+        "REALFAKE_FEEDBACK_FOLDER": str(work / "feedback"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serving(work: Path, *command: str) -> Iterator[Server]:
+    """Start the page; gives it once it answers.
+
+    Raises:
+        RuntimeError: It did not come up.
+    """
+    port = free_port()
+    with open(work / "server.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment(work, port), stdout=log, stderr=log
+        )
+        try:
+            server = Server(f"http://127.0.0.1:{port}", process.pid, work / "server.log")
+            deadline = time.monotonic() + 300
+            while True:
+                try:
+                    urllib.request.urlopen(server.url, timeout=30).close()  # nosec B310  # loopback
+                    break
+                except OSError:
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        raise RuntimeError(f"The page did not come up:\n{server.log.read_text()}") from None
+                    time.sleep(0.02)
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,0 +1,167 @@
+"""The soak: that it holds with a few users for seconds, and that it notices each way of breaking a promise."""
+
+import importlib.util
+import json
+import sys
+import threading
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+SCORES = {"real": 0.25, "ai": 0.75}
+
+
+@pytest.fixture(scope="module")
+def soak():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        spec = importlib.util.spec_from_file_location("soak", SCRIPTS / "soak.py")
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "soak", module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def picture(soak):
+    return soak.File("a picture", b"picture", "image/jpeg", dict.fromkeys(soak.FORMS, SCORES))
+
+
+@pytest.fixture(scope="module")
+def broken(soak):
+    return soak.File("a broken file", b"broken", "image/jpeg", None)
+
+
+def test_in_short(soak, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REALFAKE_MODEL", "/nowhere")  # the bundled one is asked, whatever the environment says
+    report = tmp_path / "soak.json"
+    assert soak.main(["--users", "3", "--minutes", "0.05", "--pictures", "5", "--report", str(report)]) == 0
+    found = json.loads(report.read_text())
+    assert found["answers"]["200"] >= 3 and found["told_apart"] == 1.0
+    assert found["tracebacks"] == 0 and found["memory"]["slope"] is None and not found["broken"]
+    assert "no request is lost" in capsys.readouterr().out
+
+
+def answer(said: dict) -> bytes:
+    return json.dumps([{"label": label, "score": score} for label, score in said.items()]).encode()
+
+
+BUSY = json.dumps({"error": "busy"}).encode()
+
+
+@pytest.mark.parametrize(
+    "kind, status, text, promise",
+    [
+        ("picture", 200, answer(SCORES), None),
+        ("picture", 200, answer({"real": 0.250009, "ai": 0.75}), None),
+        ("picture", 200, answer({"real": 0.75, "ai": 0.25}), "scores are those of the same bytes offline"),
+        ("picture", 200, answer({"ai": 0.75}), "scores are those of the same bytes offline"),
+        ("picture", 200, b'{"error": "?"}', "answers are as documented"),
+        ("picture", 200, b"<html>", "answers are as documented"),
+        ("picture", 422, BUSY, "only busy is said besides"),
+        ("picture", 500, BUSY, "only busy is said besides"),
+        ("picture", 503, BUSY, None),
+        ("picture", 503, b"{}", "only busy is said besides"),
+        ("broken", 422, BUSY, None),
+        ("broken", 503, BUSY, None),
+        ("broken", 200, answer(SCORES), "broken files are refused"),
+        ("broken", 500, BUSY, "broken files are refused"),
+    ],
+)
+def test_what_an_answer_breaks(soak, picture, broken, kind, status, text, promise):
+    headers = Message()
+    headers["Retry-After"] = "2"
+    file = {"picture": picture, "broken": broken}[kind]
+    assert soak.judge(file, "file", status, headers, text)[0] == promise
+
+
+def test_busy_says_when_to_come_back(soak, picture):
+    assert soak.judge(picture, "file", 503, Message(), BUSY)[0] == "only busy is said besides"
+
+
+class Careless(BaseHTTPRequestHandler):
+    """Answers every third request with somebody else's score, and drops every fifth."""
+
+    number = 0
+    lock = threading.Lock()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        with self.lock:
+            Careless.number += 1
+            number = Careless.number
+        if number % 5 == 0:
+            return
+        body = answer({"real": 0.75, "ai": 0.25} if number % 3 == 0 else SCORES)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words):
+        pass
+
+
+def test_swapped_and_lost_answers_are_counted(soak, picture):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Careless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tally = soak.Tally()
+        for form in soak.FORMS * 10:
+            soak.send(f"http://127.0.0.1:{server.server_port}", picture, form, tally)
+        server.shutdown()
+    assert tally.counts == {"200": 24, "none": 6}
+    assert tally.broken == {"no request is lost": 6, "scores are those of the same bytes offline": 8}
+    assert len(tally.problems) == 14
+
+
+def test_a_broken_promise_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
+    found = {
+        "requests": 1, "seconds": 1.0, "per_second": 1.0, "answers": {"500": 1}, "latency_seconds": {"p50": 1.0},
+        "overload": {"answers": {}}, "recovery_seconds": None, "calm_seconds": 0.1, "problems": ["it fell over"],
+        "memory": {"samples": [1.0], "first_mib": 1.0, "last_mib": 1.0, "most_mib": 1.0,
+                   "slope": {"mib_per_minute": 5.0, "low": 4.0, "high": 6.0}},
+        "promises": {"no request is lost": True, "memory does not grow": False},
+    }  # fmt: skip
+    monkeypatch.setattr(soak, "measure", lambda *arguments: dict(found))
+    monkeypatch.setattr(soak, "draw_files", lambda *arguments: [])
+    import benchmarks.serving as serving
+
+    class Stub:
+        log = tmp_path / "log"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    Stub.log.write_text("")
+    monkeypatch.setattr(serving, "serving", lambda *arguments: Stub())
+    assert soak.main(["--report", str(tmp_path / "soak.json")]) == 1
+    said = capsys.readouterr()
+    assert "memory does not grow  BROKEN" in said.out and "never" in said.out and "it fell over" in said.err
+
+
+def test_slopes(soak):
+    flat = [(float(second), 900.0 + 40 * (second % 7)) for second in range(600)]
+    found = soak.slope(flat)
+    assert found["low"] < 0 < found["high"] and abs(found["mib_per_minute"]) < 1
+    growing = [(second, held + 0.1 * second) for second, held in flat]
+    found = soak.slope(growing)
+    assert found["low"] > soak.GROWTH and found["mib_per_minute"] == pytest.approx(6, abs=1)
+    # What the first requests take is not growth.
+    assert soak.slope([(second, held if second > 100 else 600.0) for second, held in flat])["low"] < 0
+    assert soak.slope(flat[:50]) is None
+
+
+def test_memory_of_this_process(soak):
+    import os
+
+    with soak.Memory(os.getpid(), every=0.01) as memory:
+        threading.Event().wait(0.1)
+    if sys.platform == "linux":
+        assert len(memory.samples) > 2 and all(10 < held < 100_000 for _, held in memory.samples)
+    assert soak.resident(2**30) is None
