@@ -90,6 +90,18 @@ def test_round_trip():
     values = json.loads(json.dumps(thresholds.to_dict(), allow_nan=False))
     assert values["n"] == {"real": 100, "ai": 10} and values["real"] is None
     assert Thresholds.from_dict(values) == thresholds
+    both = Thresholds(0.1, real=-1.5, ai=2.5, n_real=30, n_ai=20)
+    assert Thresholds.from_dict(both.to_dict()) == both
+    # What an older record lacks.
+    assert Thresholds.from_dict({"alpha": 0.1}) == Thresholds(0.1, None, None, 0, 0)
+    assert Thresholds.from_dict({"alpha": 0.1, "n": {"ai": 3}}) == Thresholds(0.1, None, None, 0, 3)
+
+
+def test_margins_are_compared_in_double_precision():
+    # 0.1 in single precision is a little more than 0.1, and -0.1 a little less than -0.1.
+    thresholds = Thresholds(0.1, real=-0.1, ai=0.1, n_real=20, n_ai=20)
+    assert verdicts(np.float32([0.1, -0.1]), thresholds).tolist() == ["ai", "real"]
+    assert with_prior(np.float32([0.1]), 0.3).dtype == np.float64
 
 
 def test_groups_count_once():
@@ -206,6 +218,9 @@ def test_verdict_rates_by_hand():
     assert (rates["real"]["wrong"]["low"], rates["real"]["wrong"]["high"]) == pytest.approx(
         (exact.low, exact.high)
     )
+    half = verdict_rates(margin, [0, 0, 0, 0, 1, 1], thresholds, level=0.5)["real"]["wrong"]
+    exact = binomtest(1, 4).proportion_ci(0.5, method="exact")
+    assert (half["low"], half["high"]) == pytest.approx((exact.low, exact.high))
     absent = verdict_rates(margin[:4], np.zeros(4), thresholds)["ai"]
     assert absent["n"] == 0 and absent["wrong"] == {"value": None, "low": None, "high": None, "n": 0}
     json.dumps(rates, allow_nan=False)
@@ -267,6 +282,26 @@ def test_an_operating_point_is_the_threshold_of_the_verdict_ai():
     assert OperatingPoint.from_dict(json.loads(json.dumps(point.to_dict())) | {"more": 1}) == point
 
 
+@pytest.mark.parametrize("level", [0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("fpr", [0.1, 0.25, 0.5])
+def test_the_interval_of_an_operating_point_is_that_of_a_quantile(level, fpr):
+    """Its ends are the innermost photographs that hold the level, by the binomial distribution summed by hand."""
+    n = 200
+    point = operating_point(np.arange(n, 0, -1.0), np.zeros(n, bool), fpr, level=level)
+    tail, at_most = (1 - level) / 2, [binom(n, fpr).cdf(count) for count in range(n)]
+    # The r-th largest margin is n + 1 - r.
+    assert n + 1 - point.low == 1 + next(count for count in range(n) if at_most[count] >= 1 - tail)
+    assert n + 1 - point.high == next(count for count in range(n) if at_most[count] >= tail)
+
+
+def test_groups_are_chosen_by_seed_0_unless_told_otherwise():
+    margin, is_ai = draw(50, 50)
+    groups = np.arange(100) // 4
+    assert operating_point(margin, is_ai, 0.1, groups) == operating_point(margin, is_ai, 0.1, groups, seed=0)
+    assert operating_point(margin, is_ai, 0.1, groups) != operating_point(margin, is_ai, 0.1, groups, seed=1)
+    assert fit_thresholds(margin, is_ai, 0.1, groups) == fit_thresholds(margin, is_ai, 0.1, groups, seed=0)
+
+
 def test_operating_point_holds_its_rate_and_its_interval_the_quantile():
     exceeded, held = [], 0
     for seed in range(400):
@@ -284,6 +319,9 @@ def test_operating_rates_by_hand():
     exact = binomtest(1, 3).proportion_ci(method="exact")
     assert rates["fpr"] == pytest.approx({"value": 1 / 3, "low": exact.low, "high": exact.high, "n": 3})
     assert (rates["tpr"]["value"], rates["tpr"]["n"]) == (1 / 2, 2)
+    half = operating_rates([1.0, 1.5, 0.0, 2.0, 0.9], [False, False, False, True, True], point, level=0.5)
+    exact = binomtest(1, 3).proportion_ci(0.5, method="exact")
+    assert (half["fpr"]["low"], half["fpr"]["high"]) == pytest.approx((exact.low, exact.high))
     only = operating_rates([5.0], [True], OperatingPoint(0.05, None, None, None, 3))
     assert only["tpr"]["value"] == 0 and only["fpr"] == {"value": None, "low": None, "high": None, "n": 0}
 
