@@ -18,6 +18,7 @@ from scipy.special import expit
 
 from .imaging.images import open_image
 from .labels import AI, NAMES, REAL, columns_by_label
+from .models.batch_norm import fold_batch_norms
 from .models.classifiers import load_classifier, load_processor, optional_file
 from .models.hub_files import locate, verified
 from .models.novelty import FILE_NAME as NOVELTY_FILE
@@ -159,6 +160,7 @@ class Detector:
         stored = self.facts.get("thresholds")
         self.thresholds = Thresholds.from_dict(stored) if stored else None
         self.lock = threading.RLock()
+        self._folded: tuple[tuple, torch.nn.Module] | None = None
 
     @classmethod
     def from_pretrained(
@@ -377,8 +379,9 @@ class Detector:
             margins = margin_from_logits(logits, self.columns)
             # Every pass that is not made twice keeps the map affordable.
             score = float(margins[0]) * (1 if target == AI else -1)
-            attribution = attribute(self.model, pixels, self.columns, method, target, score=score, **options)
-            tested = self._evidence(pixels, attribution, region) if evidence else None
+            model = self.for_maps(pixels)
+            attribution = attribute(model, pixels, self.columns, method, target, score=score, **options)
+            tested = self._evidence(model, pixels, attribution, region) if evidence else None
         return Explanation(
             heatmap=region.to_image(attribution.heatmap),
             method=method,
@@ -389,11 +392,26 @@ class Detector:
             evidence=tested,
         )
 
-    def _evidence(self, pixels: torch.Tensor, attribution, region) -> "Evidence":
+    def for_maps(self, pixels: torch.Tensor) -> torch.nn.Module:
+        """The network that maps are made with: on a CPU a copy with [`fold_batch_norms`], where it has any.
+
+        Args:
+            pixels: An input, by which the copy is checked.
+        """
+        if self.model.device.type != "cpu":
+            return self.model
+        # A copy of weights that have changed since, a calibration folded in for instance, must not be asked.
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        weights = tuple((id(tensor), tensor._version) for tensor in tensors)
+        if self._folded is None or self._folded[0] != weights:
+            self._folded = weights, fold_batch_norms(self.model, pixels)
+        return self._folded[1]
+
+    def _evidence(self, model: torch.nn.Module, pixels: torch.Tensor, attribution, region) -> "Evidence":
         from .attribution.faithfulness import evidence_of
         from .attribution.methods import Margin
 
-        margin = Margin(self.model, self.columns, attribution.target)
+        margin = Margin(model, self.columns, attribution.target)
         # Random parts must not fall on padding, where removing costs nothing.
         box = tuple(round(edge) for edge in region.input_box)
         score = attribution.details["score"]

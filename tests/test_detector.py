@@ -288,3 +288,33 @@ def test_explain_leaves_the_model_as_it_was(detector, picture):
     assert not detector.model.training
     assert all(parameter.grad is None for parameter in detector.model.parameters())
     assert not any(module._forward_hooks for module in detector.model.modules())
+
+
+@pytest.mark.parametrize("method", ["gradcam", "integrated_gradients", "occlusion"])
+def test_maps_are_made_with_folded_normalisations_and_stay_as_they_are(tmp_path, method, monkeypatch):
+    detector = Detector.from_pretrained(save_tiny("resnet", tmp_path / "model"), device="cpu")
+    picture = draw_picture(64, seed=3)
+    pixels = detector.pixels(picture)
+    assert detector.for_maps(pixels) is not detector.model
+    options = {"n_steps": 8, "max_steps": 8} if method == "integrated_gradients" else {}
+    folded = detector.explain(picture, method=method, evidence=True, **options)
+    monkeypatch.setattr(detector, "for_maps", lambda pixels: detector.model)
+    plain = detector.explain(picture, method=method, evidence=True, **options)
+    largest = np.nanmax(np.abs(plain.heatmap))  # what was not seen is NaN
+    np.testing.assert_allclose(folded.heatmap, plain.heatmap, atol=1e-3 * largest)
+    assert folded.evidence.after == pytest.approx(plain.evidence.after, abs=1e-4)
+    assert folded.prediction == plain.prediction
+
+
+def test_maps_follow_weights_that_have_changed(tmp_path):
+    detector = Detector.from_pretrained(save_tiny("resnet", tmp_path / "model"), device="cpu")
+    pixels = detector.pixels(draw_picture(64, seed=3))
+    before = detector.for_maps(pixels)
+    assert detector.for_maps(pixels) is before
+    with torch.no_grad():
+        next(detector.model.parameters()).mul_(2)
+    after = detector.for_maps(pixels)
+    assert after is not before
+    with torch.no_grad():
+        expected = detector.model(pixel_values=pixels).logits
+        torch.testing.assert_close(after(pixel_values=pixels).logits, expected, atol=1e-4, rtol=1e-4)

@@ -166,8 +166,7 @@ def measure_faithfulness(
         findings: What an earlier run found is not done again.
         progress: Called with the number of maps that were dealt with.
     """
-    model, columns = detector.model, detector.columns
-    broken = randomised(model, settings.seed)
+    columns, broken = detector.columns, randomised(detector.model, settings.seed)
     fast = None
     everyone = compared
     for item in range(len(dataset)):
@@ -182,6 +181,7 @@ def measure_faithfulness(
             continue
         image = open_image(dataset[item]["image"])
         pixels, box = _input(detector, image)
+        model = detector.for_maps(pixels)
         with torch.no_grad():
             target = AI if float(Margin(model, columns, AI)(pixels)) > 0 else REAL
         fast = fast or fast_margins(detector, pixels)
@@ -214,7 +214,7 @@ def measure_faithfulness(
             if item < settings.n_checks:
                 found["road_gain"] = road(margin, pixels, heat, **options)
                 found["sensitivity"] = max_sensitivity(
-                    lambda noisy, by=one, to=target: _explained(by, model, noisy, columns, to)[0],
+                    lambda noisy, by=one, on=model, to=target: _explained(by, on, noisy, columns, to)[0],
                     pixels,
                     n_samples=2,
                     seed=settings.seed,
@@ -308,7 +308,9 @@ def measure_localisation(
                 if one is None:
                     heat = centred_map(tuple(pixels.shape[2:]))
                 else:
-                    heat, _ = _explained(one, detector.model, pixels, detector.columns, splice.target)
+                    heat, _ = _explained(
+                        one, detector.for_maps(pixels), pixels, detector.columns, splice.target
+                    )
                 heat = region.to_image(heat)
                 found |= {f"{key}{score}": value for score, value in localisation(heat, splice.mask).items()}
                 if not key:
