@@ -5,7 +5,8 @@
 
 Every input follows from the seed and its number alone. It runs in a process of its own kind that is watched from outside:
 an input that takes too long, too much memory, or the whole process, is kept in a folder and counted as a fault, and so is
-any exception but the one line that a user is told. A run that was interrupted continues when it is given again.
+any exception but the one line that a user is told. A run that was interrupted continues when it is given again, and one with
+`--minutes` stops by itself, so that a hundred thousand inputs can be tried in pieces: the report counts all of them.
 """
 
 import argparse
@@ -264,6 +265,10 @@ def run(options) -> dict:
 
     while any(worker.left for worker in workers):
         time.sleep(0.1)
+        if options.minutes is not None and time.monotonic() - begun > 60 * options.minutes:
+            for worker in workers:
+                worker.process.kill()
+            break
         for position, worker in enumerate(workers):
             fault = worker.fault(options.seconds)
             while not worker.results.empty():
@@ -320,6 +325,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("files", help="folder of files to damage, see tests/bad_files.py")
     parser.add_argument("--model", help="checkpoint; defaults to the bundled one, a tiny one is faster")
     parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, help="stop after that long; the same command continues")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0, help="processor time that an input may take")

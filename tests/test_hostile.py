@@ -161,6 +161,12 @@ def test_the_fuzzer_reports_and_continues(fuzz, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [*command, "--inputs", "40"])
     first = json.loads((tmp_path / "r.json").read_text())
     assert first["inputs"] == first["answered"] + first["refused"] == 40 and not first["faults"]
+    # A piece that has no time leaves the rest to the next.
+    done = subprocess.run(
+        [*words[:-1], "80", "--minutes", "0"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert json.loads((tmp_path / "r.json").read_text()) == first | {"inputs_per_second": None}
     # Given again, nothing is left to do; another seed is another run.
     assert fuzz.main() == 0
     again = json.loads((tmp_path / "r.json").read_text())
