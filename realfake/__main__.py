@@ -82,7 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     explain.add_argument("file", metavar="FILE", help="image, URL, or - for an image on stdin")
     explain.add_argument("-o", "--output", required=True, metavar="MAP.png", help="where the picture goes")
-    explain.add_argument("--method", default="gradcam", help="attribution method (default: gradcam)")
+    explain.add_argument(
+        "--method", help="attribution method (default: the one that measurements of the checkpoint support)"
+    )
     explain.add_argument("--target", choices=NAMES, default=AI, help="whose evidence is orange (default: ai)")
     explain.add_argument("--opacity", type=_share_or_end, default=0.5, help="of the map, 0 to 1 (default: 0.5)")
     explain.add_argument("--json", action="store_true", help="print the answer as a JSON object")
@@ -215,10 +217,10 @@ def _check_picture(output: Path) -> None:
         raise ValueError(f"-o {output}: name a picture, such as map.png.")
 
 
-def _check_method(method: str) -> None:
+def _check_method(method: str | None) -> None:
     from .attribution.methods import METHODS
 
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise ValueError(f"--method {method!r} is unknown; there are {', '.join(METHODS)}.")
 
 

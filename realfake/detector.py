@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
+from .attribution import METHOD_NAMES
 from .imaging.images import open_image
 from .labels import AI, NAMES, REAL, columns_by_label
 from .models.batch_norm import fold_batch_norms
@@ -337,7 +338,8 @@ class Detector:
     @property
     def explanation_method(self) -> str:
         """The method whose maps measurements of this checkpoint support, see `scripts/evaluate_explanations.py`; or Grad-CAM."""
-        return self.facts.get("explanation_method") or DEFAULT_METHOD
+        stored = self.facts.get("explanation_method")
+        return stored if stored in METHOD_NAMES else DEFAULT_METHOD
 
     def explain(
         self,

@@ -1,6 +1,7 @@
 """The detector answers the same for every way an image can be handed over, and explains what it answers."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -318,3 +319,17 @@ def test_maps_follow_weights_that_have_changed(tmp_path):
     with torch.no_grad():
         expected = detector.model(pixel_values=pixels).logits
         torch.testing.assert_close(after(pixel_values=pixels).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_default_method_is_the_measured_one(tmp_path):
+    folder = save_tiny("resnet", tmp_path / "model")
+    assert Detector.from_pretrained(folder).explanation_method == "gradcam"
+    for stored, expected in (("occlusion", "occlusion"), ("magic", "gradcam"), (["occlusion"], "gradcam")):
+        config = json.loads((folder / "config.json").read_text())
+        config["realfake"] = {"explanation_method": stored}
+        (folder / "config.json").write_text(json.dumps(config))
+        detector = Detector.from_pretrained(folder, device="cpu")
+        assert detector.explanation_method == expected
+    store = {**detector.facts, "explanation_method": "occlusion"}
+    detector.facts = store
+    assert detector.explain(draw_picture(64, seed=1)).method == "occlusion"

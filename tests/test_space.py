@@ -47,6 +47,8 @@ def prediction(p_ai: float = 0.9, verdict: str = AI, **more) -> Prediction:
 
 @dataclass
 class FakeDetector:
+    explanation_method = "gradcam"
+
     """Answers the same for every image, counts, and fails when told to."""
 
     facts: dict = field(default_factory=lambda: FACTS)

@@ -26,6 +26,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from ..labels import AI, NAMES, REAL
+from . import METHOD_NAMES
 from .baselines import baseline_pixels
 from .layers import evaluating, find_layer
 
@@ -346,14 +347,13 @@ def _superpixels(pixels: torch.Tensor, n_segments: int) -> torch.Tensor:
 
 
 # A method takes (margin, pixels, its options) and returns ((h, w) tensor, details). One more is one more entry.
-METHODS: dict[str, Callable] = {
-    "gradcam": gradcam,
-    "integrated_gradients": integrated_gradients,
-    "smoothgrad": smoothgrad,
-    "gradient_shap": gradient_shap,
-    "occlusion": occlusion,
-    "kernel_shap": kernel_shap,
-}
+METHODS: dict[str, Callable] = dict(
+    zip(
+        METHOD_NAMES,
+        (gradcam, integrated_gradients, smoothgrad, gradient_shap, occlusion, kernel_shap),
+        strict=True,
+    )
+)
 
 
 def _smoothed(heat: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -22,8 +22,6 @@ from .text import ENGLISH
 
 logger = logging.getLogger(__name__)
 
-METHOD = next(iter(METHODS))
-
 
 class Api:
     """The endpoints of one detector."""
@@ -49,7 +47,9 @@ class Api:
         with _one_line_for_the_client(image):
             return answer(self.detector, image, prior_ai=prior_ai, stability=stability, provenance=provenance)
 
-    def explain(self, image: str | None, method: str = METHOD, target: str = AI, opacity: float = 0.5) -> tuple:
+    def explain(
+        self, image: str | None, method: str | None = None, target: str = AI, opacity: float = 0.5
+    ) -> tuple:
         """Draw the evidence for a label over an image.
 
         Returns the picture, at most 1024 pixels a side, and the answer it explains, with what removing the marked part does to the
@@ -57,7 +57,8 @@ class Api:
 
         Args:
             image: The image: a file or its URL.
-            method: How the evidence is found: gradcam, integrated_gradients, smoothgrad, gradient_shap, occlusion or kernel_shap.
+            method: How the evidence is found: gradcam, integrated_gradients, smoothgrad, gradient_shap, occlusion or kernel_shap;
+                by default the one that measurements of this detector support.
             target: The label whose evidence is orange, "ai" or "real".
             opacity: Strength of the colours, 0 to 1.
         """
@@ -67,7 +68,7 @@ class Api:
             said = compose(self.detector, explanation.prediction, decoded, data)
             evidence = explanation.evidence
             said |= {
-                "method": method,
+                "method": explanation.method,
                 "target": target,
                 "evidence": None if evidence is None else evidence.to_dict(),
                 "regions": [region.to_dict() for region in explanation.regions(REGIONS)],
@@ -104,7 +105,7 @@ def add_api(detector: Detector) -> None:
     prior = gr.Number(0.5, minimum=0, maximum=1, label="prior_ai", visible=False)
     stability = gr.Checkbox(label="stability", visible=False)
     provenance = gr.Checkbox(label="provenance", visible=False)
-    method = gr.Radio(list(METHODS), value=METHOD, label="method", visible=False)
+    method = gr.Radio(list(METHODS), value=detector.explanation_method, label="method", visible=False)
     target = gr.Radio(list(NAMES), value=AI, label="target: whose evidence is warm", visible=False)
     opacity = gr.Slider(0, 1, value=0.5, label="opacity of the map", visible=False)
     said = gr.JSON(label="answer", visible=False)

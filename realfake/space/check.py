@@ -31,7 +31,6 @@ from .text import EXAMPLES
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "examples"
-METHOD = next(iter(METHODS))
 # Two at a time: while the model works for one visitor, another's image is decoded.
 AT_A_TIME = {"concurrency_limit": 2, "concurrency_id": "model"}
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
@@ -79,7 +78,7 @@ def build_check(
                 note = gr.HTML(local.html("map_empty", render.map_empty), elem_id="rf-note")
                 method = gr.Radio(
                     [(local(f"method.{name}"), name) for name in METHODS],
-                    value=METHOD,
+                    value=detector.explanation_method,
                     label=local("map.method"),
                 )
                 target = gr.Radio(

@@ -53,6 +53,10 @@ def _efficientnet(width: float, depth: float, dropout: float) -> dict:
         "depth_coefficient": depth,
         "hidden_dim": max(8, round(1280 * width / 8) * 8),
         "dropout_rate": dropout,
+        # For weights from TensorFlow. From scratch, signals this small drown in the normalisations' epsilon (0.02), and running
+        # statistics that forget at TensorFlow's 0.99 are those of the last batch.
+        "initializer_range": 0.1,
+        "batch_norm_momentum": 0.1,
     }
 
 

@@ -87,7 +87,9 @@ def compare(
             for metric in ("precision", "recall", "f1"):
                 statistic = getattr(decision_metrics, metric)
                 each = [float(statistic(column, truth, label)) for column in own.T]
-                figures[f"{metric}_{label}"] = float(np.mean(each))
+                mean = float(np.mean(each))
+                # Of a label that was never given there is no precision.
+                figures[f"{metric}_{label}"] = mean if np.isfinite(mean) else None
         figures["ece"] = float(np.mean([ece(expit(column), truth, weights) for column in own.T]))
         figures["auroc_by_seed"] = [float(auroc(column, truth)) for column in own.T]
         models[name] = figures

@@ -58,7 +58,10 @@ class EndpointHandler:
         result = {"scores": scores}
         if options["map"]:
             explanation = self.detector.explain(
-                decoded, method=options["method"], target=options["target"], prior_ai=options["prior_ai"]
+                decoded,
+                method=options["method"] or None,
+                target=options["target"],
+                prior_ai=options["prior_ai"],
             )
             picture = io.BytesIO()
             explanation.overlay(options["opacity"]).save(picture, "PNG")
@@ -78,7 +81,7 @@ def _options(sent: dict) -> dict[str, Any]:
     """The parameters that are this handler's own, checked for their kinds; the detector checks their values."""
     options: dict[str, Any] = {
         "details": False, "map": False, "stability": False, "provenance": False,
-        "method": "gradcam", "target": "ai", "opacity": 0.5, "prior_ai": 0.5,
+        "method": "", "target": "ai", "opacity": 0.5, "prior_ai": 0.5,
     }  # fmt: skip
     for name, default in options.items():
         value = sent.get(name, default)
