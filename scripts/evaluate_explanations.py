@@ -48,7 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max_slow_samples",
         type=int,
-        help="Images that integrated gradients, occlusion and KernelSHAP explain; by default all.",
+        help="Images that integrated gradients, occlusion and KernelSHAP explain; by default all. With fewer they are not chosen.",
     )
     parser.add_argument("--splices", type=int, default=50, help="Spliced pictures of each kind; 0 for none.")
     parser.add_argument(

@@ -179,7 +179,13 @@ def test_the_better_method_is_chosen_and_none_where_none_beats_chance(tmp_path):
     assert 0.02 < high - low < 0.05  # 4 * 0.05 / sqrt(40)
     nothing = summarise(planted(tmp_path / "b", {"chance": 0.0, "bad": -0.1}), ["chance", "bad"])
     assert nothing["default"] is None
-    assert choose({"unmeasured": {"gain": {"value": None}}}) is None
+    assert choose({"unmeasured": {"gain": {"value": None, "n": 0}}}) is None
+    sure = {"low": 0.1, "value": 0.2, "high": 0.3}
+    few, all_ = (
+        {way: {**sure, "value": value, "n": n} for way in ("gain", "deletion_gain", "insertion_gain")}
+        for value, n in ((0.9, 20), (0.2, 200))
+    )
+    assert choose({"few": few, "all": all_}) == "all", "what explained a few images is not chosen"
     record = {"figures": nothing, "settings": {"steps": 8, "n_random": 3, "n_checks": 2}}
     record |= {"model": "m", "corpus": "c", "split": "validation", "n": 40, "command": "x"}
     assert "No method beats" in conclusion(record) and "No method beats" in render(record)

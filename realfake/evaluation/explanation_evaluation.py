@@ -366,12 +366,14 @@ def summarise(
 
 
 def choose(faithfulness: Mapping[str, Mapping]) -> str | None:
-    """The candidate with the largest gain over chance, deletion and insertion together, among those whose deletion and insertion
-    are both over 0 with their whole intervals; `None` where there is none."""
+    """The candidate with the largest gain over chance, deletion and insertion together, among those that explained all images and
+    whose deletion and insertion are both over 0 with their whole intervals; `None` where there is none."""
+    everything = max((figures["gain"]["n"] for figures in faithfulness.values()), default=0)
     sure = {
         name: figures["gain"]["value"]
         for name, figures in faithfulness.items()
-        if all((figures.get(f"{way}_gain") or {}).get("low", -1.0) > 0 for way in ("deletion", "insertion"))
+        if figures["gain"]["n"] == everything
+        and all((figures.get(f"{way}_gain") or {}).get("low", -1.0) > 0 for way in ("deletion", "insertion"))
     }
     return max(sure, key=sure.get) if sure else None
 
