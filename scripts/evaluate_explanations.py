@@ -156,7 +156,7 @@ def evaluate(options: argparse.Namespace) -> int:
         written = save_splices(dataset, options.save_splices, options.splices, settings.seed)
         print(f"Wrote {written} splices to {options.save_splices}.", flush=True)
     total = sum(len(settings.methods(item, compared)) for item in range(len(dataset)))
-    total += options.splices * 2 * (len(compared) + 1)
+    total += options.splices * 2 * (len(settings.methods(len(dataset) - 1, compared)) + 1)
     with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
         explanation_evaluation.measure_faithfulness(detector, dataset, compared, findings, settings, bar.update)
         if options.splices:

@@ -56,7 +56,7 @@ class Settings:
         steps: Of the deletion and insertion curves.
         n_random: Random maps that each map is compared with.
         n_checks: Images on which the slow checks are made: ROAD, sensitivity, shuffled weights. The first ones.
-        n_slow: Images that the methods in [`SLOW`] explain. The first ones.
+        n_slow: Images that the methods in [`SLOW`] explain. The first ones; with fewer than all, they are left out of the splices.
         seed: Of everything that is drawn.
     """
 
@@ -292,6 +292,7 @@ def measure_localisation(
     progress: Callable[[int], object] = lambda n: None,
 ) -> None:
     """Explain `n` splices of each kind and their controls by each method, towards the label of the spliced region."""
+    compared = settings.methods(len(dataset) - 1, compared)
     names = [one.name for one in compared]
     for item, splice in enumerate(splices(dataset, n, settings.seed)):
         missing = findings.missing("splice", item, [*names, CENTRE])
