@@ -340,7 +340,7 @@ def test_the_card_says_which_method_the_figures_support(facts):
         in text
     )
     assert "Below, 200 test images" in text and "does not beat chance" not in text
-    assert "| `gradcam` | 0.050 (0.030 – 0.070) |" in text and "| 31 |" in text
+    assert "| `gradcam` | 200 | 0.050 (0.030 – 0.070) |" in text and "| 31 |" in text
     assert "| a generated region in a photograph | 20 |" in text and "explanations.md" in text
 
 

@@ -64,13 +64,14 @@ def _note(found: Mapping[str, Mapping], split: str) -> str:
 
 
 def _table(faithfulness: Mapping[str, Mapping]) -> str:
-    header = ["Method", "deletion", "insertion", "tenth", "sensitivity", "shuffled weights", "ms"]
+    header = ["Method", "n", "deletion", "insertion", "tenth", "sensitivity", "shuffled weights", "ms"]
     rows = []
     for name, figures in faithfulness.items():
         # The shares come as means of yes and no.
         rows.append(
             [
                 code(name),
+                str(figures["deletion_gain"]["n"]),
                 *(score(figures.get(f"{way}_gain")) for way in ("deletion", "insertion")),
                 share(figures.get("beats_random")),
                 *(number((figures.get(key) or {}).get("value")) for key in ("sensitivity", "randomised")),
