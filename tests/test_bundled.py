@@ -21,6 +21,7 @@ from realfake.evaluation.measurement_log import read_log
 from realfake.evaluation.results import checkpoint_hash, read_evaluation, read_scores
 from realfake.imaging.degradations import recompress
 from realfake.statistics.conformal import coverage_band
+from realfake.statistics.noise_floor import calibrated_ece_band
 from realfake.training.runs import parts_of
 
 NAMES = ("photos", "cifake", "cifake-mobilenet")
@@ -71,7 +72,13 @@ def test_figures_are_those_of_the_weights_and_can_be_computed_again(folder):
         scores = read_scores(folder / f"scores-{split}.parquet")
         again = measure(**scores, thresholds=detector.thresholds, seed=42)
         # Sums over threads differ in their last digit from machine to machine.
-        again, stated = flat(again), flat(record["figures"])
+        stated = dict(record["figures"])
+        if split != "calibration":
+            fitted = read_scores(folder / "scores-calibration.parquet")
+            pairs = [part[key] for part in (scores, fitted) for key in ("margin", "is_ai")]
+            method = detector.facts["calibration"]["method"]
+            again["calibration_band"] = calibrated_ece_band(*pairs, method=method, seed=42)
+        again, stated = flat(again), flat(stated)
         assert stated.keys() <= again.keys()
         for name, figure in stated.items():
             assert again[name] == (
@@ -85,6 +92,9 @@ def test_the_test_split_was_measured_once_and_that_is_logged(folder):
         for entry in read_log(BUNDLED / "measurements.jsonl")
         if entry["split"] == "test" and entry["checkpoint_sha256"] == checkpoint_hash(folder)
     ]
+    maps = [entry for entry in looks if entry["corpus"].endswith("(maps)")]
+    assert len(maps) == ((folder / "explanations.json").is_file())
+    looks = [entry for entry in looks if entry not in maps]
     # Once as the images are, and at most once more under the grid of degradations.
     assert ["degradations" in entry for entry in looks] in ([False], [False, True])
     assert looks[0]["figures"]["auroc"] == read_evaluation(folder)["test"]["figures"]["summary"]["auroc"]

@@ -201,9 +201,10 @@ def test_a_map_with_its_evidence_takes_few_passes(tmp_path):
     picture = draw_picture(48)
     detector.explain(picture)  # finds the layer, once
     passes = []
-    detector.model.register_forward_pre_hook(
-        lambda *given: passes.append(len(given[2]["pixel_values"])), with_kwargs=True
-    )
+    for model in (detector.model, detector.for_maps(detector.pixels(picture))):
+        model.register_forward_pre_hook(
+            lambda *given: passes.append(len(given[2]["pixel_values"])), with_kwargs=True
+        )
     explanation = detector.explain(picture, evidence=True)
     assert sum(passes) == 2 + 6
     assert explanation.details["score"] == pytest.approx(explanation.prediction.margin)

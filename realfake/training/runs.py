@@ -248,4 +248,8 @@ def measure_split(
         **facts,
     )
     results.write_scores(folder, split, margins, truth, novel=novel, **known)
+    if (
+        calibration is None
+    ):  # a finished checkpoint by itself; at the end of a run the card does this for all splits
+        results.add_calibration_bands(folder, detector.facts.get("calibration"))
     return figures
