@@ -218,6 +218,7 @@ def measure_split(
     )
     before = None
     stored = detector.facts.get("calibration")
+    alone = calibration is None  # at the end of a run the card adds the bands of all splits
     if calibration is None and stored and len(detector.model.config.id2label) == 2:
         calibration = Calibration.from_dict(stored)
     if calibration is not None:
@@ -248,8 +249,6 @@ def measure_split(
         **facts,
     )
     results.write_scores(folder, split, margins, truth, novel=novel, **known)
-    if (
-        calibration is None
-    ):  # a finished checkpoint by itself; at the end of a run the card does this for all splits
-        results.add_calibration_bands(folder, detector.facts.get("calibration"))
+    if alone:
+        results.add_calibration_bands(folder, stored)
     return figures
