@@ -16,7 +16,6 @@ import argparse
 import sys
 
 PROGRAM = "evaluate_checkpoint.py"
-PARTS = {"selection": "validation", "calibration": "validation"}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -156,15 +155,12 @@ def _splits(options: argparse.Namespace):
     from realfake import corpus_options
     from realfake.training import runs
 
-    wanted = PARTS.get(options.split, options.split)
-    limits = {wanted: options.max_samples}
+    limits = {runs.split_to_read(options.split): options.max_samples}
     if not options.no_controls:
         # One split cannot be read twice: what is measured is then what the controls are fitted on.
         limits.setdefault("train", options.max_control_samples)
     corpus = corpus_options.read_corpus(options, limits)
-    if options.split in PARTS:
-        return runs.parts_of(corpus, options.split_seed)[options.split], _training(options, corpus)
-    return corpus.splits[options.split], _training(options, corpus)
+    return runs.part_of(corpus, options.split, options.split_seed), _training(options, corpus)
 
 
 def _training(options: argparse.Namespace, corpus):

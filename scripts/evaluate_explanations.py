@@ -13,7 +13,6 @@ import argparse
 import sys
 
 PROGRAM = "evaluate_explanations.py"
-PARTS = {"selection": "validation", "calibration": "validation"}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -120,6 +119,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
     from realfake import command, corpus_options, records
+    from realfake.card import maps
     from realfake.corpus import rows
     from realfake.evaluation import explanation_evaluation, explanation_report
     from realfake.evaluation.measurement_log import count, log_measurement
@@ -130,12 +130,8 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ValueError(f"--store writes into a folder, which {options.model} is not; download it first.")
     detector = corpus_options.open_checkpoint(options)
     identity = corpus_options.checkpoint_identity(options.model, detector)
-    corpus = corpus_options.read_corpus(options, {PARTS.get(options.split, options.split): options.max_samples})
-    dataset = (
-        runs.parts_of(corpus, options.split_seed)[options.split]
-        if options.split in PARTS
-        else corpus.splits[options.split]
-    )
+    corpus = corpus_options.read_corpus(options, {runs.split_to_read(options.split): options.max_samples})
+    dataset = runs.part_of(corpus, options.split, options.split_seed)
     # In an order that does not follow the classes: the slow checks are made on the first ones.
     dataset = dataset.shuffle(seed=options.seed)
     fingerprint = rows.corpus_fingerprint(dataset)
@@ -196,8 +192,8 @@ def evaluate(options: argparse.Namespace) -> int:
             **known,
         )
     folder = Path(options.output_dir)
-    everything = {**records.read_records(folder / explanation_report.RECORD_NAME), options.split: record}
-    records.write_atomically(folder / explanation_report.RECORD_NAME, records_text(everything))
+    everything = {**records.read_records(folder / maps.FILE_NAME), options.split: record}
+    records.write_atomically(folder / maps.FILE_NAME, records_text(everything))
     pages = [explanation_report.render(known) for known in everything.values()]
     records.write_atomically(folder / explanation_report.REPORT_NAME, "\n".join(pages))
     print(explanation_report.conclusion(record).replace("**", ""))

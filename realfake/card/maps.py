@@ -11,7 +11,7 @@ from .numbers import number, score, share
 
 FILE_NAME = "explanations.json"
 _CHOSEN_ON = "validation"
-_SPLICES = {
+SPLICES = {
     "ai_in_real": "a generated region in a photograph",
     "real_in_ai": "a region of a photograph in a generated image",
 }
@@ -67,7 +67,6 @@ def _table(faithfulness: Mapping[str, Mapping]) -> str:
     header = ["Method", "n", "deletion", "insertion", "tenth", "sensitivity", "shuffled weights", "ms"]
     rows = []
     for name, figures in faithfulness.items():
-        # The shares come as means of yes and no.
         rows.append(
             [
                 code(name),
@@ -83,7 +82,7 @@ def _table(faithfulness: Mapping[str, Mapping]) -> str:
 
 def _localised(figures: Mapping, default: str | None) -> str | None:
     rows = []
-    for kind, words in _SPLICES.items():
+    for kind, words in SPLICES.items():
         found = (figures["localisation"].get(kind) or {}).get(default) or {}
         if not (found.get("energy") or {}).get("n"):
             continue
@@ -91,7 +90,7 @@ def _localised(figures: Mapping, default: str | None) -> str | None:
             [
                 words,
                 str(found["energy"]["n"]),
-                share(found["share"], bare=False),
+                share(found["share"]),
                 score(found["energy"]),
                 *(score(found[f"energy_over_{other}"]) for other in ("chance", "control")),
             ]

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 
+from ..card.maps import SPLICES
 from .explanation_evaluation import CENTRE
 from .localisation import SCORES
 
-REPORT_NAME, RECORD_NAME = "explanations.md", "explanations.json"
-_KINDS = {
-    "ai_in_real": "a generated region in a photograph",
-    "real_in_ai": "a region of a photograph in a generated image",
-}
+REPORT_NAME = "explanations.md"
 
 
 def render(record: Mapping) -> str:
@@ -86,7 +83,7 @@ def _localised(kinds: Mapping) -> list[str]:
         )
         lines += [
             "",
-            f"## Localisation: {_KINDS[kind]}",
+            f"## Localisation: {SPLICES[kind]}",
             "",
             f"{n} splices; the region is {100 * share:.0f} % of the image. Over chance: less the score of random maps. Over the control: "
             "less the score on the same base with the same mask and a region of another image of the base's own class.",

@@ -89,7 +89,7 @@ def write_evaluation(
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    _write(folder, kept)
     return kept
 
 

@@ -28,6 +28,7 @@ from .trainer import DetectorTrainer, count_labels, last_complete_checkpoint
 
 # Written last: its presence says that the run is finished.
 FINISHED = "training.json"
+VALIDATION_PARTS = ("selection", "calibration")
 
 
 @dataclass
@@ -120,6 +121,16 @@ def parts_of(corpus: Corpus, seed: int) -> dict[str, Dataset]:
     """Return the corpus' splits, with validation parted by group into `selection` and `calibration`."""
     selection, calibration = part_validation(corpus.splits["validation"], seed)
     return {**corpus.splits, "selection": selection, "calibration": calibration}
+
+
+def split_to_read(split: str) -> str:
+    """Return the split of the corpus that a split of [`parts_of`] is a part of, or is."""
+    return "validation" if split in VALIDATION_PARTS else split
+
+
+def part_of(corpus: Corpus, split: str, seed: int) -> Dataset:
+    """Return one of [`parts_of`]; validation is parted only where a part of it is asked for."""
+    return (parts_of(corpus, seed) if split in VALIDATION_PARTS else corpus.splits)[split]
 
 
 def checkpoint_to_resume(args: RunArguments) -> str | None:
