@@ -137,7 +137,7 @@ def evaluate(options: argparse.Namespace) -> int:
     fingerprint = rows.corpus_fingerprint(dataset)
     slow = options.max_samples if options.max_slow_samples is None else options.max_slow_samples
     settings = explanation_evaluation.Settings(
-        options.steps, options.n_random, options.n_checks, slow, options.seed
+        options.steps, options.n_random, options.n_checks, slow, seed=options.seed
     )
     first = detector.pixels(dataset[0]["image"])
     compared = explanation_evaluation.candidates(detector, options.methods, options.layers, first)

@@ -30,6 +30,9 @@ from . import METHOD_NAMES
 from .baselines import baseline_pixels
 from .layers import evaluating, find_layer
 
+# Images that go through the network at once: so many pixels, and so many images.
+_BATCH_PIXELS, _BATCH_MOST = 8 * 288 * 288, 64
+
 
 @dataclass(frozen=True)
 class Attribution:
@@ -72,6 +75,7 @@ def attribute(
     method: str = "gradcam",
     target: str = AI,
     score: float | None = None,
+    margin: Callable[[torch.Tensor], torch.Tensor] | None = None,
     **options,
 ) -> Attribution:
     """Explain a decision. The model is left as it was: no hooks, no gradients, the same modes.
@@ -83,6 +87,7 @@ def attribute(
         method: A key of [`METHODS`].
         target: The label whose evidence is positive.
         score: *optional*. Its log-odds for this input, where the caller knows them: one pass less.
+        margin: *optional*. The same log-odds from a faster engine, without a gradient: asked by the methods that need none.
         options: Passed to the method; see the functions below.
 
     Returns:
@@ -106,7 +111,8 @@ def attribute(
         raise ValueError(f"{method} has no option {unknown[0]!r}; it has {', '.join(known)}.")
     parameter = next(model.parameters())
     pixels = pixel_values.detach().to(parameter.device, parameter.dtype)
-    margin = Margin(model, columns, target)
+    if margin is None or method not in GRADIENT_FREE:
+        margin = Margin(model, columns, target)
     with evaluating(model), torch.enable_grad():
         heat, details = METHODS[method](margin, pixels, **options)
         if score is None:
@@ -346,6 +352,9 @@ def _superpixels(pixels: torch.Tensor, n_segments: int) -> torch.Tensor:
     return torch.from_numpy(segments.reshape(image.shape[:2])).long().to(pixels.device)
 
 
+# What these ask of the margin is its value alone.
+GRADIENT_FREE = ("occlusion", "kernel_shap")
+
 # A method takes (margin, pixels, its options) and returns ((h, w) tensor, details). One more is one more entry.
 METHODS: dict[str, Callable] = dict(
     zip(
@@ -354,6 +363,11 @@ METHODS: dict[str, Callable] = dict(
         strict=True,
     )
 )
+
+
+def _batch_size(pixels: torch.Tensor) -> int:
+    """How many images of this size go through the network at once: many small ones, or a few that stay in the cache."""
+    return max(1, min(_BATCH_MOST, _BATCH_PIXELS // (pixels.shape[2] * pixels.shape[3])))
 
 
 def _smoothed(heat: torch.Tensor, sigma: float) -> torch.Tensor:

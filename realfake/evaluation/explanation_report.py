@@ -31,7 +31,8 @@ def render(record: Mapping) -> str:
         "much lower the probability is than under random maps, 10 and 30 % of the pixels imputed. All three over 0 where the map beats "
         "chance. 10 % step: share of maps that beat each of five random ones (17 % by chance). Infidelity: 0 perfect, 1 as an empty map. "
         "Sensitivity: largest relative change of the map under noise of 2 %. Shuffled weights: rank correlation with the map of a "
-        "network with shuffled weights, signed and of the magnitudes; far from 0 it does not show what was learnt.",
+        "network with shuffled weights, signed and of the magnitudes; far from 0 it does not show what was learnt. ms: median time of a "
+        f"map, of the first {settings.get('n_timed', record['n'])} images.",
         "",
         "| method | deletion area less chance | insertion area over chance | ROAD | 10 % step | infidelity | sensitivity | shuffled "
         "weights | ms |",
