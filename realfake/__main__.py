@@ -15,9 +15,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from . import command
 from .labels import AI, NAMES, REAL, parse_overrides
 
-ANSWERED, FAILED, USAGE = 0, 1, 2
+ANSWERED, FAILED = 0, 1
 # What is looked for in a folder; a file that is named is always tried.
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".mpo",
@@ -38,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has what it wanted
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
-        print(f"realfake {args.command}: error: {error}", file=sys.stderr)
-        return USAGE
+        return command.report_failure(f"realfake {args.command}", error)
     except KeyboardInterrupt:
         return 130
 

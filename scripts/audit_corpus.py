@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from realfake import command
 from realfake.audit.audit import MAX_AUC, SAMPLE, audit
 from realfake.audit.equalize import check_output, write_equalized
 from realfake.audit.report import summary, write_report
@@ -94,8 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found, equal = run(options)
     except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return command.report_failure("audit_corpus.py", error)
     print(summary(found, equal))
     print(f"Written to {Path(options.output) / 'audit.html'}")
     if options.equalize:

@@ -121,7 +121,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from realfake import command, corpus_options, records
     from realfake.card import maps
     from realfake.corpus import rows
-    from realfake.evaluation import explanation_evaluation, explanation_report
+    from realfake.evaluation import explanation_evaluation, explanation_figures, explanation_report
+    from realfake.evaluation.explanation_findings import Findings, findings_file
     from realfake.evaluation.measurement_log import count, log_measurement
     from realfake.evaluation.splice import save_splices
     from realfake.training import runs
@@ -142,10 +143,8 @@ def evaluate(options: argparse.Namespace) -> int:
     first = detector.pixels(dataset[0]["image"])
     compared = explanation_evaluation.candidates(detector, options.methods, options.layers, first)
     stored = detector.facts.get("gradcam_layer")
-    path = explanation_evaluation.findings_file(
-        options.output_dir, identity, stored, fingerprint, asdict(settings)
-    )
-    findings = explanation_evaluation.Findings(path)
+    path = findings_file(options.output_dir, identity, stored, fingerprint, asdict(settings))
+    findings = Findings(path)
     before = len(findings.lines)
 
     if options.save_splices:
@@ -162,7 +161,7 @@ def evaluate(options: argparse.Namespace) -> int:
     print("Computing the figures.", flush=True)
     names = [one.name for one in compared]
     groups = rows.column(dataset, "group")
-    figures = explanation_evaluation.summarise(findings, names, groups, options.n_resamples, options.seed)
+    figures = explanation_figures.summarise(findings, names, groups, options.n_resamples, options.seed)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint_sha256": identity,

@@ -23,6 +23,7 @@ import PIL.Image
 from datasets import Dataset, Features, Image
 from huggingface_hub import DatasetCardData, HfApi
 
+from realfake import command
 from realfake.corpus.load import Corpus
 from realfake.corpus_options import add_source_options, read_source
 from realfake.imaging.images import open_image
@@ -217,8 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         corpus = prepare(options)
     except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return command.report_failure("prepare_corpus.py", error)
     print(corpus.report.summary())
     print(
         f"Written to {options.output}" + (f", uploaded to {options.push_to_hub}" if options.push_to_hub else "")

@@ -109,17 +109,14 @@ def _part(text: str | None) -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
+    from realfake import command
     from realfake.processes import Processes
 
-    processes = Processes()
     try:
         options = parse_arguments(arguments)
-        processes = Processes.join()
-        return score(options, processes)
+        return score(options, Processes.join())
     except (ValueError, OSError) as error:
-        if processes.first:
-            print(f"{PROGRAM}: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 2
+        return command.report_failure(PROGRAM, error)
 
 
 def score(options: argparse.Namespace, processes) -> int:

@@ -14,7 +14,8 @@ from tiny import draw_corpus, save_tiny
 from realfake.attribution.methods import Margin
 from realfake.detector import Detector
 from realfake.evaluation import explanation_evaluation
-from realfake.evaluation.explanation_evaluation import Findings, choose, summarise
+from realfake.evaluation.explanation_figures import choose, summarise
+from realfake.evaluation.explanation_findings import Findings
 from realfake.evaluation.explanation_report import conclusion, render
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_explanations.py"

@@ -1,17 +1,13 @@
 """Measure attribution methods on a corpus: are their maps faithful, do they find a spliced region, what do they cost?
 
-Used by `scripts/evaluate_explanations.py`. Every finding is a line in a file as soon as it is made, so that an interrupted run continues;
-[`summarise`] makes figures of them and `realfake.evaluation.explanation_report` a page.
+Used by `scripts/evaluate_explanations.py`. What is found about each image and method goes to `explanation_findings` as soon as it is
+known; `explanation_figures` makes figures of it and `explanation_report` a page.
 """
 
-import hashlib
-import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,9 +22,9 @@ from ..imaging.images import open_image
 from ..labels import AI, REAL
 from ..models.geometry import seen_region
 from ..scoring.engine import has_openvino, open_engine
-from ..statistics.bootstrap import bootstrap_interval
 from ..statistics.margins import margin_from_logits
-from .localisation import SCORES, centred_map, localisation, localisation_of_chance
+from .explanation_findings import CENTRE, Findings
+from .localisation import centred_map, localisation, localisation_of_chance
 from .map_checks import (
     agreement,
     max_sensitivity,
@@ -37,15 +33,12 @@ from .map_checks import (
     rank_correlation,
     removal_effects,
 )
-from .measurement_log import plain
-from .splice import KINDS, splices
+from .splice import splices
 
 # Largest difference of a logit from PyTorch for which another engine serves.
 _STRAYS = 1e-4
 # These take a hundred passes through the network and more for a map.
 SLOW = ("integrated_gradients", "occlusion", "kernel_shap")
-FOLDER = ".explanations"
-CENTRE = "centre"
 
 
 @dataclass(frozen=True)
@@ -110,47 +103,6 @@ def candidates(
                 continue
             found.append(Candidate(f"gradcam@{layer.name}", "gradcam", {"layer": layer.name}))
     return found
-
-
-class Findings:
-    """Lines of a file, one for each image and method, that outlive the run.
-
-    Args:
-        path: Created where it does not exist. A line that was cut off when a run died is left out.
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        self.path, self.lines = Path(path), {}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            for text in self.path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    line = json.loads(text)
-                    self.lines[line["part"], line["item"], line["name"]] = line
-                except (ValueError, KeyError, TypeError):
-                    continue
-
-    def missing(self, part: str, item: int, names: Iterable[str]) -> list[str]:
-        """Those names for which there is no line yet."""
-        return [name for name in names if (part, item, name) not in self.lines]
-
-    def add(self, part: str, item: int, name: str, **found) -> None:
-        """Write one down."""
-        line = plain({"part": part, "item": item, "name": name, **found})
-        with open(self.path, "ab") as file:
-            file.write(("\n" + json.dumps(line, allow_nan=False)).encode())
-        self.lines[part, item, name] = line
-
-    def of(self, part: str, name: str) -> list[dict]:
-        """The lines of a part and a name, in the order of the images."""
-        found = [line for (of, _, called), line in self.lines.items() if (of, called) == (part, name)]
-        return sorted(found, key=lambda line: line["item"])
-
-
-def findings_file(folder: str | os.PathLike, *identity) -> Path:
-    """Where the findings about one checkpoint, corpus and setting are kept."""
-    key = hashlib.sha256(json.dumps(plain(list(identity)), sort_keys=True).encode()).hexdigest()[:16]
-    return Path(folder) / FOLDER / f"{key}.jsonl"
 
 
 def measure_faithfulness(
@@ -327,125 +279,3 @@ def measure_localisation(
                     found |= {f"chance_{score}": value for score, value in chance.items()}
             findings.add("splice", item, name, **found)
             progress(1)
-
-
-def summarise(
-    findings: Findings,
-    names: Sequence[str],
-    groups: Sequence[str] | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> dict:
-    """Make figures of findings: means with 95 % bootstrap intervals.
-
-    Args:
-        names: Of the candidates.
-        groups: *optional*. The group of each image of the data set, so that images which belong together are drawn together.
-
-    Returns:
-        `{"faithfulness": {name: {figure: {"value", "low", "high", "n"}}}, "localisation": {kind: {name: …}}, "agreement": {pair: …},
-        "default": the name with the largest gains among those that beat chance, or `None`}`. Figures of localisation: each score;
-        over chance and over the centred map; over the control (`…_over_…`).
-    """
-    options = {"n_resamples": n_resamples, "seed": seed}
-    faithfulness = {}
-    for name in names:
-        lines = findings.of("faithfulness", name)
-        by_group = None if groups is None else [groups[line["item"]] for line in lines]
-        keys = sorted(
-            {key for line in lines for key, value in line.items() if _is_number(value) and key != "item"}
-        )
-        faithfulness[name] = {
-            key: _figure([line.get(key) for line in lines], by_group, **options) for key in keys
-        }
-        gains = [_sum(line.get("deletion_gain"), line.get("insertion_gain")) for line in lines]
-        faithfulness[name]["gain"] = _figure(gains, by_group, **options)
-        if "milliseconds" in faithfulness[name]:  # the median: the first map pays for finding the layer
-            times = [line["milliseconds"] for line in lines if line["milliseconds"] is not None]
-            faithfulness[name]["milliseconds"] = {"value": float(np.median(times)), "n": len(times)}
-    return {
-        "faithfulness": faithfulness,
-        "localisation": {
-            kind: {name: _localised(findings, name, kind, options) for name in (*names, CENTRE)}
-            for kind in KINDS
-        },
-        "agreement": _agreed(findings, options),
-        "default": choose(faithfulness),
-    }
-
-
-def choose(faithfulness: Mapping[str, Mapping]) -> str | None:
-    """The candidate with the largest gain over chance, deletion and insertion together, among those that explained all images and
-    whose deletion and insertion are both over 0 with their whole intervals; `None` where there is none."""
-    everything = max((figures["gain"]["n"] for figures in faithfulness.values()), default=0)
-    sure = {
-        name: figures["gain"]["value"]
-        for name, figures in faithfulness.items()
-        if figures["gain"]["n"] == everything
-        and all((figures.get(f"{way}_gain") or {}).get("low", -1.0) > 0 for way in ("deletion", "insertion"))
-    }
-    return max(sure, key=sure.get) if sure else None
-
-
-def _localised(findings: Findings, name: str, kind: str, options: dict) -> dict:
-    lines = [line for line in findings.of("splice", name) if line["kind"] == kind]
-    centred = {line["item"]: line for line in findings.of("splice", CENTRE)}
-    figures = {"share": _figure([line["share"] for line in lines], None, **options)} if lines else {}
-    for score in SCORES:
-        values = [line[score] for line in lines]
-        others = {
-            "chance": [line[f"chance_{score}"] for line in lines],
-            "control": [line[f"control_{score}"] for line in lines],
-            "centre": [centred.get(line["item"], {}).get(score) for line in lines],
-        }
-        figures[score] = _figure(values, None, **options)
-        for other, against in others.items():
-            # Paired: the same splice under the same mask.
-            figures[f"{score}_over_{other}"] = _figure(
-                [
-                    _sum(ours, None if theirs is None else -theirs)
-                    for ours, theirs in zip(values, against, strict=True)
-                ],
-                None,
-                **options,
-            )
-    return figures
-
-
-def _agreed(findings: Findings, options: dict) -> dict:
-    lines = findings.of("agreement", "")
-    pairs = sorted({pair for line in lines for pair in line["pairs"]})
-    return {
-        pair: {
-            measure: _figure([line["pairs"].get(pair, {}).get(measure) for line in lines], None, **options)
-            for measure in ("rank_correlation", "overlap")
-        }
-        for pair in pairs
-    }
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _sum(*values) -> float | None:
-    return sum(values) if all(_is_number(value) for value in values) else None
-
-
-def _figure(values: Sequence, groups: Sequence | None, n_resamples: int, seed: int) -> dict:
-    """Mean and 95 % interval over images of which the figure is known."""
-    kept = [position for position, value in enumerate(values) if _is_number(value)]
-    if not kept:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    numbers = np.array([float(values[position]) for position in kept])
-    whose = None if groups is None else [groups[position] for position in kept]
-
-    def mean(numbers, weights):
-        return weights @ numbers / weights.sum(axis=-1)
-
-    low, high = (
-        bootstrap_interval(mean, numbers, groups=whose, n_resamples=n_resamples, seed=seed, weighted=True)
-        if n_resamples and len(kept) > 1
-        else (None, None)
-    )
-    return plain({"value": numbers.mean(), "low": low, "high": high, "n": len(kept)})

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ..card.maps import SPLICES
-from .explanation_evaluation import CENTRE
+from .explanation_findings import CENTRE
 from .localisation import SCORES
 
 REPORT_NAME = "explanations.md"
