@@ -47,7 +47,8 @@ def train(arguments) -> int:
     from realfake.detector import Detector
     from realfake.evaluation import robustness_run
     from realfake.training import hard_examples, publishing, release, run_facts, runs, search
-    from realfake.training import trainer as training
+    from realfake.training.preparation import prepare_classifier
+    from realfake.training.trainer import build_trainer
 
     model_args, data_args, args = arguments.model, arguments.data, arguments.run
     checkpoint = None if args.evaluate_only or args.dry_run else runs.checkpoint_to_resume(args)
@@ -64,8 +65,8 @@ def train(arguments) -> int:
         hard = hard_examples.prepare(model_args, data_args, args, parts)
 
     set_seed(args.seed)  # a new head starts from random weights
-    model, processor = training.prepare_classifier(model_args)
-    trainer = training.build_trainer(
+    model, processor = prepare_classifier(model_args)
+    trainer = build_trainer(
         model, processor, parts["train"], parts["selection"], model_args.preprocessing, data_args, args
     )
     if args.dry_run:

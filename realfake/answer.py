@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from .detector import Detector, Prediction
+from .detector import Detector
 from .imaging.fetch import fetch
 from .imaging.images import LIMITS, _read, open_image
+from .prediction import Prediction
 
 if TYPE_CHECKING:
     from .provenance.reading import Provenance

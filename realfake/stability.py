@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .detector import Prediction
 from .imaging.degradations import GRID
 from .imaging.images import LIMITS
 from .labels import AI, REAL
+from .prediction import Prediction
 from .statistics.conformal import INCONCLUSIVE
 
 ORIGINAL = "original"

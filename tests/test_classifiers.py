@@ -21,7 +21,7 @@ from realfake.models.classifiers import (
     use_native_pixels,
 )
 from realfake.training.arguments import ModelArguments
-from realfake.training.trainer import prepare_classifier
+from realfake.training.preparation import prepare_classifier
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.special import expit
 from tiny import draw_picture, save_tiny
 
-from realfake.detector import Detector, Explanation, Prediction
+from realfake.detector import Detector
+from realfake.prediction import Explanation, Prediction
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from PIL import Image
 from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.overlay import caveats, display_scale, overlay, side_by_side
 from realfake.attribution.regions import strongest_regions
-from realfake.detector import Explanation
+from realfake.prediction import Explanation
 
 
 def grey(width, height, value=128):

@@ -8,8 +8,9 @@ from test_train_cli import last_line, main
 from tiny import draw_corpus, save_tiny
 
 from realfake.training.arguments import ModelArguments, RunArguments
+from realfake.training.preparation import prepare_classifier
 from realfake.training.search import search_space
-from realfake.training.trainer import DetectorTrainer, prepare_classifier
+from realfake.training.trainer import DetectorTrainer
 
 
 @pytest.fixture(scope="module")

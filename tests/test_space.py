@@ -13,8 +13,9 @@ from tiny import draw_picture, save_tiny
 from realfake.answer import answer
 from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.methods import METHODS
-from realfake.detector import Detector, Explanation, Prediction
+from realfake.detector import Detector
 from realfake.labels import AI, REAL
+from realfake.prediction import Explanation, Prediction
 from realfake.space import check, loading, report, text
 from realfake.space.api import Api
 from realfake.space.check import FOLDER, fetch_image

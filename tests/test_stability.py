@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 from tiny import draw_picture, save_tiny
 
-from realfake.detector import Detector, Prediction
+from realfake.detector import Detector
 from realfake.imaging.degradations import GRID
 from realfake.labels import AI, REAL
+from realfake.prediction import Prediction
 from realfake.stability import VARIANTS, Stability, variants_of
 
 NAMES = ["original", "messenger", "half_size", "crop"]

@@ -28,14 +28,13 @@ from realfake.training.images import (
     TrainingImages,
     training_processor,
 )
+from realfake.training.preparation import mend_batch_norm, prepare_classifier
 from realfake.training.trainer import (
     ElapsedCallback,
     build_trainer,
     class_weights,
     count_labels,
     last_complete_checkpoint,
-    mend_batch_norm,
-    prepare_classifier,
 )
 
 LABEL2ID = {"real": 0, "ai": 1}

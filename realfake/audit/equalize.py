@@ -25,7 +25,7 @@ from .duplicates import dhash, similar_pictures, thumbnail
 
 QUALITY = 90
 MIN_SIDE = 16
-_GRID = 8  # sides are multiples of it, so that many images share a size
+GRID_SIDE = 8  # sides are multiples of it, so that many images share a size
 _SHARD_BYTES = 256 * 2**20
 
 
@@ -62,7 +62,7 @@ def match_sizes(
         partner = mine[np.arange(len(others)) * len(mine) // len(others)]
         fit = sizes.copy()
         np.minimum.at(fit, partner, sizes[others])
-        fit = np.where(fit >= _GRID, fit // _GRID * _GRID, fit)
+        fit = np.where(fit >= GRID_SIDE, fit // GRID_SIDE * GRID_SIDE, fit)
         targets[mine], targets[others] = fit[mine], fit[partner]
         matches[mine], matches[others] = mine, partner
     return targets, matches

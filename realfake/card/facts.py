@@ -61,6 +61,7 @@ class CardFacts:
         augmentation: *optional*. A sentence, or `Augmentation.describe()`.
         versions: `{package: version}`.
         explanations: `{split: record}`, what `scripts/evaluate_explanations.py` wrote.
+        formats: `{split: record}`, what `scripts/evaluate_formats.py` wrote.
         plots: `[{"file", "caption"}]`, files relative to the card: what [`plots.write_plots`] returns.
         robustness_plots: The same, of [`robustness_plots.write_card_plots`].
         scores: `{split: file}` with the score of each image.
@@ -95,6 +96,7 @@ class CardFacts:
     evaluation: dict = field(default_factory=dict)
     robustness: dict = field(default_factory=dict)
     explanations: dict = field(default_factory=dict)
+    formats: dict = field(default_factory=dict)
     measurements: int | None = None
     command: str | None = None
     date: str | None = None

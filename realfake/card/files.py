@@ -14,7 +14,7 @@ from ..evaluation.robustness_plots import write_card_plots
 from ..evaluation.robustness_report import read_robustness
 from ..records import read_records
 from ..statistics.conformal import OperatingPoint, Thresholds
-from . import maps
+from . import formats, maps
 from .facts import CardFacts, hub_id, public_name
 from .render import write_card
 
@@ -53,6 +53,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "evaluation": measured,
             "robustness": read_robustness(folder),
             "explanations": read_records(folder / maps.FILE_NAME),
+            "formats": read_records(folder / formats.FILE_NAME),
             "scores": {
                 name: file for name in measured if (folder / (file := f"scores-{name}.parquet")).is_file()
             },

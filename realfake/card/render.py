@@ -12,6 +12,7 @@ from ..labels import NAMES
 from . import probabilities, training
 from .degradations import degradations_section
 from .facts import CardFacts
+from .formats import formats_section
 from .limits import limits
 from .maps import maps_section
 from .markdown import code, fence, link, md
@@ -87,6 +88,7 @@ def _view(facts: CardFacts) -> dict:
         "unsuitable": unsuitable_section(facts),
         **results(facts),
         **degradations_section(facts),
+        **formats_section(facts),
         **maps_section(facts),
         "limits": limits(facts),
         "training": training.training(facts),

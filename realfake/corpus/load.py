@@ -18,7 +18,8 @@ from ..labels import NAMES
 from .cleaning import find_problems, image_paths
 from .columns import TEXT_COLUMNS, as_texts, class_names, find_label_column, generators, resolve_classes
 from .report import CorpusReport, count_rows, raise_empty, require_both
-from .sources import Source, read_source
+from .source_rows import Source
+from .sources import read_source
 from .splits import SPLITS, TEST, TRAIN, VALIDATION, assign_roles, carve, shared_groups, subset
 from .streaming import stream_corpus
 

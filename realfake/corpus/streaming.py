@@ -16,7 +16,7 @@ from ..labels import NAMES, canonical
 from .cleaning import CHECKED_AT_ONCE, problem_of
 from .columns import TEXT_COLUMNS, as_text, as_texts, find_label_column, generators, resolve_classes
 from .report import CorpusReport, count_rows, raise_empty, require_both
-from .sources import Source
+from .source_rows import Source
 from .splits import SPLITS, TEST, TRAIN, VALIDATION, shared_groups
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from datasets.utils.file_utils import xopen
 from transformers.utils.hub import resolve_revision
 
 from ..corpus.columns import find_image_column
-from ..corpus.sources import IMAGE_SUFFIXES, Source, read_source
+from ..corpus.source_rows import Source
+from ..corpus.sources import IMAGE_SUFFIXES, read_source
 from ..corpus.splits import TRAIN
 
 # For streams, whose length nobody knows.

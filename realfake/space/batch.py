@@ -14,8 +14,9 @@ import gradio as gr
 from PIL import Image
 
 from ..answer import compose, read_once
-from ..detector import Detector, Prediction
+from ..detector import Detector
 from ..imaging.archive import Bounds, count, is_archive, read_archive
+from ..prediction import Prediction
 from ..stability import VARIANTS, Stability
 from . import render, rows
 from .handlers import judge, language

@@ -18,8 +18,9 @@ from PIL import Image
 from scipy.special import expit
 
 from ..answer import read_once
-from ..detector import Detector, Explanation, Prediction
+from ..detector import Detector
 from ..labels import AI, REAL
+from ..prediction import Explanation, Prediction
 from ..provenance.reading import Provenance, read_provenance
 from ..stability import Stability
 from ..statistics.conformal import with_prior

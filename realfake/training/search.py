@@ -21,7 +21,8 @@ from ..card.numbers import duration, number
 from ..models.heads import set_dropout
 from ..records import write_atomically
 from .arguments import ModelArguments, RunArguments
-from .trainer import DetectorTrainer, prepare_classifier
+from .preparation import prepare_classifier
+from .trainer import DetectorTrainer
 
 STUDY = "study.db"
 NAME = "search"

@@ -20,6 +20,7 @@ from realfake import processes
 from realfake.imaging.images import open_image
 from realfake.training import runs
 from realfake.training import trainer as training
+from realfake.training.preparation import prepare_classifier
 
 from .drawn import draw_classes
 from .timing import ratio_row
@@ -55,7 +56,7 @@ def build(work: Path, *words: str):
     )  # fmt: skip
     corpus = runs.load(arguments.data, arguments.run)
     parts = runs.parts_of(corpus, arguments.data.split_seed)
-    model, processor = training.prepare_classifier(arguments.model)
+    model, processor = prepare_classifier(arguments.model)
     trainer = training.build_trainer(
         model,
         processor,

@@ -1,0 +1,139 @@
+"""Is it the picture that is judged, or the file? The same picture saved in another way must keep its verdict.
+
+Used by `scripts/evaluate_formats.py`. Nothing here degrades what a person sees; what does is the grid of
+`realfake.imaging.degradations`.
+"""
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+from scipy.special import expit
+from tqdm.auto import tqdm
+
+from ..audit.equalize import GRID_SIDE, equalized
+from ..card.formats import FILE_NAME
+from ..corpus.rows import column, own_groups
+from ..detector import Detector
+from ..imaging.images import open_image
+from ..labels import AI, REAL
+from ..records import read_records, write_atomically
+from ..statistics.bootstrap import bootstrap_interval
+from ..statistics.conformal import INCONCLUSIVE
+from .measurement_log import plain
+
+AS_IT_IS = "as it is"
+
+
+def _saved(image: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _equalized(image: Image.Image) -> bytes:
+    width, height = (max(side // GRID_SIDE * GRID_SIDE, min(side, GRID_SIDE)) for side in image.size)
+    return equalized({"bytes": _saved(image, "PNG", compress_level=1)}, width, height)
+
+
+# name -> (what it is, how it is made of the upright RGB picture)
+FORMATS: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
+    "png": ("PNG", lambda image: _saved(image, "PNG", compress_level=1)),
+    "jpeg_95": ("JPEG, quality 95, 4:2:0", lambda image: _saved(image, "JPEG", quality=95, subsampling="4:2:0")),
+    "webp_80": ("WebP, quality 80", lambda image: _saved(image, "WEBP", quality=80)),
+    "equalized": ("as `audit_corpus.py --equalize` writes it: JPEG, quality 90, sides cut to multiples of 8", _equalized),
+}  # fmt: skip
+
+
+def score_formats(
+    detector: Detector, dataset: Dataset, batch_size: int = 32
+) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Score each picture as it is and in each of [`FORMATS`].
+
+    Args:
+        dataset: Rows with an undecoded `image`.
+
+    Returns:
+        `{format: (margins, novelty)}`, each of shape `(n,)`, as [`Detector.scores`]; `AS_IT_IS` first.
+
+    Raises:
+        ValueError: An image is unusable.
+        OSError: An image cannot be read.
+    """
+    found: dict[str, list] = {name: [] for name in (AS_IT_IS, *FORMATS)}
+    for start in tqdm(range(0, len(dataset), batch_size), desc="files", unit="batch", mininterval=2.0):
+        pictures = [open_image(image) for image in dataset[start : start + batch_size]["image"]]
+        found[AS_IT_IS].append(detector.scores(pictures, batch_size))
+        for name, (_, save) in FORMATS.items():
+            found[name].append(detector.scores([save(picture) for picture in pictures], batch_size))
+    return {name: _joined(batches) for name, batches in found.items()}
+
+
+def _joined(batches: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray | None]:
+    margins, novelty = zip(*batches, strict=True)
+    return np.concatenate(margins), None if novelty[0] is None else np.concatenate(novelty)
+
+
+def format_figures(
+    detector: Detector,
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
+    dataset: Dataset,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """How many pictures keep their verdict in each file.
+
+    Args:
+        scores: Of [`score_formats`].
+
+    Returns:
+        `{format: {"kept", "flipped", "withheld", "moved"}}`. The first three are shares of the pictures that got a verdict as
+        they are: the same verdict, the opposite one, none. `moved` is the largest change of a probability, over all pictures.
+    """
+    groups = own_groups(column(dataset, "group"))
+    before = detector.verdicts(*scores[AS_IT_IS])
+    decided = before != INCONCLUSIVE
+    opposite = np.where(before == AI, REAL, AI)
+    resampling = {"n_resamples": n_resamples, "seed": seed}
+    whose = None if groups is None else [group for group, mine in zip(groups, decided, strict=True) if mine]
+    figures = {}
+    for name in FORMATS:
+        after = detector.verdicts(*scores[name])
+        became = {"kept": after == before, "flipped": after == opposite, "withheld": after == INCONCLUSIVE}
+        figures[name] = {key: _share(values[decided], whose, **resampling) for key, values in became.items()}
+        moved = np.abs(expit(scores[name][0]) - expit(scores[AS_IT_IS][0]))
+        figures[name]["moved"] = {"value": moved.max(), "median": np.median(moved), "n": len(moved)}
+    return plain(figures)
+
+
+def _share(values: np.ndarray, groups: Sequence | None, **resampling) -> dict:
+    if not len(values):
+        return {"value": None, "low": None, "high": None, "n": 0}
+    low = high = None
+    if resampling["n_resamples"]:
+        low, high = bootstrap_interval(
+            lambda numbers, weights: weights @ numbers / weights.sum(axis=-1),
+            values.astype(np.float64),
+            groups=groups,
+            weighted=True,
+            **resampling,
+        )
+    return {"value": values.mean(), "low": low, "high": high, "n": len(values)}
+
+
+def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> Path:
+    """Write one split's record into `formats.json`, beside those of other splits measured with the same weights."""
+    path = Path(folder) / FILE_NAME
+    kept = {
+        name: entry
+        for name, entry in read_records(path).items()
+        if entry.get("checkpoint_sha256") == record["checkpoint_sha256"]
+    }
+    text = json.dumps({**kept, split: record}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, text)
+    return path

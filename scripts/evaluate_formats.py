@@ -1,0 +1,110 @@
+"""Measure whether a checkpoint judges the picture or the file: the same picture as PNG, JPEG, WebP and equalized.
+
+    python scripts/evaluate_formats.py runs/photos --dataset ./corpus --split test --output_dir runs/photos
+
+Of the pictures that get a verdict as they are: how many keep it, turn to the opposite one, or get none. Writes `formats.json`,
+which the card shows where it lies beside the weights (`scripts/write_card.py`).
+"""
+
+import argparse
+import sys
+
+PROGRAM = "evaluate_formats.py"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Raises:
+        ValueError: An option's value makes no sense.
+    """
+    from realfake.corpus_options import add_checkpoint_options, add_corpus_options
+    from realfake.training.arguments import EVALUABLE_SPLITS
+
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_checkpoint_options(parser)
+    add_corpus_options(parser)
+    parser.add_argument("--split", choices=EVALUABLE_SPLITS, default="test", help="What is measured.")
+    parser.add_argument("--output_dir", required=True, help="Folder of the figures.")
+    parser.add_argument("--max_samples", type=int, help="Measure this many images at most.")
+    parser.add_argument("--batch_size", type=int, default=32, help="Images in one forward pass.")
+    parser.add_argument(
+        "--n_resamples", type=int, default=1000, help="Bootstrap resamples; 0 for no intervals."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the bootstrap.")
+    parser.add_argument(
+        "--measurement_log",
+        default="realfake/checkpoints/measurements.jsonl",
+        help="File that every measurement of a test split is added to.",
+    )
+    options = parser.parse_args(arguments)
+    for name, least in (("max_samples", 2), ("batch_size", 1), ("n_resamples", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, not {value}.")
+    return options
+
+
+def main() -> int:
+    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
+    from realfake import command
+
+    try:
+        options = parse_arguments()
+        with command.output_folder(options.output_dir):
+            return evaluate(options)
+    except (ValueError, OSError) as error:
+        return command.report_failure(PROGRAM, error)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Checkpoint and corpus → scores of each file → figures → record."""
+    from datetime import UTC, datetime
+
+    from realfake import command, corpus_options
+    from realfake.card import formats as words
+    from realfake.corpus.rows import corpus_fingerprint
+    from realfake.evaluation import file_formats
+    from realfake.evaluation.measurement_log import log_once
+    from realfake.training import runs
+
+    detector = corpus_options.open_checkpoint(options)
+    corpus = corpus_options.read_corpus(options, {runs.split_to_read(options.split): options.max_samples})
+    dataset = runs.part_of(corpus, options.split, options.split_seed)
+    scores = file_formats.score_formats(detector, dataset, options.batch_size)
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint_sha256": corpus_options.checkpoint_identity(options.model, detector),
+        "model": detector.name,
+        "corpus": options.corpus_name,
+        "corpus_fingerprint": corpus_fingerprint(dataset),
+        "n": len(dataset),
+        "described": {name: described for name, (described, _) in file_formats.FORMATS.items()},
+        "command": command.command_line(),
+        "versions": command.versions(),
+        "formats": file_formats.format_figures(detector, scores, dataset, options.n_resamples, options.seed),
+    }
+    if options.split == "test":
+        log_once(
+            options.measurement_log,
+            checkpoint_hash=record["checkpoint_sha256"],
+            # Named apart: these figures say nothing of how often the detector is right.
+            corpus=f"{options.corpus_name} (files)",
+            split=options.split,
+            n=len(dataset),
+            date=record["date"],
+            command=record["command"],
+            figures={name: figures["kept"]["value"] for name, figures in record["formats"].items()},
+        )
+    written = file_formats.write_record(options.output_dir, options.split, record)
+    print(words.formats_table(record))
+    print(f"Finished: {written}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
