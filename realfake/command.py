@@ -1,4 +1,4 @@
-"""What every command has around its work: the line that started it, the folder that it alone writes to, and its last words.
+"""What every command has around its work: the line that started it, the folder that it alone writes to, its last words.
 
 Used by `train_hf.py` and the scripts. Nothing here waits for torch, which scripts on a corpus alone do without.
 """
@@ -57,6 +57,21 @@ def _means_full_disk(error: Exception) -> bool:
     return any(
         word in text for word in ("No space left", "Disk quota", "inline_container.cc", "PytorchStreamWriter")
     )
+
+
+def check_least(options, **least: int) -> None:
+    """Refuse numbers that are too small; options that were left out are not looked at.
+
+    Args:
+        least: `{option: its smallest value}`.
+
+    Raises:
+        ValueError: One of them is smaller.
+    """
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            raise ValueError(f"--{name} must be at least {smallest}, not {value}.")
 
 
 def report_failure(program: str, error: BaseException) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .corpus.load import Corpus, load_corpus
-from .corpus.splits import SPLITS
+from .corpus.splits import EVALUABLE_SPLITS, SPLITS
 from .evaluation.results import checkpoint_hash
 from .labels import parse_overrides
 
@@ -97,6 +97,22 @@ def add_corpus_options(parser: argparse.ArgumentParser) -> None:
         "--preprocessing_num_workers",
         type=int,
         help="Processes that check the images; defaults to one per core.",
+    )
+
+
+def add_measuring_options(
+    parser: argparse.ArgumentParser, split: str, seed: str = "Seed of the bootstrap."
+) -> None:
+    """Add what every script that measures a split is told: which one, the intervals, and where a look at a test split is noted."""
+    parser.add_argument("--split", choices=EVALUABLE_SPLITS, default=split, help="What is measured.")
+    parser.add_argument(
+        "--n_resamples", type=int, default=1000, help="Bootstrap resamples; 0 for no intervals."
+    )
+    parser.add_argument("--seed", type=int, default=0, help=seed)
+    parser.add_argument(
+        "--measurement_log",
+        default="realfake/checkpoints/measurements.jsonl",
+        help="File that every measurement of a test split is added to.",
     )
 
 

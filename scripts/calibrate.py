@@ -25,6 +25,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: An option's value makes no sense.
     """
+    from realfake.command import check_least
     from realfake.corpus_options import add_checkpoint_options, add_corpus_options
     from realfake.training.recalibrate import METHODS
 
@@ -68,8 +69,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.alpha < 0.5:
         raise ValueError(f"--alpha must lie between 0 and 0.5, not {options.alpha}.")
-    if options.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, not {options.batch_size}.")
+    check_least(options, batch_size=1)
     _check_output(options)
     return options
 

@@ -24,10 +24,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: An option's value makes no sense.
     """
-    from realfake.corpus_options import add_checkpoint_options, add_corpus_options
+    from realfake.command import check_least
+    from realfake.corpus_options import add_checkpoint_options, add_corpus_options, add_measuring_options
     from realfake.evaluation.robustness import check_degradations
     from realfake.imaging.degradations import GRID
-    from realfake.training.arguments import EVALUABLE_SPLITS
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_checkpoint_options(parser)
     add_corpus_options(parser)
-    parser.add_argument("--split", choices=EVALUABLE_SPLITS, default="test", help="What is measured.")
+    add_measuring_options(parser, split="test")
     parser.add_argument("--output_dir", help="Folder of the figures, and of the scores so far.")
     parser.add_argument(
         "--update_card",
@@ -59,22 +59,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max_control_samples", type=int, default=2000, help="Training images that the controls are fitted on."
     )
-    parser.add_argument(
-        "--n_resamples", type=int, default=1000, help="Bootstrap resamples; 0 for no intervals."
-    )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the bootstrap.")
-    parser.add_argument(
-        "--measurement_log",
-        default="realfake/checkpoints/measurements.jsonl",
-        help="File that every measurement of a test split is added to.",
-    )
     options = parser.parse_args(arguments)
     _choose_folder(options)
     options.degradations = check_degradations(options.degradations.split(","))
-    for name, least in (("batch_size", 1), ("max_control_samples", 20), ("max_samples", 2), ("n_resamples", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name} must be at least {least}, not {value}.")
+    check_least(options, batch_size=1, max_control_samples=20, max_samples=2, n_resamples=0)
     return options
 
 

@@ -22,8 +22,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         ValueError: An option's value makes no sense.
     """
     from realfake.attribution.methods import METHODS
-    from realfake.corpus_options import add_checkpoint_options, add_corpus_options
-    from realfake.training.arguments import EVALUABLE_SPLITS
+    from realfake.command import check_least
+    from realfake.corpus_options import add_checkpoint_options, add_corpus_options, add_measuring_options
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -32,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_checkpoint_options(parser)
     add_corpus_options(parser)
-    parser.add_argument("--split", choices=EVALUABLE_SPLITS, default="validation", help="What is measured.")
+    add_measuring_options(parser, split="validation", seed="Seed of everything that is drawn.")
     parser.add_argument(
         "--output_dir", required=True, help="Folder of the figures, and of the findings so far."
     )
@@ -61,29 +61,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=32,
         help="Images for the slow checks: ROAD, sensitivity, shuffled weights.",
     )
-    parser.add_argument(
-        "--n_resamples", type=int, default=1000, help="Bootstrap resamples; 0 for no intervals."
-    )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of everything that is drawn.")
-    parser.add_argument(
-        "--measurement_log",
-        default="realfake/checkpoints/measurements.jsonl",
-        help="File that every measurement of a test split is added to.",
-    )
     options = parser.parse_args(arguments)
-    least = {
-        "layers": 0,
-        "max_samples": 2,
-        "max_slow_samples": 2,
-        "splices": 0,
-        "steps": 2,
-        "n_random": 1,
-        "n_checks": 0,
-        "n_resamples": 0,
-    }
-    for name, smallest in least.items():
-        if getattr(options, name) is not None and getattr(options, name) < smallest:
-            raise ValueError(f"--{name} must be at least {smallest}, not {getattr(options, name)}.")
+    check_least(
+        options,
+        layers=0,
+        max_samples=2,
+        max_slow_samples=2,
+        splices=0,
+        steps=2,
+        n_random=1,
+        n_checks=0,
+        n_resamples=0,
+    )
     options.methods = list(dict.fromkeys(options.methods.split(",")))
     if unknown := [name for name in options.methods if name not in METHODS]:
         raise ValueError(f"--methods knows no {unknown[0]!r}; there are {', '.join(METHODS)}.")

@@ -18,8 +18,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: An option's value makes no sense.
     """
-    from realfake.corpus_options import add_checkpoint_options, add_corpus_options
-    from realfake.training.arguments import EVALUABLE_SPLITS
+    from realfake.command import check_least
+    from realfake.corpus_options import add_checkpoint_options, add_corpus_options, add_measuring_options
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -28,24 +28,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_checkpoint_options(parser)
     add_corpus_options(parser)
-    parser.add_argument("--split", choices=EVALUABLE_SPLITS, default="test", help="What is measured.")
+    add_measuring_options(parser, split="test")
     parser.add_argument("--output_dir", required=True, help="Folder of the figures.")
     parser.add_argument("--max_samples", type=int, help="Measure this many images at most.")
     parser.add_argument("--batch_size", type=int, default=32, help="Images in one forward pass.")
-    parser.add_argument(
-        "--n_resamples", type=int, default=1000, help="Bootstrap resamples; 0 for no intervals."
-    )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the bootstrap.")
-    parser.add_argument(
-        "--measurement_log",
-        default="realfake/checkpoints/measurements.jsonl",
-        help="File that every measurement of a test split is added to.",
-    )
     options = parser.parse_args(arguments)
-    for name, least in (("max_samples", 2), ("batch_size", 1), ("n_resamples", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name} must be at least {least}, not {value}.")
+    check_least(options, max_samples=2, batch_size=1, n_resamples=0)
     return options
 
 

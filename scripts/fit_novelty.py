@@ -21,6 +21,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: An option's value makes no sense.
     """
+    from realfake.command import check_least
     from realfake.corpus_options import add_checkpoint_options, add_corpus_options
     from realfake.models.novelty import ALPHA
 
@@ -39,8 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.false_alarms < 0.5:
         raise ValueError(f"--false_alarms must lie between 0 and 0.5, not {options.false_alarms}.")
-    if options.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, not {options.batch_size}.")
+    check_least(options, batch_size=1)
     if not Path(options.model).is_dir():
         raise ValueError(f"{options.model} is no folder; download the checkpoint first, or calibrate a copy.")
     return options

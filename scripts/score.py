@@ -48,6 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: An option's value makes no sense.
     """
+    from realfake.command import check_least
     from realfake.scoring.engine import ENGINES
 
     parser = argparse.ArgumentParser(
@@ -89,10 +90,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quiet", action="store_true", help="Print the summary alone.")
     options = parser.parse_args(arguments)
-    for name in ("batch_size", "chunk_size", "num_threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, not {value}.")
+    check_least(options, batch_size=1, chunk_size=1, num_threads=1)
     options.part = _part(options.part)
     return options
 

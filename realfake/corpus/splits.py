@@ -18,6 +18,9 @@ TRAIN = "train"
 VALIDATION = "validation"
 TEST = "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
+# Halves of validation: one chooses the checkpoint, the other fits calibration and thresholds.
+VALIDATION_PARTS = ("selection", "calibration")
+EVALUABLE_SPLITS = (TRAIN, VALIDATION, *VALIDATION_PARTS, TEST)
 
 _ROLES = {
     TRAIN: ("train", "training"),

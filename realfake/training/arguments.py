@@ -16,9 +16,9 @@ from transformers.integrations.integration_utils import (
 )
 
 from ..corpus.hold_out import parse_hold_out
+from ..corpus.splits import EVALUABLE_SPLITS
 from ..labels import parse_overrides
 
-EVALUABLE_SPLITS = ("train", "validation", "selection", "calibration", "test")
 # There is one where --hold_out asks for it.
 MEASURED_SPLITS = (*EVALUABLE_SPLITS, "held_out")
 

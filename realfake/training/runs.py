@@ -17,7 +17,7 @@ from ..command import command_line, versions
 from ..corpus.hold_out import hold_out, parse_hold_out
 from ..corpus.load import Corpus, load_corpus
 from ..corpus.rows import column, corpus_fingerprint, is_ai
-from ..corpus.splits import part_validation
+from ..corpus.splits import VALIDATION_PARTS, part_validation
 from ..detector import Detector
 from ..evaluation import evaluation, results
 from ..evaluation.collecting import collect_scores
@@ -28,7 +28,6 @@ from .trainer import DetectorTrainer, count_labels, last_complete_checkpoint
 
 # Written last: its presence says that the run is finished.
 FINISHED = "training.json"
-VALIDATION_PARTS = ("selection", "calibration")
 
 
 @dataclass
