@@ -167,7 +167,7 @@ def test_integrated_gradients_sum_to_the_difference(baseline):
     assert abs(result.heatmap.sum() - difference) / abs(difference) == pytest.approx(gap, abs=1e-3)
 
 
-def test_steps_are_doubled_until_the_sum_is_right():
+def test_the_path_is_refined_until_the_sum_is_right():
     class Steep(nn.Module):
         def __init__(self):
             super().__init__()
@@ -180,7 +180,8 @@ def test_steps_are_doubled_until_the_sum_is_right():
     pixels = torch.ones(1, 3, 8, 8)
     options = {"baseline": "black", "black": (0, 0, 0), "n_steps": 8}
     details = attribute(Steep(), pixels, COLUMNS, "integrated_gradients", **options).details
-    assert details["n_steps"] > 8 and details["completeness_gap"] <= 0.01
+    # All of the difference lies on a hundredth of the path: refined everywhere it would take over 256 steps.
+    assert 8 < details["n_steps"] < 100 and details["completeness_gap"] <= 0.01
     capped = attribute(Steep(), pixels, COLUMNS, "integrated_gradients", max_steps=16, **options).details
     assert capped["n_steps"] == 16 and capped["completeness_gap"] > 0.01
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from captum.attr import (
     GradientShap,
-    IntegratedGradients,
     KernelShap,
     LayerGradCam,
     NoiseTunnel,
@@ -29,6 +28,7 @@ from ..labels import AI, NAMES, REAL
 from . import METHOD_NAMES
 from .baselines import baseline_pixels
 from .layers import evaluating, find_layer
+from .path import RefinedPath
 
 # Images that go through the network at once: so many pixels, and so many images.
 _BATCH_PIXELS, _BATCH_MOST = 8 * 288 * 288, 64
@@ -156,43 +156,29 @@ def integrated_gradients(
     """Integrated gradients (Sundararajan et al. 2017), summed over the channels.
 
     The map sums to f(image) - f(baseline), f being the target's log-odds, but for the error of the integration.
-    Where that exceeds `tolerance`, as many steps are taken as an error inverse to their number needs, up to `max_steps`.
+    Where that exceeds `tolerance`, the path is refined where it is least straight, see [`RefinedPath`].
 
     Args:
         baseline: See [`baseline_pixels`].
-        n_steps, max_steps: Steps on the path from the baseline to the image, at first and at most.
+        n_steps, max_steps: Gradients on the path from the baseline to the image, at first and at most.
         tolerance: Largest `completeness_gap` that is put up with.
         internal_batch_size: Steps computed at once.
         smooth: Standard deviation in pixels of a Gaussian for display; 0 leaves the map as it is.
 
-    `details`: `n_steps` used, `convergence_delta` (map's sum minus the difference it should be, in log-odds),
+    `details`: `n_steps` computed, `convergence_delta` (map's sum minus the difference it should be, in log-odds),
     `completeness_gap` (its size relative to that difference), `score_baseline`.
     """
     start = baseline_pixels(pixels, baseline, black, seed)
-    with torch.no_grad():
-        score_baseline = float(margin(start))
-        difference = float(margin(pixels)) - score_baseline
-    while True:
-        attribution, delta = IntegratedGradients(margin).attribute(
-            pixels.clone().requires_grad_(),
-            start,
-            n_steps=n_steps,
-            internal_batch_size=internal_batch_size,
-            return_convergence_delta=True,
-        )
-        delta = float(delta)
-        gap = abs(delta) / max(abs(difference), 1e-9)
-        if gap <= tolerance or n_steps >= max_steps:
-            break
-        # At least twice as many: the estimate is a rough one.
-        n_steps = min(n_steps * max(2, math.ceil(gap / tolerance)), max_steps)
+    path = RefinedPath(margin, start, pixels, n_steps, internal_batch_size or _batch_size(pixels))
+    while path.gap > tolerance and path.refine(max_steps):
+        pass
     details = {
-        "n_steps": n_steps,
-        "convergence_delta": delta,
-        "completeness_gap": gap,
-        "score_baseline": score_baseline,
+        "n_steps": path.n_steps,
+        "convergence_delta": path.delta,
+        "completeness_gap": path.gap,
+        "score_baseline": path.score_start,
     }
-    return _smoothed(attribution[0].sum(dim=0), smooth), details
+    return _smoothed(path.heatmap, smooth), details
 
 
 def smoothgrad(
