@@ -66,18 +66,23 @@ class Explanation:
     details: dict = field(default_factory=dict)
     evidence: "Evidence | None" = None
 
-    def overlay(self, opacity: float = 0.5, regions: int = 0) -> Image.Image:
+    def overlay(self, opacity: float = 0.5, regions: int = 0, smooth: float | None = None) -> Image.Image:
         """Draw the map over the image, with a legend that says where the map is not to be relied on.
 
         Args:
             opacity: Of the strongest colour, 0 to 1.
             regions: How many of the strongest regions are outlined, *defaults to* none.
+            smooth: How much the drawing is smoothed, as in [`~realfake.attribution.overlay.overlay`], *defaults to* a little; 0
+                draws the map as it is. `heatmap` and all that is measured of it stay as they are.
         """
-        from .attribution.overlay import caveats, overlay
+        from .attribution.overlay import SMOOTH, caveats, overlay
 
         outlined = self.regions(regions) if regions else ()
         notes = caveats(self.details, self.evidence)
-        return overlay(self.image, self.heatmap, self.target, opacity, regions=outlined, notes=notes)
+        smooth = SMOOTH if smooth is None else smooth
+        return overlay(
+            self.image, self.heatmap, self.target, opacity, regions=outlined, notes=notes, smooth=smooth
+        )
 
     def regions(self, n: int = 3) -> "list[EvidenceRegion]":
         """Find the regions that hold the most evidence for the target, the strongest first: boxes, shares, outlines."""

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from realfake.attribution.faithfulness import Evidence
-from realfake.attribution.overlay import caveats, display_scale, overlay, side_by_side
+from realfake.attribution.overlay import SMOOTH, caveats, display_scale, overlay, side_by_side
 from realfake.attribution.regions import strongest_regions
 from realfake.prediction import Explanation
 
@@ -228,3 +228,23 @@ def test_side_by_side():
     assert tall.width < 450 and tall.height > 3 * 384
     with pytest.raises(ValueError, match="at least one"):
         side_by_side(grey(4, 3), {}, "ai")
+
+
+def test_dust_is_gathered_for_display_and_a_coarse_map_is_left_as_it_is():
+    rng = np.random.default_rng(0)
+    dust = np.where(rng.random((200, 200)) < 0.3, 1.0, -0.2).astype(np.float32)
+    dust[:, 100:] *= -1
+    dust[:40] = np.nan
+    plain, gathered = (
+        draw(grey(400, 400), np.kron(dust, np.ones((2, 2))), smooth=smooth) for smooth in (0, SMOOTH)
+    )
+    redness = [orange(shown)[100:] for shown in (plain, gathered)]
+    # One half speaks for the target and one against it, which the smoothed drawing shows more evenly.
+    assert redness[1][:, :180].mean() > 20 and redness[1][:, 220:].mean() < -20
+    assert redness[1][:, :180].std() < redness[0][:, :180].std()
+    # What was not seen stays pale, and its neighbours do not become so.
+    assert np.array_equal(plain[:60], gathered[:60])
+    assert abs(redness[1][0, :180].mean() - redness[1][150, :180].mean()) < 15
+    wide = np.kron(rng.normal(size=(4, 4)), np.ones((50, 50))).astype(np.float32)
+    same = [draw(grey(200, 200), wide, smooth=smooth) for smooth in (0, SMOOTH)]
+    assert np.abs(same[0] - same[1]).mean() < 3

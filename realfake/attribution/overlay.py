@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import gaussian_filter, maximum_filter
 
 from ..labels import AI, NAMES, REAL
 from .regions import EvidenceRegion
@@ -22,6 +22,8 @@ _LARGEST, _SMALLEST = 1024, 256
 _LEGEND_WIDTH = 320
 _CELL = 384
 _INK = (30, 30, 30)
+# How much maps are smoothed where people look at them.
+SMOOTH = 0.01
 
 
 def overlay(
@@ -32,6 +34,7 @@ def overlay(
     legend: bool = True,
     regions: Sequence[EvidenceRegion] = (),
     notes: Sequence[str] = (),
+    smooth: float = 0.0,
 ) -> Image.Image:
     """Draw a map over its image.
 
@@ -47,6 +50,8 @@ def overlay(
         legend: Whether a strip that explains the colours is put below.
         regions: Outlined, with their share of the evidence for the target beside them.
         notes: Sentences that a reader of the map must know, such as [`caveats`]; below the legend, and only with it.
+        smooth: Standard deviation of a Gaussian for display, as a share of the side of what the model saw (the root of its area).
+            Maps of single pixels are dust without it; [`SMOOTH`] gathers the dust and leaves coarser maps as they are.
 
     Returns:
         An RGB image. The picture is its top, centred where the legend needs more width.
@@ -62,6 +67,8 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must be between 0 and 1.")
     seen = np.isfinite(heatmap)
+    if smooth:
+        heatmap = _smoothed(heatmap, seen, smooth * np.sqrt(seen.sum()))
     strength = np.abs(heatmap[seen])
     scale = float(np.percentile(strength, 99)) if strength.size else 0.0
     # A map of which under 1 % is not zero still has something to show.
@@ -105,7 +112,7 @@ def side_by_side(
     font, line, gap = ImageFont.load_default(14), 20, 10
     cells = []
     for name, heatmap in maps.items():
-        picture = overlay(image, heatmap, target, opacity, legend=False)
+        picture = overlay(image, heatmap, target, opacity, legend=False, smooth=SMOOTH)
         picture.thumbnail((_CELL, _CELL))
         width = max(picture.width, _CELL // 2)
         words = [name.replace("_", " "), *_wrapped((notes or {}).get(name, ""), font, width)]
@@ -123,6 +130,13 @@ def side_by_side(
             top += line
         canvas.paste(picture, (left, top))
     return canvas
+
+
+def _smoothed(heatmap: np.ndarray, seen: np.ndarray, sigma: float) -> np.ndarray:
+    """The map smoothed over what was seen alone: what was not seen must not make its neighbours pale."""
+    weights = gaussian_filter(seen.astype(np.float32), sigma)
+    values = gaussian_filter(np.where(seen, heatmap, 0).astype(np.float32), sigma)
+    return np.where(seen, values / np.maximum(weights, 1e-6), np.nan)
 
 
 def caveats(details: Mapping, evidence=None) -> list[str]:
