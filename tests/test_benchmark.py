@@ -63,15 +63,6 @@ def test_the_table(part):
     assert "**missed**" in report.table({"a": {"rows": [{**row, "met": False}]}})
 
 
-def test_the_readme_shows_the_figures_that_were_measured(part):
-    record = json.loads((SCRIPTS / "benchmark.json").read_text())
-    readme = (SCRIPTS.parent / "README.md").read_text()
-    for line in part("report").table(record["parts"]).splitlines():
-        assert line in readme
-    assert not any(part.get("quick") or "error" in part for part in record["parts"].values())
-    assert (SCRIPTS / "benchmark-scaling.png").is_file() and "scripts/benchmark-scaling.png" in readme
-
-
 def test_parts_run_in_processes_of_their_own_and_are_kept(script, tmp_path, monkeypatch, capsys):
     """A part that fails or dies is said to, and leaves the others' figures as they are."""
     package = tmp_path / "benchmarks"
