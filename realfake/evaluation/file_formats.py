@@ -8,9 +8,11 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 from PIL import Image
 from scipy.special import expit
@@ -26,6 +28,7 @@ from ..records import read_records, write_atomically
 from ..statistics.bootstrap import bootstrap_interval
 from ..statistics.conformal import INCONCLUSIVE
 from .measurement_log import plain
+from .robustness import detector_scorer
 
 AS_IT_IS = "as it is"
 
@@ -65,18 +68,25 @@ def score_formats(
         ValueError: An image is unusable.
         OSError: An image cannot be read.
     """
-    found: dict[str, list] = {name: [] for name in (AS_IT_IS, *FORMATS)}
-    for start in tqdm(range(0, len(dataset), batch_size), desc="files", unit="batch", mininterval=2.0):
+    score = detector_scorer(detector, "", batch_size).score
+
+    def work(start: int) -> list[np.ndarray]:
         pictures = [open_image(image) for image in dataset[start : start + batch_size]["image"]]
-        found[AS_IT_IS].append(detector.scores(pictures, batch_size))
-        for name, (_, save) in FORMATS.items():
-            found[name].append(detector.scores([save(picture) for picture in pictures], batch_size))
-    return {name: _joined(batches) for name, batches in found.items()}
+        files = ([open_image(save(picture)) for picture in pictures] for _, save in FORMATS.values())
+        return [np.atleast_2d(score(images)) for images in (pictures, *files)]
 
-
-def _joined(batches: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray | None]:
-    margins, novelty = zip(*batches, strict=True)
-    return np.concatenate(margins), None if novelty[0] is None else np.concatenate(novelty)
+    starts, threads = range(0, len(dataset), batch_size), torch.get_num_threads()
+    # A thread a core, each with its own images, as the grid of degradations is scored.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        batches = list(
+            tqdm(pool.map(work, starts), total=len(starts), desc="files", unit="batch", mininterval=2.0)
+        )
+    torch.set_num_threads(threads)
+    scores = {}
+    for name, parts in zip((AS_IT_IS, *FORMATS), zip(*batches, strict=True), strict=True):
+        margins, *novelty = np.concatenate(parts, axis=1)
+        scores[name] = margins, novelty[0] if novelty else None
+    return scores
 
 
 def format_figures(
