@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -18,6 +19,28 @@ def write_atomically(path: str | Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_record(path: str | os.PathLike, split: str, record: Mapping, indent: int = 2) -> dict:
+    """Write one split's record into a file of them, beside those of other splits measured with the same weights.
+
+    Args:
+        record: What JSON holds, with `checkpoint_sha256`.
+
+    Returns:
+        The whole file, `{split: record}`.
+
+    Raises:
+        ValueError: As [`read_records`].
+    """
+    kept = {
+        name: entry
+        for name, entry in read_records(path).items()
+        if entry.get("checkpoint_sha256") == record["checkpoint_sha256"]
+    }
+    kept[split] = record
+    write_atomically(path, json.dumps(kept, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    return kept
 
 
 def read_records(path: str | os.PathLike) -> dict:

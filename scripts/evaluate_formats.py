@@ -52,8 +52,9 @@ def main() -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Checkpoint and corpus → scores of each file → figures → record."""
     from datetime import UTC, datetime
+    from pathlib import Path
 
-    from realfake import command, corpus_options
+    from realfake import command, corpus_options, records
     from realfake.card import formats as words
     from realfake.corpus.rows import corpus_fingerprint
     from realfake.evaluation import file_formats
@@ -88,7 +89,8 @@ def evaluate(options: argparse.Namespace) -> int:
             command=record["command"],
             figures={name: figures["kept"]["value"] for name, figures in record["formats"].items()},
         )
-    written = file_formats.write_record(options.output_dir, options.split, record)
+    written = Path(options.output_dir) / words.FILE_NAME
+    records.write_record(written, options.split, record)
     print(words.formats_table(record))
     print(f"Finished: {written}", flush=True)
     return 0

@@ -30,9 +30,6 @@ from .baselines import baseline_pixels
 from .layers import evaluating, find_layer
 from .path import RefinedPath
 
-# Images that go through the network at once: so many pixels, and so many images.
-_BATCH_PIXELS, _BATCH_MOST = 8 * 288 * 288, 64
-
 
 @dataclass(frozen=True)
 class Attribution:
@@ -169,7 +166,7 @@ def integrated_gradients(
     `completeness_gap` (its size relative to that difference), `score_baseline`.
     """
     start = baseline_pixels(pixels, baseline, black, seed)
-    path = RefinedPath(margin, start, pixels, n_steps, internal_batch_size or _batch_size(pixels))
+    path = RefinedPath(margin, start, pixels, n_steps, internal_batch_size)
     while path.gap > tolerance and path.refine(max_steps):
         pass
     details = {
@@ -349,11 +346,6 @@ METHODS: dict[str, Callable] = dict(
         strict=True,
     )
 )
-
-
-def _batch_size(pixels: torch.Tensor) -> int:
-    """How many images of this size go through the network at once: many small ones, or a few that stay in the cache."""
-    return max(1, min(_BATCH_MOST, _BATCH_PIXELS // (pixels.shape[2] * pixels.shape[3])))
 
 
 def _smoothed(heat: torch.Tensor, sigma: float) -> torch.Tensor:

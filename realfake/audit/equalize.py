@@ -68,8 +68,8 @@ def match_sizes(
     return targets, matches
 
 
-def equalized(image: dict, width: int, height: int) -> bytes | None:
-    """The centre of an image as JPEG of quality 90, 4:2:0, without metadata; `None` where the image is smaller."""
+def equalized(image, width: int, height: int) -> bytes | None:
+    """The centre of an image, whatever [`open_image`] takes, as JPEG of quality 90, 4:2:0, without metadata; `None` where the image is smaller."""
     pixels = open_image(image)
     left, top = (pixels.width - width) // 2, (pixels.height - height) // 2
     if left < 0 or top < 0:

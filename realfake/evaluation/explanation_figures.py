@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..statistics.bootstrap import bootstrap_interval
+from ..statistics.bootstrap import mean_figure
 from .explanation_findings import CENTRE, Findings
 from .localisation import SCORES
 from .measurement_log import plain
@@ -118,17 +118,6 @@ def _sum(*values) -> float | None:
 def _figure(values: Sequence, groups: Sequence | None, n_resamples: int, seed: int) -> dict:
     """Mean and 95 % interval over images of which the figure is known."""
     kept = [position for position, value in enumerate(values) if _is_number(value)]
-    if not kept:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    numbers = np.array([float(values[position]) for position in kept])
     whose = None if groups is None else [groups[position] for position in kept]
-
-    def mean(numbers, weights):
-        return weights @ numbers / weights.sum(axis=-1)
-
-    low, high = (
-        bootstrap_interval(mean, numbers, groups=whose, n_resamples=n_resamples, seed=seed, weighted=True)
-        if n_resamples and len(kept) > 1
-        else (None, None)
-    )
-    return plain({"value": numbers.mean(), "low": low, "high": high, "n": len(kept)})
+    n_resamples = n_resamples if len(kept) > 1 else 0
+    return plain(mean_figure([values[position] for position in kept], whose, n_resamples, seed))

@@ -5,11 +5,8 @@ Used by `scripts/evaluate_formats.py`. Nothing here degrades what a person sees;
 """
 
 import io
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,13 +16,11 @@ from scipy.special import expit
 from tqdm.auto import tqdm
 
 from ..audit.equalize import GRID_SIDE, equalized
-from ..card.formats import FILE_NAME
 from ..corpus.rows import column, own_groups
 from ..detector import Detector
 from ..imaging.images import open_image
 from ..labels import AI, REAL
-from ..records import read_records, write_atomically
-from ..statistics.bootstrap import bootstrap_interval
+from ..statistics.bootstrap import mean_figure
 from ..statistics.conformal import INCONCLUSIVE
 from .measurement_log import plain
 from .robustness import detector_scorer
@@ -41,7 +36,7 @@ def _saved(image: Image.Image, format: str, **options) -> bytes:
 
 def _equalized(image: Image.Image) -> bytes:
     width, height = (max(side // GRID_SIDE * GRID_SIDE, min(side, GRID_SIDE)) for side in image.size)
-    return equalized({"bytes": _saved(image, "PNG", compress_level=1)}, width, height)
+    return equalized(image, width, height)
 
 
 # name -> (what it is, how it is made of the upright RGB picture)
@@ -109,41 +104,14 @@ def format_figures(
     before = detector.verdicts(*scores[AS_IT_IS])
     decided = before != INCONCLUSIVE
     opposite = np.where(before == AI, REAL, AI)
-    resampling = {"n_resamples": n_resamples, "seed": seed}
     whose = None if groups is None else [group for group, mine in zip(groups, decided, strict=True) if mine]
     figures = {}
     for name in FORMATS:
         after = detector.verdicts(*scores[name])
         became = {"kept": after == before, "flipped": after == opposite, "withheld": after == INCONCLUSIVE}
-        figures[name] = {key: _share(values[decided], whose, **resampling) for key, values in became.items()}
+        figures[name] = {
+            key: mean_figure(values[decided], whose, n_resamples, seed) for key, values in became.items()
+        }
         moved = np.abs(expit(scores[name][0]) - expit(scores[AS_IT_IS][0]))
         figures[name]["moved"] = {"value": moved.max(), "median": np.median(moved), "n": len(moved)}
     return plain(figures)
-
-
-def _share(values: np.ndarray, groups: Sequence | None, **resampling) -> dict:
-    if not len(values):
-        return {"value": None, "low": None, "high": None, "n": 0}
-    low = high = None
-    if resampling["n_resamples"]:
-        low, high = bootstrap_interval(
-            lambda numbers, weights: weights @ numbers / weights.sum(axis=-1),
-            values.astype(np.float64),
-            groups=groups,
-            weighted=True,
-            **resampling,
-        )
-    return {"value": values.mean(), "low": low, "high": high, "n": len(values)}
-
-
-def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> Path:
-    """Write one split's record into `formats.json`, beside those of other splits measured with the same weights."""
-    path = Path(folder) / FILE_NAME
-    kept = {
-        name: entry
-        for name, entry in read_records(path).items()
-        if entry.get("checkpoint_sha256") == record["checkpoint_sha256"]
-    }
-    text = json.dumps({**kept, split: record}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, text)
-    return path

@@ -5,16 +5,15 @@ The record has the conventions of `evaluation.json`: `{"value", "low", "high", "
 record in short.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .. import records
 from ..card import degradations as words
 from ..card.markdown import code, fence, md, table
 from ..card.numbers import number, percent, score, share
 from ..labels import AI, REAL
-from ..records import read_records, write_atomically
 from .measurement_log import plain
 
 FILE_NAME = "robustness.json"
@@ -27,7 +26,7 @@ def read_robustness(folder: str | os.PathLike) -> dict:
     Raises:
         ValueError: It is not what [`write_record`] writes.
     """
-    return read_records(Path(folder) / FILE_NAME)
+    return records.read_records(Path(folder) / FILE_NAME)
 
 
 def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> dict:
@@ -39,16 +38,7 @@ def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> dict
     Returns:
         The whole file, `{split: record}`.
     """
-    known = read_robustness(folder)
-    kept = {
-        name: entry
-        for name, entry in known.items()
-        if entry.get("checkpoint_sha256") == record["checkpoint_sha256"]
-    }
-    kept[split] = plain(record)
-    text = json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(Path(folder) / FILE_NAME, text)
-    return kept
+    return records.write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
 
 
 def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ()) -> str:

@@ -97,3 +97,25 @@ def bootstrap_interval(
                 drawn = np.repeat(np.arange(len(row)), row)
                 samples.append(statistic(*(array[drawn] for array in arrays)))
     return percentile_interval(samples, level)
+
+
+def mean_figure(values, groups=None, n_resamples: int = 1000, seed: int = 0) -> dict:
+    """A mean as figures are stored: `{"value", "low", "high", "n"}`.
+
+    Args:
+        values: Numbers, (n,). Of none of them there is no mean.
+        groups, n_resamples, seed: As in [`bootstrap_interval`]; without resamples there is no interval.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values):
+        return {"value": None, "low": None, "high": None, "n": 0}
+
+    def mean(numbers, weights):
+        return weights @ numbers / weights.sum(axis=-1)
+
+    low = high = None
+    if n_resamples:
+        low, high = bootstrap_interval(
+            mean, values, groups=groups, n_resamples=n_resamples, seed=seed, weighted=True
+        )
+    return {"value": values.mean(), "low": low, "high": high, "n": len(values)}
