@@ -26,7 +26,7 @@ for part in "$@"; do
             code="$code $of/noise_floor.py $of/bootstrap.py $of/margins.py"
             tests="tests/test_metrics.py tests/test_noise_floor.py"
             ;;
-        splits) code="realfake/corpus/splits.py" tests="tests/test_corpus.py tests/test_hold_out.py" ;;
+        splits) code="realfake/corpus/splits.py" tests="tests/test_splits.py" ;;
         *)
             echo "There is no part '$part'; there are conformal, calibration, metrics and splits." >&2
             exit 2
@@ -40,6 +40,7 @@ for part in "$@"; do
 [tool.mutmut]
 source_paths = ["realfake"]
 only_mutate = [$(listed $code)]
+pytest_add_cli_args = ["-p", "no:randomly"]
 pytest_add_cli_args_test_selection = [$(listed $tests)]
 also_copy = ["scripts", "requirements.txt"]
 SETTINGS

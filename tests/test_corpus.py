@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +15,7 @@ from PIL import Image as PILImage
 from realfake.corpus import cleaning
 from realfake.corpus.columns import as_text
 from realfake.corpus.load import load_corpus
-from realfake.corpus.splits import assign_roles, carve, part_validation, shared_groups, split_role, subset
+from realfake.corpus.splits import part_validation
 
 
 def picture(number: int, side: int = 12) -> PILImage.Image:
@@ -419,17 +417,6 @@ def test_splits_can_be_named_or_refused(tmp_path, load):
         load(tmp_path / "raw", train_split="part1", test_split="part9")
 
 
-def test_roles_of_split_names():
-    assert assign_roles(["anything"]) == {"train": "anything"}
-    assert assign_roles(["train", "test"], {"test": "none"}) == {"train": "train"}
-    assert assign_roles(["a", "test"], {"train": "a"}) == {"train": "a", "test": "test"}
-    with pytest.raises(ValueError, match="val, dev all look like validation; pick one with --validation_split"):
-        assign_roles(["train", "val", "dev"])
-    with pytest.raises(ValueError, match="cannot be used for two things"):
-        assign_roles(["train", "test"], {"train": "train", "test": "train"})
-    assert [split_role(name) for name in ("TRAIN", "Val", "unlabeled")] == ["train", "validation", None]
-
-
 def test_an_empty_split_is_named(tmp_path, load):
     DatasetDict({"train": rows(40), "validation": rows(10, 100).select([])}).save_to_disk(tmp_path / "raw")
     with pytest.raises(
@@ -495,106 +482,6 @@ def test_groups_are_compared_as_texts(tmp_path, load):
     assert corpus.splits["test"]["group"][:] == ["7", None, None]
 
 
-def test_shared_groups_prefers_test_then_validation():
-    groups = {"train": ["a", "b", "c", None], "validation": ["b", "d", "a", None], "test": ["a", None]}
-    assert shared_groups(groups) == {
-        "test": {},
-        "validation": {2: "test"},
-        "train": {0: "test", 1: "validation"},
-    }
-
-
-# Carving
-
-
-@pytest.mark.parametrize("seed", range(25))
-def test_carving_never_goes_through_a_group_and_balances(seed):
-    rng = np.random.default_rng(seed)
-    count = int(rng.integers(200, 600))
-    labels = rng.choice(["real", "ai"], count, p=[0.6, 0.4]).tolist()
-    strata = [str(rng.integers(0, 4)) if label == "ai" else "camera" for label in labels]
-    sizes_of_groups = rng.integers(1, 9, count)
-    groups = np.repeat([f"g{i}" for i in range(count)], sizes_of_groups)[:count].astype(object)
-    rng.shuffle(groups)  # groups lie scattered and hold both labels
-    groups[rng.random(count) < 0.3] = None
-    fractions = [0.7, 0.15, 0.15]
-    parts = carve(labels, groups.tolist(), fractions, seed, strata)
-
-    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
-    homes = {}
-    for number, part in enumerate(parts):
-        assert (np.diff(part) > 0).all()
-        for index in part:
-            if groups[index] is not None:
-                assert homes.setdefault(groups[index], number) == number
-        for label in ("real", "ai"):
-            wanted = fractions[number] * labels.count(label)
-            assert abs(sum(labels[i] == label for i in part) - wanted) <= 2
-        for stratum in set(strata):
-            wanted = fractions[number] * strata.count(stratum)
-            assert abs(sum(strata[i] == stratum for i in part) - wanted) <= 4
-
-
-def test_carving_without_groups_is_exact_to_a_row():
-    labels = ["real"] * 103 + ["ai"] * 61
-    strata = ["camera"] * 103 + [f"g{i % 30}" for i in range(61)]  # thirty generators with two rows each
-    parts = carve(labels, None, [0.7, 0.15, 0.15], 3, strata)
-    for part, fraction in zip(parts, [0.7, 0.15, 0.15]):
-        assert abs(len(part) - 164 * fraction) <= 1
-        assert abs(sum(labels[i] == "ai" for i in part) - 61 * fraction) <= 1.5
-
-
-def test_one_huge_group_goes_to_the_largest_part():
-    groups = ["huge"] * 60 + [None] * 40
-    train, validation, test = carve(["real", "ai"] * 50, groups, [0.7, 0.15, 0.15], 0)
-    assert set(range(60)) <= set(train.tolist())
-    assert len(validation) >= 13 and len(test) >= 13
-
-
-def test_few_large_groups_leave_no_part_empty():
-    groups = [f"g{i // 50}" for i in range(200)]
-    assert [len(part) for part in carve(["real", "ai"] * 100, groups, [0.7, 0.15, 0.15], 0)] == [100, 50, 50]
-
-
-def test_carving_depends_on_the_seed_and_on_nothing_else():
-    labels, groups = ["real", "ai"] * 60, [f"g{i // 3}" for i in range(120)]
-    first = carve(labels, groups, [0.5, 0.5], 1)
-    assert all((a == b).all() for a, b in zip(first, carve(labels, groups, [0.5, 0.5], 1)))
-    assert set(first[0].tolist()) != set(carve(labels, groups, [0.5, 0.5], 2)[0].tolist())
-    code = (
-        "from realfake.corpus.splits import carve; "
-        "print(carve(['real', 'ai'] * 60, [f'g{i // 3}' for i in range(120)], [0.5, 0.5], 1)[0].tolist())"
-    )
-    root = str(Path(__file__).parent.parent)
-    for hash_seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": root}
-        output = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-        )
-        assert json.loads(output.stdout) == first[0].tolist()
-    # The platform must not matter either: the draw of a small case, written down.
-    assert [part.tolist() for part in carve(["real", "ai"] * 5, None, [0.6, 0.4], 42)] == CARVED_BY_SEED_42
-
-
-CARVED_BY_SEED_42 = [[0, 1, 2, 5, 6, 7], [3, 4, 8, 9]]
-
-
-def test_carving_refuses_bad_fractions_and_lengths():
-    with pytest.raises(ValueError, match="add up to 1"):
-        carve(["real"], None, [0.5, 0.4], 0)
-    with pytest.raises(ValueError, match="2 labels but 1 groups"):
-        carve(["real", "ai"], ["a"], [0.5, 0.5], 0)
-
-
-def test_subset_keeps_the_shares():
-    labels = ["real"] * 300 + ["ai"] * 100
-    drawn = subset(labels, 40, 0)
-    assert len(drawn) == 40 and sum(labels[i] == "ai" for i in drawn) == 10
-    assert subset(labels, None, 0).tolist() == list(range(400))
-    with pytest.raises(ValueError, match="positive"):
-        subset(labels, 0, 0)
-
-
 def test_max_samples_are_drawn_before_the_check(tmp_path, load, monkeypatch):
     DatasetDict({"train": rows(200), "test": rows(60, 500)}).save_to_disk(tmp_path / "raw")
     opened = []
@@ -610,24 +497,6 @@ def test_loading_twice_gives_the_same_and_another_seed_another(tmp_path, load):
     rows(100, group=[i // 2 for i in range(100)]).save_to_disk(tmp_path / "raw")
     first, again, other = (load(tmp_path / "raw", seed=seed) for seed in (1, 1, 2))
     assert contents(first.splits["test"]) == contents(again.splits["test"]) != contents(other.splits["test"])
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_validation_is_parted_into_halves_never_through_a_group(seed):
-    groups = [i // 5 for i in range(100)]
-    generators = [("camera", "sdxl", "camera", "flux")[i % 4] for i in range(100)]
-    dataset = rows(100, group=[f"g{group}" for group in groups], generator=generators)
-    selection, calibration = part_validation(dataset, seed)
-    assert len(selection) == len(calibration) == 50
-    assert not set(selection["group"]) & set(calibration["group"])
-    assert sorted(contents(selection) + contents(calibration)) == contents(dataset)
-    for half in (selection, calibration):
-        assert 22 <= sum(half["label"]) <= 28
-
-
-def test_validation_too_small_to_be_parted():
-    with pytest.raises(ValueError, match="too small to be parted"):
-        part_validation(rows(4, group=["a", "a", "a", "b"]))
 
 
 # Streams

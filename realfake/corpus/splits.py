@@ -45,7 +45,7 @@ def assign_roles(names: Sequence[str], asked: Mapping[str, str | None] | None = 
 
     Returns:
         `{"train": name, ...}`; `"train"` is always there, the others where the corpus has them. A lone split
-        of any name is `"train"`.
+        of any name is `"train"`, unless it was asked for as something else.
 
     Raises:
         ValueError: A split that was asked for does not exist or has two roles, two names mean the same role,
@@ -76,7 +76,7 @@ def assign_roles(names: Sequence[str], asked: Mapping[str, str | None] | None = 
             )
         if found:
             roles[role] = found[0]
-    if len(names) == 1 and TRAIN not in asked:
+    if len(names) == 1 and not asked:
         return {TRAIN: names[0]}
     if TRAIN not in roles:
         raise ValueError(f"None of the splits {listed} is for training; name one with --train_split.")
