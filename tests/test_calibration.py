@@ -144,6 +144,50 @@ def test_auto():
     assert fit(margin, is_ai, "auto", seed=5) == fit(margin, is_ai, "auto", seed=5)
 
 
+def test_auto_judges_by_images_that_it_was_not_fitted_on():
+    """The cross-validation, done once more by hand."""
+    for seed in range(12):
+        margin, is_ai = draw(60, seed=seed, temperature=1.25, bias=0.25)
+        groups = np.arange(60) // 3
+        fold = folds(is_ai, groups, 4, seed)
+        assert sorted(set(fold)) == [0, 1, 2, 3]
+        weights = metrics.class_balanced_weights(is_ai)
+        scores = {}
+        for method in ("identity", "temperature", "temperature_bias"):
+            held_out = np.empty(60)
+            for k in range(4):
+                fitted = fit(margin[fold != k], is_ai[fold != k], method)
+                held_out[fold == k] = fitted.apply(margin[fold == k])
+            scores[method] = metrics.nll(held_out, is_ai, weights)
+        best = min(scores, key=scores.get)
+        chosen = fit(margin, is_ai, "auto", groups=groups, n_folds=4, seed=seed)
+        assert chosen.method == best
+        if best != "identity":
+            assert chosen == fit(margin, is_ai, best)
+
+
+def test_auto_on_images_that_cannot_be_parted():
+    margin, is_ai = np.array([2.0, -1.0, 0.5, 1.0]), np.array([True, False, False, False])
+    for balanced in (True, False):
+        kept = fit(margin, is_ai, "auto", balanced)
+        weights = metrics.class_balanced_weights(is_ai) if balanced else None
+        before = metrics.nll(margin, is_ai, weights)
+        assert kept == Calibration(
+            "identity",
+            1.0,
+            0.0,
+            pytest.approx(before),
+            pytest.approx(before),
+            4,
+            balanced,
+            "too few calibration images to choose a method by cross-validation",
+        )
+    # Two images of ai in one group are one group.
+    assert fit(
+        [1.0, 1.0, -1.0, -1.0], [True, True, False, False], "auto", groups=[0, 0, 1, 2]
+    ).reason.startswith("too few")
+
+
 def test_folds_keep_groups_whole_and_spread_classes():
     rng = np.random.default_rng(0)
     groups = rng.integers(40, size=200)
@@ -193,6 +237,37 @@ def test_grouped_with_four_columns():
     np.testing.assert_allclose(
         calibration.apply_logits(logits, columns), metrics.margin_from_logits(folded, columns)
     )
+
+
+@pytest.mark.parametrize("method", ["temperature", "temperature_bias"])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_grouped_is_as_good_as_a_search_on_a_grid(method, size):
+    # Two ai columns that disagree, logits far from zero on the whole, and a bias that is wanted.
+    rng = np.random.default_rng(3)
+    columns = {"real": [0], "ai": [1, 2]}
+    truth = rng.choice(3, p=[0.5, 0.25, 0.25], size=600)
+    raw = 2.5 * (rng.normal(size=(600, 3)) + 1.5 * np.eye(3)[truth] + [0.4, 0, 0])
+    logits, is_ai = size * raw + 50 * size, truth > 0
+    calibration = fit_grouped(logits, columns, is_ai, method)
+    weights = metrics.class_balanced_weights(is_ai)
+
+    def nll(x):
+        margin = metrics.margin_from_logits(raw * np.exp(x[0]), columns) + (x[1] if len(x) > 1 else 0.0)
+        return metrics.nll(margin, is_ai, weights)
+
+    start = [0.0, 0.0] if method == "temperature_bias" else [0.0]
+    best = minimize(nll, start, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13})
+    assert calibration.temperature == pytest.approx(size * np.exp(-best.x[0]), rel=1e-4)
+    assert calibration.bias == pytest.approx(best.x[1] if len(best.x) > 1 else 0.0, abs=1e-4)
+    assert (calibration.bias != 0) == (method == "temperature_bias")
+    assert calibration.nll_after == pytest.approx(best.fun, abs=1e-9)
+
+
+def test_grouped_without_information_keeps_the_identity():
+    is_ai = np.arange(20) < 10
+    for logits in (np.zeros((20, 3)), np.tile([1.0, 2.0, 3.0], (20, 1))):
+        calibration = fit_grouped(logits, {"real": [0], "ai": [1, 2]}, is_ai, "temperature")
+        assert (calibration.method, calibration.temperature, calibration.bias) == ("identity", 1.0, 0.0)
 
 
 def test_grouped_wrong_way_and_separable():

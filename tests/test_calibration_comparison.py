@@ -7,7 +7,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from realfake.statistics import metrics
-from realfake.statistics.calibration import fit
+from realfake.statistics.calibration import fit, folds
 from realfake.statistics.calibration_comparison import cross_validated_nll, fit_beta, fit_isotonic
 
 
@@ -74,6 +74,21 @@ def test_cross_validated_nll():
     bent = cross_validated_nll(np.where(margin > 0, margin / 4, 2 * margin), is_ai)
     assert bent["beta"] < bent["temperature_bias"] - 0.005
     assert cross_validated_nll(margin, is_ai) == calm
+
+
+def test_each_fold_is_judged_by_the_others_alone():
+    margin, is_ai = draw(300, seed=4)
+    fold, weights = folds(is_ai, None, 5, 0), metrics.class_balanced_weights(is_ai)
+    held_out = np.empty(300)
+    for k in range(5):
+        held_out[fold == k] = fit_isotonic(margin[fold != k], is_ai[fold != k])(margin[fold == k])
+    found = cross_validated_nll(margin, is_ai)
+    assert found["isotonic"] == pytest.approx(metrics.nll(held_out, is_ai, weights), abs=1e-12)
+    assert (
+        found
+        == cross_validated_nll(margin, is_ai, n_folds=5, seed=0)
+        != cross_validated_nll(margin, is_ai, seed=1)
+    )
 
 
 def test_held_out_means_held_out():

@@ -248,3 +248,12 @@ def test_dust_is_gathered_for_display_and_a_coarse_map_is_left_as_it_is():
     wide = np.kron(rng.normal(size=(4, 4)), np.ones((50, 50))).astype(np.float32)
     same = [draw(grey(200, 200), wide, smooth=smooth) for smooth in (0, SMOOTH)]
     assert np.abs(same[0] - same[1]).mean() < 3
+
+
+def test_a_large_map_is_smoothed_at_the_size_that_is_shown(monkeypatch):
+    from realfake.attribution import overlay as module
+
+    sides = []
+    monkeypatch.setattr(module, "gaussian_filter", lambda array, sigma: sides.append(max(array.shape)) or array)
+    draw(grey(300, 4000), np.ones((4000, 300)), smooth=SMOOTH)
+    assert sides == [1024, 1024]

@@ -38,7 +38,7 @@ def overlay(
 ) -> Image.Image:
     """Draw a map over its image.
 
-    Colours are scaled by the 99th percentile of the map's absolute value, the same for both signs, and fade out
+    Colours are scaled by the 99th percentile of the drawn map's absolute value, the same for both signs, and fade out
     towards zero. Images over 1024 pixels are shrunk for display and those under 256 enlarged in whole steps; the
     picture is never distorted.
 
@@ -66,17 +66,14 @@ def overlay(
         raise ValueError(f"target is {target!r}; it must be 'real' or 'ai'.")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must be between 0 and 1.")
-    seen = np.isfinite(heatmap)
+    photo, shown, visible = _fit_for_display(image.convert("RGB"), heatmap)
     if smooth:
-        heatmap = _smoothed(heatmap, seen, smooth * np.sqrt(seen.sum()))
-    strength = np.abs(heatmap[seen])
+        shown = _smoothed(shown, visible, smooth * np.sqrt(visible.sum()))
+    strength = np.abs(shown[visible])
     scale = float(np.percentile(strength, 99)) if strength.size else 0.0
     # A map of which under 1 % is not zero still has something to show.
     scale = scale or float(strength.max(initial=0.0))
-    filled = np.where(seen, heatmap, 0) / (scale or 1.0)
-
-    photo, relative, visible = _fit_for_display(image.convert("RGB"), filled, seen)
-    picture = Image.fromarray(_hatched(_coloured(photo, relative, opacity), photo, visible))
+    picture = Image.fromarray(_hatched(_coloured(photo, shown / (scale or 1.0), opacity), photo, visible))
     _outline(picture, regions, (picture.width / image.width, picture.height / image.height))
     if not legend:
         return picture
@@ -136,7 +133,7 @@ def _smoothed(heatmap: np.ndarray, seen: np.ndarray, sigma: float) -> np.ndarray
     """The map smoothed over what was seen alone: what was not seen must not make its neighbours pale."""
     weights = gaussian_filter(seen.astype(np.float32), sigma)
     values = gaussian_filter(np.where(seen, heatmap, 0).astype(np.float32), sigma)
-    return np.where(seen, values / np.maximum(weights, 1e-6), np.nan)
+    return np.where(seen, values / np.maximum(weights, 1e-6), 0)
 
 
 def caveats(details: Mapping, evidence=None) -> list[str]:
@@ -170,9 +167,11 @@ def display_scale(width: int, height: int) -> float:
     return float(-(-_SMALLEST // longest)) if longest < _SMALLEST else min(1.0, _LARGEST / longest)
 
 
-def _fit_for_display(image, heat, seen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Photo (H, W, 3), map and mask at display size, all resized alike so that they stay aligned."""
+def _fit_for_display(image, heatmap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Photo (H, W, 3), map (0 where not seen) and mask at display size, all resized alike so that they stay aligned."""
     scale = display_scale(image.width, image.height)
+    seen = np.isfinite(heatmap)
+    heat = np.where(seen, heatmap, 0)
     if scale >= 1:
         times = int(scale)
         return tuple(a.repeat(times, 0).repeat(times, 1) for a in (np.asarray(image, np.float32), heat, seen))
