@@ -4,19 +4,19 @@
     REALFAKE_MODEL=user/name@revision python app.py
 
 `REALFAKE_MODEL` is a Hub id or a folder, `REALFAKE_REVISION` a branch, tag or commit. Gradio's own variables
-(`GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, …) work as usual; `realfake.feedback` and `realfake.provenance.content_credentials` say what else
-the environment sets.
+(`GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, …) work as usual; `realfake.feedback`, `realfake.provenance.content_credentials` and
+`realfake.space.rate_limit` say what else the environment sets.
 """
 
-import logging
 import os
 
 from realfake.feedback import Feedback
+from realfake.space import log
 from realfake.space.loading import load
 from realfake.space.page import build, launch
 from realfake.space.zero_gpu import lend
 
-logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+log.set_up()
 
 try:
     loaded = load(os.environ)
@@ -27,4 +27,7 @@ except (OSError, ValueError) as error:
 demo = page.blocks
 
 if __name__ == "__main__":
-    launch(page)
+    try:
+        launch(page)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"The page cannot be served: {error}") from None

@@ -16,7 +16,7 @@ from sklearn.calibration import calibration_curve
 
 from realfake.evaluation.detection_metrics import DetectionMetrics
 from realfake.statistics import metrics
-from realfake.statistics.bootstrap import bootstrap_interval, resample_counts
+from realfake.statistics.bootstrap import bootstrap_interval, mean_figure, percentile_interval, resample_counts
 
 # Two real and three ai images; from the highest margin down: ai, real, ai, (ai, real tied).
 MARGIN = np.array([3.0, 2.0, 1.0, -1.0, -1.0])
@@ -267,8 +267,11 @@ def test_margin_from_logits():
     margin = metrics.margin_from_logits(np.log(probabilities) + 7, columns)
     np.testing.assert_allclose(expit(margin), [0.5, 0.9])
     assert metrics.margin_from_logits([[-2000.0, 1000.0]], {"real": [0], "ai": [1]}) == pytest.approx([3000])
-    with pytest.raises(ValueError, match="2 classes"):
-        metrics.margin_from_logits(np.zeros((3, 2)), columns)
+    for wrong in (columns, {"real": [], "ai": [0]}, {"real": [0], "ai": []}, {"real": [-1], "ai": [0]}):
+        with pytest.raises(ValueError, match="2 classes"):
+            metrics.margin_from_logits(np.zeros((3, 2)), wrong)
+    with pytest.raises(ValueError, match=r"logits has shape \(2,\); \(images, classes\) is needed"):
+        metrics.margin_from_logits([1.0, 2.0], {"real": [0], "ai": [1]})
 
 
 WEIGHTABLE = {
@@ -302,6 +305,20 @@ def test_a_weight_is_a_multiplicity_in_bins():
     counts = np.random.default_rng(0).integers(0, 4, size=80)
     drawn = np.repeat(np.arange(80), counts)
     p_ai = expit(margin)
+    assert metrics.confusion_matrix(margin, is_ai, counts) == metrics.confusion_matrix(
+        margin[drawn], is_ai[drawn]
+    )
+    for label in ("real", "ai"):
+        assert metrics.recall(margin, is_ai, label, counts) == metrics.recall(
+            margin[drawn], is_ai[drawn], label
+        )
+    assert metrics.fpr_at_tpr(margin, is_ai) == metrics.fpr_at_tpr(margin, is_ai, 0.95)
+    curve, copied = (
+        metrics.reliability_curve(p_ai, is_ai, counts, 5),
+        metrics.reliability_curve(p_ai[drawn], is_ai[drawn], None, 5),
+    )
+    for key in ("predicted", "observed", "mass"):
+        assert curve[key] == pytest.approx(copied[key]), key
     for metric in (metrics.ece, metrics.max_calibration_error):
         assert metric(p_ai, is_ai, counts / 7) == pytest.approx(metric(p_ai[drawn], is_ai[drawn]))
 
@@ -385,6 +402,149 @@ def test_bootstrap_resamples_whole_groups():
     assert naive[1] - naive[0] < 0.7 * (once[1] - once[0])
     with pytest.raises(ValueError, match="groups"):
         bootstrap_interval(np.mean, margin, groups=[1, 2])
+
+
+def test_bootstrap_by_hand():
+    # Two images, one called right: resamples hold 0, 1 or 2 of it with chances 1/4, 1/2, 1/4.
+    values = np.array([0.0, 1.0])
+    assert bootstrap_interval(np.mean, values, n_resamples=4000) == (0.0, 1.0)
+    assert bootstrap_interval(np.mean, values, n_resamples=4000, level=0.4) == (0.5, 0.5)
+    assert bootstrap_interval(np.mean, values, n_resamples=4000, level=0.6)[0] == 0.0
+    # Another seed draws others; the same seed the same, and the usual one is 0.
+    x = np.random.default_rng(0).normal(size=50)
+    assert bootstrap_interval(np.mean, x) == bootstrap_interval(
+        np.mean, x, seed=0, n_resamples=1000, level=0.95
+    )
+    assert bootstrap_interval(np.mean, x) != bootstrap_interval(np.mean, x, seed=1)
+    assert percentile_interval([1.0, np.nan, 3.0], 0.5) == (1.5, 2.5)
+    assert np.isnan(percentile_interval([np.nan])).all()
+
+
+@pytest.mark.parametrize("arrays", [(), ([],), ([1.0], [1.0, 2.0]), ([], [1.0])])
+def test_bootstrap_needs_arrays_of_one_length(arrays):
+    with pytest.raises(ValueError) as error:
+        bootstrap_interval(lambda *drawn: 0.0, *arrays)
+    assert str(error.value) == "bootstrap_interval needs arrays of one common length, at least 1."
+
+
+def test_a_mean_as_figures_are_stored():
+    values = np.random.default_rng(1).normal(size=60) + 2
+    groups = np.arange(60) // 4
+    for whose in (None, groups):
+        low, high = bootstrap_interval(np.mean, values, groups=whose, n_resamples=300, seed=5)
+        found = mean_figure(values, whose, n_resamples=300, seed=5)
+        assert found == {
+            "value": pytest.approx(values.mean()), "low": pytest.approx(low), "high": pytest.approx(high), "n": 60
+        }  # fmt: skip
+    assert mean_figure(values) == mean_figure(values, n_resamples=1000, seed=0) != mean_figure(values, seed=1)
+    assert mean_figure([True, False, True, True], n_resamples=0) == {
+        "value": 0.75, "low": None, "high": None, "n": 4
+    }  # fmt: skip
+    assert mean_figure([]) == {"value": None, "low": None, "high": None, "n": 0}
+
+
+NAMED = {
+    "accuracy": metrics.accuracy,
+    "balanced_accuracy": metrics.balanced_accuracy,
+    **{
+        f"{name}_{label}": lambda m, y, weights=None, f=getattr(metrics, name), label=label: f(
+            m, y, label, weights
+        )
+        for name in ("precision", "recall", "f1")
+        for label in ("real", "ai")
+    },
+    "auroc": metrics.auroc,
+    "average_precision": metrics.average_precision,
+    "tpr_at_fpr_1": lambda m, y, weights=None: metrics.tpr_at_fpr(m, y, 0.01, weights),
+    "tpr_at_fpr_5": lambda m, y, weights=None: metrics.tpr_at_fpr(m, y, 0.05, weights),
+    "fpr_at_tpr_95": lambda m, y, weights=None: metrics.fpr_at_tpr(m, y, weights=weights),
+}
+OF_PROBABILITIES = {
+    "nll": metrics.nll,
+    "brier": lambda m, y, weights: metrics.brier(expit(m), y, weights),
+    "signed_calibration_error": lambda m, y, weights: metrics.signed_calibration_error(expit(m), y, weights),
+}
+OF_BINS = {
+    "ece": lambda m, y, weights: metrics.ece(expit(m), y, weights, 7),
+    "debiased_ece": lambda m, y, weights: metrics.debiased_ece(expit(m), y, weights, 7),
+    "smooth_ece": lambda m, y, weights: metrics.smooth_ece(expit(m), y, weights),
+    "max_calibration_error": lambda m, y, weights: metrics.max_calibration_error(expit(m), y, weights, 7),
+    **{
+        f"brier_{part}": lambda m, y, weights, part=part: metrics.brier_decomposition(expit(m), y, weights, 7)[
+            part
+        ]
+        for part in ("reliability", "resolution", "uncertainty")
+    },
+}
+
+
+@pytest.mark.parametrize("class_balanced", [True, False])
+def test_summary_is_what_each_metric_says(class_balanced):
+    margin, is_ai = draw(240, seed=2, prior=0.25, sharpness=1.4)
+    groups = np.arange(240) // 3
+    found = metrics.binary_summary(
+        margin, is_ai, groups, class_balanced, n_bins=7, n_resamples=150, seed=3, level=0.8
+    )
+    assert set(found) == {*NAMED, *OF_PROBABILITIES, *OF_BINS, "ece_noise_floor"}
+
+    def weights(y):
+        return metrics.class_balanced_weights(y) if class_balanced else None
+
+    for name, metric in {**OF_PROBABILITIES, **OF_BINS}.items():
+        assert found[name]["value"] == pytest.approx(metric(margin, is_ai, weights(is_ai))), name
+    # Intervals: each resample measured as a test set of its own.
+    intervals = dict(groups=groups, n_resamples=150, seed=3, level=0.8)
+    for name, metric in {
+        **NAMED,
+        **{name: lambda m, y, f=f: f(m, y, weights(y)) for name, f in OF_PROBABILITIES.items()},
+    }.items():
+        assert found[name]["value"] == pytest.approx(metric(margin, is_ai)), name
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx(
+            bootstrap_interval(metric, margin, is_ai, **intervals)
+        ), name
+    for name in ("brier_reliability", "brier_resolution", "brier_uncertainty"):
+        assert found[name]["low"] is found[name]["high"] is None
+    prior = is_ai.mean() if class_balanced else None
+    floor = metrics.noise_floor(expit(margin), prior, 7, seed=3)
+    assert found["ece_noise_floor"] == {
+        "value": floor["mean"],
+        "low": floor["low"],
+        "high": floor["high"],
+        "n": 240,
+    }
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 1.6, 3.0])
+def test_intervals_of_calibration_errors_by_trying_every_factor(sharpness):
+    """Which multiples of the residuals, with the noise of resampling added, explain the error that was found."""
+    margin, is_ai = draw(200, seed=8, sharpness=sharpness, ties=False)
+    found = metrics.binary_summary(margin, is_ai, n_bins=5, n_resamples=200, seed=1, level=0.9)
+    p_ai, weights = expit(margin), metrics.class_balanced_weights(is_ai)
+    order = np.argsort(p_ai)
+    residuals, mass = np.zeros((200, 5)), np.zeros(5)
+    # Bins of equal mass, an image in the bin where the middle of its mass lies.
+    middle = np.cumsum(weights[order]) - weights[order] / 2
+    bins = np.minimum((middle * 5).astype(int), 4)
+    for image, cell in zip(order, bins, strict=True):
+        residuals[image, cell] = p_ai[image] - is_ai[image]
+        mass[cell] += weights[image]
+    drawn = np.concatenate(list(resample_counts(200, None, 200, 1)))
+    drawn = np.stack([metrics.class_balanced_weights(is_ai, row) for row in drawn]) @ residuals
+    own = weights @ residuals
+    errors = {
+        "ece": lambda x: np.abs(x).sum(-1),
+        "debiased_ece": lambda x: np.sqrt((x**2 / mass).sum(-1)),
+        "max_calibration_error": lambda x: (np.abs(x) / mass).max(-1),
+    }
+    for name, error in errors.items():
+        factors = np.arange(0, 4, 0.01)
+        noisy = np.array([np.quantile(error(factor * own + drawn - own), [0.05, 0.95]) for factor in factors])
+        kept = factors[(noisy[:, 0] <= error(own)) & (error(own) <= noisy[:, 1])]
+        low, high = error(kept.min() * own), error(max(1.0, kept.max()) * own)
+        if name == "debiased_ece":
+            low = min(low, found[name]["value"])
+        size = 0.02 * error(own)
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, min(1.0, high)), abs=size), name
 
 
 def test_summary():

@@ -115,6 +115,25 @@ def test_band_says_what_it_compares():
     assert band == calibrated_ece_band(margin, is_ai, *draw(200, seed=6), n_simulations=100)
 
 
+def test_band_asks_what_it_is_told_to():
+    margin, is_ai = draw(300, seed=5)
+    others = draw(150, seed=6)
+    weights = metrics.class_balanced_weights(is_ai)
+
+    def band(**options):
+        return calibrated_ece_band(margin, is_ai, *others, **{"n_simulations": 120, **options})
+
+    few, many = band(n_bins=2), band(n_bins=40)
+    assert few["value"] == metrics.ece(expit(margin), is_ai, weights, 2)
+    assert many["value"] == metrics.ece(expit(margin), is_ai, weights, 40)
+    assert few["mean"] < 0.7 * many["mean"]
+    # The same simulations, cut elsewhere; half of them lie in the central half.
+    wide, narrow = band(level=0.95), band(level=0.5)
+    assert wide["mean"] == narrow["mean"]
+    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
+    assert band() == wide == band(seed=0) != band(seed=1)
+
+
 def test_few_calibration_images_widen_the_band():
     few = banded(0, 2000, 60, n_simulations=150)
     many = banded(0, 2000, 6000, n_simulations=150)

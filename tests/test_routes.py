@@ -302,7 +302,7 @@ def test_a_client_that_is_still_sending_hears_that_the_detector_is_busy(detector
 
 
 def test_what_never_comes_is_not_waited_for(detector, monkeypatch):
-    monkeypatch.setattr("realfake.space.routes.DRAIN", 0.2)
+    monkeypatch.setattr("realfake.space.incoming.DRAIN", 0.2)
     for url in serve(Service(detector, max_requests=0)):
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")

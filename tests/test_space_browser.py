@@ -4,16 +4,15 @@ import hashlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from serving import serving
 from tiny import draw_picture, save_tiny
 
 from realfake.attribution.methods import METHODS
@@ -37,52 +36,6 @@ Detector.explain = lambda *args, **kwargs: (time.sleep(1.5), explain(*args, **kw
 Batch._judge = lambda *args, **kwargs: (time.sleep(1.0), judge(*args, **kwargs))[1]
 runpy.run_path("app.py", run_name="__main__")
 """
-
-
-@contextmanager
-def serving(folder: Path, *command: str, **environment: str):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    variables = {
-        **os.environ,
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(folder / "gradio"),
-        "REALFAKE_FEEDBACK_FOLDER": str(folder / "feedback"),
-        "PYTHONPATH": str(ROOT),
-        **environment,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    server_log = folder / "server.log"
-    with open(server_log, "w") as log:
-        server = subprocess.Popen(
-            [sys.executable, *(command or ["app.py"])], cwd=ROOT, env=variables, stdout=log, stderr=log
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_for(url, server, server_log)
-            yield url
-            assert server.poll() is None, f"The server ended with {server.returncode}: {server_log.read_text()}"
-        finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.25)
-    raise AssertionError(f"The page did not come up: {log.read_text()}")
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ Built once around an opened detector (`build`) and started by `launch`. Each tab
 `code`; the words are in `languages`, the look in `style.css` and `theme`.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ..detector import Detector
 from ..feedback import Feedback
@@ -17,10 +19,12 @@ from .batch import build_batch
 from .check import build_check, name_the_examples
 from .code import build_code
 from .compare import build_compare
+from .guard import Guard
 from .handlers import Handlers
 from .loading import Loaded
 from .localised import Localised
 from .quality import build_quality
+from .rate_limit import RateLimit
 from .routes import routes
 from .text import ENGLISH
 from .theme import theme
@@ -75,12 +79,17 @@ def build(loaded: Loaded, feedback: Feedback | None = None) -> Page:
 
 
 def launch(page: Page) -> None:
-    """Serve the page, on the address that `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT` give."""
+    """Serve the page, on the address that `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT` give.
+
+    Raises:
+        ValueError: `REALFAKE_REQUESTS_PER_MINUTE` is no number.
+    """
+    limit = RateLimit.from_environ(os.environ)
     page.blocks.queue(max_size=64).launch(
         theme=theme(),
         css_paths=STYLE,
         i18n=page.i18n,
-        app_kwargs={"routes": routes(page.detector)},
+        app_kwargs={"routes": routes(page.detector), "middleware": [Middleware(Guard, limit=limit)]},
         mcp_server=True,
         max_file_size=MAX_FILE_SIZE,
         show_error=True,

@@ -23,14 +23,13 @@ from starlette.requests import ClientDisconnect
 from .. import hub_api
 from ..detector import Detector
 from .batching import MAX_WAITING, Batcher, Busy
+from .incoming import Incoming
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 32 * 2**20
 TIMEOUT = 30.0
 RETRY_AFTER = "2"
-# Seconds for what is still on its way of a request that is refused.
-DRAIN = 5.0
 # What a client that says nothing of the type sends, and what curl's --data-binary says by itself.
 _UNSAID = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 
@@ -41,36 +40,6 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
-
-
-class _Incoming(Request):
-    """A request that knows whether all of it has come."""
-
-    def __init__(self, request: Request):
-        super().__init__(request.scope, self._noted)
-        self._from, self.ended = request.receive, False
-
-    async def _noted(self):
-        message = await self._from()
-        self.ended = self.ended or not message.get("more_body", False)
-        return message
-
-    async def drain(self, limit: int) -> None:
-        """Throw away what is still coming, within bounds of bytes and time.
-
-        A connection that is closed while its client is still sending shows a reset there instead of the answer.
-        """
-        try:
-            async with asyncio.timeout(DRAIN):
-                while not self.ended and limit > 0:
-                    limit -= len((await self.receive()).get("body", b""))
-        except TimeoutError:
-            pass
-
-    async def left(self) -> None:
-        """Wait until the client hangs up; all of the request must have come."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
 
 
 class Service:
@@ -103,12 +72,12 @@ class Service:
 
     async def predict(self, request: Request) -> JSONResponse:
         """Answer `POST /predict`."""
-        request = _Incoming(request)
+        request = Incoming(request.scope, request.receive)
         response = await self._answer(request)
         await request.drain(self.max_bytes * 4 // 3 + 2**16)
         return response
 
-    async def _answer(self, request: _Incoming) -> JSONResponse:
+    async def _answer(self, request: Incoming) -> JSONResponse:
         if self._on_their_way >= self.max_requests:
             return _error(503, "The detector is busy; try again in a moment.")
         self._on_their_way += 1
@@ -143,7 +112,7 @@ class Service:
         except (ValueError, OSError) as error:
             raise Refusal(422, str(error)) from None
 
-    async def _read(self, request: _Incoming) -> tuple[bytes, hub_api.Parameters]:
+    async def _read(self, request: Incoming) -> tuple[bytes, hub_api.Parameters]:
         """The image file and the parameters, from whichever form the request has."""
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         try:
@@ -274,7 +243,7 @@ def routes(detector: Detector, service: Service | None = None) -> list[APIRoute]
     ]
 
 
-async def _unless_left(request: _Incoming, work: Coroutine):
+async def _unless_left(request: Incoming, work: Coroutine):
     """Do work for a client, and give it up when the client does.
 
     Raises:

@@ -1,0 +1,156 @@
+"""The page as a server: what it hands out, to whom, and what it keeps. No browser; `app.py` on a tiny checkpoint."""
+
+import io
+import json
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from serving import serving
+from tiny import draw_picture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="module")
+def url(folder, tiny_vit):
+    (folder / "secret.txt").write_text("nobody's business")
+    with serving(folder, REALFAKE_MODEL=str(tiny_vit), REALFAKE_REQUESTS_PER_MINUTE="8") as url:
+        yield url
+
+
+def ask(url: str, body: bytes | None = None, **headers: str):
+    """Status, body and headers of an answer."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as response:
+            return response.status, response.read(), response.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers
+
+
+def upload(url: str, name: str, data: bytes) -> str:
+    """Upload a file as the page does; gives the path that the server has given it."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
+    body = head.encode() + data + b"\r\n--x--\r\n"
+    status, answer, _ = ask(f"{url}/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x")
+    assert status == 200, answer
+    return json.loads(answer)[0]
+
+
+def png(seed: int = 0) -> bytes:
+    file = io.BytesIO()
+    draw_picture(48, seed=seed).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file={folder}/secret.txt",
+        "/gradio_api/file={folder}/server.log",
+        "/gradio_api/file={folder}/gradio/../secret.txt",
+        "/gradio_api/file=../secret.txt",
+        "/gradio_api/file=file:///etc/passwd",
+        "/gradio_api/file=app.py",
+        "/gradio_api/file=requirements.txt",
+        "/gradio_api/file={root}/realfake/space/page.py",
+        "/gradio_api/file={root}/.git/config",
+        "/gradio_api/file={environ}",
+        "/static/../../../../../../etc/passwd",
+        "/static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "/assets/..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "/custom_component/x/client/component/../../../../etc/passwd",
+        "/gradio_api/proxy=http://127.0.0.1:1/",
+        "/gradio_api/file=http://127.0.0.1:1/x",
+    ],
+)
+def test_no_file_outside_the_intended_folders_is_served(url, folder, path):
+    root = Path(__file__).resolve().parents[1]
+    path = path.format(folder=folder, root=root, environ="/proc/self/environ")
+    status, body, _ = ask(url + path)
+    assert status in (302, 400, 403, 404, 405), (status, body[:200])
+    for secret in (b"root:", b"nobody's business", b"import ", b"[core]", b"PATH="):
+        assert secret not in body
+
+
+def test_an_upload_cannot_be_guessed_and_is_no_page(url, folder):
+    path = upload(url, "../../../../x.html", b"<script>alert(1)</script>")
+    kept = Path(path).resolve()
+    assert kept.is_relative_to((folder / "gradio").resolve())
+    status, _, headers = ask(f"{url}/gradio_api/file={path}")
+    assert status == 200
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Disposition"].startswith("attachment")
+    # Its folder has a name of 256 bits, and no listing says it.
+    assert re.fullmatch(r"[0-9a-f]{64}", kept.parent.name)
+    for listing in (kept.parent, kept.parent.parent):
+        assert ask(f"{url}/gradio_api/file={listing}")[0] in (403, 404)
+
+
+def test_predict_keeps_nothing(url, folder):
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    data = png(7)
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n\r\n'
+        + data
+        + b"\r\n--x--\r\n"
+    )
+    assert ask(f"{url}/predict", data, Content_Type="image/png")[0] == 200
+    assert ask(f"{url}/predict", form, Content_Type="multipart/form-data; boundary=x")[0] == 200
+    assert {path for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_headers_and_origins(url):
+    _, _, headers = ask(url)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "strict-origin-when-cross-origin"
+    # A page that somebody opens elsewhere cannot read what a server on this machine answers.
+    for method_of in ({}, {"Access_Control_Request_Method": "POST"}):
+        _, _, headers = ask(f"{url}/health", Origin="https://elsewhere.example", **method_of)
+        assert "Access-Control-Allow-Origin" not in headers
+    assert ask(f"{url}/health", Origin=url)[2]["Access-Control-Allow-Origin"] == url
+
+
+def test_a_client_is_limited_and_the_log_says_so_without_saying_who(url, folder):
+    picture = png(3)
+    answers = [
+        ask(f"{url}/predict", picture, X_Forwarded_For="8.8.4.4", Content_Type="image/png") for _ in range(6)
+    ]
+    assert [status for status, _, _ in answers] == [200] * 4 + [429] * 2
+    assert int(answers[-1][2]["Retry-After"]) >= 1 and b"Too many requests" in answers[-1][1]
+    assert ask(f"{url}/predict", picture, X_Forwarded_For="9.9.9.9", Content_Type="image/png")[0] == 200
+    # A page's requests count as well.
+    for path in ("gradio_api/upload", "gradio_api/queue/join", "gradio_api/call/predict"):
+        assert ask(f"{url}/{path}", b"{}", X_Forwarded_For="8.8.4.4", Content_Type="application/json")[0] == 429
+    text = (folder / "server.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    mine = [line for line in lines if line["message"] == "request" and line["path"] == "/predict"]
+    assert {200, 429} <= {line["status"] for line in mine} and all(line["milliseconds"] >= 0 for line in mine)
+    assert "8.8.4.4" not in text
+
+
+def test_the_token_reaches_neither_log_nor_page(tiny_vit, tmp_path):
+    token = "hf_" + "Zz9" * 11 + "Q"
+    environment = {"REALFAKE_MODEL": "nobody/nothing-here", "HF_TOKEN": token, "HF_HUB_OFFLINE": "1"}
+    with serving(tmp_path, **environment) as url:
+        pages = [
+            ask(url + path)[1]
+            for path in ("", "/config", "/gradio_api/info", "/docs", "/openapi.json", "/ready")
+        ]
+    assert all(token.encode() not in page for page in pages)
+    assert token not in (tmp_path / "server.log").read_text()
+
+
+def test_a_limit_that_is_no_number_ends_in_one_line(tiny_vit, tmp_path):
+    environment = {"REALFAKE_MODEL": str(tiny_vit), "REALFAKE_REQUESTS_PER_MINUTE": "lots"}
+    said = pytest.raises(AssertionError, match="REALFAKE_REQUESTS_PER_MINUTE is 'lots'")
+    with said, serving(tmp_path, **environment):
+        pass
+    assert "Traceback" not in (tmp_path / "server.log").read_text()
