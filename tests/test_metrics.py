@@ -443,13 +443,16 @@ def test_a_mean_as_figures_are_stored():
     assert mean_figure([]) == {"value": None, "low": None, "high": None, "n": 0}
 
 
+def of_label(name: str, label: str):
+    metric = getattr(metrics, name)
+    return lambda m, y, weights=None: metric(m, y, label, weights)
+
+
 NAMED = {
     "accuracy": metrics.accuracy,
     "balanced_accuracy": metrics.balanced_accuracy,
     **{
-        f"{name}_{label}": lambda m, y, weights=None, f=getattr(metrics, name), label=label: f(
-            m, y, label, weights
-        )
+        f"{name}_{label}": of_label(name, label)
         for name in ("precision", "recall", "f1")
         for label in ("real", "ai")
     },
