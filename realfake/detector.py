@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
+from .allocator import keep_freed_memory
 from .attribution import METHOD_NAMES
 from .imaging.images import open_image
 from .labels import AI, NAMES, REAL, columns_by_label
@@ -98,7 +99,7 @@ class Detector:
         dtype: torch.dtype = torch.float32,
         label_map: dict[str, str] | None = None,
     ) -> "Detector":
-        """Open a checkpoint.
+        """Open a checkpoint. On a CPU the process's allocator is set as in [`~realfake.allocator.keep_freed_memory`].
 
         Args:
             model: Hub id or folder of any image classifier of transformers; *defaults to* the bundled one.
@@ -122,7 +123,9 @@ class Detector:
             return classifier, load_processor(files, revision=pinned, token=token)
 
         classifier, processor = verified(located, opening)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cpu":
+            keep_freed_memory()
         folder = Path(source)
         name = folder.name if folder.is_dir() else str(source)
         revision = located.commit or revision

@@ -31,6 +31,7 @@ PARTS = {
     "deviations": "scoring.deviations",
     "memory": "scaling.memory",
     "processes": "scaling.processes",
+    "allocator": "memory.allocator",
     "explaining": "explaining.explaining",
     "training": "training.training_rate",
     "training-processes": "training.training_processes",

@@ -5,6 +5,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..allocator import keep_freed_memory
 from ..models.classifiers import (
     build_classifier,
     input_size,
@@ -28,6 +29,7 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
         ValueError: The checkpoint is no image classifier, or an option does not fit the architecture.
         OSError: There is no such checkpoint.
     """
+    keep_freed_memory()
     if arguments.model_type:
         overrides = dict(arguments.config_overrides)
         model, processor = build_classifier(
