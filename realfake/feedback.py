@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .imaging.images import read_header
 from .labels import NAMES
+from .records import append_line, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +126,7 @@ class Feedback:
             if image is not None:
                 entry["image"] = self._keep_image(image, digest)
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._file, "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            append_line(self._file, json.dumps(entry, ensure_ascii=False))
             self._records += 1
         return entry["id"]
 
@@ -145,7 +145,7 @@ class Feedback:
             logger.warning("An image was not kept: there is no room for it")
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        write_atomically(path, data)
         self._bytes += len(data)
         return name
 
@@ -182,6 +182,7 @@ def _schedule(folder: Path, repo: str, token: str | None):
             private=True,
             token=token,
             allow_patterns=["records/*.jsonl", "images/*"],
+            ignore_patterns=["images/.*"],  # half an image of a process that died
         )
     except (HFValidationError, LocalTokenNotFoundError, HfHubHTTPError) as error:
         reason = " ".join(str(error).split())[:200]

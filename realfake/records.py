@@ -1,24 +1,44 @@
-"""JSON files that lie beside a checkpoint: written whole or not at all, and read with a message that names the fix."""
+"""Files written whole or not at all; the JSON files that lie beside a checkpoint, read with a message that names the fix."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 
-def write_atomically(path: str | Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old one or the new one, never half of either."""
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, so that a crash leaves the old one or the new one, never half of either."""
     path = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
     # Two processes must not write to the same one.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append_line(path: str | Path, text: str) -> None:
+    """Add a line to a file. Where it does not fit on the disk, none of it stays: the next line must not hang on to half of it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        data = (text + "\n").encode("utf-8")
+        try:
+            written = file.write(data)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def write_record(path: str | os.PathLike, split: str, record: Mapping, indent: int = 2) -> dict:

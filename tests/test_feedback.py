@@ -6,6 +6,9 @@ import importlib.util
 import io
 import json
 import logging
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,50 @@ def test_the_disk_does_not_fill_up(tmp_path, monkeypatch, caplog):
     assert [bool(entry["image"]) for entry in read_feedback(tmp_path)] == [True, False]
     with pytest.raises(OSError, match="No more feedback"):
         kept.record(answer(jpeg(2)), consent=True)
+
+
+_KILLED = """
+import os, signal, sys
+from realfake import records
+from realfake.feedback import Feedback
+answer = {"sha256": sys.argv[3]}
+kept = Feedback(sys.argv[1])
+kept.record(answer, consent=True, note="whole")
+records.os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
+kept.record(answer, consent=True, image=open(sys.argv[2], "rb").read())
+"""
+
+
+def test_a_page_that_is_killed_while_it_keeps_an_image_leaves_what_was_whole(tmp_path):
+    data, folder = jpeg(0), tmp_path / "feedback"
+    (tmp_path / "x.jpg").write_bytes(data)
+    arguments = [str(folder), str(tmp_path / "x.jpg"), hashlib.sha256(data).hexdigest()]
+    killed = subprocess.run([sys.executable, "-c", _KILLED, *arguments], cwd=SCRIPT.parents[1])
+    assert killed.returncode == -signal.SIGKILL
+    assert [entry["note"] for entry in read_feedback(folder)] == ["whole"]
+    # The next page keeps the image, and what lies half written is nobody's.
+    Feedback(folder).record(answer(data), consent=True, image=data)
+    whole = [path for path in folder.glob("images/*") if not path.name.startswith(".")]
+    assert [path.read_bytes() for path in whole] == [data]
+    assert {entry["image"] for entry in read_feedback(folder)} == {None, f"images/{whole[0].name}"}
+
+
+def test_a_record_that_does_not_fit_on_the_disk_spoils_no_other(tmp_path):
+    resource = pytest.importorskip("resource")
+    kept = Feedback(tmp_path)
+    kept.record(answer(jpeg(0)), consent=True, note="before")
+    (path,) = tmp_path.glob("records/*")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, limits[1]))
+        with pytest.raises(OSError):
+            kept.record(answer(jpeg(1)), consent=True, note="too much")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    kept.record(answer(jpeg(2)), consent=True, note="after")
+    assert [entry["note"] for entry in read_feedback(tmp_path)] == ["before", "after"]
 
 
 def test_damaged_lines_are_passed_over(tmp_path, caplog):

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -465,7 +466,28 @@ def test_two_runs_do_not_share_a_folder(corpus, tiny_vit, tmp_path, capsys):
 # --- two processes
 
 
-def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path):
+def launched(machines: int) -> list[list[str]]:
+    """What is typed on each of so many machines to start two processes in all."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    if machines == 1:
+        options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+        return [[*launch, *options.split()]]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    launch += [
+        "--config_file",
+        str(ROOT / "scripts" / "multi_node.yaml"),
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        port,
+    ]
+    return [[*launch, "--machine_rank", str(rank)] for rank in range(machines)]
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path, machines):
     words = [
         "--num_train_epochs",
         "2",
@@ -481,29 +503,21 @@ def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path):
         corpus, two, *words, "--ddp_backend", "gloo", "--per_device_train_batch_size", "8", model=tiny_vit,
         log=tmp_path / "two.jsonl",
     )  # fmt: skip
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    result = subprocess.run(
-        [*launch, str(ROOT / "train_hf.py"), *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=550,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    processes = [
+        subprocess.Popen(
+            [*launch, str(ROOT / "train_hf.py"), *arguments],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for launch in launched(machines)
+    ]  # fmt: skip
+    # The first one ends last: it writes, measures and speaks for all.
+    said = [process.communicate(timeout=550) for process in reversed(processes)][::-1]
+    stdout = "".join(out for out, _ in said)
+    assert [process.returncode for process in processes] == [0] * machines, said[0][1][-3000:]
     assert main(corpus, one, *words, model=tiny_vit, log=tmp_path / "one.jsonl") == 0
 
     assert (facts_of(two)["world_size"], facts_of(one)["world_size"]) == (2, 1)
-    assert result.stdout.count("Finished:") == result.stdout.count("Corpus ") == 1
+    assert stdout.count("Finished:") == stdout.count("Corpus ") == 1
     curves = [
         [row[name] for name in ("loss", "eval_loss") for row in facts_of(run)["log_history"] if name in row]
         for run in (one, two)

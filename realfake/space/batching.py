@@ -13,7 +13,9 @@ from concurrent.futures import Future
 import numpy as np
 import torch
 
-MAX_BATCH = 16
+# Large enough for the model, small enough that one is decoded and answered while the next one runs: with 16, two cores serve
+# three fifths of what they do with 8 (`scripts/benchmark.py --only space-users`).
+MAX_BATCH = 8
 MAX_WAITING = 64
 
 
@@ -29,6 +31,10 @@ class Batcher:
             caller at a time through.
         max_batch: Items in one call.
         max_waiting: Items that may wait.
+
+    Attributes:
+        batches: Forward passes so far.
+        items: What went through them.
     """
 
     def __init__(
@@ -39,7 +45,7 @@ class Batcher:
     ):
         self.forward = forward
         self.max_batch = max_batch
-        self.batches = 0
+        self.batches = self.items = 0
         self._queue: queue.Queue[tuple[torch.Tensor, Future]] = queue.Queue(max_waiting)
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -78,6 +84,7 @@ class Batcher:
             wanted = [(pixels, future) for pixels, future in batch if future.set_running_or_notify_cancel()]
             for group in _by_shape(wanted):
                 self.batches += 1
+                self.items += len(group)
                 try:
                     rows = self.forward(torch.cat([pixels for pixels, _ in group]))
                 except BaseException as error:

@@ -188,8 +188,8 @@ class Service:
         return data
 
     async def health(self) -> JSONResponse:
-        """Say that the process is alive."""
-        return JSONResponse({"status": "ok"})
+        """Say that the process is alive, and how many images its model has judged here, in how many passes."""
+        return JSONResponse({"status": "ok", "images": self.batcher.items, "batches": self.batcher.batches})
 
     async def ready(self) -> JSONResponse:
         """Say which detector is loaded, and whether the next request would be taken."""

@@ -5,6 +5,7 @@ camera's does, because noise and texture are what JPEG spends its bits and its d
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +63,17 @@ class Drawer:
 def draw_photographs(folder: Path, n: int, sizes=SIZES, quality: int = 90) -> list[Path]:
     """Write `n` JPEG files, of all sizes in turn; those that are there already are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawer, paths = None, []
-    for number in range(n):
-        size = sizes[number % len(sizes)]
-        path = folder / f"{number:05d}-{size[0]}x{size[1]}.jpg"
-        paths.append(path)
-        if not path.is_file():
-            drawer = drawer or Drawer()
-            _save(drawer(size, number, bool(number % 2)), path, quality)
+    sized = [sizes[number % len(sizes)] for number in range(n)]
+    paths = [folder / f"{number:05d}-{width}x{height}.jpg" for number, (width, height) in enumerate(sized)]
+    missing = [number for number, path in enumerate(paths) if not path.is_file()]
+    if missing:
+        drawer = Drawer()
+
+        def write(number: int) -> None:
+            _save(drawer(sized[number], number, bool(number % 2)), paths[number], quality)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(write, missing))
     return paths
 
 

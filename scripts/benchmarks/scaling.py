@@ -42,8 +42,8 @@ def memory(work: Path, quick: bool) -> dict:
 
 def processes(work: Path, quick: bool) -> dict:
     """Two processes with a thread each against one with a thread, on the bundled photos detector."""
-    images = work / ("photographs-60" if quick else "photographs-720")
-    draw_photographs(images, 60 if quick else 720)
+    n = 60 if quick else 600
+    images = link_many(draw_photographs(work / "photographs", n), work / f"photographs-{n}", n)
     engine = "openvino-fp32" if has_openvino() else "torch-fp32"
     arguments = [str(images), "--model", str(DEFAULT_CHECKPOINT), "--engine", engine, "--num_threads", "1"]
     arguments += ["--chunk_size", "10"]

@@ -3,6 +3,8 @@
 The step rates are those of `train_hf.py`'s own trainer, built as the script builds it, on drawn pictures.
 """
 
+import contextlib
+import io
 import json
 import os
 import statistics
@@ -54,7 +56,8 @@ def build(work: Path, *words: str):
             "--logging_strategy", "no", "--preprocessing_num_workers", "1", "--augmentation", "1.0", *words,
         ]
     )  # fmt: skip
-    corpus = runs.load(arguments.data, arguments.run)
+    with contextlib.redirect_stdout(io.StringIO()):  # what it says of the corpus
+        corpus = runs.load(arguments.data, arguments.run)
     parts = runs.parts_of(corpus, arguments.data.split_seed)
     model, processor = prepare_classifier(arguments.model)
     trainer = training.build_trainer(
@@ -124,7 +127,7 @@ def training_rate(work: Path, quick: bool) -> dict:
         if not quick
         else ["--model_type", "vit", "--config_overrides", '{"num_hidden_layers": 2}']
     )
-    steps = WARM_UP + (4 if quick else 7)
+    steps = WARM_UP + 4
     batch = ["--per_device_train_batch_size", "8", "--max_steps", str(steps)]
     took: dict[str, list[float]] = {"ours": [], "random": [], "example": []}
     for number in range(1 if quick else 2):
@@ -214,7 +217,7 @@ def _work(work: Path, result: Path, quick: bool) -> None:
         "num_attention_heads": 6,
         "intermediate_size": 1536,
     }
-    steps = str(WARM_UP + (4 if quick else 6))
+    steps = str(WARM_UP + 4)
     words = [
         "--model_type",
         "vit",
