@@ -6,6 +6,8 @@ the network itself (`scripts/benchmark.py --only allocator`).
 """
 
 import ctypes
+import threading
+import time
 
 # Of malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
@@ -22,9 +24,38 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether there was something to set: on Linux with glibc.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+    mallopt = _function("mallopt")
+    if mallopt is None:
         return False
     settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, KEPT), (_TRIM_THRESHOLD, KEPT), (_TOP_PAD, _STEP))
     return all([mallopt(name, value) == 1 for name, value in settings])
+
+
+def give_back_regularly(seconds: float = 60.0) -> bool:
+    """Hand free memory back to the system once in a while, from a thread of its own: for a process that serves for days.
+
+    What is kept between batches lies around what other threads hold, and such gaps add up for a quarter of an hour before they
+    are all in use. A minute's worth of them costs little to ask for again.
+
+    Returns:
+        Whether there is something to call: on Linux with glibc.
+    """
+    trim = _function("malloc_trim")
+    if trim is None:
+        return False
+
+    def run() -> None:
+        while True:
+            time.sleep(seconds)
+            trim(0)
+
+    threading.Thread(target=run, name="memory", daemon=True).start()
+    return True
+
+
+def _function(name: str):
+    """A function of the C library, or `None` where it is another one, or Windows."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return None

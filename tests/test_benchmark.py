@@ -110,6 +110,15 @@ def test_parts_run_in_processes_of_their_own_and_are_kept(script, tmp_path, monk
     assert len(output.read_text()) == len(json.dumps(record, indent=2) + "\n")
 
 
+def test_the_readme_shows_what_was_measured_last(part):
+    record = json.loads((SCRIPTS / "benchmark.json").read_text())
+    readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
+    assert not [name for name, found in record["parts"].items() if found["quick"] or "error" in found]
+    for line in part("report").table(record["parts"]).splitlines():
+        assert line in readme, line
+    assert "scripts/benchmark-scaling.png" in readme and (SCRIPTS / "benchmark-scaling.png").is_file()
+
+
 def test_mistakes_end_in_one_line(script, tmp_path, capsys):
     assert script.main(["--only", "scorin"]) == 2
     assert capsys.readouterr().err.startswith(

@@ -91,6 +91,53 @@ def test_separable(method):
     assert 1 / by_hand.temperature == pytest.approx(math.log(31)) and by_hand.bias == pytest.approx(0, abs=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("margin", "method"),
+    [([1.0, 2.0, 2.0, 3.0], "temperature_bias"), ([-1.0, 0.0, 0.0, 1.0], "temperature"), ([-1.0, 0.0, 2.0, 1.0], "temperature"),
+     ([-0.2, -0.1, 0.1, 0.2], "temperature_bias")],
+)  # fmt: skip
+def test_separable_up_to_a_tie(margin, method):
+    # Also where an image of each class lies on the threshold there is no finite optimum.
+    is_ai = np.array([False, False, True, True])
+    for size in (1e-2, 1.0, 1e2):
+        calibration = fit(size * np.array(margin), is_ai, method)
+        assert calibration.reason == "the margins separate the classes; labels were smoothed (Platt 1999)"
+        assert math.isfinite(calibration.temperature) and calibration.nll_after < calibration.nll_before
+    overlapping = np.array([margin[0], margin[3], margin[1], margin[2]])
+    assert fit(overlapping, is_ai, method).reason != calibration.reason
+
+
+@pytest.mark.parametrize(
+    ("margin", "is_ai", "method", "reason"),
+    [
+        ([1.0, 2.0], [True, True], "temperature", "the calibration images are all of one class"),
+        ([2.0, 1.0, -1.0, -2.0], [False, False, True, True], "temperature_bias",
+         "higher margins do not mean ai on the calibration images: the best temperature is not positive"),
+        ([0.0, 0.0, 0.0, 0.0], [False, False, True, True], "temperature",
+         "higher margins do not mean ai on the calibration images: the best temperature is not positive"),
+        ([1.0, -1.0, 1.0, -1.0], [False, False, True, True], "auto",
+         "neither temperature nor bias lowers the cross-validated NLL"),
+        ([1.0, 2.0, 3.0], [False, True, True], "auto",
+         "too few calibration images to choose a method by cross-validation"),
+        ([1.0, 2.0, 3.0, 4.0], [False, True, False, True], "identity", None),
+    ],
+)  # fmt: skip
+def test_why_the_identity_was_kept(margin, is_ai, method, reason):
+    for balanced in (True, False):
+        kept = fit(margin, is_ai, method, balanced)
+        assert (kept.method, kept.temperature, kept.bias, kept.n) == ("identity", 1.0, 0.0, len(margin))
+        assert kept.reason == reason and kept.class_balanced is balanced and kept.nll_after == kept.nll_before
+
+
+def test_nothing_to_gain_keeps_the_identity():
+    # Three of four right at odds of three to one: temperature 1 is the optimum.
+    margin = math.log(3) * np.array([1, 1, 1, -1, -1, -1, -1, 1])
+    kept = fit(margin, np.arange(8) < 4, "temperature")
+    assert kept.temperature == pytest.approx(1) and kept.nll_after == pytest.approx(kept.nll_before)
+    if kept.method == "identity":
+        assert kept.reason == "no temperature lowers the NLL of the calibration images"
+
+
 def test_separated_by_a_shifted_threshold():
     is_ai = np.arange(20) < 10
     margin = np.where(is_ai, 9.0, 7.0) + np.linspace(-0.1, 0.1, 20)
@@ -199,6 +246,9 @@ def test_folds_keep_groups_whole_and_spread_classes():
     for k in range(5):
         assert is_ai[fold == k].any() and (~is_ai[fold == k]).any()
     assert folds(np.array([True, False, False]), None, 5, 0) is None
+    # Two groups of a class are enough, for two folds.
+    fold = folds(np.array([True, True, False, False, False]), None, 5, 0)
+    assert sorted(fold[:2]) == [0, 1] and set(fold[2:]) == {0, 1}
 
 
 def test_grouped_with_two_columns_is_fit():
@@ -286,8 +336,11 @@ def test_round_trip_and_bad_input():
     calibration = fit(margin, is_ai)
     values = json.loads(json.dumps(calibration.to_dict(), allow_nan=False))
     assert Calibration.from_dict(values | {"folded": True}) == calibration
-    with pytest.raises(ValueError, match="temperature_bias"):
+    with pytest.raises(ValueError) as error:
         fit(margin, is_ai, "platt")
+    assert str(error.value) == (
+        "Unknown calibration method 'platt'; use one of identity, temperature, temperature_bias, auto."
+    )
     with pytest.raises(ValueError, match="NaN"):
         fit(np.r_[margin[1:], np.nan], is_ai)
     with pytest.raises(ValueError, match="infinite"):
