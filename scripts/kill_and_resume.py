@@ -97,7 +97,8 @@ def kill_again_and_again(
     on_disk: Callable[[], dict],
     seed: int,
 ) -> list[dict]:
-    """Start and kill a run `kills` times.
+    """Start a run until it was killed `kills` times: one that has ended before its kill is started again, in all no more than
+    twice as often.
 
     Args:
         began: Whether a run says that it has begun its steps.
@@ -106,8 +107,11 @@ def kill_again_and_again(
         on_disk: What to log of the disk after a kill.
     """
     rng, moments, loading = random.Random(seed), [], None
-    for number in range(kills):
-        aim = AIMS[number % len(AIMS)]
+    landed = 0
+    for number in range(2 * kills):
+        if landed == kills:
+            break
+        aim = AIMS[landed % len(AIMS)]
         run = start()
         if aim == "imports":
             run.live(rng.uniform(0.05, 2))
@@ -125,6 +129,7 @@ def kill_again_and_again(
         ended, lived = run.ended(), run.seconds
         if not ended:
             run.kill()
+            landed += 1
         moments.append(
             {"kill": number + 1, "aimed_at": aim, "seconds": round(lived, 3), "too_late": ended, **on_disk()}
         )
@@ -197,7 +202,7 @@ def training(kills: int, work: Path, seed: int) -> dict:
     model = ["--model_type", "convnextv2", "--image_size", "32", "--config_overrides", OVERRIDES]
     words = [
         *model, "--dataset", str(work / "corpus"), "--augmentation", "0.3", "--learning_rate", "2e-3", "--bf16", "False",
-        "--num_train_epochs", "12", "--per_device_train_batch_size", "8", "--logging_steps", "1", "--use_cpu", "True",
+        "--num_train_epochs", "36", "--per_device_train_batch_size", "8", "--logging_steps", "1", "--use_cpu", "True",
         "--save_strategy", "steps", "--save_steps", "4", "--eval_strategy", "steps", "--eval_steps", "4", "--disable_tqdm",
         "True", "--measurement_log", str(work / "log.jsonl"), "--measure_test", "False", "--measure_degradations", "0",
         "--preprocessing_num_workers", "1", "--save_total_limit", "3",
@@ -288,6 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
         for aim in AIMS
     }
     result["kills"] = aimed
+    result["passed"] = result["passed"] and sum(aimed.values()) == options.kills
     if options.log:
         Path(options.log).write_text(json.dumps(result, indent=2) + "\n")
     told = {name: value for name, value in result.items() if name != "moments"}
