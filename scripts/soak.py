@@ -1,13 +1,14 @@
 """Many users at once at a Space that this script starts, for as long as it is told, and what became of each request.
 
-    python scripts/soak.py                              # 64 users for 10 minutes
+    python scripts/soak.py                              # 64 users for 10 minutes, and 10 minutes before
     python scripts/soak.py --users 8 --minutes 0.1      # a short look
 
 Users send drawn pictures of mixed sizes and formats to `/predict`, in all three forms of a request, and one file in twenty
 is broken. Then more come than the Space takes, half of whom hang up, and a lone request waits for its turn. The promises:
 pictures are answered with the score that the detector gives the same bytes offline; broken files are refused in the
 client's name (4xx); the only other answer is an honest "busy" (503 or 429 that says when to come back); no request stays
-without an answer; the server's memory does not grow; and a lone request is served as before within seconds. Exit status 1
+without an answer; the server's memory does not grow once as long a time has passed in which the allocator has seen the
+largest coincidences; and a lone request is served as before within seconds. Exit status 1
 if one is broken. `soak.json` holds the figures.
 """
 
@@ -43,8 +44,6 @@ PATIENCE = 120.0
 RECOVERY = 10.0
 # MiB a minute that memory may grow for certain. A leak of one picture in a hundred is twenty times that.
 GROWTH = 1.0
-# Memory settles first: allocators keep what the largest batches took.
-SETTLING = 0.25
 BLOCKS = 10
 # Below that many samples a slope says nothing.
 ENOUGH = 60
@@ -318,15 +317,15 @@ def resident(pid: int) -> float | None:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20 + sum(of_children)
 
 
-def slope(samples: Sequence[tuple[float, float]]) -> dict | None:
-    """MiB a minute after settling, by least squares with a 95 % interval, or `None` with too few samples.
+def slope(samples: Sequence[tuple[float, float]], settled: float) -> dict | None:
+    """MiB a minute after `settled` seconds, by least squares with a 95 % interval, or `None` with too few samples.
 
     Samples that follow on each other are alike; the line is drawn through the means of blocks, which are less so.
     """
     import numpy as np
     from scipy import stats
 
-    kept = np.asarray(samples[int(SETTLING * len(samples)) :])
+    kept = np.asarray([sample for sample in samples if sample[0] >= settled])
     if len(kept) < ENOUGH:
         return None
     means = np.array([block.mean(axis=0) for block in np.array_split(kept, BLOCKS)])
@@ -345,14 +344,16 @@ def measure(server, files: Sequence[File], options) -> dict:
     tally, flood, alone = Tally(), Tally(), Tally()
     calm = statistics.median(lone(server.url, whole[0], alone) for _ in range(5))
     began = time.monotonic()
+    settling = 60 * (options.minutes if options.settling is None else options.settling)
     with Memory(server.pid) as memory:
-        soak(server.url, files, options.users, 60 * options.minutes, options.seed, tally, wait=True)
+        seconds = settling + 60 * options.minutes
+        soak(server.url, files, options.users, seconds, options.seed, tally, wait=True)
     lasted = time.monotonic() - began
     burst = min(10.0, 60 * options.minutes)
     soak(server.url, files, 3 * options.users, burst, options.seed + 1, flood, wait=False)
     hang_up(server.url, max(whole, key=lambda file: len(file.data)), options.users)
     recovered = recovery(server.url, whole[0], calm, alone)
-    growth = slope(memory.samples)
+    growth = slope(memory.samples, settling)
     tallies = (tally, flood, alone)
     broken = sum((one.broken for one in tallies), Counter())
     promises = {name: not broken[name] for name in PROMISES}
@@ -363,6 +364,7 @@ def measure(server, files: Sequence[File], options) -> dict:
     return {
         "users": options.users,
         "seconds": round(lasted, 1),
+        "settling_seconds": settling,
         "requests": tally.counts.total(),
         "per_second": tally.counts.total() / lasted,
         "answers": dict(sorted(tally.counts.items())),
@@ -447,6 +449,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--users", type=int, default=64, help="How many send at once; three times as many later."
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="How long.")
+    parser.add_argument(
+        "--settling", type=float, help="Minutes before, in which memory may still grow (default: as many)."
+    )
     parser.add_argument("--pictures", type=int, default=60, help="How many different ones.")
     parser.add_argument("--seed", type=int, default=0, help="Of who sends what.")
     parser.add_argument("--report", default="soak.json", help="JSON file of the figures.")

@@ -40,38 +40,10 @@ def test_blocks_are_mapped_once():
     assert faults("keep") <= faults("leave") / 4
 
 
-_HELD = """
-import time
-import numpy as np
-from pathlib import Path
-from realfake.allocator import give_back_regularly, keep_freed_memory
-def held():
-    return int(Path("/proc/self/statm").read_text().split()[1]) / 256
-keep_freed_memory()
-blocks = [np.ones(2**19, np.float32) for _ in range(200)]  # 400 MiB
-kept = [blocks[number] for number in range(0, 200, 10)]  # so that there is no end of the heap to cut off
-before = held()
-del blocks
-freed = held()
-assert give_back_regularly(0.05)
-time.sleep(2)
-print(before, freed, held())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc to set")
-def test_what_lies_idle_is_given_back():
-    command = [sys.executable, "-c", _HELD]
-    before, freed, after = map(
-        float, subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    )
-    assert freed > before - 20 and after < before - 300
-
-
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
 def test_other_systems_are_left_as_they_are(monkeypatch, error):
     def refuse(name):
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    assert allocator.keep_freed_memory() is False and allocator.give_back_regularly() is False
+    assert allocator.keep_freed_memory() is False

@@ -147,14 +147,14 @@ def test_a_broken_promise_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
 
 def test_slopes(soak):
     flat = [(float(second), 900.0 + 40 * (second % 7)) for second in range(600)]
-    found = soak.slope(flat)
+    found = soak.slope(flat, 150.0)
     assert found["low"] < 0 < found["high"] and abs(found["mib_per_minute"]) < 1
     growing = [(second, held + 0.1 * second) for second, held in flat]
-    found = soak.slope(growing)
+    found = soak.slope(growing, 150.0)
     assert found["low"] > soak.GROWTH and found["mib_per_minute"] == pytest.approx(6, abs=1)
     # What the first requests take is not growth.
-    assert soak.slope([(second, held if second > 100 else 600.0) for second, held in flat])["low"] < 0
-    assert soak.slope(flat[:50]) is None
+    assert soak.slope([(second, held if second > 100 else 600.0) for second, held in flat], 150.0)["low"] < 0
+    assert soak.slope(flat[:50], 0.0) is None
 
 
 def test_memory_of_this_process(soak):

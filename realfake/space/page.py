@@ -11,7 +11,6 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ..allocator import give_back_regularly
 from ..detector import Detector
 from ..feedback import Feedback
 from . import render
@@ -86,7 +85,6 @@ def launch(page: Page) -> None:
         ValueError: `REALFAKE_REQUESTS_PER_MINUTE` is no number.
     """
     limit = RateLimit.from_environ(os.environ)
-    give_back_regularly()
     page.blocks.queue(max_size=64).launch(
         theme=theme(),
         css_paths=STYLE,
