@@ -36,7 +36,7 @@ def allocator(work: Path, quick: bool) -> dict:
         return float(told.stdout)
 
     rates: dict[str, list[float]] = {"kept": [], "default": []}
-    for number in range(1 if quick else 3):
+    for number in range(1 if quick else 2):
         for kind in ("kept", "default") if number % 2 == 0 else ("default", "kept"):
             rates[kind].append(rate(kind))
     ratios = [kept / default for kept, default in zip(rates["kept"], rates["default"], strict=True)]

@@ -16,7 +16,7 @@ from .timing import ratio_row
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "score.py"
-STEPS = (100, 300, 1_000, 3_000, 10_000, 20_000)
+STEPS = (100, 1_000, 4_000, 10_000, 20_000)
 _FINAL = re.compile(r"([\d,]+)(?: of [\d,]+ \(\d+%\))? images, ([\d.]+) a second")
 _PAIRS = 3
 
@@ -26,7 +26,7 @@ def memory(work: Path, quick: bool) -> dict:
     paths = draw_photographs(work / "small", 500, sizes=((320, 240), (256, 256), (400, 300)))
     # With what a corpus of any size is scored with, so that all runs compute alike.
     engine = "openvino-fp32" if has_openvino() else "torch-fp32"
-    steps = STEPS[:4] if quick else STEPS
+    steps = STEPS[:3] if quick else STEPS
     runs = []
     for n in steps:
         images = link_many(paths, work / f"linked-{n}", n)
@@ -42,7 +42,7 @@ def memory(work: Path, quick: bool) -> dict:
 
 def processes(work: Path, quick: bool) -> dict:
     """Two processes with a thread each against one with a thread, on the bundled photos detector."""
-    n = 60 if quick else 600
+    n = 60 if quick else 480
     images = link_many(draw_photographs(work / "photographs", n), work / f"photographs-{n}", n)
     engine = "openvino-fp32" if has_openvino() else "torch-fp32"
     arguments = [str(images), "--model", str(DEFAULT_CHECKPOINT), "--engine", engine, "--num_threads", "1"]

@@ -127,7 +127,7 @@ def model_size(work: Path, quick: bool) -> dict:
 def deviations(work: Path, quick: bool) -> dict:
     """Probabilities and verdicts of trained checkpoints, as chosen by measurement, with bfloat16 forced, and exact."""
     del work
-    pictures = _cuttings(40 if quick else 200)
+    pictures = _cuttings(40 if quick else 150)
     encoded = [_encoded(picture) for picture in pictures]
     largest = {"chosen": 0.0, "bf16": 0.0, "exact": 0.0}
     flipped = dict.fromkeys(largest, 0)
