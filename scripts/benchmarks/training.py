@@ -50,10 +50,10 @@ class StepTimes(TrainerCallback):
 
 def build(work: Path, *words: str):
     """The trainer of `train_hf.py` for these options."""
-    draw_classes(work / "classes", 96, (512, 512))
+    draw_classes(work / "classes-480", 480, (512, 512))
     arguments = runs.parse(
         [
-            "--dataset", str(work / "classes"), "--output_dir", str(work / "training"), "--image_size", str(SIDE),
+            "--dataset", str(work / "classes-480"), "--output_dir", str(work / "training"), "--image_size", str(SIDE),
             "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "False", "--disable_tqdm", "True",
             "--logging_strategy", "no", "--preprocessing_num_workers", "1", "--augmentation", "1.0", *words,
         ]
