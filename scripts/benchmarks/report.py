@@ -49,6 +49,7 @@ def plot_scaling(runs: list[Mapping], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     images, seconds, memory = (
         np.array([run[key] for run in runs]) for key in ("images", "seconds", "peak_mib")
@@ -69,6 +70,7 @@ def plot_scaling(runs: list[Mapping], path: Path) -> None:
     right.set(xlabel="images", ylabel="MiB", title="Peak memory of the process", ylim=(0, 1.2 * memory.max()))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)

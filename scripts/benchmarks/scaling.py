@@ -16,7 +16,7 @@ from .timing import ratio_row
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "score.py"
-STEPS = (100, 1_000, 4_000, 10_000, 20_000)
+STEPS = (100, 1_000, 5_000, 20_000)
 _FINAL = re.compile(r"([\d,]+)(?: of [\d,]+ \(\d+%\))? images, ([\d.]+) a second")
 _PAIRS = 3
 
