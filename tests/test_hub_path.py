@@ -293,13 +293,16 @@ def _answers(url: str) -> bool:
 def test_the_space_gives_the_same_probabilities(hub, pushed, pictures, tmp_path):
     from gradio_client import handle_file
 
-    revision = hub.history(pushed.repo)[0].oid
-    detector = Detector.from_pretrained(pushed.repo, revision=revision)
-    named = pushed.repo
-    if "convnext" in pushed.repo:
-        # Named by its revision, while the main branch has moved on to something unusable.
-        named = f"{pushed.repo}@{revision}"
-        hub.put(pushed.repo, {"config.json": "{}"}, title="Break it")
+    repo = named = pushed.repo
+    if "convnext" in repo:
+        # Named by its revision, while the main branch of a copy has moved on to something unusable.
+        repo = "user/moved-on"
+        hub.put(repo, uploaded(hub, pushed.repo))
+    revision = hub.history(repo)[0].oid
+    detector = Detector.from_pretrained(repo, revision=revision)
+    if repo != named:
+        named = f"{repo}@{revision}"
+        hub.put(repo, {"config.json": "{}"}, title="Break it")
     with space(hub, tmp_path, named) as (client, log):
         answers = [client.predict(handle_file(path), api_name="/predict") for path in pictures[:3]]
     for path, answer in zip(pictures, answers):
@@ -307,9 +310,9 @@ def test_the_space_gives_the_same_probabilities(hub, pushed, pictures, tmp_path)
         for name in NAMES:
             assert answer["probabilities"][name] == pytest.approx(expected.probabilities[name], abs=1e-5)
         assert (answer["verdict"], answer["label"]) == (expected.verdict, expected.label)
-        assert (answer["model"], answer["revision"]) == (pushed.repo, revision)
+        assert (answer["model"], answer["revision"]) == (repo, revision)
     assert "could not be loaded" not in log.read_text()
-    assert hub.requests_to(f"^/{pushed.repo}/resolve/.*/evaluation.json$", "GET")
+    assert hub.requests_to(f"^/{repo}/resolve/.*/evaluation.json$", "GET")
 
 
 @pytest.mark.skipif(
