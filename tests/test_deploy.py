@@ -85,7 +85,7 @@ def test_giving_the_command_again_changes_nothing(hub, deployed):
         len(hub.history("user/space", "space", "main")),
         len(hub.requests_to("/variables$", "POST")),
     ) == before
-    assert not hub.requests_to("/hardware$")
+    assert not hub.requests_to("/user/space/hardware$")
 
 
 def test_an_old_space_is_brought_up_to_date(hub, tmp_path):
