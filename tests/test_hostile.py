@@ -53,7 +53,7 @@ def test_odd_files_are_read_all_the_same(name, fuzz, detector):
     assert fuzz.pass_through(detector, UNUSUAL[name]) == "answered"
 
 
-@pytest.mark.parametrize("name", UNUSUAL.keys() - {"a thousand frames", "100 to 1", "gif and script"})
+@pytest.mark.parametrize("name", sorted(UNUSUAL.keys() - {"a thousand frames", "100 to 1", "gif and script"}))
 def test_what_stands_beside_the_pixels_does_not_change_them(name):
     plain = draw_picture(48, seed=5)
     expected = open_image(encode(plain, "WEBP" if "webp" in name else "PNG" if "png" in name else "JPEG"))
