@@ -20,16 +20,9 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether there was something to set: on Linux with glibc.
     """
-    mallopt = _function("mallopt")
-    if mallopt is None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return False
     settings = ((_MMAP_THRESHOLD, KEPT), (_TRIM_THRESHOLD, KEPT), (_TOP_PAD, _STEP))
     return all([mallopt(name, value) == 1 for name, value in settings])
-
-
-def _function(name: str):
-    """A function of the C library, or `None` where it is another one, or Windows."""
-    try:
-        return getattr(ctypes.CDLL(None), name)
-    except (AttributeError, OSError, TypeError):
-        return None

@@ -12,12 +12,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str], folder: Path, log: Path):
+    """A process that runs in `folder` and says what it says into `log`; it is ended at the end."""
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
 def serving(folder: Path, *command: str, **environment: str):
     """Start the page, and give its address once it answers; what it says is in `folder/server.log`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     variables = {
         **os.environ,
         "GRADIO_SERVER_NAME": "127.0.0.1",
@@ -28,23 +50,12 @@ def serving(folder: Path, *command: str, **environment: str):
         **environment,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    server_log = folder / "server.log"
-    with open(server_log, "w") as log:
-        server = subprocess.Popen(
-            [sys.executable, *(command or ["app.py"])], cwd=ROOT, env=variables, stdout=log, stderr=log
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_for(url, server, server_log)
-            yield url
-            assert server.poll() is None, f"The server ended with {server.returncode}: {server_log.read_text()}"
-        finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+    log = folder / "server.log"
+    with started([sys.executable, *(command or ["app.py"])], variables, ROOT, log) as server:
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(url, server, log)
+        yield url
+        assert server.poll() is None, f"The server ended with {server.returncode}: {log.read_text()}"
 
 
 def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:

@@ -5,7 +5,6 @@ import base64
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 from loopback_hub import LoopbackHub
 from packaging.requirements import Requirement
 from PIL import Image
+from serving import free_port, started
 from signing import make_authority, sign
 from tiny import draw_picture, save_tiny
 
@@ -249,9 +249,7 @@ def running(hub, deployed, tmp_path_factory):
     for path, content in hub.files("user/space", "space").items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environ = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")
     }
@@ -268,10 +266,8 @@ def running(hub, deployed, tmp_path_factory):
         timeout=300,
     )  # fmt: skip
     assert "No module named 'realfake'" in elsewhere.stderr
-    with open(log, "w") as output:
-        process = subprocess.Popen([python, "app.py"], cwd=folder, env=environ, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
-    try:
+    with started([python, "app.py"], environ, folder, log) as process:
         deadline = time.monotonic() + 240
         while True:
             try:
@@ -281,9 +277,6 @@ def running(hub, deployed, tmp_path_factory):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.2)
         yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def test_a_client_above_the_limit_is_told_when_to_come_back():
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_every_answer_has_the_headers(method):
     answer = client(RateLimit()).request(method, "/echo")
-    assert HEADERS.items() <= dict(zip(HEADERS, (answer.headers[name] for name in HEADERS))).items()
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
 
 
 def test_a_request_leaves_one_line_without_what_was_sent(caplog):
@@ -157,10 +157,9 @@ def test_a_request_leaves_one_line_without_what_was_sent(caplog):
 
 
 def record(message: str, **extra) -> logging.LogRecord:
-    made = logging.makeLogRecord(
+    return logging.makeLogRecord(
         {"name": "realfake.x", "levelname": "INFO", "levelno": 20, "msg": message, **extra}
     )
-    return made
 
 
 def test_a_line_is_one_json_object_whatever_is_in_it():

@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 from loopback_hub import TOKEN, LoopbackHub, point_clients_at
+from serving import free_port, started
 from tiny import draw_corpus, draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -257,30 +257,17 @@ def space(hub, folder: Path, model: str, **more):
     """`app.py` in a process of its own, with a cache of its own. Yields a client, and the process's log."""
     from gradio_client import Client
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     caches = {"HF_HOME": str(folder), "HF_HUB_CACHE": str(folder / "hub")}
     gradio = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
     log = folder / "app.log"
-    with open(log, "w") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py")],
-            env=environment(hub, **caches, **gradio, REALFAKE_MODEL=model, **more),
-            cwd=folder, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    try:
+    variables = environment(hub, **caches, **gradio, REALFAKE_MODEL=model, **more)
+    with started([sys.executable, str(ROOT / "app.py")], variables, folder, log) as process:
         url = f"http://127.0.0.1:{port}"
         while not _answers(f"{url}/config"):
             assert process.poll() is None, log.read_text()
             time.sleep(0.2)
         yield Client(url, verbose=False, download_files=str(folder)), log
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 def _answers(url: str) -> bool:

@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -24,6 +23,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from serving import free_port
 from tiny import draw_corpus, draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -472,16 +472,13 @@ def launched(machines: int) -> list[list[str]]:
     if machines == 1:
         options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
         return [[*launch, *options.split()]]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     launch += [
         "--config_file",
         str(ROOT / "scripts" / "multi_node.yaml"),
         "--num_processes",
         "2",
         "--main_process_port",
-        port,
+        str(free_port()),
     ]
     return [[*launch, "--machine_rank", str(rank)] for rank in range(machines)]
 
