@@ -7,331 +7,29 @@ Users send drawn pictures of mixed sizes and formats to `/predict`, in all three
 is broken. Then more come than the Space takes, half of whom hang up, and a lone request waits for its turn. The promises:
 pictures are answered with the score that the detector gives the same bytes offline; broken files are refused in the
 client's name (4xx); the only other answer is an honest "busy" (503 or 429 that says when to come back); no request stays
-without an answer; the server's memory does not grow once as long a time has passed in which the allocator has seen the
-largest coincidences; and a lone request is served as before within seconds. Exit status 1
-if one is broken. `soak.json` holds the figures.
+without an answer; the server's memory does not grow after the time to settle, in which the allocator meets the largest
+coincidences of requests; and a lone request is served as before within seconds. Exit status 1 if one is broken. `soak.json`
+holds the figures.
 """
 
 import argparse
-import base64
-import contextlib
 import json
 import os
-import random
-import re
-import socket
 import statistics
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
-BROKEN_SHARE = 0.05
-FORMS = ("file", "form", "json")
-# The promise of `Detector`: whatever else is in the batch.
-TOLERANCE = 1e-5
-BUSY = (429, 503)
-# Seconds after which a user takes a request for lost; the server gives up on its side after 30.
-PATIENCE = 120.0
+from soaking.files import File, draw_files, told_apart
+from soaking.memory import Memory, slope
+from soaking.users import PROMISES, Tally, hang_up, lone, recovery, soak
+
 RECOVERY = 10.0
 # MiB a minute that memory may grow for certain. A leak of one picture in a hundred is twenty times that.
 GROWTH = 1.0
-BLOCKS = 10
-# Below that many samples a slope says nothing.
-ENOUGH = 60
-
-
-@dataclass(frozen=True)
-class File:
-    """A file to send, and what the detector says of it offline.
-
-    Attributes:
-        name: For the report.
-        data: Its bytes.
-        kind: Its media type.
-        scores: By form of request, `{label: score}`; `None` where the detector refuses it.
-    """
-
-    name: str
-    data: bytes
-    kind: str
-    scores: dict[str, dict[str, float]] | None
-
-
-@dataclass
-class Tally:
-    """What became of the requests, from all threads."""
-
-    counts: Counter = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-    broken: Counter = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def note(self, status: str, promise: str | None, words: str, seconds: float) -> None:
-        with self.lock:
-            self.counts[status] += 1
-            self.seconds.append(seconds)
-            if promise:
-                self.broken[promise] += 1
-                self.problems.append(f"{promise}: {words}")
-
-
-def draw_files(detector, folder: Path, n: int) -> list[File]:
-    """Draw `n` pictures of mixed sizes and formats, and break some of them."""
-    from benchmarks.drawn import SIZES, draw_photographs
-    from PIL import Image
-
-    sizes = ((96, 96), (224, 224), (320, 240), *SIZES)
-    pictures = []
-    for number, path in enumerate(draw_photographs(folder, n, sizes)):
-        data, form = path.read_bytes(), "JPEG"
-        if number % 5 in (3, 4):
-            form = ("PNG", "WEBP")[number % 5 - 3]
-            buffer = BytesIO()
-            with Image.open(path) as image:
-                image.save(buffer, form, **({"quality": 85} if form == "WEBP" else {"compress_level": 1}))
-            data = buffer.getvalue()
-        pictures.append((path.stem, data, f"image/{form.lower()}"))
-    files = [File(name, data, kind, _offline(detector, data)) for name, data, kind in pictures]
-    files += [
-        File(name, data, "image/jpeg", _offline(detector, data)) for name, data in _broken(pictures[0][1])
-    ]
-    for file in files[n:]:
-        if file.scores is not None:
-            raise RuntimeError(f"{file.name} was meant to be broken, and the detector reads it.")
-    return files
-
-
-def _broken(jpeg: bytes) -> list[tuple[str, bytes]]:
-    """What must not be answered: damaged, hostile, or no image at all."""
-    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
-    return [
-        ("nothing", b""),
-        ("half a picture", jpeg[: len(jpeg) // 2]),
-        ("a header alone", jpeg[:64]),
-        ("noise", random.Random(0).randbytes(50_000)),
-        ("words", b"This is no picture.\n" * 200),
-        ("a drawing in SVG", b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>'),
-        ("an archive", b"PK\x03\x04" + jpeg),
-        ("a picture of 60,000 pixels a side", bomb + b"\0" * 4096),
-    ]
-
-
-def _offline(detector, data: bytes) -> dict[str, dict[str, float]] | None:
-    from realfake.hub_api import Parameters, scores
-
-    try:
-        (logits,) = detector.logits([data])
-    except (ValueError, OSError):
-        return None
-    config = detector.model.config
-    return {
-        form: {
-            row["label"]: row["score"] for row in scores(logits, config, Parameters(function_to_apply=function))
-        }
-        for form, function in zip(FORMS, (None, "sigmoid", "none"), strict=True)
-    }
-
-
-def told_apart(files: Sequence[File]) -> float:
-    """Share of pairs of pictures whose scores differ by more than the tolerance, so that a swap would be seen."""
-    rows = [file.scores["json"] for file in files if file.scores is not None]
-    pairs = [(one, other) for place, one in enumerate(rows) for other in rows[:place]]
-    return sum(not _agree(one, other, TOLERANCE) for one, other in pairs) / max(1, len(pairs))
-
-
-def _agree(one: dict[str, float], other: dict[str, float], tolerance: float) -> bool:
-    # Logits are compared relative to their size, which is that of a few units; probabilities as they are.
-    return one.keys() == other.keys() and all(
-        abs(one[label] - other[label]) <= tolerance * max(1.0, abs(other[label])) for label in one
-    )
-
-
-def body(file: File, form: str) -> tuple[bytes, str]:
-    """A request's body and its content type."""
-    if form == "file":
-        return file.data, file.kind
-    if form == "json":
-        sent = {"inputs": base64.b64encode(file.data).decode(), "parameters": {"function_to_apply": "none"}}
-        return json.dumps(sent).encode(), "application/json"
-    edge = b"--soak-7f3a9c"
-    head = (
-        b'\r\nContent-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    )
-    other = b'\r\nContent-Disposition: form-data; name="function_to_apply"\r\n\r\nsigmoid\r\n'
-    data = edge + head + file.data + b"\r\n" + edge + other + edge + b"--\r\n"
-    return data, "multipart/form-data; boundary=soak-7f3a9c"
-
-
-def send(url: str, file: File, form: str, tally: Tally) -> float:
-    """Send a file and judge what comes back.
-
-    Returns:
-        Seconds after which the server asks to be called again; 0 where it did not.
-    """
-    data, kind = body(file, form)
-    request = urllib.request.Request(f"{url}/predict", data, {"Content-Type": kind}, method="POST")
-    began = time.monotonic()
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # nosec B310  # loopback
-            status, headers, text = response.status, response.headers, response.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            status, headers, text = error.code, error.headers, error.read()
-    except (OSError, ValueError) as error:
-        tally.note("none", "no request is lost", f"{file.name}: {error}", time.monotonic() - began)
-        return 0.0
-    promise, words = judge(file, form, status, headers, text)
-    tally.note(str(status), promise, f"{file.name} as {form}: {status}, {words}", time.monotonic() - began)
-    return float(headers["Retry-After"]) if status in BUSY and not promise else 0.0
-
-
-def judge(file: File, form: str, status: int, headers, text: bytes) -> tuple[str | None, str]:
-    """The promise that an answer breaks, or `None`, and what is wrong with it."""
-    words = text[:200].decode(errors="replace")
-    try:
-        said = json.loads(text)
-    except ValueError:
-        return "answers are as documented", f"no JSON: {words!r}"
-    if status in BUSY:
-        honest = isinstance(said, dict) and said.get("error") and (headers["Retry-After"] or "").isdecimal()
-        return (None, "") if honest else ("only busy is said besides", f"not an honest busy: {words!r}")
-    if file.scores is None:
-        return (None, "") if 400 <= status < 500 else ("broken files are refused", words)
-    if status != 200:
-        return "only busy is said besides", words
-    try:
-        found = {row["label"]: row["score"] for row in said}
-    except (TypeError, KeyError):
-        return "answers are as documented", words
-    if not _agree(found, file.scores[form], TOLERANCE):
-        return "scores are those of the same bytes offline", f"{found}, not {file.scores[form]}"
-    return None, ""
-
-
-def soak(
-    url: str, files: Sequence[File], users: int, seconds: float, seed: int, tally: Tally, wait: bool
-) -> None:
-    """Let users send files, one after the other each, until the time is up.
-
-    Args:
-        wait: Whether they come back when they are told to, and not at once.
-    """
-    whole = [file for file in files if file.scores is not None]
-    broken = [file for file in files if file.scores is None]
-    gate = threading.Barrier(users)
-
-    def user(number: int) -> None:
-        rng = random.Random(f"{seed}-{number}")
-        gate.wait()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            file = rng.choice(broken if rng.random() < BROKEN_SHARE else whole)
-            later = send(url, file, rng.choice(FORMS), tally)
-            if wait and later:
-                time.sleep(min(later, max(0.0, end - time.monotonic())))
-
-    with ThreadPoolExecutor(users) as pool:
-        for future in [pool.submit(user, number) for number in range(users)]:
-            future.result()
-
-
-def hang_up(url: str, file: File, n: int) -> None:
-    """Send a file over `n` connections and close each without reading the answer."""
-    address = re.fullmatch(r"http://([^:/]+):(\d+)", url).groups()
-    head = f"POST /predict HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: {file.kind}\r\nContent-Length: {len(file.data)}\r\n\r\n"
-    connections = [socket.create_connection((address[0], int(address[1])), PATIENCE) for _ in range(n)]
-    for connection in connections:
-        with contextlib.suppress(OSError):  # refused before it was read
-            connection.sendall(head.encode() + file.data)
-    for connection in connections:
-        connection.close()
-
-
-def lone(url: str, file: File, tally: Tally) -> float:
-    """Seconds that one request takes when nobody else sends any."""
-    began = time.monotonic()
-    send(url, file, "file", tally)
-    return time.monotonic() - began
-
-
-def recovery(url: str, file: File, calm: float, tally: Tally) -> float | None:
-    """Seconds until a lone request is served in at most twice the time that it takes in calm, and a tenth of a second.
-
-    Returns:
-        `None` where that does not come to pass.
-    """
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
-        before = tally.counts["200"]
-        took = lone(url, file, tally)
-        if tally.counts["200"] > before and took <= 2 * calm + 0.1:
-            return time.monotonic() - began
-        time.sleep(0.05)
-    return None
-
-
-class Memory:
-    """Samples what a process and its children hold, in MiB, once a second while it is open."""
-
-    def __init__(self, pid: int, every: float = 1.0):
-        self.samples: list[tuple[float, float]] = []
-        self._pid, self._every = pid, every
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> "Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        began = time.monotonic()
-        while True:
-            if (held := resident(self._pid)) is not None:
-                self.samples.append((time.monotonic() - began, held))
-            if self._stop.wait(self._every):
-                return
-
-
-def resident(pid: int) -> float | None:
-    """MiB that a process and its children hold; `None` where the system does not say so as Linux does."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:
-        return None
-    of_children = [resident(int(child)) or 0.0 for text in children for child in text.split()]
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20 + sum(of_children)
-
-
-def slope(samples: Sequence[tuple[float, float]], settled: float) -> dict | None:
-    """MiB a minute after `settled` seconds, by least squares with a 95 % interval, or `None` with too few samples.
-
-    Samples that follow on each other are alike; the line is drawn through the means of blocks, which are less so.
-    """
-    import numpy as np
-    from scipy import stats
-
-    kept = np.asarray([sample for sample in samples if sample[0] >= settled])
-    if len(kept) < ENOUGH:
-        return None
-    means = np.array([block.mean(axis=0) for block in np.array_split(kept, BLOCKS)])
-    line = stats.linregress(means[:, 0] / 60, means[:, 1])
-    middle, half = float(line.slope), float(stats.t.ppf(0.975, BLOCKS - 2) * line.stderr)
-    return {"mib_per_minute": middle, "low": middle - half, "high": middle + half}
 
 
 def measure(server, files: Sequence[File], options) -> dict:
@@ -390,15 +88,6 @@ def measure(server, files: Sequence[File], options) -> dict:
         "promises": promises,
         "seed": options.seed,
     }
-
-
-PROMISES = (
-    "no request is lost",
-    "answers are as documented",
-    "scores are those of the same bytes offline",
-    "broken files are refused",
-    "only busy is said besides",
-)
 
 
 def _quantiles(seconds: Sequence[float]) -> dict[str, float]:

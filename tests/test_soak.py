@@ -1,6 +1,6 @@
 """The soak: that it holds with a few users for seconds, and that it notices each way of breaking a promise."""
 
-import importlib.util
+import importlib
 import json
 import sys
 import threading
@@ -15,24 +15,37 @@ SCORES = {"real": 0.25, "ai": 0.75}
 
 
 @pytest.fixture(scope="module")
-def soak():
+def module():
+    """Imports of the script and of its parts, as the script itself imports them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
-        spec = importlib.util.spec_from_file_location("soak", SCRIPTS / "soak.py")
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "soak", module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        yield module
+        yield importlib.import_module
 
 
 @pytest.fixture(scope="module")
-def picture(soak):
-    return soak.File("a picture", b"picture", "image/jpeg", dict.fromkeys(soak.FORMS, SCORES))
+def soak(module):
+    return module("soak")
 
 
 @pytest.fixture(scope="module")
-def broken(soak):
-    return soak.File("a broken file", b"broken", "image/jpeg", None)
+def users(module):
+    return module("soaking.users")
+
+
+@pytest.fixture(scope="module")
+def memory(module):
+    return module("soaking.memory")
+
+
+@pytest.fixture(scope="module")
+def picture(module):
+    files = module("soaking.files")
+    return files.File("a picture", b"picture", "image/jpeg", dict.fromkeys(files.FORMS, SCORES))
+
+
+@pytest.fixture(scope="module")
+def broken(module):
+    return module("soaking.files").File("a broken file", b"broken", "image/jpeg", None)
 
 
 def test_in_short(soak, tmp_path, monkeypatch, capsys):
@@ -71,15 +84,15 @@ BUSY = json.dumps({"error": "busy"}).encode()
         ("broken", 500, BUSY, "broken files are refused"),
     ],
 )
-def test_what_an_answer_breaks(soak, picture, broken, kind, status, text, promise):
+def test_what_an_answer_breaks(users, picture, broken, kind, status, text, promise):
     headers = Message()
     headers["Retry-After"] = "2"
     file = {"picture": picture, "broken": broken}[kind]
-    assert soak.judge(file, "file", status, headers, text)[0] == promise
+    assert users.judge(file, "file", status, headers, text)[0] == promise
 
 
-def test_busy_says_when_to_come_back(soak, picture):
-    assert soak.judge(picture, "file", 503, Message(), BUSY)[0] == "only busy is said besides"
+def test_busy_says_when_to_come_back(users, picture):
+    assert users.judge(picture, "file", 503, Message(), BUSY)[0] == "only busy is said besides"
 
 
 class Careless(BaseHTTPRequestHandler):
@@ -105,12 +118,12 @@ class Careless(BaseHTTPRequestHandler):
         pass
 
 
-def test_swapped_and_lost_answers_are_counted(soak, picture):
+def test_swapped_and_lost_answers_are_counted(users, picture):
     with ThreadingHTTPServer(("127.0.0.1", 0), Careless) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        tally = soak.Tally()
-        for form in soak.FORMS * 10:
-            soak.send(f"http://127.0.0.1:{server.server_port}", picture, form, tally)
+        tally = users.Tally()
+        for form in users.FORMS * 10:
+            users.send(f"http://127.0.0.1:{server.server_port}", picture, form, tally)
         server.shutdown()
     assert tally.counts == {"200": 24, "none": 6}
     assert tally.broken == {"no request is lost": 6, "scores are those of the same bytes offline": 8}
@@ -145,23 +158,23 @@ def test_a_broken_promise_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
     assert "memory does not grow  BROKEN" in said.out and "never" in said.out and "it fell over" in said.err
 
 
-def test_slopes(soak):
+def test_slopes(soak, memory):
     flat = [(float(second), 900.0 + 40 * (second % 7)) for second in range(600)]
-    found = soak.slope(flat, 150.0)
+    found = memory.slope(flat, 150.0)
     assert found["low"] < 0 < found["high"] and abs(found["mib_per_minute"]) < 1
     growing = [(second, held + 0.1 * second) for second, held in flat]
-    found = soak.slope(growing, 150.0)
+    found = memory.slope(growing, 150.0)
     assert found["low"] > soak.GROWTH and found["mib_per_minute"] == pytest.approx(6, abs=1)
     # What the first requests take is not growth.
-    assert soak.slope([(second, held if second > 100 else 600.0) for second, held in flat], 150.0)["low"] < 0
-    assert soak.slope(flat[:50], 0.0) is None
+    assert memory.slope([(second, held if second > 100 else 600.0) for second, held in flat], 150.0)["low"] < 0
+    assert memory.slope(flat[:50], 0.0) is None
 
 
-def test_memory_of_this_process(soak):
+def test_memory_of_this_process(memory):
     import os
 
-    with soak.Memory(os.getpid(), every=0.01) as memory:
+    with memory.Memory(os.getpid(), every=0.01) as watched:
         threading.Event().wait(0.1)
     if sys.platform == "linux":
-        assert len(memory.samples) > 2 and all(10 < held < 100_000 for _, held in memory.samples)
-    assert soak.resident(2**30) is None
+        assert len(watched.samples) > 2 and all(10 < held < 100_000 for _, held in watched.samples)
+    assert memory.resident(2**30) is None

@@ -6,10 +6,8 @@ Used by `scripts/evaluate_formats.py`. Nothing here degrades what a person sees;
 
 import io
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from datasets import Dataset
 from PIL import Image
 from scipy.special import expit
@@ -22,6 +20,7 @@ from ..imaging.images import open_image
 from ..labels import AI, REAL
 from ..statistics.bootstrap import mean_figure
 from ..statistics.conformal import INCONCLUSIVE
+from ..threads import lone_threads
 from .measurement_log import plain
 from .robustness import detector_scorer
 
@@ -70,13 +69,11 @@ def score_formats(
         files = ([open_image(save(picture)) for picture in pictures] for _, save in FORMATS.values())
         return [np.atleast_2d(score(images)) for images in (pictures, *files)]
 
-    starts, threads = range(0, len(dataset), batch_size), torch.get_num_threads()
-    # A thread a core, each with its own images, as the grid of degradations is scored.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    starts = range(0, len(dataset), batch_size)
+    with lone_threads() as pool:
         batches = list(
             tqdm(pool.map(work, starts), total=len(starts), desc="files", unit="batch", mininterval=2.0)
         )
-    torch.set_num_threads(threads)
     scores = {}
     for name, parts in zip((AS_IT_IS, *FORMATS), zip(*batches, strict=True), strict=True):
         margins, *novelty = np.concatenate(parts, axis=1)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from ..detector import Detector
 from ..imaging.degradations import GRID
 from ..imaging.images import LIMITS, open_image
 from ..models.batch_norm import fold_batch_norms
+from ..threads import lone_threads
 
 MARGINS = ".margins"
 NOVELTY = "novelty"
@@ -232,19 +233,16 @@ def score_grid(
         disable=not total,
         mininterval=0.5 if sys.stderr.isatty() else 15.0,
     )
-    threads = torch.get_num_threads()
-    workers = workers or threads
-    # The number of threads of an operation is set by each thread that calls one.
-    with bar, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
+    try:
+        with bar, lone_threads(workers) as pool:
             futures = [pool.submit(work, batch, wanted) for batch, wanted in todo]
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
-            save()
+            try:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            finally:
+                stop.set()
+    finally:
+        save()
     outputs = [output for scorer in scorers for output in scorer.outputs]
     return {output: {name: margins[output, name] for name in names} for output in outputs}, scored
 

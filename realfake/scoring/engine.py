@@ -10,7 +10,6 @@ with OpenVINO in bfloat16. ONNX Runtime was no faster than OpenVINO (14 ms and n
 compiler and a minute to reach 32 and 49 ms, so neither is a dependency. OpenVINO is used where it is installed.
 """
 
-import contextlib
 import copy
 import importlib.util
 import logging
@@ -22,7 +21,6 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 from scipy.special import expit
-from threadpoolctl import threadpool_limits
 from torch import nn
 
 from ..detector import Detector
@@ -30,6 +28,7 @@ from ..models.batch_norm import fold_batch_norms
 from ..models.heads import final_linears
 from ..models.novelty import forward_with_features
 from ..statistics.margins import margin_from_logits
+from ..threads import one_thread
 
 # Logits of shape (n, labels) and the novelty (n,), `None` where the checkpoint has no statistics: as `Detector.examine`.
 Output = tuple[np.ndarray, np.ndarray | None]
@@ -251,18 +250,6 @@ def available(detector: Detector) -> list[str]:
     bf16 = torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
     kinds = ["torch", "openvino"] if on_cpu and has_openvino() else ["torch"]
     return [f"{kind}-{precision}" for kind in kinds for precision in (["fp32", "bf16"] if bf16 else ["fp32"])]
-
-
-@contextlib.contextmanager
-def one_thread():
-    """Let PyTorch and NumPy compute on the calling thread alone, as the threads of a run do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _scores(detector: Detector, outputs: Sequence[Output]) -> tuple[np.ndarray, np.ndarray | None]:

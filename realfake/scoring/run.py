@@ -9,14 +9,12 @@ threads or processes there are. `scripts/score.py` is the command.
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count, groupby, islice
 from operator import itemgetter
 
-import torch
-
-from .engine import one_thread
+from ..threads import lone_threads, one_thread
 from .scorer import Scorer
 from .shards import ScoreFolder
 from .source import Part, Row, ScoringSource
@@ -196,25 +194,21 @@ def _run(
     # Results of chunks under way, oldest first: (part, chunk, futures of batches, whether the last batch is among them).
     waiting: deque[tuple[str, int, list[Future]]] = deque()
     flying: deque[Future] = deque()
-    with one_thread(), ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) as pool:
-        try:
-            for part, chunk, rows in chunks:
-                futures: list[Future] = []
-                for batch in _batched(rows, batch_size):
-                    while len(flying) >= 2 * threads:
-                        progress.add(*flying.popleft().result())
-                    futures.append(pool.submit(scorer, batch))
-                    flying.append(futures[-1])
-                waiting.append((part, chunk, futures))
-                while waiting and all(future.done() for future in waiting[0][2]):
-                    _write_waiting(scorer, folder, *waiting.popleft())
-            for future in flying:
-                progress.add(*future.result())
-            while waiting:
+    with lone_threads(threads) as pool:
+        for part, chunk, rows in chunks:
+            futures: list[Future] = []
+            for batch in _batched(rows, batch_size):
+                while len(flying) >= 2 * threads:
+                    progress.add(*flying.popleft().result())
+                futures.append(pool.submit(scorer, batch))
+                flying.append(futures[-1])
+            waiting.append((part, chunk, futures))
+            while waiting and all(future.done() for future in waiting[0][2]):
                 _write_waiting(scorer, folder, *waiting.popleft())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in flying:
+            progress.add(*future.result())
+        while waiting:
+            _write_waiting(scorer, folder, *waiting.popleft())
     return progress
 
 

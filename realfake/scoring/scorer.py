@@ -18,7 +18,8 @@ from ..imaging.images import open_image
 from ..labels import AI, REAL
 from ..models.preprocessing import Preprocessing
 from ..statistics.margins import margin_from_logits
-from .engine import Choice, choose, one_thread, open_engine
+from ..threads import one_thread
+from .engine import Choice, choose, open_engine
 from .source import Row, ScoringSource
 
 # Images by which the engine is chosen, and the fewest images for which choosing pays.

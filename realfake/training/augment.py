@@ -23,7 +23,7 @@ _RESCALE, _COMPRESS, _COMPRESS_AGAIN, _COLOUR, _GREY, _BLUR, _NOISE = 0.9, 0.9, 
 # Images that end up smaller than the crop: their probability at strength 1, and the smallest side, as a share of it.
 _SMALL, _SMALLEST = 0.5, 0.4
 # Of the compressed images: the share compressed before rescaling and crop; of the passes: the share of WebP.
-_BEFORE, _WEBP = 0.4, 0.2
+_BEFORE, _WEBP = 0.4, 0.4
 _BEST_QUALITY = 95
 
 

@@ -1,0 +1,65 @@
+"""What a process holds while it is under load, and whether that grows."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+BLOCKS = 10
+# Below that many samples a slope says nothing.
+ENOUGH = 60
+
+
+class Memory:
+    """Samples what a process and its children hold, in MiB, once a second while it is open."""
+
+    def __init__(self, pid: int, every: float = 1.0):
+        self.samples: list[tuple[float, float]] = []
+        self._pid, self._every = pid, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        while True:
+            if (held := resident(self._pid)) is not None:
+                self.samples.append((time.monotonic() - began, held))
+            if self._stop.wait(self._every):
+                return
+
+
+def resident(pid: int) -> float | None:
+    """MiB that a process and its children hold; `None` where the system does not say so as Linux does."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return None
+    of_children = [resident(int(child)) or 0.0 for text in children for child in text.split()]
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20 + sum(of_children)
+
+
+def slope(samples: Sequence[tuple[float, float]], settled: float) -> dict | None:
+    """MiB a minute after `settled` seconds, by least squares with a 95 % interval, or `None` with too few samples.
+
+    Samples that follow on each other are alike; the line is drawn through the means of blocks, which are less so.
+    """
+    kept = np.asarray([sample for sample in samples if sample[0] >= settled])
+    if len(kept) < ENOUGH:
+        return None
+    means = np.array([block.mean(axis=0) for block in np.array_split(kept, BLOCKS)])
+    line = stats.linregress(means[:, 0] / 60, means[:, 1])
+    middle, half = float(line.slope), float(stats.t.ppf(0.975, BLOCKS - 2) * line.stderr)
+    return {"mib_per_minute": middle, "low": middle - half, "high": middle + half}

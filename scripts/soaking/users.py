@@ -1,0 +1,173 @@
+"""Users at once: they send files to `/predict` in all forms of a request and judge what comes back."""
+
+import base64
+import contextlib
+import json
+import random
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from .files import FORMS, File, agree
+
+BROKEN_SHARE = 0.05
+BUSY = (429, 503)
+# Seconds after which a user takes a request for lost; the server gives up on its side after 30.
+PATIENCE = 120.0
+PROMISES = (
+    "no request is lost",
+    "answers are as documented",
+    "scores are those of the same bytes offline",
+    "broken files are refused",
+    "only busy is said besides",
+)
+
+
+@dataclass
+class Tally:
+    """What became of the requests, from all threads."""
+
+    counts: Counter = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    broken: Counter = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, status: str, promise: str | None, words: str, seconds: float) -> None:
+        with self.lock:
+            self.counts[status] += 1
+            self.seconds.append(seconds)
+            if promise:
+                self.broken[promise] += 1
+                self.problems.append(f"{promise}: {words}")
+
+
+def body(file: File, form: str) -> tuple[bytes, str]:
+    """A request's body and its content type."""
+    if form == "file":
+        return file.data, file.kind
+    if form == "json":
+        sent = {"inputs": base64.b64encode(file.data).decode(), "parameters": {"function_to_apply": "none"}}
+        return json.dumps(sent).encode(), "application/json"
+    edge = b"--soak-7f3a9c"
+    head = (
+        b'\r\nContent-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    )
+    other = b'\r\nContent-Disposition: form-data; name="function_to_apply"\r\n\r\nsigmoid\r\n'
+    data = edge + head + file.data + b"\r\n" + edge + other + edge + b"--\r\n"
+    return data, "multipart/form-data; boundary=soak-7f3a9c"
+
+
+def send(url: str, file: File, form: str, tally: Tally) -> float:
+    """Send a file and judge what comes back.
+
+    Returns:
+        Seconds after which the server asks to be called again; 0 where it did not.
+    """
+    data, kind = body(file, form)
+    request = urllib.request.Request(f"{url}/predict", data, {"Content-Type": kind}, method="POST")
+    began = time.monotonic()
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # nosec B310  # loopback
+            status, headers, text = response.status, response.headers, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            status, headers, text = error.code, error.headers, error.read()
+    except (OSError, ValueError) as error:
+        tally.note("none", "no request is lost", f"{file.name}: {error}", time.monotonic() - began)
+        return 0.0
+    promise, words = judge(file, form, status, headers, text)
+    tally.note(str(status), promise, f"{file.name} as {form}: {status}, {words}", time.monotonic() - began)
+    return float(headers["Retry-After"]) if status in BUSY and not promise else 0.0
+
+
+def judge(file: File, form: str, status: int, headers, text: bytes) -> tuple[str | None, str]:
+    """The promise that an answer breaks, or `None`, and what is wrong with it."""
+    words = text[:200].decode(errors="replace")
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return "answers are as documented", f"no JSON: {words!r}"
+    if status in BUSY:
+        honest = isinstance(said, dict) and said.get("error") and (headers["Retry-After"] or "").isdecimal()
+        return (None, "") if honest else ("only busy is said besides", f"not an honest busy: {words!r}")
+    if file.scores is None:
+        return (None, "") if 400 <= status < 500 else ("broken files are refused", words)
+    if status != 200:
+        return "only busy is said besides", words
+    try:
+        found = {row["label"]: row["score"] for row in said}
+    except (TypeError, KeyError):
+        return "answers are as documented", words
+    if not agree(found, file.scores[form]):
+        return "scores are those of the same bytes offline", f"{found}, not {file.scores[form]}"
+    return None, ""
+
+
+def soak(
+    url: str, files: Sequence[File], users: int, seconds: float, seed: int, tally: Tally, wait: bool
+) -> None:
+    """Let users send files, one after the other each, until the time is up.
+
+    Args:
+        wait: Whether they come back when they are told to, and not at once.
+    """
+    whole = [file for file in files if file.scores is not None]
+    broken = [file for file in files if file.scores is None]
+    gate = threading.Barrier(users)
+
+    def user(number: int) -> None:
+        rng = random.Random(f"{seed}-{number}")
+        gate.wait()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            file = rng.choice(broken if rng.random() < BROKEN_SHARE else whole)
+            later = send(url, file, rng.choice(FORMS), tally)
+            if wait and later:
+                time.sleep(min(later, max(0.0, end - time.monotonic())))
+
+    with ThreadPoolExecutor(users) as pool:
+        for future in [pool.submit(user, number) for number in range(users)]:
+            future.result()
+
+
+def hang_up(url: str, file: File, n: int) -> None:
+    """Send a file over `n` connections and close each without reading the answer."""
+    address = re.fullmatch(r"http://([^:/]+):(\d+)", url).groups()
+    head = f"POST /predict HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: {file.kind}\r\nContent-Length: {len(file.data)}\r\n\r\n"
+    connections = [socket.create_connection((address[0], int(address[1])), PATIENCE) for _ in range(n)]
+    for connection in connections:
+        with contextlib.suppress(OSError):  # refused before it was read
+            connection.sendall(head.encode() + file.data)
+    for connection in connections:
+        connection.close()
+
+
+def lone(url: str, file: File, tally: Tally) -> float:
+    """Seconds that one request takes when nobody else sends any."""
+    began = time.monotonic()
+    send(url, file, "file", tally)
+    return time.monotonic() - began
+
+
+def recovery(url: str, file: File, calm: float, tally: Tally) -> float | None:
+    """Seconds until a lone request is served in at most twice the time that it takes in calm, and a tenth of a second.
+
+    Returns:
+        `None` where that does not come to pass.
+    """
+    began = time.monotonic()
+    while time.monotonic() - began < PATIENCE:
+        before = tally.counts["200"]
+        took = lone(url, file, tally)
+        if tally.counts["200"] > before and took <= 2 * calm + 0.1:
+            return time.monotonic() - began
+        time.sleep(0.05)
+    return None
