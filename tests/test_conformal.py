@@ -168,15 +168,15 @@ def test_mapie_gives_the_same_sets_and_verdicts(alpha, n_real, n_ai, distance):
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
 def test_coverage_of_a_thousand_simulated_models(alpha):
-    check_simulated_coverage(alpha, n_cal=250, n_test=1000, repetitions=1000, tolerance=0.0025)
+    assert_simulated_coverage(alpha, n_cal=250, n_test=1000, repetitions=1000, tolerance=0.0025)
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
 def test_simulated_coverage(alpha):
-    check_simulated_coverage(alpha, n_cal=150, n_test=400, repetitions=200, tolerance=0.006)
+    assert_simulated_coverage(alpha, n_cal=150, n_test=400, repetitions=200, tolerance=0.006)
 
 
-def check_simulated_coverage(alpha, n_cal, n_test, repetitions, tolerance):
+def assert_simulated_coverage(alpha, n_cal, n_test, repetitions, tolerance):
     low, high = coverage_band(n_cal, n_test, alpha)
     inside = {"real": 0, "ai": 0}
     coverages, wrong = [], []

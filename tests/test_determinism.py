@@ -62,9 +62,10 @@ np.save(sys.argv[4], Detector.from_pretrained(sys.argv[2], device="cpu").logits(
 """
 
 
-def test_the_number_of_threads_does_not_matter(tmp_path):
+@pytest.mark.parametrize("kind", ["convnextv2", "bundled"])
+def test_the_number_of_threads_does_not_matter(kind, tmp_path):
     """In processes of their own: threads are set up once."""
-    folder = save_tiny("convnextv2", tmp_path / "checkpoint")
+    folder = DEFAULT_CHECKPOINT if kind == "bundled" else save_tiny(kind, tmp_path / "checkpoint")
     results = []
     for run, threads in enumerate((1, 1, 2, 4)):
         path = tmp_path / f"{run}.npy"

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,32 @@ def test_every_requirement_has_bounds_on_both_sides(script):
     for requirement in script.requirements():
         operators = {specifier.operator for specifier in requirement.specifier}
         assert {">=", "<"} <= operators, f"{requirement} has no bounds on both sides"
+
+
+def test_what_builds_the_package_has_bounds_on_both_sides():
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]:
+        assert {">=", "<"} <= {specifier.operator for specifier in Requirement(line).specifier}, line
+
+
+def test_updates_are_looked_for_wherever_something_is_pinned():
+    updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
+    looked = {
+        (each["package-ecosystem"], folder)
+        for each in updates
+        for folder in each.get("directories", [each.get("directory")])
+    }
+    assert looked == {("pip", "/"), ("pip", "/tests"), ("github-actions", "/"), ("docker", "/scripts")}
+    for ecosystem, folder in looked - {("github-actions", "/")}:
+        name = "Dockerfile" if ecosystem == "docker" else "requirements.txt"
+        assert (ROOT / folder.strip("/") / name).is_file(), (ecosystem, folder)
+
+
+def test_the_image_asks_one_index_at_a_time_and_finds_pytorch_in_the_requirements():
+    recipe = (ROOT / "scripts" / "Dockerfile").read_text()
+    assert "--extra-index-url" not in recipe
+    pattern = re.search(r"grep -E '(.+)' requirements.txt", recipe).group(1)
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if re.search(pattern, line)]
+    assert [Requirement(line).name for line in lines] == ["torch"]
 
 
 def test_the_lock_is_whole_where_it_is_installed(script, locked):
@@ -121,8 +148,6 @@ def test_actions_are_pinned_and_may_only_read(path):
 
 
 def test_the_tests_run_on_every_python_that_is_declared_and_from_the_lock():
-    import tomllib
-
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]["tests"]
     pythons = job["strategy"]["matrix"]["python"]

@@ -239,8 +239,10 @@ def test_metrics_of_a_prediction():
 
 
 @pytest.mark.parametrize("name", ["loss", "eval_loss", "auroc", "eval_accuracy", None])
-def test_metrics_to_choose_by(name):
-    check_metric(name)
+def test_metrics_to_choose_by(name, tiny_vit, sixteen, tmp_path):
+    check_metric(name)  # raises where there is no such metric
+    measured = trainer_for(tiny_vit, sixteen, arguments(tmp_path)).evaluate()
+    assert name is None or f"eval_{name.removeprefix('eval_')}" in measured
 
 
 def test_a_metric_that_there_is_not(tiny_vit, sixteen, tmp_path):
