@@ -14,33 +14,41 @@ from importlib.metadata import version
 from pathlib import Path
 
 VERSIONED = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "pillow")
+LOCK_NAME = ".lock"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
 def output_folder(folder: str | os.PathLike) -> Iterator[None]:
-    """Create a command's folder and keep a second one out of it.
+    """Create the folder of a command that may be several processes, and keep a second command out of it.
+
+    Raises:
+        OSError: As [`locked_folder`].
+    """
+    from accelerate import PartialState
+
+    with locked_folder(folder) if PartialState().is_main_process else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Create a folder that this process alone writes to.
 
     Raises:
         OSError: Another process writes there, it cannot be created, or the disk is full.
     """
-    from accelerate import PartialState
     from filelock import FileLock, Timeout
     from safetensors import SafetensorError
 
-    if not PartialState().is_main_process:
-        yield
-        return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # The system releases the lock when the process dies, however it dies.
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK_NAME)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise OSError(
-            f"Another run is writing to {folder}; wait for it, or pass another --output_dir."
-        ) from None
+        raise OSError(f"Another run is writing to {folder}; wait for it, or name another folder.") from None
     try:
         yield
     except (RuntimeError, SafetensorError) as error:

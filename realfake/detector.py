@@ -83,6 +83,9 @@ class Detector:
         self.revision = revision
         self.novelty = novelty
         self.facts: dict = getattr(model.config, "realfake", None) or {}
+        if novelty is not None:
+            # The file itself decides: a fit that was stopped may have left an older description of it.
+            self.facts = {**self.facts, "novelty": novelty.to_dict()}
         stored = self.facts.get("thresholds")
         self.thresholds = Thresholds.from_dict(stored) if stored else None
         self.lock = threading.RLock()
@@ -98,6 +101,7 @@ class Detector:
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         label_map: dict[str, str] | None = None,
+        max_seconds: float | None = None,
     ) -> "Detector":
         """Open a checkpoint. On a CPU the process's allocator is set as in [`~realfake.allocator.keep_freed_memory`].
 
@@ -108,6 +112,8 @@ class Detector:
             device: *optional*. *Defaults to* the GPU where there is one.
             dtype: *defaults to* `torch.float32`, in which all ways of calling the model give the same scores.
             label_map: *optional*. `{class name: "real" or "ai"}`, needed for names such as `LABEL_0`.
+            max_seconds: *optional*. How long its files may take to arrive from the Hub. After that an earlier download of it is
+                opened, where there is one.
 
         Raises:
             ValueError: It is no image classifier, or its classes cannot be mapped to `real` and `ai`.
@@ -115,24 +121,21 @@ class Detector:
         """
         source = model or DEFAULT_CHECKPOINT
         # All files from one state of the repository, even if somebody pushes in the meantime.
-        located = locate(source, revision, token)
+        located = locate(source, revision, token, max_seconds)
         files, pinned = located.source, located.revision
 
         def opening():
             classifier = load_classifier(files, revision=pinned, token=token, dtype=dtype)
-            return classifier, load_processor(files, revision=pinned, token=token)
+            processor = load_processor(files, revision=pinned, token=token)
+            return classifier, processor, _load_novelty(files, classifier.config, pinned, token)
 
-        classifier, processor = verified(located, opening)
+        classifier, processor, novelty = verified(located, opening)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type == "cpu":
             keep_freed_memory()
         folder = Path(source)
         name = folder.name if folder.is_dir() else str(source)
         revision = located.commit or revision
-        # Its configuration says whether there are statistics, so that no other checkpoint is asked for them.
-        stated = (getattr(classifier.config, "realfake", None) or {}).get("novelty")
-        path = optional_file(files, NOVELTY_FILE, revision=pinned, token=token) if stated else None
-        novelty = Novelty.load(path) if path else None
         return cls(
             classifier.to(device), processor, label_map=label_map, name=name, revision=revision, novelty=novelty
         )
@@ -382,3 +385,20 @@ class Detector:
                 )
             )
         return predictions
+
+
+def _load_novelty(files: str | Path, config, revision: str | None, token: str | None) -> Novelty | None:
+    """The statistics of a checkpoint whose configuration says that it has them; no other one is asked for them.
+
+    Raises:
+        OSError: They are missing or broken, or cannot be had.
+    """
+    if not (getattr(config, "realfake", None) or {}).get("novelty"):
+        return None
+    path = optional_file(files, NOVELTY_FILE, revision=revision, token=token)
+    if path is None:
+        raise OSError(
+            f"{files} cannot be opened as a checkpoint: it lacks {NOVELTY_FILE}, which its config.json speaks of; "
+            "download or save it again."
+        )
+    return Novelty.load(path)

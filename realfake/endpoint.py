@@ -7,6 +7,8 @@ no installation of realfake, and no more of it than answering takes.
 import ast
 from pathlib import Path
 
+from .records import write_atomically
+
 PACKAGE = Path(__file__).parent
 TEMPLATES = PACKAGE / "templates" / "endpoint"
 # What the copied modules need that Endpoints' own image lacks or has in other versions.
@@ -38,7 +40,7 @@ def write_endpoint(folder: str | Path, requirements: str | Path | None = None) -
     for path, content in files.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(content, encoding="utf-8")
+        write_atomically(target, content)
     return sorted(files)
 
 

@@ -5,9 +5,11 @@ slow to load.
 """
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 from .labels import AI, REAL
+from .records import write_atomically
 
 # From Okabe and Ito's palette, which the colour-blind tell apart; line styles and markers differ as well.
 COLOURS = {REAL: "#0072B2", AI: "#D55E00"}
@@ -38,8 +40,10 @@ def save(figure, path: str | os.PathLike) -> Path:
     """Write a figure as a PNG."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = BytesIO()
     # Without a software tag the same figures give the same bytes.
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
     return path
 
 

@@ -10,6 +10,7 @@ and encoding anew, and audits it too; then --strict judges that copy.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -79,14 +80,17 @@ def run(options: argparse.Namespace) -> tuple[Audit, Audit | None]:
         limits = {split: min(limit or options.sample, options.sample) for split, limit in limits.items()}
     corpus = read_source(options, limits)
     settings = {"sample": options.sample, "max_auc": options.max_auc, "seed": options.seed}
-    found, equal, written = audit(corpus, **settings), None, None
-    if options.equalize:
-        written, matches = write_equalized(corpus, options.equalize, options.seed)
-        copy = load_corpus(
-            options.equalize, seed=options.seed, num_proc=options.num_proc, cache_dir=options.cache_dir
-        )
-        equal = audit(copy, **settings, matches=matches)
-    write_report(found, output, equal, written)
+    with contextlib.ExitStack() as folders:
+        for folder in filter(None, (options.output, options.equalize)):
+            folders.enter_context(command.locked_folder(folder))
+        found, equal, written = audit(corpus, **settings), None, None
+        if options.equalize:
+            written, matches = write_equalized(corpus, options.equalize, options.seed)
+            copy = load_corpus(
+                options.equalize, seed=options.seed, num_proc=options.num_proc, cache_dir=options.cache_dir
+            )
+            equal = audit(copy, **settings, matches=matches)
+        write_report(found, output, equal, written)
     return found, equal
 
 

@@ -139,12 +139,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(options: argparse.Namespace, words: list[str]) -> int:
+    """Options → runs → table, in a folder that nobody else writes to."""
+    series = runs_of(options, words)
+    with command.locked_folder(options.output_dir):
+        return train_and_compare(options, series)
+
+
+def train_and_compare(options: argparse.Namespace, series: list) -> int:
     """Runs → scores → figures → table."""
-    from realfake import command
     from realfake.records import write_atomically
     from realfake.training import comparison, run_series
 
-    series = runs_of(options, words)
     run_series.check_folders(series)
     failed = run_series.train_all(series, options.launcher)
     done = [run for run in series if run.finished]

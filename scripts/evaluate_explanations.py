@@ -10,7 +10,9 @@ Grad-CAM's layer, into the checkpoint's configuration, where explanations look f
 """
 
 import argparse
+import contextlib
 import sys
+from pathlib import Path
 
 PROGRAM = "evaluate_explanations.py"
 
@@ -84,6 +86,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         )
     if options.store and not options.layers:
         raise ValueError("--store needs layers to choose among; pass --layers as well.")
+    if options.store and not (Path(options.model) / "config.json").is_file():
+        raise ValueError(f"--store writes into a folder, which {options.model} is not; download it first.")
     return options
 
 
@@ -93,17 +97,24 @@ def main() -> int:
 
     try:
         options = parse_arguments()
-        with command.output_folder(options.output_dir):
+        with contextlib.ExitStack() as folders:
+            for folder in _written(options):
+                folders.enter_context(command.output_folder(folder))
             return evaluate(options)
     except (ValueError, OSError) as error:
         return command.report_failure(PROGRAM, error)
+
+
+def _written(options: argparse.Namespace) -> list[Path]:
+    """The folders that are written to."""
+    output, model = Path(options.output_dir), Path(options.model)
+    return [output, model] if options.store and model.resolve() != output.resolve() else [output]
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Checkpoint and corpus → maps → findings → figures → report."""
     from dataclasses import asdict
     from datetime import UTC, datetime
-    from pathlib import Path
 
     from tqdm.auto import tqdm
 
@@ -116,8 +127,6 @@ def evaluate(options: argparse.Namespace) -> int:
     from realfake.evaluation.splice import save_splices
     from realfake.training import runs
 
-    if options.store and not (Path(options.model) / "config.json").is_file():
-        raise ValueError(f"--store writes into a folder, which {options.model} is not; download it first.")
     detector = corpus_options.open_checkpoint(options)
     identity = corpus_options.checkpoint_identity(options.model, detector)
     corpus = corpus_options.read_corpus(options, {runs.split_to_read(options.split): options.max_samples})

@@ -51,7 +51,9 @@ def main() -> int:
     from realfake import command
 
     try:
-        return fit(parse_arguments())
+        options = parse_arguments()
+        with command.output_folder(options.model):
+            return fit(options)
     except (ValueError, OSError) as error:
         return command.report_failure(PROGRAM, error)
 

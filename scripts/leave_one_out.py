@@ -65,11 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
-    """Corpus → values → runs → table."""
+    """Corpus → values → runs → table, in a folder that nobody else writes to."""
     from realfake import command
     from realfake.card.markdown import slug
-    from realfake.records import write_atomically
-    from realfake.training import comparison, run_series, runs
+    from realfake.training import run_series, runs
 
     folder = Path(options.output_dir)
     words = [*words, "--measure_test", "False"]
@@ -85,6 +84,17 @@ def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
     ]
     if len({run.folder for run in series}) < len(series):
         raise ValueError("Two values would share a folder; leave one of them out with --values.")
+    with command.locked_folder(folder):
+        return train_and_compare(options, series)
+
+
+def train_and_compare(options: argparse.Namespace, series: list) -> int:
+    """Runs → figures → table."""
+    from realfake import command
+    from realfake.records import write_atomically
+    from realfake.training import comparison, run_series
+
+    folder = Path(options.output_dir)
     run_series.check_folders(series)
     failed = run_series.train_all(series, options.launcher)
     done = [run for run in series if run.finished]

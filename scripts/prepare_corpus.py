@@ -79,12 +79,31 @@ def prepare(options: argparse.Namespace) -> Corpus:
         raise ValueError("--private is about a Hub dataset; give --format hub and --push_to_hub USER/NAME too.")
     if options.resize is not None and options.resize < 8:
         raise ValueError(f"--resize must be at least 8 pixels, not {options.resize}.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"The output {output} is not empty; name another folder, or empty it first.")
-    encoding = options.encoding or ("jpeg" if options.resize else None)
-
+    check_empty(output)
     corpus = read_source(options)
-    output.mkdir(parents=True, exist_ok=True)
+    with command.locked_folder(output):
+        check_empty(output)  # of what somebody else wrote there meanwhile, too
+        write_corpus(corpus, output, options)
+        if options.push_to_hub:
+            push(output, options.push_to_hub, options.private)
+    return corpus
+
+
+def check_empty(output: Path) -> None:
+    """Refuse a folder that holds something besides this command's lock.
+
+    Raises:
+        ValueError: It does, or is no folder.
+    """
+    if output.exists() and (
+        not output.is_dir() or {path.name for path in output.iterdir()} - {command.LOCK_NAME}
+    ):
+        raise ValueError(f"The output {output} is not empty; name another folder, or empty it first.")
+
+
+def write_corpus(corpus: Corpus, output: Path, options: argparse.Namespace) -> None:
+    """Write the splits, the report and, beside Parquet, the card."""
+    encoding = options.encoding or ("jpeg" if options.resize else None)
     write = write_folders if options.format == "folders" else write_parquet
     for split, rows in corpus.splits.items():
         write(output, split, rows, options.resize, encoding)
@@ -98,9 +117,6 @@ def prepare(options: argparse.Namespace) -> Corpus:
         (output / "README.md").write_text(
             dataset_card(name, corpus, options.resize, encoding), encoding="utf-8"
         )
-    if options.push_to_hub:
-        push(output, options.push_to_hub, options.private)
-    return corpus
 
 
 def encoded(image: dict, resize: int | None, encoding: str | None) -> bytes:
@@ -207,7 +223,7 @@ def push(folder: Path, repo_id: str, private: bool) -> None:
         repo_id=repo_id,
         repo_type="dataset",
         folder_path=folder,
-        ignore_patterns=["report.json"],
+        ignore_patterns=["report.json", command.LOCK_NAME],
         delete_patterns=["data/*.parquet"],  # shards of an earlier upload would be read too
         commit_message="Upload the corpus",
     )

@@ -13,7 +13,8 @@ Verdicts are those of the detector; a probability may differ from the stock pipe
 engine that stays within that is measured and used, bfloat16 among them, and images near a threshold are computed again in
 fp32. `--exact` computes everything in fp32, equal to the pipeline to 1e-5.
 
-Killed and started again, the same command finishes what is missing, with any number of processes:
+Killed and started again, the same command finishes what is missing, with any number of processes. While it runs, a second one
+into the same folder is refused, unless both are parts (`--part`):
 
     accelerate launch --multi_gpu --num_processes 2 scripts/score.py ./photos --out scores    # without GPUs, too
 
@@ -34,6 +35,7 @@ Killed and started again, the same command finishes what is missing, with any nu
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -148,10 +150,12 @@ def score(options: argparse.Namespace, processes) -> int:
     checkpoint = scoring.model_identity(options.model or DEFAULT_CHECKPOINT, detector)
     threads = options.num_threads or processes.threads()
 
-    with tempfile.TemporaryDirectory() as elsewhere:
+    with tempfile.TemporaryDirectory() as elsewhere, contextlib.ExitStack() as held:
         scratch = folder.scratch() or Path(elsewhere)
 
         def prepare() -> dict:
+            if options.part == (0, 1):  # parts share the folder
+                held.enter_context(folder.alone())
             folder.sweep()
             source = _open(options, scratch)
             manifest = folder.read_manifest()

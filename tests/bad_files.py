@@ -1,8 +1,9 @@
 """Files that a stranger might send instead of a photograph: damaged, hostile, or merely unusual.
 
-All are made on the spot, small, and the same on every call. `ordinary` are valid images of every format and mode;
-`unusual` are valid too and must be read; `refused` must end in one line; `costly` are refused as well, and would take
-gigabytes or minutes if they were not. `truncations` and `bit_flips` damage any of them.
+All are made on the spot, small, and the same on every call, but for those signed by a signer made up each time.
+`ordinary` are valid images of every format and mode; `unusual` are valid too and must be read; `refused` must end in one
+line; `costly` are refused as well, and would take gigabytes or minutes if they were not. `truncations` and `bit_flips`
+damage any of them.
 """
 
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin, features
+from signing import make_authority, sign
 from tiny import draw_picture, save_tiny
 
 
@@ -62,6 +64,9 @@ def ordinary(size: int = 48) -> dict[str, bytes]:
         "ppm": encode(picture, "PPM"),
         "jpeg2000": encode(picture, "JPEG2000"),
     }
+    authority = make_authority()
+    files["jpeg_signed"] = sign(files["jpeg"], authority)
+    files["png_signed"] = sign(files["png"], authority, "image/png")
     if features.check("avif"):
         files["avif"] = encode(picture, "AVIF", exif=exif, xmp=_XMP)
     return files
@@ -142,13 +147,14 @@ def refused() -> dict[str, bytes]:
 
 def costly() -> dict[str, Callable[[], bytes]]:
     """Small files that ask for gigabytes or minutes; functions, since a few take a moment to make."""
-    return {
+    files = {
         "pixels.png": lambda: png(30_000, 30_000),
         "pixels.gif": lambda: b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b"," + bytes(200),
         "pixels.webp": lambda: webp_lossless_header(16_383, 16_383),
         "pixels.tiff": lambda: tiff({256: 60_000, 257: 60_000, 258: 8, 259: 8, 262: 1, 273: 8, 279: 100}),
         "pixels.bmp": lambda: bmp(60_000, 60_000, b"", 0),
         "pixels.ppm": lambda: b"P5 60000 60000 255\n" + b"\0" * 100,
+        "canvas.webp": lambda: webp_canvas(65_535, 65_535),
         "pixels.jp2": lambda: _resized_jpeg2000(60_000),
         "tile.tiff": lambda: tiff(
             {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 322: 32_768, 323: 32_768, 324: 8, 325: 100}
@@ -156,8 +162,17 @@ def costly() -> dict[str, Callable[[], bytes]]:
         "directory.tiff": lambda: greedy_directory(600_000),
         "big_directory.tiff": lambda: greedy_directory(600_000, big=True),
         "entries.tiff": lambda: b"II*\0\x08\0\0\0\xff\xff" + b"\0" * 12 * 65_535,
-        "numbers.tiff": lambda: tiff({256: 64, 257: 64, 258: 8, 259: 1, 262: 1, 273: (4, 600_000)}, 3_000_000),
+        "numbers.tiff": lambda: tiff({256: 64, 257: 64, 258: 8, 259: 1, 262: 1, 273: (600_000, 8)}, 3_000_000),
         "scans.jpg": lambda: _with_scans(encode(Image.new("L", (2000, 2000)), "JPEG", progressive=True), 2000),
+        "hidden_scans.jpg": lambda: _with_hidden_scans(
+            encode(Image.new("L", (2000, 2000)), "JPEG", progressive=True), 10
+        ),
+        "scans.tiff": lambda: jpeg_tiles(
+            _with_scans(encode(draw_picture(16).convert("L"), "JPEG", progressive=True), 90), 16, 7000
+        ),
+        "strips.tiff": lambda: jpeg_tiles(
+            encode(Image.new("L", (16, 16)), "JPEG") + bytes(2_000_000), 16, 7000, gap=1
+        ),
         "small_scans.jpg": lambda: _with_scans(
             encode(Image.new("L", (16, 16)), "JPEG", progressive=True), 220_000
         ),
@@ -173,6 +188,10 @@ def costly() -> dict[str, Callable[[], bytes]]:
         "deep.ppm": lambda: b"P6 2000 2000 65535\n" + b"\1\2" * 3 * 4_000_000,
         "text_form.ppm": lambda: b"P3 1000 1000 255\n" + b"#\n" * 2_000_000,
     }
+    if features.check("avif"):
+        files["pixels.avif"] = lambda: resized_avif(16_000)
+        files["beyond.avif"] = lambda: resized_avif(60_000)
+    return files
 
 
 def truncations(data: bytes, steps: int = 100) -> Iterator[bytes]:
@@ -229,16 +248,27 @@ def greedy_directory(size: int, big: bool = False) -> bytes:
     return (head + struct.pack("<Q" if big else "<H", count) + entries).ljust(size, b"\0")
 
 
-def tiff(tags: dict[int, int | tuple[int, int]], length: int = 200) -> bytes:
-    """A TIFF file of one directory; a pair is a number of values, all at the file's beginning."""
+def tiff(tags: dict[int, int | tuple[int, int]], length: int = 200, body: bytes = b"") -> bytes:
+    """A TIFF file of one directory behind `body`; a pair is a number of values and where they lie."""
     entries = b""
     for tag, value in sorted(tags.items()):
-        count, place = (value[1], 8) if isinstance(value, tuple) else (1, value)
+        count, place = value if isinstance(value, tuple) else (1, value)
         entries += struct.pack("<HHII", tag, 4, count, place)
-    offset = 8 + length
+    body = body.ljust(length, b"\0")
     return (
-        b"II*\0" + struct.pack("<I", offset) + bytes(length) + struct.pack("<H", len(tags)) + entries + bytes(4)
+        b"II*\0" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(tags)) + entries + bytes(4)
     )
+
+
+def jpeg_tiles(jpeg: bytes, tile: int, side: int, gap: int = 0) -> bytes:
+    """A grey TIFF of JPEG tiles that are all the same bytes, or each begin `gap` bytes behind the one before."""
+    count = (-(-side // tile)) ** 2
+    starts = 8 + 8 * count + gap * np.arange(count)
+    body = (
+        starts.astype("<u4").tobytes() + np.full(count, len(jpeg), "<u4").tobytes() + jpeg + bytes(gap * count)
+    )
+    tags = {256: side, 257: side, 258: 8, 259: 7, 262: 1, 277: 1, 322: tile, 323: tile}
+    return tiff({**tags, 324: (count, 8), 325: (count, 8 + 4 * count)}, body=body)
 
 
 def bmp(width: int, height: int, body: bytes, compression: int) -> bytes:
@@ -258,9 +288,31 @@ def webp_lossless_header(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def webp_canvas(width: int, height: int) -> bytes:
+    """An animated WebP whose canvas has another size than was drawn."""
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("teal", "red")]
+    data = bytearray(encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+    data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
 def _with_scans(data: bytes, count: int) -> bytes:
     start, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
     return data[:start] + data[start:end] * count + data[end:]
+
+
+def _with_hidden_scans(data: bytes, count: int) -> bytes:
+    """Thousands of scans behind each of `count` TEM markers, which have no length; what stands there looks like one."""
+    start, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
+    scans = data[start:end] * (60_000 // (end - start))
+    return data[:end] + (b"\xff\x01" + struct.pack(">H", 2 + len(scans)) + scans) * count + data[end:]
+
+
+def resized_avif(side: int) -> bytes:
+    """A small AVIF that declares other sides, in its box `ispe` (ISO 23008-12, 6.5.3)."""
+    data = bytearray(encode(Image.new("L", (64, 64)), "AVIF"))
+    struct.pack_into(">II", data, data.find(b"ispe") + 8, side, side)
+    return bytes(data)
 
 
 def _resized_jpeg2000(side: int) -> bytes:

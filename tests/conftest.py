@@ -15,6 +15,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_UPDATE_DOWNLOAD_COUNTS="0",
     GRADIO_ANALYTICS_ENABLED="False",
+    GRADIO_TEMP_DIR=os.path.join(HF_HOME, "gradio"),
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )

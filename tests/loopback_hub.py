@@ -333,13 +333,15 @@ class LoopbackHub:
                 the connection without an answer; `"stall"`: never answer, until the hub is stopped or the client
                 hangs up; `"truncate"`: a complete answer of half the content, as a bad proxy gives; `"alter"`: the
                 whole content with a byte changed in its middle; `"cut"`: lose the connection in the middle of the
-                content; `"stop"`: the same, but the connection stays open and silent. The last four wait for a GET.
+                content; `"stop"`: the same, but the connection stays open and silent; `"drip"`: the content byte by byte, slow
+                as long as any fault is set. The last five wait for a GET.
             times (`int`, *optional*, defaults to 1)
             method (`str`, *optional*): fail this method alone.
         """
-        if not isinstance(action, int) and action not in ("drop", "stall", "truncate", "alter", "cut", "stop"):
+        of_content = ("truncate", "alter", "cut", "stop", "drip")
+        if not isinstance(action, int) and action not in ("drop", "stall", *of_content):
             raise ValueError(f"unknown action {action!r}; see fail_next")
-        method = "GET" if action in ("truncate", "alter", "cut", "stop") else method
+        method = "GET" if action in of_content else method
         with self._lock:
             self._faults.append(_Fault(re.compile(path_regex), action, times, method))
 
@@ -748,6 +750,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "stop":
                 self._wait()
             self._hang_up()
+        elif fault == "drip":
+            self._drip(reply.body)
         elif self.command != "HEAD":
             self.wfile.write(reply.body)
 
@@ -768,6 +772,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.recv(1)
+
+    def _drip(self, content: bytes) -> None:
+        sent = 0
+        while sent < len(content) and self.server.hub._faults:
+            self.wfile.write(content[sent : sent + 1])
+            sent += 1
+            time.sleep(0.02)
+        self.wfile.write(content[sent:])
 
     def _hang_up(self) -> None:
         self.close_connection = True

@@ -127,6 +127,39 @@ def test_too_many_files_too_many_bytes_and_bombs_are_refused_before_reading(tmp_
     assert "when unpacked" in refusal(many, max_total=1000)
 
 
+def _directory(path, count: int, said: int, zip64: bool = False):
+    """An archive that is all directory: `count` entries without a name, where the record at its end says `said`."""
+    entries = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *[0] * 16) * count
+    tail = struct.pack(
+        "<4s4H2LH", b"PK\x05\x06", 0, 0, min(said, 0xFFFF), min(said, 0xFFFF), len(entries), 0, 0
+    )
+    if zip64:
+        tail = (
+            struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, said, said, len(entries), 0)
+            + struct.pack("<4sLQL", b"PK\x06\x07", 0, len(entries), 1)
+            + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+        )
+    path.write_bytes(entries + tail)
+    return path
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_a_directory_of_many_entries_is_refused_before_it_is_parsed(tmp_path, monkeypatch, zip64):
+    honest, lying = (_directory(tmp_path / f"{said}.zip", 60_000, said, zip64) for said in (60_000, 1))
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *args, **kwargs: pytest.fail("nothing may be parsed"))
+    assert "lists 60,000 entries" in refusal(honest)
+    assert "a directory of 2,760,000 bytes" in refusal(lying)
+
+
+@pytest.mark.parametrize("names", ["{}.png", "pictures/" + "long " * 40 + "{}.png"])
+def test_as_many_files_as_are_allowed_are_read_with_what_macos_adds(tmp_path, names):
+    files = [
+        name for number in range(500) for name in (names.format(number), "__MACOSX/._" + names.format(number))
+    ]
+    path = pack(tmp_path / "a.zip", [("pictures/", b""), *((name, b"x") for name in files)])
+    assert count(path) == 500
+
+
 def test_entries_that_share_their_bytes_are_refused(tmp_path):
     """The overlap of Fifield's bomb: many directory entries for one stored file."""
     path = pack(tmp_path / "a.zip", [("one.png", png() * 40)], zipfile.ZIP_STORED)

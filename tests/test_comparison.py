@@ -18,6 +18,7 @@ from sklearn import metrics as sk
 from test_train_cli import SETTINGS, import_train_hf
 from tiny import draw_corpus
 
+from realfake.command import locked_folder
 from realfake.evaluation.results import read_evaluation, write_scores
 from realfake.training import comparison, run_series
 from realfake.training.architectures import ARCHITECTURES, words_for
@@ -238,6 +239,25 @@ def test_leave_one_out(by_generator, tiny_vit, in_process, tmp_path, capsys):
     assert "the corpus has no column 'camera'" in capsys.readouterr().err
     assert script("leave_one_out").main([*command, "--hold_out", "generator=a"]) == 2
     assert "--hold_out is set for each run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["compare", "leave_one_out"])
+def test_two_of_them_do_not_write_to_one_folder(name, by_generator, tiny_vit, in_process, tmp_path, capsys):
+    more = {
+        "compare": [
+            "--models",
+            "resnet-18,vit-b/16",
+            "--from_scratch",
+            "--scale",
+            "tiny",
+            "--image_size",
+            "32",
+        ],
+        "leave_one_out": ["--model_name_or_path", tiny_vit, "--min_images", "5"],
+    }
+    with locked_folder(tmp_path / "out"):
+        assert script(name).main(words(by_generator, tmp_path / "out", *more[name])) == 2
+    assert "Another run is writing to" in capsys.readouterr().err and not in_process.commands
 
 
 def test_a_run_is_a_process_of_its_own(tmp_path):

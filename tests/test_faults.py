@@ -20,10 +20,19 @@ import pytest
 from loopback_hub import TOKEN
 from tiny import draw_corpus, draw_picture, save_tiny
 
-from realfake import Detector, records
+from realfake import Detector, endpoint, plot_style, records
+from realfake.audit.audit import audit
+from realfake.audit.report import write_report
+from realfake.card.facts import CardFacts
+from realfake.card.render import write_card
+from realfake.corpus.load import load_corpus
 from realfake.evaluation import evaluation, results
-from realfake.models import hub_files
+from realfake.imaging.contact_sheet import batch_sheet
+from realfake.models import hub_files, novelty
 from realfake.space import loading
+from realfake.statistics.calibration import Calibration
+from realfake.statistics.conformal import Thresholds
+from realfake.training import recalibrate, release
 from realfake.training.arguments import RunArguments
 
 ROOT = Path(__file__).parent.parent
@@ -37,21 +46,36 @@ def bundled(tiny_vit, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory):
+    """A checkpoint with everything that changes a verdict: weights, thresholds, and what it calls novel."""
+    folder = save_tiny("vit", tmp_path_factory.mktemp("knowing") / "vit", seed=7)
+    pictures, truth = [draw_picture(40, seed, bool(seed % 2)) for seed in range(40)], np.arange(40) % 2 == 1
+    fitted = novelty.fit(Detector.from_pretrained(folder).features(pictures), truth, alpha=0.1)
+    fitted.save(folder)
+    limits = {"alpha": 0.1, "real": -0.2, "ai": 0.2, "n": {"real": 20, "ai": 20}}
+    release.store_facts(folder, {"thresholds": limits, "novelty": fitted.to_dict()})
+    return folder
+
+
 @pytest.fixture
-def served(hub, tmp_path):
+def served(hub, knowing, tmp_path):
     """A checkpoint on the Hub that is not the bundled one."""
-    folder = save_tiny("vit", tmp_path / "served", seed=7)
-    hub.put("user/served", folder)
+    hub.put("user/served", shutil.copytree(knowing, tmp_path / "served"))
     return "user/served"
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """The client waits longer and longer between its attempts; here it need not."""
+    from huggingface_hub import file_download
     from huggingface_hub.utils import _http
 
     clock = __import__("time")
-    monkeypatch.setattr(_http, "time", types.SimpleNamespace(**{**vars(clock), "sleep": lambda seconds: None}))
+    for module in (_http, file_download):
+        monkeypatch.setattr(
+            module, "time", types.SimpleNamespace(**{**vars(clock), "sleep": lambda seconds: None})
+        )
     monkeypatch.setattr(hub_files, "TIMEOUT", 0.3)
 
 
@@ -68,11 +92,18 @@ def start(model: str) -> loading.Loaded:
         (".", "stall"), (".", "drop"), (".", 429), (".", 500), (".", 503), ("model.safetensors", 500),
         ("model.safetensors", "truncate"), ("model.safetensors", "cut"), ("model.safetensors", "alter"),
         ("config.json", "truncate"), ("config.json", "alter"), ("preprocessor_config.json", "alter"),
+        ("novelty.safetensors", 500), ("novelty.safetensors", "truncate"), ("novelty.safetensors", "alter"),
+        (".", "drip"), ("model.safetensors", "drip"), ("novelty.safetensors", "drip"),
     ],
 )  # fmt: skip
-def test_a_failing_hub_at_the_first_start_leaves_the_bundled_one(hub, served, bundled, caplog, path, fault):
+def test_a_failing_hub_at_the_first_start_leaves_the_bundled_one(
+    hub, served, bundled, caplog, monkeypatch, path, fault
+):
     hub.fail_next(path, fault, times=1000)
-    loaded = start(served)
+    with monkeypatch.context() as patch:
+        if fault == "drip":
+            patch.setattr(loading, "START_SECONDS", 0.4)
+        loaded = start(served)
     assert (loaded.detector.name, loaded.missing) == ("bundled", served)
     assert f"{served} could not be loaded; the bundled detector is used instead" in caplog.text
     # Once the Hub is well again, so is the next start: nothing half is left to be loaded.
@@ -81,7 +112,27 @@ def test_a_failing_hub_at_the_first_start_leaves_the_bundled_one(hub, served, bu
     assert (again.detector.name, again.missing) == (served, None)
     image = draw_picture(40, seed=1)
     expected = Detector.from_pretrained(bundled.parent / "served").predict(image)
-    assert again.detector.predict(image).margin == pytest.approx(expected.margin, abs=1e-6)
+    found = again.detector.predict(image)
+    assert found.margin == pytest.approx(expected.margin, abs=1e-6) and found.novelty == expected.novelty
+
+
+def test_a_download_without_its_statistics_is_not_opened_when_the_hub_is_gone(hub, served, bundled, knowing):
+    hub.fail_next("novelty.safetensors", 500, times=1000)
+    assert start(served).detector.name == "bundled"
+    hub.fail_next(".", "drop", times=1000)
+    assert start(served).detector.name == "bundled"
+    (bundled.parent / "served" / novelty.FILE_NAME).unlink()
+    with pytest.raises(OSError, match="it lacks novelty.safetensors") as caught:
+        Detector.from_pretrained(bundled.parent / "served")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_checkpoint_that_speaks_of_statistics_it_lacks_is_refused(hub, bundled, knowing):
+    files = {path.name: path.read_bytes() for path in knowing.iterdir() if path.name != novelty.FILE_NAME}
+    hub.put("user/half", files)
+    with pytest.raises(OSError, match="it lacks novelty.safetensors"):
+        Detector.from_pretrained("user/half")
+    assert start("user/half").missing == "user/half"
 
 
 @pytest.mark.parametrize("fault", ["stall", "drop", 429, 500])
@@ -93,6 +144,29 @@ def test_a_failing_hub_at_a_later_start_leaves_the_download(hub, served, bundled
     assert (loaded.detector.name, loaded.missing) == (served, None)
     assert loaded.detector.revision == first.revision
     assert f"{served} is opened from the cache, at {first.revision}" in caplog.text
+
+
+def test_a_hub_that_drips_a_newer_version_leaves_the_older_one(hub, served, bundled, caplog, monkeypatch):
+    older = start(served).detector
+    hub.put(
+        served, {"model.safetensors": (bundled / "model.safetensors").read_bytes(), "evaluation.json": "{}"}
+    )
+    hub.fail_next(r"model\.safetensors|evaluation\.json", "drip", times=1000)
+    monkeypatch.setattr(loading, "START_SECONDS", 0.4)
+    with caplog.at_level(logging.WARNING, "realfake"):
+        loaded = start(served)
+    assert (loaded.detector.name, loaded.detector.revision, loaded.missing) == (served, older.revision, None)
+    assert (
+        f"(it takes longer than 0.4 s): {served} is opened from the cache, at {older.revision}" in caplog.text
+    )
+
+
+def test_figures_that_drip_are_done_without(hub, served, bundled, monkeypatch):
+    hub.put(served, {"evaluation.json": json.dumps({"test": {"text": "x" * 1000}})})
+    hub.fail_next("evaluation.json", "drip", times=1000)
+    monkeypatch.setattr(hub_files, "RECORD_SECONDS", 0.3)
+    loaded = start(served)
+    assert (loaded.detector.name, loaded.evaluation) == (served, None)
 
 
 def test_a_hub_that_vanishes_while_a_newer_version_arrives_leaves_the_older_one(hub, served, bundled):
@@ -230,6 +304,65 @@ def test_a_full_disk_leaves_the_old_record_whole(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["evaluation.json"]
 
 
+def _write_calibrated_card(folder: Path, corpus: Path) -> None:
+    limits = {"alpha": 0.1, "real": -0.2, "ai": 0.2, "n": {"real": 20, "ai": 20}}
+    figures = evaluation.measure(
+        np.linspace(-3, 3, 60), np.arange(60) % 2 == 1, thresholds=Thresholds.from_dict(limits), n_resamples=0
+    )
+    facts = dict.fromkeys(("model_id", "revision", "novelty", "measurements"))
+    facts |= {
+        "name": "x",
+        "source": "x",
+        "model": "x",
+        "classes": ["real", "ai"],
+        "original_classes": ["0", "1"],
+    }
+    facts |= {
+        "corpus": "drawn",
+        "command": "x",
+        "degraded": False,
+        "versions": {},
+        "plots": [],
+        "thresholds": limits,
+    }
+    fitted = Calibration("temperature", 2.0, 0.0, 1.0, 0.9, 60)
+    evaluated = {"selection": {"figures": figures, "before_calibration": figures}}
+    folder.mkdir(exist_ok=True)
+    recalibrate.write_card(folder, facts, fitted, evaluated, "selection", None)
+
+
+def _write_audit(folder: Path, corpus: Path) -> None:
+    limits = {f"max_{split}_samples": 8 for split in ("train", "validation", "test")}
+    write_report(audit(load_corpus(corpus, **limits), progress=False), folder)
+
+
+# Each writes files that are whole before and must be so after it failed.
+WRITERS = {
+    "scores": lambda folder, corpus: results.write_scores(folder, "test", np.linspace(-3, 3, 60), np.arange(60) % 2 == 1),
+    "card": lambda folder, corpus: write_card(folder, CardFacts(name="x")),
+    "calibrated card": _write_calibrated_card,
+    "audit": _write_audit,
+    "plot": lambda folder, corpus: plot_style.save(plot_style.new_figure(1, 1), folder / "plot.png"),
+    "sheet": lambda folder, corpus: batch_sheet(folder / "sheet.png", [draw_picture(40)], ["real"], tile=40),
+    "endpoint": lambda folder, corpus: endpoint.write_endpoint(folder),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_every_file_that_was_whole(name, corpus, tmp_path, monkeypatch):
+    def files() -> dict[str, bytes]:
+        found = (path for path in (tmp_path / "out").rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in found}
+
+    WRITERS[name](tmp_path / "out", corpus)
+    before = files()
+    with monkeypatch.context() as patch:
+        _Full(patch, room=100)
+        with pytest.raises(OSError, match="No space left"):
+            WRITERS[name](tmp_path / "out", corpus)
+    assert before and files() == before
+
+
 def test_a_full_disk_while_figures_are_written_loses_none(tiny_vit, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -347,6 +480,43 @@ def test_what_a_killed_writer_leaves_is_not_published():
 
 
 # Two at once
+
+
+@pytest.mark.parametrize(
+    ("words", "locked"),
+    [
+        ("audit_corpus.py {corpus} --output {out}", "{out}"),
+        ("audit_corpus.py {corpus} --output {out} --equalize {equal}", "{equal}"),
+        ("prepare_corpus.py {corpus} --output {out}", "{out}"),
+        ("fit_novelty.py {model} --dataset {corpus}", "{model}"),
+        (
+            "evaluate_explanations.py {model} --dataset {corpus} --output_dir {out} --layers 2 --store",
+            "{model}",
+        ),
+        ("score.py {corpus} --model {model} --out {out}", "{out}"),
+    ],
+)
+def test_two_commands_do_not_write_to_one_folder(
+    words, locked, corpus, tiny_vit, tmp_path, monkeypatch, capsys
+):
+    from filelock import FileLock
+
+    places = {
+        "out": tmp_path / "out",
+        "equal": tmp_path / "equal",
+        "model": tmp_path / "model",
+        "corpus": corpus,
+    }
+    shutil.copytree(tiny_vit, places["model"])
+    folder = Path(locked.format(**places))
+    folder.mkdir(exist_ok=True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    script, *arguments = (word.format(**places) for word in words.split())
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with FileLock(folder / ".lock"):
+        assert _script(f"scripts/{script}").main() == 2
+    assert f"Another run is writing to {folder}; wait for it" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
 
 
 @pytest.mark.parametrize("script", ["calibrate.py", "evaluate_checkpoint.py"])

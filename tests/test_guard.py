@@ -4,7 +4,9 @@ import io
 import json
 import logging
 import sys
+from contextlib import contextmanager
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -83,7 +85,16 @@ def test_a_limit_that_is_none(text):
         ("10.0.0.2", ["1.1.1.1, 8.8.8.8, 10.0.0.1"], "8.8.8.8"),
         ("10.0.0.2", ["1.1.1.1", "8.8.8.8"], "8.8.8.8"),
         ("10.0.0.2", ["8.8.8.8, nonsense"], "8.8.8.8"),
-        ("10.0.0.2", ["nonsense", "192.168.0.9"], None),
+        # Who cannot be told apart from others shares the limit of their gateway, and what a client writes is no way out.
+        ("10.0.0.2", ["nonsense", "192.168.0.9"], "10.0.0.2"),
+        ("10.0.0.2", [], "10.0.0.2"),
+        ("::ffff:10.0.0.2", [], "10.0.0.2"),
+        ("fd00::2", [], "fd00::2"),
+        ("100.64.0.7", [], "100.64.0.7"),
+        # A proxy on this machine, and the machine itself.
+        ("127.0.0.1", ["1.1.1.1, 8.8.8.8"], "8.8.8.8"),
+        ("::1", [], None),
+        ("::ffff:127.0.0.1", [], None),
         # Who is connected without a proxy cannot say to be somebody else.
         ("8.8.8.8", ["1.1.1.1"], "8.8.8.8"),
         ("2a00:1450:4001:81b::200e", [], "2a00:1450:4001:81b::/64"),
@@ -109,9 +120,18 @@ async def fail(request: Request) -> PlainTextResponse:
 
 def client(limit: RateLimit) -> TestClient:
     app = Starlette(
-        routes=[Route("/echo", echo, methods=["GET", "POST"]), Route("/fail", fail, methods=["POST"])]
+        routes=[
+            Route("/echo", echo, methods=["GET", "POST"]),
+            Route("/fail", fail, methods=["POST"]),
+            Route("/full", full, methods=["POST"]),
+        ]
     )
     return TestClient(Guard(app, limit), raise_server_exceptions=False)
+
+
+async def full(request: Request) -> PlainTextResponse:
+    own = {"Retry-After": "7"} if "own" in request.query_params else None
+    return PlainTextResponse("Queue is full.", 503, own)
 
 
 def test_a_client_above_the_limit_is_told_when_to_come_back():
@@ -126,6 +146,13 @@ def test_a_client_above_the_limit_is_told_when_to_come_back():
     assert guarded.post("/echo", headers=another).status_code == 200
     assert [guarded.get("/echo", headers=somebody).status_code for _ in range(5)] == [200] * 5
     assert [guarded.post("/echo").status_code for _ in range(5)] == [200] * 5
+
+
+def test_whoever_is_busy_says_when_to_come_back():
+    guarded = client(RateLimit())
+    assert guarded.post("/full").headers["retry-after"] == "2"
+    assert guarded.post("/full?own").headers["retry-after"] == "7"
+    assert "retry-after" not in guarded.post("/fail").headers
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -186,16 +213,38 @@ def test_on_a_terminal_the_fields_stand_behind_the_words():
     )
 
 
+@contextmanager
+def as_before(*names: str):
+    """The root logger and the levels of these are afterwards what they were."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for name, value in levels.items():
+            logging.getLogger(name).setLevel(value)
+
+
 @pytest.mark.parametrize(("terminal", "first"), [(True, "INFO"), (False, "{")])
 def test_the_form_follows_who_reads(monkeypatch, terminal, first):
-    stream, root = io.StringIO(), logging.getLogger()
+    stream = io.StringIO()
     stream.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", stream)
-    before = root.handlers[:], root.level
-    try:
+    with as_before("httpx", "httpcore", "urllib3"):
         log.set_up()
         logging.getLogger("realfake.x").info("hello")
-    finally:
-        root.handlers[:], root.level = before
-        root.setLevel(before[1])
     assert stream.getvalue().startswith(first) and "hello" in stream.getvalue()
+
+
+def test_addresses_that_are_asked_are_not_written_down(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    answer = httpx.MockTransport(lambda request: httpx.Response(200))
+    with as_before("httpx", "httpcore", "urllib3"):
+        log.set_up()
+        with httpx.Client(transport=answer) as asking:
+            asking.get("https://cdn.example/photo.jpg?Signature=secret")
+        logging.getLogger("httpx").warning("still heard")
+    assert "photo.jpg" not in stream.getvalue() and "still heard" in stream.getvalue()

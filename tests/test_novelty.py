@@ -340,11 +340,17 @@ def test_one_forward_pass(folder, monkeypatch):
     assert len(passes) == 1
 
 
-def test_a_checkpoint_that_lost_its_statistics_still_answers(folder, tmp_path):
+def test_a_checkpoint_that_lost_its_statistics_is_refused(folder, tmp_path):
+    """Without them it would answer what its card says that it does not."""
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "novelty.safetensors").unlink()
+    with pytest.raises(OSError, match="lacks novelty.safetensors.*download or save it again") as caught:
+        Detector.from_pretrained(copy)
+    assert "\n" not in str(caught.value)
+    release.store_facts(copy, {"novelty": None})
     detector = Detector.from_pretrained(copy)
     assert detector.novelty is None and detector.predict(draw_picture(40)).novelty is None
+    release.store_facts(copy, {"novelty": {"alpha": 0.05}})
     (copy / "novelty.safetensors").write_bytes(b"broken")
     with pytest.raises(OSError, match="novelty.safetensors is broken"):
         Detector.from_pretrained(copy)

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -14,7 +15,7 @@ from tiny import draw_picture
 from realfake.provenance import content_credentials, metadata_blocks
 from realfake.provenance.metadata_blocks import read_blocks
 from realfake.provenance.reading import read_provenance
-from realfake.provenance.xmp import read_xmp, term_of
+from realfake.provenance.xmp import MAX_XMP, read_xmp, term_of
 
 MIMES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 A1111 = (
@@ -160,6 +161,12 @@ def test_the_parents_of_a_manifest_count():
             "ingredients": ingredients,
         }
 
+    many = manifest(CAPTURE)
+    many["assertions"] *= 100
+    for number, assertion in enumerate(many["assertions"]):
+        action = {"digitalSourceType": f"http://c2pa.org/digitalsourcetype/{number}"}
+        many["assertions"][number] = assertion | {"data": {"actions": [action]}}
+    assert len(content_credentials._source_types({}, many)) == 32
     manifests = {"a": manifest(CAPTURE, "b"), "b": manifest(AI_SOURCE, "a")}
     found = content_credentials._source_types(manifests, manifests["a"])
     assert found == ("digitalCapture", "trainedAlgorithmicMedia")
@@ -239,6 +246,15 @@ def test_other_text_chunks_are_no_generators(keyword, text):
     assert kinds(saved("PNG", pnginfo=info))["generator_parameters"].state == "absent"
 
 
+def test_lines_without_words_cost_no_more_than_their_length():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "\n" * 1_000_000 + "Steps: 20, Sampler: Euler a", zip=True)
+    begun = time.process_time()
+    found = kinds(saved("PNG", pnginfo=info))["generator_parameters"]
+    assert time.process_time() - begun < 1
+    assert found.fields["generator"] == "Stable Diffusion web UI or a relative"
+
+
 @pytest.mark.parametrize("format", ["JPEG", "WEBP"])
 @pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le"])
 def test_settings_in_a_user_comment_are_read(format, encoding):
@@ -293,6 +309,53 @@ def test_it_is_read_as_an_attribute_an_element_or_a_resource():
 def test_other_source_types_claim_other_things(term, claim):
     found = kinds(saved(xmp=xmp(f"http://cv.iptc.org/newscodes/digitalsourcetype/{term}")))["iptc"]
     assert (found.state, found.claim) == ("present", claim)
+
+
+IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+
+
+@pytest.mark.parametrize("container", ["Bag", "Seq", "Alt"])
+def test_it_is_read_from_a_list(container):
+    items = f'<r:li>{AI_SOURCE}</r:li><r:li r:resource="{CAPTURE}"/>'
+    box = f"\n<r:{container}>{items}</r:{container}>"
+    packet = f'<DigitalSourceType xmlns="{IPTC}" xmlns:r="{RDF}">{box}</DigitalSourceType>'
+    assert read_xmp([packet.encode()]).source_types == ("trainedAlgorithmicMedia", "digitalCapture")
+    system = packet.replace("DigitalSourceType", "AISystemUsed").replace(AI_SOURCE, "Painter 3")
+    assert read_xmp([system.encode()]).ai_system == "Painter 3"
+
+
+@pytest.mark.parametrize("name", ["DigitalSourceType", "AISystemUsed"])
+def test_properties_nested_in_themselves_cost_no_more_than_their_length(name):
+    start, end = f"<{name}>", f"</{name}>"
+    depth = (MAX_XMP - 100) // len(start + end)
+    packet = f'<x xmlns="{IPTC}">{start * depth}{end * depth}</x>'.encode()
+    data = png_with((b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(packet)))
+    begun = time.process_time()
+    assert kinds(data)["iptc"].state == "absent"
+    # The square of their number takes two seconds or more.
+    assert time.process_time() - begun < 0.7
+    assert not read_xmp([packet]).damaged
+
+
+def test_what_is_taken_from_a_packet_is_bounded():
+    terms = "".join(
+        f"<DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/{'x' * 200}{number}</DigitalSourceType>"
+        for number in range(2000)
+    )
+    packet = f'<x xmlns="{IPTC}"><y/>{terms}</x>'.encode()
+    found = read_xmp([packet])
+    assert len(found.source_types) == 1 and len(found.source_types[0]) == 80
+    short = packet.replace(b"x" * 200, b"")
+    assert read_xmp([short]).source_types == tuple(map(str, range(32)))
+    data = png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + short))
+    assert len(kinds(data)["iptc"].detail) < 4000
+    behind = (
+        f'<x xmlns="{IPTC}">{"<y/>" * 20_000}<DigitalSourceType>{AI_SOURCE}</DigitalSourceType></x>'.encode()
+    )
+    assert read_xmp([behind]) == read_xmp([])
+    assert read_xmp([b" " * 2**21, xmp()]).source_types == ("trainedAlgorithmicMedia",)
+    assert read_xmp([b" " * 2**21]).damaged
 
 
 def test_the_words_in_another_property_say_nothing():
@@ -395,12 +458,23 @@ def test_damaged_files_never_raise(authority):
         saved("WEBP", exif=exif, xmp=xmp()), saved("GIF", comment=b"x"), saved("AVIF", exif=exif),
     ]  # fmt: skip
     rng = np.random.default_rng(0)
+    states = set()
     for data in files:
         head = min(len(data), 4096)
         for _ in range(60):
             broken = np.frombuffer(data, np.uint8).copy()
             broken[rng.integers(0, head, rng.integers(1, 12))] = rng.integers(0, 256)
-            json.dumps(read_provenance(broken[: rng.integers(head // 2, len(data) + 1)].tobytes()).to_dict())
+            said = read_provenance(broken[: rng.integers(head // 2, len(data) + 1)].tobytes()).to_dict()
+            assert [found["kind"] for found in said["findings"]] == [
+                "c2pa",
+                "iptc",
+                "generator_parameters",
+                "camera",
+            ]
+            assert json.loads(json.dumps(said)) == said
+            states |= {found["state"] for found in said["findings"]}
+    # The damage reaches what verifies signatures, and what reads the rest.
+    assert {"invalid", "absent", "present"} <= states
 
 
 def test_a_text_bomb_is_not_inflated():

@@ -3,7 +3,10 @@
 import errno
 import io
 import json
+import os
 import shutil
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,6 +236,122 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(tiny_vit, tmp_path, mo
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(detector.model, detector.processor, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+class Killed(BaseException):
+    """Ends a test's program between two changes of its folder, past every `except Exception`."""
+
+
+def kill_before(step: int, folder, patch) -> None:
+    """Let the program end before its `step`-th change among the files of a folder, counted from 0."""
+    done = []
+
+    def changed(change, *paths, **options):
+        if Path(paths[-1]).parent == folder:
+            if len(done) == step:
+                raise Killed
+            done.append(paths)
+        return change(*paths, **options)
+
+    for change in (os.replace, os.unlink):
+        patch.setattr(os, change.__name__, partial(changed, change))
+
+
+def killed_at_every_step(folder, program, look, restore):
+    """What `look` says after `program` was killed at each of its steps, and at last when it was not."""
+    found = []
+    for step in range(50):
+        restore()
+        with pytest.MonkeyPatch.context() as patch:
+            kill_before(step, folder, patch)
+            try:
+                program()
+            except Killed:
+                pass
+            else:
+                step = None
+        found.append(look())
+        if step is None:
+            return found
+    raise AssertionError("it never ended")
+
+
+@pytest.fixture(scope="module")
+def released(tiny_vit, tmp_path_factory):
+    """A checkpoint with thresholds and statistics."""
+    folder = tmp_path_factory.mktemp("released") / "out"
+    save_and_reopen(Detector.from_pretrained(tiny_vit), folder, rows(80), {"corpus": "old"}, alpha=0.1)
+    assert Detector.from_pretrained(folder).novelty is not None
+    return folder
+
+
+def test_a_saving_that_is_killed_leaves_the_old_or_the_new_or_is_refused(released, tmp_path):
+    folder, image = tmp_path / "out", draw_picture(40, seed=3)
+    detector = Detector.from_pretrained(released)
+    with torch.no_grad():
+        for tensor in detector.model.parameters():
+            tensor.mul_(1.5)
+    detector.processor.image_mean = [0.1, 0.1, 0.1]
+
+    def restore():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(released, folder)
+
+    def save():
+        save_checkpoint(detector.model, detector.processor, folder)
+
+    def state():
+        opened = Detector.from_pretrained(folder)
+        return (
+            opened.predict(image).margin,
+            opened.thresholds,
+            opened.novelty is not None,
+            opened.processor.image_mean,
+        )
+
+    restore()
+    old = state()
+    save()
+    new = state()
+    assert old[0] != new[0] and old[1] and old[2] and new[1:3] == (None, False)
+
+    def look():
+        try:
+            return {repr(old): "old", repr(new): "new"}[repr(state())]
+        except OSError as error:
+            assert "was being saved when that was interrupted; give the command that saves it again" in str(
+                error
+            )
+            assert "\n" not in str(error)
+            save()
+            assert state() == new
+            return "refused"
+
+    found = killed_at_every_step(folder, save, look, restore)
+    assert found == ["old", *["refused"] * (len(found) - 2), "new"] and len(found) > 4
+
+
+@pytest.mark.parametrize("images", [80, 10])
+def test_a_fit_of_novelty_that_is_killed_leaves_the_old_or_the_new(released, tmp_path, images):
+    """Of ten images nothing can be said, and what was said of others goes."""
+    folder, part = tmp_path / "out", rows(images, seed=900)
+    detector = Detector.from_pretrained(released)
+
+    def restore():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(released, folder)
+
+    def look():
+        opened = Detector.from_pretrained(folder)
+        known = opened.novelty and opened.novelty.alpha
+        assert (opened.facts["novelty"] or {}).get("alpha") == known
+        return known
+
+    found = killed_at_every_step(
+        folder, lambda: release.fit_novelty(detector, folder, part, alpha=0.2), look, restore
+    )
+    new = 0.2 if images == 80 else None
+    assert found[0] == 0.05 and found[-1] == new and set(found) == {0.05, new}
 
 
 def test_store_facts_adds_to_what_is_there(tiny_vit, tmp_path):

@@ -355,6 +355,57 @@ def test_a_request_that_waits_too_long_is_let_go(detector):
         gate.open.set()
 
 
+# Slow clients
+
+
+def begin(url: str, sent: bytes, length: int, kind: str = "image/jpeg") -> socket.socket:
+    """A request of which no more comes."""
+    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30)
+    connection.sendall(
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+        % (kind.encode(), length)
+        + sent
+    )
+    return connection
+
+
+def test_clients_that_send_slowly_keep_nobody_out(detector):
+    narrow = Service(detector, max_requests=1)
+    for url in serve(narrow):
+        slow = [begin(url, b"abc", 1000) for _ in range(8)]
+        _until(lambda: narrow._room.taken == 8 * 3)
+        assert get(url, "/ready")[0] == 200
+        assert post(url, jpeg())[0] == 200
+        for connection in slow:
+            connection.close()
+        _until(lambda: narrow._room.taken == 0)
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/json", "multipart/form-data; boundary=xyz"])
+def test_a_request_that_does_not_arrive_is_given_up(detector, monkeypatch, kind):
+    monkeypatch.setattr("realfake.space.incoming.DRAIN", 0.1)
+    hasty = Service(detector, max_requests=1, arrival=0.2)
+    for url in serve(hasty):
+        with begin(url, b"--x", 1000, kind) as connection:
+            answer = connection.makefile("rb").read().decode()  # to the end: the connection is closed
+        assert " 408 " in answer and "did not arrive within 0.2 seconds" in answer
+        assert hasty._room.taken == 0
+        assert post(url, jpeg())[0] == 200
+
+
+def test_what_arrives_together_is_bounded(detector):
+    tight = Service(detector, max_held=100_000)
+    for url in serve(tight):
+        with begin(url, bytes(60_000), 90_000):
+            _until(lambda: tight._room.taken == 60_000)
+            for body, kind in ((bytes(60_000), "image/jpeg"), form(bytes(60_000))):
+                status, answer, headers = post(url, body, kind)
+                assert (status, headers["Retry-After"]) == (503, "2") and "busy" in answer["error"]
+            assert post(url, jpeg())[0] == 200
+        _until(lambda: tight._room.taken == 0)
+        assert post(url, bytes(60_000))[0] == 422
+
+
 # Batches
 
 
@@ -452,7 +503,15 @@ def test_the_documentation_lists_the_projects_routes_alone(url):
     assert set(schema["paths"]) == {"/predict", "/health", "/ready"}
     content = schema["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert set(content) == {"image/*", "multipart/form-data", "application/json"}
-    assert set(schema["paths"]["/predict"]["post"]["responses"]) == {"200", "400", "413", "415", "422", "503"}
+    assert set(schema["paths"]["/predict"]["post"]["responses"]) == {
+        "200",
+        "400",
+        "408",
+        "413",
+        "415",
+        "422",
+        "503",
+    }
     status, body = get(url, "/docs")
     assert status == 200
     assert b"openapi.json" in body

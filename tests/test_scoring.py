@@ -392,6 +392,52 @@ def test_mistakes_end_in_one_line(images, checkpoint, tmp_path, capsys, monkeypa
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_the_first_of_two_runs_that_begin_at_once_decides_what_the_folder_holds(tmp_path):
+    one, other = ScoreFolder(tmp_path / "out"), ScoreFolder(tmp_path / "out")
+    assert one.read_manifest() is other.read_manifest() is None
+    first = one.write_manifest({"checkpoint": "a"}, {"engine": "torch-fp32"})
+    assert other.write_manifest({"checkpoint": "b"}, {"engine": "torch-bf16"}) == first == other.read_manifest()
+    with pytest.raises(ValueError, match="checkpoint was 'a', now 'b'"):
+        other.check(first, {"checkpoint": "b"})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+
+
+def test_a_manifest_appears_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    folder = ScoreFolder(tmp_path / "out")
+    assert folder.write_manifest({"checkpoint": "a"}, {}) == folder.read_manifest()
+
+
+def test_a_run_of_another_model_that_began_meanwhile_is_not_mixed_in(
+    images, checkpoint, scored, tmp_path, capsys, monkeypatch
+):
+    out, other = tmp_path / "out", tmp_path / "other"
+    save_tiny("mobilenet_v2", other, seed=3)
+
+    def slowly(*arguments, **options):
+        # While this run tries out the engines, a part of the other one begins.
+        shutil.copytree(scored, out, dirs_exist_ok=True)
+        return Choice()
+
+    monkeypatch.setattr(scoring, "choose_engine", slowly)
+    run(images, "--out", out, "--model", other, "--chunk_size", "20", code=2)
+    assert "holds scores of something else (checkpoint was" in capsys.readouterr().err
+    assert shards(out) == shards(scored)
+
+
+def test_one_run_at_a_time_but_any_number_of_parts(images, checkpoint, scored, tmp_path, capsys):
+    out = tmp_path / "out"
+    with ScoreFolder(out).alone():
+        run(images, "--out", out, "--model", checkpoint, "--chunk_size", "20", code=2)
+        assert "Another run is writing to" in capsys.readouterr().err and not shards(out)
+        for part in ("1/2", "2/2"):
+            run(images, "--out", out, "--model", checkpoint, "--chunk_size", "20", "--part", part)
+    assert shards(out) == shards(scored)
+
+
 def test_scores_without_a_manifest_are_left_alone(images, checkpoint, scored, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(scored, out)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -69,6 +70,9 @@ def png(seed: int = 0) -> bytes:
         "/custom_component/x/client/component/../../../../etc/passwd",
         "/gradio_api/proxy=http://127.0.0.1:1/",
         "/gradio_api/file=http://127.0.0.1:1/x",
+        "/gradio_api/file/http://127.0.0.1:1/x",
+        "/gradio_api/file=%68ttp%3A//127.0.0.1:1/x",
+        "/gradio_api/deep_link?session_hash=x",
     ],
 )
 def test_no_file_outside_the_intended_folders_is_served(url, folder, path):
@@ -107,6 +111,53 @@ def test_predict_keeps_nothing(url, folder):
     assert {path for path in folder.rglob("*") if path.is_file()} == before
 
 
+def call(url: str, name: str, *data):
+    """What the queue answers to a call of the API."""
+    status, answer, _ = ask(
+        f"{url}/gradio_api/call/{name}", json.dumps({"data": data}).encode(), Content_Type="application/json"
+    )
+    assert status == 200, answer
+    return ask(f"{url}/gradio_api/call/{name}/{json.loads(answer)['event_id']}")[1].decode()
+
+
+def file(path: str) -> dict:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def test_a_url_is_read_within_the_limits_or_not_at_all(url, folder):
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        address = f"http://127.0.0.1:{inside.getsockname()[1]}/x.png?token=secret"
+        told = call(url, "predict", file(address), 0.5, False, False)
+        assert "was not fetched: it names port" in told and "secret" not in told
+        assert "http://127.0.0.1/x.png was not fetched: its host's address 127.0.0.1 is not public" in call(
+            url, "provenance", file("http://127.0.0.1/x.png")
+        )
+        assert "A URL is not read here" in call(url, "predict", None, file(address), False, False)
+        inside.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            inside.accept()
+    text = (folder / "server.log").read_text()
+    assert "secret" not in text and "Traceback" not in text
+
+
+def test_an_upload_is_judged_through_the_queue_and_no_other_way(url):
+    path = upload(url, "photo.png", png(5))
+    assert '"verdict"' in call(url, "predict", file(path), 0.5, False, False)
+    body = json.dumps({"data": [file(path), 0.5, False, False]}).encode()
+    for way in ("run", "api"):
+        status, answer, _ = ask(f"{url}/gradio_api/{way}/predict", body, Content_Type="application/json")
+        assert status == 404 and b"join the queue" in answer
+
+
+@pytest.mark.parametrize("path", ["queue/join", "call/predict", "run/predict", "api/predict"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_request_that_is_too_large_is_not_read(url, path, chunked):
+    body = b'{"data": ["' + bytes(2 * 2**20) + b'"]}'
+    sent = iter([body[:1000], body[1000:]]) if chunked else body
+    status, answer, _ = ask(f"{url}/gradio_api/{path}", sent, Content_Type="application/json")
+    assert status == 413 and "larger than the limit of 1 MiB" in json.loads(answer)["detail"]
+
+
 def test_headers_and_origins(url):
     _, _, headers = ask(url)
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -136,16 +187,19 @@ def test_a_client_is_limited_and_the_log_says_so_without_saying_who(url, folder)
     assert "8.8.4.4" not in text
 
 
-def test_the_token_reaches_neither_log_nor_page(tiny_vit, tmp_path):
+def test_the_token_reaches_neither_log_nor_page(hub, tmp_path):
     token = "hf_" + "Zz9" * 11 + "Q"
-    environment = {"REALFAKE_MODEL": "nobody/nothing-here", "HF_TOKEN": token, "HF_HUB_OFFLINE": "1"}
+    hub.tokens[token] = "somebody"
+    environment = hub.environment | {"REALFAKE_MODEL": "nobody/nothing-here", "HF_TOKEN": token}
     with serving(tmp_path, **environment) as url:
         pages = [
             ask(url + path)[1]
             for path in ("", "/config", "/gradio_api/info", "/docs", "/openapi.json", "/ready")
         ]
     assert all(token.encode() not in page for page in pages)
-    assert token not in (tmp_path / "server.log").read_text()
+    text = (tmp_path / "server.log").read_text()
+    assert "nobody/nothing-here could not be loaded" in text and token not in text
+    assert any(request.user == "somebody" for request in hub.requests)  # it was used
 
 
 def test_a_limit_that_is_no_number_ends_in_one_line(tiny_vit, tmp_path):

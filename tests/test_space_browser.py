@@ -56,8 +56,13 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(checkpoint, tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server"), REALFAKE_MODEL=str(checkpoint)) as url:
+def server_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def url(checkpoint, server_folder):
+    with serving(server_folder, REALFAKE_MODEL=str(checkpoint)) as url:
         yield url
 
 
@@ -246,12 +251,22 @@ def test_reports_are_downloaded(page, tmp_path):
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_a_correction_is_sent_without_consent_and_nothing_is_kept(page):
+def test_a_correction_is_sent_without_consent_and_nothing_is_kept(page, server_folder):
+    kept = server_folder / "feedback"
     drop(page, PHOTO)
     wait_for_map(page)
     page.locator("#rf-feedback button").first.click()
+    page.get_by_label(ENGLISH("feedback.image")).check()
     page.locator("#rf-send").click()
     page.wait_for_selector(f"text={ENGLISH('feedback.nothing')}")
+    assert not [path for path in kept.rglob("*") if path.is_file()]
+    # The same with consent lands there: it is the folder that would have been written to.
+    page.get_by_label(ENGLISH("feedback.image")).uncheck()
+    page.get_by_label(ENGLISH("feedback.consent")).check()
+    page.locator("#rf-send").click()
+    page.wait_for_selector(f"text={ENGLISH('feedback.kept')}")
+    (record,) = [path for path in kept.rglob("*") if path.is_file()]
+    assert json.loads(record.read_text())["sha256"] == hashlib.sha256(PHOTO.read_bytes()).hexdigest()
 
 
 def test_a_file_that_is_no_image_is_refused_with_advice_and_the_old_answer_goes(page, tmp_path):
@@ -288,12 +303,19 @@ def test_an_image_taken_away_and_dropped_again_at_once_is_answered(page):
     assert wait_for_verdict(page)
 
 
-def test_an_example_is_tried_from_the_keyboard(page):
+def test_an_example_is_tried_from_the_keyboard(page, checkpoint):
     example = page.get_by_role("button", name=ENGLISH("example.cat"))
     example.focus()
     example.press("Enter")
-    wait_for_verdict(page)
-    wait_for_map(page)
+    said = wait_for_verdict(page)
+    detector = Detector.from_pretrained(checkpoint)
+    cat, other = (detector.predict(PHOTO.with_name(name)) for name in ("cat.jpg", PHOTO.name))
+    expected = [ENGLISH.percent(cat.probabilities[label]) for label in (AI, REAL)]
+    assert expected != [ENGLISH.percent(other.probabilities[label]) for label in (AI, REAL)]
+    assert ENGLISH(f"verdict.{cat.verdict}") in said
+    bars = page.locator("#rf-verdict .rf-bar").all_inner_texts()
+    assert [bar.split("\n")[1] for bar in bars] == expected
+    assert "/file=" in wait_for_map(page)
 
 
 def open_tab(page, name: str) -> None:

@@ -15,7 +15,7 @@ from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI
 from realfake.space import batch as batch_module
 from realfake.space import compare as compare_module
-from realfake.space import loading, quality, rows
+from realfake.space import named, quality, rows
 from realfake.space.batch import Batch, stop
 from realfake.space.compare import Compare, Opened
 from realfake.space.loading import Loaded
@@ -194,7 +194,7 @@ def test_a_folder_of_the_servers_is_not_opened_for_a_visitor(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     for name in ("user/name", str(tmp_path / "user" / "name"), "../x", "photos", ""):
         with pytest.raises(ValueError, match="is no Hub id"):
-            loading.open_named(name, ENGLISH)
+            named.open_named(name, ENGLISH)
 
 
 def push(hub, name, folder):
@@ -212,16 +212,16 @@ def test_a_checkpoint_on_the_hub_is_opened_as_a_stranger_would(hub, tmp_path, mo
     tokens = []
     opening = Detector.from_pretrained
     monkeypatch.setattr(
-        loading.Detector, "from_pretrained", lambda *a, **k: tokens.append(k.get("token")) or opening(*a, **k)
+        named.Detector, "from_pretrained", lambda *a, **k: tokens.append(k.get("token")) or opening(*a, **k)
     )
-    detector = loading.open_named("user/tiny@main", words("nb"))
+    detector = named.open_named("user/tiny@main", words("nb"))
     assert detector.name == "user/tiny" and len(detector.revision) == 40 and tokens == [False]
     with pytest.raises(ValueError, match="no safetensors"):
-        loading.open_named("user/pickled", ENGLISH)
+        named.open_named("user/pickled", ENGLISH)
     with pytest.raises(ValueError, match="more than the limit of 0 MiB"):
-        loading.open_named("user/tiny", ENGLISH, max_weights=1000)
+        named.open_named("user/tiny", ENGLISH, max_weights=1000)
     with pytest.raises(ValueError, match="could not be opened"):
-        loading.open_named("user/nothing", ENGLISH)
+        named.open_named("user/nothing", ENGLISH)
 
 
 def test_detectors_from_the_hub_are_kept_open_up_to_a_number(opened, monkeypatch):

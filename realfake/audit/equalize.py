@@ -16,6 +16,7 @@ from datasets import Dataset, Features, Image
 from huggingface_hub import DatasetCardData
 from tqdm.auto import tqdm
 
+from ..command import LOCK_NAME
 from ..corpus.load import Corpus
 from ..corpus.splits import SPLITS
 from ..imaging.images import open_image
@@ -146,10 +147,10 @@ def check_output(output: str | Path) -> Path:
     """The folder as a path.
 
     Raises:
-        ValueError: It is a file, or holds something.
+        ValueError: It is a file, or holds something besides the command's lock.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - {LOCK_NAME}):
         raise ValueError(
             f"The output {output} of --equalize is not empty; name another folder, or empty it first."
         )

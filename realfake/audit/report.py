@@ -19,6 +19,7 @@ from ..corpus.splits import TEST, TRAIN
 from ..imaging.contact_sheet import batch_sheet
 from ..imaging.images import open_image
 from ..labels import AI, NAMES, REAL
+from ..records import write_atomically
 from . import plots as audit_plots
 from .leaks import ALONE, PROBES
 from .result import LEAK, Audit, Pair
@@ -60,7 +61,7 @@ def write_report(
     if equalized is not None:
         figures["equalized"] = {"written": written, **equalized.to_dict()}
     text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (output / "audit.json").write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_atomically(output / "audit.json", text.encode("utf-8", "backslashreplace"))
     view = _view(audit, equalized, written)
     for name, autoescape in (("audit.md", False), ("audit.html", True)):
         # Markdown is escaped by a filter of its own, which the template names.
@@ -78,7 +79,7 @@ def write_report(
             view["pairs"] = [_pair_text(audit, pair) for pair in audit.pairs[:_SHOWN_PAIRS]]
             view["plots"] = [{"caption": caption, "url": f"plots/{path.name}"} for path, caption in plots]
         page = environment.get_template(name).render(view)
-        (output / name).write_text(page, encoding="utf-8", errors="replace")
+        write_atomically(output / name, page.encode("utf-8", "replace"))
     return output / "audit.html"
 
 

@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, eval_result_entries_to_yaml
 
 from ..labels import NAMES
+from ..records import write_atomically
 from . import probabilities, training
 from .degradations import degradations_section
 from .facts import CardFacts
@@ -40,13 +41,13 @@ def write_card(folder: str | os.PathLike, facts: CardFacts) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
-    render(facts).save(path)
+    write_atomically(path, str(render(facts)))
     results_file = folder / EVAL_RESULTS
     entries = eval_result_entries(facts)
     if entries:
         results_file.parent.mkdir(exist_ok=True)
         text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
-        results_file.write_text(text, encoding="utf-8")
+        write_atomically(results_file, text)
     else:
         # One from an earlier run would be of other weights.
         results_file.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,9 @@ def write_scores(
         columns["group"] = pa.array(numbered_groups(groups), type=pa.int32())
     path = Path(folder) / f"scores-{split}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    buffer = BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    write_atomically(path, buffer.getvalue())
     return path
 
 

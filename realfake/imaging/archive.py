@@ -18,6 +18,10 @@ from .images import LIMITS
 
 # Of compressed archives of photographs hardly any goes beyond 2; text reaches 20, a bomb 1,000.
 MAX_RATIO = 100
+# Entries of the directory for each file that is read: folders count, and what operating systems leave behind.
+_LISTED = 4
+# Bytes of the directory for each file that is read.
+_LINE = 2048
 _CHUNK = 2**16
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ\x00")
 _ENCRYPTED = 0x1
@@ -86,6 +90,7 @@ def read_archive(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> Iterator[E
     """
     name = _shown(os.path.basename(os.fsdecode(path)))
     try:
+        _check_directory(path, name, bounds)
         with zipfile.ZipFile(path) as archive:
             entries = _checked(archive, name, os.path.getsize(path), bounds)
             budget = bounds.max_total
@@ -103,12 +108,35 @@ def count(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> int:
     """Count the files that [`read_archive`] gives. It raises what that raises, and reads no file's content."""
     name = _shown(os.path.basename(os.fsdecode(path)))
     try:
+        _check_directory(path, name, bounds)
         with zipfile.ZipFile(path) as archive:
             return len(_checked(archive, name, os.path.getsize(path), bounds))
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(
             f"{name} is damaged or no ZIP archive ({_reason(error)}). Pack the images anew."
         ) from error
+
+
+def _check_directory(path: str | os.PathLike, name: str, bounds: Bounds) -> None:
+    """Bound the directory by the record at its end, before `zipfile` makes an object of each of a million entries."""
+    with open(path, "rb") as file:
+        try:
+            # The archive's own reader, so that both look at the same record; it knows ZIP64 too.
+            record = zipfile._EndRecData(file)
+        except OSError:
+            record = None
+    if not record:
+        return  # `zipfile` says what is wrong
+    entries, size = record[zipfile._ECD_ENTRIES_TOTAL], record[zipfile._ECD_SIZE]
+    if entries > _LISTED * bounds.max_entries:
+        raise ValueError(
+            f"{name} lists {entries:,} entries, more than {bounds.max_entries:,} files need. Split it."
+        )
+    # The number may lie; `zipfile` reads as many entries as there are bytes.
+    if size > _LINE * bounds.max_entries:
+        raise ValueError(
+            f"{name} has a directory of {size:,} bytes, more than {bounds.max_entries:,} files need. Split it."
+        )
 
 
 def _checked(archive: zipfile.ZipFile, name: str, size: int, bounds: Bounds) -> list[zipfile.ZipInfo]:

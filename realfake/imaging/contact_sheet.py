@@ -3,11 +3,13 @@
 import os
 import textwrap
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ..plot_style import COLOURS, GREY, INK
+from ..records import write_atomically
 
 
 def batch_sheet(
@@ -59,7 +61,9 @@ def batch_sheet(
         draw.text((left, top + tile + 20), _shorten(caption, font, tile), fill=INK, font=font)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG", optimize=True)
+    buffer = BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    write_atomically(path, buffer.getvalue())
     return path
 
 

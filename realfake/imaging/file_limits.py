@@ -8,8 +8,10 @@ megabytes a thousand times, a JPEG of two million scans, a comment of a million 
 import math
 import re
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 from PIL import features
 
 # Work that a progressive JPEG may ask for: its pixels, times its scans. Encoders make about ten scans; this allows
@@ -28,6 +30,8 @@ MAX_TAGS = 4096
 MAX_NUMBERS = 500_000
 # A tile is decoded whole, however small the image is.
 MAX_TILE = 16_777_216
+# JPEG scans in a strip or tile of a TIFF file: one for each component. A progressive one has more; libtiff writes none.
+MAX_STRIP_SCANS = 4
 # The header of a PPM file, which Pillow reads byte by byte.
 MAX_PPM_HEADER = 4096
 
@@ -40,15 +44,19 @@ SLOW = {
 }
 
 _EXIF = b"Exif\0\0"
-# A marker other than a stuffed zero, a restart or a fill byte.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# A marker that a length follows: no stuffed zero, TEM, restart or fill byte.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+_SCAN = b"\xff\xda"
 _PPM_HEADER = re.compile(
     rb"P[1-6fF](?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])", re.DOTALL
 )
 # Bytes of a TIFF value by its type (TIFF 6.0, section 2, and BigTIFF); Pillow ignores others.
 _TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 _BYTES = (1, 2, 7)  # types that stay bytes and become no numbers
+_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 16: "u8", 17: "i8"}
 _TILE_SIDES = (322, 323)
+_COMPRESSION, _JPEG = 259, (6, 7)
+_STRIPS, _STRIP_SIZES = (273, 324), (279, 325)  # of strips, of tiles
 _SUB_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 
 
@@ -79,6 +87,7 @@ def checked(data: bytes, format: str) -> bytes:
     elif format == "TIFF":
         if not reads_within_bounds(data, to_decode=True):
             raise TooCostly("a TIFF file whose directory asks for far more than the file holds")
+        _check_strips(data)
     elif format == "AVIF":
         _check_avif(data)
     elif format == "PPM" and not _PPM_HEADER.match(data[:MAX_PPM_HEADER]):
@@ -102,6 +111,25 @@ def check_decoder(codec: str, width: int, height: int, size: int) -> None:
         raise TooCostly(f"{name}{beyond if pixels else ', which is not supported'}")
 
 
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a WebP file announces (RFC 9649); `None` for other files.
+
+    Pillow takes memory for two such pictures while it opens the file, before anybody can ask for its size.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    kind, shortest = data[12:16], {b"VP8L": 25, b"VP8 ": 30, b"VP8X": 30}
+    if len(data) < shortest.get(kind, math.inf):
+        return None
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
 def reads_within_bounds(block: bytes, to_decode: bool = False) -> bool:
     """Whether the TIFF directories of a block (an EXIF block or a TIFF file) can be read at a cost of the block's size.
 
@@ -116,19 +144,7 @@ def reads_within_bounds(block: bytes, to_decode: bool = False) -> bool:
     block = block.removeprefix(_EXIF).removeprefix(_EXIF)
     if block.startswith(_EXIF):
         return False
-    big = block[2:4] in (b"+\0", b"\0+")
-    order = "<" if block[:2] == b"II" else ">"
-    costs = _Costs()
-    try:
-        offsets = [struct.unpack_from(order + ("Q" if big else "L"), block, 8 if big else 4)[0]]
-        # EXIF hangs below the first, the one for interoperability below that; a longer chain goes in circles.
-        for _ in range(3):
-            costs.below = []
-            for offset in offsets[:4]:
-                _add_directory(costs, block, offset, order, big)
-            offsets = costs.below
-    except (struct.error, OverflowError):
-        pass  # Pillow, too, reads no further than this
+    costs = _walk(block)
     return (
         costs.copied <= 2 * len(block) + 65536
         and costs.tags <= MAX_TAGS
@@ -139,16 +155,38 @@ def reads_within_bounds(block: bytes, to_decode: bool = False) -> bool:
 
 @dataclass
 class _Costs:
-    """What reading directories takes: tags, bytes copied, numbers made of them; a tile's pixels; directories below."""
+    """What reading directories takes: tags, bytes copied, numbers made of them; a tile's pixels; directories below.
 
+    `strips` are the tags that say where the pixels lie, the first of each as libtiff has it: type, number, place.
+    """
+
+    order: str
     tags: int = 0
     copied: int = 0
     numbers: int = 0
     tile: int = 0
     below: list[int] = field(default_factory=list)
+    strips: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
 
-def _add_directory(costs: _Costs, block: bytes, offset: int, order: str, big: bool) -> None:
+def _walk(block: bytes) -> _Costs:
+    big = block[2:4] in (b"+\0", b"\0+")
+    costs = _Costs("<" if block[:2] == b"II" else ">")
+    try:
+        offsets = [struct.unpack_from(costs.order + ("Q" if big else "L"), block, 8 if big else 4)[0]]
+        # EXIF hangs below the first, the one for interoperability below that; a longer chain goes in circles.
+        for _ in range(3):
+            costs.below = []
+            for offset in offsets[:4]:
+                _add_directory(costs, block, offset, big)
+            offsets = costs.below
+    except (struct.error, OverflowError):
+        pass  # Pillow, too, reads no further than this
+    return costs
+
+
+def _add_directory(costs: _Costs, block: bytes, offset: int, big: bool) -> None:
+    order = costs.order
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), block, offset)
     costs.tags += count
     entry = struct.Struct(order + ("HHQ8s" if big else "HHL4s"))
@@ -159,6 +197,7 @@ def _add_directory(costs: _Costs, block: bytes, offset: int, order: str, big: bo
         size = values * _TYPE_SIZES[kind] if kind < len(_TYPE_SIZES) else 0
         costs.numbers += values if kind not in _BYTES and size else 0
         value = int.from_bytes(content[: min(size, inline)], "little" if order == "<" else "big")
+        place = start + (number + 1) * entry.size - inline
         if size > inline:
             place = int.from_bytes(content, "little" if order == "<" else "big")
             costs.copied += min(size, max(0, len(block) - place))
@@ -166,7 +205,48 @@ def _add_directory(costs: _Costs, block: bytes, offset: int, order: str, big: bo
             costs.below.append(value)
         elif tag in _TILE_SIDES:
             sides[tag] = value
+        if tag in (_COMPRESSION, *_STRIPS, *_STRIP_SIZES):
+            costs.strips.setdefault(tag, (kind, values, place))
     costs.tile = max(costs.tile, math.prod(sides.values()) if len(sides) == 2 else 0)
+
+
+def _check_strips(data: bytes) -> None:
+    """Bound the scans of JPEG inside TIFF: libtiff allows a hundred in each strip, and strips may share their bytes."""
+    costs = _walk(data)
+    if not set(_integers(data, costs, (_COMPRESSION,))) & set(_JPEG):
+        return
+    strips = Counter()
+    sizes = _integers(data, costs, _STRIP_SIZES)
+    for index, start in enumerate(_integers(data, costs, _STRIPS)):
+        size = sizes[index] if index < len(sizes) else 0
+        # Where the size is missing, libtiff guesses it; it cannot guess more than the rest of the file.
+        strips[start, start + size if size > 0 or not start else len(data)] += 1
+    if sum(max(0, min(stop, len(data)) - start) for start, stop in strips) > 2 * len(data) + 65536:
+        raise TooCostly("a TIFF file whose strips share their bytes")
+    scans = 0
+    for (start, stop), times in strips.items():
+        found = data.count(_SCAN, start, stop)
+        scans += found * times
+        if found > MAX_STRIP_SCANS or scans > MAX_SCANNED // SCAN_COST:
+            raise TooCostly("a TIFF file of progressive JPEG, or of far too many strips")
+
+
+def _integers(data: bytes, costs: _Costs, tags: tuple[int, ...]) -> list[int]:
+    """The values of the one of `tags` that the directory has.
+
+    Raises:
+        ValueError: It has several: readers do not agree which one counts.
+    """
+    found = [costs.strips[tag] for tag in tags if tag in costs.strips]
+    if len(found) > 1:
+        raise ValueError("strips and tiles")
+    if not found or found[0][0] not in _INTEGERS:
+        return []
+    kind, values, place = found[0]
+    count = min(values, max(0, len(data) - place) // _TYPE_SIZES[kind])
+    if not count:
+        return []
+    return np.frombuffer(data, costs.order + _INTEGERS[kind], count, place).clip(0).tolist()
 
 
 def _checked_jpeg(data: bytes) -> bytes:

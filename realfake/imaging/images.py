@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, features
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .fetch import MAX_BYTES, fetch
-from .file_limits import TooCostly, check_decoder, checked, reads_within_bounds
+from .file_limits import TooCostly, check_decoder, checked, reads_within_bounds, webp_size
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+class OutOfMemory(ValueError, MemoryError):
+    """An image that the machine has too little memory for: nothing says that the file is damaged."""
+
 
 # Raster formats of photographs and of generators. Pillow reads 30 more (EPS runs Ghostscript, for one), which
 # only widen what a hostile upload can reach. MPO (phones' stereo JPEG) comes through the JPEG reader.
@@ -76,7 +81,8 @@ def open_image(
         `PIL.Image.Image` of mode `"RGB"`.
 
     Raises:
-        ValueError: The content is of no use: not an image, damaged, too large, too small.
+        ValueError: The content is of no use: not an image, damaged, too large, too small. [`OutOfMemory`] where there
+            is too little memory for it.
         OSError: The source cannot be read: no such file, a folder, no permission, unreachable host.
             Both carry one line that names the source and what to do.
     """
@@ -138,6 +144,8 @@ def _read(path: str, limits: Limits) -> bytes:
 def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
     if len(data) > limits.max_bytes:
         raise ValueError(_too_many_bytes(name, len(data), limits))
+    if (size := webp_size(data)) is not None:
+        _check_size(size, name, limits)
     image = read_header(data, name)
     for tile in getattr(image, "tile", []):
         try:
@@ -166,6 +174,8 @@ def read_header(data: bytes, name: str) -> Image.Image:
             return (JpegImageFile if format == "JPEG" else factory)(BytesIO(content), "")
         except TooCostly as error:
             raise ValueError(f"{name} is {error}. {_SAVE_ANEW}") from None
+        except MemoryError as error:
+            raise _out_of_memory(name) from error
         except Exception as error:  # a hostile header can raise nearly anything in the format's reader
             kind = _not_an_image(data)
             if kind is None:
@@ -179,9 +189,12 @@ _AGAIN = "Download or export it again."
 _SAVE_ANEW = "Open it in an image program and save it as JPEG or PNG."
 
 
-def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
-    """Check the size, then decode, turn upright and convert to RGB."""
-    width, height = image.size
+def _out_of_memory(name: str) -> OutOfMemory:
+    return OutOfMemory(f"{name} needs too much memory to decode. Scale it down.")
+
+
+def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
+    width, height = size
     if width * height > limits.max_pixels:
         raise ValueError(
             f"{name} has {width} x {height} pixels, more than the limit of {limits.max_pixels / 1e6:g} million. "
@@ -197,12 +210,19 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
             f"{name} has {width} x {height} pixels, a strip more than {limits.max_aspect:g} times as long as it is wide. "
             "Crop it."
         )
+
+
+def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
+    """Check the size, then decode, turn upright and convert to RGB."""
+    _check_size(image.size, name, limits)
     try:
         image.load()
         # Only after loading: Pillow's TIFF reader turns the image itself, and then drops the tag.
         method = _UPRIGHT.get(orientation(image))
         result = _to_rgb(image)
         result = result.transpose(method) if method is not None else result
+    except MemoryError as error:
+        raise _out_of_memory(name) from error
     except Exception as error:  # as in read_header
         detail = " ".join(str(error).split())[:120] or type(error).__name__
         raise ValueError(f"{name} is truncated or damaged ({detail}). {_AGAIN}") from error

@@ -25,6 +25,8 @@ from .heads import final_linears
 
 # The side that every architecture accepts when it is built from scratch and nothing else is asked for.
 DEFAULT_IMAGE_SIZE = 224
+# Where a checkpoint's new files wait in its folder until all of them are written.
+SAVING = ".saving"
 
 
 def load_classifier(
@@ -280,6 +282,10 @@ class _readable_errors:
         ):
             if folder.is_dir():
                 detail = f"it lacks {', '.join(missing)}" if missing else str(error).splitlines()[0]
+                if "config.json" in missing and (folder / SAVING).is_dir():
+                    detail = (
+                        "it was being saved when that was interrupted; give the command that saves it again"
+                    )
                 raise OSError(f"{self.where} cannot be opened as a checkpoint: {detail}") from error
             raise OSError(
                 f"No checkpoint {self.where!r}: it is neither a folder here nor to be had from the Hub "

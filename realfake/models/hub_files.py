@@ -10,8 +10,11 @@ import contextlib
 import hashlib
 import logging
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,9 +32,16 @@ from ..records import write_atomically
 
 logger = logging.getLogger(__name__)
 
-# Seconds that the Hub may take to say which commit is meant.
+# Seconds of silence after which the Hub is not waited for when it is asked which commit is meant.
 TIMEOUT = 10.0
+# Seconds that a file of figures may take, without which a page is whole.
+RECORD_SECONDS = 30.0
+# What is opened of a checkpoint.
+_OPENED = (
+    "config.json", "preprocessor_config.json", "processor_config.json", "model*.safetensors*", "novelty.safetensors",
+)  # fmt: skip
 Opened = TypeVar("Opened")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,19 @@ class Located:
     asked: str | None = None
 
 
-def locate(model: str | Path, revision: str | None = None, token: str | bool | None = None) -> Located:
+def locate(
+    model: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    max_seconds: float | None = None,
+) -> Located:
     """Pin a checkpoint to a commit, or find what is left of it in the cache where the Hub does not answer.
 
     Args:
         model: Hub id or folder.
         revision: *optional*. Branch, tag or commit.
+        max_seconds: *optional*. With it the files are downloaded here, and a Hub that takes longer for all of them together
+            counts as one that does not answer.
 
     Raises:
         OSError: The Hub does not answer, and nothing was downloaded before.
@@ -64,7 +81,7 @@ def locate(model: str | Path, revision: str | None = None, token: str | bool | N
     if Path(model).exists():
         return Located(model, revision)
     try:
-        commit = HfApi(token=token).model_info(str(model), revision=revision, timeout=TIMEOUT).sha
+        commit = _within(max_seconds, lambda: _pin(str(model), revision, token, max_seconds is not None))
         return Located(model, commit, commit, revision or "main")
     except HFValidationError:
         return Located(model, revision)  # no name of the Hub's; whoever opens it says so
@@ -74,6 +91,8 @@ def locate(model: str | Path, revision: str | None = None, token: str | bool | N
         reason = f"it answers {error.response.status_code}"
     except OfflineModeIsEnabled:
         reason = "HF_HUB_OFFLINE is set"
+    except TimeoutError as error:
+        reason = str(error)
     except (HTTPError, OSError) as error:
         reason = type(error).__name__
     try:
@@ -89,6 +108,41 @@ def locate(model: str | Path, revision: str | None = None, token: str | bool | N
     return Located(folder, commit=folder.name)
 
 
+def _pin(model: str, revision: str | None, token: str | bool | None, download: bool) -> str:
+    """Ask which commit is meant, and download what is opened of it."""
+    info = HfApi(token=token).model_info(model, revision=revision, timeout=TIMEOUT)
+    names = [file.rfilename for file in info.siblings or []] if download else []
+    # Whoever opens it meets the same error, and says so.
+    with contextlib.suppress(HTTPError, OSError, ValueError):
+        for name in names:
+            if any(fnmatch(name, pattern) for pattern in _OPENED):
+                hf_hub_download(model, name, revision=info.sha, token=token)
+    return info.sha
+
+
+def _within(seconds: float | None, make: Callable[[], Made]) -> Made:
+    """What `make` returns, if that takes no longer; a client's own time-out begins anew with every byte.
+
+    Raises:
+        TimeoutError: It takes longer. It is left to itself.
+    """
+    if seconds is None:
+        return make()
+    made: Future[Made] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except Exception as error:
+            made.set_exception(error)
+
+    # A download without an end must not keep the program from ending.
+    threading.Thread(target=run, name="download", daemon=True).start()
+    if wait([made], seconds).not_done:
+        raise TimeoutError(f"it takes longer than {seconds:g} s")
+    return made.result()
+
+
 def find_record(model: str | Path, name: str, revision: str | None = None) -> Path | None:
     """Find a file of figures beside a checkpoint, for a page that does without it where it cannot be had.
 
@@ -100,10 +154,15 @@ def find_record(model: str | Path, name: str, revision: str | None = None) -> Pa
     found = try_to_load_from_cache(str(model), name, revision=revision)
     if found is not None:
         return Path(found) if isinstance(found, str) else None  # or known not to be there
-    try:
+
+    def download() -> Path | None:
         info = HfApi().model_info(str(model), revision=revision, timeout=TIMEOUT)
-        if name in {file.rfilename for file in info.siblings or []}:
-            return Path(hf_hub_download(str(model), name, revision=info.sha))
+        if name not in {file.rfilename for file in info.siblings or []}:
+            return None
+        return Path(hf_hub_download(str(model), name, revision=info.sha))
+
+    try:
+        return _within(RECORD_SECONDS, download)
     except (HTTPError, OSError, ValueError) as error:
         logger.info("%s of %s could not be had (%s)", name, model, type(error).__name__)
     return None

@@ -14,7 +14,6 @@ Each block is scored by its Mahalanobis distance to the calibration images, with
 (probabilistic principal components: Tipping and Bishop 1999; Lee et al. 2018 for the use of such distances on features).
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from ..labels import AI, NAMES, REAL
+from ..records import write_atomically
 from ..statistics.bootstrap import group_index
 from ..statistics.conformal import rank_allowed
 from ..statistics.margins import check_labels
@@ -160,7 +160,7 @@ class Novelty:
             if name not in features or features[name].shape[1:] != block.mean.shape:
                 raise ValueError(
                     f"{FILE_NAME} was fitted on another network: it does not know these features. Fit it again with "
-                    "scripts/fit_novelty.py, or remove it."
+                    "scripts/fit_novelty.py."
                 )
         return sum(block.distance(features[name].astype(np.float64)) for name, block in self.blocks.items())
 
@@ -203,13 +203,8 @@ class Novelty:
             tensors[f"{name}.rest"] = np.array([block.rest], dtype=np.float32)
         metadata = {"format": _FORMAT, "alpha": repr(self.alpha), "blocks": ",".join(self.blocks)}
         path = Path(folder) / FILE_NAME
-        # Written through Python, so that others may read it as they may the weights, and whole or not at all.
-        staging = path.with_name(f".{FILE_NAME}.saving")
-        try:
-            staging.write_bytes(save(tensors, metadata))
-            os.replace(staging, path)
-        finally:
-            staging.unlink(missing_ok=True)
+        # Written through Python, so that others may read it as they may the weights.
+        write_atomically(path, save(tensors, metadata))
         return path
 
     @classmethod

@@ -18,13 +18,14 @@ from io import BytesIO
 from pathlib import Path
 
 from .metadata_blocks import MAX_C2PA
-from .xmp import term_of
+from .xmp import MAX_TERMS, term_of
 
 logger = logging.getLogger(__name__)
 
 TRUST_LIST = "REALFAKE_C2PA_TRUST_LIST"
 SECONDS = 10.0
 TRUSTED, UNTRUSTED, INVALID, ABSENT, UNCHECKED = "trusted", "untrusted", "invalid", "absent", "unchecked"
+TOO_MUCH_MEMORY = "reading them needs too much memory"
 
 # https://spec.c2pa.org, "Validation": the failures that people can make something of.
 _FAILURES = {
@@ -47,7 +48,7 @@ class Credentials:
 
     Attributes:
         state: `"trusted"`, `"untrusted"` (the signature holds, the signer is not known), `"invalid"`, `"absent"`, or
-            `"unchecked"` (too large, too slow, or `c2pa` is not installed).
+            `"unchecked"` (too large, too slow, too little memory, or `c2pa` is not installed).
         signer: Who signed, as the certificate names them.
         signed_at: When, where a timestamp says so.
         generator: The program that wrote the manifest.
@@ -134,6 +135,8 @@ def _read(c2pa, data: bytes, mime: str, size: int | None, anchors: str | None) -
             store = json.loads(reader.json())
     except (c2pa.C2paError.ManifestNotFound, c2pa.C2paError.NotSupported, c2pa.C2paError.RemoteManifest):
         return Credentials(ABSENT)
+    except MemoryError:
+        return Credentials(UNCHECKED, reason=TOO_MUCH_MEMORY)
     except Exception as error:  # native code on hostile bytes: whatever it says, the credentials are no good
         logger.info("C2PA: %s", error)
         if size is None:  # the file is broken; nobody has seen a store in it
@@ -180,7 +183,7 @@ def _source_types(manifests: dict, manifest: dict, depth: int = 16) -> tuple[str
         if not parents or parents[0].get("active_manifest") not in manifests:
             break
         manifest = manifests[parents[0]["active_manifest"]]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))[:MAX_TERMS]
 
 
 def _line(text) -> str | None:

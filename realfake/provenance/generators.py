@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 _LONGEST = 2000
 # The last line that Stable Diffusion web UI and its relatives write: "Steps: 20, Sampler: Euler a, CFG scale: 7, …".
-_SETTINGS = re.compile(r"(?:^|\n)\s*(Steps: \d{1,5}, [^\n]{0,4000})")
+# The space before it stays within its line: across lines, a text of nothing but line ends would take the square of its
+# length.
+_SETTINGS = re.compile(r"^[^\S\n]*(Steps: \d{1,5}, [^\n]{0,4000})", re.MULTILINE)
 
 
 @dataclass(frozen=True)

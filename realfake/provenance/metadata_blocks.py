@@ -210,6 +210,8 @@ def _ask_pillow(data: bytes, blocks: Blocks) -> None:
         xmp = tags.get(700) if tags is not None else image.info.get("xmp")
         exif = image.getexif().tobytes() if tags is not None else image.info.get("exif")
         comment = image.info.get("comment")
+    except MemoryError:
+        raise
     except Exception:  # a hostile header can raise nearly anything in a format's reader
         return
     blocks.c2pa = None

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from PIL import ExifTags, Image
 
 from ..imaging.file_limits import reads_within_bounds
+from ..imaging.images import OutOfMemory
 from . import xmp
 from .content_credentials import (
     ABSENT,
@@ -82,14 +83,18 @@ def read_provenance(data: bytes, anchors: str | None = None) -> Provenance:
     Raises:
         ValueError: The trust list that the environment names is not one.
         OSError: It cannot be read.
+        OutOfMemory: The machine has too little memory to read the metadata.
     """
     anchors = anchors or trust_anchors()
-    blocks = read_blocks(data)
-    facts = xmp.read_xmp(blocks.xmp)
-    exif = _read_exif(blocks.exif)
+    try:
+        blocks = read_blocks(data)
+        facts = xmp.read_xmp(blocks.xmp)
+        exif = _read_exif(blocks.exif)
+        comment = exif.pop("user_comment", None)
+        generator = find_generator(blocks.text, comment, blocks.format or "file")
+    except MemoryError as error:
+        raise OutOfMemory("The image's metadata needs too much memory; save the image without it.") from error
     credentials = read_credentials(data, blocks.mime, blocks.c2pa, anchors)
-    comment = exif.pop("user_comment", None)
-    generator = find_generator(blocks.text, comment, blocks.format or "file")
     return Provenance(
         [_c2pa(credentials, facts, bool(anchors)), _iptc(facts), _generator(generator), _camera(exif, blocks)]
     )
@@ -139,7 +144,7 @@ def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
 def _iptc(facts: XmpFacts) -> Finding:
     claim, words = _claimed(facts.source_types)
     if not facts.source_types and not facts.ai_system:
-        damaged = " (There is an XMP block, but it is damaged.)" if facts.damaged else ""
+        damaged = " (There is an XMP block, but it is damaged or too large.)" if facts.damaged else ""
         return Finding(
             "iptc", ABSENT, "No digital source type", f"The file does not label its origin. {_NOTHING}{damaged}"
         )
@@ -212,6 +217,8 @@ def _read_exif(block: bytes | None) -> dict[str, str]:
         exif = Image.Exif()
         exif.load(block)
         main, sub = dict(exif), dict(exif.get_ifd(_EXIF))
+    except MemoryError:
+        raise
     except Exception:  # a damaged block can raise nearly anything in Pillow's reader
         return {}
     for names, tags in ((_MAIN_TAGS, main), (_SUB_TAGS, sub)):

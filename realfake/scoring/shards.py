@@ -9,12 +9,15 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ..command import locked_folder
 
 MANIFEST = "manifest.json"
 FORMAT = "realfake-scores-1"
@@ -56,6 +59,14 @@ class ScoreFolder:
         protocols = self._files.protocol
         self.local = "file" in ([protocols] if isinstance(protocols, str) else protocols)
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep a second run out, where the scores are on this machine.
+
+        Raises:
+            OSError: Another run writes there.
+        """
+        return locked_folder(self._root) if self.local else contextlib.nullcontext()
+
     def scratch(self) -> Path | None:
         """Where listings are kept: beside the scores where they are on this machine, `None` elsewhere."""
         return Path(self._root) / ".listing" if self.local else None
@@ -86,10 +97,14 @@ class ScoreFolder:
         return manifest
 
     def write_manifest(self, identity: Mapping, choice: Mapping) -> dict:
-        """Say what the scores are of, before the first of them."""
+        """Say what the scores are of, before the first of them, unless another run has just done so.
+
+        Returns:
+            What stands there: this run's manifest, or the other's, which is to be checked.
+        """
         manifest = {"format": FORMAT, "identity": dict(identity), "engine": dict(choice)}
-        self._write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-        return manifest
+        self._write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode(), replace=False)
+        return self.read_manifest() or manifest
 
     def check(self, manifest: Mapping, identity: Mapping) -> None:
         """Refuse to mix scores of different images, models or settings.
@@ -169,7 +184,7 @@ class ScoreFolder:
         except FileNotFoundError:
             return None
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes, replace: bool = True) -> None:
         if not self.local:  # an object appears when it is complete
             self._files.pipe_file(f"{self._root}/{name}", data)
             return
@@ -182,7 +197,10 @@ class ScoreFolder:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, folder / name)
+            if replace:
+                os.replace(temporary, folder / name)
+            else:
+                _place(temporary, folder / name)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -193,3 +211,13 @@ class ScoreFolder:
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > _ABANDONED:
                         path.unlink()
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, unless there is one of that name already."""
+    try:
+        os.link(temporary, path)
+    except OSError:
+        # There is one, or the file system knows no hard links.
+        if not path.exists():
+            os.replace(temporary, path)

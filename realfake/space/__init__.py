@@ -3,3 +3,8 @@
 `loading` opens the detector, `page` puts the tabs together (`check`, `batch`, `compare`, `quality`, `code`), `handlers` answers,
 `render` and `text` turn answers into HTML and words without knowing of any widget, `languages` holds the words.
 """
+
+from .tidying import claim_folder
+
+# Gradio reads where it may write when it is imported.
+claim_folder()

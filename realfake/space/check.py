@@ -5,9 +5,7 @@ Only widgets and what happens when one changes; the answers are in `handlers`, t
 
 import json
 import logging
-import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
@@ -21,7 +19,7 @@ from . import render
 from .about import about
 from .feedback_form import build_feedback
 from .handlers import Handlers, begin, language, recolour
-from .image_input import ImageInput
+from .image_input import ImageInput, file_name
 from .loading import Loaded
 from .localised import Localised, marker
 from .markup import escape
@@ -33,7 +31,6 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent / "examples"
 # Two at a time: while the model works for one visitor, another's image is decoded.
 AT_A_TIME = {"concurrency_limit": 2, "concurrency_id": "model"}
-_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
 
 
 def build_check(
@@ -167,22 +164,12 @@ def fetch_image(address: str, request: gr.Request | None = None) -> tuple:
     except Exception:
         logger.exception("An address could not be fetched")
         return gr.skip(), _alert(words("problem.unexpected"))
-    return save_bytes_to_cache(data, _file_name(address, data), ImageInput().GRADIO_CACHE), ""
+    return save_bytes_to_cache(data, file_name(address, data), ImageInput().GRADIO_CACHE), ""
 
 
 def _alert(message: str, language: str = "") -> str:
     spoken = f' lang="{language}"' if language else ""
     return f'<p class="rf-alert" role="alert"{spoken}>{escape(message)}</p>'
-
-
-def _file_name(address: str, data: bytes) -> str:
-    name = (
-        re.sub(r"[^\w.-]+", "-", unquote(urlsplit(address).path).rpartition("/")[2])[-80:].strip(".-")
-        or "image"
-    )
-    suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), "")
-    # The browser shows a file by its name's ending.
-    return name if not suffix or name.lower().endswith((suffix, ".jpeg")) else f"{name}{suffix}"
 
 
 def _reporter(handlers: Handlers, write):

@@ -1,6 +1,6 @@
 """The third tab: several detectors on one image, verdicts and maps side by side.
 
-Widgets and the loop that asks one detector after another; strangers' checkpoints are opened by `loading`.
+Widgets and the loop that asks one detector after another; strangers' checkpoints are opened by `named`.
 """
 
 import logging
@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import gradio as gr
 
@@ -17,9 +18,10 @@ from ..detector import Detector
 from . import about, render
 from .handlers import bounded, judge, language
 from .image_input import ImageInput
-from .loading import Loaded, bundled, open_bundled, open_named
+from .loading import Loaded, bundled, open_bundled
 from .localised import Localised
 from .markup import escape, icon, paragraph, picture, unbroken
+from .named import open_named
 from .text import Words
 from .zero_gpu import lend
 
@@ -83,6 +85,7 @@ class Opened:
         self._bundled: dict[str, Detector] = {}
         self._from_hub: OrderedDict[str, Detector] = OrderedDict()
         self._lock = threading.Lock()
+        self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def names(self) -> list[str]:
         """What is offered: the page's own detector first, then the bundled ones."""
@@ -100,18 +103,31 @@ class Opened:
         """
         if name == self._own.name:
             return self._own
-        # One at a time: two visitors who name the same checkpoint download it once.
         with self._lock:
-            if name in bundled():
-                if name not in self._bundled:
-                    self._bundled[name] = lend(open_bundled(name))
-                return self._bundled[name]
-            if name not in self._from_hub:
-                self._from_hub[name] = lend(open_named(name, words))
-                while len(self._from_hub) > MAX_OPEN:
-                    self._from_hub.popitem(last=False)
-            self._from_hub.move_to_end(name)
-            return self._from_hub[name]
+            opening = self._opening.setdefault(name, threading.Lock())
+        # Two visitors who name the same checkpoint download it once; those who name others do not wait for it.
+        with opening:
+            detector = self._opened(name)
+            if detector is None:
+                is_bundled = name in bundled()
+                detector = lend(open_bundled(name) if is_bundled else open_named(name, words))
+                self._keep(name, detector, is_bundled)
+            return detector
+
+    def _opened(self, name: str) -> Detector | None:
+        with self._lock:
+            if name in self._from_hub:
+                self._from_hub.move_to_end(name)
+            return self._bundled.get(name) or self._from_hub.get(name)
+
+    def _keep(self, name: str, detector: Detector, is_bundled: bool) -> None:
+        with self._lock:
+            if is_bundled:
+                self._bundled[name] = detector
+                return
+            self._from_hub[name] = detector
+            while len(self._from_hub) > MAX_OPEN:
+                self._from_hub.popitem(last=False)
 
 
 class Compare:

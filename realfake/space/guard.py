@@ -10,11 +10,11 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .incoming import Incoming
 from .rate_limit import RateLimit, client_of
+from .refusal import RETRY_AFTER, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,6 @@ HEADERS = {
     "Referrer-Policy": "strict-origin-when-cross-origin",
     "Permissions-Policy": "geolocation=(), microphone=(), payment=(), usb=()",
 }
-# Bytes of a refused request that are read so that its sender sees the answer.
-_DRAIN = 64 * 2**20
 
 
 class Guard:
@@ -80,13 +78,7 @@ class Guard:
             return
         words = f"Too many requests from your address; try again in {math.ceil(seconds)} seconds."
         wait = {"Retry-After": str(math.ceil(seconds))}
-        # Gradio's page shows the whole answer to an upload, and of others what is under "detail".
-        if scope["path"].endswith("/upload"):
-            refusal = PlainTextResponse(words, 429, wait)
-        else:
-            refusal = JSONResponse({"error": words, "detail": words}, 429, wait)
-        await refusal(scope, receive, send)
-        await Incoming(scope, receive).drain(_DRAIN)
+        await refuse(Incoming(scope, receive), send, 429, words, wait)
 
 
 def _with_headers(send: Send) -> Send:
@@ -95,6 +87,9 @@ def _with_headers(send: Send) -> Send:
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
+            # Gradio says that its queue is full without saying when to come back.
+            if message["status"] == 503:
+                headers.setdefault("Retry-After", RETRY_AFTER)
         await send(message)
 
     return sending

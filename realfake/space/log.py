@@ -5,6 +5,9 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+# They write the address of every request at INFO: visitors' URLs, and the signatures in the Hub's own.
+_TALKATIVE = ("httpx", "httpcore", "urllib3")
+
 
 class JsonLines(logging.Formatter):
     """`{"time", "level", "logger", "message"}`, with the fields that a record has under `fields`, and its traceback."""
@@ -34,7 +37,9 @@ class PlainLines(logging.Formatter):
 
 
 def set_up() -> None:
-    """Log to the standard error, from INFO up."""
+    """Log to the standard error, from INFO up; what asks other servers, from WARNING up."""
     handler = logging.StreamHandler()
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)

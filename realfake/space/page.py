@@ -13,10 +13,12 @@ from starlette.middleware import Middleware
 
 from ..detector import Detector
 from ..feedback import Feedback
-from . import render
+from . import gradio_downloads, render
 from .api import add_api
 from .batch import build_batch
+from .body_limit import BodyLimit
 from .check import build_check, name_the_examples
+from .closed_routes import ClosedRoutes
 from .code import build_code
 from .compare import build_compare
 from .guard import Guard
@@ -28,11 +30,14 @@ from .rate_limit import RateLimit
 from .routes import routes
 from .text import ENGLISH
 from .theme import theme
+from .tidying import keep_tidy
 
 STYLE = Path(__file__).parent / "style.css"
 MAX_FILE_SIZE = "32mb"
-# Uploads and maps older than half an hour are deleted, checked every ten minutes.
+# Uploads and maps older than half an hour are deleted, checked every ten minutes; what Gradio loses track of, ten minutes later.
 DELETE_CACHE = (600, 1800)
+# Events that may wait; beyond it the page says that the queue is full.
+MAX_WAITING = 64
 # Sessions whose answer is kept for the sliders and the report; the one unused longest is forgotten first.
 MAX_SESSIONS = 100
 
@@ -85,11 +90,17 @@ def launch(page: Page) -> None:
         ValueError: `REALFAKE_REQUESTS_PER_MINUTE` is no number.
     """
     limit = RateLimit.from_environ(os.environ)
-    page.blocks.queue(max_size=64).launch(
+    keep_tidy(page.blocks, every=DELETE_CACHE[0], age=sum(DELETE_CACHE))
+    gradio_downloads.switch_off()
+    # Closed, the API has no way past the queue and its limits.
+    page.blocks.queue(max_size=MAX_WAITING, api_open=False).launch(
         theme=theme(),
         css_paths=STYLE,
         i18n=page.i18n,
-        app_kwargs={"routes": routes(page.detector), "middleware": [Middleware(Guard, limit=limit)]},
+        app_kwargs={
+            "routes": routes(page.detector),
+            "middleware": [Middleware(Guard, limit=limit), Middleware(ClosedRoutes), Middleware(BodyLimit)],
+        },
         mcp_server=True,
         max_file_size=MAX_FILE_SIZE,
         show_error=True,

@@ -72,13 +72,22 @@ def client_of(peer: str | None, forwarded: Sequence[str] = ()) -> str | None:
             they count only where the peer is a proxy on the same network, and then from the end: that is the proxies' part.
 
     Returns:
-        A public IPv4 address, or the /64 of a public IPv6 one, which is one customer; `None` where all is local.
+        A public IPv4 address, or the /64 of a public IPv6 one, which is one customer. Where there is none, the peer's own
+        address, which those share who come through one gateway; `None` for this machine itself.
     """
-    address = _public(peer or "")
-    if address is None:
-        chain = ",".join(forwarded).split(",")
-        address = next((found for hop in reversed(chain) if (found := _public(hop))), None)
-    return address
+    if address := _public(peer or ""):
+        return address
+    chain = ",".join(forwarded).split(",")
+    return next((found for hop in reversed(chain) if (found := _public(hop))), None) or _neighbour(peer or "")
+
+
+def _neighbour(text: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    address = getattr(address, "ipv4_mapped", None) or address
+    return None if address.is_loopback else str(address)
 
 
 def _public(text: str) -> str | None:

@@ -5,7 +5,6 @@ Made from what the page keeps of an answer (`handlers.Checked`); the JSON has th
 
 import json
 import re
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from .about import is_calibrated
 from .handlers import REGIONS, Checked, at_prior
 from .sheet import Sheet
 from .text import Words
+from .tidying import new_folder
 
 _COLOURS = {"ai": "#b4480f", "real": "#175f9c", "inconclusive": "#475569"}
 
@@ -160,4 +160,4 @@ def _relative(box, size: tuple[int, int]) -> list[float]:
 def _file(checked: Checked, ending: str) -> Path:
     """A file in a folder of its own, so that it has a name that says what it is."""
     stem = re.sub(r"[^\w-]+", "-", Path(checked.name).stem)[:60].strip("-") or "image"
-    return Path(tempfile.mkdtemp(prefix="realfake-report-")) / f"{stem}-realfake.{ending}"
+    return new_folder() / f"{stem}-realfake.{ending}"

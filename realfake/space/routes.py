@@ -1,7 +1,8 @@
 """The page's plain HTTP routes: `POST /predict` as on the Hub, `/health`, `/ready`, and the documentation of these alone.
 
 `page.launch` hands them to Gradio (`app_kwargs={"routes": routes(detector)}`), so that the app starts as Spaces and ZeroGPU
-expect. A request is decoded on a thread of its own, then waits in a [`~realfake.space.batching.Batcher`] for the model.
+expect. Once all of a request has come it is decoded on a thread of its own, then waits in a
+[`~realfake.space.batching.Batcher`] for the model.
 """
 
 import asyncio
@@ -24,12 +25,15 @@ from .. import hub_api
 from ..detector import Detector
 from .batching import MAX_WAITING, Batcher, Busy
 from .incoming import Incoming
+from .refusal import RETRY_AFTER
+from .room import Room
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 32 * 2**20
 TIMEOUT = 30.0
-RETRY_AFTER = "2"
+ARRIVAL = 60.0
+MAX_HELD = 512 * 2**20
 # What a client that says nothing of the type sends, and what curl's --data-binary says by itself.
 _UNSAID = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 
@@ -50,7 +54,9 @@ class Service:
         batcher: *optional*. Who runs its model.
         timeout: Seconds from the last byte of a request to its answer.
         max_bytes: Of an image file; JSON may be a third larger.
-        max_requests: Requests that may be on their way at once.
+        max_requests: Requests that may be on their way at once, counted from their last byte.
+        arrival: Seconds that a request may take to arrive.
+        max_held: Bytes of all requests that arrive or are on their way.
     """
 
     def __init__(
@@ -60,12 +66,16 @@ class Service:
         timeout: float = TIMEOUT,
         max_bytes: int = MAX_BYTES,
         max_requests: int = MAX_WAITING,
+        arrival: float = ARRIVAL,
+        max_held: int = MAX_HELD,
     ):
         self.detector = detector
         self.batcher = batcher or Batcher(detector.forward, max_waiting=max_requests)
         self.timeout = timeout
         self.max_bytes = max_bytes
         self.max_requests = max_requests
+        self.arrival = arrival
+        self._room = Room(max_held)
         self._on_their_way = 0
         # Decoded images are large: as many at once as there are cores to decode them.
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
@@ -78,12 +88,10 @@ class Service:
         return response
 
     async def _answer(self, request: Incoming) -> JSONResponse:
-        if self._on_their_way >= self.max_requests:
-            return _error(503, "The detector is busy; try again in a moment.")
-        self._on_their_way += 1
         try:
-            data, parameters = await self._read(request)
-            logits = await _unless_left(request, self._logits(data))
+            with self._room.counted(request.receive) as receive:
+                data, parameters = await self._arrived(Request(request.scope, receive))
+                logits = await _unless_left(request, self._logits(data))
             return JSONResponse(hub_api.scores(logits, self.detector.model.config, parameters))
         except Refusal as refusal:
             return _error(refusal.status, str(refusal))
@@ -94,17 +102,31 @@ class Service:
         except Exception:
             logger.exception("A request could not be answered")
             return _error(500, "The detector failed on this image; the server's log says why.")
-        finally:
-            self._on_their_way -= 1
+
+    async def _arrived(self, request: Request) -> tuple[bytes, hub_api.Parameters]:
+        if self._on_their_way >= self.max_requests:
+            raise Busy
+        try:
+            async with asyncio.timeout(self.arrival):
+                return await self._read(request)
+        except TimeoutError:
+            words = f"The request did not arrive within {self.arrival:g} seconds; scale the image down."
+            raise Refusal(408, words) from None
 
     async def _logits(self, data: bytes):
         loop = asyncio.get_running_loop()
+        # A place is taken only now: with one from its first byte on, a client that sends slowly would keep others out.
+        if self._on_their_way >= self.max_requests:
+            raise Busy
+        self._on_their_way += 1
         try:
             async with asyncio.timeout(self.timeout):
                 pixels = await loop.run_in_executor(self._decoders, self._pixels, data)
                 return await asyncio.wrap_future(self.batcher.submit(pixels))
         except TimeoutError:
             raise Refusal(503, f"No answer within {self.timeout:g} seconds; try again in a moment.") from None
+        finally:
+            self._on_their_way -= 1
 
     def _pixels(self, data: bytes):
         try:
@@ -273,7 +295,8 @@ def _too_large(limit: int) -> Refusal:
 
 
 def _error(status: int, message: str) -> JSONResponse:
-    headers = {"Retry-After": RETRY_AFTER} if status == 503 else None
+    # What is still to come of a request that was too slow is not waited for.
+    headers = {408: {"Connection": "close"}, 503: {"Retry-After": RETRY_AFTER}}.get(status)
     return JSONResponse({"error": message}, status, headers)
 
 
@@ -317,6 +340,7 @@ def _responses(detector: Detector) -> dict:
     error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
     problems = {
         400: "The request is not of one of the three forms",
+        408: "The request arrived too slowly",
         413: "The image file is too large",
         415: "The content type is not read",
         422: "The file is no image, or it is damaged, too small or too large in pixels",

@@ -5,16 +5,15 @@ Below `batch`, which fills them.
 
 import csv
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from ..labels import AI, NAMES
 from .markup import escape, picture, unbroken
 from .text import Words
+from .tidying import new_folder
 
 THUMBNAIL = 56
 COLUMNS = (
@@ -88,7 +87,7 @@ def _drawn(words: Words, row: Row) -> str:
 
 def write(rows: Sequence[Row]) -> tuple[str, str]:
     """Write the rows as CSV and as JSON; returns both paths."""
-    folder = Path(tempfile.mkdtemp(prefix="realfake-batch-"))
+    folder = new_folder()
     with open(folder / "realfake.csv", "w", newline="", encoding="utf-8-sig") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()

@@ -30,6 +30,7 @@ from ..labels import AI, NAMES, REAL, canonical
 from ..models import novelty
 from ..models.classifiers import input_size
 from ..models.heads import fold, folding_error, has_bias
+from ..records import write_atomically
 from ..statistics.calibration import Calibration, fit_grouped
 from ..statistics.metrics import class_balanced_weights, margin_from_logits, nll
 from .release import FOLDING_TOLERANCE, decision_facts, save_checkpoint, store_facts
@@ -343,7 +344,7 @@ def write_card(
         fence=fence,
     )
     path = Path(folder) / "README.md"
-    card.save(path)
+    write_atomically(path, str(card))
     return path
 
 

@@ -21,6 +21,7 @@ from ..corpus.rows import column, is_ai, own_groups
 from ..detector import Detector
 from ..evaluation.collecting import collect_features, collect_logits
 from ..models import novelty
+from ..models.classifiers import SAVING
 from ..models.heads import fold, folding_error, has_bias
 from ..records import write_atomically
 from ..statistics.calibration import Calibration, fit_grouped
@@ -31,6 +32,8 @@ from ..statistics.metrics import margin_from_logits
 FOLDING_TOLERANCE = 1e-5
 # Rates of photographs flagged that thresholds are stored for.
 OPERATING_RATES = (0.01, 0.05)
+# What `config.json` says of one set of weights, which no other set may take over.
+_OF_THE_WEIGHTS = ("calibration", "thresholds", "operating_points", "novelty")
 
 
 def calibrate_and_fold(detector: Detector, calibration_part: Dataset, batch_size: int = 64) -> Calibration:
@@ -64,13 +67,14 @@ def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folde
     """Save a checkpoint with fp16 weights that every consumer computes in fp32, whole or not at all.
 
     Matrices and kernels are rounded to fp16; vectors (biases, norms, running statistics), which are small and
-    sensitive, stay in fp32. `config.json` says `float32`, so that `from_pretrained` widens all of them.
+    sensitive, stay in fp32. `config.json` says `float32`, so that `from_pretrained` widens all of them. It comes last:
+    stopped before, the folder is refused as one that was being saved.
 
     Raises:
         OSError: The folder cannot be written, for example because the disk is full; what was there before is kept.
     """
     folder = Path(folder)
-    staging = folder / ".saving"
+    staging = folder / SAVING
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
@@ -88,14 +92,20 @@ def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folde
         model.save_pretrained(staging, state_dict=state)
         config = json.loads((staging / "config.json").read_text())
         config.update(dtype="float32", architectures=[type(model).__name__])
+        for name in _OF_THE_WEIGHTS:
+            (config.get("realfake") or {}).pop(name, None)
         (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         processor.save_pretrained(staging)
+        # Without it nothing opens the folder, so that nobody is given half of one checkpoint and half of the other.
+        (folder / "config.json").unlink(missing_ok=True)
         # Statistics of the weights that were there before say nothing of these.
         (folder / novelty.FILE_NAME).unlink(missing_ok=True)
-        for path in sorted(staging.iterdir()):
+        for path in sorted(staging.iterdir(), key=lambda path: (path.name == "config.json", path.name)):
             os.replace(path, folder / path.name)
-    finally:
+        staging.rmdir()
+    except Exception:
         shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def save_and_reopen(
@@ -170,10 +180,12 @@ def fit_novelty(
     features = collect_features(detector, part, batch_size, progress="novelty")
     fitted = novelty.fit(features, is_ai(part), alpha, groups=own_groups(column(part, "group")))
     if PartialState().is_main_process:
-        (Path(folder) / novelty.FILE_NAME).unlink(missing_ok=True)
+        # The file is there as long as config.json speaks of it: else what is stopped in between would not open.
         if fitted:
             fitted.save(folder)
         store_facts(folder, {"novelty": fitted.to_dict() if fitted else None})
+        if not fitted:
+            (Path(folder) / novelty.FILE_NAME).unlink(missing_ok=True)
     return fitted
 
 

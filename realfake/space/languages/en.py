@@ -257,6 +257,10 @@ STRINGS = {
     "compare.not_hub": "{model} is no Hub id; they look like user/name.",
     "compare.too_large": "{model} holds {size} MiB of weights, more than the limit of {limit} MiB.",
     "compare.no_weights": "{model} has no safetensors weights.",
+    "compare.long_file": "{file} of {model} is larger than the limit of {limit} MiB.",
+    "compare.misfit": "The weights of {model} do not fit its configuration.",
+    "compare.large_input": "{model} takes images of more than {limit} pixels a side, or of any size; that is not opened here.",
+    "compare.too_much": "{model} would take more memory or time than there is for a comparison here.",
     "compare.no_answer": "{model} could not be opened; the details are in the server's log.",
     # Quality
     "quality.title": "How good is this detector?",

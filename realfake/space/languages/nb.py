@@ -259,6 +259,10 @@ STRINGS = {
     "compare.not_hub": "{model} er ikke et navn på Hub; de ser ut som bruker/navn.",
     "compare.too_large": "{model} har {size} MiB vekter, mer enn grensen på {limit} MiB.",
     "compare.no_weights": "{model} har ingen vekter i safetensors.",
+    "compare.long_file": "{file} fra {model} er større enn grensen på {limit} MiB.",
+    "compare.misfit": "Vektene til {model} passer ikke til konfigurasjonen.",
+    "compare.large_input": "{model} tar bilder på mer enn {limit} piksler i bredden eller høyden, eller av enhver størrelse; det åpnes ikke her.",
+    "compare.too_much": "{model} ville trenge mer minne eller tid enn det er til en sammenligning her.",
     "compare.no_answer": "{model} kunne ikke åpnes; detaljene står i tjenerens logg.",
     # Kvalitet
     "quality.title": "Hvor god er denne detektoren?",
