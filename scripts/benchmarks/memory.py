@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .drawn import draw_photographs
 from .serving import ROOT, environment
-from .timing import ratio_row
+from .timing import in_turn, ratio_row
 
 _RATE = """
 import sys, time
@@ -36,9 +36,8 @@ def allocator(work: Path, quick: bool) -> dict:
         return float(told.stdout)
 
     rates: dict[str, list[float]] = {"kept": [], "default": []}
-    for number in range(1 if quick else 2):
-        for kind in ("kept", "default") if number % 2 == 0 else ("default", "kept"):
-            rates[kind].append(rate(kind))
+    for kind in in_turn(("kept", "default"), 1 if quick else 2):
+        rates[kind].append(rate(kind))
     ratios = [kept / default for kept, default in zip(rates["kept"], rates["default"], strict=True)]
     what = "Detector.predict, batches of 16, fp32: images a second over the C library's own allocation"
     return {"rows": [ratio_row(what, ratios, 1.0, at_least=True, images_a_second=rates)]}

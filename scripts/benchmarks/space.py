@@ -19,7 +19,7 @@ from realfake.space.batching import MAX_BATCH
 from .drawn import draw_photographs
 from .scoring import EXAMPLES
 from .serving import ROOT, environment, serving
-from .timing import ratio_row, seconds
+from .timing import in_turn, ratio_row, seconds
 
 # What the page needs of others, before anything of its own.
 BARE = "import torch, gradio, captum.attr; from transformers import AutoImageProcessor, AutoModelForImageClassification"
@@ -42,9 +42,8 @@ def start(work: Path, quick: bool) -> dict:
     bare: list[float] = []
     imports()  # fills the disk's cache
     bare.clear()
-    for number in range(1 if quick else 3):
-        for run in (page, imports) if number % 2 == 0 else (imports, page):
-            run()
+    for run in in_turn((page, imports), 1 if quick else 3):
+        run()
     ratios = [page / alone for page, alone in zip(pages, bare, strict=True)]
     row = ratio_row("Space: from start to first page over the bare imports", ratios, 1.3, at_least=False)
     return {"rows": [row | {"seconds": {"page": pages, "imports": bare}}]}

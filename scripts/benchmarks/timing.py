@@ -2,7 +2,11 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -12,16 +16,20 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def in_turn(what: Sequence[T], n: int) -> Iterator[T]:
+    """All of `what`, `n` times over, forwards and backwards by turns, so that none profits from its place."""
+    for number in range(n):
+        yield from what if number % 2 == 0 else reversed(what)
+
+
 def paired(
     first: Callable[[int], object], second: Callable[[int], object], n: int
 ) -> list[tuple[float, float]]:
-    """Time two functions of the pair's number, `n` times; which goes first alternates, so that neither profits."""
-    times = []
-    for number in range(n):
-        order = (first, second) if number % 2 == 0 else (second, first)
-        took = [seconds(lambda function=function, number=number: function(number)) for function in order]
-        times.append(tuple(took) if number % 2 == 0 else tuple(reversed(took)))
-    return times
+    """Time two functions of the pair's number, `n` times, [`in_turn`]."""
+    compared = ((first, []), (second, []))
+    for function, took in in_turn(compared, n):
+        took.append(seconds(partial(function, len(took))))
+    return list(zip(*(took for _, took in compared), strict=True))
 
 
 def ratio_row(what: str, ratios: Sequence[float], target: float, at_least: bool, **more) -> dict:

@@ -25,7 +25,7 @@ from realfake.training import trainer as training
 from realfake.training.preparation import prepare_classifier
 
 from .drawn import draw_classes
-from .timing import ratio_row
+from .timing import in_turn, ratio_row
 
 ROOT = Path(__file__).parents[2]
 SIDE = 224
@@ -132,28 +132,27 @@ def training_rate(work: Path, quick: bool) -> dict:
     steps = WARM_UP + 3
     batch = ["--per_device_train_batch_size", "8", "--max_steps", str(steps)]
     took: dict[str, list[float]] = {"ours": [], "random": [], "example": []}
-    for number in range(1 if quick else 2):
-        for kind in ("ours", "random", "example") if number % 2 == 0 else ("example", "random", "ours"):
-            trainer, rows = build(work, *model, *batch, "--dataloader_num_workers", "1")
-            if kind == "random":
-                trainer.train_dataset, trainer.data_collator = RandomTensors(len(rows)), _stacked
-                trainer.callback_handler.callbacks = [
-                    callback
-                    for callback in trainer.callback_handler.callbacks
-                    if not isinstance(callback, training.EpochCallback)
-                ]
-            elif kind == "example":
-                # Its defaults: fp32, no workers, 8 images.
-                defaults = TrainingArguments(
-                    str(work / "example"), max_steps=steps, per_device_train_batch_size=8, use_cpu=True,
-                    remove_unused_columns=False, save_strategy="no", logging_strategy="no", disable_tqdm=True,
-                )  # fmt: skip
-                images = ExampleImages(rows, trainer.eval_collator.processor)
-                trainer = Trainer(trainer.model, defaults, data_collator=_stacked, train_dataset=images)
-            times = StepTimes()
-            trainer.add_callback(times)
-            trainer.train()
-            took[kind].append(times.seconds())
+    for kind in in_turn(("ours", "random", "example"), 1 if quick else 2):
+        trainer, rows = build(work, *model, *batch, "--dataloader_num_workers", "1")
+        if kind == "random":
+            trainer.train_dataset, trainer.data_collator = RandomTensors(len(rows)), _stacked
+            trainer.callback_handler.callbacks = [
+                callback
+                for callback in trainer.callback_handler.callbacks
+                if not isinstance(callback, training.EpochCallback)
+            ]
+        elif kind == "example":
+            # Its defaults: fp32, no workers, 8 images.
+            defaults = TrainingArguments(
+                str(work / "example"), max_steps=steps, per_device_train_batch_size=8, use_cpu=True,
+                remove_unused_columns=False, save_strategy="no", logging_strategy="no", disable_tqdm=True,
+            )  # fmt: skip
+            images = ExampleImages(rows, trainer.eval_collator.processor)
+            trainer = Trainer(trainer.model, defaults, data_collator=_stacked, train_dataset=images)
+        times = StepTimes()
+        trainer.add_callback(times)
+        trainer.train()
+        took[kind].append(times.seconds())
     what = "Training, ViT-B/16: step rate with strong augmentation over random tensors in memory"
     ratios = [plain / ours for plain, ours in zip(took["random"], took["ours"], strict=True)]
     rows = [ratio_row(what, ratios, 0.9, at_least=True, seconds_a_step=took)]
@@ -181,29 +180,26 @@ def training_processes(work: Path, quick: bool) -> dict:
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", "1"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}", "OMP_NUM_THREADS": "1"}
     rates: dict[int, list[float]] = {1: [], 2: []}
-    for number in range(1 if quick else 2):
-        for count in (1, 2) if number % 2 == 0 else (2, 1):
-            several = (
-                ["--multi_gpu", "--num_processes", "2"] if count == 2 else ["--num_processes", "1", "--cpu"]
-            )
-            result = work / f"processes-{count}.json"
-            result.unlink(missing_ok=True)
-            command = [
-                *launch,
-                *several,
-                "-m",
-                "benchmarks.training",
-                str(work),
-                str(result),
-                "quick" if quick else "whole",
-            ]
-            run = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if run.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-3000:]}")
-            said = json.loads(result.read_text())
-            if said["processes"] != count:
-                raise RuntimeError(f"The launcher started {said['processes']} processes, not {count}.")
-            rates[count].append(said["images_a_second"])
+    for count in in_turn((1, 2), 1 if quick else 2):
+        several = ["--multi_gpu", "--num_processes", "2"] if count == 2 else ["--num_processes", "1", "--cpu"]
+        result = work / f"processes-{count}.json"
+        result.unlink(missing_ok=True)
+        command = [
+            *launch,
+            *several,
+            "-m",
+            "benchmarks.training",
+            str(work),
+            str(result),
+            "quick" if quick else "whole",
+        ]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if run.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-3000:]}")
+        said = json.loads(result.read_text())
+        if said["processes"] != count:
+            raise RuntimeError(f"The launcher started {said['processes']} processes, not {count}.")
+        rates[count].append(said["images_a_second"])
     what = "Training, ViT-S/16: images a second with 2 processes over 1, a thread each"
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
     return {"rows": [ratio_row(what, ratios, 1.7, at_least=True, images_a_second=rates)]}
