@@ -27,6 +27,16 @@ def test_boxes_shares_and_their_order():
     assert len(strongest_regions(heat, 1)) == 1
 
 
+def test_a_spot_that_holds_next_to_nothing_is_no_region():
+    heat = np.zeros((400, 400), dtype=np.float32)
+    heat[20:270, 20:220] = 1
+    heat[340:346, 340:346] = 6.5  # smoothed, more than half as strong as the other one; 0.47 % of the evidence
+    (region,) = strongest_regions(heat)
+    assert region.share > 0.9
+    heat[340:346, 340:346] = 16
+    assert [round(each.share, 2) for each in strongest_regions(heat)[1:]] == [0.01]
+
+
 @pytest.mark.parametrize("size", [(4000, 300), (300, 4000), (2500, 1700), (32, 32)])
 def test_a_region_is_where_the_map_is(size):
     width, height = size

@@ -13,6 +13,8 @@ from scipy.ndimage import gaussian_filter, label
 _LONGEST = 512
 # Of the strongest smoothed value: half of it, the width at half maximum of a single spot.
 _LEVEL = 0.5
+# Of all the evidence: what is less is shown as "0 %" and points at nothing. The strongest region is kept whatever it holds.
+_LEAST = 0.005
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def strongest_regions(heatmap: np.ndarray, n: int = 3) -> list[EvidenceRegion]:
         n: How many at most.
 
     Returns:
-        At most `n` [`EvidenceRegion`], the one with the largest share first; none where nothing speaks for the target.
+        At most `n` [`EvidenceRegion`], the one with the largest share first; those after it hold half a per cent at least. None
+        where nothing speaks for the target.
 
     Raises:
         ValueError: The map is not two-dimensional, or `n` is under 1.
@@ -72,6 +75,8 @@ def strongest_regions(heatmap: np.ndarray, n: int = 3) -> list[EvidenceRegion]:
     sums = np.bincount(parts.ravel(), weights=positive.ravel(), minlength=count + 1)[1:]
     found = []
     for index in np.argsort(-sums, kind="stable")[:n]:
+        if found and sums[index] < _LEAST * total:
+            break
         part = parts == index + 1
         rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
         down, across = height / part.shape[0], width / part.shape[1]
