@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bad_files import bit_flips, encode, greedy_directory, truncations, with_segment
 from PIL import Image, ImageFile
+from timing import least
 from tiny import draw_picture
 from transformers.image_utils import load_image
 
@@ -71,10 +72,9 @@ def test_what_is_no_image_ends_in_one_line(name, fuzz, detector):
 @pytest.mark.parametrize("name", COSTLY)
 def test_files_that_ask_for_much_are_refused_at_once(name, fuzz, detector):
     data = COSTLY[name]()
-    begun = time.process_time()
-    assert fuzz.pass_through(detector, data, name) == "refused"
-    # Each would take from ten seconds to hours; processor time does not depend on what else the machine does.
-    assert time.process_time() - begun < 3
+    seconds, answer = least(lambda: fuzz.pass_through(detector, data, name), times=1)
+    # Each would take from ten seconds to hours.
+    assert answer == "refused" and seconds < 3
 
 
 @pytest.mark.parametrize(
@@ -327,12 +327,12 @@ def test_the_fuzzer_reports_time_by_the_processor_and_by_the_clock(fuzz):
         return "refused"
 
     def idle(data):
-        time.sleep(0.1)
+        time.sleep(0.5)
         return "refused"
 
     (fault,) = _trial(fuzz, busy, seconds=0.02).run(0, 1)["faults"]
     assert fault["fault"].endswith("s of CPU")
-    (fault,) = _trial(fuzz, idle, seconds=0.02).run(0, 1)["faults"]
+    (fault,) = _trial(fuzz, idle, seconds=0.1).run(0, 1)["faults"]
     assert fault["fault"].endswith("s by the clock")
 
 

@@ -1,4 +1,3 @@
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -6,6 +5,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from timing import least
 from transformers.image_utils import load_image
 
 from realfake.imaging import images
@@ -336,11 +336,14 @@ def test_url_goes_through_fetch(monkeypatch):
 
 
 def test_bombs_are_refused_before_allocation():
-    started = time.perf_counter()
-    for width, height in ((30_000, 30_000), (100_000, 1_001), (2**31 - 1, 2**31 - 1)):
-        with pytest.raises(ValueError, match=f"{width} x {height} pixels, more than the limit of 100 million"):
-            open_image(png_of_size(width, height))
-    assert time.perf_counter() - started < 0.5
+    def refused():
+        for width, height in ((30_000, 30_000), (100_000, 1_001), (2**31 - 1, 2**31 - 1)):
+            with pytest.raises(
+                ValueError, match=f"{width} x {height} pixels, more than the limit of 100 million"
+            ):
+                open_image(png_of_size(width, height))
+
+    assert least(refused)[0] < 0.5
 
 
 @pytest.mark.filterwarnings("error")

@@ -3,13 +3,13 @@
 import io
 import json
 import struct
-import time
 import zlib
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 from signing import AI_SOURCE, CAPTURE, make_authority, sign
+from timing import least
 from tiny import draw_picture
 
 from realfake.provenance import content_credentials, metadata_blocks
@@ -249,9 +249,9 @@ def test_other_text_chunks_are_no_generators(keyword, text):
 def test_lines_without_words_cost_no_more_than_their_length():
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "\n" * 1_000_000 + "Steps: 20, Sampler: Euler a", zip=True)
-    begun = time.process_time()
-    found = kinds(saved("PNG", pnginfo=info))["generator_parameters"]
-    assert time.process_time() - begun < 1
+    data = saved("PNG", pnginfo=info)
+    seconds, found = least(lambda: kinds(data)["generator_parameters"])
+    assert seconds < 1
     assert found.fields["generator"] == "Stable Diffusion web UI or a relative"
 
 
@@ -331,10 +331,9 @@ def test_properties_nested_in_themselves_cost_no_more_than_their_length(name):
     depth = (MAX_XMP - 100) // len(start + end)
     packet = f'<x xmlns="{IPTC}">{start * depth}{end * depth}</x>'.encode()
     data = png_with((b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(packet)))
-    begun = time.process_time()
-    assert kinds(data)["iptc"].state == "absent"
+    seconds, found = least(lambda: kinds(data)["iptc"])
     # The square of their number takes two seconds or more.
-    assert time.process_time() - begun < 0.7
+    assert seconds < 0.7 and found.state == "absent"
     assert not read_xmp([packet]).damaged
 
 
