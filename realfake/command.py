@@ -31,6 +31,25 @@ def output_folder(folder: str | os.PathLike) -> Iterator[None]:
         yield
 
 
+def check_empty(output: str | os.PathLike, option: str = "") -> Path:
+    """Refuse an output folder that holds something besides a command's lock.
+
+    Args:
+        option: *optional*. The option that names the folder, where the command has another one.
+
+    Returns:
+        The folder as a path.
+
+    Raises:
+        ValueError: It holds something, or is a file.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - {LOCK_NAME}):
+        named = f"{output} of {option}" if option else f"{output}"
+        raise ValueError(f"The output {named} is not empty; name another folder, or empty it first.")
+    return output
+
+
 @contextlib.contextmanager
 def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
     """Create a folder that this process alone writes to.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from realfake import command
 from realfake.audit.audit import MAX_AUC, SAMPLE, audit
-from realfake.audit.equalize import check_output, write_equalized
+from realfake.audit.equalize import write_equalized
 from realfake.audit.report import summary, write_report
 from realfake.audit.result import Audit
 from realfake.corpus.load import load_corpus
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> tuple[Audit, Audit | None]:
     if output.exists() and not output.is_dir():
         raise ValueError(f"The output {output} is a file; name a folder.")
     if options.equalize:
-        check_output(options.equalize)
+        command.check_empty(options.equalize, "--equalize")
         if Path(options.equalize).resolve() == output.resolve():
             raise ValueError("--equalize and --output name the same folder; the copy needs one of its own.")
     limits = {split: getattr(options, f"max_{split}_samples") for split in SPLITS}

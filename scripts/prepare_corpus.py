@@ -79,26 +79,14 @@ def prepare(options: argparse.Namespace) -> Corpus:
         raise ValueError("--private is about a Hub dataset; give --format hub and --push_to_hub USER/NAME too.")
     if options.resize is not None and options.resize < 8:
         raise ValueError(f"--resize must be at least 8 pixels, not {options.resize}.")
-    check_empty(output)
+    command.check_empty(output)
     corpus = read_source(options)
     with command.locked_folder(output):
-        check_empty(output)  # of what somebody else wrote there meanwhile, too
+        command.check_empty(output)  # of what somebody else wrote there meanwhile, too
         write_corpus(corpus, output, options)
         if options.push_to_hub:
             push(output, options.push_to_hub, options.private)
     return corpus
-
-
-def check_empty(output: Path) -> None:
-    """Refuse a folder that holds something besides this command's lock.
-
-    Raises:
-        ValueError: It does, or is no folder.
-    """
-    if output.exists() and (
-        not output.is_dir() or {path.name for path in output.iterdir()} - {command.LOCK_NAME}
-    ):
-        raise ValueError(f"The output {output} is not empty; name another folder, or empty it first.")
 
 
 def write_corpus(corpus: Corpus, output: Path, options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from datasets import Dataset, Features, Image
 from huggingface_hub import DatasetCardData
 from tqdm.auto import tqdm
 
-from ..command import LOCK_NAME
+from ..command import check_empty
 from ..corpus.load import Corpus
 from ..corpus.splits import SPLITS
 from ..imaging.images import open_image
@@ -98,7 +98,7 @@ def write_equalized(
         ValueError: The output is not empty, or nothing can be matched in a split.
         OSError: It cannot be written.
     """
-    output = check_output(output)
+    output = check_empty(output, "--equalize")
     summary, matches = {}, {}
     seen_later = rows_seen_later(corpus.splits, progress)
     for split, rows in corpus.splits.items():
@@ -141,20 +141,6 @@ def rows_seen_later(splits: Mapping[str, Dataset], progress: bool = True) -> dic
         if rank[i] != rank[j]:
             seen[i if rank[i] < rank[j] else j] = True
     return {split: seen[rank == place] for place, split in enumerate(order)}
-
-
-def check_output(output: str | Path) -> Path:
-    """The folder as a path.
-
-    Raises:
-        ValueError: It is a file, or holds something besides the command's lock.
-    """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - {LOCK_NAME}):
-        raise ValueError(
-            f"The output {output} of --equalize is not empty; name another folder, or empty it first."
-        )
-    return output
 
 
 def _write_split(
