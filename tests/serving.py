@@ -1,7 +1,6 @@
 """The page in a process of its own, as its users find it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,30 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Behind everything else: the scripts have names that others have as well.
+sys.path.append(str(ROOT / "scripts"))
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def started(command: list[str], environment: dict[str, str], folder: Path, log: Path):
-    """A process that runs in `folder` and says what it says into `log`; it is ended at the end."""
-    with open(log, "w") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+from benchmarks.serving import free_port, started  # noqa: E402
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,26 @@ def free_port() -> int:
 
 
 @contextmanager
+def started(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+) -> Iterator[subprocess.Popen]:
+    """A process that runs in `folder` and says what it says into `log`; it is ended at the end."""
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
 def serving(work: Path, *command: str) -> Iterator[Server]:
     """Start the page; gives it once it answers.
 
@@ -57,26 +77,16 @@ def serving(work: Path, *command: str) -> Iterator[Server]:
         RuntimeError: It did not come up.
     """
     port = free_port()
-    with open(work / "server.log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=environment(work, port), stdout=log, stderr=log
-        )
-        try:
-            server = Server(f"http://127.0.0.1:{port}", process.pid, work / "server.log")
-            deadline = time.monotonic() + 300
-            while True:
-                try:
-                    urllib.request.urlopen(server.url, timeout=30).close()  # nosec B310  # loopback
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise RuntimeError(f"The page did not come up:\n{server.log.read_text()}") from None
-                    time.sleep(0.02)
-            yield server
-        finally:
-            process.terminate()
+    log = work / "server.log"
+    with started([sys.executable, *command], environment(work, port), ROOT, log) as process:
+        server = Server(f"http://127.0.0.1:{port}", process.pid, log)
+        deadline = time.monotonic() + 300
+        while True:
             try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                urllib.request.urlopen(server.url, timeout=30).close()  # nosec B310  # loopback
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"The page did not come up:\n{server.log.read_text()}") from None
+                time.sleep(0.02)
+        yield server
