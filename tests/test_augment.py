@@ -119,6 +119,27 @@ def test_crop_takes_native_pixels_from_everywhere(only):
     assert all(np.diff(np.asarray(plain(image, rng)).astype(int)[0, :, 0]).min() == 1 for _ in range(30))
 
 
+@pytest.mark.parametrize("strength", [0, 0.9])
+def test_twins_differ_by_one_compression(photo, strength):
+    change = Augmentation(strength, 224)
+    for seed in range(12):
+        image, twin = change.twins(photo, np.random.default_rng(seed))
+        plain = change(photo, np.random.default_rng(seed))
+        assert image.tobytes() == plain.tobytes() and twin.size == image.size
+        difference = np.abs(np.asarray(image).astype(int) - np.asarray(twin)).mean()
+        assert 0 < difference < 12
+
+
+def test_a_twin_on_black_is_compressed_without_the_black():
+    flat = Image.new("RGB", (100, 100), (200, 40, 90))
+    for seed in range(12):
+        image, twin = Augmentation(0, 224).twins(flat, np.random.default_rng(seed))
+        black = (np.asarray(image) == 0).all(-1)
+        assert black.sum() == 224**2 - 100**2
+        np.testing.assert_array_equal((np.asarray(twin) == 0).all(-1), black)
+        assert np.ptp(np.asarray(twin)[~black], axis=0).max() <= 8, "no ringing at the edge"
+
+
 def test_rescale_never_pads_a_crop_that_fits(only):
     only("_RESCALE")
     rng = np.random.default_rng(0)

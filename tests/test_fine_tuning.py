@@ -1,15 +1,19 @@
-"""Ways to spare a pretrained backbone, and mixed images: each does what its option says, and nothing else."""
+"""Ways to spare a pretrained backbone, mixed images and twins: each does what its option says, and nothing else."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.distance import jensenshannon
 from test_training import arguments, rows, trainer_for
 from tiny import save_tiny
 from transformers import TrainerCallback
 
+from realfake.training.arguments import DataArguments
+from realfake.training.augment import Augmentation
 from realfake.training.fine_tuning import head_parameters
-from realfake.training.images import Collator, MixingCollator
+from realfake.training.images import Collator, MixingCollator, StreamedImages, TrainingImages
+from realfake.training.trainer import jensen_shannon
 
 PLAIN = {
     "optim": "sgd",
@@ -240,6 +244,58 @@ def test_mixing_can_be_repeated_and_changes_with_the_epoch():
     assert torch.equal(
         Collator(Levels())(drawn())["pixel_values"][:, 0, 0, 0], torch.arange(8, dtype=torch.float32) * 10
     )
+
+
+# --- twins
+
+
+def test_jensen_shannon_is_the_mean_divergence_from_the_middle():
+    first, second = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
+    p, q = first.softmax(-1).numpy(), second.softmax(-1).numpy()
+    expected = jensenshannon(p, q, axis=1) ** 2
+    assert jensen_shannon(first, second).item() == pytest.approx(expected.mean(), abs=1e-6)
+    assert jensen_shannon(first, first).item() == pytest.approx(0, abs=1e-7)
+    opposite = torch.tensor([[50.0, -50.0]])
+    assert jensen_shannon(opposite, -opposite).item() == pytest.approx(np.log(2))
+
+
+def test_streamed_twins_are_those_of_the_whole_corpus(sixteen):
+    common = (Augmentation(1.0), {"real": 0, "ai": 1}, 0, True)
+    streamed = list(StreamedImages(sixteen.to_iterable_dataset(), *common))
+    whole = TrainingImages(sixteen, *common)
+    assert [row["twin"].tobytes() for row in streamed] == [whole[i]["twin"].tobytes() for i in range(16)]
+
+
+def test_the_loss_of_a_batch_with_twins(tiny_vit, sixteen, tmp_path):
+    trainer = trainer_for(tiny_vit, sixteen, arguments(tmp_path), data={"consistency": 3.0})
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["twin_values"].shape == batch["pixel_values"].shape
+    assert not torch.equal(batch["twin_values"], batch["pixel_values"])
+    trainer.model.eval()
+    losses, logits = [], []
+    for name in ("pixel_values", "twin_values"):
+        loss, outputs = trainer.compute_loss(
+            trainer.model, {"pixel_values": batch[name], "labels": batch["labels"]}, return_outputs=True
+        )
+        losses.append(loss.item())
+        logits.append(outputs["logits"])
+    loss = trainer.compute_loss(trainer.model, dict(batch)).item()
+    assert loss == pytest.approx(np.mean(losses) + 3 * jensen_shannon(*logits).item(), abs=1e-6)
+    assert "twin_values" not in next(iter(trainer.get_eval_dataloader()))
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"consistency": -1.0}, "--consistency must lie between 0 and 100"),
+        ({"consistency": 12.0, "cutmix": 0.2}, "leave out --mixup and --cutmix"),
+    ],
+)
+def test_a_consistency_that_makes_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        DataArguments(dataset="corpus", **options)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

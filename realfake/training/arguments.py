@@ -134,6 +134,13 @@ class DataArguments:
         default=0.0,
         metadata={"help": "Put a rectangle of one training image into another; α as above; 0: do not."},
     )
+    consistency: float = field(
+        default=0.0,
+        metadata={
+            "help": "Show each training image with a copy of it that was saved once more, and add the Jensen-Shannon "
+            "divergence between the two answers to the loss with this weight, such as 12; 0: do not. Twice the work."
+        },
+    )
     hard_examples: str | None = field(
         default=None,
         metadata={
@@ -164,6 +171,10 @@ class DataArguments:
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) <= 10:
                 raise ValueError(f"--{name} must lie between 0 and 10, not {getattr(self, name)}.")
+        if not 0 <= self.consistency <= 100:
+            raise ValueError(f"--consistency must lie between 0 and 100, not {self.consistency}.")
+        if self.consistency and (self.mixup or self.cutmix):
+            raise ValueError("--consistency compares whole images; leave out --mixup and --cutmix.")
         if not 0 < self.hard_share <= 1:
             raise ValueError(f"--hard_share must lie in (0, 1], not {self.hard_share}.")
         if self.hard_examples and self.streaming:

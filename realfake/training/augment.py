@@ -63,9 +63,22 @@ class Augmentation:
             raise ValueError(f"crop_size is {self.crop_size}; it must be a positive number of pixels, or None.")
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        return _place(*self._content(image, rng))
+
+    def twins(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+        """The augmented image, and the same one saved once more, as JPEG or WebP.
+
+        The first is what calling the augmentation gives. The second is compressed before it is placed on black, as
+        a file is.
+        """
+        content, size, shift = self._content(image, rng)
+        return _place(content, size, shift), _place(self._compress(content, rng), size, shift)
+
+    def _content(self, image, rng) -> tuple[Image.Image, tuple[int, int], tuple[int, int]]:
+        """The changed part of the image, the size of the result, and by how much the part lies off its centre."""
         size = image.size if self.crop_size is None else (self.crop_size, self.crop_size)
         if self.strength == 0:
-            return _place(image, size)
+            return image, size, (0, 0)
         s = self.strength
         tiny = min(image.size) <= _TINY
         # One draw for all decisions: a call of the generator costs as much as a small image's crop.
@@ -114,8 +127,8 @@ class Augmentation:
             image = self._compress(image, rng)
         shift = (0, 0)
         if tiny and target == scaled:
-            shift = rng.integers(-self._shift, self._shift + 1, 2).tolist()
-        return _place(image, size, shift)
+            shift = tuple(rng.integers(-self._shift, self._shift + 1, 2).tolist())
+        return image, size, shift
 
     @property
     def _spread(self) -> float:

@@ -31,26 +31,29 @@ class TrainingImages(torch.utils.data.Dataset):
         augmentation: What is done to each image.
         label2id: The model's own numbering of the labels.
         seed: Together with the epoch and the index it decides the augmentation.
+        twins: Whether each image comes with a `twin`, see [`Augmentation.twins`].
     """
 
-    def __init__(self, dataset: Dataset, augmentation: Augmentation, label2id: dict[str, int], seed: int):
+    def __init__(
+        self,
+        dataset: Dataset,
+        augmentation: Augmentation,
+        label2id: dict[str, int],
+        seed: int,
+        twins: bool = False,
+    ):
         self.dataset = dataset
         self.augmentation = augmentation
         self.label_ids = _label_ids(dataset, label2id)
         self.seed = seed
+        self.twins = twins
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        row = self.dataset[int(index)]
-        rng = np.random.default_rng([self.seed, self.epoch, int(index)])
-        return {
-            "image": self.augmentation(open_image(row["image"]), rng),
-            "label": self.label_ids[row["label"]],
-            "draw": (self.seed, self.epoch, int(index)),
-        }
+        return _augmented(self, self.dataset[int(index)], int(index))
 
 
 class StreamedImages(torch.utils.data.IterableDataset):
@@ -70,12 +73,14 @@ class StreamedImages(torch.utils.data.IterableDataset):
         augmentation: Augmentation,
         label2id: dict[str, int],
         seed: int,
+        twins: bool = False,
         batch_rows: int = 1,
     ):
         self.dataset = dataset
         self.augmentation = augmentation
         self.label_ids = _label_ids(dataset, label2id)
         self.seed = seed
+        self.twins = twins
         self.batch_rows = batch_rows
         self.epoch = 0
         self.start = 0
@@ -98,14 +103,19 @@ class StreamedImages(torch.utils.data.IterableDataset):
     def _pass(self, rows_before: int):
         self.dataset.set_epoch(self.epoch)
         for index, row in enumerate(self.dataset):
-            if index < rows_before:
-                continue
-            rng = np.random.default_rng([self.seed, self.epoch, index])
-            yield {
-                "image": self.augmentation(open_image(row["image"]), rng),
-                "label": self.label_ids[row["label"]],
-                "draw": (self.seed, self.epoch, index),
-            }
+            if index >= rows_before:
+                yield _augmented(self, row, index)
+
+
+def _augmented(images: TrainingImages | StreamedImages, row: dict, index: int) -> dict:
+    draw = (images.seed, images.epoch, index)
+    rng = np.random.default_rng(draw)
+    image = open_image(row["image"])
+    item = {"label": images.label_ids[row["label"]], "draw": draw}
+    if not images.twins:
+        return {**item, "image": images.augmentation(image, rng)}
+    image, twin = images.augmentation.twins(image, rng)
+    return {**item, "image": image, "twin": twin}
 
 
 class PlainImages(torch.utils.data.Dataset):
@@ -128,14 +138,22 @@ def _label_ids(dataset, label2id: dict[str, int]) -> list[int]:
 
 
 class Collator:
-    """Turns images into `pixel_values` with an image processor."""
+    """Turns images into `pixel_values`, and their twins into `twin_values`, with an image processor."""
 
     def __init__(self, processor: BaseImageProcessor):
         self.processor = processor
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        pixels = self.processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
+        batch = {
+            "pixel_values": self._pixels([row["image"] for row in rows]),
+            "labels": torch.tensor([row["label"] for row in rows]),
+        }
+        if "twin" in rows[0]:
+            batch["twin_values"] = self._pixels([row["twin"] for row in rows])
+        return batch
+
+    def _pixels(self, images: list) -> torch.Tensor:
+        return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
 class MixingCollator(Collator):

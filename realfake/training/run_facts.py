@@ -37,6 +37,7 @@ def training_facts(
             ("head_epochs", args.head_epochs),
             ("mixup", arguments.data.mixup),
             ("cutmix", arguments.data.cutmix),
+            ("consistency", arguments.data.consistency),
         )
         if value != (1 if name == "backbone_lr_factor" else 0)
     }

@@ -5,6 +5,7 @@ The model is made ready in [`realfake.training.preparation`], images and batches
 
 import contextlib
 import json
+import math
 import time
 from pathlib import Path
 
@@ -61,13 +62,23 @@ class ElapsedCallback(TrainerCallback, ExportableState):
 class DetectorTrainer(Trainer):
     """A `Trainer` with class weights, frozen layers that stay as they are, and plain images for measuring.
 
+    Where images come with twins, these are learnt from as well, and the answers to the two are pulled together.
+
     With `--ema_decay` the weights are averaged as they are trained; the average is what is measured, saved in the
     checkpoints, and left in the model at the end.
     """
 
-    def __init__(self, *args, class_weights: torch.Tensor | None = None, eval_collator: Collator, **kwargs):
+    def __init__(
+        self,
+        *args,
+        class_weights: torch.Tensor | None = None,
+        consistency: float = 0.0,
+        eval_collator: Collator,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.class_weights = class_weights
+        self.consistency = consistency
         self.eval_collator = eval_collator
         self.average: WeightAverage | None = None
         if self.args.ema_decay:
@@ -125,6 +136,9 @@ class DetectorTrainer(Trainer):
             module.eval()
         labels = inputs["labels"]
         pixels = inputs["pixel_values"]
+        twins = "twin_values" in inputs
+        if twins:
+            pixels, labels = torch.cat([pixels, inputs["twin_values"]]), labels.repeat(2)
         if self.args.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         outputs = model(pixel_values=pixels)
@@ -135,6 +149,8 @@ class DetectorTrainer(Trainer):
             loss = share * loss + (1 - share) * self._cross_entropy(
                 outputs.logits, inputs["partner_labels"], smoothing
             )
+        if twins:
+            loss = loss + self.consistency * jensen_shannon(*outputs.logits.float().chunk(2))
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
     def _cross_entropy(
@@ -254,7 +270,10 @@ def build_trainer(
     augmentation = Augmentation(strength=data.augmentation, crop_size=crop)
     streamed = isinstance(train, IterableDataset)
     common = (train, augmentation, model.config.label2id, args.seed)
-    images = StreamedImages(*common, args.train_batch_size) if streamed else TrainingImages(*common)
+    twins = bool(data.consistency)
+    images = (
+        StreamedImages(*common, twins, args.train_batch_size) if streamed else TrainingImages(*common, twins)
+    )
     if streamed:
         # `Trainer` would look for its place by passing over as many batches as it made steps, which ends the training
         # where the stream is shorter than that.
@@ -274,11 +293,29 @@ def build_trainer(
         train_dataset=images,
         eval_dataset=PlainImages(selection, model.config.label2id),
         data_collator=collator,
+        consistency=data.consistency,
         eval_collator=Collator(processor),
         compute_metrics=metrics_of(model.config.label2id),
         callbacks=callbacks,
         class_weights=None if streamed else class_weights(data.class_weights, train, model.config.label2id),
     )
+
+
+def jensen_shannon(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The Jensen-Shannon divergence between two batches of answers, in nats, as a mean over the batch.
+
+    The consistency loss of AugMix (Hendrycks et al. 2020), there between three copies of an image. It lies in 0..ln 2.
+
+    Args:
+        first, second: Logits of shape `(batch, classes)`.
+    """
+    first, second = first.log_softmax(-1), second.log_softmax(-1)
+    mean = torch.logaddexp(first, second) - math.log(2)
+    return (_divergence(first, mean) + _divergence(second, mean)) / 2
+
+
+def _divergence(of: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.kl_div(against, of, reduction="batchmean", log_target=True)
 
 
 def class_weights(kind: str, dataset: Dataset, label2id: dict[str, int]) -> torch.Tensor | None:
