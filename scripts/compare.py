@@ -17,7 +17,6 @@ models train with the same options, splits and seeds, and end calibrated. The ta
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from realfake import command
@@ -131,7 +130,6 @@ def _read_models(path: Path) -> dict[str, list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, compare and print; a user's mistake ends in one line and exit status 2."""
-
     try:
         return compare(*parse_arguments(arguments))
     except (ValueError, OSError) as error:
@@ -147,7 +145,6 @@ def compare(options: argparse.Namespace, words: list[str]) -> int:
 
 def train_and_compare(options: argparse.Namespace, series: list) -> int:
     """Runs → scores → figures → table."""
-    from realfake.records import write_atomically
     from realfake.training import comparison, run_series
 
     run_series.check_folders(series)
@@ -158,22 +155,13 @@ def train_and_compare(options: argparse.Namespace, series: list) -> int:
         raise ValueError(
             f"Fewer than two models were trained; {'; '.join(f'{name}: {line}' for name, line in failed.items())}"
         )
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command.command_line(),
-        "seeds": options.seeds,
-        **comparison.figures_of(done, options.split),
-        "failed": failed,
-    }
+    found = {"seeds": options.seeds, **comparison.figures_of(done, options.split)}
     beside = comparison.measure_all(done, options.split, options.tier_samples)
     for name, figures in beside.items():
-        record["models"][name] |= figures
-    text = comparison.comparison_page(record)
-    folder = Path(options.output_dir)
-    write_atomically(folder / "comparison.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(folder / "comparison.md", text)
-    print(f"\n{text}\n{folder / 'comparison.md'}")
-    return 2 if failed else 0
+        found["models"][name] |= figures
+    return run_series.conclude(
+        Path(options.output_dir), "comparison", found, failed, comparison.comparison_page
+    )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ once, at the end. Finished runs are kept when the same command is given again.
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 PROGRAM = "leave_one_out.py"
@@ -90,11 +88,8 @@ def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
 
 def train_and_compare(options: argparse.Namespace, series: list) -> int:
     """Runs → figures → table."""
-    from realfake import command
-    from realfake.records import write_atomically
     from realfake.training import comparison, run_series
 
-    folder = Path(options.output_dir)
     run_series.check_folders(series)
     failed = run_series.train_all(series, options.launcher)
     done = [run for run in series if run.finished]
@@ -102,18 +97,10 @@ def train_and_compare(options: argparse.Namespace, series: list) -> int:
         raise ValueError(
             f"No run was finished; {'; '.join(f'{name}: {line}' for name, line in failed.items())}"
         )
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command.command_line(),
-        "column": options.column,
-        "values": comparison.held_out_figures(done),
-        "failed": failed,
-    }
-    text = comparison.held_out_page(record)
-    write_atomically(folder / "leave_one_out.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(folder / "leave_one_out.md", text)
-    print(f"\n{text}\n{folder / 'leave_one_out.md'}")
-    return 2 if failed else 0
+    found = {"column": options.column, "values": comparison.held_out_figures(done)}
+    return run_series.conclude(
+        Path(options.output_dir), "leave_one_out", found, failed, comparison.held_out_page
+    )
 
 
 def _values(options: argparse.Namespace, corpus) -> list[str]:

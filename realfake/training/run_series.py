@@ -9,12 +9,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from ..command import command_line
 from ..evaluation import results
 from ..records import write_atomically
 from .runs import FINISHED
@@ -95,6 +97,39 @@ def train_all(runs: Sequence[Run], launcher: str | None = None) -> dict[str, str
         else:
             print(f"{where}: {time.monotonic() - began:.0f} s", flush=True)
     return failed
+
+
+def conclude(
+    folder: Path,
+    name: str,
+    figures: Mapping,
+    failed: Mapping[str, str],
+    page: Callable[[Mapping], str],
+) -> int:
+    """Write what came of the runs to `name.json` and `name.md`, and print the page.
+
+    Args:
+        figures: What is recorded beside the date, the command and the failures.
+        failed: What [`train_all`] returned.
+        page: Makes Markdown of the record.
+
+    Returns:
+        The exit status: 2 if a run failed, else 0.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        **figures,
+        "failed": failed,
+    }
+    text = page(record)
+    write_atomically(folder / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / f"{name}.md", text)
+    print(f"\n{text}\n{folder / f'{name}.md'}")
+    return 2 if failed else 0
 
 
 def read_run_scores(folder: Path, splits: Sequence[str]) -> dict[str, np.ndarray]:
