@@ -24,7 +24,7 @@ from realfake.endpoint import modules_of, write_endpoint
 
 # Endpoints import handler.py from the checkpoint's folder. An editable installation of realfake must not be found here.
 _PROGRAM = """
-import base64, importlib.util, io, json, sys
+import base64, importlib.machinery, importlib.util, io, json, sys
 
 folder, photo = sys.argv[1:]
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]

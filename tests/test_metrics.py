@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -630,7 +631,7 @@ def test_detection_metrics_needs_no_network_and_leaves_no_files(tmp_path):
         "for _ in range(20):\n"
         "    print(DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])['accuracy'])\n"
     )
-    root = os.path.dirname(os.path.dirname(os.path.abspath(metrics.__file__)))
+    root = str(Path(metrics.__file__).resolve().parents[2])
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
     environment = keep | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
     command = [sys.executable, "-c", code]
