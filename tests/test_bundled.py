@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from skimage import data as photographs
+from sklearn.datasets import load_sample_images
 from tiny import draw_picture
 from transformers import pipeline
 
@@ -141,9 +142,16 @@ def test_the_front_page_states_the_figures_of_the_cards(folder):
     )
 
 
-@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket", "cat"])
+@pytest.mark.parametrize("name", ["astronaut", "camera", "cat", "coffee", "rocket", "stereo_motorcycle"])
 def test_photographs_are_not_called_ai(name):
-    assert Detector.from_pretrained().predict(getattr(photographs, name)()).verdict != "ai"
+    picture = getattr(photographs, name)()
+    picture = picture[0] if isinstance(picture, tuple) else picture  # the left eye's
+    assert Detector.from_pretrained().predict(picture).verdict != "ai"
+
+
+def test_the_sample_photographs_of_scikit_learn_are_not_called_ai():
+    predictions = Detector.from_pretrained().predict(list(load_sample_images().images))
+    assert len(predictions) == 2 and all(prediction.verdict != "ai" for prediction in predictions)
 
 
 @pytest.fixture(scope="module")
