@@ -23,8 +23,8 @@ def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> 
     return copy
 
 
-class TrainingImages(torch.utils.data.Dataset):
-    """Decoded, augmented images with the label's index in the model.
+class _AugmentedImages:
+    """Makes the item of a row: the decoded, augmented image with the label's index in the model.
 
     Args:
         dataset: Rows with an undecoded `image` and a `label` of `ClassLabel(["real", "ai"])`.
@@ -36,7 +36,7 @@ class TrainingImages(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | IterableDataset,
         augmentation: Augmentation,
         label2id: dict[str, int],
         seed: int,
@@ -49,14 +49,28 @@ class TrainingImages(torch.utils.data.Dataset):
         self.twins = twins
         self.epoch = 0
 
+    def _item(self, row: dict, index: int) -> dict:
+        draw = (self.seed, self.epoch, index)
+        rng = np.random.default_rng(draw)
+        image = open_image(row["image"])
+        item = {"label": self.label_ids[row["label"]], "draw": draw}
+        if not self.twins:
+            return {**item, "image": self.augmentation(image, rng)}
+        image, twin = self.augmentation.twins(image, rng)
+        return {**item, "image": image, "twin": twin}
+
+
+class TrainingImages(_AugmentedImages, torch.utils.data.Dataset):
+    """Decoded, augmented images of a corpus, see [`_AugmentedImages`] for the arguments."""
+
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        return _augmented(self, self.dataset[int(index)], int(index))
+        return self._item(self.dataset[int(index)], int(index))
 
 
-class StreamedImages(torch.utils.data.IterableDataset):
+class StreamedImages(_AugmentedImages, torch.utils.data.IterableDataset):
     """The same as [`TrainingImages`] for a streamed corpus, numbered in the order of the stream.
 
     Args:
@@ -67,22 +81,9 @@ class StreamedImages(torch.utils.data.IterableDataset):
     Worker processes of the loader take turns, which is accounted for as long as each has its fair share of the stream.
     """
 
-    def __init__(
-        self,
-        dataset: IterableDataset,
-        augmentation: Augmentation,
-        label2id: dict[str, int],
-        seed: int,
-        twins: bool = False,
-        batch_rows: int = 1,
-    ):
-        self.dataset = dataset
-        self.augmentation = augmentation
-        self.label_ids = _label_ids(dataset, label2id)
-        self.seed = seed
-        self.twins = twins
+    def __init__(self, *args, batch_rows: int = 1, **kwargs):
+        super().__init__(*args, **kwargs)
         self.batch_rows = batch_rows
-        self.epoch = 0
         self.start = 0
 
     def __iter__(self):
@@ -104,18 +105,7 @@ class StreamedImages(torch.utils.data.IterableDataset):
         self.dataset.set_epoch(self.epoch)
         for index, row in enumerate(self.dataset):
             if index >= rows_before:
-                yield _augmented(self, row, index)
-
-
-def _augmented(images: TrainingImages | StreamedImages, row: dict, index: int) -> dict:
-    draw = (images.seed, images.epoch, index)
-    rng = np.random.default_rng(draw)
-    image = open_image(row["image"])
-    item = {"label": images.label_ids[row["label"]], "draw": draw}
-    if not images.twins:
-        return {**item, "image": images.augmentation(image, rng)}
-    image, twin = images.augmentation.twins(image, rng)
-    return {**item, "image": image, "twin": twin}
+                yield self._item(row, index)
 
 
 class PlainImages(torch.utils.data.Dataset):

@@ -269,11 +269,8 @@ def build_trainer(
     )
     augmentation = Augmentation(strength=data.augmentation, crop_size=crop)
     streamed = isinstance(train, IterableDataset)
-    common = (train, augmentation, model.config.label2id, args.seed)
-    twins = bool(data.consistency)
-    images = (
-        StreamedImages(*common, twins, args.train_batch_size) if streamed else TrainingImages(*common, twins)
-    )
+    common = (train, augmentation, model.config.label2id, args.seed, bool(data.consistency))
+    images = StreamedImages(*common, batch_rows=args.train_batch_size) if streamed else TrainingImages(*common)
     if streamed:
         # `Trainer` would look for its place by passing over as many batches as it made steps, which ends the training
         # where the stream is shorter than that.
