@@ -36,26 +36,26 @@ import sys
 
 def main() -> int:
     """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import command
+    from realfake import io
     from realfake.training import runs
 
     try:
         arguments = runs.parse(sys.argv[1:])
-        with command.output_folder(arguments.run.output_dir):
+        with io.output_folder(arguments.run.output_dir):
             return train(arguments)
     except (ValueError, OSError) as error:
-        return command.report_failure("train_hf.py", error)
+        return io.report_failure("train_hf.py", error)
 
 
 def train(arguments) -> int:
     """Corpus → trainer → calibrated checkpoint → figures → card → Hub."""
     from transformers import set_seed
 
-    from realfake import command
+    from realfake import io
     from realfake.detector import Detector
     from realfake.evaluation import robustness_run
-    from realfake.training import hard_examples, publishing, release, run_facts, runs, search
-    from realfake.training.preparation import prepare_classifier
+    from realfake.training import hard_examples, publishing, release, runs, search
+    from realfake.training.model import prepare_classifier
     from realfake.training.trainer import build_trainer
 
     model_args, data_args, args = arguments.model, arguments.data, arguments.run
@@ -64,7 +64,9 @@ def train(arguments) -> int:
     parts = runs.parts_of(corpus, data_args.split_seed)
 
     if args.evaluate_only:
-        detector = Detector.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+        detector = Detector.from_pretrained(
+            model_args.model_name_or_path, revision=model_args.model_revision
+        )
         runs.measure_split(detector, parts, args.evaluate_only, data_args, args)
         return 0
 
@@ -75,7 +77,13 @@ def train(arguments) -> int:
     set_seed(args.seed)  # a new head starts from random weights
     model, processor = prepare_classifier(model_args)
     trainer = build_trainer(
-        model, processor, parts["train"], parts["selection"], model_args.preprocessing, data_args, args
+        model,
+        processor,
+        parts["train"],
+        parts["selection"],
+        model_args.preprocessing,
+        data_args,
+        args,
     )
     if args.dry_run:
         runs.show_dry_run(trainer, corpus, parts)
@@ -89,10 +97,16 @@ def train(arguments) -> int:
         publishing.check_login(args)
     trainer.train(resume_from_checkpoint=checkpoint)
     best = Detector(trainer.plain_model(), processor)
-    calibration = release.calibrate_and_fold(best, parts["calibration"], args.per_device_eval_batch_size)
-    facts = run_facts.training_facts(trainer, corpus, parts, calibration, arguments)
+    calibration = release.calibrate_and_fold(
+        best, parts["calibration"], args.per_device_eval_batch_size
+    )
+    facts = publishing.training_facts(trainer, corpus, parts, calibration, arguments)
     detector = release.save_and_reopen(
-        best, args.output_dir, parts["calibration"], run_facts.config_facts(facts, best), args.alpha
+        best,
+        args.output_dir,
+        parts["calibration"],
+        publishing.config_facts(facts, best),
+        args.alpha,
     )
     measured = ("selection", "calibration", "held_out", *(["test"] if args.measure_test else []))
     for split in measured:
@@ -103,14 +117,20 @@ def train(arguments) -> int:
         return 0
     if args.measure_test:
         robustness_run.at_the_end_of_a_run(
-            detector, args.output_dir, parts, args.measure_degradations, corpus=data_args.corpus_name,
-            command=command.command_line(), measurement_log=args.measurement_log, seed=args.seed,
-        )  # fmt: skip
+            detector,
+            args.output_dir,
+            parts,
+            args.measure_degradations,
+            corpus=data_args.corpus_name,
+            command=io.command_line(),
+            measurement_log=args.measurement_log,
+            seed=args.seed,
+        )
     publishing.finish(args.output_dir, facts, args.measurement_log)
     return publishing.push(args) if args.publish else 0
 
 
 if __name__ == "__main__":
-    from realfake import processes
+    from realfake import distributed
 
-    processes.end(main())
+    distributed.end(main())

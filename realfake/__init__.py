@@ -7,7 +7,7 @@ __all__ = ["Detector", "Explanation", "Prediction"]
 def __getattr__(name: str):
     # torch and transformers take seconds to import; metrics and labels must not wait for them.
     if name in __all__:
-        from . import detector, prediction
+        from realfake import detector, prediction
 
         return getattr(detector if name == "Detector" else prediction, name)
     raise AttributeError(f"module 'realfake' has no attribute {name!r}")

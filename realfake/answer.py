@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from .detector import Detector
-from .imaging.fetch import fetch
-from .imaging.images import LIMITS, _read, open_image
-from .prediction import Prediction
+from realfake.detector import Detector
+from realfake.imaging.decode import LIMITS, _read, open_image
+from realfake.imaging.fetch import fetch
+from realfake.prediction import Prediction
 
 if TYPE_CHECKING:
-    from .provenance.reading import Provenance
-    from .stability import Stability
+    from realfake.prediction import Stability
+    from realfake.provenance.reading import Provenance
 
 
 def answer(
@@ -39,7 +39,7 @@ def answer(
         provenance: Also say what the file says of its origin.
 
     Returns:
-        `dict` with `verdict`, `reason`, `label`, `probabilities`, `prior_ai`, `margin`, `alpha`, `novelty`, `stability` and
+        `dict` with `verdict`, `reason`, `label`, `probabilities`, `prior_ai`, `log_odds`, `alpha`, `ood`, `stability` and
         `provenance` (`None` where they were not asked for, or there is no file to read), `model`, `revision`, and `sha256`
         of the file's bytes (`None` for an image that comes without them).
 
@@ -78,15 +78,21 @@ def answers(
     yield from finish(batch)
 
 
-def _finisher(detector, prior_ai, stability, provenance) -> Callable[[list], Iterator[dict | Exception]]:
+def _finisher(
+    detector, prior_ai, stability, provenance
+) -> Callable[[list], Iterator[dict | Exception]]:
     def finish(batch: list) -> Iterator[dict | Exception]:
         readable = [entry for entry in batch if not isinstance(entry, Exception)]
-        predictions = iter(detector.predict([decoded for decoded, _ in readable], prior_ai=prior_ai))
+        predictions = iter(
+            detector.predict([decoded for decoded, _ in readable], prior_ai=prior_ai)
+        )
         for entry in batch:
             if isinstance(entry, Exception):
                 yield entry
             else:
-                yield compose(detector, next(predictions), *entry, stability=stability, provenance=provenance)
+                yield compose(
+                    detector, next(predictions), *entry, stability=stability, provenance=provenance
+                )
 
     return finish
 
@@ -114,11 +120,16 @@ def compose(
     verdict, reason = prediction.verdict, prediction.reason
     tested = found = None
     if stability:
-        stable = detector.stability(decoded, prediction.prior_ai) if stability is True else stability
+        stable = (
+            detector.stability(decoded, prediction.prior_ai) if stability is True else stability
+        )
         verdict, reason = stable.verdict, stable.reason
-        tested = {"flips": stable.flips, "variants": [_variant(name, each) for name, each in stable.variants]}
+        tested = {
+            "flips": stable.flips,
+            "variants": [_variant(name, each) for name, each in stable.variants],
+        }
     if provenance is True and data is not None:
-        from .provenance.reading import read_provenance
+        from realfake.provenance.reading import read_provenance
 
         found = read_provenance(data).to_dict()
     elif not isinstance(provenance, bool):
@@ -129,9 +140,9 @@ def compose(
         "label": prediction.label,
         "probabilities": prediction.probabilities,
         "prior_ai": prediction.prior_ai,
-        "margin": prediction.margin,
+        "log_odds": prediction.log_odds,
         "alpha": prediction.alpha,
-        "novelty": prediction.novelty,
+        "ood": prediction.ood,
         "stability": tested,
         "provenance": found,
         "model": detector.name,
@@ -147,7 +158,7 @@ def read_once(image) -> tuple[Image.Image, bytes | None]:
         The upright image, and the bytes of its file; `None` for a `PIL.Image` or an array.
 
     Raises:
-        ValueError, OSError: As [`~realfake.imaging.images.open_image`].
+        ValueError, OSError: As [`~realfake.imaging.decode.open_image`].
     """
     if isinstance(image, Mapping) and image.get("bytes") is not None:
         return open_image(image), bytes(image["bytes"])
@@ -169,5 +180,5 @@ def _variant(name: str, prediction: Prediction) -> dict:
         "name": name,
         "verdict": prediction.verdict,
         "probabilities": prediction.probabilities,
-        "margin": prediction.margin,
+        "log_odds": prediction.log_odds,
     }

@@ -15,22 +15,22 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
-from .allocator import keep_freed_memory
-from .attribution import METHOD_NAMES
-from .imaging.images import open_image
-from .labels import AI, NAMES, REAL, columns_by_label
-from .models.batch_norm import fold_batch_norms
-from .models.classifiers import load_classifier, load_processor, optional_file
-from .models.hub_files import locate, verified
-from .models.novelty import FILE_NAME as NOVELTY_FILE
-from .models.novelty import Novelty, forward_with_features
-from .prediction import Explanation, Prediction
-from .statistics.conformal import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
-from .statistics.margins import margin_from_logits
+from realfake.attribution import METHOD_NAMES
+from realfake.imaging.decode import open_image
+from realfake.labels import AI, NAMES, REAL, class_indices
+from realfake.models.classifiers import load_classifier, load_processor, optional_file
+from realfake.models.folding import fold_batch_norms
+from realfake.models.hub import locate, verified
+from realfake.models.ood import FILE_NAME as OOD_FILE
+from realfake.models.ood import OodReference, forward_with_features
+from realfake.prediction import Explanation, Prediction
+from realfake.runtime import keep_freed_memory
+from realfake.statistics.log_odds import log_odds_from_logits
+from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
 
 if TYPE_CHECKING:
-    from .attribution.faithfulness import Evidence
-    from .stability import Stability
+    from realfake.attribution.faithfulness import Evidence
+    from realfake.prediction import Stability
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 # For checkpoints whose maps nobody has measured: two passes, and a map for every spatial layer.
@@ -47,7 +47,7 @@ class Detector:
         label_map: *optional*. `{class name: "real" or "ai"}` for class names that do not say it themselves.
         name: What the checkpoint is called where people read it.
         revision: *optional*. Its revision on the Hub.
-        novelty: *optional*. What the images look like that it was calibrated on; without it no verdict is withheld for
+        ood: *optional*. What the images look like that it was calibrated on; without it no verdict is withheld for
             being about something else.
 
     Raises:
@@ -70,22 +70,22 @@ class Detector:
         label_map: dict[str, str] | None = None,
         name: str = "",
         revision: str | None = None,
-        novelty: Novelty | None = None,
+        ood: OodReference | None = None,
     ):
         if model.config.num_labels < len(NAMES):
             raise ValueError(
                 f"{name or 'The model'} has a single output; a detector needs a class for real and one for ai."
             )
-        self.columns = columns_by_label(model.config.id2label, label_map)
+        self.columns = class_indices(model.config.id2label, label_map)
         self.model = model.eval()
         self.processor = processor
         self.name = name
         self.revision = revision
-        self.novelty = novelty
+        self.ood = ood
         self.facts: dict = getattr(model.config, "realfake", None) or {}
-        if novelty is not None:
+        if ood is not None:
             # The file itself decides: a fit that was stopped may have left an older description of it.
-            self.facts = {**self.facts, "novelty": novelty.to_dict()}
+            self.facts = {**self.facts, "ood": ood.to_dict()}
         stored = self.facts.get("thresholds")
         self.thresholds = Thresholds.from_dict(stored) if stored else None
         self.lock = threading.RLock()
@@ -103,7 +103,7 @@ class Detector:
         label_map: dict[str, str] | None = None,
         max_seconds: float | None = None,
     ) -> "Detector":
-        """Open a checkpoint. On a CPU the process's allocator is set as in [`~realfake.allocator.keep_freed_memory`].
+        """Open a checkpoint. On a CPU the process's allocator is set as in [`~realfake.runtime.keep_freed_memory`].
 
         Args:
             model: Hub id or folder of any image classifier of transformers; *defaults to* the bundled one.
@@ -127,9 +127,9 @@ class Detector:
         def opening():
             classifier = load_classifier(files, revision=pinned, token=token, dtype=dtype)
             processor = load_processor(files, revision=pinned, token=token)
-            return classifier, processor, _load_novelty(files, classifier.config, pinned, token)
+            return classifier, processor, _load_ood(files, classifier.config, pinned, token)
 
-        classifier, processor, novelty = verified(located, opening)
+        classifier, processor, ood = verified(located, opening)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type == "cpu":
             keep_freed_memory()
@@ -137,10 +137,17 @@ class Detector:
         name = folder.name if folder.is_dir() else str(source)
         revision = located.commit or revision
         return cls(
-            classifier.to(device), processor, label_map=label_map, name=name, revision=revision, novelty=novelty
+            classifier.to(device),
+            processor,
+            label_map=label_map,
+            name=name,
+            revision=revision,
+            ood=ood,
         )
 
-    def predict(self, images, batch_size: int = 16, prior_ai: float = 0.5) -> Prediction | list[Prediction]:
+    def predict(
+        self, images, batch_size: int = 16, prior_ai: float = 0.5
+    ) -> Prediction | list[Prediction]:
         """Predict one image or several.
 
         Args:
@@ -168,19 +175,19 @@ class Detector:
             image, prior_ai: As in [`Detector.predict`].
 
         Returns:
-            [`~realfake.stability.Stability`]
+            [`~realfake.prediction.Stability`]
 
         Raises:
             ValueError, OSError: As in [`Detector.predict`].
         """
-        from .stability import Stability, variants_of
+        from realfake.prediction import Stability, variants_of
 
         check_prior(prior_ai)
         variants = variants_of(open_image(image))
         predictions = self.predict(list(variants.values()), prior_ai=prior_ai)
         return Stability(list(zip(variants, predictions, strict=True)))
 
-    def margins(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
+    def log_odds(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
         """Compute the log-odds of `ai`.
 
         Args:
@@ -189,9 +196,11 @@ class Detector:
         Returns:
             Float64 array of shape `(len(images),)`.
         """
-        return margin_from_logits(self.logits(images, batch_size), self.columns)
+        return log_odds_from_logits(self.logits(images, batch_size), self.columns)
 
-    def scores(self, images: Sequence, batch_size: int = 16) -> tuple[np.ndarray, np.ndarray | None]:
+    def scores(
+        self, images: Sequence, batch_size: int = 16
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Compute all that a verdict rests on, in one pass over the images.
 
         Args:
@@ -201,30 +210,32 @@ class Detector:
             The log-odds of `ai` and the novelty (see [`Prediction`]), float64 arrays of shape `(len(images),)`; `None` in
             place of the novelty where the checkpoint stores no statistics. [`Detector.verdicts`] takes them both.
         """
-        logits, novelty = [], []
+        logits, ood = [], []
         for pixels in self._decoded_batches(images, batch_size):
             rows, shares = self.examine(pixels)
             logits.append(rows)
-            novelty.append(shares)
-        margins = margin_from_logits(self._joined(logits), self.columns)
-        if self.novelty is None:
-            return margins, None
-        return margins, np.concatenate([*novelty, np.zeros(0)])
+            ood.append(shares)
+        log_odds = log_odds_from_logits(self._joined(logits), self.columns)
+        if self.ood is None:
+            return log_odds, None
+        return log_odds, np.concatenate([*ood, np.zeros(0)])
 
-    def verdicts(self, margins: np.ndarray, novelty: np.ndarray | None = None) -> np.ndarray:
+    def verdicts(self, log_odds: np.ndarray, ood: np.ndarray | None = None) -> np.ndarray:
         """Give the verdict on images by their [`Detector.scores`]: `"real"`, `"ai"` or `"inconclusive"`, of shape `(n,)`."""
-        margins = np.asarray(margins)
+        log_odds = np.asarray(log_odds)
         if self.thresholds is None:
-            said = np.where(margins > 0, AI, REAL)
+            said = np.where(log_odds > 0, AI, REAL)
         else:
-            said = verdicts(margins, self.thresholds)
-        if novelty is None or self.novelty is None:
+            said = verdicts(log_odds, self.thresholds)
+        if ood is None or self.ood is None:
             return said
-        return np.where(self.novelty.is_novel(novelty), INCONCLUSIVE, said)
+        return np.where(self.ood.is_out_of_distribution(ood), INCONCLUSIVE, said)
 
     def logits(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
         """Compute the raw logits, float32 array of shape `(len(images), labels)`."""
-        return self._joined([self.forward(pixels) for pixels in self._decoded_batches(images, batch_size)])
+        return self._joined(
+            [self.forward(pixels) for pixels in self._decoded_batches(images, batch_size)]
+        )
 
     @torch.inference_mode()
     def features(self, images: Sequence, batch_size: int = 16) -> dict[str, np.ndarray]:
@@ -234,7 +245,9 @@ class Detector:
             with self.lock:
                 _, features = forward_with_features(self.model, pixels)
             rows.append({name: block.cpu().numpy() for name, block in features.items()})
-        return {name: np.concatenate([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        return {
+            name: np.concatenate([row[name] for row in rows]) for name in (rows[0] if rows else ())
+        }
 
     def pixels(self, image) -> torch.Tensor:
         """Decode and preprocess one image, as in [`Detector.predict`], to the model's input, `(1, 3, height, width)`."""
@@ -257,13 +270,13 @@ class Detector:
         Returns:
             Logits of shape `(len(pixels), labels)`, and novelty of shape `(len(pixels),)`, `None` without statistics.
         """
-        if self.novelty is None:
+        if self.ood is None:
             return self.forward(pixels), None
         with self.lock:
             pixels = pixels.to(self.model.device, self.model.dtype)
             logits, features = forward_with_features(self.model, pixels)
         blocks = {name: block.cpu().numpy() for name, block in features.items()}
-        return logits.cpu().numpy(), self.novelty.p_value(blocks)
+        return logits.cpu().numpy(), self.ood.p_value(blocks)
 
     @property
     def explanation_method(self) -> str:
@@ -296,8 +309,8 @@ class Detector:
             OSError: The image cannot be read.
         """
         # Captum takes over a second to import, and a detector that only predicts does not need it.
-        from .attribution.methods import attribute
-        from .models.geometry import seen_region
+        from realfake.attribution.methods import attribute
+        from realfake.models.geometry import seen_region
 
         check_prior(prior_ai)
         method = method or self.explanation_method
@@ -307,18 +320,20 @@ class Detector:
         (pixels,) = self._batches([decoded])
         region = seen_region(self.processor, *decoded.size)
         with self.lock:
-            logits, novelty = self.examine(pixels)
-            margins = margin_from_logits(logits, self.columns)
+            logits, ood = self.examine(pixels)
+            log_odds = log_odds_from_logits(logits, self.columns)
             # Every pass that is not made twice keeps the map affordable.
-            score = float(margins[0]) * (1 if target == AI else -1)
+            score = float(log_odds[0]) * (1 if target == AI else -1)
             model = self.for_maps(pixels)
-            attribution = attribute(model, pixels, self.columns, method, target, score=score, **options)
+            attribution = attribute(
+                model, pixels, self.columns, method, target, score=score, **options
+            )
             tested = self._evidence(model, pixels, attribution, region) if evidence else None
         return Explanation(
             heatmap=region.to_image(attribution.heatmap),
             method=method,
             target=target,
-            prediction=self._predictions(margins, novelty, prior_ai)[0],
+            prediction=self._predictions(log_odds, ood, prior_ai)[0],
             image=decoded,
             details=attribution.details,
             evidence=tested,
@@ -339,66 +354,80 @@ class Detector:
             self._folded = weights, fold_batch_norms(self.model, pixels)
         return self._folded[1]
 
-    def _evidence(self, model: torch.nn.Module, pixels: torch.Tensor, attribution, region) -> "Evidence":
-        from .attribution.faithfulness import evidence_of
-        from .attribution.methods import Margin
+    def _evidence(
+        self, model: torch.nn.Module, pixels: torch.Tensor, attribution, region
+    ) -> "Evidence":
+        from realfake.attribution.faithfulness import evidence_of
+        from realfake.attribution.methods import LogOdds
 
-        margin = Margin(model, self.columns, attribution.target)
+        log_odds = LogOdds(model, self.columns, attribution.target)
         # Random parts must not fall on padding, where removing costs nothing.
         box = tuple(round(edge) for edge in region.input_box)
         score = attribution.details["score"]
-        return evidence_of(margin, pixels, attribution.heatmap, attribution.target, box=box, score=score)
+        return evidence_of(
+            log_odds, pixels, attribution.heatmap, attribution.target, box=box, score=score
+        )
 
     def _decoded_batches(self, images: Sequence, batch_size: int) -> Iterator[torch.Tensor]:
         for start in range(0, len(images), batch_size):
-            yield from self._batches([open_image(image) for image in images[start : start + batch_size]])
+            yield from self._batches(
+                [open_image(image) for image in images[start : start + batch_size]]
+            )
 
     def _joined(self, logits: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.zeros((0, self.model.config.num_labels), dtype=np.float32), *logits])
+        return np.concatenate(
+            [np.zeros((0, self.model.config.num_labels), dtype=np.float32), *logits]
+        )
 
     def _batches(self, images: list[Image.Image]) -> list[torch.Tensor]:
         # A processor that keeps an image's own size gives tensors that cannot be stacked: one at a time then.
-        tensors = [self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
+        tensors = [
+            self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images
+        ]
         if len({tensor.shape for tensor in tensors}) == 1:
             tensors = [torch.cat(tensors)]
         return [tensor.to(self.model.device, self.model.dtype) for tensor in tensors]
 
     def _predictions(
-        self, margins: np.ndarray, novelty: np.ndarray | None = None, prior_ai: float = 0.5
+        self, log_odds: np.ndarray, ood: np.ndarray | None = None, prior_ai: float = 0.5
     ) -> list[Prediction]:
-        given = self.verdicts(margins, novelty)
-        novel = np.zeros(len(margins), bool) if novelty is None else self.novelty.is_novel(novelty)
+        given = self.verdicts(log_odds, ood)
+        out_of_distribution = (
+            np.zeros(len(log_odds), bool) if ood is None else self.ood.is_out_of_distribution(ood)
+        )
         predictions = []
-        for index, (margin, verdict) in enumerate(zip(margins, given, strict=True)):
-            log_odds = float(with_prior(margin, prior_ai))
-            why = "novel" if novel[index] else "between"
+        for index, (calibrated, verdict) in enumerate(zip(log_odds, given, strict=True)):
+            posterior = float(with_prior(calibrated, prior_ai))
+            why = "out_of_distribution" if out_of_distribution[index] else "between"
             predictions.append(
                 Prediction(
-                    label=AI if log_odds > 0 else REAL,
-                    probabilities={REAL: float(expit(-log_odds)), AI: float(expit(log_odds))},
+                    label=AI if posterior > 0 else REAL,
+                    probabilities={REAL: float(expit(-posterior)), AI: float(expit(posterior))},
                     verdict=str(verdict),
-                    margin=float(margin),
+                    log_odds=float(calibrated),
                     alpha=None if self.thresholds is None else self.thresholds.alpha,
                     reason=why if verdict == INCONCLUSIVE else None,
-                    novelty=None if novelty is None else float(novelty[index]),
+                    ood=None if ood is None else float(ood[index]),
                     prior_ai=float(prior_ai),
                 )
             )
         return predictions
 
 
-def _load_novelty(files: str | Path, config, revision: str | None, token: str | None) -> Novelty | None:
+def _load_ood(
+    files: str | Path, config, revision: str | None, token: str | None
+) -> OodReference | None:
     """The statistics of a checkpoint whose configuration says that it has them; no other one is asked for them.
 
     Raises:
         OSError: They are missing or broken, or cannot be had.
     """
-    if not (getattr(config, "realfake", None) or {}).get("novelty"):
+    if not (getattr(config, "realfake", None) or {}).get("ood"):
         return None
-    path = optional_file(files, NOVELTY_FILE, revision=revision, token=token)
+    path = optional_file(files, OOD_FILE, revision=revision, token=token)
     if path is None:
         raise OSError(
-            f"{files} cannot be opened as a checkpoint: it lacks {NOVELTY_FILE}, which its config.json speaks of; "
+            f"{files} cannot be opened as a checkpoint: it lacks {OOD_FILE}, which its config.json speaks of; "
             "download or save it again."
         )
-    return Novelty.load(path)
+    return OodReference.load(path)

@@ -15,9 +15,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .imaging.images import read_header
-from .labels import NAMES
-from .records import append_line, write_atomically
+from realfake.imaging.decode import read_header
+from realfake.io import append_line, write_atomically
+from realfake.labels import NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,17 @@ MAX_RECORDS = 100_000
 MAX_TOTAL = 2**30
 MINUTES = 10
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}
-_KEPT = ("verdict", "reason", "label", "probabilities", "prior_ai", "margin", "novelty", "model", "revision")
+_KEPT = (
+    "verdict",
+    "reason",
+    "label",
+    "probabilities",
+    "prior_ai",
+    "log_odds",
+    "ood",
+    "model",
+    "revision",
+)
 
 
 class Feedback:
@@ -53,7 +63,9 @@ class Feedback:
         self.scheduler = _schedule(self.folder, repo, token) if repo else None
         self._lock = self.scheduler.lock if self.scheduler else threading.Lock()
         # A file of its own for every run: on the Hub, a Space's earlier files are never written again.
-        self._file = self.folder / "records" / f"{time.strftime('%Y-%m-%d')}-{uuid.uuid4().hex[:12]}.jsonl"
+        self._file = (
+            self.folder / "records" / f"{time.strftime('%Y-%m-%d')}-{uuid.uuid4().hex[:12]}.jsonl"
+        )
         self._records = 0
         self._bytes: int | None = None
 
@@ -136,7 +148,9 @@ class Feedback:
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError("The image is not the one that was answered for.")
         if self._bytes is None:
-            self._bytes = sum(path.stat().st_size for path in self.folder.rglob("images/*") if path.is_file())
+            self._bytes = sum(
+                path.stat().st_size for path in self.folder.rglob("images/*") if path.is_file()
+            )
         name = f"images/{digest}{_suffix(data)}"
         path = self.folder / name
         if path.is_file():
@@ -161,7 +175,10 @@ def read_feedback(folder: str | Path) -> Iterator[dict]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 entry = json.loads(line)
-                if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) or entry["truth"] not in (*NAMES, None):
+                if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) or entry["truth"] not in (
+                    *NAMES,
+                    None,
+                ):
                     raise ValueError("it has no hash, or an unknown label")
             except (ValueError, KeyError, TypeError) as error:
                 logger.warning("%s, line %d is no record: %s", path.name, number, error)

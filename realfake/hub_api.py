@@ -57,7 +57,9 @@ def _function(value) -> str | None:
     if value is None or value == "":
         return None
     if value not in FUNCTIONS:
-        raise ValueError(f'"function_to_apply" must be one of {", ".join(FUNCTIONS)}, not {_shown(value)}.')
+        raise ValueError(
+            f'"function_to_apply" must be one of {", ".join(FUNCTIONS)}, not {_shown(value)}.'
+        )
     return value
 
 
@@ -75,7 +77,9 @@ def decode_inputs(inputs) -> bytes:
     if not isinstance(inputs, str):
         raise ValueError('"inputs" must be the image file as a base64 string.')
     if inputs.lower().startswith(("http://", "https://")):
-        raise ValueError('"inputs" must be the image file as a base64 string; an address is not fetched.')
+        raise ValueError(
+            '"inputs" must be the image file as a base64 string; an address is not fetched.'
+        )
     if inputs[:5].lower() == "data:":
         inputs = inputs.partition(",")[2]
     try:
@@ -102,7 +106,9 @@ def scores(logits, config, parameters: Parameters | None = None) -> list[dict]:
     elif function == "sigmoid":
         values = expit(values)
     order = np.argsort(-values, kind="stable")[: parameters.top_k]
-    return [{"label": config.id2label[int(place)], "score": float(values[place])} for place in order]
+    return [
+        {"label": config.id2label[int(place)], "score": float(values[place])} for place in order
+    ]
 
 
 def _default_function(config) -> str:

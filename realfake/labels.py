@@ -14,16 +14,60 @@ NAMES = (REAL, AI)
 
 _WORDS = {
     REAL: (
-        "real", "reals", "human", "humans", "nature", "natural", "photo", "photos", "photograph",
-        "photographs", "photography", "photographic", "camera", "authentic", "genuine", "original",
-        "pristine", "bonafide", "hum", "notai", "nonai", "notfake", "realimage", "realimages", "humanmade",
+        "real",
+        "reals",
+        "human",
+        "humans",
+        "nature",
+        "natural",
+        "photo",
+        "photos",
+        "photograph",
+        "photographs",
+        "photography",
+        "photographic",
+        "camera",
+        "authentic",
+        "genuine",
+        "original",
+        "pristine",
+        "bonafide",
+        "hum",
+        "notai",
+        "nonai",
+        "notfake",
+        "realimage",
+        "realimages",
+        "humanmade",
     ),
     AI: (
-        "ai", "fake", "fakes", "artificial", "generated", "synthetic", "synth", "synthesized", "aigenerated",
-        "aiart", "aigc", "generative", "machine", "deepfake", "deepfakes", "diffusion", "gan", "notreal",
-        "fakeimage", "fakeimages", "aiimage", "aiimages", "aimade", "computergenerated", "spoof",
+        "ai",
+        "fake",
+        "fakes",
+        "artificial",
+        "generated",
+        "synthetic",
+        "synth",
+        "synthesized",
+        "aigenerated",
+        "aiart",
+        "aigc",
+        "generative",
+        "machine",
+        "deepfake",
+        "deepfakes",
+        "diffusion",
+        "gan",
+        "notreal",
+        "fakeimage",
+        "fakeimages",
+        "aiimage",
+        "aiimages",
+        "aimade",
+        "computergenerated",
+        "spoof",
     ),
-}  # fmt: skip
+}
 _BY_WORD = {word: label for label, words in _WORDS.items() for word in words}
 
 
@@ -49,7 +93,19 @@ def canonical(name: str) -> str | None:
     return found.pop() if len(found) == 1 and not unknown else None
 
 
-_FILLERS = {"image", "images", "img", "imgs", "picture", "pictures", "art", "face", "faces", "class", "made"}
+_FILLERS = {
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "picture",
+    "pictures",
+    "art",
+    "face",
+    "faces",
+    "class",
+    "made",
+}
 
 
 def resolve(
@@ -72,10 +128,14 @@ def resolve(
     names = [str(name) for name in names]
     overrides = {str(key): str(value).strip().lower() for key, value in (overrides or {}).items()}
     listed = ", ".join(repr(name) for name in names)
-    example = ",".join(f"{name}={label}" for name, label in zip(names, [REAL, AI] + [AI] * len(names)))
+    example = ",".join(
+        f"{name}={label}" for name, label in zip(names, [REAL, AI] + [AI] * len(names))
+    )
     for key, value in overrides.items():
         if key not in names:
-            raise ValueError(f"{option} names the class {key!r}, which is not among those found: {listed}.")
+            raise ValueError(
+                f"{option} names the class {key!r}, which is not among those found: {listed}."
+            )
         if value not in NAMES:
             raise ValueError(f"{option} maps {key!r} to {value!r}; it must be 'real' or 'ai'.")
     mapping = {name: overrides.get(name) or canonical(name) for name in names}
@@ -109,8 +169,10 @@ def parse_overrides(text: str | None, option: str = "--label_map") -> dict[str, 
     return overrides
 
 
-def columns_by_label(
-    id2label: Mapping[int, str], overrides: Mapping[str, str] | None = None, option: str = "label_map"
+def class_indices(
+    id2label: Mapping[int, str],
+    overrides: Mapping[str, str] | None = None,
+    option: str = "label_map",
 ) -> dict[str, list[int]]:
     """Find the columns of a classifier's logits that belong to each label.
 
@@ -125,5 +187,6 @@ def columns_by_label(
     """
     mapping = resolve(id2label.values(), overrides, option)
     return {
-        label: sorted(int(i) for i, name in id2label.items() if mapping[str(name)] == label) for label in NAMES
+        label: sorted(int(i) for i, name in id2label.items() if mapping[str(name)] == label)
+        for label in NAMES
     }

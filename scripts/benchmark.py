@@ -66,21 +66,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", help=f"Parts to run, separated by commas: {', '.join(PARTS)}.")
     parser.add_argument(
-        "--quick", action="store_true", help="Fewer images and pairs; the figures are marked as such."
+        "--quick",
+        action="store_true",
+        help="Fewer images and pairs; the figures are marked as such.",
     )
     parser.add_argument(
-        "--table", action="store_true", help="Print the table of what was measured before, and stop."
+        "--table",
+        action="store_true",
+        help="Print the table of what was measured before, and stop.",
     )
     parser.add_argument(
         "--output", default=str(ROOT / "scripts" / "benchmark.json"), help="File of the figures."
     )
     parser.add_argument("--plot", help="PNG of the scaling (default: beside the figures).")
     parser.add_argument(
-        "--work_dir", default=str(Path.home() / ".cache" / "realfake-benchmark"), help="For pictures and runs."
+        "--work_dir",
+        default=str(Path.home() / ".cache" / "realfake-benchmark"),
+        help="For pictures and runs.",
     )
-    parser.add_argument("--part", help=argparse.SUPPRESS)  # what the process of a part is started with
+    parser.add_argument(
+        "--part", help=argparse.SUPPRESS
+    )  # what the process of a part is started with
     options = parser.parse_args(arguments)
-    names = options.only.split(",") if options.only else [name for name in PARTS if name != "gpu" or _has_gpu()]
+    names = (
+        options.only.split(",")
+        if options.only
+        else [name for name in PARTS if name != "gpu" or _has_gpu()]
+    )
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise ValueError(f"There is no part {unknown[0]!r}; there are {', '.join(PARTS)}.")
@@ -99,7 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse_arguments(arguments)
         if options.part:
-            return run_part(options.part, Path(options.work_dir), options.quick, Path(options.output))
+            return run_part(
+                options.part, Path(options.work_dir), options.quick, Path(options.output)
+            )
         return run(options)
     except ValueError as error:
         print(f"benchmark.py: error: {error}", file=sys.stderr)
@@ -130,15 +144,23 @@ def run(options: argparse.Namespace) -> int:
                 str(result),
             ]
             began = time.monotonic()
-            subprocess.run([*command, *(["--quick"] if options.quick else [])], cwd=ROOT, env=_environment())
+            subprocess.run(
+                [*command, *(["--quick"] if options.quick else [])], cwd=ROOT, env=_environment()
+            )
             found = (
                 json.loads(result.read_text())
                 if result.is_file()
                 else {"error": "the process of this part died"}
             )
-            found |= {"seconds": round(time.monotonic() - began, 1), "quick": options.quick, "date": _now()}
+            found |= {
+                "seconds": round(time.monotonic() - began, 1),
+                "quick": options.quick,
+                "date": _now(),
+            }
             record["parts"] = {
-                key: {**record["parts"], name: found}[key] for key in PARTS if key in {*record["parts"], name}
+                key: {**record["parts"], name: found}[key]
+                for key in PARTS
+                if key in {*record["parts"], name}
             }
             record |= {"machine": machine(), "versions": versions()}
             _write(output, record)
@@ -180,7 +202,9 @@ def run_part(name: str, work: Path, quick: bool, output: Path) -> int:
 def _environment() -> dict[str, str]:
     """The environment of a part: without what a launcher or an earlier run may have set for threads."""
     kept = {
-        name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     }
     return {**kept, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
 
@@ -190,13 +214,19 @@ def machine() -> dict:
     name = platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
         flags = next(line for line in lines if line.startswith("flags")).split()
     except (OSError, StopIteration):
         flags = []
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     cores = len(os.sched_getaffinity(0))
-    return {"processor": name, "cores": cores, "instructions": [flag for flag in wanted if flag in flags]}
+    return {
+        "processor": name,
+        "cores": cores,
+        "instructions": [flag for flag in wanted if flag in flags],
+    }
 
 
 def versions() -> dict[str, str]:
@@ -217,7 +247,9 @@ def _read(path: Path) -> dict:
         record = json.loads(path.read_text())
         return record if isinstance(record["parts"], dict) else {"parts": {}}
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not what this script wrote; remove it or pass another --output.") from None
+        raise ValueError(
+            f"{path} is not what this script wrote; remove it or pass another --output."
+        ) from None
 
 
 def _write(path: Path, record: dict) -> None:

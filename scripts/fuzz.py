@@ -114,7 +114,7 @@ def pass_through(detector, data: bytes, name: str = "upload.jpg") -> str:
         AssertionError: The answer or the refusal is not fit for a user.
         MemoryError: It took more memory than there is. Whatever else is raised is a fault as well.
     """
-    from realfake.imaging.images import open_image
+    from realfake.imaging.decode import open_image
     from realfake.provenance.content_credentials import TOO_MUCH_MEMORY
     from realfake.provenance.reading import read_provenance
 
@@ -129,11 +129,15 @@ def pass_through(detector, data: bytes, name: str = "upload.jpg") -> str:
         raise
     except (ValueError, OSError) as error:
         words = str(error)
-        _expect("\n" not in words and words.startswith(name) and len(words) < 400, f"one line, not {words!r}")
+        _expect(
+            "\n" not in words and words.startswith(name) and len(words) < 400,
+            f"one line, not {words!r}",
+        )
         return "refused"
     prediction = detector.predict(image)
     _expect(
-        abs(sum(prediction.probabilities.values()) - 1) < 1e-6, f"probabilities, not {prediction.probabilities}"
+        abs(sum(prediction.probabilities.values()) - 1) < 1e-6,
+        f"probabilities, not {prediction.probabilities}",
     )
     explanation = detector.explain(image)
     _expect(explanation.heatmap.shape == image.size[::-1], "a map of the image's size")
@@ -206,7 +210,11 @@ class Trial:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 kind = f"{type(error).__name__}: {error}"[:300]
                 faults.append(
-                    {"input": number, "fault": kind, "where": f"{Path(where.filename).name}:{where.lineno}"}
+                    {
+                        "input": number,
+                        "fault": kind,
+                        "where": f"{Path(where.filename).name}:{where.lineno}",
+                    }
                 )
             took, waited = time.process_time() - begun, time.monotonic() - self.state[1]
             slowest = max(slowest, (took, number))
@@ -263,7 +271,11 @@ class Worker:
         """The input that the process died of or hangs on, if it does."""
         number, since = int(self.state[0]), self.state[1]
         if not self.process.is_alive():
-            return (number, f"the process ended with status {self.process.exitcode}") if self.left else None
+            return (
+                (number, f"the process ended with status {self.process.exitcode}")
+                if self.left
+                else None
+            )
         if number >= 0 and time.monotonic() - since > CLOCK * seconds:
             return number, f"no answer for {CLOCK * seconds:g} s"
         if number == STARTS and time.monotonic() - self.started > STARTING:
@@ -283,7 +295,9 @@ def run(options) -> dict:
     if log.is_file():
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         if lines and lines[0] != settings:
-            raise ValueError(f"{log} belongs to a run with other files or another seed; pass another --log.")
+            raise ValueError(
+                f"{log} belongs to a run with other files or another seed; pass another --log."
+            )
         done = lines[1:]
     else:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -292,7 +306,9 @@ def run(options) -> dict:
     blocks = []
     for start in range(0, options.inputs, BLOCK):
         missing = [
-            number for number in range(start, min(start + BLOCK, options.inputs)) if number not in covered
+            number
+            for number in range(start, min(start + BLOCK, options.inputs))
+            if number not in covered
         ]
         if missing:  # blocks are cut short where a process died
             blocks.append((missing[0], missing[-1] + 1))
@@ -325,14 +341,28 @@ def run(options) -> dict:
             worker.process.join()
             start, stop = worker.left[0]
             if number < start or number >= stop:
-                raise RuntimeError(f"A process of the fuzzer could not work: {words}. Run with --processes 1.")
+                raise RuntimeError(
+                    f"A process of the fuzzer could not work: {words}. Run with --processes 1."
+                )
             # What came before it in its block is done again with the rest; the block is cut there.
             rest = [block for block in ((start, number), (number + 1, stop)) if block[0] < block[1]]
-            note({"start": number, "stop": number + 1, "counts": {}, "faults": [{"input": number, "fault": words}],
-                  "slowest": (options.seconds, number), "grown_mib": 0})  # fmt: skip
+            note(
+                {
+                    "start": number,
+                    "stop": number + 1,
+                    "counts": {},
+                    "faults": [{"input": number, "fault": words}],
+                    "slowest": (options.seconds, number),
+                    "grown_mib": 0,
+                }
+            )
             workers[position] = Worker(options, rest + worker.left[1:])
         if tried and options.progress:
-            print(f"\r{tried:,} inputs, {tried / (time.monotonic() - begun):.0f}/s", end="", file=sys.stderr)
+            print(
+                f"\r{tried:,} inputs, {tried / (time.monotonic() - begun):.0f}/s",
+                end="",
+                file=sys.stderr,
+            )
     for worker in workers:
         worker.process.join()
     return report(options, done, tried, time.monotonic() - begun)
@@ -344,7 +374,9 @@ def report(options, done: list[dict], tried: int, seconds: float) -> dict:
     files = read_files(options.files)
     for fault in faults:
         Path(options.keep).mkdir(parents=True, exist_ok=True)
-        (Path(options.keep) / f"{fault['input']}.bin").write_bytes(mutated(files, options.seed, fault["input"]))
+        (Path(options.keep) / f"{fault['input']}.bin").write_bytes(
+            mutated(files, options.seed, fault["input"])
+        )
     counts = sum((Counter(entry["counts"]) for entry in done), Counter())
     slowest = max((tuple(entry["slowest"]) for entry in done), default=(0.0, -1))
     return {
@@ -369,14 +401,22 @@ def report(options, done: list[dict], tried: int, seconds: float) -> dict:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", help="folder of files to damage, see tests/bad_files.py")
-    parser.add_argument("--model", help="checkpoint; defaults to the bundled one, a tiny one is faster")
+    parser.add_argument(
+        "--model", help="checkpoint; defaults to the bundled one, a tiny one is faster"
+    )
     parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--minutes", type=float, help="stop after that long; the same command continues")
+    parser.add_argument(
+        "--minutes", type=float, help="stop after that long; the same command continues"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=5.0, help="processor time that an input may take")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="processor time that an input may take"
+    )
     parser.add_argument("--memory", type=int, default=3072, help="MiB that an input may add")
-    parser.add_argument("--log", default="fuzz/log.jsonl", help="finished inputs, from which a run continues")
+    parser.add_argument(
+        "--log", default="fuzz/log.jsonl", help="finished inputs, from which a run continues"
+    )
     parser.add_argument("--keep", default="fuzz/faults", help="folder for inputs with faults")
     parser.add_argument("--report", help="JSON file to write the report to as well")
     parser.add_argument("--quiet", dest="progress", action="store_false", help="show no progress")

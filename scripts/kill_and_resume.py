@@ -131,7 +131,13 @@ def kill_again_and_again(
             run.kill()
             landed += 1
         moments.append(
-            {"kill": number + 1, "aimed_at": aim, "seconds": round(lived, 3), "too_late": ended, **on_disk()}
+            {
+                "kill": number + 1,
+                "aimed_at": aim,
+                "seconds": round(lived, 3),
+                "too_late": ended,
+                **on_disk(),
+            }
         )
         print(", ".join(f"{name}: {value}" for name, value in moments[-1].items()), flush=True)
     return moments
@@ -155,7 +161,14 @@ def scoring(kills: int, work: Path, seed: int) -> dict:
     ]
 
     def start(out: str) -> Run:
-        command = [sys.executable, "scripts/score.py", str(work / "images"), "--out", str(work / out), *words]
+        command = [
+            sys.executable,
+            "realfake/cli/score.py",
+            str(work / "images"),
+            "--out",
+            str(work / out),
+            *words,
+        ]
         return Run(command, work / "run.log")
 
     began = time.monotonic()
@@ -191,7 +204,12 @@ def scoring(kills: int, work: Path, seed: int) -> dict:
     start("killed").finish()
     expected, found = shards(work / "clean"), shards(out)
     differ = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
-    return {"moments": moments, "shards": len(expected), "shards_that_differ": differ, "passed": not differ}
+    return {
+        "moments": moments,
+        "shards": len(expected),
+        "shards_that_differ": differ,
+        "passed": not differ,
+    }
 
 
 def training(kills: int, work: Path, seed: int) -> dict:
@@ -201,16 +219,49 @@ def training(kills: int, work: Path, seed: int) -> dict:
     draw_classes(work / "corpus", 160, (64, 64))
     model = ["--model_type", "convnextv2", "--image_size", "32", "--config_overrides", OVERRIDES]
     words = [
-        *model, "--dataset", str(work / "corpus"), "--augmentation", "0.3", "--learning_rate", "2e-3", "--bf16", "False",
-        "--num_train_epochs", "36", "--per_device_train_batch_size", "8", "--logging_steps", "1", "--use_cpu", "True",
-        "--save_strategy", "steps", "--save_steps", "4", "--eval_strategy", "steps", "--eval_steps", "4", "--disable_tqdm",
-        "True", "--measurement_log", str(work / "log.jsonl"), "--measure_test", "False", "--measure_degradations", "0",
-        "--preprocessing_num_workers", "1", "--save_total_limit", "3",
-    ]  # fmt: skip
+        *model,
+        "--dataset",
+        str(work / "corpus"),
+        "--augmentation",
+        "0.3",
+        "--learning_rate",
+        "2e-3",
+        "--bf16",
+        "False",
+        "--num_train_epochs",
+        "36",
+        "--per_device_train_batch_size",
+        "8",
+        "--logging_steps",
+        "1",
+        "--use_cpu",
+        "True",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "4",
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        "4",
+        "--disable_tqdm",
+        "True",
+        "--measurement_log",
+        str(work / "log.jsonl"),
+        "--measure_test",
+        "False",
+        "--measure_degradations",
+        "0",
+        "--preprocessing_num_workers",
+        "1",
+        "--save_total_limit",
+        "3",
+    ]
 
     def start(out: str, *more: str) -> Run:
         return Run(
-            [sys.executable, "train_hf.py", "--output_dir", str(work / out), *words, *more], work / "run.log"
+            [sys.executable, "train_hf.py", "--output_dir", str(work / out), *words, *more],
+            work / "run.log",
         )
 
     def losses(out: str) -> list[float]:
@@ -237,7 +288,9 @@ def training(kills: int, work: Path, seed: int) -> dict:
         return any(not (path / "trainer_state.json").is_file() for path in out.glob("checkpoint-*"))
 
     def on_disk() -> dict:
-        known["whole"] = sum((path / "trainer_state.json").is_file() for path in out.glob("checkpoint-*"))
+        known["whole"] = sum(
+            (path / "trainer_state.json").is_file() for path in out.glob("checkpoint-*")
+        )
         steps = [int(path.name.split("-")[1]) for path in out.glob("checkpoint-*")]
         return {
             "checkpoints": known["whole"],
@@ -248,7 +301,13 @@ def training(kills: int, work: Path, seed: int) -> dict:
     # A run must not reach its end while it is still to be killed: the steps are shared out among the kills.
     share = 1.5 * seconds / kills
     moments = kill_again_and_again(
-        lambda: start("killed"), kills, lambda run: "'loss'" in run.said(), writing, share, on_disk, seed
+        lambda: start("killed"),
+        kills,
+        lambda run: "'loss'" in run.said(),
+        writing,
+        share,
+        on_disk,
+        seed,
     )
     if not (out / "training.json").is_file():
         start("killed").finish()
@@ -287,9 +346,13 @@ def main(arguments: list[str] | None = None) -> int:
         work = Path(options.work_dir or temporary)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        result = {"scoring": scoring, "training": training}[options.what](options.kills, work, options.seed)
+        result = {"scoring": scoring, "training": training}[options.what](
+            options.kills, work, options.seed
+        )
     aimed = {
-        aim: sum(moment["aimed_at"] == aim and not moment["too_late"] for moment in result["moments"])
+        aim: sum(
+            moment["aimed_at"] == aim and not moment["too_late"] for moment in result["moments"]
+        )
         for aim in AIMS
     }
     result["kills"] = aimed

@@ -96,7 +96,10 @@ def measure(server, files: Sequence[File], options) -> dict:
 
 def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
     ordered = sorted(seconds)
-    return {f"p{share}": ordered[min(len(ordered) - 1, share * len(ordered) // 100)] for share in (50, 95, 99)}
+    return {
+        f"p{share}": ordered[min(len(ordered) - 1, share * len(ordered) // 100)]
+        for share in (50, 95, 99)
+    }
 
 
 def _seconds(seconds: float | None) -> str:
@@ -107,14 +110,25 @@ def table(report: dict) -> str:
     """The report in a few lines."""
     memory, growth = report["memory"], report["memory"]["slope"]
     rows = [
-        ("requests", f"{report['requests']:,} in {report['seconds']:.0f} s, {report['per_second']:.1f}/s"),
+        (
+            "requests",
+            f"{report['requests']:,} in {report['seconds']:.0f} s, {report['per_second']:.1f}/s",
+        ),
         ("answers", ", ".join(f"{status}: {n:,}" for status, n in report["answers"].items())),
         (
             "latency",
-            ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report["latency_seconds"].items()),
+            ", ".join(
+                f"{name} {seconds:.2f} s" for name, seconds in report["latency_seconds"].items()
+            ),
         ),
-        ("overload", ", ".join(f"{status}: {n:,}" for status, n in report["overload"]["answers"].items())),
-        ("recovery", f"{_seconds(report['recovery_seconds'])} (alone in calm: {report['calm_seconds']:.2f} s)"),
+        (
+            "overload",
+            ", ".join(f"{status}: {n:,}" for status, n in report["overload"]["answers"].items()),
+        ),
+        (
+            "recovery",
+            f"{_seconds(report['recovery_seconds'])} (alone in calm: {report['calm_seconds']:.2f} s)",
+        ),
     ]
     if memory["samples"]:
         rows.append(
@@ -145,7 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="How long.")
     parser.add_argument(
-        "--settling", type=float, help="Minutes before, in which memory may still grow (default: as many)."
+        "--settling",
+        type=float,
+        help="Minutes before, in which memory may still grow (default: as many).",
     )
     parser.add_argument("--pictures", type=int, default=60, help="How many different ones.")
     parser.add_argument("--seed", type=int, default=0, help="Of who sends what.")
@@ -157,7 +173,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     os.environ.pop("REALFAKE_MODEL", None)  # the bundled one, as offline
     with tempfile.TemporaryDirectory() as work:
-        files = draw_files(Detector.from_pretrained(device="cpu"), Path(work) / "drawn", options.pictures)
+        files = draw_files(
+            Detector.from_pretrained(device="cpu"), Path(work) / "drawn", options.pictures
+        )
         with serving(Path(work), "app.py") as server:
             report = measure(server, files, options)
     Path(options.report).write_text(json.dumps(report, indent=2) + "\n")

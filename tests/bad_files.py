@@ -33,12 +33,19 @@ def ordinary(size: int = 48) -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Camera"
     text = PngImagePlugin.PngInfo()
-    text.add_text("parameters", "a picture\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 48x48")
+    text.add_text(
+        "parameters", "a picture\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 48x48"
+    )
     text.add_itxt("XML:com.adobe.xmp", _XMP, zip=True)
     deep = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
-    frames = {"save_all": True, "append_images": [draw_picture(size, seed=6), draw_picture(size, seed=7)]}
+    frames = {
+        "save_all": True,
+        "append_images": [draw_picture(size, seed=6), draw_picture(size, seed=7)],
+    }
     files = {
-        "jpeg": encode(picture, "JPEG", quality=85, exif=exif, xmp=_XMP, icc_profile=_icc(), comment=b"words"),
+        "jpeg": encode(
+            picture, "JPEG", quality=85, exif=exif, xmp=_XMP, icc_profile=_icc(), comment=b"words"
+        ),
         "jpeg_progressive": encode(picture, "JPEG", progressive=True),
         "jpeg_grey": encode(picture.convert("L"), "JPEG"),
         "jpeg_cmyk": encode(picture.convert("CMYK"), "JPEG"),
@@ -60,7 +67,9 @@ def ordinary(size: int = 48) -> dict[str, bytes]:
         "tiff_float": encode(Image.fromarray(np.asarray(deep).astype(np.float32) / 65535), "TIFF"),
         "tiff_cmyk": encode(picture.convert("CMYK"), "TIFF"),
         "bmp": encode(picture, "BMP"),
-        "bmp_rle": bmp(size, size, b"".join(bytes([size, row % 256, 0, 0]) for row in range(size)), 1),
+        "bmp_rle": bmp(
+            size, size, b"".join(bytes([size, row % 256, 0, 0]) for row in range(size)), 1
+        ),
         "ppm": encode(picture, "PPM"),
         "jpeg2000": encode(picture, "JPEG2000"),
     }
@@ -91,35 +100,56 @@ def unusual() -> dict[str, bytes]:
     picture = draw_picture(48, seed=5)
     jpeg, png = encode(picture, "JPEG"), encode(picture, "PNG")
     return {
-        "exif of nonsense": with_segment(jpeg, 0xE1, b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 200),
-        "exif that asks for gigabytes": with_segment(jpeg, 0xE1, b"Exif\0\0" + greedy_directory(60_000)),
+        "exif of nonsense": with_segment(
+            jpeg, 0xE1, b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 200
+        ),
+        "exif that asks for gigabytes": with_segment(
+            jpeg, 0xE1, b"Exif\0\0" + greedy_directory(60_000)
+        ),
         "exif of prefixes": with_segment(jpeg, 0xE1, b"Exif\0\0" * 5000),
-        "xmp of nonsense": with_segment(jpeg, 0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta" + b"<a>" * 9000),
-        "xmp with entities": with_segment(jpeg, 0xE1, b"http://ns.adobe.com/xap/1.0/\0" + billion_laughs()),
+        "xmp of nonsense": with_segment(
+            jpeg, 0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta" + b"<a>" * 9000
+        ),
+        "xmp with entities": with_segment(
+            jpeg, 0xE1, b"http://ns.adobe.com/xap/1.0/\0" + billion_laughs()
+        ),
         "icc of nonsense": with_segment(jpeg, 0xE2, b"ICC_PROFILE\0\x01\x01" + b"\xff" * 60_000),
         "icc out of order": with_segment(jpeg, 0xE2, b"ICC_PROFILE\0\x07\x03abc"),
         "c2pa of nonsense": with_segment(
             jpeg, 0xEB, b"JP\0\1\0\0\0\1" + b"\0\0\xff\xffjumb" + b"\0\0\0\x10jumdc2pa" * 900
         ),
-        "mpf that asks for gigabytes": with_segment(jpeg, 0xE2, b"MPF\0" + greedy_directory(60_000)),
+        "mpf that asks for gigabytes": with_segment(
+            jpeg, 0xE2, b"MPF\0" + greedy_directory(60_000)
+        ),
         "png exif that asks for gigabytes": with_chunk(png, b"eXIf", greedy_directory(120_000)),
         "png raw profile that asks for gigabytes": with_chunk(
-            png, b"tEXt", b"Raw profile type exif\0\nexif\n  9\n" + greedy_directory(60_000).hex().encode()
+            png,
+            b"tEXt",
+            b"Raw profile type exif\0\nexif\n  9\n" + greedy_directory(60_000).hex().encode(),
         ),
         "png text without end": with_chunk(png, b"tEXt", b"k" * 100_000),
         "png with a broken icc profile": with_chunk(png, b"iCCP", b"name\0\0" + b"\xff" * 300),
-        "webp exif that asks for gigabytes": encode(picture, "WEBP", exif=b"Exif\0\0" + greedy_directory(120_000)),
+        "webp exif that asks for gigabytes": encode(
+            picture, "WEBP", exif=b"Exif\0\0" + greedy_directory(120_000)
+        ),
         "photograph and archive": jpeg + b"PK\x03\x04" + b"\0" * 26 + b"PK\x05\x06" + b"\0" * 18,
         "photograph and page": jpeg + b"<html><script>alert(1)</script></html>",
-        "photograph with a page for a comment": with_segment(jpeg, 0xFE, b"<!DOCTYPE html><html>" + b"*/" * 9),
+        "photograph with a page for a comment": with_segment(
+            jpeg, 0xFE, b"<!DOCTYPE html><html>" + b"*/" * 9
+        ),
         "gif and script": encode(picture, "GIF", comment=b"*/=1;alert(1)//"),
         "photograph and film": jpeg + b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 500,
         "a thousand frames": encode(
-            Image.new("P", (16, 16)), "GIF", save_all=True, loop=0, optimize=False, disposal=2,
+            Image.new("P", (16, 16)),
+            "GIF",
+            save_all=True,
+            loop=0,
+            optimize=False,
+            disposal=2,
             append_images=[Image.new("P", (16, 16), value % 2) for value in range(1000)],
         ),
         "100 to 1": encode(Image.new("RGB", (800, 8), "teal"), "PNG"),
-    }  # fmt: skip
+    }
 
 
 def refused() -> dict[str, bytes]:
@@ -149,9 +179,13 @@ def costly() -> dict[str, Callable[[], bytes]]:
     """Small files that ask for gigabytes or minutes; functions, since a few take a moment to make."""
     files = {
         "pixels.png": lambda: png(30_000, 30_000),
-        "pixels.gif": lambda: b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b"," + bytes(200),
+        "pixels.gif": lambda: (
+            b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b"," + bytes(200)
+        ),
         "pixels.webp": lambda: webp_lossless_header(16_383, 16_383),
-        "pixels.tiff": lambda: tiff({256: 60_000, 257: 60_000, 258: 8, 259: 8, 262: 1, 273: 8, 279: 100}),
+        "pixels.tiff": lambda: tiff(
+            {256: 60_000, 257: 60_000, 258: 8, 259: 8, 262: 1, 273: 8, 279: 100}
+        ),
         "pixels.bmp": lambda: bmp(60_000, 60_000, b"", 0),
         "pixels.ppm": lambda: b"P5 60000 60000 255\n" + b"\0" * 100,
         "canvas.webp": lambda: webp_canvas(65_535, 65_535),
@@ -162,13 +196,19 @@ def costly() -> dict[str, Callable[[], bytes]]:
         "directory.tiff": lambda: greedy_directory(600_000),
         "big_directory.tiff": lambda: greedy_directory(600_000, big=True),
         "entries.tiff": lambda: b"II*\0\x08\0\0\0\xff\xff" + b"\0" * 12 * 65_535,
-        "numbers.tiff": lambda: tiff({256: 64, 257: 64, 258: 8, 259: 1, 262: 1, 273: (600_000, 8)}, 3_000_000),
-        "scans.jpg": lambda: _with_scans(encode(Image.new("L", (2000, 2000)), "JPEG", progressive=True), 2000),
+        "numbers.tiff": lambda: tiff(
+            {256: 64, 257: 64, 258: 8, 259: 1, 262: 1, 273: (600_000, 8)}, 3_000_000
+        ),
+        "scans.jpg": lambda: _with_scans(
+            encode(Image.new("L", (2000, 2000)), "JPEG", progressive=True), 2000
+        ),
         "hidden_scans.jpg": lambda: _with_hidden_scans(
             encode(Image.new("L", (2000, 2000)), "JPEG", progressive=True), 10
         ),
         "scans.tiff": lambda: jpeg_tiles(
-            _with_scans(encode(draw_picture(16).convert("L"), "JPEG", progressive=True), 90), 16, 7000
+            _with_scans(encode(draw_picture(16).convert("L"), "JPEG", progressive=True), 90),
+            16,
+            7000,
         ),
         "strips.tiff": lambda: jpeg_tiles(
             encode(Image.new("L", (16, 16)), "JPEG") + bytes(2_000_000), 16, 7000, gap=1
@@ -180,7 +220,9 @@ def costly() -> dict[str, Callable[[], bytes]]:
         "junk.jpg": lambda: b"\xff\xd8\xff\xe0\0\x02" + b"\0" * 3_000_000,
         "fill.jpg": lambda: b"\xff\xd8" + b"\xff" * 3_000_000,
         "chunks.png": lambda: png(64, 64, b"".join([chunk(b"gAMA", b"\0\0\0\1")] * 150_000)),
-        "comment.gif": lambda: b"GIF89a\x10\0\x10\0\0\0\0" + b"!\xfe" + (b"\xff" + b"x" * 255) * 20_000 + b"\0",
+        "comment.gif": lambda: (
+            b"GIF89a\x10\0\x10\0\0\0\0" + b"!\xfe" + (b"\xff" + b"x" * 255) * 20_000 + b"\0"
+        ),
         "blocks.gif": lambda: b"GIF89a\x10\0\x10\0\0\0\0" + b"!\x01\0" * 200_000,
         "delta.bmp": lambda: bmp(1_000_000, 64, b"\0\x02\xff\xff" * 8, 1),
         "idle.bmp": lambda: bmp(64, 64, b"\0\0" * 5_000_000, 1),
@@ -242,7 +284,11 @@ def with_segment(data: bytes, marker: int, content: bytes) -> bytes:
 
 def greedy_directory(size: int, big: bool = False) -> bytes:
     """A TIFF directory of `size` bytes whose every entry names all of them: reading it takes thousands of times that."""
-    head, form = (b"II+\0\x08\0\0\0" + struct.pack("<Q", 16), "<HHQQ") if big else (b"II*\0\x08\0\0\0", "<HHII")
+    head, form = (
+        (b"II+\0\x08\0\0\0" + struct.pack("<Q", 16), "<HHQQ")
+        if big
+        else (b"II*\0\x08\0\0\0", "<HHII")
+    )
     count = min(4000, size // struct.calcsize(form) - 2)
     entries = b"".join(struct.pack(form, 40_000 + number, 7, size, 0) for number in range(count))
     return (head + struct.pack("<Q" if big else "<H", count) + entries).ljust(size, b"\0")
@@ -256,7 +302,12 @@ def tiff(tags: dict[int, int | tuple[int, int]], length: int = 200, body: bytes 
         entries += struct.pack("<HHII", tag, 4, count, place)
     body = body.ljust(length, b"\0")
     return (
-        b"II*\0" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(tags)) + entries + bytes(4)
+        b"II*\0"
+        + struct.pack("<I", 8 + len(body))
+        + body
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
     )
 
 
@@ -265,7 +316,10 @@ def jpeg_tiles(jpeg: bytes, tile: int, side: int, gap: int = 0) -> bytes:
     count = (-(-side // tile)) ** 2
     starts = 8 + 8 * count + gap * np.arange(count)
     body = (
-        starts.astype("<u4").tobytes() + np.full(count, len(jpeg), "<u4").tobytes() + jpeg + bytes(gap * count)
+        starts.astype("<u4").tobytes()
+        + np.full(count, len(jpeg), "<u4").tobytes()
+        + jpeg
+        + bytes(gap * count)
     )
     tags = {256: side, 257: side, 258: 8, 259: 7, 262: 1, 277: 1, 322: tile, 323: tile}
     return tiff({**tags, 324: (count, 8), 325: (count, 8 + 4 * count)}, body=body)
@@ -275,7 +329,9 @@ def bmp(width: int, height: int, body: bytes, compression: int) -> bytes:
     """An 8-bit BMP; compression 1 is run-length encoding."""
     palette = b"".join(bytes([level, 255 - level, level // 2, 0]) for level in range(256))
     offset = 14 + 40 + len(palette)
-    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, compression, len(body), 0, 0, 256, 0)
+    header = struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, 8, compression, len(body), 0, 0, 256, 0
+    )
     return b"BM" + struct.pack("<IHHI", offset + len(body), 0, 0, offset) + header + palette + body
 
 
@@ -284,7 +340,9 @@ def webp_lossless_header(width: int, height: int) -> bytes:
     data = bytearray(encode(Image.new("RGB", (16, 16)), "WEBP", lossless=True, method=0))
     place = data.find(b"VP8L") + 9
     bits = int.from_bytes(data[place : place + 4], "little") >> 28
-    data[place : place + 4] = ((bits << 28) | ((height - 1) << 14) | (width - 1)).to_bytes(4, "little")
+    data[place : place + 4] = ((bits << 28) | ((height - 1) << 14) | (width - 1)).to_bytes(
+        4, "little"
+    )
     return bytes(data)
 
 
@@ -305,7 +363,9 @@ def _with_hidden_scans(data: bytes, count: int) -> bytes:
     """Thousands of scans behind each of `count` TEM markers, which have no length; what stands there looks like one."""
     start, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
     scans = data[start:end] * (60_000 // (end - start))
-    return data[:end] + (b"\xff\x01" + struct.pack(">H", 2 + len(scans)) + scans) * count + data[end:]
+    return (
+        data[:end] + (b"\xff\x01" + struct.pack(">H", 2 + len(scans)) + scans) * count + data[end:]
+    )
 
 
 def resized_avif(side: int) -> bytes:
@@ -331,7 +391,9 @@ def write(folder: str | Path) -> Path:
     """Write what `scripts/fuzz.py` damages into `folder/files`, and a tiny checkpoint into `folder/tiny`."""
     folder = Path(folder)
     (folder / "files").mkdir(parents=True, exist_ok=True)
-    for position, data in enumerate([*ordinary().values(), *unusual().values(), *refused().values()]):
+    for position, data in enumerate(
+        [*ordinary().values(), *unusual().values(), *refused().values()]
+    ):
         if 0 < len(data) < 70_000:
             (folder / "files" / f"{position:03d}").write_bytes(data)
     save_tiny("vit", folder / "tiny")

@@ -90,7 +90,11 @@ def _is_local(host) -> bool:
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
     """Only loopback addresses and Unix sockets can be connected to. Names under `.invalid` do not resolve."""
-    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+    connect, connect_ex, getaddrinfo = (
+        socket.socket.connect,
+        socket.socket.connect_ex,
+        socket.getaddrinfo,
+    )
 
     def check(connection, address):
         internet = connection.family in (socket.AF_INET, socket.AF_INET6)
@@ -108,7 +112,9 @@ def no_network():
 
     def guarded_getaddrinfo(host, *arguments, **options):
         name = host.decode() if isinstance(host, bytes) else host or ""
-        if name.rstrip(".").endswith(".invalid"):  # RFC 2606: never resolves, so nothing need be asked
+        if name.rstrip(".").endswith(
+            ".invalid"
+        ):  # RFC 2606: never resolves, so nothing need be asked
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         if not _is_local(host) and not _is_address(name):
             raise NetworkBlocked(f"a test tried to look up {name}")

@@ -9,9 +9,14 @@ import transformers as tf
 from torch import nn
 
 _TOKENS = {
-    "patch_size": 16, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 8,
-    "layer_norm_eps": 1e-2, "num_labels": 2,
-}  # fmt: skip
+    "patch_size": 16,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 1,
+    "intermediate_size": 8,
+    "layer_norm_eps": 1e-2,
+    "num_labels": 2,
+}
 # Something for layer norms to measure red against: without it they would make full red of a trace of it.
 _OFFSET = torch.tensor([1.0, -1.0])
 
@@ -73,7 +78,9 @@ def red_deit(image_size=(48, 64)):
 
 def red_dinov2(image_size=(64, 64)):
     options = {key: value for key, value in _TOKENS.items() if key != "intermediate_size"}
-    model = tf.Dinov2ForImageClassification(tf.Dinov2Config(image_size=image_size, mlp_ratio=1, **options))
+    model = tf.Dinov2ForImageClassification(
+        tf.Dinov2Config(image_size=image_size, mlp_ratio=1, **options)
+    )
     with torch.no_grad():
         only_norms(model)
         embed_red(model.dinov2.embeddings.patch_embeddings.projection)
@@ -83,7 +90,12 @@ def red_dinov2(image_size=(64, 64)):
 
 def red_siglip(image_size=(64, 64)):
     vision = {**_TOKENS, "image_size": image_size[0]}
-    text = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    text = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
     text |= {"vocab_size": 8, "projection_size": 8, "bos_token_id": 0, "eos_token_id": 1}
     config = tf.SiglipConfig(vision_config=vision, text_config=text, num_labels=2)
     model = tf.SiglipForImageClassification(config)
@@ -96,9 +108,16 @@ def red_siglip(image_size=(64, 64)):
 
 def _red_swin(kind, image_size):
     config = getattr(tf, f"{kind}Config")(
-        image_size=image_size, patch_size=4, embed_dim=4, depths=[1, 1], num_heads=[1, 1], window_size=4,
-        mlp_ratio=1.0, layer_norm_eps=1e-2, num_labels=2,
-    )  # fmt: skip
+        image_size=image_size,
+        patch_size=4,
+        embed_dim=4,
+        depths=[1, 1],
+        num_heads=[1, 1],
+        window_size=4,
+        mlp_ratio=1.0,
+        layer_norm_eps=1e-2,
+        num_labels=2,
+    )
     model = getattr(tf, f"{kind}ForImageClassification")(config)
     body = model.swin if kind == "Swin" else model.swinv2
     with torch.no_grad():
@@ -181,10 +200,17 @@ def red_resnet(image_size=(64, 96)):
 
 def red_efficientnet(image_size=(64, 96)):
     config = tf.EfficientNetConfig(
-        width_coefficient=1.0, depth_coefficient=1.0, kernel_sizes=[3, 3], in_channels=[32, 16],
-        out_channels=[16, 24], strides=[1, 2], num_block_repeats=[1, 1], expand_ratios=[1, 4], hidden_dim=1280,
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        kernel_sizes=[3, 3],
+        in_channels=[32, 16],
+        out_channels=[16, 24],
+        strides=[1, 2],
+        num_block_repeats=[1, 1],
+        expand_ratios=[1, 4],
+        hidden_dim=1280,
         num_labels=2,
-    )  # fmt: skip
+    )
     model = tf.EfficientNetForImageClassification(config)
     with torch.no_grad():
         _pass_on(model)

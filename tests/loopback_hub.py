@@ -88,7 +88,11 @@ class Commit:
         """The newest commit that touched `path`, a file or a folder."""
 
         def state(commit):
-            return {name: blob.oid for name, blob in commit.files.items() if f"{name}/".startswith(f"{path}/")}
+            return {
+                name: blob.oid
+                for name, blob in commit.files.items()
+                if f"{name}/".startswith(f"{path}/")
+            }
 
         commits = list(self.history())
         for commit, older in itertools.pairwise(commits):
@@ -125,14 +129,20 @@ class Repo:
             if name in self.refs:
                 return self.refs[name]
         if re.fullmatch(r"[0-9a-f]{7,40}", revision):
-            return next((commit for oid, commit in self.commits.items() if oid.startswith(revision)), None)
+            return next(
+                (commit for oid, commit in self.commits.items() if oid.startswith(revision)), None
+            )
         return None
 
-    def commit(self, files: dict[str, Blob], title: str, message: str, author: str, ref: str) -> Commit:
+    def commit(
+        self, files: dict[str, Blob], title: str, message: str, author: str, ref: str
+    ) -> Commit:
         parent = self.refs.get(ref)
         tree = sorted((path, blob.etag) for path, blob in files.items())
         seed = json.dumps([self.id, self.type, len(self.commits), title, tree])
-        commit = Commit(hashlib.sha1(seed.encode()).hexdigest(), title, message, _now(), author, files, parent)
+        commit = Commit(
+            hashlib.sha1(seed.encode()).hexdigest(), title, message, _now(), author, files, parent
+        )
         self.commits[commit.oid] = commit
         self.refs[ref] = commit
         return commit
@@ -144,7 +154,9 @@ class Repo:
         attributes = self.refs["refs/heads/main"].files.get(".gitattributes")
         lines = attributes.content.decode().splitlines() if attributes else []
         patterns = [line.split()[0] for line in lines if "filter=lfs" in line]
-        return any(fnmatch(path, pattern) or fnmatch(path.split("/")[-1], pattern) for pattern in patterns)
+        return any(
+            fnmatch(path, pattern) or fnmatch(path.split("/")[-1], pattern) for pattern in patterns
+        )
 
 
 @dataclass
@@ -170,7 +182,9 @@ class _Fault:
 class _Refusal(Exception):
     """Ends a request with an error as the Hub words it."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None):
+    def __init__(
+        self, status: int, message: str, code: str | None = None, commit: str | None = None
+    ):
         super().__init__(message)
         self.status = status
         self.headers = {"X-Error-Message": message.encode("ascii", "replace").decode()}
@@ -263,7 +277,9 @@ class LoopbackHub:
     def create(self, repo_id: str, repo_type: str = "model", **settings) -> Repo:
         """Make a repository as the website would, past all permissions. `settings` are fields of `Repo`."""
         suffixes = _LFS_SUFFIXES + (f" {_LFS_DATASET_SUFFIXES}" if repo_type == "dataset" else "")
-        attributes = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in suffixes.split())
+        attributes = "".join(
+            f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in suffixes.split()
+        )
         with self._lock:
             repo = Repo(repo_id, repo_type, created=_now(), **settings)
             files = {".gitattributes": Blob(attributes.encode(), lfs=False)}
@@ -301,7 +317,9 @@ class LoopbackHub:
                 tree[path] = Blob(content, repo.stores_as_lfs(path, len(content)))
             return repo.commit(tree, title, "", repo.owner, "refs/heads/main").oid
 
-    def files(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> dict[str, bytes]:
+    def files(
+        self, repo_id: str, repo_type: str = "model", revision: str = "main"
+    ) -> dict[str, bytes]:
         """Content by path, `.gitattributes` included. `KeyError` where the repository or revision is missing."""
         with self._lock:
             commit = self.repos[repo_type, repo_id].find(revision)
@@ -309,7 +327,9 @@ class LoopbackHub:
                 raise KeyError(revision)
             return {path: blob.content for path, blob in commit.files.items()}
 
-    def history(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> list[Commit]:
+    def history(
+        self, repo_id: str, repo_type: str = "model", revision: str = "main"
+    ) -> list[Commit]:
         """The commits of a branch, newest first."""
         with self._lock:
             return list(self.repos[repo_type, repo_id].find(revision).history())
@@ -363,7 +383,11 @@ class LoopbackHub:
     def _refuses(self, method: str, path: str) -> bool:
         if self._refused is None or method != "POST":
             return False
-        steps = r"/commit/[^/]+$" if self._refused >= 500 else r"/(commit|preupload)/[^/]+$|/lfs/objects/batch$"
+        steps = (
+            r"/commit/[^/]+$"
+            if self._refused >= 500
+            else r"/(commit|preupload)/[^/]+$|/lfs/objects/batch$"
+        )
         return re.search(steps, path) is not None
 
     # Who may do what
@@ -380,12 +404,16 @@ class LoopbackHub:
         if request.user is None:
             raise _Refusal(401, "Invalid username or password.")
         if request.user != owner:
-            raise _Refusal(403, f'You don\'t have the rights to write under the namespace "{owner}"')
+            raise _Refusal(
+                403, f'You don\'t have the rights to write under the namespace "{owner}"'
+            )
 
     def _repo(self, request: Request, repo_type: str, repo_id: str, write: bool = False) -> Repo:
         repo = self.repos.get((repo_type, repo_id))
         if repo is None or (repo.private and request.user != repo.owner):
-            if request.user is None:  # the Hub does not tell strangers which private repositories exist
+            if (
+                request.user is None
+            ):  # the Hub does not tell strangers which private repositories exist
                 raise _Refusal(401, "Invalid username or password.", "RepoNotFound")
             raise _Refusal(404, "Repository not found", "RepoNotFound")
         if write:
@@ -407,7 +435,9 @@ class LoopbackHub:
         rest = segments if repo_type == "model" else segments[1:]
         if len(rest) == 6 and rest[1].endswith(".git") and rest[-1] == "batch":
             repo_id = f"{rest[0]}/{rest[1].removesuffix('.git')}"
-            return self._lfs_batch(self._repo(request, repo_type, repo_id, write=True), json.loads(body))
+            return self._lfs_batch(
+                self._repo(request, repo_type, repo_id, write=True), json.loads(body)
+            )
         if len(rest) >= 5 and rest[2] in ("resolve", "raw") and request.method in ("GET", "HEAD"):
             repo = self._repo(request, repo_type, "/".join(rest[:2]))
             return self._resolve(request, repo, rest[3], "/".join(rest[4:]))
@@ -418,8 +448,13 @@ class LoopbackHub:
         if asked == ("GET", "whoami-v2"):
             if request.user is None:
                 raise _Refusal(401, "Invalid username or password.")
-            token = {"type": "access_token", "accessToken": {"displayName": "test", "role": "write"}}
-            return _json({"type": "user", "name": request.user, "orgs": [], "isPro": False, "auth": token})
+            token = {
+                "type": "access_token",
+                "accessToken": {"displayName": "test", "role": "write"},
+            }
+            return _json(
+                {"type": "user", "name": request.user, "orgs": [], "isPro": False, "auth": token}
+            )
         if asked == ("GET", "agent-harnesses"):
             return _json({"standardEnvVars": [], "harnesses": {}})
         if asked == ("POST", "validate-yaml"):
@@ -484,10 +519,14 @@ class LoopbackHub:
                 found.append(info)
         return _json(found[: int(query.get("limit", ["1000"])[0])])
 
-    def _repo_api(self, request: Request, repo_type: str, repo_id: str, rest: list[str], body: bytes) -> _Reply:
+    def _repo_api(
+        self, request: Request, repo_type: str, repo_id: str, rest: list[str], body: bytes
+    ) -> _Reply:
         action = rest[0] if rest else ""
         asked = (request.method, action)
-        writes = request.method in ("PUT", "DELETE") or (request.method == "POST" and action != "paths-info")
+        writes = request.method in ("PUT", "DELETE") or (
+            request.method == "POST" and action != "paths-info"
+        )
         writes = writes or rest == ["auth-check", "write"] or action in ("variables", "secrets")
         repo = self._repo(request, repo_type, repo_id, write=writes)
         if asked in (("GET", ""), ("GET", "revision")):
@@ -497,7 +536,9 @@ class LoopbackHub:
             return _json({})
         if asked == ("GET", "tree"):
             commit, query = _commit(repo, rest[1]), parse_qs(request.query.lower())
-            recursive, expand = (query.get(name, [""])[0] in ("true", "1") for name in ("recursive", "expand"))
+            recursive, expand = (
+                query.get(name, [""])[0] in ("true", "1") for name in ("recursive", "expand")
+            )
             return _json(_tree(commit, "/".join(rest[2:]), recursive, expand))
         if asked == ("POST", "paths-info"):
             commit, form = _commit(repo, rest[1]), parse_qs(body.decode())
@@ -549,7 +590,9 @@ class LoopbackHub:
             blob = held.get(item["path"])
             mode = "lfs" if repo.stores_as_lfs(item["path"], item["size"]) else "regular"
             oid = blob.etag if blob else None
-            plan.append({"path": item["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            plan.append(
+                {"path": item["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid}
+            )
         return _json({"files": plan})
 
     def _lfs_batch(self, repo: Repo, sent: dict) -> _Reply:
@@ -584,15 +627,23 @@ class LoopbackHub:
             if key == "header":
                 header = value
                 if value.get("parentCommit") not in (None, parent.oid):
-                    raise _Refusal(412, "A commit has happened since. Please refresh and try again.")
+                    raise _Refusal(
+                        412, "A commit has happened since. Please refresh and try again."
+                    )
             elif key == "file":
                 files[path] = Blob(base64.b64decode(value["content"]), lfs=False)
             elif key == "lfsFile":
                 if value["oid"] not in self.objects:
-                    raise _Refusal(400, f"LFS pointer pointed to a file that does not exist: {path}")
+                    raise _Refusal(
+                        400, f"LFS pointer pointed to a file that does not exist: {path}"
+                    )
                 files[path] = Blob(self.objects[value["oid"]], lfs=True)
             elif key in ("deletedFile", "deletedFolder"):
-                gone = [name for name in files if name == path or name.startswith(f"{path.rstrip('/')}/")]
+                gone = [
+                    name
+                    for name in files
+                    if name == path or name.startswith(f"{path.rstrip('/')}/")
+                ]
                 if not gone:
                     raise _Refusal(404, f"A file to delete does not exist: {path}", "EntryNotFound")
                 for name in gone:
@@ -609,12 +660,20 @@ class LoopbackHub:
             ref = f"refs/pr/{number}"
             repo.refs[ref] = parent
         else:
-            ref = next((ref for ref in (f"refs/heads/{revision}", revision) if ref in repo.refs), None)
+            ref = next(
+                (ref for ref in (f"refs/heads/{revision}", revision) if ref in repo.refs), None
+            )
             if ref is None:
                 raise _Refusal(400, f"{revision} is not a branch")
-        commit = repo.commit(files, header.get("summary", ""), header.get("description", ""), request.user, ref)
+        commit = repo.commit(
+            files, header.get("summary", ""), header.get("description", ""), request.user, ref
+        )
         page = f"{self.url}/{_PREFIXES[repo.type]}{repo.id}"
-        answer = {"success": True, "commitOid": commit.oid, "commitUrl": f"{page}/commit/{commit.oid}"}
+        answer = {
+            "success": True,
+            "commitOid": commit.oid,
+            "commitUrl": f"{page}/commit/{commit.oid}",
+        }
         if wants_pull_request:
             answer["pullRequestUrl"] = f"{page}/discussions/{number}"
         return _json(answer)
@@ -624,7 +683,9 @@ class LoopbackHub:
     def _resolve(self, request: Request, repo: Repo, revision: str, path: str) -> _Reply:
         if repo.gated and request.user != repo.owner:
             raise _Refusal(
-                403 if request.user else 401, f"Access to {repo.type} {repo.id} is gated.", "GatedRepo"
+                403 if request.user else 401,
+                f"Access to {repo.type} {repo.id} is gated.",
+                "GatedRepo",
             )
         commit = _commit(repo, revision)
         blob = commit.files.get(path)
@@ -704,7 +765,9 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body go out in two writes, which would wait for each other
+    disable_nagle_algorithm = (
+        True  # headers and body go out in two writes, which would wait for each other
+    )
 
     def log_message(self, *arguments):
         """`LoopbackHub.requests` is the log."""
@@ -799,7 +862,9 @@ def _now() -> str:
 
 def _json(content, status: int = 200, headers: dict[str, str] | None = None) -> _Reply:
     body = json.dumps(content, default=str).encode()
-    return _Reply(body, status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})})
+    return _Reply(
+        body, status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
+    )
 
 
 def _setting(sent: dict) -> dict:
@@ -855,7 +920,12 @@ def _tree(commit: Commit, folder: str, recursive: bool, expand: bool) -> list[di
             oid = hashlib.sha1(f"{commit.oid}{name}".encode()).hexdigest()
             entries.setdefault(name, {"type": "directory", "oid": oid, "size": 0, "path": name})
         if recursive or len(parts) == 1:
-            entries[path] = {"type": "file", "oid": blob.oid, "size": len(blob.content), "path": path}
+            entries[path] = {
+                "type": "file",
+                "oid": blob.oid,
+                "size": len(blob.content),
+                "path": path,
+            }
             if blob.lfs:
                 entries[path]["lfs"] = _lfs(blob)
     if expand:
@@ -871,14 +941,22 @@ def _lfs(blob: Blob) -> dict:
 
 def _info(repo: Repo, commit: Commit, blobs: bool) -> dict:
     """What `GET /api/{type}s/{id}` says, with what the Hub itself concludes from the card and config.json."""
-    card = _card_data(commit.files["README.md"].content.decode()) if "README.md" in commit.files else {}
+    card = (
+        _card_data(commit.files["README.md"].content.decode())
+        if "README.md" in commit.files
+        else {}
+    )
     siblings = []
     for path, blob in sorted(commit.files.items()):
         sibling: dict = {"rfilename": path}
         if blobs:
             sibling |= {"size": len(blob.content), "blobId": blob.oid}
             if blob.lfs:
-                sibling["lfs"] = {"sha256": blob.sha256, "size": len(blob.content), "pointerSize": 134}
+                sibling["lfs"] = {
+                    "sha256": blob.sha256,
+                    "size": len(blob.content),
+                    "pointerSize": 134,
+                }
         siblings.append(sibling)
     tags = [tag for tag in card.get("tags") or [] if isinstance(tag, str)]
     tags += [f"license:{card['license']}"] if isinstance(card.get("license"), str) else []
@@ -901,11 +979,15 @@ def _info(repo: Repo, commit: Commit, blobs: bool) -> dict:
     }
     if repo.type == "model":
         info["modelId"] = repo.id
-        config = json.loads(commit.files["config.json"].content) if "config.json" in commit.files else {}
+        config = (
+            json.loads(commit.files["config.json"].content) if "config.json" in commit.files else {}
+        )
         known = {key: config[key] for key in ("architectures", "model_type") if key in config}
         library = card.get("library_name") or ("transformers" if "model_type" in known else None)
         task = card.get("pipeline_tag")
-        if task is None and any("ForImageClassification" in name for name in known.get("architectures") or []):
+        if task is None and any(
+            "ForImageClassification" in name for name in known.get("architectures") or []
+        ):
             task = "image-classification"
         optional = {"library_name": library, "pipeline_tag": task, "config": known or None}
         optional["model-index"] = card.get("model-index")
@@ -976,7 +1058,9 @@ def check_card(text: str, repo_type: str) -> tuple[list[str], list[str]]:
             if data.get(key, "gray") not in _COLOURS:
                 errors.append(f'"{key}" must be one of {list(_COLOURS)}.')
         if len(str(data.get("short_description", ""))) > 60:
-            errors.append('"short_description" length must be less than or equal to 60 characters long.')
+            errors.append(
+                '"short_description" length must be less than or equal to 60 characters long.'
+            )
     return errors, []
 
 
@@ -1043,7 +1127,9 @@ def point_clients_at(hub: LoopbackHub, monkeypatch) -> None:
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(_cache_manager, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(_detect_agent, "_registry", {"standardEnvVars": [], "harnesses": {}})
-    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # create_repo() and its like are methods of this one
+    monkeypatch.setattr(
+        hf_api.api, "endpoint", hub.url
+    )  # create_repo() and its like are methods of this one
 
     replaced = {
         "HF_ENDPOINT": hub.url,

@@ -79,7 +79,9 @@ _FONTS = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "DejaVuSans-Bold", "STI
 
 @lru_cache(maxsize=128)
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size
+    )
 
 
 def _sentence(rng, words: int) -> str:
@@ -114,18 +116,18 @@ def text_page(size, rng) -> Image.Image:
     width, height = size
     points = int(rng.integers(9, 26))
     name, ink = str(rng.choice(_FONTS)), _tone(rng, 0, 60)
-    margin = int(width * rng.uniform(0.04, 0.12))
-    top = margin
+    log_odds = int(width * rng.uniform(0.04, 0.12))
+    top = log_odds
     if rng.random() < 0.6:
         heading = _font(name, int(points * 1.7))
-        draw.text((margin, top), _sentence(rng, 4), fill=ink, font=heading)
+        draw.text((log_odds, top), _sentence(rng, 4), fill=ink, font=heading)
         top += int(points * 3)
     columns = 2 if width > 600 and rng.random() < 0.4 else 1
-    gap = margin // 2
-    across = (width - 2 * margin - gap * (columns - 1)) // columns
+    gap = log_odds // 2
+    across = (width - 2 * log_odds - gap * (columns - 1)) // columns
     for column in range(columns):
-        left = margin + column * (across + gap)
-        _lines(rng, draw, (left, top, left + across, height - margin), _font(name, points), ink)
+        left = log_odds + column * (across + gap)
+        _lines(rng, draw, (left, top, left + across, height - log_odds), _font(name, points), ink)
     return image
 
 
@@ -144,7 +146,9 @@ def chart(size, rng) -> Image.Image:
         if kind == "line":
             for _ in range(rng.integers(1, 6)):
                 axes.plot(
-                    np.cumsum(rng.normal(size=60)), linewidth=rng.uniform(1, 3), label=str(rng.choice(_WORDS))
+                    np.cumsum(rng.normal(size=60)),
+                    linewidth=rng.uniform(1, 3),
+                    label=str(rng.choice(_WORDS)),
                 )
             axes.legend()
         elif kind == "bar":
@@ -158,7 +162,9 @@ def chart(size, rng) -> Image.Image:
             axes.hist(rng.normal(size=400), bins=int(rng.integers(8, 40)), color=rng.random(3))
         else:
             axes.imshow(
-                rng.random((8, 10)), cmap=str(rng.choice(["viridis", "magma", "coolwarm"])), aspect="auto"
+                rng.random((8, 10)),
+                cmap=str(rng.choice(["viridis", "magma", "coolwarm"])),
+                aspect="auto",
             )
         axes.set_title(_sentence(rng, 4))
         if rng.random() < 0.5:
@@ -197,7 +203,10 @@ def screen(size, rng) -> Image.Image:
         tall = int(rng.integers(60, 180))
         box = (side + 14, y, width - 14, min(y + tall, height - 8))
         draw.rounded_rectangle(
-            box, radius=int(rng.integers(0, 12)), fill=panel, outline=accent if rng.random() < 0.3 else None
+            box,
+            radius=int(rng.integers(0, 12)),
+            fill=panel,
+            outline=accent if rng.random() < 0.3 else None,
         )
         what = rng.random()
         inner = (box[0] + 10, box[1] + 8, box[2] - 10, box[3] - 8)
@@ -244,7 +253,11 @@ def noise(size, rng) -> Image.Image:
     width, height = size
     grain = int(rng.choice([1, 1, 2, 4]))
     shape = (-(-height // grain), -(-width // grain), 3 if rng.random() < 0.6 else 1)
-    values = rng.uniform(0, 256, shape) if rng.random() < 0.5 else rng.normal(128, rng.uniform(20, 70), shape)
+    values = (
+        rng.uniform(0, 256, shape)
+        if rng.random() < 0.5
+        else rng.normal(128, rng.uniform(20, 70), shape)
+    )
     values = np.broadcast_to(values.clip(0, 255).astype(np.uint8), (*shape[:2], 3))
     return Image.fromarray(values.repeat(grain, 0).repeat(grain, 1)[:height, :width])
 

@@ -34,7 +34,9 @@ def serving(folder: Path, *command: str, **environment: str):
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, server, log)
         yield url
-        assert server.poll() is None, f"The server ended with {server.returncode}: {log.read_text()}"
+        assert server.poll() is None, (
+            f"The server ended with {server.returncode}: {log.read_text()}"
+        )
 
 
 def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:

@@ -32,9 +32,16 @@ def _name(name: str) -> x509.Name:
 def _certificate(subject, key, issuer, issuer_key, authority: bool) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     usage = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
         False,
-    )  # fmt: skip
+    )
     usage |= {"digital_signature": not authority, "key_cert_sign": authority, "crl_sign": authority}
     builder = (
         x509.CertificateBuilder()
@@ -48,7 +55,8 @@ def _certificate(subject, key, issuer, issuer_key, authority: bool) -> x509.Cert
         .add_extension(x509.KeyUsage(**usage), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
         )
     )
     if not authority:
@@ -64,12 +72,16 @@ def make_authority(signer: str = "Test Signer") -> Authority:
     root = _certificate("Test Authority", root_key, "Test Authority", root_key, True)
     leaf = _certificate(signer, key, "Test Authority", root_key, False)
     pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     anchors = root.public_bytes(pem)
     return Authority(anchors.decode(), leaf.public_bytes(pem) + anchors, private)
 
 
-def sign(data: bytes, authority: Authority, mime: str = "image/jpeg", source_type: str = AI_SOURCE) -> bytes:
+def sign(
+    data: bytes, authority: Authority, mime: str = "image/jpeg", source_type: str = AI_SOURCE
+) -> bytes:
     """Embed a signed C2PA manifest of a single action, `c2pa.created`."""
     action = {"action": "c2pa.created", "digitalSourceType": source_type}
     manifest = {
@@ -78,8 +90,12 @@ def sign(data: bytes, authority: Authority, mime: str = "image/jpeg", source_typ
         "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
     }
     quiet = {"verify": {"verify_after_sign": False}, "builder": {"thumbnail": {"enabled": False}}}
-    signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", authority.chain, authority.private_key, None))
+    signer = c2pa.Signer.from_info(
+        c2pa.C2paSignerInfo(b"es256", authority.chain, authority.private_key, None)
+    )
     signed = io.BytesIO()
-    with c2pa.Builder.from_json(json.dumps(manifest), context=c2pa.Context.from_dict(quiet)) as builder:
+    with c2pa.Builder.from_json(
+        json.dumps(manifest), context=c2pa.Context.from_dict(quiet)
+    ) as builder:
         builder.sign(signer, mime, io.BytesIO(data), signed)
     return signed.getvalue()

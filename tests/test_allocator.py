@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from realfake import allocator
+from realfake import runtime
 
 ROOT = Path(__file__).parents[1]
 # Page faults of handing back and asking again for blocks of 40 MiB, from a thread that is not the main one.
@@ -34,7 +34,9 @@ thread.join()
 def test_blocks_are_mapped_once():
     def faults(what: str) -> int:
         command = [sys.executable, "-c", _FAULTS, what]
-        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        return int(
+            subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        )
 
     # With huge pages there are fewer to begin with.
     assert faults("keep") <= faults("leave") / 4
@@ -46,4 +48,4 @@ def test_other_systems_are_left_as_they_are(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    assert allocator.keep_freed_memory() is False
+    assert runtime.keep_freed_memory() is False

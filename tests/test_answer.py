@@ -15,9 +15,20 @@ from realfake.answer import answer, answers, read_once
 from realfake.detector import Detector
 
 KEYS = {
-    "verdict", "reason", "label", "probabilities", "prior_ai", "margin", "alpha", "novelty", "stability", "provenance",
-    "model", "revision", "sha256",
-}  # fmt: skip
+    "verdict",
+    "reason",
+    "label",
+    "probabilities",
+    "prior_ai",
+    "log_odds",
+    "alpha",
+    "ood",
+    "stability",
+    "provenance",
+    "model",
+    "revision",
+    "sha256",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,11 @@ def test_an_answer_is_the_prediction_and_where_it_comes_from(detector, tiny_vit)
     expected = detector.predict(data)
     assert set(found) == KEYS
     assert found["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
-    assert (found["verdict"], found["label"], found["prior_ai"]) == (expected.verdict, expected.label, 0.5)
+    assert (found["verdict"], found["label"], found["prior_ai"]) == (
+        expected.verdict,
+        expected.label,
+        0.5,
+    )
     assert found["sha256"] == hashlib.sha256(data).hexdigest()
     assert (found["model"], found["stability"], found["provenance"]) == (tiny_vit.name, None, None)
     assert json.loads(json.dumps(found)) == found
@@ -49,7 +64,13 @@ def test_the_same_bytes_answer_the_same_whichever_way_they_come(detector, tmp_pa
     path.write_bytes(data)
     monkeypatch.setattr(answers_module, "fetch", lambda url, max_bytes: data)
     expected = answer(detector, data)
-    ways = [path, str(path), bytearray(data), {"bytes": data, "path": None}, {"bytes": None, "path": str(path)}]
+    ways = [
+        path,
+        str(path),
+        bytearray(data),
+        {"bytes": data, "path": None},
+        {"bytes": None, "path": str(path)},
+    ]
     for image in [*ways, "https://example.invalid/x.png?secret"]:
         assert answer(detector, image) == expected
 
@@ -65,7 +86,7 @@ def test_the_prior_moves_the_probabilities_and_not_the_verdict(detector):
     even, rare = (answer(detector, png(3), prior_ai=prior) for prior in (0.5, 0.01))
     assert rare["prior_ai"] == 0.01
     assert rare["probabilities"]["ai"] < even["probabilities"]["ai"]
-    assert (rare["margin"], rare["verdict"]) == (even["margin"], even["verdict"])
+    assert (rare["log_odds"], rare["verdict"]) == (even["log_odds"], even["verdict"])
     with pytest.raises(ValueError):
         answer(detector, png(3), prior_ai=1.0)
 
@@ -94,7 +115,10 @@ def test_a_verdict_that_flips_is_inconclusive(detector, monkeypatch):
         "unstable",
         True,
     )
-    assert [variant["name"] for variant in found["stability"]["variants"]] == ["as it is", "half size"]
+    assert [variant["name"] for variant in found["stability"]["variants"]] == [
+        "as it is",
+        "half size",
+    ]
     json.dumps(found)
 
 
@@ -102,7 +126,7 @@ def test_stability_judges_the_variants_under_the_same_prior(detector):
     found = answer(detector, png(5), stability=True, prior_ai=0.2)
     tested = found["stability"]
     assert len(tested["variants"]) == 4
-    assert tested["variants"][0]["margin"] == pytest.approx(found["margin"], abs=1e-5)
+    assert tested["variants"][0]["log_odds"] == pytest.approx(found["log_odds"], abs=1e-5)
     assert tested["variants"][0]["probabilities"] == pytest.approx(found["probabilities"], abs=1e-5)
     assert (found["verdict"] == "inconclusive") >= tested["flips"]
 
@@ -123,7 +147,7 @@ def test_many_images_are_answered_in_order_and_a_bad_one_in_its_place(detector, 
         ]
         for image, one in zip(images, found, strict=True):
             if isinstance(one, dict):
-                assert one["margin"] == pytest.approx(detector.predict(image).margin, abs=1e-5)
+                assert one["log_odds"] == pytest.approx(detector.predict(image).log_odds, abs=1e-5)
                 assert one["sha256"] == hashlib.sha256(image).hexdigest()
     assert list(answers(detector, [])) == []
 

@@ -25,7 +25,9 @@ def pack(path, entries, compression=zipfile.ZIP_DEFLATED):
 
 
 def test_images_come_in_order_with_their_bytes(tmp_path):
-    path = pack(tmp_path / "a.zip", [("b/two.png", png(2)), ("one.png", png(1)), ("letter.txt", b"hello")])
+    path = pack(
+        tmp_path / "a.zip", [("b/two.png", png(2)), ("one.png", png(1)), ("letter.txt", b"hello")]
+    )
     entries = list(read_archive(path))
     assert [entry.name for entry in entries] == ["b/two.png", "one.png", "letter.txt"]
     assert [entry.data for entry in entries] == [png(2), png(1), b"hello"]
@@ -55,10 +57,13 @@ def test_an_archive_is_known_by_its_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("../../etc/one.png", "leads out"), ("/etc/one.png", "leads out"), ("..\\one.png", "leads out"),
-        ("C:/one.png", "leads out"), ("a/../../one.png", "leads out"),
+        ("../../etc/one.png", "leads out"),
+        ("/etc/one.png", "leads out"),
+        ("..\\one.png", "leads out"),
+        ("C:/one.png", "leads out"),
+        ("a/../../one.png", "leads out"),
     ],
-)  # fmt: skip
+)
 def test_a_name_that_leads_elsewhere_is_not_read_and_the_rest_is(tmp_path, name, words):
     path = pack(tmp_path / "a.zip", [(name, png()), ("one.png", png(1))])
     first, second = read_archive(path)
@@ -79,7 +84,8 @@ def test_a_link_is_not_followed(tmp_path):
 def test_a_nested_archive_is_not_opened(tmp_path):
     inner = pack(tmp_path / "inner.zip", [("one.png", png())]).read_bytes()
     path = pack(
-        tmp_path / "a.zip", [("inner.zip", inner), ("photo.jpg", b"\x1f\x8b" + bytes(100)), ("one.png", png())]
+        tmp_path / "a.zip",
+        [("inner.zip", inner), ("photo.jpg", b"\x1f\x8b" + bytes(100)), ("one.png", png())],
     )
     entries = list(read_archive(path))
     assert [bool(entry.problem) for entry in entries] == [True, True, False]
@@ -137,7 +143,9 @@ def _directory(path, count: int, said: int, zip64: bool = False):
         tail = (
             struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, said, said, len(entries), 0)
             + struct.pack("<4sLQL", b"PK\x06\x07", 0, len(entries), 1)
-            + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+            + struct.pack(
+                "<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0
+            )
         )
     path.write_bytes(entries + tail)
     return path
@@ -145,8 +153,12 @@ def _directory(path, count: int, said: int, zip64: bool = False):
 
 @pytest.mark.parametrize("zip64", [False, True])
 def test_a_directory_of_many_entries_is_refused_before_it_is_parsed(tmp_path, monkeypatch, zip64):
-    honest, lying = (_directory(tmp_path / f"{said}.zip", 60_000, said, zip64) for said in (60_000, 1))
-    monkeypatch.setattr(zipfile, "ZipFile", lambda *args, **kwargs: pytest.fail("nothing may be parsed"))
+    honest, lying = (
+        _directory(tmp_path / f"{said}.zip", 60_000, said, zip64) for said in (60_000, 1)
+    )
+    monkeypatch.setattr(
+        zipfile, "ZipFile", lambda *args, **kwargs: pytest.fail("nothing may be parsed")
+    )
     assert "lists 60,000 entries" in refusal(honest)
     assert "a directory of 2,760,000 bytes" in refusal(lying)
 
@@ -154,7 +166,9 @@ def test_a_directory_of_many_entries_is_refused_before_it_is_parsed(tmp_path, mo
 @pytest.mark.parametrize("names", ["{}.png", "pictures/" + "long " * 40 + "{}.png"])
 def test_as_many_files_as_are_allowed_are_read_with_what_macos_adds(tmp_path, names):
     files = [
-        name for number in range(500) for name in (names.format(number), "__MACOSX/._" + names.format(number))
+        name
+        for number in range(500)
+        for name in (names.format(number), "__MACOSX/._" + names.format(number))
     ]
     path = pack(tmp_path / "a.zip", [("pictures/", b""), *((name, b"x") for name in files)])
     assert count(path) == 500
@@ -167,7 +181,9 @@ def test_entries_that_share_their_bytes_are_refused(tmp_path):
     start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
     entry = data[start:end]
     copies = 20
-    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, copies, copies, len(entry) * copies, start, 0)
+    tail = struct.pack(
+        "<4s4H2IH", b"PK\x05\x06", 0, 0, copies, copies, len(entry) * copies, start, 0
+    )
     path.write_bytes(data[:start] + entry * copies + tail)
     assert "share their bytes" in refusal(path)
 

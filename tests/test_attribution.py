@@ -10,9 +10,9 @@ import transformers as tf
 from hand_built import red_square, red_vit
 from torch import nn
 
-from realfake.attribution.baselines import baseline_pixels, black_pixel
 from realfake.attribution.layers import candidate_layers, find_layer
-from realfake.attribution.methods import METHODS, Margin, _superpixels, attribute
+from realfake.attribution.methods import METHODS, LogOdds, _superpixels, attribute
+from realfake.attribution.perturbation import baseline_pixels, black_pixel
 
 COLUMNS = {"real": [0], "ai": [1]}
 
@@ -35,8 +35,11 @@ class Linear(nn.Module):
 def test_vit_takes_the_layer_before_the_last_attention():
     layer = find_layer(red_vit(), (48, 64))
     assert (layer.name, layer.layout, layer.grid, layer.prefix) == (
-        "vit.layers.1.layernorm_before", "tokens", (3, 4), 1,
-    )  # fmt: skip
+        "vit.layers.1.layernorm_before",
+        "tokens",
+        (3, 4),
+        1,
+    )
 
 
 def test_layers_can_be_listed_and_named():
@@ -47,11 +50,15 @@ def test_layers_can_be_listed_and_named():
     named = find_layer(model, (48, 64), "vit.layers.0")
     assert (named.name, named.grid, named.prefix) == ("vit.layers.0", (3, 4), 1)
     pixels = red_square((48, 64), (0, 16), (32, 48))
-    assert attribute(model, pixels, COLUMNS, layer="vit.layers.0").details["layer"] == "vit.layers.0"
+    assert (
+        attribute(model, pixels, COLUMNS, layer="vit.layers.0").details["layer"] == "vit.layers.0"
+    )
     model.config.realfake = {"gradcam_layer": "vit.layers.0"}
     assert attribute(model, pixels, COLUMNS).details["layer"] == "vit.layers.0"
     for name in ("vit.layers.1", "nowhere"):
-        with pytest.raises(ValueError, match="there are vit.layers.0, vit.layers.1.layernorm_before"):
+        with pytest.raises(
+            ValueError, match="there are vit.layers.0, vit.layers.1.layernorm_before"
+        ):
             find_layer(model, (48, 64), name)
 
 
@@ -83,14 +90,17 @@ def linear():
 
 
 @pytest.mark.parametrize(
-    "method, options", [("integrated_gradients", {}), ("smoothgrad", {}), ("gradient_shap", {"noise": 0})]
+    "method, options",
+    [("integrated_gradients", {}), ("smoothgrad", {}), ("gradient_shap", {"noise": 0})],
 )
 def test_gradient_methods_are_exact_on_a_linear_model(linear, method, options):
     model, pixels = linear
     start = baseline_pixels(pixels, "mean")
     expected = (model.weight * (pixels - start))[0].sum(dim=0).detach().numpy()
     assert np.allclose(
-        attribute(model, pixels, COLUMNS, method, baseline="mean", **options).heatmap, expected, atol=1e-4
+        attribute(model, pixels, COLUMNS, method, baseline="mean", **options).heatmap,
+        expected,
+        atol=1e-4,
     )
 
 
@@ -105,7 +115,9 @@ def test_occlusion_is_exact_on_a_linear_model(linear):
 
 def test_kernel_shap_is_exact_on_a_linear_model(linear):
     model, pixels = linear
-    result = attribute(model, pixels, COLUMNS, "kernel_shap", baseline="black", black=(0, 0, 0), n_segments=6)
+    result = attribute(
+        model, pixels, COLUMNS, "kernel_shap", baseline="black", black=(0, 0, 0), n_segments=6
+    )
     contribution = (model.weight * pixels).detach()[0].sum(dim=0).numpy()
     assert result.heatmap.sum() == pytest.approx(contribution.sum(), rel=1e-3)
     # Of a linear model a superpixel's Shapley value is what its pixels contribute.
@@ -119,7 +131,9 @@ def test_kernel_shap_is_exact_on_a_linear_model(linear):
 @pytest.mark.parametrize("size", [(1, 1), (8, 8)])
 def test_kernel_shap_of_an_image_of_a_few_pixels(size):
     model, pixels = Linear(torch.ones(3, *size)), torch.ones(1, 3, *size)
-    heat = attribute(model, pixels, COLUMNS, "kernel_shap", baseline="black", black=(0, 0, 0)).heatmap
+    heat = attribute(
+        model, pixels, COLUMNS, "kernel_shap", baseline="black", black=(0, 0, 0)
+    ).heatmap
     assert np.allclose(heat, 3, atol=1e-3)
 
 
@@ -145,8 +159,8 @@ def test_the_margin_sums_over_all_columns_of_a_label():
         def forward(self, pixel_values):
             return SimpleNamespace(logits=torch.tensor([[1.0, 2.0, 3.0]]))
 
-    margin = Margin(Constant(), {"real": [1], "ai": [0, 2]}, "ai")(torch.zeros(1, 3, 8, 8))
-    assert float(margin) == pytest.approx(np.log(np.exp(1) + np.exp(3)) - 2)
+    log_odds = LogOdds(Constant(), {"real": [1], "ai": [0, 2]}, "ai")(torch.zeros(1, 3, 8, 8))
+    assert float(log_odds) == pytest.approx(np.log(np.exp(1) + np.exp(3)) - 2)
 
 
 # --- integrated gradients ------------------------------------------------------------------------------------
@@ -158,9 +172,9 @@ def test_integrated_gradients_sum_to_the_difference(baseline):
     model = tf.ViTForImageClassification(tiny(tf.ViTConfig, initializer_range=0.3)).eval()
     pixels = torch.randn(1, 3, 32, 32)
     result = attribute(model, pixels, COLUMNS, "integrated_gradients", baseline=baseline)
-    margin = Margin(model, COLUMNS, "ai")
+    log_odds = LogOdds(model, COLUMNS, "ai")
     with torch.no_grad():
-        difference = float(margin(pixels) - margin(baseline_pixels(pixels, baseline)))
+        difference = float(log_odds(pixels) - log_odds(baseline_pixels(pixels, baseline)))
     gap = result.details["completeness_gap"]
     assert gap < 0.01
     assert result.heatmap.sum() == pytest.approx(difference, rel=0.011)
@@ -182,14 +196,17 @@ def test_the_path_is_refined_until_the_sum_is_right():
     details = attribute(Steep(), pixels, COLUMNS, "integrated_gradients", **options).details
     # All of the difference lies on a hundredth of the path: refined everywhere it would take over 256 steps.
     assert 8 < details["n_steps"] < 100 and details["completeness_gap"] <= 0.01
-    capped = attribute(Steep(), pixels, COLUMNS, "integrated_gradients", max_steps=16, **options).details
+    capped = attribute(
+        Steep(), pixels, COLUMNS, "integrated_gradients", max_steps=16, **options
+    ).details
     assert capped["n_steps"] == 16 and capped["completeness_gap"] > 0.01
 
 
 def test_smoothing_keeps_the_sum(linear):
     model, pixels = linear
     sharp, soft = (
-        attribute(model, pixels, COLUMNS, "integrated_gradients", smooth=s).heatmap for s in (0, 2.0)
+        attribute(model, pixels, COLUMNS, "integrated_gradients", smooth=s).heatmap
+        for s in (0, 2.0)
     )
     assert soft.sum() == pytest.approx(sharp.sum(), rel=1e-3) and soft.std() < 0.5 * sharp.std()
 
@@ -203,7 +220,9 @@ def test_baselines():
     noise = baseline_pixels(pixels, "noise")
     assert torch.equal(noise, baseline_pixels(pixels, "noise"))
     assert bool((noise.amax(dim=(2, 3)) <= pixels.amax(dim=(2, 3))).all())
-    black = black_pixel(tf.ViTImageProcessorPil(image_mean=[0.5, 0.4, 0.3], image_std=[0.5, 0.2, 0.1]))
+    black = black_pixel(
+        tf.ViTImageProcessorPil(image_mean=[0.5, 0.4, 0.3], image_std=[0.5, 0.2, 0.1])
+    )
     assert black == pytest.approx((-1, -2, -3))
     assert baseline_pixels(pixels, "black", black)[0, :, 3, 3].tolist() == pytest.approx(black)
 
@@ -213,9 +232,14 @@ def test_baselines():
 
 def tiny(config, **options):
     small = {
-        "image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "intermediate_size": 32, "num_labels": 2,
-    }  # fmt: skip
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "num_labels": 2,
+    }
     return config(**{**small, **options})
 
 
@@ -247,10 +271,16 @@ def build(name):
         config = getattr(tf, f"{name}Config")(num_stages=2, **stages)
         return getattr(tf, f"{name}ForImageClassification")(config)
     if name == "ResNet":
-        return tf.ResNetForImageClassification(tf.ResNetConfig(embedding_size=8, layer_type="basic", **stages))
+        return tf.ResNetForImageClassification(
+            tf.ResNetConfig(embedding_size=8, layer_type="basic", **stages)
+        )
     if name == "EfficientNet":
         config = tf.EfficientNetConfig(
-            width_coefficient=0.1, depth_coefficient=0.1, image_size=64, hidden_dim=1280, num_labels=2
+            width_coefficient=0.1,
+            depth_coefficient=0.1,
+            image_size=64,
+            hidden_dim=1280,
+            num_labels=2,
         )
         config.hidden_dim = 128  # width_coefficient * 1280, which its pooling spans
         model = tf.EfficientNetForImageClassification(config)
@@ -259,7 +289,9 @@ def build(name):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
         return model
-    return tf.MobileNetV2ForImageClassification(tf.MobileNetV2Config(depth_multiplier=0.25, num_labels=2))
+    return tf.MobileNetV2ForImageClassification(
+        tf.MobileNetV2Config(depth_multiplier=0.25, num_labels=2)
+    )
 
 
 ARCHITECTURES = {
@@ -294,11 +326,23 @@ def test_every_architecture_has_a_map(name):
         plain = model(pixel_values=pixels).logits
         with layer.tap():
             assert torch.equal(model(pixel_values=pixels).logits, plain)
-    for method, options in (("gradcam", {}), ("integrated_gradients", {"n_steps": 4, "max_steps": 4})):
-        ai, real = (attribute(model, pixels, COLUMNS, method, target, **options) for target in ("ai", "real"))
-        assert ai.heatmap.shape == size and np.isfinite(ai.heatmap).all() and np.abs(ai.heatmap).max() > 0
+    for method, options in (
+        ("gradcam", {}),
+        ("integrated_gradients", {"n_steps": 4, "max_steps": 4}),
+    ):
+        ai, real = (
+            attribute(model, pixels, COLUMNS, method, target, **options)
+            for target in ("ai", "real")
+        )
+        assert (
+            ai.heatmap.shape == size
+            and np.isfinite(ai.heatmap).all()
+            and np.abs(ai.heatmap).max() > 0
+        )
         assert np.ptp(ai.heatmap) > 0
-        assert np.allclose(ai.heatmap, -real.heatmap, rtol=1e-5, atol=1e-7 * np.abs(ai.heatmap).max())
+        assert np.allclose(
+            ai.heatmap, -real.heatmap, rtol=1e-5, atol=1e-7 * np.abs(ai.heatmap).max()
+        )
         assert ai.details["score"] == pytest.approx(float(plain[0, 1] - plain[0, 0]), abs=1e-5)
         assert ai.details["score"] == pytest.approx(-real.details["score"])
 

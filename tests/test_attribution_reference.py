@@ -22,7 +22,9 @@ def stored():
 def test_gradcam_agrees_with_pytorch_grad_cam(stored, name):
     model, layer, _ = models()[name]
     weights = {
-        key.split("/")[-1]: torch.from_numpy(value) for key, value in stored.items() if "/weights/" in key
+        key.split("/")[-1]: torch.from_numpy(value)
+        for key, value in stored.items()
+        if "/weights/" in key
     }
     weights = {
         key.removeprefix(f"{name}/weights/"): torch.from_numpy(value)
@@ -43,9 +45,9 @@ def test_gradcam_agrees_with_pytorch_grad_cam(stored, name):
     # a positive and a negative one, and nowhere else.
     final, ours = stored[f"{name}/final"], heat.clip(0) / heat.max()
     grid = signed[0, 0].clamp(min=0)
-    theirs = torch.nn.functional.interpolate((grid / grid.max())[None, None], heat.shape, mode="bilinear")[
-        0, 0
-    ].numpy()
+    theirs = torch.nn.functional.interpolate(
+        (grid / grid.max())[None, None], heat.shape, mode="bilinear"
+    )[0, 0].numpy()
     assert np.allclose(final, theirs / theirs.max(), atol=2e-3)
     assert np.abs(final - ours).mean() < 0.1
     assert ours[np.unravel_index(final.argmax(), final.shape)] > 0.99

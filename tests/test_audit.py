@@ -17,7 +17,7 @@ from realfake.audit.report import markdown, write_report
 from realfake.audit.result import LEAK
 from realfake.corpus.load import load_corpus
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "audit_corpus.py"
+SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "audit.py"
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,12 @@ def run(script, monkeypatch, tmp_path, capsys):
 def picture(rng, width=48, height=48):
     """Blobs and a little noise: pictures that differ from each other."""
     coarse = PILImage.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), PILImage.Resampling.BICUBIC), dtype=np.float64)
-    return PILImage.fromarray((smooth + rng.normal(0, 4, smooth.shape)).clip(0, 255).astype(np.uint8))
+    smooth = np.asarray(
+        coarse.resize((width, height), PILImage.Resampling.BICUBIC), dtype=np.float64
+    )
+    return PILImage.fromarray(
+        (smooth + rng.normal(0, 4, smooth.shape)).clip(0, 255).astype(np.uint8)
+    )
 
 
 def encode(image, format="JPEG", **options):
@@ -70,7 +74,9 @@ def by_quality(rng, is_ai):
 
 def by_size(rng, is_ai):
     return encode(
-        picture(rng, *((64, 64) if is_ai else (int(rng.integers(48, 90)), int(rng.integers(40, 70)))))
+        picture(
+            rng, *((64, 64) if is_ai else (int(rng.integers(48, 90)), int(rng.integers(40, 70))))
+        )
     )
 
 
@@ -90,13 +96,18 @@ def make_corpus(folder, make, train=120, test=60, seed=0, change=None, extra=())
         rows = []
         for index in range(number):
             is_ai = index % 2 == 1
-            row = {"image": {"bytes": make(rng, is_ai), "path": f"{split}-{index}.img"}, "label": int(is_ai)}
+            row = {
+                "image": {"bytes": make(rng, is_ai), "path": f"{split}-{index}.img"},
+                "label": int(is_ai),
+            }
             rows.append(row | dict.fromkeys(extra))
         if change:
             change(split, rows)
         columns = {name: [row[name] for row in rows] for name in features}
         folder.mkdir(parents=True, exist_ok=True)
-        Dataset.from_dict(columns, features=Features(features)).to_parquet(folder / f"{split}.parquet")
+        Dataset.from_dict(columns, features=Features(features)).to_parquet(
+            folder / f"{split}.parquet"
+        )
     return folder
 
 
@@ -117,10 +128,14 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("leak", PLANTED)
-def test_a_planted_leak_is_found_and_named_and_the_equalized_copy_is_without_it(leak, run, tmp_path):
+def test_a_planted_leak_is_found_and_named_and_the_equalized_copy_is_without_it(
+    leak, run, tmp_path
+):
     make, fact = PLANTED[leak]
     source = make_corpus(tmp_path / "corpus", make)
-    code, printed = run(source, "--output", tmp_path / "out", "--strict", "1", "--equalize", tmp_path / "equal")
+    code, printed = run(
+        source, "--output", tmp_path / "out", "--strict", "1", "--equalize", tmp_path / "equal"
+    )
     assert code == 0, "with --equalize, --strict judges the copy"
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     finding = next(each for each in found["findings"] if each["code"] == "container")
@@ -130,10 +145,15 @@ def test_a_planted_leak_is_found_and_named_and_the_equalized_copy_is_without_it(
         assert found["probes"]["container"][where]["low"] > 0.8
 
     copy = found["equalized"]
-    assert "container" not in [each["code"] for each in copy["findings"] if each["severity"] == LEAK]
+    assert "container" not in [
+        each["code"] for each in copy["findings"] if each["severity"] == LEAK
+    ]
     for where in ("train", "test", "train to test"):
         assert 0.45 <= copy["probes"]["container"][where]["auc"] <= 0.55, where
-    assert copy["written"]["train"]["rows"] + sum(copy["written"]["train"]["unmatched"].values()) == 120
+    assert (
+        copy["written"]["train"]["rows"] + sum(copy["written"]["train"]["unmatched"].values())
+        == 120
+    )
     for name in ("audit.md", "audit.html"):
         assert "equalized" in (tmp_path / "out" / name).read_text()
     assert "no leak found" in printed.out
@@ -209,15 +229,20 @@ def test_duplicates_across_splits_and_labels(run, tmp_path):
         if split == "test":
             rows[7]["image"]["bytes"] = kept["same"]  # ai in both
             again = PILImage.open(BytesIO(kept["alike"]))
-            rows[8]["image"]["bytes"] = encode(again.resize((64, 64)), quality=60)  # ai there, real here
+            rows[8]["image"]["bytes"] = encode(
+                again.resize((64, 64)), quality=60
+            )  # ai there, real here
 
     source = make_corpus(tmp_path / "corpus", plain, change=plant)
     code, _ = run(source, "--output", tmp_path / "out", "--strict", "1")
     assert code == 1
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert found["duplicates"]["same_file"] == {
-        "pairs": 2, "across_splits": 1, "across_labels": 0, "images_seen_elsewhere": {"train": 1, "validation": 0, "test": 1},
-    }  # fmt: skip
+        "pairs": 2,
+        "across_splits": 1,
+        "across_labels": 0,
+        "images_seen_elsewhere": {"train": 1, "validation": 0, "test": 1},
+    }
     assert found["duplicates"]["similar"]["across_splits"] == 1
     assert found["duplicates"]["similar"]["across_labels"] == 1
     severities = {each["code"]: each["severity"] for each in found["findings"]}
@@ -247,15 +272,19 @@ def test_the_equalized_copy_holds_no_image_of_a_later_split(run, tmp_path):
             rows[8]["image"]["bytes"] = encode(again.resize((64, 64)), quality=60)
 
     source = make_corpus(tmp_path / "corpus", plain, train=60, test=40, change=plant)
-    code, printed = run(source, "--output", tmp_path / "out", "--strict", "1", "--equalize", tmp_path / "equal")
+    code, printed = run(
+        source, "--output", tmp_path / "out", "--strict", "1", "--equalize", tmp_path / "equal"
+    )
     assert code == 0, printed.out
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     leaks = {each["code"] for each in found["findings"] if each["severity"] == LEAK}
     assert leaks >= {"duplicates_same_file", "duplicates_similar"}
     copy = found["equalized"]
     assert {split: counts["seen_later"] for split, counts in copy["written"].items()} == {
-        "train": {"real": 0, "ai": 2}, "validation": {"real": 1, "ai": 0}, "test": {"real": 0, "ai": 0},
-    }  # fmt: skip
+        "train": {"real": 0, "ai": 2},
+        "validation": {"real": 1, "ai": 0},
+        "test": {"real": 0, "ai": 0},
+    }
     for kind in ("same_file", "similar"):
         assert copy["duplicates"][kind]["across_splits"] == 0
     assert copy["written"]["test"]["unmatched"] == {"real": 0, "ai": 0}, "test is left as it is"
@@ -267,13 +296,20 @@ def test_groups_sources_generators_and_what_was_dropped(tmp_path):
             is_ai = row["label"] == 1
             row["group"] = f"{split}{index // 4}"
             row["source"] = "site" if is_ai else "camera"
-            row["generator"] = ("old" if split != "test" or index % 4 == 1 else "new") if is_ai else None
+            row["generator"] = (
+                ("old" if split != "test" or index % 4 == 1 else "new") if is_ai else None
+            )
         if split == "train":
             rows[0]["group"] = "test0"
             rows[1]["image"]["bytes"] = rows[1]["image"]["bytes"][:80]
 
     source = make_corpus(
-        tmp_path / "corpus", plain, train=60, test=40, change=plant, extra=("group", "source", "generator")
+        tmp_path / "corpus",
+        plain,
+        train=60,
+        test=40,
+        change=plant,
+        extra=("group", "source", "generator"),
     )
     result = audit(load(source, tmp_path), progress=False)
     found = {finding.code: finding for finding in result.findings}
@@ -307,7 +343,8 @@ def test_a_streamed_corpus_is_refused(tmp_path):
 
 def test_too_few_images_are_said_to_be_too_few(tmp_path):
     result = audit(
-        load(make_corpus(tmp_path / "corpus", by_format, train=12, test=8), tmp_path), progress=False
+        load(make_corpus(tmp_path / "corpus", by_format, train=12, test=8), tmp_path),
+        progress=False,
     )
     assert "too_few" in codes(result)
     assert not result.leaks

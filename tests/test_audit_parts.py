@@ -9,11 +9,10 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from realfake.audit import probes
-from realfake.audit.container import container_facts, estimated_quality
 from realfake.audit.duplicates import dhash, near_hashes, same_files, similar_pictures, thumbnail
 from realfake.audit.equalize import equalized, match_sizes
-from realfake.audit.spectrum import radial_spectrum
-from realfake.imaging.images import open_image
+from realfake.audit.file_facts import container_facts, estimated_quality, radial_spectrum
+from realfake.imaging.decode import open_image
 
 
 def pixels(width=40, height=24, seed=0, mode="RGB"):
@@ -47,9 +46,15 @@ def test_jpeg_facts(subsampling):
     exif = Image.Exif()
     exif[274] = 6
     data = save(
-        pixels(), "JPEG", subsampling=subsampling, progressive=True, exif=exif.tobytes(), icc_profile=b"p" * 200, comment=b"hi",
+        pixels(),
+        "JPEG",
+        subsampling=subsampling,
+        progressive=True,
+        exif=exif.tobytes(),
+        icc_profile=b"p" * 200,
+        comment=b"hi",
         xmp=b"<x/>",
-    )  # fmt: skip
+    )
     facts = container_facts(data)
     assert (facts.format, facts.mode, facts.subsampling, facts.progressive) == (
         "JPEG",
@@ -61,14 +66,18 @@ def test_jpeg_facts(subsampling):
     assert (facts.width, facts.height, facts.upright_size) == (40, 24, (24, 40))
     assert facts.upright_size == open_image(data).size
     assert facts.bytes_per_pixel == pytest.approx(len(data) / 960)
-    assert facts.megapixels == pytest.approx(0.00096) and facts.aspect_ratio == pytest.approx(40 / 24)
+    assert facts.megapixels == pytest.approx(0.00096) and facts.aspect_ratio == pytest.approx(
+        40 / 24
+    )
 
 
 def test_bare_files_have_no_metadata():
     for format in ("JPEG", "PNG", "WEBP"):
         facts = container_facts(save(pixels(), format))
         assert facts.format == format
-        assert not (facts.exif or facts.icc or facts.xmp or facts.text or facts.turned or facts.progressive)
+        assert not (
+            facts.exif or facts.icc or facts.xmp or facts.text or facts.turned or facts.progressive
+        )
     assert container_facts(save(pixels(mode="L"), "JPEG")).subsampling == "grey"
 
 
@@ -90,9 +99,13 @@ def test_png_text_is_text_and_xmp_is_not():
 
 
 def test_the_digest_tells_tables_apart():
-    first, second = (container_facts(save(pixels(), "JPEG", quality=quality)) for quality in (80, 81))
+    first, second = (
+        container_facts(save(pixels(), "JPEG", quality=quality)) for quality in (80, 81)
+    )
     assert first.jpeg_tables != second.jpeg_tables
-    assert first.jpeg_tables == container_facts(save(pixels(seed=3), "JPEG", quality=80)).jpeg_tables
+    assert (
+        first.jpeg_tables == container_facts(save(pixels(seed=3), "JPEG", quality=80)).jpeg_tables
+    )
 
 
 def test_a_file_that_is_no_image():
@@ -143,8 +156,11 @@ def test_near_hashes_finds_what_comparing_all_pairs_finds():
     hashes[:5] = 0  # a crowded band
     for distance in (0, 3, 5):
         expected = [
-            (i, j) for i in range(400) for j in range(i + 1, 400) if int(hashes[i] ^ hashes[j]).bit_count() <= distance
-        ]  # fmt: skip
+            (i, j)
+            for i in range(400)
+            for j in range(i + 1, 400)
+            if int(hashes[i] ^ hashes[j]).bit_count() <= distance
+        ]
         assert [tuple(pair) for pair in near_hashes(hashes, distance)] == expected
     with pytest.raises(ValueError, match="max_distance"):
         near_hashes(hashes, 16)

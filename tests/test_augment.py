@@ -116,7 +116,9 @@ def test_crop_takes_native_pixels_from_everywhere(only):
     assert (min(lefts), max(lefts), min(tops), max(tops)) == (0, 30, 0, 10)
     assert 240 < mirrored < 360
     plain = Augmentation(1.0, 70, flip=False)
-    assert all(np.diff(np.asarray(plain(image, rng)).astype(int)[0, :, 0]).min() == 1 for _ in range(30))
+    assert all(
+        np.diff(np.asarray(plain(image, rng)).astype(int)[0, :, 0]).min() == 1 for _ in range(30)
+    )
 
 
 @pytest.mark.parametrize("strength", [0, 0.9])
@@ -165,7 +167,9 @@ def test_rescale_covers_its_range_and_keeps_geometry(only, strength, low, high):
     assert low - 0.03 < min(factors) < low + 0.06
     assert high - 0.06 < max(factors) < high + 0.06
     # even on a log scale: as many images shrink as the logarithms of the bounds say
-    assert np.mean(np.array(factors) < 1) == pytest.approx(-np.log(low) / np.log(high / low), abs=0.1)
+    assert np.mean(np.array(factors) < 1) == pytest.approx(
+        -np.log(low) / np.log(high / low), abs=0.1
+    )
 
 
 def test_some_images_end_up_small_on_black(only):
@@ -198,7 +202,8 @@ def test_tiny_images_are_shifted_not_resampled(only):
         inside = result[..., 2] == 7
         rows, columns = np.nonzero(inside)
         shift = {
-            (int(r) - int(y), int(c) - int(x)) for r, c, (x, y) in zip(rows, columns, result[inside][:, :2])
+            (int(r) - int(y), int(c) - int(x))
+            for r, c, (x, y) in zip(rows, columns, result[inside][:, :2])
         }
         assert len(shift) == 1 and result[~inside].sum() == 0
         shifts |= shift

@@ -88,10 +88,17 @@ def averaged(seen, decay) -> list[dict]:
 def assert_close(state, expected):
     assert set(state) == set(expected)
     for name, tensor in state.items():
-        torch.testing.assert_close(tensor.double(), expected[name].double(), atol=1e-5, rtol=1e-5, msg=name)
+        torch.testing.assert_close(
+            tensor.double(), expected[name].double(), atol=1e-5, rtol=1e-5, msg=name
+        )
 
 
-SAVING = {"save_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 3, "save_total_limit": None}
+SAVING = {
+    "save_strategy": "epoch",
+    "eval_strategy": "epoch",
+    "num_train_epochs": 3,
+    "save_total_limit": None,
+}
 
 
 def test_the_average_is_what_is_measured_and_saved(resnet, sixteen, tmp_path):
@@ -121,7 +128,9 @@ def test_the_average_is_what_is_measured_and_saved(resnet, sixteen, tmp_path):
 
 
 def test_the_best_checkpoint_is_an_average_and_stays_one(resnet, sixteen, tmp_path):
-    args = arguments(tmp_path, ema_decay=0.6, load_best_model_at_end=True, greater_is_better=True, **SAVING)
+    args = arguments(
+        tmp_path, ema_decay=0.6, load_best_model_at_end=True, greater_is_better=True, **SAVING
+    )
     trainer = trainer_for(resnet, sixteen, args)
     trainer.train()
     losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
@@ -139,18 +148,25 @@ def test_a_resumed_run_has_the_same_average(resnet, sixteen, tmp_path):
     for name, tensor in whole.plain_model().state_dict().items():
         assert torch.equal(tensor, resumed.plain_model().state_dict()[name]), name
     for name, tensor in load_file(tmp_path / "whole" / "checkpoint-6" / UNAVERAGED_NAME).items():
-        assert torch.equal(tensor, load_file(tmp_path / "resumed" / "checkpoint-6" / UNAVERAGED_NAME)[name]), (
-            name
-        )
+        assert torch.equal(
+            tensor, load_file(tmp_path / "resumed" / "checkpoint-6" / UNAVERAGED_NAME)[name]
+        ), name
     curves = [
-        [row[key] for key in ("loss", "eval_loss") for row in trainer.state.log_history if key in row]
+        [
+            row[key]
+            for key in ("loss", "eval_loss")
+            for row in trainer.state.log_history
+            if key in row
+        ]
         for trainer in (whole, resumed)
     ]
     np.testing.assert_array_equal(*curves)
 
 
 @pytest.mark.parametrize("before, after", [(0.6, 0.0), (0.0, 0.6)])
-def test_averaging_can_be_switched_on_and_off_between_interruptions(before, after, resnet, sixteen, tmp_path):
+def test_averaging_can_be_switched_on_and_off_between_interruptions(
+    before, after, resnet, sixteen, tmp_path
+):
     first = trainer_for(resnet, sixteen, arguments(tmp_path, ema_decay=before, **SAVING))
     weights = Weights(first.model)
     first.add_callback(weights)

@@ -8,7 +8,7 @@ from tiny import save_tiny
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-from realfake.models.batch_norm import fold_batch_norms
+from realfake.models.folding import fold_batch_norms
 
 
 class Classifier(nn.Module):
@@ -39,7 +39,9 @@ def excite(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet", "efficientnet"])
 def test_answers_stay_as_they_are(name, tmp_path):
-    model = excite(AutoModelForImageClassification.from_pretrained(save_tiny(name, tmp_path / name)))
+    model = excite(
+        AutoModelForImageClassification.from_pretrained(save_tiny(name, tmp_path / name))
+    )
     pixels = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     folded = fold_batch_norms(model, pixels[:1])

@@ -46,7 +46,13 @@ def test_pairs_alternate_and_keep_their_order(part, monkeypatch):
 @pytest.mark.parametrize("at_least, met", [(True, False), (False, True)])
 def test_a_row_is_the_median_of_its_pairs(part, at_least, met):
     row = part("timing").ratio_row("x", [3.0, 1.0, 1.5], 2.0, at_least, seconds=4)
-    assert (row["value"], row["low"], row["high"], row["n"], row["seconds"]) == (1.5, 1.0, 3.0, 3, 4)
+    assert (row["value"], row["low"], row["high"], row["n"], row["seconds"]) == (
+        1.5,
+        1.0,
+        3.0,
+        3,
+        4,
+    )
     assert row["met"] is met
 
 
@@ -100,7 +106,10 @@ def test_parts_run_in_processes_of_their_own_and_are_kept(script, tmp_path, monk
     assert first["machine"]["cores"] >= 1 and first["versions"]["torch"]
     assert copy.main(["--only", "bad,dies", "--quick", *arguments]) == 1
     said = capsys.readouterr().out
-    assert "failed: RuntimeError: no chromium" in said and "failed: the process of this part died" in said
+    assert (
+        "failed: RuntimeError: no chromium" in said
+        and "failed: the process of this part died" in said
+    )
     record = json.loads(output.read_text())
     assert record["parts"]["good"] == first["parts"]["good"]
     assert list(record["parts"]) == ["good", "bad", "dies"] and record["parts"]["bad"]["quick"]
@@ -113,10 +122,14 @@ def test_parts_run_in_processes_of_their_own_and_are_kept(script, tmp_path, monk
 def test_the_readme_shows_what_was_measured_last(part):
     record = json.loads((SCRIPTS / "benchmark.json").read_text())
     readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
-    assert not [name for name, found in record["parts"].items() if found["quick"] or "error" in found]
+    assert not [
+        name for name, found in record["parts"].items() if found["quick"] or "error" in found
+    ]
     for line in part("report").table(record["parts"]).splitlines():
         assert line in readme, line
-    assert "scripts/benchmark-scaling.png" in readme and (SCRIPTS / "benchmark-scaling.png").is_file()
+    assert (
+        "scripts/benchmark-scaling.png" in readme and (SCRIPTS / "benchmark-scaling.png").is_file()
+    )
 
 
 def test_mistakes_end_in_one_line(script, tmp_path, capsys):
@@ -144,7 +157,8 @@ def test_drawn_pictures_cost_what_photographs_cost(part, tmp_path):
     assert 1.5 < bits < 4.5
     stamp = path.stat().st_mtime_ns
     assert (
-        drawn.draw_photographs(tmp_path, 1, sizes=((1200, 900),)) == [path] and path.stat().st_mtime_ns == stamp
+        drawn.draw_photographs(tmp_path, 1, sizes=((1200, 900),)) == [path]
+        and path.stat().st_mtime_ns == stamp
     )
     drawer = drawn.Drawer()
     assert np.array_equal(drawer((64, 80), 3), drawer((64, 80), 3))
@@ -174,7 +188,9 @@ def test_the_plain_grad_cam_is_ours_without_its_negative_part(part, tmp_path):
     """So that what is timed against it does the same."""
     explaining = part("explaining")
     detector = Detector.from_pretrained(save_tiny("mobilenet_v2", tmp_path / "m"), device="cpu")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    )
     ours = detector.explain(picture)
     layer = detector.model.get_submodule(ours.details["layer"])
     plain = explaining.PlainGradCam(detector.model, layer, detector.columns["ai"][0])

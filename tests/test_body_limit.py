@@ -41,7 +41,9 @@ def test_the_limit_is_the_routes(path, limit):
 
 def test_the_limits_hold_what_the_page_sends():
     assert body_limit.MCP.max_bytes > 32 * 2**20 * 4 / 3
-    assert body_limit.JSON.max_bytes > 200 * 1000  # the batch tab names its 200 files by their paths
+    assert (
+        body_limit.JSON.max_bytes > 200 * 1000
+    )  # the batch tab names its 200 files by their paths
     assert body_limit.UPLOAD.max_bytes > 200 * 4 * 2**20
 
 
@@ -67,7 +69,9 @@ def client(monkeypatch):
     for name in ("UPLOAD", "MCP", "JSON"):
         monkeypatch.setattr(body_limit, name, Limit(100_000, "send less"))
     paths = {"call/length": length, "call/wary": wary, "call/form": form, "upload": wary}
-    routes = [Route(f"/gradio_api/{path}", answer, methods=["POST"]) for path, answer in paths.items()]
+    routes = [
+        Route(f"/gradio_api/{path}", answer, methods=["POST"]) for path, answer in paths.items()
+    ]
     routes.append(Route("/predict", length, methods=["POST"]))
     return TestClient(BodyLimit(Starlette(routes=routes)))
 
@@ -126,7 +130,9 @@ def test_an_answer_that_has_begun_is_not_answered_again(client):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await receive()
 
-    (only,) = answered(early, SCOPE, {"type": "http.request", "body": bytes(100_001), "more_body": True})
+    (only,) = answered(
+        early, SCOPE, {"type": "http.request", "body": bytes(100_001), "more_body": True}
+    )
     assert only["status"] == 200
 
 

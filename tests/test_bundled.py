@@ -17,12 +17,12 @@ from realfake.corpus import rows
 from realfake.corpus.load import load_corpus
 from realfake.detector import BUNDLED
 from realfake.evaluation import collecting
-from realfake.evaluation.evaluation import measure
-from realfake.evaluation.measurement_log import read_log
+from realfake.evaluation.log import read_log
+from realfake.evaluation.measure import measure
 from realfake.evaluation.results import checkpoint_hash, read_evaluation, read_scores
 from realfake.imaging.degradations import recompress
-from realfake.statistics.conformal import coverage_band
 from realfake.statistics.noise_floor import calibrated_ece_band
+from realfake.statistics.verdicts import coverage_band
 from realfake.training.runs import parts_of
 
 NAMES = ("photos", "cifake", "cifake-mobilenet")
@@ -37,7 +37,11 @@ def flat(value, name=""):
     """Nested figures as one mapping, which `pytest.approx` can compare."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {key: leaf for part, inner in items for key, leaf in flat(inner, f"{name}/{part}").items()}
+        return {
+            key: leaf
+            for part, inner in items
+            for key, leaf in flat(inner, f"{name}/{part}").items()
+        }
     return {name: value}
 
 
@@ -58,9 +62,13 @@ def test_is_small_and_computed_in_fp32(folder):
 
 
 def test_pipeline_and_detector_agree_on_fifty_images(folder):
-    images = [draw_picture(200 + 4 * index, seed=index, residue=index % 2 == 1) for index in range(50)]
+    images = [
+        draw_picture(200 + 4 * index, seed=index, residue=index % 2 == 1) for index in range(50)
+    ]
     detector = Detector.from_pretrained(folder)
-    classifier = pipeline("image-classification", model=str(folder), image_processor=detector.processor)
+    classifier = pipeline(
+        "image-classification", model=str(folder), image_processor=detector.processor
+    )
     for image, mine in zip(images, detector.predict(images), strict=True):
         theirs = {entry["label"]: entry["score"] for entry in classifier(image)}
         assert theirs == pytest.approx(mine.probabilities, abs=1e-5)
@@ -76,7 +84,7 @@ def test_figures_are_those_of_the_weights_and_can_be_computed_again(folder):
         stated = dict(record["figures"])
         if split != "calibration":
             fitted = read_scores(folder / "scores-calibration.parquet")
-            pairs = [part[key] for part in (scores, fitted) for key in ("margin", "is_ai")]
+            pairs = [part[key] for part in (scores, fitted) for key in ("log_odds", "is_ai")]
             method = detector.facts["calibration"]["method"]
             again["calibration_band"] = calibrated_ece_band(*pairs, method=method, seed=42)
         again, stated = flat(again), flat(stated)
@@ -107,7 +115,10 @@ def test_the_test_split_was_measured_once_and_that_is_logged(folder):
     looks = [entry for entry in looks if entry not in maps + files]
     # Once as the images are, and at most once more under the grid of degradations.
     assert ["degradations" in entry for entry in looks] in ([False], [False, True])
-    assert looks[0]["figures"]["auroc"] == read_evaluation(folder)["test"]["figures"]["summary"]["auroc"]
+    assert (
+        looks[0]["figures"]["auroc"]
+        == read_evaluation(folder)["test"]["figures"]["summary"]["auroc"]
+    )
 
 
 def test_card_names_corpus_command_and_figures(folder):
@@ -127,7 +138,9 @@ def test_calibration_lowers_the_ece_on_the_test_split(folder):
 
 
 def test_a_run_on_cifake_beats_the_efficientnet_it_is_compared_with():
-    accuracy = read_evaluation(BUNDLED / "cifake-mobilenet")["test"]["figures"]["summary"]["accuracy"]
+    accuracy = read_evaluation(BUNDLED / "cifake-mobilenet")["test"]["figures"]["summary"][
+        "accuracy"
+    ]
     assert accuracy["n"] == 20_000
     assert accuracy["low"] > 0.9410
 
@@ -138,11 +151,14 @@ def test_the_front_page_states_the_figures_of_the_cards(folder):
     page = (BUNDLED.parent.parent / "README.md").read_text(encoding="utf-8")
     assert f"{auroc['value']:.3f} ({auroc['low']:.3f} – {auroc['high']:.3f})" in page
     assert (
-        f"{100 * accuracy['value']:.1f} % ({100 * accuracy['low']:.1f} – {100 * accuracy['high']:.1f})" in page
+        f"{100 * accuracy['value']:.1f} % ({100 * accuracy['low']:.1f} – {100 * accuracy['high']:.1f})"
+        in page
     )
 
 
-@pytest.mark.parametrize("name", ["astronaut", "camera", "cat", "coffee", "rocket", "stereo_motorcycle"])
+@pytest.mark.parametrize(
+    "name", ["astronaut", "camera", "cat", "coffee", "rocket", "stereo_motorcycle"]
+)
 def test_photographs_are_not_called_ai(name):
     picture = getattr(photographs, name)()
     picture = picture[0] if isinstance(picture, tuple) else picture  # the left eye's
@@ -170,7 +186,7 @@ def test_non_photographs_get_no_verdict(drawn):
         assert withheld.mean() >= 0.9
         for kind in nonphotos.KINDS:
             assert withheld[kinds == kind].mean() >= 0.75, kind
-    assert np.mean([prediction.reason == "novel" for prediction in plain]) >= 0.9
+    assert np.mean([prediction.reason == "out_of_distribution" for prediction in plain]) >= 0.9
 
 
 @pytest.mark.corpora
@@ -178,10 +194,15 @@ def test_few_photographs_are_taken_for_novel(corpora):
     corpus = load_corpus(corpora / "scenes", max_train_samples=50, max_test_samples=50)
     detector = Detector.from_pretrained()
     part = parts_of(corpus, 42)["selection"]
-    novel = detector.novelty.is_novel(collecting.collect_scores(detector, part)[1])
+    out_of_distribution = detector.ood.is_out_of_distribution(
+        collecting.collect_scores(detector, part)[1]
+    )
     for mine in (rows.is_ai(part), ~rows.is_ai(part)):
         # 5 % are meant, give or take what chance does to the threshold and to these images.
-        assert novel[mine].mean() <= 1 - coverage_band(225, int(mine.sum()), detector.novelty.alpha, 0.998)[0]
+        assert (
+            out_of_distribution[mine].mean()
+            <= 1 - coverage_band(225, int(mine.sum()), detector.ood.alpha, 0.998)[0]
+        )
 
 
 def test_a_map_covers_what_the_detector_looked_at():

@@ -1,4 +1,4 @@
-"""scripts/calibrate.py: an over-confident checkpoint comes to the noise floor, for every consumer, and nothing gets worse."""
+"""realfake/cli/calibrate.py: an over-confident checkpoint comes to the noise floor, for every consumer, and nothing gets worse."""
 
 import importlib.util
 import json
@@ -14,12 +14,12 @@ from tiny import draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
 from realfake.detector import Detector
-from realfake.evaluation.measurement_log import read_log
+from realfake.evaluation.log import read_log
 from realfake.evaluation.results import checkpoint_hash, read_scores
-from realfake.imaging.images import open_image
-from realfake.training import recalibrate
+from realfake.imaging.decode import open_image
+from realfake.training import release
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "calibrate.py"
+SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "calibrate.py"
 SIZES = {"train": 60, "validation": 320, "test": 60}
 WRONG = 0.2  # share of labels that are wrong: nobody can be surer than 80 %
 
@@ -84,7 +84,12 @@ def script():
 
 def call(script, monkeypatch, capsys, model, corpus, output, *options):
     words = [str(model), "--dataset", str(corpus), "--output_dir", str(output), *map(str, options)]
-    log = ["--measurement_log", str(Path(output).parent / "log.jsonl"), "--preprocessing_num_workers", "1"]
+    log = [
+        "--measurement_log",
+        str(Path(output).parent / "log.jsonl"),
+        "--preprocessing_num_workers",
+        "1",
+    ]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words, *log])
     code = script.main()
     return code, capsys.readouterr()
@@ -102,7 +107,12 @@ def calibrated(script, overconfident, corpus, tmp_path_factory):
     """The folder that the script makes of the over-confident checkpoint, and what it printed."""
     output = tmp_path_factory.mktemp("calibrated") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        log = ["--measurement_log", str(output.parent / "log.jsonl"), "--preprocessing_num_workers", "1"]
+        log = [
+            "--measurement_log",
+            str(output.parent / "log.jsonl"),
+            "--preprocessing_num_workers",
+            "1",
+        ]
         words = [str(overconfident), "--dataset", str(corpus), "--output_dir", str(output), *log]
         patch.setattr(sys, "argv", [str(SCRIPT), *words])
         assert script.main() == 0
@@ -126,7 +136,10 @@ def test_over_confidence_comes_to_the_noise_floor(calibrated, overconfident):
     assert "corpus" not in facts  # it was not trained on this one
     assert facts["thresholds"]["alpha"] == 0.05
     assert [point["fpr"] for point in facts["operating_points"]] == [0.01, 0.05]
-    assert facts["novelty"]["n"] == {"real": 80, "ai": 80} and (calibrated / "novelty.safetensors").is_file()
+    assert (
+        facts["ood"]["n"] == {"real": 80, "ai": 80}
+        and (calibrated / "novelty.safetensors").is_file()
+    )
     assert not (calibrated.parent / "log.jsonl").exists()  # the test split was left alone
 
 
@@ -162,15 +175,25 @@ def test_the_card_claims_no_training(calibrated):
     assert f"{record['figures']['summary']['nll']['value']:.4f}" in card
 
 
-def test_what_is_calibrated_stays_as_it_is(script, monkeypatch, capsys, calibrated, corpus, tmp_path):
+def test_what_is_calibrated_stays_as_it_is(
+    script, monkeypatch, capsys, calibrated, corpus, tmp_path
+):
     method = strict(calibrated / "config.json")["realfake"]["calibration"]["method"]
-    code, said = call(script, monkeypatch, capsys, calibrated, corpus, tmp_path / "out", "--method", method)
+    code, said = call(
+        script, monkeypatch, capsys, calibrated, corpus, tmp_path / "out", "--method", method
+    )
     assert code == 0, said.err
     assert "Nothing was changed" in said.out
-    assert strict(tmp_path / "out" / "config.json")["realfake"]["calibration"]["method"] == "identity"
-    first, second = (read_scores(path / "scores-selection.parquet") for path in (calibrated, tmp_path / "out"))
-    np.testing.assert_allclose(second["margin"], first["margin"], atol=1e-5)
-    assert "calibration was tried and changed nothing" in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        strict(tmp_path / "out" / "config.json")["realfake"]["calibration"]["method"] == "identity"
+    )
+    first, second = (
+        read_scores(path / "scores-selection.parquet") for path in (calibrated, tmp_path / "out")
+    )
+    np.testing.assert_allclose(second["log_odds"], first["log_odds"], atol=1e-5)
+    assert (
+        "calibration was tried and changed nothing" in (tmp_path / "out" / "README.md").read_text()
+    )
 
 
 def test_many_classes_whose_names_say_nothing(script, monkeypatch, capsys, corpus, tmp_path):
@@ -222,8 +245,10 @@ def test_degraded_logits_depend_on_the_image_alone(overconfident, corpus):
 
     rows = load_corpus(corpus, num_proc=1).splits["test"]
     detector = Detector.from_pretrained(overconfident)
-    whole = recalibrate.compute_logits(detector, rows, 16, "whole", degraded=True)
-    some = recalibrate.compute_logits(detector, rows.select(range(40, 10, -1)), 7, "some", degraded=True)
+    whole = release.compute_logits(detector, rows, 16, "whole", degraded=True)
+    some = release.compute_logits(
+        detector, rows.select(range(40, 10, -1)), 7, "some", degraded=True
+    )
     np.testing.assert_allclose(some, whole[40:10:-1], atol=1e-4)
     assert np.abs(detector.logits(rows["image"], 16) - whole).max() > 0.1
 
@@ -237,16 +262,29 @@ def test_a_calibration_that_is_worse_once_stored_is_taken_back(overconfident, co
     detector = Detector.from_pretrained(overconfident)
     before = collect_logits(detector, part)
     harmful = Calibration("temperature_bias", 0.1, 3.0, 1.0, 0.5, len(part))
-    result = recalibrate.fold_save_reopen(detector, harmful, part, before, tmp_path / "out", {}, 0.1)
-    assert result.calibration.method == "identity" and "would have been above" in result.calibration.reason
-    np.testing.assert_allclose(collect_logits(result.detector, part), before, atol=2e-3 * np.abs(before).max())
+    result = release.fold_save_reopen(detector, harmful, part, before, tmp_path / "out", {}, 0.1)
+    assert (
+        result.calibration.method == "identity"
+        and "would have been above" in result.calibration.reason
+    )
+    np.testing.assert_allclose(
+        collect_logits(result.detector, part), before, atol=2e-3 * np.abs(before).max()
+    )
     assert result.detector.thresholds.alpha == 0.1
 
 
 def test_it_is_pushed_whole(script, monkeypatch, capsys, overconfident, corpus, tmp_path, hub):
     out = tmp_path / "out"
     code, said = call(
-        script, monkeypatch, capsys, overconfident, corpus, out, "--push_to_hub", "--hub_model_id", "user/calm"
+        script,
+        monkeypatch,
+        capsys,
+        overconfident,
+        corpus,
+        out,
+        "--push_to_hub",
+        "--hub_model_id",
+        "user/calm",
     )
     assert code == 0, said.err
     from huggingface_hub import HfApi, ModelCard
@@ -268,12 +306,16 @@ def test_it_is_pushed_whole(script, monkeypatch, capsys, overconfident, corpus, 
 def test_mistakes_end_in_one_line(
     script, monkeypatch, capsys, overconfident, corpus, tmp_path, options, message
 ):
-    code, said = call(script, monkeypatch, capsys, overconfident, corpus, tmp_path / "out", *options)
+    code, said = call(
+        script, monkeypatch, capsys, overconfident, corpus, tmp_path / "out", *options
+    )
     lines = [line for line in said.err.splitlines() if "error" in line]
     assert code == 2 and len(lines) == 1
     assert lines[0].startswith("calibrate.py: error: ") and message in lines[0]
 
 
-def test_the_checkpoint_itself_is_not_overwritten(script, monkeypatch, capsys, overconfident, corpus):
+def test_the_checkpoint_itself_is_not_overwritten(
+    script, monkeypatch, capsys, overconfident, corpus
+):
     code, said = call(script, monkeypatch, capsys, overconfident, corpus, overconfident)
     assert code == 2 and "would be overwritten" in said.err

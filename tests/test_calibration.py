@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from realfake.statistics import metrics
+from realfake.statistics import summary
 from realfake.statistics.calibration import Calibration, fit, fit_grouped, folds
 
 
@@ -22,10 +22,12 @@ def draw(n, seed=0, temperature=1.0, bias=0.0, prior=0.4):
 
 def test_temperature_by_hand():
     # Always sure to the same degree and right three times out of four: margin / T = log 3.
-    margin = np.array([5.0, 5.0, 5.0, -5.0, -5.0, -5.0, -5.0, 5.0])
+    log_odds = np.array([5.0, 5.0, 5.0, -5.0, -5.0, -5.0, -5.0, 5.0])
     is_ai = np.array([True] * 4 + [False] * 4)
-    calibration = fit(margin, is_ai, "temperature")
-    assert calibration.method == "temperature" and calibration.bias == 0 and calibration.reason is None
+    calibration = fit(log_odds, is_ai, "temperature")
+    assert (
+        calibration.method == "temperature" and calibration.bias == 0 and calibration.reason is None
+    )
     assert calibration.temperature == pytest.approx(5 / math.log(3))
     assert calibration.nll_after == pytest.approx(-(3 * math.log(3 / 4) + math.log(1 / 4)) / 4)
     np.testing.assert_allclose(expit(calibration.apply([5.0, -5.0])), [0.75, 0.25])
@@ -33,14 +35,14 @@ def test_temperature_by_hand():
 
 def test_temperature_and_bias_by_hand():
     # Two margins, so the fit meets the share of ai at both: 4/5 at 3 and 1/3 at 1 (equal class sizes).
-    margin = np.array([3.0] * 5 + [1.0] * 3)
+    log_odds = np.array([3.0] * 5 + [1.0] * 3)
     is_ai = np.array([1, 1, 1, 1, 0, 1, 0, 0], bool)
-    calibration = fit(margin, is_ai, class_balanced=False)
+    calibration = fit(log_odds, is_ai, class_balanced=False)
     high, low = math.log(4), math.log(1 / 2)
     assert 1 / calibration.temperature == pytest.approx((high - low) / 2)
     assert calibration.bias == pytest.approx(low - (high - low) / 2)
     # Balanced, 5 ai and 3 real: each real image weighs 5/3, so odds fall by that.
-    balanced = fit(margin, is_ai)
+    balanced = fit(log_odds, is_ai)
     assert balanced.temperature == pytest.approx(calibration.temperature)
     assert balanced.bias == pytest.approx(calibration.bias - math.log(5 / 3))
 
@@ -49,15 +51,17 @@ def test_temperature_and_bias_by_hand():
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_is_logistic_regression(class_balanced, with_bias, scale):
-    margin, is_ai = draw(500, temperature=2.0, bias=0.7)
-    calibration = fit(margin * scale, is_ai, "temperature_bias" if with_bias else "temperature", class_balanced)
+    log_odds, is_ai = draw(500, temperature=2.0, bias=0.7)
+    calibration = fit(
+        log_odds * scale, is_ai, "temperature_bias" if with_bias else "temperature", class_balanced
+    )
     model = LogisticRegression(
         C=np.inf,
         fit_intercept=with_bias,
         class_weight="balanced" if class_balanced else None,
         tol=1e-12,
         solver="newton-cholesky",
-    ).fit(margin[:, None], is_ai)
+    ).fit(log_odds[:, None], is_ai)
     assert scale / calibration.temperature == pytest.approx(model.coef_[0, 0], abs=1e-6)
     if with_bias:
         assert calibration.bias == pytest.approx(model.intercept_[0], abs=1e-6)
@@ -65,74 +69,116 @@ def test_is_logistic_regression(class_balanced, with_bias, scale):
 
 
 def test_recovers_the_distortion_and_lowers_nll():
-    margin, is_ai = draw(40_000, temperature=3.0, bias=-1.2, prior=0.15)
-    calibration = fit(margin, is_ai)
+    log_odds, is_ai = draw(40_000, temperature=3.0, bias=-1.2, prior=0.15)
+    calibration = fit(log_odds, is_ai)
     assert calibration.temperature == pytest.approx(3.0, rel=0.05)
     assert calibration.bias == pytest.approx(-1.2, abs=0.1)
-    weights = metrics.class_balanced_weights(is_ai)
-    assert calibration.nll_before == pytest.approx(metrics.nll(margin, is_ai, weights))
-    assert calibration.nll_after == pytest.approx(metrics.nll(calibration.apply(margin), is_ai, weights))
+    weights = summary.class_balanced_weights(is_ai)
+    assert calibration.nll_before == pytest.approx(summary.nll(log_odds, is_ai, weights))
+    assert calibration.nll_after == pytest.approx(
+        summary.nll(calibration.apply(log_odds), is_ai, weights)
+    )
     assert calibration.nll_after < calibration.nll_before
     # Means equal odds beforehand: calibrated on classes of the same mass, not at the corpus's 15 %.
-    assert abs(metrics.signed_calibration_error(expit(calibration.apply(margin)), is_ai, weights)) < 1e-6
+    assert (
+        abs(summary.signed_calibration_error(expit(calibration.apply(log_odds)), is_ai, weights))
+        < 1e-6
+    )
 
 
 @pytest.mark.parametrize("method", ["temperature", "temperature_bias"])
 def test_separable(method):
     is_ai = np.arange(60) < 30
-    margin = np.where(is_ai, 40.0, -40.0) + np.linspace(-1, 1, 60)
-    calibration = fit(margin, is_ai, method)
+    log_odds = np.where(is_ai, 40.0, -40.0) + np.linspace(-1, 1, 60)
+    calibration = fit(log_odds, is_ai, method)
     assert "separate" in calibration.reason and calibration.method == method
-    p_ai = expit(calibration.apply(margin))
+    p_ai = expit(calibration.apply(log_odds))
     assert 0 < p_ai.min() < p_ai[is_ai].min() < p_ai.max() < 1
     assert p_ai.max() < 0.99 and calibration.nll_after < calibration.nll_before
     # Platt's targets by hand: margins +-1, 30 a class, so odds of 31 to 1.
     by_hand = fit(np.where(is_ai, 1.0, -1.0), is_ai, method)
-    assert 1 / by_hand.temperature == pytest.approx(math.log(31)) and by_hand.bias == pytest.approx(0, abs=1e-8)
+    assert 1 / by_hand.temperature == pytest.approx(math.log(31)) and by_hand.bias == pytest.approx(
+        0, abs=1e-8
+    )
 
 
 @pytest.mark.parametrize(
-    ("margin", "method"),
-    [([1.0, 2.0, 2.0, 3.0], "temperature_bias"), ([-1.0, 0.0, 0.0, 1.0], "temperature"), ([-1.0, 0.0, 2.0, 1.0], "temperature"),
-     ([-0.2, -0.1, 0.1, 0.2], "temperature_bias")],
-)  # fmt: skip
-def test_separable_up_to_a_tie(margin, method):
+    ("log_odds", "method"),
+    [
+        ([1.0, 2.0, 2.0, 3.0], "temperature_bias"),
+        ([-1.0, 0.0, 0.0, 1.0], "temperature"),
+        ([-1.0, 0.0, 2.0, 1.0], "temperature"),
+        ([-0.2, -0.1, 0.1, 0.2], "temperature_bias"),
+    ],
+)
+def test_separable_up_to_a_tie(log_odds, method):
     # Also where an image of each class lies on the threshold there is no finite optimum.
     is_ai = np.array([False, False, True, True])
     for size in (1e-2, 1.0, 1e2):
-        calibration = fit(size * np.array(margin), is_ai, method)
-        assert calibration.reason == "the margins separate the classes; labels were smoothed (Platt 1999)"
-        assert math.isfinite(calibration.temperature) and calibration.nll_after < calibration.nll_before
-    overlapping = np.array([margin[0], margin[3], margin[1], margin[2]])
+        calibration = fit(size * np.array(log_odds), is_ai, method)
+        assert (
+            calibration.reason
+            == "the margins separate the classes; labels were smoothed (Platt 1999)"
+        )
+        assert (
+            math.isfinite(calibration.temperature)
+            and calibration.nll_after < calibration.nll_before
+        )
+    overlapping = np.array([log_odds[0], log_odds[3], log_odds[1], log_odds[2]])
     assert fit(overlapping, is_ai, method).reason != calibration.reason
 
 
 @pytest.mark.parametrize(
-    ("margin", "is_ai", "method", "reason"),
+    ("log_odds", "is_ai", "method", "reason"),
     [
         ([1.0, 2.0], [True, True], "temperature", "the calibration images are all of one class"),
-        ([2.0, 1.0, -1.0, -2.0], [False, False, True, True], "temperature_bias",
-         "higher margins do not mean ai on the calibration images: the best temperature is not positive"),
-        ([0.0, 0.0, 0.0, 0.0], [False, False, True, True], "temperature",
-         "higher margins do not mean ai on the calibration images: the best temperature is not positive"),
-        ([1.0, -1.0, 1.0, -1.0], [False, False, True, True], "auto",
-         "neither temperature nor bias lowers the cross-validated NLL"),
-        ([1.0, 2.0, 3.0], [False, True, True], "auto",
-         "too few calibration images to choose a method by cross-validation"),
+        (
+            [2.0, 1.0, -1.0, -2.0],
+            [False, False, True, True],
+            "temperature_bias",
+            "higher margins do not mean ai on the calibration images: the best temperature is not positive",
+        ),
+        (
+            [0.0, 0.0, 0.0, 0.0],
+            [False, False, True, True],
+            "temperature",
+            "higher margins do not mean ai on the calibration images: the best temperature is not positive",
+        ),
+        (
+            [1.0, -1.0, 1.0, -1.0],
+            [False, False, True, True],
+            "auto",
+            "neither temperature nor bias lowers the cross-validated NLL",
+        ),
+        (
+            [1.0, 2.0, 3.0],
+            [False, True, True],
+            "auto",
+            "too few calibration images to choose a method by cross-validation",
+        ),
         ([1.0, 2.0, 3.0, 4.0], [False, True, False, True], "identity", None),
     ],
-)  # fmt: skip
-def test_why_the_identity_was_kept(margin, is_ai, method, reason):
+)
+def test_why_the_identity_was_kept(log_odds, is_ai, method, reason):
     for balanced in (True, False):
-        kept = fit(margin, is_ai, method, balanced)
-        assert (kept.method, kept.temperature, kept.bias, kept.n) == ("identity", 1.0, 0.0, len(margin))
-        assert kept.reason == reason and kept.class_balanced is balanced and kept.nll_after == kept.nll_before
+        kept = fit(log_odds, is_ai, method, balanced)
+        assert (kept.method, kept.temperature, kept.bias, kept.n) == (
+            "identity",
+            1.0,
+            0.0,
+            len(log_odds),
+        )
+        assert (
+            kept.reason == reason
+            and kept.class_balanced is balanced
+            and kept.nll_after == kept.nll_before
+        )
 
 
 def test_nothing_to_gain_keeps_the_identity():
     # Three of four right at odds of three to one: temperature 1 is the optimum.
-    margin = math.log(3) * np.array([1, 1, 1, -1, -1, -1, -1, 1])
-    kept = fit(margin, np.arange(8) < 4, "temperature")
+    log_odds = math.log(3) * np.array([1, 1, 1, -1, -1, -1, -1, 1])
+    kept = fit(log_odds, np.arange(8) < 4, "temperature")
     assert kept.temperature == pytest.approx(1) and kept.nll_after == pytest.approx(kept.nll_before)
     if kept.method == "identity":
         assert kept.reason == "no temperature lowers the NLL of the calibration images"
@@ -140,31 +186,37 @@ def test_nothing_to_gain_keeps_the_identity():
 
 def test_separated_by_a_shifted_threshold():
     is_ai = np.arange(20) < 10
-    margin = np.where(is_ai, 9.0, 7.0) + np.linspace(-0.1, 0.1, 20)
-    calibration = fit(margin, is_ai)
+    log_odds = np.where(is_ai, 9.0, 7.0) + np.linspace(-0.1, 0.1, 20)
+    calibration = fit(log_odds, is_ai)
     assert "separate" in calibration.reason
-    assert ((calibration.apply(margin) > 0) == is_ai).all() and np.isfinite(calibration.temperature)
-    assert fit(margin, is_ai, "temperature").temperature > 1  # without a bias they are not separable
+    assert ((calibration.apply(log_odds) > 0) == is_ai).all() and np.isfinite(
+        calibration.temperature
+    )
+    assert (
+        fit(log_odds, is_ai, "temperature").temperature > 1
+    )  # without a bias they are not separable
 
 
 @pytest.mark.parametrize("method", ["temperature", "temperature_bias", "auto"])
 def test_wrong_way_keeps_the_identity(method):
-    margin, is_ai = draw(300)
-    calibration = fit(-margin, is_ai, method)
+    log_odds, is_ai = draw(300)
+    calibration = fit(-log_odds, is_ai, method)
     assert (calibration.method, calibration.temperature, calibration.bias) == ("identity", 1.0, 0.0)
     assert calibration.reason and calibration.nll_before == calibration.nll_after
-    np.testing.assert_array_equal(calibration.apply(margin), margin)
+    np.testing.assert_array_equal(calibration.apply(log_odds), log_odds)
     assert fit(np.where(is_ai, -3.0, 3.0), is_ai, method).method == "identity"
 
 
 @pytest.mark.parametrize("method", ["temperature", "temperature_bias", "auto"])
 def test_one_class_or_no_information_keeps_the_identity(method):
-    for margin, is_ai in [
+    for log_odds, is_ai in [
         (np.array([1.0, 2.0]), [True, True]),
         (np.zeros(10), np.arange(10) < 5),
-        (np.array([2.0, -1.0]), [True, False]) if method == "auto" else (np.zeros(2), [True, False]),
+        (np.array([2.0, -1.0]), [True, False])
+        if method == "auto"
+        else (np.zeros(2), [True, False]),
     ]:
-        calibration = fit(margin, is_ai, method)
+        calibration = fit(log_odds, is_ai, method)
         assert calibration.method == "identity" and calibration.reason
 
 
@@ -173,52 +225,52 @@ def test_never_raises_the_nll():
     for seed in range(60):
         n = int(rng.integers(2, 30))
         is_ai = rng.random(n) < 0.5
-        margin = rng.normal(size=n) * 10 ** rng.uniform(-3, 3) + is_ai * rng.normal()
+        log_odds = rng.normal(size=n) * 10 ** rng.uniform(-3, 3) + is_ai * rng.normal()
         for method in ("temperature", "temperature_bias", "auto"):
-            calibration = fit(margin, is_ai, method, seed=seed)
+            calibration = fit(log_odds, is_ai, method, seed=seed)
             assert calibration.nll_after <= calibration.nll_before
-            assert calibration.temperature > 0 and np.isfinite(calibration.apply(margin)).all()
+            assert calibration.temperature > 0 and np.isfinite(calibration.apply(log_odds)).all()
 
 
 def test_auto():
-    margin, is_ai = draw(2000, seed=1)
-    assert fit(margin * 4, is_ai, "auto").method in ("temperature", "temperature_bias")
-    shifted = fit(margin + 3, is_ai, "auto")
+    log_odds, is_ai = draw(2000, seed=1)
+    assert fit(log_odds * 4, is_ai, "auto").method in ("temperature", "temperature_bias")
+    shifted = fit(log_odds + 3, is_ai, "auto")
     assert shifted.method == "temperature_bias" and shifted.bias == pytest.approx(-3, abs=0.4)
     # Few images of a calibrated model: the cross-validation keeps the identity more often than not.
     kept = [fit(*draw(40, seed=seed), "auto").method for seed in range(30)]
     assert kept.count("identity") > 15
-    assert fit(margin, is_ai, "auto", seed=5) == fit(margin, is_ai, "auto", seed=5)
+    assert fit(log_odds, is_ai, "auto", seed=5) == fit(log_odds, is_ai, "auto", seed=5)
 
 
 def test_auto_judges_by_images_that_it_was_not_fitted_on():
     """The cross-validation, done once more by hand."""
     for seed in range(12):
-        margin, is_ai = draw(60, seed=seed, temperature=1.25, bias=0.25)
+        log_odds, is_ai = draw(60, seed=seed, temperature=1.25, bias=0.25)
         groups = np.arange(60) // 3
         fold = folds(is_ai, groups, 4, seed)
         assert sorted(set(fold)) == [0, 1, 2, 3]
-        weights = metrics.class_balanced_weights(is_ai)
+        weights = summary.class_balanced_weights(is_ai)
         scores = {}
         for method in ("identity", "temperature", "temperature_bias"):
             held_out = np.empty(60)
             for k in range(4):
-                fitted = fit(margin[fold != k], is_ai[fold != k], method)
-                held_out[fold == k] = fitted.apply(margin[fold == k])
-            scores[method] = metrics.nll(held_out, is_ai, weights)
+                fitted = fit(log_odds[fold != k], is_ai[fold != k], method)
+                held_out[fold == k] = fitted.apply(log_odds[fold == k])
+            scores[method] = summary.nll(held_out, is_ai, weights)
         best = min(scores, key=scores.get)
-        chosen = fit(margin, is_ai, "auto", groups=groups, n_folds=4, seed=seed)
+        chosen = fit(log_odds, is_ai, "auto", groups=groups, n_folds=4, seed=seed)
         assert chosen.method == best
         if best != "identity":
-            assert chosen == fit(margin, is_ai, best)
+            assert chosen == fit(log_odds, is_ai, best)
 
 
 def test_auto_on_images_that_cannot_be_parted():
-    margin, is_ai = np.array([2.0, -1.0, 0.5, 1.0]), np.array([True, False, False, False])
+    log_odds, is_ai = np.array([2.0, -1.0, 0.5, 1.0]), np.array([True, False, False, False])
     for balanced in (True, False):
-        kept = fit(margin, is_ai, "auto", balanced)
-        weights = metrics.class_balanced_weights(is_ai) if balanced else None
-        before = metrics.nll(margin, is_ai, weights)
+        kept = fit(log_odds, is_ai, "auto", balanced)
+        weights = summary.class_balanced_weights(is_ai) if balanced else None
+        before = summary.nll(log_odds, is_ai, weights)
         assert kept == Calibration(
             "identity",
             1.0,
@@ -252,13 +304,18 @@ def test_folds_keep_groups_whole_and_spread_classes():
 
 
 def test_grouped_with_two_columns_is_fit():
-    margin, is_ai = draw(300, temperature=2.0, bias=0.5)
+    log_odds, is_ai = draw(300, temperature=2.0, bias=0.5)
     offset = np.random.default_rng(0).normal(size=300)
-    logits = np.stack([offset + margin, offset], axis=1)
+    logits = np.stack([offset + log_odds, offset], axis=1)
     for method in ("temperature", "temperature_bias", "auto"):
-        one, other = fit(margin, is_ai, method), fit_grouped(logits, {"real": [1], "ai": [0]}, is_ai, method)
+        one, other = (
+            fit(log_odds, is_ai, method),
+            fit_grouped(logits, {"real": [1], "ai": [0]}, is_ai, method),
+        )
         assert one.method == other.method
-        assert (one.temperature, one.bias) == pytest.approx((other.temperature, other.bias), abs=1e-7)
+        assert (one.temperature, one.bias) == pytest.approx(
+            (other.temperature, other.bias), abs=1e-7
+        )
 
 
 def test_grouped_with_four_columns():
@@ -268,7 +325,7 @@ def test_grouped_with_four_columns():
     logits = 3 * (rng.normal(size=(800, k)) + 2.0 * np.eye(k)[truth])
     is_ai = np.isin(truth, columns["ai"])
     calibration = fit_grouped(logits, columns, is_ai)
-    weights = metrics.class_balanced_weights(is_ai)
+    weights = summary.class_balanced_weights(is_ai)
 
     def nll(x):
         # Independent: through the softmax of scaled logits, the bias as odds.
@@ -285,7 +342,7 @@ def test_grouped_with_four_columns():
     folded = logits / calibration.temperature
     folded[:, columns["ai"]] += calibration.bias
     np.testing.assert_allclose(
-        calibration.apply_logits(logits, columns), metrics.margin_from_logits(folded, columns)
+        calibration.apply_logits(logits, columns), summary.log_odds_from_logits(folded, columns)
     )
 
 
@@ -299,11 +356,13 @@ def test_grouped_is_as_good_as_a_search_on_a_grid(method, size):
     raw = 2.5 * (rng.normal(size=(600, 3)) + 1.5 * np.eye(3)[truth] + [0.4, 0, 0])
     logits, is_ai = size * raw + 50 * size, truth > 0
     calibration = fit_grouped(logits, columns, is_ai, method)
-    weights = metrics.class_balanced_weights(is_ai)
+    weights = summary.class_balanced_weights(is_ai)
 
     def nll(x):
-        margin = metrics.margin_from_logits(raw * np.exp(x[0]), columns) + (x[1] if len(x) > 1 else 0.0)
-        return metrics.nll(margin, is_ai, weights)
+        log_odds = summary.log_odds_from_logits(raw * np.exp(x[0]), columns) + (
+            x[1] if len(x) > 1 else 0.0
+        )
+        return summary.nll(log_odds, is_ai, weights)
 
     start = [0.0, 0.0] if method == "temperature_bias" else [0.0]
     best = minimize(nll, start, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13})
@@ -317,7 +376,11 @@ def test_grouped_without_information_keeps_the_identity():
     is_ai = np.arange(20) < 10
     for logits in (np.zeros((20, 3)), np.tile([1.0, 2.0, 3.0], (20, 1))):
         calibration = fit_grouped(logits, {"real": [0], "ai": [1, 2]}, is_ai, "temperature")
-        assert (calibration.method, calibration.temperature, calibration.bias) == ("identity", 1.0, 0.0)
+        assert (calibration.method, calibration.temperature, calibration.bias) == (
+            "identity",
+            1.0,
+            0.0,
+        )
 
 
 def test_grouped_wrong_way_and_separable():
@@ -332,18 +395,18 @@ def test_grouped_wrong_way_and_separable():
 
 
 def test_round_trip_and_bad_input():
-    margin, is_ai = draw(50)
-    calibration = fit(margin, is_ai)
+    log_odds, is_ai = draw(50)
+    calibration = fit(log_odds, is_ai)
     values = json.loads(json.dumps(calibration.to_dict(), allow_nan=False))
     assert Calibration.from_dict(values | {"folded": True}) == calibration
     with pytest.raises(ValueError) as error:
-        fit(margin, is_ai, "platt")
+        fit(log_odds, is_ai, "platt")
     assert str(error.value) == (
         "Unknown calibration method 'platt'; use one of identity, temperature, temperature_bias, auto."
     )
     with pytest.raises(ValueError, match="NaN"):
-        fit(np.r_[margin[1:], np.nan], is_ai)
+        fit(np.r_[log_odds[1:], np.nan], is_ai)
     with pytest.raises(ValueError, match="infinite"):
-        fit(np.r_[margin[1:], np.inf], is_ai)
+        fit(np.r_[log_odds[1:], np.inf], is_ai)
     with pytest.raises(ValueError, match="groups"):
-        fit(margin, is_ai, "auto", groups=[1, 2])
+        fit(log_odds, is_ai, "auto", groups=[1, 2])

@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 from tiny import save_tiny
 
-from realfake.card.degradations import coverage_table, slices_table, summary
 from realfake.card.facts import CardFacts, public_name
-from realfake.card.files import rewrite_card
-from realfake.card.render import render
-from realfake.card.unsuitable import in_short, unsuitable
+from realfake.card.limits import in_short, unsuitable
+from realfake.card.render import render, rewrite_card
+from realfake.card.results import coverage_table, slices_table, summary
 from realfake.evaluation import results
-from realfake.evaluation.evaluation import measure, measure_operating_points
+from realfake.evaluation.measure import measure, measure_operating_points
 from realfake.evaluation.results import write_evaluation, write_scores
 from realfake.evaluation.robustness_figures import grid_figures, headline, known_slices
 from realfake.evaluation.robustness_report import write_record
-from realfake.statistics.conformal import Thresholds, fit_thresholds, operating_point
+from realfake.statistics.verdicts import Thresholds, fit_thresholds, operating_point
 
 EVIL = "a|b <script>alert(1)</script> [x](http://evil) `c`"
 THRESHOLDS = Thresholds(alpha=0.05, real=-1.0, ai=1.0, n_real=400, n_ai=400)
@@ -38,26 +37,44 @@ def scored(n=400, seed=0, names=("good", "poor")):
 
 def recorded(names=("good", "poor"), **changes):
     """A record of two degradations, the second of which moves all images towards `real`."""
-    margin, is_ai, made_by, sources = scored(names=names)
-    tiers = {"clean": margin, "jpeg_40": margin - 1.5}
+    log_odds, is_ai, made_by, sources = scored(names=names)
+    tiers = {"clean": log_odds, "jpeg_40": log_odds - 1.5}
     figures = grid_figures(
-        tiers, is_ai, thresholds=THRESHOLDS, generators=made_by.tolist(), sources=sources.tolist(),
-        slices={"faces": ["faces-300"]}, n_resamples=40,
-    )  # fmt: skip
-    control = grid_figures({"clean": margin / 4}, is_ai, generators=made_by.tolist(), n_resamples=0)
+        tiers,
+        is_ai,
+        thresholds=THRESHOLDS,
+        generators=made_by.tolist(),
+        sources=sources.tolist(),
+        slices={"faces": ["faces-300"]},
+        n_resamples=40,
+    )
+    control = grid_figures(
+        {"clean": log_odds / 4}, is_ai, generators=made_by.tolist(), n_resamples=0
+    )
     return {
-        "date": "2026-02-03", "checkpoint_sha256": "c" * 64, "model": "photos", "corpus": "corpus", "corpus_fingerprint": "f",
-        "command": "python scripts/evaluate_checkpoint.py x", "versions": {}, "of": 400, "headline": headline(figures),
-        "described": dict.fromkeys(tiers, "What it does."), "slices": {}, "degradations": figures,
-        "controls": {"power-spectrum": control}, "controls_n": 99, **changes,
-    }  # fmt: skip
+        "date": "2026-02-03",
+        "checkpoint_sha256": "c" * 64,
+        "model": "photos",
+        "corpus": "corpus",
+        "corpus_fingerprint": "f",
+        "command": "python realfake/cli/robustness.py x",
+        "versions": {},
+        "of": 400,
+        "headline": headline(figures),
+        "described": dict.fromkeys(tiers, "What it does."),
+        "slices": {},
+        "degradations": figures,
+        "controls": {"power-spectrum": control},
+        "controls_n": 99,
+        **changes,
+    }
 
 
 @pytest.fixture(scope="module")
 def facts():
-    margin, is_ai, made_by, sources = scored()
+    log_odds, is_ai, made_by, sources = scored()
     measured = measure(
-        margin, is_ai, generators=made_by, sources=sources, thresholds=THRESHOLDS, n_resamples=100
+        log_odds, is_ai, generators=made_by, sources=sources, thresholds=THRESHOLDS, n_resamples=100
     )
     record = {"checkpoint_sha256": "c" * 64, "corpus": "corpus", "figures": measured}
     return CardFacts(
@@ -101,13 +118,19 @@ def test_a_reader_finds_the_three_answers(facts):
     text = render(facts).text
     short = text.split("## In short")[1].split("\n## ")[0]
     figures = facts.figures
-    withheld, wrong = 1 - figures["verdicts"]["given"]["value"], figures["verdicts"]["wrong"]["real"]
+    withheld, wrong = (
+        1 - figures["verdicts"]["given"]["value"],
+        figures["verdicts"]["wrong"]["real"],
+    )
     assert f"it says `inconclusive`**: to {100 * withheld:.1f} % of the 400 images" in short
     assert f"{100 * wrong['value']:.1f} %" in short and "of 200 as they are" in short
     assert "must not be used to rule out these generators**: poor." in short
     section = text.split("## For which generators it must not be used")[1].split("\n## ")[0]
     entry = figures["by_generator"]["poor"]
-    assert f"| poor | {entry['n']} | {entry['auroc']['value']:.3f}" in section and "| good |" not in section
+    assert (
+        f"| poor | {entry['n']} | {entry['auroc']['value']:.3f}" in section
+        and "| good |" not in section
+    )
     assert "lies below 0.75" in section and "stated 5.0 %" in section
     # `good` holds on the images as they are, and no longer once they are recompressed.
     assert ("good (`jpeg_40`)" in section) == bool(
@@ -129,7 +152,10 @@ def test_degradations_are_shown_with_their_controls(facts):
     worst = record["headline"]["worst_degradation"]
     assert worst["degradation"] == "jpeg_40"
     top = text.split("## In short")[0]
-    assert f"Balanced accuracy {100 * worst['balanced_accuracy']['value']:.1f} %" in top and "poor" in top
+    assert (
+        f"Balanced accuracy {100 * worst['balanced_accuracy']['value']:.1f} %" in top
+        and "poor" in top
+    )
     section = text.split("### After recompression, resizing and cropping")[1].split("### Other")[0]
     assert section.count("\n| model |") == 2 and section.count("\n| *`power-spectrum`* |") == 1
     rated = record["degradations"]["jpeg_40"]["verdicts"]
@@ -143,11 +169,14 @@ def test_degradations_are_shown_with_their_controls(facts):
 
 def test_figures_of_other_weights_are_not_shown(facts):
     others = CardFacts(
-        name="x", evaluation=facts.evaluation, robustness={"test": recorded(checkpoint_sha256="d" * 64)}
+        name="x",
+        evaluation=facts.evaluation,
+        robustness={"test": recorded(checkpoint_sha256="d" * 64)},
     )
     text = render(others).text
     assert (
-        "After recompression" not in text and "recompressed, resized or cropped images was not measured" in text
+        "After recompression" not in text
+        and "recompressed, resized or cropped images was not measured" in text
     )
 
 
@@ -159,7 +188,8 @@ def test_shortfalls_are_marked():
     assert poor.count("✗") == 2
     cell = figures["clean"]["by_generator"]["poor"]
     assert (
-        f"**{100 * cell['wrong']['value']:.1f} %** ✗ ({100 * cell['verdicts']['inconclusive']:.1f} %)" in poor
+        f"**{100 * cell['wrong']['value']:.1f} %** ✗ ({100 * cell['verdicts']['inconclusive']:.1f} %)"
+        in poor
     )
     assert good.split("|")[3].strip().startswith("0.0 % (")
     assert "**all `real`**" in lines[2] and lines[2].split("|")[2].strip() == "200"
@@ -170,15 +200,21 @@ def test_a_slice_is_shown_as_it_is_and_at_its_worst():
     rows = slices_table(figures).splitlines()[2:]
     assert [row.split("|")[2].strip() for row in rows][0] == "`clean`"
     assert f"{figures['clean']['by_slice']['faces']['auroc']['value']:.3f}" in rows[0]
-    assert known_slices(["web", "tpdne", None]) == {"faces": ["faces-256", "faces-300", "tpdne", "man"]}
+    assert known_slices(["web", "tpdne", None]) == {
+        "faces": ["faces-256", "faces-300", "tpdne", "man"]
+    }
     assert known_slices(None) == {}
 
 
 def test_names_cannot_break_out():
-    margin, is_ai, _, _ = scored(names=(EVIL, "poor"))
-    record = recorded(names=(EVIL, EVIL + "2"), corpus=EVIL, described={"clean": EVIL, "jpeg_40": EVIL})
+    log_odds, is_ai, _, _ = scored(names=(EVIL, "poor"))
+    record = recorded(
+        names=(EVIL, EVIL + "2"), corpus=EVIL, described={"clean": EVIL, "jpeg_40": EVIL}
+    )
     evaluated = {"checkpoint_sha256": "c" * 64, "figures": record["degradations"]["clean"]}
-    facts = CardFacts(name="x", evaluation={"test": evaluated}, robustness={"test": record}, base_model=EVIL)
+    facts = CardFacts(
+        name="x", evaluation={"test": evaluated}, robustness={"test": record}, base_model=EVIL
+    )
     page = html(render(facts).text)
     assert "<script" not in page and 'href="http://evil"' not in page
     for block in re.findall(r"(?:^\|.*\|\n)+", render(facts).text, re.M):
@@ -186,28 +222,51 @@ def test_names_cannot_break_out():
 
 
 def test_one_label_has_no_headline():
-    margin = np.array([-1.0, -2.0])
-    figures = grid_figures({"clean": margin}, [False, False], thresholds=THRESHOLDS, n_resamples=0)
+    log_odds = np.array([-1.0, -2.0])
+    figures = grid_figures(
+        {"clean": log_odds}, [False, False], thresholds=THRESHOLDS, n_resamples=0
+    )
     assert "one label only" in summary({"degradations": figures})
 
 
 def test_novel_images_get_no_verdict():
-    margin, is_ai, made_by, sources = scored()
-    novel = np.zeros(len(margin), dtype=bool)
-    novel[:100] = True
-    figures = measure(margin, is_ai, thresholds=THRESHOLDS, novel=novel, generators=made_by, n_resamples=0)
-    before = measure(margin[100:], is_ai[100:], thresholds=THRESHOLDS, n_resamples=0)
-    assert figures["verdicts"]["novel"]["real"]["value"] == 50 / 200
+    log_odds, is_ai, made_by, sources = scored()
+    out_of_distribution = np.zeros(len(log_odds), dtype=bool)
+    out_of_distribution[:100] = True
+    figures = measure(
+        log_odds,
+        is_ai,
+        thresholds=THRESHOLDS,
+        out_of_distribution=out_of_distribution,
+        generators=made_by,
+        n_resamples=0,
+    )
+    before = measure(log_odds[100:], is_ai[100:], thresholds=THRESHOLDS, n_resamples=0)
+    assert figures["verdicts"]["out_of_distribution"]["real"]["value"] == 50 / 200
     for label in ("real", "ai"):
         for verdict in ("real", "ai"):
-            assert figures["verdicts"]["counts"][label][verdict] == before["verdicts"]["counts"][label][verdict]
-    grid = grid_figures({"clean": margin}, is_ai, thresholds=THRESHOLDS, novel={"clean": novel}, n_resamples=0)
+            assert (
+                figures["verdicts"]["counts"][label][verdict]
+                == before["verdicts"]["counts"][label][verdict]
+            )
+    grid = grid_figures(
+        {"clean": log_odds},
+        is_ai,
+        thresholds=THRESHOLDS,
+        out_of_distribution={"clean": out_of_distribution},
+        n_resamples=0,
+    )
     assert grid["clean"]["verdicts"]["counts"] == figures["verdicts"]["counts"]
 
 
 def test_operating_points_by_hand():
-    points = [operating_point(np.arange(100.0), np.zeros(100, dtype=bool), rate) for rate in (0.01, 0.05)]
-    scores = {"margin": np.array([94.5, 95.5, 96.5, 99.5]), "is_ai": np.array([False, False, True, True])}
+    points = [
+        operating_point(np.arange(100.0), np.zeros(100, dtype=bool), rate) for rate in (0.01, 0.05)
+    ]
+    scores = {
+        "log_odds": np.array([94.5, 95.5, 96.5, 99.5]),
+        "is_ai": np.array([False, False, True, True]),
+    }
     one, five = measure_operating_points(points, scores, n_resamples=0)
     # The 5th and the 1st largest of 100 photographs: floor(0.05 · 101) and floor(0.01 · 101).
     assert (five["threshold"], one["threshold"]) == (95.0, 99.0)
@@ -223,9 +282,14 @@ def test_operating_points_by_hand():
 
 def test_what_the_card_says_of_novelty(facts):
     assert "unlike the images" not in render(facts).text
-    facts = CardFacts.from_dict({**facts.to_dict(), "novelty": {"alpha": 0.05, "n": {"real": 9, "ai": 9}}})
+    facts = CardFacts.from_dict(
+        {**facts.to_dict(), "ood": {"alpha": 0.05, "n": {"real": 9, "ai": 9}}}
+    )
     text = render(facts).text
-    assert "all but 5.0 % of these" in text and "or the image is unlike those it was trained on" in text
+    assert (
+        "all but 5.0 % of these" in text
+        and "or the image is unlike those it was trained on" in text
+    )
 
 
 def test_a_starting_point_has_a_public_name(tmp_path):
@@ -248,22 +312,26 @@ def finished(tmp_path):
     """A checkpoint's folder as a run leaves it, its figures of today's making but for one."""
     folder = save_tiny("vit", tmp_path / "run")
     weights = results.checkpoint_hash(folder)
-    margin, is_ai, made_by, sources = scored()
+    log_odds, is_ai, made_by, sources = scored()
     columns = {"generators": made_by.tolist(), "sources": sources.tolist()}
-    thresholds = fit_thresholds(margin, is_ai)
+    thresholds = fit_thresholds(log_odds, is_ai)
     headers = {
-        "checkpoint_hash": weights, "command": "python train_hf.py", "corpus": "corpus", "corpus_fingerprint": "f",
-        "date": "2026-01-01", "versions": {},
-    }  # fmt: skip
+        "checkpoint_hash": weights,
+        "command": "python train_hf.py",
+        "corpus": "corpus",
+        "corpus_fingerprint": "f",
+        "date": "2026-01-01",
+        "versions": {},
+    }
     for split in ("calibration", "test"):
-        figures = measure(margin, is_ai, **columns, thresholds=thresholds)
+        figures = measure(log_odds, is_ai, **columns, thresholds=thresholds)
         for entry in figures["by_generator"].values():
             del entry["wrong"]  # as an older version wrote it
         write_evaluation(folder, split, figures, **headers)
-        write_scores(folder, split, margin, is_ai, **columns)
+        write_scores(folder, split, log_odds, is_ai, **columns)
     config = json.loads((folder / "config.json").read_text())
     calibration = {"method": "temperature", "temperature": 2.0, "bias": 0.0, "n": 400}
-    points = [operating_point(margin, is_ai, 0.05).to_dict()]
+    points = [operating_point(log_odds, is_ai, 0.05).to_dict()]
     config["realfake"] = {
         "thresholds": thresholds.to_dict(),
         "calibration": calibration,
@@ -314,17 +382,33 @@ def explained(split, gains, default, **changes):
 
     faithfulness = {
         name: {
-            "deletion_gain": figure(gain), "insertion_gain": figure(gain), "gain": figure(2 * gain), "beats_random": figure(0.5),
-            "sensitivity": figure(0.2), "randomised": figure(0.01), "milliseconds": {"value": 31.4, "n": 200},
+            "deletion_gain": figure(gain),
+            "insertion_gain": figure(gain),
+            "gain": figure(2 * gain),
+            "beats_random": figure(0.5),
+            "sensitivity": figure(0.2),
+            "randomised": figure(0.01),
+            "milliseconds": {"value": 31.4, "n": 200},
         }
         for name, gain in gains.items()
-    }  # fmt: skip
-    found = {key: figure(0.1, 20) for key in ("share", "energy", "energy_over_chance", "energy_over_control")}
+    }
+    found = {
+        key: figure(0.1, 20)
+        for key in ("share", "energy", "energy_over_chance", "energy_over_control")
+    }
     return {
-        "checkpoint_sha256": "c" * 64, "split": split, "n": 200, "settings": {"n_random": 3}, "corpus": "corpus",
-        "figures": {"faithfulness": faithfulness, "localisation": {"ai_in_real": {"gradcam": found}}, "default": default},
+        "checkpoint_sha256": "c" * 64,
+        "split": split,
+        "n": 200,
+        "settings": {"n_random": 3},
+        "corpus": "corpus",
+        "figures": {
+            "faithfulness": faithfulness,
+            "localisation": {"ai_in_real": {"gradcam": found}},
+            "default": default,
+        },
         **changes,
-    }  # fmt: skip
+    }
 
 
 def with_maps(facts, **records):
@@ -333,7 +417,9 @@ def with_maps(facts, **records):
 
 def test_the_card_says_which_method_the_figures_support(facts):
     gains = {"gradcam": 0.05, "occlusion": 0.01}
-    records = {split: explained(split, gains, "gradcam@stage.2") for split in ("validation", "test")}
+    records = {
+        split: explained(split, gains, "gradcam@stage.2") for split in ("validation", "test")
+    }
     text = with_maps(facts, **records)
     assert (
         "The default method is `gradcam`, the one that gained most over chance, on 200 validation images."
@@ -348,9 +434,12 @@ def test_the_card_takes_maps_that_do_not_beat_chance_as_unproven(facts):
     nothing = explained("validation", {"gradcam": 0.0}, None)
     assert "**take maps of this detector as unproven.**" in with_maps(facts, validation=nothing)
     chosen, fails = (
-        explained(split, {"gradcam": gain}, "gradcam") for split, gain in (("validation", 0.1), ("test", 0.01))
+        explained(split, {"gradcam": gain}, "gradcam")
+        for split, gain in (("validation", 0.1), ("test", 0.01))
     )
-    assert "**On test it does not beat chance with both" in with_maps(facts, validation=chosen, test=fails)
+    assert "**On test it does not beat chance with both" in with_maps(
+        facts, validation=chosen, test=fails
+    )
 
 
 def test_maps_of_other_weights_are_not_in_the_card(facts):

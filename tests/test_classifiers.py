@@ -21,7 +21,7 @@ from realfake.models.classifiers import (
     use_native_pixels,
 )
 from realfake.training.arguments import ModelArguments
-from realfake.training.preparation import prepare_classifier
+from realfake.training.model import prepare_classifier
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ def test_a_hub_id_that_cannot_be_reached(open_it):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
 def test_a_folder_that_lacks_a_file(folder, name):
     (folder / name).unlink()
-    with pytest.raises(OSError, match=f"cannot be opened as a checkpoint: it lacks {name}") as error:
+    with pytest.raises(
+        OSError, match=f"cannot be opened as a checkpoint: it lacks {name}"
+    ) as error:
         Detector.from_pretrained(folder)
     one_line(error)
 
@@ -113,7 +115,11 @@ def test_no_image_classifier(tmp_path):
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
     )
     BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
     for open_it in (load_classifier, Detector.from_pretrained):
@@ -165,14 +171,16 @@ def test_a_detector_without_a_trained_head_is_refused(folder):
 
 def test_labels_that_say_nothing_need_a_label_map(tmp_path):
     folder = save_tiny("vit", tmp_path / "vit", labels=("LABEL_0", "LABEL_1"))
-    with pytest.raises(ValueError, match="Cannot tell which of the classes 'LABEL_0', 'LABEL_1'") as error:
+    with pytest.raises(
+        ValueError, match="Cannot tell which of the classes 'LABEL_0', 'LABEL_1'"
+    ) as error:
         Detector.from_pretrained(folder)
     assert "label_map" in one_line(error)
     detector = Detector.from_pretrained(folder, label_map={"LABEL_0": "ai", "LABEL_1": "real"})
     assert detector.columns == {"real": [1], "ai": [0]}
-    margin = detector.predict(draw_picture()).margin
+    log_odds = detector.predict(draw_picture()).log_odds
     swapped = Detector.from_pretrained(folder, label_map={"LABEL_1": "ai", "LABEL_0": "real"})
-    assert swapped.predict(draw_picture()).margin == pytest.approx(-margin)
+    assert swapped.predict(draw_picture()).log_odds == pytest.approx(-log_odds)
 
 
 def test_a_single_output_is_refused(tmp_path):
@@ -188,9 +196,14 @@ def test_a_real_fake_classifier_keeps_its_head_and_its_order(tmp_path):
     stored = load_file(folder / "model.safetensors")
     model, processor = prepare_classifier(ModelArguments(model_name_or_path=str(folder)))
     assert torch.equal(model.classifier.weight, stored["classifier.weight"])
-    assert model.config.id2label == {0: "ai", 1: "real"} and model.config.label2id == {"ai": 0, "real": 1}
+    assert model.config.id2label == {0: "ai", 1: "real"} and model.config.label2id == {
+        "ai": 0,
+        "real": 1,
+    }
     before = Detector.from_pretrained(folder).predict(draw_picture())
-    assert Detector(model, processor).predict(draw_picture()).margin == pytest.approx(before.margin, abs=1e-6)
+    assert Detector(model, processor).predict(draw_picture()).log_odds == pytest.approx(
+        before.log_odds, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +250,9 @@ def test_a_multi_label_checkpoint_becomes_a_single_label_one(tmp_path):
 
 
 def test_config_overrides_reach_the_model(tiny_vit):
-    arguments = ModelArguments(model_name_or_path=str(tiny_vit), config_overrides='{"layer_norm_eps": 0.001}')
+    arguments = ModelArguments(
+        model_name_or_path=str(tiny_vit), config_overrides='{"layer_norm_eps": 0.001}'
+    )
     model, _ = prepare_classifier(arguments)
     assert model.vit.layernorm.eps == 0.001
 
@@ -254,7 +269,9 @@ def test_config_overrides_reach_the_model(tiny_vit):
 )
 def test_config_overrides_that_cannot_be(overrides, message, tiny_vit):
     with pytest.raises(ValueError, match=message) as error:
-        prepare_classifier(ModelArguments(model_name_or_path=str(tiny_vit), config_overrides=overrides))
+        prepare_classifier(
+            ModelArguments(model_name_or_path=str(tiny_vit), config_overrides=overrides)
+        )
     one_line(error)
 
 
@@ -302,7 +319,9 @@ def test_what_is_built_can_be_opened_again(tmp_path):
 
 
 def test_build_from_scratch_with_dropout():
-    arguments = ModelArguments(model_type="vit", image_size=32, dropout=0.25, config_overrides=json.dumps(VIT))
+    arguments = ModelArguments(
+        model_type="vit", image_size=32, dropout=0.25, config_overrides=json.dumps(VIT)
+    )
     model, _ = prepare_classifier(arguments)
     assert model.config.hidden_dropout_prob == 0.25
     assert 0.25 in [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
@@ -359,7 +378,12 @@ def test_native_pixels_are_the_middle_of_the_image(architecture, tmp_path):
 def test_an_image_size_that_the_model_can_take(tmp_path):
     folder = save_tiny("convnext", tmp_path / "convnext")
     _, processor = prepare_classifier(ModelArguments(model_name_or_path=str(folder), image_size=48))
-    assert processor(images=[draw_picture(80)], return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 48)
+    assert processor(images=[draw_picture(80)], return_tensors="pt")["pixel_values"].shape == (
+        1,
+        3,
+        48,
+        48,
+    )
     assert input_size(processor) == (48, 48)
 
 
@@ -367,9 +391,13 @@ def test_an_image_size_that_the_model_can_take(tmp_path):
 def test_an_image_size_that_the_model_cannot_take(architecture, tmp_path):
     folder = save_tiny(architecture, tmp_path / architecture)
     for preprocessing in ("processor", "native"):
-        with pytest.raises(ValueError, match="cannot take images of 48x48 pixels .* --image_size") as error:
+        with pytest.raises(
+            ValueError, match="cannot take images of 48x48 pixels .* --image_size"
+        ) as error:
             prepare_classifier(
-                ModelArguments(model_name_or_path=str(folder), image_size=48, preprocessing=preprocessing)
+                ModelArguments(
+                    model_name_or_path=str(folder), image_size=48, preprocessing=preprocessing
+                )
             )
         one_line(error)
 
@@ -378,4 +406,6 @@ def test_a_detectors_thresholds_do_not_pass_to_what_it_is_trained_into(folder):
     edit_config(folder, realfake={"thresholds": {"alpha": 0.05, "real": -1.0, "ai": 1.0}})
     assert Detector.from_pretrained(folder).thresholds is not None
     model, processor = prepare_classifier(ModelArguments(model_name_or_path=str(folder)))
-    assert Detector(model, processor).thresholds is None and "realfake" not in model.config.to_dict()
+    assert (
+        Detector(model, processor).thresholds is None and "realfake" not in model.config.to_dict()
+    )

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tiny import draw_picture
 
-from realfake.__main__ import main
+from realfake.cli.predict import main
 from realfake.detector import Detector
 
 
@@ -65,7 +65,14 @@ def test_json_is_one_object_a_line(pictures, tiny_vit, capsys):
 def test_csv_has_a_header_and_a_line_a_file(pictures, tiny_vit, capsys):
     missing = pictures / "missing.jpg"
     status, out, err = run(
-        "predict", pictures / "a.jpg", missing, "--csv", "--provenance", "--model", tiny_vit, capsys=capsys
+        "predict",
+        pictures / "a.jpg",
+        missing,
+        "--csv",
+        "--provenance",
+        "--model",
+        tiny_vit,
+        capsys=capsys,
     )
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 1
@@ -83,7 +90,9 @@ def test_words_are_for_people(pictures, tiny_vit, capsys):
     assert "P(ai) = " in out
 
 
-def test_a_file_that_fails_is_named_on_stderr_and_the_others_are_answered(pictures, tiny_vit, capsys):
+def test_a_file_that_fails_is_named_on_stderr_and_the_others_are_answered(
+    pictures, tiny_vit, capsys
+):
     files = [pictures / "a.jpg", pictures / "notes.txt", pictures / "deep" / "b.PNG"]
     status, out, err = run("predict", *files, "--json", "--model", tiny_vit, capsys=capsys)
     rows = [json.loads(line) for line in out.splitlines()]
@@ -133,7 +142,9 @@ def test_stdin_is_an_image(pictures, tiny_vit, capsys, monkeypatch):
         (["provenance"], "FILE"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_one_line(arguments, words, pictures, tiny_vit, tmp_path, capsys):
+def test_wrong_usage_ends_with_2_and_one_line(
+    arguments, words, pictures, tiny_vit, tmp_path, capsys
+):
     arguments = [argument.format(a=pictures / "a.jpg", empty=tmp_path) for argument in arguments]
     if arguments and arguments[0] != "provenance" and "--model" not in arguments:
         arguments += ["--model", str(tiny_vit)]
@@ -199,9 +210,22 @@ def test_a_name_cannot_write_to_the_terminal(tiny_vit, tmp_path, capsys):
 
 def test_as_a_program_of_its_own(pictures, tiny_vit):
     done = subprocess.run(
-        [sys.executable, "-m", "realfake", "predict", "-", str(pictures / "notes.txt"), "--json", "--model", str(tiny_vit)],
-        input=(pictures / "a.jpg").read_bytes(), capture_output=True, timeout=300, env=dict(os.environ),
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "realfake",
+            "predict",
+            "-",
+            str(pictures / "notes.txt"),
+            "--json",
+            "--model",
+            str(tiny_vit),
+        ],
+        input=(pictures / "a.jpg").read_bytes(),
+        capture_output=True,
+        timeout=300,
+        env=dict(os.environ),
+    )
     rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert done.returncode == 1
     assert rows[0]["verdict"] in ("real", "ai")

@@ -17,7 +17,9 @@ async def reached(request: Request) -> PlainTextResponse:
 @pytest.fixture(scope="module")
 def client():
     return TestClient(
-        ClosedRoutes(Starlette(routes=[Route("/{path:path}", reached, methods=["GET", "POST", "HEAD"])]))
+        ClosedRoutes(
+            Starlette(routes=[Route("/{path:path}", reached, methods=["GET", "POST", "HEAD"])])
+        )
     )
 
 

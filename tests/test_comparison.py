@@ -18,17 +18,17 @@ from sklearn import metrics as sk
 from test_train_cli import SETTINGS, import_train_hf
 from tiny import draw_corpus
 
-from realfake.command import locked_folder
 from realfake.evaluation.results import read_evaluation, write_scores
-from realfake.training import comparison, run_series
-from realfake.training.architectures import ARCHITECTURES, words_for
+from realfake.io import locked_folder
+from realfake.training import comparison, series
+from realfake.training.series import ARCHITECTURES, words_for
 
 ROOT = Path(__file__).parent.parent
 RESAMPLING = {"seed": 0, "n_resamples": 300}
 
 
 def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "realfake" / "cli" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -48,7 +48,7 @@ def in_process(monkeypatch):
             patch.setattr(sys, "argv", ["train_hf.py", *words[2:]])
             return SimpleNamespace(returncode=import_train_hf().main())
 
-    monkeypatch.setattr(run_series, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(series, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
     return made
 
 
@@ -62,11 +62,13 @@ def simulated(seed=0, n=400, separation=2.0):
 
 
 def test_the_figures_are_other_implementations():
-    margin, truth = simulated()
-    noisy = margin + np.random.default_rng(1).normal(size=len(margin)) * 2
-    record = comparison.compare({"good": margin[:, None], "bad": noisy[:, None]}, truth, **RESAMPLING)
+    log_odds, truth = simulated()
+    noisy = log_odds + np.random.default_rng(1).normal(size=len(log_odds)) * 2
+    record = comparison.compare(
+        {"good": log_odds[:, None], "bad": noisy[:, None]}, truth, **RESAMPLING
+    )
     assert record["best"] == "good"
-    for name, own in (("good", margin), ("bad", noisy)):
+    for name, own in (("good", log_odds), ("bad", noisy)):
         figures = record["models"][name]
         assert figures["auroc"]["value"] == pytest.approx(sk.roc_auc_score(truth, own), abs=1e-12)
         assert figures["accuracy"]["value"] == pytest.approx(sk.accuracy_score(truth, own > 0))
@@ -78,29 +80,36 @@ def test_the_figures_are_other_implementations():
         assert 0 < figures["ece"] < 0.5 and expit(own).shape == (400,)
     assert record["models"]["good"]["auroc_difference"] is None
     difference = record["models"]["bad"]["auroc_difference"]
-    expected = sk.roc_auc_score(truth, noisy) - sk.roc_auc_score(truth, margin)
+    expected = sk.roc_auc_score(truth, noisy) - sk.roc_auc_score(truth, log_odds)
     assert difference["value"] == pytest.approx(expected, abs=1e-12)
     assert difference["low"] < difference["value"] < difference["high"] < 0
 
 
 def test_a_paired_interval_is_narrower_than_two_apart():
-    margin, truth = simulated(separation=1.0)
-    near = margin + np.random.default_rng(1).normal(size=len(margin)) * 0.1
-    models = comparison.compare({"a": margin[:, None], "b": near[:, None]}, truth, **RESAMPLING)["models"]
+    log_odds, truth = simulated(separation=1.0)
+    near = log_odds + np.random.default_rng(1).normal(size=len(log_odds)) * 0.1
+    models = comparison.compare({"a": log_odds[:, None], "b": near[:, None]}, truth, **RESAMPLING)[
+        "models"
+    ]
     apart = [one["auroc"]["high"] - one["auroc"]["low"] for one in models.values()]
     (paired,) = [one["auroc_difference"] for one in models.values() if one["auroc_difference"]]
     assert paired["high"] - paired["low"] < min(apart) / 4
     grouped = comparison.compare(
-        {"a": margin[:, None], "b": near[:, None]}, truth, np.repeat(np.arange(100), 4), **RESAMPLING
+        {"a": log_odds[:, None], "b": near[:, None]},
+        truth,
+        np.repeat(np.arange(100), 4),
+        **RESAMPLING,
     )["models"]["a"]["auroc"]
     assert grouped != models["a"]["auroc"]
 
 
 def test_seeds_are_averaged():
-    margin, truth = simulated()
+    log_odds, truth = simulated()
     other, _ = simulated(seed=5)
-    both = np.stack([margin, np.where(truth, 1, -1) * np.abs(other)], axis=1)
-    figures = comparison.compare({"two": both, "one": margin[:, None]}, truth, **RESAMPLING)["models"]["two"]
+    both = np.stack([log_odds, np.where(truth, 1, -1) * np.abs(other)], axis=1)
+    figures = comparison.compare({"two": both, "one": log_odds[:, None]}, truth, **RESAMPLING)[
+        "models"
+    ]["two"]
     expected = [sk.roc_auc_score(truth, column) for column in both.T]
     assert figures["auroc_by_seed"] == pytest.approx(expected)
     assert figures["auroc"]["value"] == pytest.approx(np.mean(expected))
@@ -108,10 +117,12 @@ def test_seeds_are_averaged():
 
 def test_images_of_two_splits_share_no_group(tmp_path):
     for split in ("selection", "calibration"):
-        write_scores(tmp_path, split, np.arange(3.0), np.array([True, False, True]), groups=["a", "a", "b"])
-    scores = run_series.read_run_scores(tmp_path, ("selection", "calibration"))
+        write_scores(
+            tmp_path, split, np.arange(3.0), np.array([True, False, True]), groups=["a", "a", "b"]
+        )
+    scores = series.read_run_scores(tmp_path, ("selection", "calibration"))
     assert scores["groups"].tolist() == [0, 0, 1, 2, 2, 3]
-    assert scores["margin"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert scores["log_odds"].tolist() == [0, 1, 2, 0, 1, 2]
 
 
 # --- which models
@@ -124,10 +135,15 @@ def test_the_seven_from_scratch(name, scale):
 
     words = words_for(name, from_scratch=True, scale=scale, image_size=32)
     overrides = json.loads(words[words.index("--config_overrides") + 1])
-    model, _ = build_classifier(words[words.index("--model_type") + 1], overrides=overrides, image_size=32)
+    model, _ = build_classifier(
+        words[words.index("--model_type") + 1], overrides=overrides, image_size=32
+    )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters < {"tiny": 1e6, "small": 1.1e7}[scale]
-    assert words_for(name, from_scratch=False, scale="full", image_size=None)[0] == "--model_name_or_path"
+    assert (
+        words_for(name, from_scratch=False, scale="full", image_size=None)[0]
+        == "--model_name_or_path"
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,9 +186,17 @@ def by_generator(tmp_path_factory):
 
 def words(corpus, out, *more):
     return [
-        "--dataset", str(corpus), "--output_dir", str(out), *SETTINGS, "--num_train_epochs", "1", "--measurement_log",
-        str(Path(out).parent / "log.jsonl"), *map(str, more),
-    ]  # fmt: skip
+        "--dataset",
+        str(corpus),
+        "--output_dir",
+        str(out),
+        *SETTINGS,
+        "--num_train_epochs",
+        "1",
+        "--measurement_log",
+        str(Path(out).parent / "log.jsonl"),
+        *map(str, more),
+    ]
 
 
 def test_compare(by_generator, tiny_vit, tiny_convnext, in_process, tmp_path, capsys):
@@ -212,7 +236,9 @@ def test_compare(by_generator, tiny_vit, tiny_convnext, in_process, tmp_path, ca
 
     times = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     assert script("compare").main(command) == 0
-    assert len(in_process.commands) == 3 and times == {path: path.stat().st_mtime_ns for path in times}
+    assert len(in_process.commands) == 3 and times == {
+        path: path.stat().st_mtime_ns for path in times
+    }
     assert json.loads((out / "comparison.json").read_text())["models"] == record["models"]
     capsys.readouterr()
     assert script("compare").main([*command, "--weight_decay", "0.1"]) == 2
@@ -242,7 +268,9 @@ def test_leave_one_out(by_generator, tiny_vit, in_process, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["compare", "leave_one_out"])
-def test_two_of_them_do_not_write_to_one_folder(name, by_generator, tiny_vit, in_process, tmp_path, capsys):
+def test_two_of_them_do_not_write_to_one_folder(
+    name, by_generator, tiny_vit, in_process, tmp_path, capsys
+):
     more = {
         "compare": [
             "--models",
@@ -261,7 +289,9 @@ def test_two_of_them_do_not_write_to_one_folder(name, by_generator, tiny_vit, in
 
 
 def test_a_run_is_a_process_of_its_own(tmp_path):
-    run = run_series.Run("x", ("--dataset", "./nowhere", "--model_type", "vit"), tmp_path / "run")
-    failed = run_series.train_all([run])
-    assert failed == {"run": "train_hf.py: error: There is no file or folder ./nowhere; check the path."}
+    run = series.Run("x", ("--dataset", "./nowhere", "--model_type", "vit"), tmp_path / "run")
+    failed = series.train_all([run])
+    assert failed == {
+        "run": "train_hf.py: error: There is no file or folder ./nowhere; check the path."
+    }
     assert not run.finished and failed["run"] in run.log.read_text()

@@ -9,7 +9,7 @@ from scipy.stats import binom, binomtest, norm
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from realfake.statistics.calibration import fit
-from realfake.statistics.conformal import (
+from realfake.statistics.verdicts import (
     OperatingPoint,
     Thresholds,
     binomial_interval,
@@ -28,61 +28,78 @@ from realfake.statistics.conformal import (
 
 def draw(n_real, n_ai, seed=0, distance=2.0):
     rng = np.random.default_rng(seed)
-    margin = np.r_[rng.normal(-distance, 2, n_real), rng.normal(distance, 2, n_ai)]
-    return margin, np.r_[np.zeros(n_real, bool), np.ones(n_ai, bool)]
+    log_odds = np.r_[rng.normal(-distance, 2, n_real), rng.normal(distance, 2, n_ai)]
+    return log_odds, np.r_[np.zeros(n_real, bool), np.ones(n_ai, bool)]
 
 
 def test_thresholds_by_hand():
     # 9 images a class and alpha 0.2: k = floor(0.2 * 10) = 2.
     real, ai = np.arange(-9.0, 0), np.arange(-2.0, 7)
-    margin, is_ai = np.r_[real, ai], np.arange(18) >= 9
-    thresholds = fit_thresholds(margin, is_ai, alpha=0.2)
+    log_odds, is_ai = np.r_[real, ai], np.arange(18) >= 9
+    thresholds = fit_thresholds(log_odds, is_ai, alpha=0.2)
     assert thresholds == Thresholds(0.2, real=-1.0, ai=-2.0, n_real=9, n_ai=9)
     thresholds = fit_thresholds(np.r_[real + 3, ai], is_ai, alpha=0.2)
     assert (thresholds.real, thresholds.ai) == (-1.0, 1.0)
     said = verdicts([-1.5, -1.0, 0.0, 1.0, 1.5, np.nan], thresholds)
-    assert said.tolist() == ["real", "inconclusive", "inconclusive", "inconclusive", "ai", "inconclusive"]
+    assert said.tolist() == [
+        "real",
+        "inconclusive",
+        "inconclusive",
+        "inconclusive",
+        "ai",
+        "inconclusive",
+    ]
 
 
 def test_crossed_thresholds_leave_a_gap_between_them():
     thresholds = Thresholds(0.2, real=3.0, ai=-3.0, n_real=9, n_ai=9)
     assert verdicts([-4.0, -3.0, 0.0, 3.0, 4.0], thresholds).tolist() == [
-        "real", "real", "inconclusive", "ai", "ai",
-    ]  # fmt: skip
+        "real",
+        "real",
+        "inconclusive",
+        "ai",
+        "ai",
+    ]
     sets = prediction_sets([0.0], thresholds)
     assert not sets["real"][0] and not sets["ai"][0]
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.3])
-@pytest.mark.parametrize(("n_real", "n_ai", "distance"), [(99, 40, 1.0), (200, 150, 4.0), (19, 20, 1.0)])
+@pytest.mark.parametrize(
+    ("n_real", "n_ai", "distance"), [(99, 40, 1.0), (200, 150, 4.0), (19, 20, 1.0)]
+)
 def test_brute_force_p_values(alpha, n_real, n_ai, distance):
-    margin, is_ai = draw(n_real, n_ai, distance=distance)
-    margin = np.round(margin, 1)  # ties
-    thresholds = fit_thresholds(margin, is_ai, alpha)
+    log_odds, is_ai = draw(n_real, n_ai, distance=distance)
+    log_odds = np.round(log_odds, 1)  # ties
+    thresholds = fit_thresholds(log_odds, is_ai, alpha)
     new = np.round(np.linspace(-8, 8, 321), 2)
     sets = prediction_sets(new, thresholds)
-    for x, has_real, has_ai, said in zip(new, sets["real"], sets["ai"], verdicts(new, thresholds), strict=True):
-        p_ai = (1 + sum(m <= x for m in margin[is_ai])) / (n_ai + 1)
-        p_real = (1 + sum(m >= x for m in margin[~is_ai])) / (n_real + 1)
+    for x, has_real, has_ai, said in zip(
+        new, sets["real"], sets["ai"], verdicts(new, thresholds), strict=True
+    ):
+        p_ai = (1 + sum(m <= x for m in log_odds[is_ai])) / (n_ai + 1)
+        p_real = (1 + sum(m >= x for m in log_odds[~is_ai])) / (n_real + 1)
         assert has_ai == (p_ai > alpha + 1e-12) and has_real == (p_real > alpha + 1e-12)
         labels = [name for name, p in (("real", p_real), ("ai", p_ai)) if p > alpha + 1e-12]
         assert said == (labels[0] if len(labels) == 1 else "inconclusive")
 
 
 def test_rank_allowed():
-    assert rank_allowed(18, 0.05) == 0 and rank_allowed(19, 0.05) == 1 and rank_allowed(99, 0.01) == 1
+    assert (
+        rank_allowed(18, 0.05) == 0 and rank_allowed(19, 0.05) == 1 and rank_allowed(99, 0.01) == 1
+    )
     assert rank_allowed(99, 0.29) == 29  # 0.29 * 100 is 28.999999999999996
 
 
 def test_too_few_images_never_give_the_verdict():
-    margin, is_ai = draw(100, 18)
-    thresholds = fit_thresholds(margin, is_ai, alpha=0.05)
+    log_odds, is_ai = draw(100, 18)
+    thresholds = fit_thresholds(log_odds, is_ai, alpha=0.05)
     assert thresholds.real is None and thresholds.ai is not None
     assert set(verdicts(np.linspace(-100, 100, 51), thresholds)) == {"ai", "inconclusive"}
-    only_real = fit_thresholds(margin[:100], is_ai[:100])
+    only_real = fit_thresholds(log_odds[:100], is_ai[:100])
     assert only_real.real is None and only_real.n_ai == 0
     nothing = Thresholds(0.05, None, None, 0, 0)
-    assert set(verdicts(margin, nothing)) == {"inconclusive"}
+    assert set(verdicts(log_odds, nothing)) == {"inconclusive"}
 
 
 def test_round_trip():
@@ -105,22 +122,22 @@ def test_margins_are_compared_in_double_precision():
 
 
 def test_groups_count_once():
-    margin, is_ai = draw(50, 50)
+    log_odds, is_ai = draw(50, 50)
     groups = np.r_[np.arange(50), np.arange(50)]  # a photograph and its forgery share a group
-    once = fit_thresholds(margin, is_ai, 0.1, groups)
-    assert once == fit_thresholds(margin, is_ai, 0.1)
-    again = fit_thresholds(np.tile(margin, 3), np.tile(is_ai, 3), 0.1, np.tile(groups, 3))
+    once = fit_thresholds(log_odds, is_ai, 0.1, groups)
+    assert once == fit_thresholds(log_odds, is_ai, 0.1)
+    again = fit_thresholds(np.tile(log_odds, 3), np.tile(is_ai, 3), 0.1, np.tile(groups, 3))
     assert again == once
     # Groups of different images: the choice follows the seed.
-    grouped = [fit_thresholds(margin, is_ai, 0.1, groups // 2, seed=seed) for seed in (0, 0, 1)]
+    grouped = [fit_thresholds(log_odds, is_ai, 0.1, groups // 2, seed=seed) for seed in (0, 0, 1)]
     assert grouped[0] == grouped[1] != grouped[2] and grouped[0].n_ai == 25
 
 
 def test_recalibration_changes_no_verdict():
-    margin, is_ai = draw(300, 200)
-    calibration = fit(margin * 3 + 1, is_ai)
-    raw = verdicts(margin * 3 + 1, fit_thresholds(margin * 3 + 1, is_ai))
-    calibrated = calibration.apply(margin * 3 + 1)
+    log_odds, is_ai = draw(300, 200)
+    calibration = fit(log_odds * 3 + 1, is_ai)
+    raw = verdicts(log_odds * 3 + 1, fit_thresholds(log_odds * 3 + 1, is_ai))
+    calibrated = calibration.apply(log_odds * 3 + 1)
     assert (verdicts(calibrated, fit_thresholds(calibrated, is_ai)) == raw).all()
 
 
@@ -148,9 +165,9 @@ class Prefit(ClassifierMixin, BaseEstimator):
 def test_mapie_gives_the_same_sets_and_verdicts(alpha, n_real, n_ai, distance):
     from mapie.classification import SplitConformalClassifier
 
-    margin, is_ai = draw(n_real, n_ai, distance=distance)
+    log_odds, is_ai = draw(n_real, n_ai, distance=distance)
     new, _ = draw(500, 500, seed=1, distance=distance)
-    thresholds = fit_thresholds(margin, is_ai, alpha)
+    thresholds = fit_thresholds(log_odds, is_ai, alpha)
     sets = prediction_sets(new, thresholds)
     theirs = {}
     for column, (label, of_class) in enumerate((("real", ~is_ai), ("ai", is_ai))):
@@ -158,10 +175,12 @@ def test_mapie_gives_the_same_sets_and_verdicts(alpha, n_real, n_ai, distance):
         mapie = SplitConformalClassifier(
             Prefit(), confidence_level=1 - alpha, conformity_score="lac", prefit=True
         )
-        mapie.conformalize(margin[of_class, None], is_ai[of_class].astype(int))
+        mapie.conformalize(log_odds[of_class, None], is_ai[of_class].astype(int))
         theirs[label] = mapie.predict_set(new[:, None])[1][:, column, 0]
         np.testing.assert_array_equal(sets[label], theirs[label], err_msg=label)
-    said = np.where(theirs["real"] == theirs["ai"], "inconclusive", np.where(theirs["ai"], "ai", "real"))
+    said = np.where(
+        theirs["real"] == theirs["ai"], "inconclusive", np.where(theirs["ai"], "ai", "real")
+    )
     assert (verdicts(new, thresholds) == said).all() and len(set(said)) >= 2
 
 
@@ -182,13 +201,13 @@ def assert_simulated_coverage(alpha, n_cal, n_test, repetitions, tolerance):
     coverages, wrong = [], []
     for seed in range(repetitions):
         thresholds = fit_thresholds(*draw(n_cal, n_cal, seed=2 * seed), alpha)
-        margin, is_ai = draw(n_test, n_test, seed=2 * seed + 1)
-        sets = prediction_sets(margin, thresholds)
+        log_odds, is_ai = draw(n_test, n_test, seed=2 * seed + 1)
+        sets = prediction_sets(log_odds, thresholds)
         for label, of_class in (("real", ~is_ai), ("ai", is_ai)):
             coverage = sets[label][of_class].mean()
             coverages.append(coverage)
             inside[label] += low - 1e-12 <= coverage <= high + 1e-12
-        rates = verdict_rates(margin, is_ai, thresholds)
+        rates = verdict_rates(log_odds, is_ai, thresholds)
         wrong += [rates["real"]["wrong"]["value"], rates["ai"]["wrong"]["value"]]
     # The mean is 1 - k / (n + 1), and at least 95 % fall in the band.
     expected = 1 - rank_allowed(n_cal, alpha) / (n_cal + 1)
@@ -204,25 +223,43 @@ def test_coverage_band_by_hand():
     # One calibration image and alpha 1/2: the error rate is uniform, so is the number of errors among 3.
     assert coverage_band(1, 3, 0.5, level=0.4) == pytest.approx((1 / 3, 2 / 3))
     assert coverage_band(5, 100, 0.05) == (1.0, 1.0)
-    low, high = coverage_band(10**6, 100, 0.05)  # so many calibration images that only the test varies
-    assert (low, high) == (1 - binom(100, 0.05).ppf(0.975) / 100, 1 - binom(100, 0.05).ppf(0.025) / 100)
+    low, high = coverage_band(
+        10**6, 100, 0.05
+    )  # so many calibration images that only the test varies
+    assert (low, high) == (
+        1 - binom(100, 0.05).ppf(0.975) / 100,
+        1 - binom(100, 0.05).ppf(0.025) / 100,
+    )
 
 
 def test_verdict_rates_by_hand():
     thresholds = Thresholds(0.1, real=-1.0, ai=1.0, n_real=20, n_ai=20)
-    margin = np.array([-2.0, -2.0, 0.0, 2.0, 2.0, -2.0])
-    rates = verdict_rates(margin, [0, 0, 0, 0, 1, 1], thresholds)
-    assert [rates["real"][name]["value"] for name in ("right", "wrong", "inconclusive")] == [0.5, 0.25, 0.25]
-    assert [rates["ai"][name]["value"] for name in ("right", "wrong", "inconclusive")] == [0.5, 0.5, 0]
+    log_odds = np.array([-2.0, -2.0, 0.0, 2.0, 2.0, -2.0])
+    rates = verdict_rates(log_odds, [0, 0, 0, 0, 1, 1], thresholds)
+    assert [rates["real"][name]["value"] for name in ("right", "wrong", "inconclusive")] == [
+        0.5,
+        0.25,
+        0.25,
+    ]
+    assert [rates["ai"][name]["value"] for name in ("right", "wrong", "inconclusive")] == [
+        0.5,
+        0.5,
+        0,
+    ]
     exact = binomtest(1, 4).proportion_ci(method="exact")
     assert (rates["real"]["wrong"]["low"], rates["real"]["wrong"]["high"]) == pytest.approx(
         (exact.low, exact.high)
     )
-    half = verdict_rates(margin, [0, 0, 0, 0, 1, 1], thresholds, level=0.5)["real"]["wrong"]
+    half = verdict_rates(log_odds, [0, 0, 0, 0, 1, 1], thresholds, level=0.5)["real"]["wrong"]
     exact = binomtest(1, 4).proportion_ci(0.5, method="exact")
     assert (half["low"], half["high"]) == pytest.approx((exact.low, exact.high))
-    absent = verdict_rates(margin[:4], np.zeros(4), thresholds)["ai"]
-    assert absent["n"] == 0 and absent["wrong"] == {"value": None, "low": None, "high": None, "n": 0}
+    absent = verdict_rates(log_odds[:4], np.zeros(4), thresholds)["ai"]
+    assert absent["n"] == 0 and absent["wrong"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+    }
     json.dumps(rates, allow_nan=False)
 
 
@@ -252,31 +289,31 @@ def test_check_prior(prior):
 
 def test_operating_point_by_hand():
     # 99 photographs with margins 1..99 and a rate of 5 %: k = floor(0.05 * 100) = 5, the fifth largest is 95.
-    margin, is_ai = np.r_[np.arange(1.0, 100), [1000.0] * 7], np.arange(106) >= 99
-    point = operating_point(margin, is_ai, 0.05)
+    log_odds, is_ai = np.r_[np.arange(1.0, 100), [1000.0] * 7], np.arange(106) >= 99
+    point = operating_point(log_odds, is_ai, 0.05)
     assert (point.threshold, point.fpr, point.n_real) == (95.0, 0.05, 99)
     # Of 99 photographs none exceeds the 95 % quantile with probability 0.006, at most one with 0.039: the largest lies
     # above it, the second largest need not. Ten or more exceed it with probability 0.027, eleven or more with 0.011.
     assert (point.low, point.high) == (89.0, 99.0)
     # At 80 %: 8 or more exceed it with probability 0.12, 9 or more with 0.06; 2 or fewer with 0.12, one or none with 0.04.
-    wide = operating_point(margin, is_ai, 0.05, level=0.8)
+    wide = operating_point(log_odds, is_ai, 0.05, level=0.8)
     assert (wide.low, wide.high, wide.threshold) == (91.0, 98.0, 95.0)
     # The outermost photographs count: of one, at a rate of one half, it is the threshold itself.
     assert operating_point([3.0], [False], 0.5).threshold == 3.0
     # ai images are passed over, whatever their margins.
-    assert operating_point(np.r_[margin[:99], -margin[99:]], is_ai, 0.05) == point
-    few = operating_point(margin[:18], is_ai[:18], 0.05)
+    assert operating_point(np.r_[log_odds[:99], -log_odds[99:]], is_ai, 0.05) == point
+    few = operating_point(log_odds[:18], is_ai[:18], 0.05)
     assert (few.threshold, few.low, few.n_real) == (None, 15.0, 18) and few.high is None
     nothing = operating_point([1.0], [True], 0.05)
     assert (nothing.threshold, nothing.low, nothing.high, nothing.n_real) == (None, None, None, 0)
 
 
 def test_an_operating_point_is_the_threshold_of_the_verdict_ai():
-    margin, is_ai = draw(300, 200)
+    log_odds, is_ai = draw(300, 200)
     groups = np.arange(500) // 3
     for fpr in (0.01, 0.05, 0.2):
-        point = operating_point(margin, is_ai, fpr, groups, seed=3)
-        assert point.threshold == fit_thresholds(margin, is_ai, fpr, groups, seed=3).ai
+        point = operating_point(log_odds, is_ai, fpr, groups, seed=3)
+        assert point.threshold == fit_thresholds(log_odds, is_ai, fpr, groups, seed=3).ai
         assert point.n_real == len(set(groups[:300]))
         assert point.low < point.threshold and (point.high is None or point.threshold < point.high)
     assert OperatingPoint.from_dict(json.loads(json.dumps(point.to_dict())) | {"more": 1}) == point
@@ -295,18 +332,24 @@ def test_the_interval_of_an_operating_point_is_that_of_a_quantile(level, fpr):
 
 
 def test_groups_are_chosen_by_seed_0_unless_told_otherwise():
-    margin, is_ai = draw(50, 50)
+    log_odds, is_ai = draw(50, 50)
     groups = np.arange(100) // 4
-    assert operating_point(margin, is_ai, 0.1, groups) == operating_point(margin, is_ai, 0.1, groups, seed=0)
-    assert operating_point(margin, is_ai, 0.1, groups) != operating_point(margin, is_ai, 0.1, groups, seed=1)
-    assert fit_thresholds(margin, is_ai, 0.1, groups) == fit_thresholds(margin, is_ai, 0.1, groups, seed=0)
+    assert operating_point(log_odds, is_ai, 0.1, groups) == operating_point(
+        log_odds, is_ai, 0.1, groups, seed=0
+    )
+    assert operating_point(log_odds, is_ai, 0.1, groups) != operating_point(
+        log_odds, is_ai, 0.1, groups, seed=1
+    )
+    assert fit_thresholds(log_odds, is_ai, 0.1, groups) == fit_thresholds(
+        log_odds, is_ai, 0.1, groups, seed=0
+    )
 
 
 def test_operating_point_holds_its_rate_and_its_interval_the_quantile():
     exceeded, held = [], 0
     for seed in range(400):
-        margin = np.random.default_rng(seed).normal(size=200)
-        point = operating_point(margin, np.zeros(200, bool), 0.05)
+        log_odds = np.random.default_rng(seed).normal(size=200)
+        point = operating_point(log_odds, np.zeros(200, bool), 0.05)
         exceeded.append(norm.sf(point.threshold))
         held += point.low <= norm.isf(0.05) <= point.high
     assert np.mean(exceeded) == pytest.approx(10 / 201, abs=0.003)
@@ -317,13 +360,22 @@ def test_operating_rates_by_hand():
     point = OperatingPoint(0.05, 1.0, 0.5, 2.0, 100)
     rates = operating_rates([1.0, 1.5, 0.0, 2.0, 0.9], [False, False, False, True, True], point)
     exact = binomtest(1, 3).proportion_ci(method="exact")
-    assert rates["fpr"] == pytest.approx({"value": 1 / 3, "low": exact.low, "high": exact.high, "n": 3})
+    assert rates["fpr"] == pytest.approx(
+        {"value": 1 / 3, "low": exact.low, "high": exact.high, "n": 3}
+    )
     assert (rates["tpr"]["value"], rates["tpr"]["n"]) == (1 / 2, 2)
-    half = operating_rates([1.0, 1.5, 0.0, 2.0, 0.9], [False, False, False, True, True], point, level=0.5)
+    half = operating_rates(
+        [1.0, 1.5, 0.0, 2.0, 0.9], [False, False, False, True, True], point, level=0.5
+    )
     exact = binomtest(1, 3).proportion_ci(0.5, method="exact")
     assert (half["fpr"]["low"], half["fpr"]["high"]) == pytest.approx((exact.low, exact.high))
     only = operating_rates([5.0], [True], OperatingPoint(0.05, None, None, None, 3))
-    assert only["tpr"]["value"] == 0 and only["fpr"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert only["tpr"]["value"] == 0 and only["fpr"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+    }
 
 
 def test_bad_rate():

@@ -19,7 +19,9 @@ from realfake.corpus.splits import part_validation
 
 
 def picture(number: int, side: int = 12) -> PILImage.Image:
-    return PILImage.fromarray(np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8))
+    return PILImage.fromarray(
+        np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    )
 
 
 def encoded(number: int, format: str = "PNG", side: int = 12) -> bytes:
@@ -70,7 +72,9 @@ def contents(split) -> list[tuple[str, str]]:
     return sorted(
         (
             names[row["label"]],
-            hashlib.sha256(row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes()).hexdigest(),
+            hashlib.sha256(
+                row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes()
+            ).hexdigest(),
         )
         for row in split
     )
@@ -89,7 +93,9 @@ def test_class_folders_with_splits(tmp_path, load):
         "test/FAKE": 5,
     }
     corpus = load(draw_folders(tmp_path / "raw", counts))
-    assert {split: {"real": c["real"], "ai": c["ai"]} for split, c in corpus.report.splits.items()} == {
+    assert {
+        split: {"real": c["real"], "ai": c["ai"]} for split, c in corpus.report.splits.items()
+    } == {
         "train": {"real": 6, "ai": 8},
         "validation": {"real": 2, "ai": 3},
         "test": {"real": 4, "ai": 5},
@@ -99,7 +105,9 @@ def test_class_folders_with_splits(tmp_path, load):
     )
     for row in corpus.splits["train"]:
         folder = Path(row["image"]["path"]).parent.name
-        assert (folder == "FAKE") == (corpus.splits["train"].features["label"].int2str(row["label"]) == "ai")
+        assert (folder == "FAKE") == (
+            corpus.splits["train"].features["label"].int2str(row["label"]) == "ai"
+        )
     assert corpus.report.label_map == {"FAKE": "ai", "REAL": "real"}
     assert not corpus.report.dropped
 
@@ -116,10 +124,17 @@ def test_class_folders_inside_lone_folders_and_among_other_files(tmp_path, load)
 
 def test_generator_folders_above_split_and_class(tmp_path, load):
     counts = {
-        f"{g}/{s}/{c}": 6 for g in ("Midjourney", "ADM") for s in ("train", "val") for c in ("ai", "nature")
+        f"{g}/{s}/{c}": 6
+        for g in ("Midjourney", "ADM")
+        for s in ("train", "val")
+        for c in ("ai", "nature")
     }
     corpus = load(draw_folders(tmp_path / "raw", counts))
-    assert corpus.report.splits["validation"]["generators"] == {"ADM": 6, "Midjourney": 6, "none": 12}
+    assert corpus.report.splits["validation"]["generators"] == {
+        "ADM": 6,
+        "Midjourney": 6,
+        "none": 12,
+    }
 
 
 def test_images_outside_class_folders_are_refused(tmp_path, load):
@@ -137,7 +152,9 @@ def test_split_folders_beside_class_folders_are_refused(tmp_path, load):
 def test_csv_with_relative_paths_in_two_folders(tmp_path, load):
     for part in ("a", "b"):
         draw_folders(tmp_path / "raw" / part, {"pictures": 20})
-        lines = [f"pictures/{i:03d}.png,{'human' if i % 2 else 'generated'},{i // 4}" for i in range(20)]
+        lines = [
+            f"pictures/{i:03d}.png,{'human' if i % 2 else 'generated'},{i // 4}" for i in range(20)
+        ]
         (tmp_path / "raw" / part / "train.csv").write_text("\n".join(["path,class,group", *lines]))
     corpus = load(tmp_path / "raw")
     assert sum(sizes(corpus).values()) == 40
@@ -152,17 +169,20 @@ def test_jsonl_with_split_in_the_file_name_and_a_missing_file(tmp_path, load):
     for name, numbers in {"train": range(20), "dev": range(20, 24), "test": range(24, 32)}.items():
         lines = [
             json.dumps(
-                {"file_name": f"images/{i:03d}.png", "label": ["real", "fake"][i % 2], "generator": None}
+                {
+                    "file_name": f"images/{i:03d}.png",
+                    "label": ["real", "fake"][i % 2],
+                    "generator": None,
+                }
             )
             for i in numbers
         ]
         (root / f"{name}.jsonl").write_text("\n".join(lines))
     corpus = load(root)
     assert sizes(corpus) == {"train": 20, "validation": 4, "test": 6}
-    assert [(row["split"], row["index"], Path(row["path"]).name) for row in corpus.report.dropped] == [
-        ("test", 6, "030.png"),
-        ("test", 7, "031.png"),
-    ]
+    assert [
+        (row["split"], row["index"], Path(row["path"]).name) for row in corpus.report.dropped
+    ] == [("test", 6, "030.png"), ("test", 7, "031.png")]
     assert "does not exist" in corpus.report.dropped[0]["reason"]
 
 
@@ -223,19 +243,29 @@ def test_metadata_with_labels_wins_over_folder_names(tmp_path, load):
         (lambda root: root, "holds no images and no data files"),
         (lambda root: (root / "a.zip").write_bytes(b"PK") and root / "a.zip", "is not a corpus"),
         (lambda root: (root / "a.csv").write_text("") or root / "a.csv", "a.csv cannot be read"),
-        (lambda root: (root / "a.parquet").write_bytes(b"no") and root / "a.parquet", "a.parquet cannot be read"),
-        (lambda root: (root / "a.csv").write_text("a,label\n1,real\n") and root, "no image column; its columns are: a, label"),
         (
-            lambda root: (root / "a.csv").write_text("url,label\nhttps://x.invalid/a.png,real\n") and root,
+            lambda root: (root / "a.parquet").write_bytes(b"no") and root / "a.parquet",
+            "a.parquet cannot be read",
+        ),
+        (
+            lambda root: (root / "a.csv").write_text("a,label\n1,real\n") and root,
+            "no image column; its columns are: a, label",
+        ),
+        (
+            lambda root: (
+                (root / "a.csv").write_text("url,label\nhttps://x.invalid/a.png,real\n") and root
+            ),
             "no image column; its columns are: url, label",
         ),
         (
-            lambda root: (root / "a.csv").write_text("image,label\nhttps://x.invalid/a.png,real\n") and root,
+            lambda root: (
+                (root / "a.csv").write_text("image,label\nhttps://x.invalid/a.png,real\n") and root
+            ),
             "holds URLs",
         ),
         (lambda root: "user/nothing", "no local file or folder user/nothing.*cannot be reached"),
     ],
-)  # fmt: skip
+)
 def test_unusable_sources_end_in_one_line(tmp_path, load, make, message):
     with pytest.raises((ValueError, OSError), match=message) as error:
         load(make(tmp_path))
@@ -252,7 +282,9 @@ def test_labels_are_mapped_by_name_whatever_their_order(tmp_path, load):
     )
     other.save_to_disk(tmp_path / "raw")
     corpus = load(tmp_path / "raw")
-    found = {(row["image"]["bytes"], row["label"]) for split in corpus.splits.values() for row in split}
+    found = {
+        (row["image"]["bytes"], row["label"]) for split in corpus.splits.values() for row in split
+    }
     # What the source calls 0 is fake: `ai`, and so 1 in the corpus.
     assert found == {(row["image"]["bytes"], 1 - row["label"]) for row in dataset}
 
@@ -289,7 +321,9 @@ def test_one_class_only(tmp_path, load):
 
 def test_missing_and_wrong_label_columns(tmp_path, load):
     rows(20, kind=["x"] * 20).rename_column("label", "verdict").save_to_disk(tmp_path / "raw")
-    with pytest.raises(ValueError, match="no label column.*its columns are: verdict, kind.*--label_column"):
+    with pytest.raises(
+        ValueError, match="no label column.*its columns are: verdict, kind.*--label_column"
+    ):
         load(tmp_path / "raw")
     with pytest.raises(
         ValueError, match=r"no column 'truth' \(--label_column\); its columns are: verdict, kind"
@@ -299,14 +333,18 @@ def test_missing_and_wrong_label_columns(tmp_path, load):
 
 
 def test_a_column_of_many_values_is_not_taken_for_classes(tmp_path, load):
-    rows(120).remove_columns("label").add_column("label", list(range(120))).save_to_disk(tmp_path / "raw")
+    rows(120).remove_columns("label").add_column("label", list(range(120))).save_to_disk(
+        tmp_path / "raw"
+    )
     with pytest.raises(ValueError, match="holds 120 different values.*--label_column"):
         load(tmp_path / "raw")
 
 
 def test_rows_without_a_label_are_dropped_and_listed(tmp_path, load):
     dataset = rows(40)
-    labels = [None if i == 5 else -1 if i == 7 else label for i, label in enumerate(dataset["label"])]
+    labels = [
+        None if i == 5 else -1 if i == 7 else label for i, label in enumerate(dataset["label"])
+    ]
     dataset = dataset.remove_columns("label").add_column(
         "label", labels, feature=ClassLabel(names=["real", "ai"])
     )
@@ -337,7 +375,14 @@ def test_values_that_mean_the_same_have_the_same_text():
 
 
 def test_truncated_files_are_dropped_and_listed(tmp_path, load):
-    counts = {"train/real": 60, "train/ai": 60, "val/real": 20, "val/ai": 20, "test/real": 20, "test/ai": 20}
+    counts = {
+        "train/real": 60,
+        "train/ai": 60,
+        "val/real": 20,
+        "val/ai": 20,
+        "test/real": 20,
+        "test/ai": 20,
+    }
     root = draw_folders(tmp_path / "raw", counts)
     files = sorted(root.rglob("*.png"))
     broken = {str(path) for path in files[:: len(files) // 6]}  # 3 % of 200
@@ -359,7 +404,14 @@ def test_truncated_files_are_dropped_and_listed(tmp_path, load):
 
 
 def test_the_check_is_cached_until_a_file_changes(tmp_path, load, monkeypatch):
-    counts = {"train/real": 10, "train/ai": 10, "val/real": 2, "val/ai": 2, "test/real": 2, "test/ai": 2}
+    counts = {
+        "train/real": 10,
+        "train/ai": 10,
+        "val/real": 2,
+        "val/ai": 2,
+        "test/real": 2,
+        "test/ai": 2,
+    }
     root = draw_folders(tmp_path / "raw", counts)
     load(root)
     opened = []
@@ -387,7 +439,10 @@ def test_one_split_is_parted_70_15_15_within_labels_and_generators(tmp_path, loa
     assert sorted(everything) == contents(
         Dataset.load_from_disk(str(tmp_path / "raw")).cast_column("image", Image(decode=False))
     )
-    assert "70% of 'train', stratified by label and generator (seed 42)" in corpus.report.origins["train"]
+    assert (
+        "70% of 'train', stratified by label and generator (seed 42)"
+        in corpus.report.origins["train"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -395,19 +450,27 @@ def test_one_split_is_parted_70_15_15_within_labels_and_generators(tmp_path, loa
     [
         ({"train": 100, "test": 20}, {"train": 85, "validation": 15, "test": 20}),
         ({"train": 100, "dev": 20}, {"train": 85, "validation": 20, "test": 15}),
-        ({"training": 100, "eval": 10, "testing": 20}, {"train": 100, "validation": 10, "test": 20}),
+        (
+            {"training": 100, "eval": 10, "testing": 20},
+            {"train": 100, "validation": 10, "test": 20},
+        ),
     ],
 )
 def test_what_is_missing_is_carved_from_train(tmp_path, load, given, expected):
-    DatasetDict({n: rows(c, 1000 * i) for i, (n, c) in enumerate(given.items())}).save_to_disk(tmp_path / "raw")
+    DatasetDict({n: rows(c, 1000 * i) for i, (n, c) in enumerate(given.items())}).save_to_disk(
+        tmp_path / "raw"
+    )
     assert sizes(load(tmp_path / "raw")) == expected
 
 
 def test_splits_can_be_named_or_refused(tmp_path, load):
     names = {"part1": 60, "part2": 10, "part3": 10, "rest": 4}
-    DatasetDict({n: rows(c, 1000 * i) for i, (n, c) in enumerate(names.items())}).save_to_disk(tmp_path / "raw")
+    DatasetDict({n: rows(c, 1000 * i) for i, (n, c) in enumerate(names.items())}).save_to_disk(
+        tmp_path / "raw"
+    )
     with pytest.raises(
-        ValueError, match="None of the splits part1, part2, part3, rest is for training.*--train_split"
+        ValueError,
+        match="None of the splits part1, part2, part3, rest is for training.*--train_split",
     ):
         load(tmp_path / "raw")
     corpus = load(tmp_path / "raw", train_split="part1", test_split="part3")
@@ -418,12 +481,18 @@ def test_splits_can_be_named_or_refused(tmp_path, load):
 
 
 def test_an_empty_split_is_named(tmp_path, load):
-    DatasetDict({"train": rows(40), "validation": rows(10, 100).select([])}).save_to_disk(tmp_path / "raw")
+    DatasetDict({"train": rows(40), "validation": rows(10, 100).select([])}).save_to_disk(
+        tmp_path / "raw"
+    )
     with pytest.raises(
         ValueError, match="The validation split is empty: it has no rows.*--validation_split none"
     ):
         load(tmp_path / "raw")
-    assert sizes(load(tmp_path / "raw", validation_split="none")) == {"train": 28, "validation": 6, "test": 6}
+    assert sizes(load(tmp_path / "raw", validation_split="none")) == {
+        "train": 28,
+        "validation": 6,
+        "test": 6,
+    }
 
 
 def test_a_split_that_loses_all_its_rows_is_named(tmp_path, load):
@@ -453,7 +522,9 @@ def test_too_little_to_carve(tmp_path, load):
 def test_groups_shared_by_given_splits_are_dropped_from_train_never_from_test(tmp_path, load):
     splits = DatasetDict(
         {
-            "train": rows(40, 0, group=[f"t{i // 2}" for i in range(36)] + ["v0", "v0", "e0", "e0"]),
+            "train": rows(
+                40, 0, group=[f"t{i // 2}" for i in range(36)] + ["v0", "v0", "e0", "e0"]
+            ),
             "validation": rows(12, 100, group=[f"v{i // 2}" for i in range(10)] + ["e1", "e1"]),
             "test": rows(12, 200, group=[f"e{i // 2}" for i in range(12)]),
         }
@@ -470,10 +541,13 @@ def test_groups_shared_by_given_splits_are_dropped_from_train_never_from_test(tm
 
 def test_groups_are_compared_as_texts(tmp_path, load):
     train = "\n".join(
-        ["image,label,group"] + [f"images/{i:03d}.png,{'real' if i % 2 else 'ai'},{i}" for i in range(40)]
+        ["image,label,group"]
+        + [f"images/{i:03d}.png,{'real' if i % 2 else 'ai'},{i}" for i in range(40)]
     )
     # A gap makes pandas read the column as floats: 7.0.
-    test = "\n".join(["image,label,group", "images/040.png,real,7", "images/041.png,ai,", "images/042.png,ai,"])
+    test = "\n".join(
+        ["image,label,group", "images/040.png,real,7", "images/041.png,ai,", "images/042.png,ai,"]
+    )
     root = draw_folders(tmp_path / "raw", {"images": 43})
     (root / "train.csv").write_text(train)
     (root / "test.csv").write_text(test)
@@ -486,7 +560,9 @@ def test_max_samples_are_drawn_before_the_check(tmp_path, load, monkeypatch):
     DatasetDict({"train": rows(200), "test": rows(60, 500)}).save_to_disk(tmp_path / "raw")
     opened = []
     monkeypatch.setattr(cleaning, "open_image", lambda image: opened.append(image))
-    corpus = load(tmp_path / "raw", max_train_samples=20, max_validation_samples=10, max_test_samples=8)
+    corpus = load(
+        tmp_path / "raw", max_train_samples=20, max_validation_samples=10, max_test_samples=8
+    )
     assert sizes(corpus) == {"train": 20, "validation": 10, "test": 8}
     assert len(opened) == 38
     assert all(counts["real"] == counts["ai"] for counts in corpus.report.splits.values())
@@ -496,7 +572,11 @@ def test_max_samples_are_drawn_before_the_check(tmp_path, load, monkeypatch):
 def test_loading_twice_gives_the_same_and_another_seed_another(tmp_path, load):
     rows(100, group=[i // 2 for i in range(100)]).save_to_disk(tmp_path / "raw")
     first, again, other = (load(tmp_path / "raw", seed=seed) for seed in (1, 1, 2))
-    assert contents(first.splits["test"]) == contents(again.splits["test"]) != contents(other.splits["test"])
+    assert (
+        contents(first.splits["test"])
+        == contents(again.splits["test"])
+        != contents(other.splits["test"])
+    )
 
 
 # Streams
@@ -510,7 +590,8 @@ def test_a_streamed_corpus(tmp_path, load, monkeypatch):
         dataset = dataset.sort("label")  # as corpora often are
         if split == "train":
             dataset = dataset.map(
-                lambda row, i: {"image": {"bytes": b"x", "path": None}} if i == 3 else row, with_indices=True
+                lambda row, i: {"image": {"bytes": b"x", "path": None}} if i == 3 else row,
+                with_indices=True,
             )
         (tmp_path / "raw").mkdir(exist_ok=True)
         dataset.to_parquet(tmp_path / "raw" / f"{split}.parquet")
@@ -541,7 +622,9 @@ def test_a_stream_of_class_folders_and_wild_names(tmp_path, load):
 
 def test_a_stream_of_files_on_the_hub(tmp_path, load, hub, monkeypatch):
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
-    counts = {f"{split}/{name}": 6 for split in ("train", "val", "test") for name in ("fake", "real")}
+    counts = {
+        f"{split}/{name}": 6 for split in ("train", "val", "test") for name in ("fake", "real")
+    }
     root = draw_folders(tmp_path / "raw", counts)
     (root / "test/real/003.png").write_bytes(b"broken")
     hub.put("user/pictures", root, "dataset")
@@ -564,7 +647,9 @@ def test_a_stream_cannot_be_carved(tmp_path, load):
 @pytest.mark.corpora
 def test_scenes(tmp_path):
     folder = Path(os.environ["REALFAKE_CORPORA"]) / "scenes"
-    corpus = load_corpus(folder, cache_dir=str(tmp_path), max_train_samples=100, max_test_samples=100)
+    corpus = load_corpus(
+        folder, cache_dir=str(tmp_path), max_train_samples=100, max_test_samples=100
+    )
     assert not corpus.report.dropped
     assert not set(corpus.splits["train"]["group"]) & set(corpus.splits["validation"]["group"])
     selection, calibration = part_validation(corpus.splits["validation"])

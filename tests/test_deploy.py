@@ -25,7 +25,7 @@ from tiny import draw_picture, save_tiny
 from realfake.detector import Detector
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "scripts" / "deploy_space.py"
+SCRIPT = ROOT / "realfake" / "cli" / "deploy.py"
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,11 @@ def deploy(hub, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, arguments)],
-        env={**clean, **hub.environment, **environ}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        env={**clean, **hub.environment, **environ},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def space(hub, name: str = "user/space"):
@@ -62,10 +65,18 @@ def deployed(hub):
 
 def test_a_space_is_created_with_its_files_and_its_model(hub, deployed):
     files = hub.files("user/space", "space")
-    assert {"app.py", "requirements.txt", "README.md", "LICENSE", "realfake/space/routes.py"} <= set(files)
+    assert {
+        "app.py",
+        "requirements.txt",
+        "README.md",
+        "LICENSE",
+        "realfake/space/routes.py",
+    } <= set(files)
     assert "realfake/checkpoints/photos/model.safetensors" in files
     assert not [
-        path for path in files if "__pycache__" in path or path.startswith(("tests/", "scripts/", ".git/"))
+        path
+        for path in files
+        if "__pycache__" in path or path.startswith(("tests/", "scripts/", ".git/"))
     ]
     assert b"user/model" in files["README.md"] and b"sdk: gradio" in files["README.md"]
     assert {name: held["value"] for name, held in space(hub).variables.items()} == {
@@ -77,7 +88,10 @@ def test_a_space_is_created_with_its_files_and_its_model(hub, deployed):
 
 
 def test_giving_the_command_again_changes_nothing(hub, deployed):
-    before = len(hub.history("user/space", "space", "main")), len(hub.requests_to("/variables$", "POST"))
+    before = (
+        len(hub.history("user/space", "space", "main")),
+        len(hub.requests_to("/variables$", "POST")),
+    )
     done = deploy(hub, "--space", "user/space", "--model", "user/model", "--hardware", "cpu-basic")
     assert done.returncode == 0, done.stderr
     assert "The files are as they were" in done.stdout
@@ -98,7 +112,14 @@ def test_an_old_space_is_brought_up_to_date(hub, tmp_path):
     trust = tmp_path / "trust.pem"
     trust.write_text(make_authority().anchors)
     commit = hub.history("user/model")[0].oid
-    arguments = ["--space", "user/old", "--model", f"user/model@{commit}", "--hardware", "zero-a10g"]
+    arguments = [
+        "--space",
+        "user/old",
+        "--model",
+        f"user/model@{commit}",
+        "--hardware",
+        "zero-a10g",
+    ]
     arguments += ["--feedback_repo", "user/feedback", "--trust_list", trust, "--secret", "HF_TOKEN"]
     done = deploy(hub, *arguments)
     assert done.returncode == 0, done.stderr
@@ -129,7 +150,10 @@ def test_an_old_space_is_brought_up_to_date(hub, tmp_path):
 def test_the_choice_of_hardware_counts_from_the_start(hub):
     done = deploy(hub, "--space", "user/fast", "--hardware", "zero-a10g", "--private")
     assert done.returncode == 0, done.stderr
-    assert (space(hub, "user/fast").hardware, space(hub, "user/fast").private) == ("zero-a10g", True)
+    assert (space(hub, "user/fast").hardware, space(hub, "user/fast").private) == (
+        "zero-a10g",
+        True,
+    )
     assert space(hub, "user/fast").variables == {}
 
 
@@ -197,7 +221,9 @@ def test_a_mounted_checkpoint_wins_in_the_container(tmp_path):
     )
 
     def started(**environ):
-        return subprocess.run(["sh", "-c", program], env=environ, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["sh", "-c", program], env=environ, capture_output=True, text=True
+        ).stdout.strip()
 
     assert started() == "bundled"
     assert started(REALFAKE_MODEL="user/model") == "user/model"
@@ -218,7 +244,9 @@ def as_installed(requirements: str, folder: Path) -> Path:
     venv.create(folder, symlinks=True, with_pip=False)
     (packages,) = folder.glob("lib/python*/site-packages")
     waiting = [
-        Requirement(line) for line in requirements.splitlines() if line.strip() and not line.startswith("#")
+        Requirement(line)
+        for line in requirements.splitlines()
+        if line.strip() and not line.startswith("#")
     ]
     seen = set()
     while waiting:
@@ -237,7 +265,8 @@ def as_installed(requirements: str, folder: Path) -> Path:
         waiting += [
             need
             for need in needs
-            if not need.marker or any(need.marker.evaluate({"extra": extra}) for extra in wanted.extras or {""})
+            if not need.marker
+            or any(need.marker.evaluate({"extra": extra}) for extra in wanted.extras or {""})
         ]
     return folder / "bin" / "python"
 
@@ -251,20 +280,30 @@ def running(hub, deployed, tmp_path_factory):
         (folder / path).write_bytes(content)
     port = free_port()
     environ = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")
     }
-    environ |= hub.environment | {name: held["value"] for name, held in space(hub).variables.items()}
+    environ |= hub.environment | {
+        name: held["value"] for name, held in space(hub).variables.items()
+    }
     environ |= {
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_ANALYTICS_ENABLED": "False",
     }
     log = folder / "log.txt"
-    python = as_installed((folder / "requirements.txt").read_text(), tmp_path_factory.mktemp("environment"))
+    python = as_installed(
+        (folder / "requirements.txt").read_text(), tmp_path_factory.mktemp("environment")
+    )
     elsewhere = subprocess.run(
-        [python, "-c", "import gradio, realfake"], cwd=log.parent.parent, env=environ, capture_output=True, text=True,
+        [python, "-c", "import gradio, realfake"],
+        cwd=log.parent.parent,
+        env=environ,
+        capture_output=True,
+        text=True,
         timeout=300,
-    )  # fmt: skip
+    )
     assert "No module named 'realfake'" in elsewhere.stderr
     url = f"http://127.0.0.1:{port}"
     with started([python, "app.py"], environ, folder, log) as process:
@@ -319,7 +358,9 @@ def test_the_hubs_client_works_on_the_space(running, photo, expected, monkeypatc
 
 def test_curl_works_on_the_space(running, photo, expected):
     for how in (["-F", f"file=@{photo}"], ["--data-binary", f"@{photo}"]):
-        done = subprocess.run(["curl", "-sS", *how, f"{running}/predict"], capture_output=True, timeout=60)
+        done = subprocess.run(
+            ["curl", "-sS", *how, f"{running}/predict"], capture_output=True, timeout=60
+        )
         assert {row["label"]: row["score"] for row in json.loads(done.stdout)} == pytest.approx(
             expected, abs=1e-5
         )
@@ -360,10 +401,14 @@ def test_an_mcp_client_works_on_the_space(running, photo, expected):
 
     tools, result = asyncio.run(talk())
     assert not result.isError, result
-    answer = ast.literal_eval(result.content[0].text)  # Gradio writes what the function returned as Python does
+    answer = ast.literal_eval(
+        result.content[0].text
+    )  # Gradio writes what the function returned as Python does
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
     predict = next(tool for name, tool in tools.items() if name.endswith("predict"))
-    assert {"image", "prior_ai", "stability", "provenance"} <= set(predict.inputSchema["properties"])
+    assert {"image", "prior_ai", "stability", "provenance"} <= set(
+        predict.inputSchema["properties"]
+    )
     assert "moves the probabilities" in predict.inputSchema["properties"]["prior_ai"]["description"]
     for tool in ("explain", "stability", "provenance"):
         assert [name for name in tools if name.endswith(tool)]

@@ -46,13 +46,20 @@ def with_thresholds(detector, real, ai, alpha=0.1):
 def test_every_form_of_an_image_gets_the_same_answer(detector, picture, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(png(picture))
-    forms = [path, str(path), png(picture), picture, np.asarray(picture), {"bytes": png(picture), "path": None}]
+    forms = [
+        path,
+        str(path),
+        png(picture),
+        picture,
+        np.asarray(picture),
+        {"bytes": png(picture), "path": None},
+    ]
     alone = [detector.predict(form) for form in forms]
     assert all(isinstance(prediction, Prediction) for prediction in alone)
-    assert len({prediction.margin for prediction in alone}) == 1
+    assert len({prediction.log_odds for prediction in alone}) == 1
     together = detector.predict(forms)
     assert isinstance(together, list) and len(together) == len(forms)
-    assert [p.margin for p in together] == pytest.approx([p.margin for p in alone], abs=1e-5)
+    assert [p.log_odds for p in together] == pytest.approx([p.log_odds for p in alone], abs=1e-5)
     assert isinstance(detector.predict((path,)), list) and detector.predict([]) == []
 
 
@@ -66,36 +73,46 @@ def test_the_answer_is_the_softmax_of_the_stock_model(detector, picture):
         {name: p[label2id[name]].item() for name in label2id}, abs=1e-6
     )
     assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-12)
-    assert prediction.probabilities["ai"] == pytest.approx(expit(prediction.margin), abs=1e-12)
+    assert prediction.probabilities["ai"] == pytest.approx(expit(prediction.log_odds), abs=1e-12)
     assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.get)
     with pytest.raises(AttributeError):
         prediction.label = "real"
 
 
 def test_labels_are_found_by_name_and_not_by_position(tmp_path, picture):
-    usual = Detector.from_pretrained(save_tiny("vit", tmp_path / "a", labels=("real", "ai"), seed=7))
-    swapped = Detector.from_pretrained(save_tiny("vit", tmp_path / "b", labels=("FAKE", "0_real"), seed=7))
-    assert swapped.predict(picture).margin == pytest.approx(-usual.predict(picture).margin, abs=1e-6)
+    usual = Detector.from_pretrained(
+        save_tiny("vit", tmp_path / "a", labels=("real", "ai"), seed=7)
+    )
+    swapped = Detector.from_pretrained(
+        save_tiny("vit", tmp_path / "b", labels=("FAKE", "0_real"), seed=7)
+    )
+    assert swapped.predict(picture).log_odds == pytest.approx(
+        -usual.predict(picture).log_odds, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("architecture", ["vit", "convnext"])
 def test_batch_size_changes_nothing(architecture, tmp_path):
     detector = Detector.from_pretrained(save_tiny(architecture, tmp_path / architecture))
     pictures = [draw_picture((40 + 3 * n, 60 - 2 * n), seed=n) for n in range(11)]
-    one = detector.margins(pictures, batch_size=1)
+    one = detector.log_odds(pictures, batch_size=1)
     assert one.dtype == np.float64 and len(set(one)) == 11
     for batch_size in (2, 5, 16):
-        np.testing.assert_allclose(detector.margins(pictures, batch_size), one, atol=1e-5)
-    np.testing.assert_allclose(detector.margins(pictures[::-1], 4), one[::-1], atol=1e-5)
+        np.testing.assert_allclose(detector.log_odds(pictures, batch_size), one, atol=1e-5)
+    np.testing.assert_allclose(detector.log_odds(pictures[::-1], 4), one[::-1], atol=1e-5)
 
 
 def test_images_whose_tensors_differ_in_size(tmp_path):
     # A processor that keeps the image's own size.
     detector = Detector.from_pretrained(save_tiny("resnet", tmp_path / "resnet"))
     detector.processor.do_resize = detector.processor.do_center_crop = False
-    pictures = [draw_picture((48, 64), seed=1), draw_picture((64, 48), seed=2), draw_picture((48, 64), seed=3)]
-    alone = [detector.predict(picture).margin for picture in pictures]
-    assert [p.margin for p in detector.predict(pictures)] == pytest.approx(alone, abs=1e-5)
+    pictures = [
+        draw_picture((48, 64), seed=1),
+        draw_picture((64, 48), seed=2),
+        draw_picture((48, 64), seed=3),
+    ]
+    alone = [detector.predict(picture).log_odds for picture in pictures]
+    assert [p.log_odds for p in detector.predict(pictures)] == pytest.approx(alone, abs=1e-5)
 
 
 def test_an_upright_photo_and_one_with_a_turn_in_its_exif(detector, picture):
@@ -104,8 +121,8 @@ def test_an_upright_photo_and_one_with_a_turn_in_its_exif(detector, picture):
     exif[0x0112] = 6
     buffer = io.BytesIO()
     turned.save(buffer, "PNG", exif=exif)
-    assert detector.predict(buffer.getvalue()).margin == pytest.approx(
-        detector.predict(picture).margin, abs=1e-6
+    assert detector.predict(buffer.getvalue()).log_odds == pytest.approx(
+        detector.predict(picture).log_odds, abs=1e-6
     )
 
 
@@ -116,7 +133,7 @@ def test_every_mode_is_accepted(detector, picture, mode):
         if mode == "I;16"
         else picture.convert(mode)
     )
-    assert np.isfinite(detector.predict(converted).margin)
+    assert np.isfinite(detector.predict(converted).log_odds)
 
 
 # --- what is refused
@@ -154,30 +171,36 @@ def test_a_truncated_file(detector, picture, tmp_path):
 
 def test_without_thresholds_the_verdict_is_the_label(detector, picture):
     prediction = detector.predict(picture)
-    assert detector.thresholds is None and prediction.alpha is None and prediction.verdict == prediction.label
+    assert (
+        detector.thresholds is None
+        and prediction.alpha is None
+        and prediction.verdict == prediction.label
+    )
 
 
 def test_the_verdict_follows_the_stored_thresholds(detector, picture):
-    margin = detector.predict(picture).margin
+    log_odds = detector.predict(picture).log_odds
     for real, ai, verdict in (
-        (margin - 1, margin - 0.5, "ai"),
-        (margin + 0.5, margin + 1, "real"),
-        (margin - 1, margin + 1, "inconclusive"),
+        (log_odds - 1, log_odds - 0.5, "ai"),
+        (log_odds + 0.5, log_odds + 1, "real"),
+        (log_odds - 1, log_odds + 1, "inconclusive"),
         (None, None, "inconclusive"),
     ):
         prediction = with_thresholds(detector, real, ai).predict(picture)
         assert (prediction.verdict, prediction.alpha) == (verdict, 0.1)
-        assert prediction.margin == margin and prediction.label == ("ai" if margin > 0 else "real")
+        assert prediction.log_odds == log_odds and prediction.label == (
+            "ai" if log_odds > 0 else "real"
+        )
 
 
 def test_why_a_verdict_is_inconclusive(detector, picture):
-    margin = detector.predict(picture).margin
-    between = with_thresholds(detector, margin - 1, margin + 1).predict(picture)
+    log_odds = detector.predict(picture).log_odds
+    between = with_thresholds(detector, log_odds - 1, log_odds + 1).predict(picture)
     assert (between.verdict, between.reason) == ("inconclusive", "between")
     # Crossed thresholds: the margin is unusual for both classes.
-    crossed = with_thresholds(detector, margin + 1, margin - 1).predict(picture)
+    crossed = with_thresholds(detector, log_odds + 1, log_odds - 1).predict(picture)
     assert (crossed.verdict, crossed.reason) == ("inconclusive", "between")
-    given = with_thresholds(detector, margin - 1, margin - 0.5).predict(picture)
+    given = with_thresholds(detector, log_odds - 1, log_odds - 0.5).predict(picture)
     assert (given.verdict, given.reason) == ("ai", None)
     assert detector.predict(picture).reason is None
 
@@ -191,18 +214,27 @@ def test_the_prior_moves_the_probabilities_by_bayes_rule(detector, picture, prio
     p = even.probabilities["ai"]
     moved = detector.predict(picture, prior_ai=prior)
     # P(ai | image) = p(image | ai) prior / p(image), and at even odds p is to 1 - p as the likelihoods are.
-    assert moved.probabilities["ai"] == pytest.approx(p * prior / (p * prior + (1 - p) * (1 - prior)), rel=1e-9)
+    assert moved.probabilities["ai"] == pytest.approx(
+        p * prior / (p * prior + (1 - p) * (1 - prior)), rel=1e-9
+    )
     assert moved.probabilities["real"] == pytest.approx(1 - moved.probabilities["ai"], abs=1e-12)
     assert moved.label == max(moved.probabilities, key=moved.probabilities.get)
-    assert (moved.margin, moved.verdict, moved.reason) == (even.margin, even.verdict, even.reason)
+    assert (moved.log_odds, moved.verdict, moved.reason) == (
+        even.log_odds,
+        even.verdict,
+        even.reason,
+    )
     assert (moved.prior_ai, even.prior_ai) == (prior, 0.5)
     (listed,) = detector.predict([picture], prior_ai=prior)
     assert listed == moved and detector.explain(picture, prior_ai=prior).prediction == moved
 
 
 def test_the_verdict_does_not_move_with_the_prior(detector, picture):
-    margin = detector.predict(picture).margin
-    for real, ai, verdict in ((margin - 2, margin - 1, "ai"), (margin + 1, margin + 2, "real")):
+    log_odds = detector.predict(picture).log_odds
+    for real, ai, verdict in (
+        (log_odds - 2, log_odds - 1, "ai"),
+        (log_odds + 1, log_odds + 2, "real"),
+    ):
         strict = with_thresholds(detector, real, ai)
         found = [strict.predict(picture, prior_ai=prior) for prior in (1e-6, 0.5, 1 - 1e-6)]
         assert {prediction.verdict for prediction in found} == {verdict}
@@ -223,7 +255,9 @@ def test_what_a_detector_knows_of_itself(tiny_vit, detector):
     assert detector.name == "vit" and detector.revision is None and detector.facts == {}
     assert detector.columns == {"real": [0], "ai": [1]}
     assert not detector.model.training and detector.model.dtype == torch.float32
-    assert Detector.from_pretrained(str(tiny_vit), dtype=torch.bfloat16).model.dtype == torch.bfloat16
+    assert (
+        Detector.from_pretrained(str(tiny_vit), dtype=torch.bfloat16).model.dtype == torch.bfloat16
+    )
 
 
 def test_more_than_two_classes_are_summed(tmp_path, picture):
@@ -233,7 +267,9 @@ def test_more_than_two_classes_are_summed(tmp_path, picture):
     pixels = detector.processor(images=picture, return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         p = detector.model(pixel_values=pixels).logits.double().softmax(-1)[0]
-    assert detector.predict(picture).probabilities["ai"] == pytest.approx((p[1] + p[3]).item(), abs=1e-6)
+    assert detector.predict(picture).probabilities["ai"] == pytest.approx(
+        (p[1] + p[3]).item(), abs=1e-6
+    )
 
 
 # --- explanations
@@ -248,7 +284,9 @@ def test_explain(architecture, method, tmp_path, picture):
     assert isinstance(explanation, Explanation)
     assert explanation.heatmap.shape == (40, 56) and explanation.heatmap.dtype == np.float32
     assert (explanation.method, explanation.target) == (method, "ai")
-    assert explanation.prediction.margin == pytest.approx(detector.predict(picture).margin, abs=1e-6)
+    assert explanation.prediction.log_odds == pytest.approx(
+        detector.predict(picture).log_odds, abs=1e-6
+    )
     unseen = np.isnan(explanation.heatmap)
     # ViT squashes the whole image to a square; ConvNeXt cuts out the middle 7/8 of the shorter side.
     assert unseen.any() == (architecture == "convnext")
@@ -286,14 +324,18 @@ def test_explain_leaves_the_model_as_it_was(detector, picture):
     before = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
     detector.explain(picture, method="integrated_gradients", n_steps=4, max_steps=4)
     detector.explain(picture, method="gradcam")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in detector.model.state_dict().items()
+    )
     assert not detector.model.training
     assert all(parameter.grad is None for parameter in detector.model.parameters())
     assert not any(module._forward_hooks for module in detector.model.modules())
 
 
 @pytest.mark.parametrize("method", ["gradcam", "integrated_gradients", "occlusion"])
-def test_maps_are_made_with_folded_normalisations_and_stay_as_they_are(tmp_path, method, monkeypatch):
+def test_maps_are_made_with_folded_normalisations_and_stay_as_they_are(
+    tmp_path, method, monkeypatch
+):
     detector = Detector.from_pretrained(save_tiny("resnet", tmp_path / "model"), device="cpu")
     picture = draw_picture(64, seed=3)
     pixels = detector.pixels(picture)
@@ -319,13 +361,19 @@ def test_maps_follow_weights_that_have_changed(tmp_path):
     assert after is not before
     with torch.no_grad():
         expected = detector.model(pixel_values=pixels).logits
-        torch.testing.assert_close(after(pixel_values=pixels).logits, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            after(pixel_values=pixels).logits, expected, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_the_default_method_is_the_measured_one(tmp_path):
     folder = save_tiny("resnet", tmp_path / "model")
     assert Detector.from_pretrained(folder).explanation_method == "gradcam"
-    for stored, expected in (("occlusion", "occlusion"), ("magic", "gradcam"), (["occlusion"], "gradcam")):
+    for stored, expected in (
+        ("occlusion", "occlusion"),
+        ("magic", "gradcam"),
+        (["occlusion"], "gradcam"),
+    ):
         config = json.loads((folder / "config.json").read_text())
         config["realfake"] = {"explanation_method": stored}
         (folder / "config.json").write_text(json.dumps(config))

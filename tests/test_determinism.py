@@ -14,7 +14,9 @@ from realfake import Detector
 from realfake.detector import DEFAULT_CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
-PICTURES = [draw_picture((48 + 7 * seed, 64), seed=seed, residue=bool(seed % 2)) for seed in range(9)]
+PICTURES = [
+    draw_picture((48 + 7 * seed, 64), seed=seed, residue=bool(seed % 2)) for seed in range(9)
+]
 CLOSE = 1e-5
 
 
@@ -37,11 +39,15 @@ def test_the_company_in_a_batch_does_not_matter(detector):
     alone = detector.logits(PICTURES, batch_size=1)
     tolerance = CLOSE * max(1.0, float(np.abs(alone).max()))
     for batch_size in (2, 3, 9):
-        np.testing.assert_allclose(detector.logits(PICTURES, batch_size), alone, atol=tolerance, rtol=0)
+        np.testing.assert_allclose(
+            detector.logits(PICTURES, batch_size), alone, atol=tolerance, rtol=0
+        )
     backwards = detector.logits(PICTURES[::-1], batch_size=4)[::-1]
     np.testing.assert_allclose(backwards, alone, atol=tolerance, rtol=0)
     crowd = [PICTURES[0]] + [draw_picture(64, seed=seed) for seed in range(100, 106)]
-    np.testing.assert_allclose(detector.logits(crowd, batch_size=7)[0], alone[0], atol=tolerance, rtol=0)
+    np.testing.assert_allclose(
+        detector.logits(crowd, batch_size=7)[0], alone[0], atol=tolerance, rtol=0
+    )
 
 
 def test_probabilities_agree_within_the_promise(detector):
@@ -69,7 +75,15 @@ def test_the_number_of_threads_does_not_matter(kind, tmp_path):
     results = []
     for run, threads in enumerate((1, 1, 2, 4)):
         path = tmp_path / f"{run}.npy"
-        command = [sys.executable, "-c", _IN_THREADS, str(ROOT / "tests"), str(folder), str(threads), str(path)]
+        command = [
+            sys.executable,
+            "-c",
+            _IN_THREADS,
+            str(ROOT / "tests"),
+            str(folder),
+            str(threads),
+            str(path),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-500:]

@@ -18,9 +18,9 @@ from PIL import Image
 from tiny import draw_picture, save_tiny
 from transformers import pipeline
 
-from realfake import endpoint
 from realfake.detector import Detector
-from realfake.endpoint import modules_of, write_endpoint
+from realfake.training import publishing
+from realfake.training.publishing import modules_of, write_endpoint
 
 # Endpoints import handler.py from the checkpoint's folder. An editable installation of realfake must not be found here.
 _PROGRAM = """
@@ -127,17 +127,25 @@ def test_the_map_comes_on_request(results):
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ("text", "text file"), ("nothing", "cannot be read"), ("bad base64", "base64"), ("method", "Unknown attribution method"),
-        ("kind", '"map" must be'), ("prior", "prior"), ("number", '"opacity" must be'),
+        ("text", "text file"),
+        ("nothing", "cannot be read"),
+        ("bad base64", "base64"),
+        ("method", "Unknown attribution method"),
+        ("kind", '"map" must be'),
+        ("prior", "prior"),
+        ("number", '"opacity" must be'),
     ],
-)  # fmt: skip
+)
 def test_a_bad_request_ends_in_one_line(results, request_, words):
     assert words in results[request_]
     assert "\n" not in results[request_]
 
 
 def test_every_module_that_is_pushed_finds_its_own_imports(pushed):
-    modules = {path.relative_to(pushed / "realfake").as_posix() for path in (pushed / "realfake").rglob("*.py")}
+    modules = {
+        path.relative_to(pushed / "realfake").as_posix()
+        for path in (pushed / "realfake").rglob("*.py")
+    }
     assert {
         "__init__.py",
         "detector.py",
@@ -147,8 +155,9 @@ def test_every_module_that_is_pushed_finds_its_own_imports(pushed):
     } <= modules
     for name in modules:
         tree = ast.parse((pushed / "realfake" / name).read_text())
-        assert {path.as_posix() for path in endpoint._imports(tree, Path(name).parent)} & set(
-            path.relative_to(endpoint.PACKAGE).as_posix() for path in endpoint.PACKAGE.rglob("*.py")
+        assert {path.as_posix() for path in publishing._imports(tree, Path(name).parent)} & set(
+            path.relative_to(publishing.PACKAGE).as_posix()
+            for path in publishing.PACKAGE.rglob("*.py")
         ) <= modules
     # Neither training nor the page.
     others = ("space/", "training/", "corpus/", "audit/", "evaluation/")
@@ -166,14 +175,16 @@ def test_writing_again_changes_nothing_and_removes_what_is_left_over(pushed, tmp
     before = {path: path.read_bytes() for path in pushed.rglob("*") if path.is_file()}
     write_endpoint(folder)
     after = {
-        pushed / path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        pushed / path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
     }
     assert before == after
 
 
 def test_requirements_keep_the_projects_bounds(pushed, tmp_path):
     lines = (pushed / "requirements.txt").read_text().splitlines()[1:]
-    assert [line.split(">")[0] for line in lines] == list(endpoint.REQUIREMENTS)
+    assert [line.split(">")[0] for line in lines] == list(publishing.REQUIREMENTS)
     assert all("<" in line for line in lines)
     write_endpoint(tmp_path, requirements=tmp_path / "missing.txt")
     lines = (tmp_path / "requirements.txt").read_text().splitlines()[1:]
@@ -193,7 +204,11 @@ class _Endpoint(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         kind = self.headers["Content-Type"] or ""
-        data = json.loads(body) if kind == "application/json" else {"inputs": Image.open(io.BytesIO(body))}
+        data = (
+            json.loads(body)
+            if kind == "application/json"
+            else {"inputs": Image.open(io.BytesIO(body))}
+        )
         answer = json.dumps(self.server.answer(data)).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
@@ -207,7 +222,9 @@ class _Endpoint(BaseHTTPRequestHandler):
 def test_the_hubs_client_works_on_an_endpoint(pushed, photo, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    spec = importlib.util.spec_from_file_location("endpoint_handler", endpoint.TEMPLATES / "handler.py")
+    spec = importlib.util.spec_from_file_location(
+        "endpoint_handler", publishing.TEMPLATES / "handler.py"
+    )
     handler = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(handler)
     expected = Detector.from_pretrained(pushed).predict(photo).probabilities

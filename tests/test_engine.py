@@ -10,12 +10,12 @@ from scipy.special import expit
 from tiny import draw_picture, save_tiny
 
 from realfake.detector import Detector
-from realfake.models.novelty import fit, forward_with_features
+from realfake.models.ood import fit, forward_with_features
 from realfake.models.preprocessing import Preprocessing
 from realfake.scoring import engine as engines
 from realfake.scoring.engine import Choice, choose, open_engine
-from realfake.statistics.conformal import Thresholds
-from realfake.statistics.margins import margin_from_logits
+from realfake.statistics.log_odds import log_odds_from_logits
+from realfake.statistics.verdicts import Thresholds
 
 needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO is not installed")
 
@@ -29,32 +29,37 @@ def opened(tmp_path_factory):
         if architecture not in known:
             folder = save_tiny(architecture, tmp_path_factory.mktemp("engine") / architecture)
             detector = Detector.from_pretrained(folder, device="cpu")
-            pictures = [draw_picture((50 + 3 * seed, 61), seed, bool(seed % 2)) for seed in range(12)]
+            pictures = [
+                draw_picture((50 + 3 * seed, 61), seed, bool(seed % 2)) for seed in range(12)
+            ]
             known[architecture] = detector, Preprocessing(detector.processor)(pictures)
         return known[architecture]
 
     return open_
 
 
-def with_novelty(detector: Detector, pixels: np.ndarray) -> Detector:
+def with_ood(detector: Detector, pixels: np.ndarray) -> Detector:
     """The detector with statistics that take most of these inputs for usual."""
     many = torch.from_numpy(np.concatenate([pixels + 0.01 * step for step in range(10)]))
     with torch.inference_mode():
         _, features = forward_with_features(detector.model, many)
-    statistics = fit({name: block.numpy() for name, block in features.items()}, np.arange(len(many)) % 2 > 0)
-    copy = Detector(detector.model, detector.processor, name="tiny", novelty=statistics)
-    assert copy.novelty is not None
+    statistics = fit(
+        {name: block.numpy() for name, block in features.items()}, np.arange(len(many)) % 2 > 0
+    )
+    copy = Detector(detector.model, detector.processor, name="tiny", ood=statistics)
+    assert copy.ood is not None
     return copy
 
 
 @pytest.mark.parametrize(
-    "architecture", ["vit", "dinov2", "swin", "convnextv2", "resnet", "efficientnet", "mobilenet_v2"]
+    "architecture",
+    ["vit", "dinov2", "swin", "convnextv2", "resnet", "efficientnet", "mobilenet_v2"],
 )
 def test_torch_in_fp32_gives_the_stock_logits(opened, architecture):
     detector, pixels = opened(architecture)
     expected, _ = detector.examine(torch.from_numpy(pixels))
-    found, novelty = open_engine("torch-fp32", detector, pixels)(pixels)
-    assert novelty is None
+    found, ood = open_engine("torch-fp32", detector, pixels)(pixels)
+    assert ood is None
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -65,7 +70,9 @@ def test_openvino_in_fp32_gives_the_stock_logits_for_batches_of_any_size(opened,
     expected, _ = detector.examine(torch.from_numpy(pixels))
     engine = open_engine("openvino-fp32", detector, pixels)
     for n in (12, 1, 5):
-        np.testing.assert_allclose(engine(pixels[:n])[0], expected[:n], atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            engine(pixels[:n])[0], expected[:n], atol=1e-5 * np.abs(expected).max()
+        )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,7 @@ def test_openvino_in_fp32_gives_the_stock_logits_for_batches_of_any_size(opened,
 )
 def test_novelty_comes_with_the_logits_and_threads_do_not_mix(opened, name):
     detector, pixels = opened("mobilenet_v2")
-    detector = with_novelty(detector, pixels)
+    detector = with_ood(detector, pixels)
     logits, expected = detector.examine(torch.from_numpy(pixels))
     engine = open_engine(name, detector, pixels, threads=2)
     found: dict[int, tuple] = {}
@@ -88,9 +95,11 @@ def test_novelty_comes_with_the_logits_and_threads_do_not_mix(opened, name):
     for thread in threads:
         thread.join()
     bound = 0.2 if name.endswith("bf16") else 1e-4
-    for index, (rows, novelty) in found.items():
+    for index, (rows, ood) in found.items():
         assert np.abs(rows - logits[index : index + 4]).max() < bound * max(1, np.abs(logits).max())
-        assert np.abs(novelty - expected[index : index + 4]).max() <= (1 if name.endswith("bf16") else 0.02)
+        assert np.abs(ood - expected[index : index + 4]).max() <= (
+            1 if name.endswith("bf16") else 0.02
+        )
 
 
 def test_bf16_keeps_the_last_layer_in_fp32_and_leaves_the_detector_alone(opened):
@@ -115,21 +124,21 @@ def test_unknown_and_missing_engines(opened, monkeypatch):
     assert not [name for name in engines.available(detector) if name.startswith("openvino")]
 
 
-def detector_with(thresholds=None, novelty=None):
-    return SimpleNamespace(thresholds=thresholds, novelty=novelty)
+def detector_with(thresholds=None, ood=None):
+    return SimpleNamespace(thresholds=thresholds, ood=ood)
 
 
 def test_doubtful_are_those_near_an_edge():
     # A change of 0.01 moves a probability by 0.0025 at most.
     choice = Choice("torch-bf16", "torch-fp32", band=0.01)
-    margins = np.array([-0.02, -0.005, 0.0, 0.005, 0.02, 1.995, 2.02, -3.01, -2.98, np.nan])
-    plain = choice.doubtful(detector_with(), margins, None)
+    log_odds = np.array([-0.02, -0.005, 0.0, 0.005, 0.02, 1.995, 2.02, -3.01, -2.98, np.nan])
+    plain = choice.doubtful(detector_with(), log_odds, None)
     assert plain.tolist() == [False, True, True, True, False, False, False, False, False, True]
     limits = Thresholds(alpha=0.05, real=-3.0, ai=2.0, n_real=100, n_ai=100)
-    near = choice.doubtful(detector_with(limits), margins, None)
+    near = choice.doubtful(detector_with(limits), log_odds, None)
     assert near.tolist() == [False, True, True, True, False, True, False, True, False, True]
     never_real = Thresholds(alpha=0.05, real=None, ai=2.0, n_real=100, n_ai=3)
-    assert choice.doubtful(detector_with(never_real), margins, None)[5:9].tolist() == [
+    assert choice.doubtful(detector_with(never_real), log_odds, None)[5:9].tolist() == [
         True,
         False,
         False,
@@ -139,22 +148,22 @@ def test_doubtful_are_those_near_an_edge():
 
 def test_doubtful_are_those_whose_probability_could_move_by_a_hundredth():
     choice = Choice("torch-bf16", "torch-fp32", band=0.1)
-    margins = np.array([0.5, 1.5, 2.5, -2.5])
-    moved = expit(margins + 0.1) - expit(margins)
-    assert (np.maximum(moved, expit(margins) - expit(margins - 0.1)) > 0.01).tolist() == [
+    log_odds = np.array([0.5, 1.5, 2.5, -2.5])
+    moved = expit(log_odds + 0.1) - expit(log_odds)
+    assert (np.maximum(moved, expit(log_odds) - expit(log_odds - 0.1)) > 0.01).tolist() == [
         True,
         True,
         False,
         False,
     ]
-    assert choice.doubtful(detector_with(), margins, None).tolist() == [True, True, False, False]
+    assert choice.doubtful(detector_with(), log_odds, None).tolist() == [True, True, False, False]
 
 
 def test_doubtful_are_those_nearly_novel():
-    choice = Choice("torch-bf16", "torch-fp32", band=1e-6, novelty_band=0.02)
-    detector = detector_with(novelty=SimpleNamespace(alpha=0.05))
-    novelty = np.array([0.02, 0.04, 0.06, 0.08])
-    assert choice.doubtful(detector, np.full(4, 9.0), novelty).tolist() == [False, True, True, False]
+    choice = Choice("torch-bf16", "torch-fp32", band=1e-6, ood_band=0.02)
+    detector = detector_with(ood=SimpleNamespace(alpha=0.05))
+    ood = np.array([0.02, 0.04, 0.06, 0.08])
+    assert choice.doubtful(detector, np.full(4, 9.0), ood).tolist() == [False, True, True, False]
 
 
 def test_nothing_is_doubtful_in_fp32():
@@ -170,9 +179,9 @@ class Pretended:
     def __call__(self, pixels):
         for _ in range(self.work):
             np.linalg.svd(np.ones((60, 60)))
-        logits, novelty = self.detector.examine(torch.from_numpy(pixels))
+        logits, ood = self.detector.examine(torch.from_numpy(pixels))
         sign = np.where(np.arange(len(logits)) % 2, 1, -1)[:, None] * np.array([[-0.5, 0.5]])
-        return (logits + self.strays * sign).astype(np.float32), novelty
+        return (logits + self.strays * sign).astype(np.float32), ood
 
 
 @pytest.mark.parametrize(
@@ -187,10 +196,12 @@ class Pretended:
 def test_the_choice(opened, monkeypatch, engine, strays, expected):
     detector, pixels = opened("convnextv2")
     made = {"torch-fp32": (0.0, 60), engine: (strays, 6)}
-    monkeypatch.setattr(engines, "open_engine", lambda name, *args: Pretended(detector, *made[name]))
+    monkeypatch.setattr(
+        engines, "open_engine", lambda name, *args: Pretended(detector, *made[name])
+    )
     choice = choose(detector, pixels, names=list(made))
     assert choice.engine == expected
-    assert choice.trials[engine]["margin"] == pytest.approx(strays, rel=0.05, abs=1e-6)
+    assert choice.trials[engine]["log_odds"] == pytest.approx(strays, rel=0.05, abs=1e-6)
     if expected == "torch-bf16":
         assert choice.reference == "torch-fp32"
         assert choice.band == pytest.approx(3e-4, rel=0.05)
@@ -223,6 +234,6 @@ def test_margins_of_the_choice_stay_within_its_band(opened):
     detector, pixels = opened("mobilenet_v2")
     choice = choose(detector, pixels, names=["torch-fp32", "torch-bf16"])
     bf16 = open_engine("torch-bf16", detector, pixels)
-    expected = margin_from_logits(detector.examine(torch.from_numpy(pixels))[0], detector.columns)
-    found = margin_from_logits(bf16(pixels)[0], detector.columns)
-    assert np.abs(found - expected).max() <= 3 * choice.trials["torch-bf16"]["margin"] + 1e-6
+    expected = log_odds_from_logits(detector.examine(torch.from_numpy(pixels))[0], detector.columns)
+    found = log_odds_from_logits(bf16(pixels)[0], detector.columns)
+    assert np.abs(found - expected).max() <= 3 * choice.trials["torch-bf16"]["log_odds"] + 1e-6

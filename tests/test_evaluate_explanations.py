@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from tiny import draw_corpus, save_tiny
 
-from realfake.attribution.methods import Margin
+from realfake.attribution.methods import LogOdds
 from realfake.detector import Detector
-from realfake.evaluation import explanation_evaluation
-from realfake.evaluation.explanation_figures import choose, summarise
-from realfake.evaluation.explanation_findings import Findings
-from realfake.evaluation.explanation_report import conclusion, render
+from realfake.evaluation import explanations
+from realfake.evaluation.explanation_report import choose, conclusion, render, summarise
+from realfake.evaluation.explanations import Findings
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_explanations.py"
+SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "explanations.py"
 METHODS = "gradcam,occlusion"
 _spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
 script = importlib.util.module_from_spec(_spec)
@@ -38,7 +37,18 @@ def run(monkeypatch, inputs, output, *options):
     arguments = [script.PROGRAM, str(model), "--dataset", str(corpus), "--output_dir", str(output)]
     if "--methods" not in options:
         options = ("--methods", METHODS, *options)
-    small = ["--splices", "2", "--n_checks", "2", "--steps", "3", "--n_random", "2", "--n_resamples", "50"]
+    small = [
+        "--splices",
+        "2",
+        "--n_checks",
+        "2",
+        "--steps",
+        "3",
+        "--n_random",
+        "2",
+        "--n_resamples",
+        "50",
+    ]
     log = ["--measurement_log", str(output / "log.jsonl")]
     monkeypatch.setattr("sys.argv", [*arguments, *small, *log, *options])
     return script.main()
@@ -53,7 +63,9 @@ def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_pat
     record = json.loads((tmp_path / "out" / "explanations.json").read_text())["validation"]
     figures, page = record["figures"], (tmp_path / "out" / "explanations.md").read_text()
     names = list(figures["faithfulness"])
-    assert names[:2] == ["gradcam", "occlusion"] and all(name.startswith("gradcam@") for name in names[2:])
+    assert names[:2] == ["gradcam", "occlusion"] and all(
+        name.startswith("gradcam@") for name in names[2:]
+    )
     for name in names:
         found = figures["faithfulness"][name]
         assert found["deletion_gain"]["n"] == record["n"] == 8
@@ -73,8 +85,14 @@ def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_pat
         assert {"energy_over_chance", "energy_over_control", "energy_over_centre"} <= set(found)
         assert figures["localisation"][kind]["centre"]["energy_over_centre"]["value"] == 0
     assert list(figures["agreement"]) == ["gradcam / occlusion"]
-    stored = json.loads((model / "config.json").read_text()).get("realfake", {}).get("gradcam_layer")
-    gains = {name: figures["faithfulness"][name]["gain"]["value"] for name in names if name != "occlusion"}
+    stored = (
+        json.loads((model / "config.json").read_text()).get("realfake", {}).get("gradcam_layer")
+    )
+    gains = {
+        name: figures["faithfulness"][name]["gain"]["value"]
+        for name in names
+        if name != "occlusion"
+    }
     best = max(gains, key=gains.get)
     assert stored == (best.partition("@")[2] or None)
     facts = json.loads((model / "config.json").read_text()).get("realfake", {})
@@ -94,15 +112,17 @@ def test_a_finished_run_is_written_down_again_without_measuring(monkeypatch, inp
     def fail(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("realfake.evaluation.explanation_evaluation.attribute", fail)
+    monkeypatch.setattr("realfake.evaluation.explanations.attribute", fail)
     assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam") == 0
-    assert json.loads((tmp_path / "explanations.json").read_text())["validation"]["figures"] == first
+    assert (
+        json.loads((tmp_path / "explanations.json").read_text())["validation"]["figures"] == first
+    )
 
 
 def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
-    from realfake.evaluation import explanation_evaluation
+    from realfake.evaluation import explanations
 
-    calls, real = [], explanation_evaluation.attribute
+    calls, real = [], explanations.attribute
 
     def dies(*args, **options):
         calls.append(1)
@@ -110,7 +130,7 @@ def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    monkeypatch.setattr("realfake.evaluation.explanation_evaluation.attribute", dies)
+    monkeypatch.setattr("realfake.evaluation.explanations.attribute", dies)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, inputs, tmp_path, "--methods", "gradcam", "--n_checks", "0")
     (path,) = (tmp_path / ".explanations").glob("*.jsonl")
@@ -118,7 +138,8 @@ def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
         file.write('\n{"part": "faithfulness", "item": 7, "na')  # as a crash leaves it
     calls.clear()
     monkeypatch.setattr(
-        "realfake.evaluation.explanation_evaluation.attribute", lambda *a, **o: calls.append(1) or real(*a, **o)
+        "realfake.evaluation.explanations.attribute",
+        lambda *a, **o: calls.append(1) or real(*a, **o),
     )
     assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam", "--n_checks", "0") == 0
     assert len(calls) == 1 + 2 * 2 * 2  # one image was left; four splices with their controls
@@ -164,14 +185,20 @@ def planted(tmp_path, gains):
     rng = np.random.default_rng(0)
     for name, gain in gains.items():
         for item in range(40):
-            found = {"deletion_gain": gain + rng.normal(0, 0.05), "insertion_gain": gain + rng.normal(0, 0.05)}
-            findings.add("faithfulness", item, name, **found, milliseconds=5.0, beats_random=bool(gain > 0))
+            found = {
+                "deletion_gain": gain + rng.normal(0, 0.05),
+                "insertion_gain": gain + rng.normal(0, 0.05),
+            }
+            findings.add(
+                "faithfulness", item, name, **found, milliseconds=5.0, beats_random=bool(gain > 0)
+            )
     return findings
 
 
 def test_the_better_method_is_chosen_and_none_where_none_beats_chance(tmp_path):
     figures = summarise(
-        planted(tmp_path / "a", {"bad": -0.1, "good": 0.1, "better": 0.2}), ["bad", "good", "better"]
+        planted(tmp_path / "a", {"bad": -0.1, "good": 0.1, "better": 0.2}),
+        ["bad", "good", "better"],
     )
     assert figures["default"] == "better"
     assert figures["faithfulness"]["better"]["gain"]["value"] == pytest.approx(0.4, abs=0.03)
@@ -183,7 +210,10 @@ def test_the_better_method_is_chosen_and_none_where_none_beats_chance(tmp_path):
     assert choose({"unmeasured": {"gain": {"value": None, "n": 0}}}) is None
     sure = {"low": 0.1, "value": 0.2, "high": 0.3}
     few, all_ = (
-        {way: {**sure, "value": value, "n": n} for way in ("gain", "deletion_gain", "insertion_gain")}
+        {
+            way: {**sure, "value": value, "n": n}
+            for way in ("gain", "deletion_gain", "insertion_gain")
+        }
         for value, n in ((0.9, 20), (0.2, 200))
     )
     assert choose({"few": few, "all": all_}) == "all", "what explained a few images is not chosen"
@@ -197,9 +227,9 @@ def test_groups_widen_the_interval(tmp_path):
     for line in findings.lines.values():
         line["deletion_gain"] = 0.1 * (line["item"] % 4)  # four groups, alike within
     plain = summarise(findings, ["good"])["faithfulness"]["good"]["deletion_gain"]
-    grouped = summarise(findings, ["good"], [str(i % 4) for i in range(40)])["faithfulness"]["good"][
-        "deletion_gain"
-    ]
+    grouped = summarise(findings, ["good"], [str(i % 4) for i in range(40)])["faithfulness"][
+        "good"
+    ]["deletion_gain"]
     assert grouped["high"] - grouped["low"] > 1.5 * (plain["high"] - plain["low"])
 
 
@@ -207,14 +237,14 @@ def test_groups_widen_the_interval(tmp_path):
 def test_fast_margins_are_those_that_methods_explain(tmp_path, monkeypatch, engine):
     if engine.startswith("openvino"):
         pytest.importorskip("openvino")
-    monkeypatch.setattr(explanation_evaluation, "has_openvino", lambda: engine.startswith("openvino"))
+    monkeypatch.setattr(explanations, "has_openvino", lambda: engine.startswith("openvino"))
     detector = Detector.from_pretrained(save_tiny("convnext", tmp_path / "model"), device="cpu")
     side = detector.pixels(Image.new("RGB", (40, 40))).shape[-1]
     generator = torch.Generator().manual_seed(0)
-    margins = explanation_evaluation.fast_margins(detector, torch.zeros(1, 3, side, side))
+    log_odds = explanations.fast_log_odds(detector, torch.zeros(1, 3, side, side))
     for height in (side, side + 8):  # the other size goes to PyTorch
         pixels = torch.randn(3, 3, height, side, generator=generator)
         for target in ("real", "ai"):
             with torch.no_grad():
-                expected = Margin(detector.model, detector.columns, target)(pixels)
-                np.testing.assert_allclose(margins(target)(pixels), expected, atol=1e-5)
+                expected = LogOdds(detector.model, detector.columns, target)(pixels)
+                np.testing.assert_allclose(log_odds(target)(pixels), expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""scripts/evaluate_checkpoint.py: figures that can be checked by hand, the same ones after an interruption, and controls beside them."""
+"""realfake/cli/robustness.py: figures that can be checked by hand, the same ones after an interruption, and controls beside them."""
 
 import importlib.util
 import json
@@ -11,18 +11,18 @@ import pytest
 from datasets import Dataset, Features, Image
 from tiny import draw_picture, save_tiny
 
-from realfake.card.degradations import summary
+from realfake.card.results import summary
 from realfake.detector import Detector
 from realfake.evaluation import controls, robustness
-from realfake.evaluation.measurement_log import read_log
+from realfake.evaluation.log import read_log
 from realfake.evaluation.results import checkpoint_hash
 from realfake.evaluation.robustness import Scorer, score_grid
 from realfake.evaluation.robustness_figures import grid_figures, headline
+from realfake.imaging.decode import open_image
 from realfake.imaging.degradations import GRID
-from realfake.imaging.images import open_image
-from realfake.statistics.conformal import Thresholds
+from realfake.statistics.verdicts import Thresholds
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_checkpoint.py"
+SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "robustness.py"
 SIZES = {"train": 60, "validation": 24, "test": 40}
 FEW = "clean,jpeg_40,noise_5"
 
@@ -62,7 +62,12 @@ def script():
 
 def call(script, model, corpus, output, *options):
     words = [str(model), "--dataset", str(corpus), "--output_dir", str(output), *map(str, options)]
-    words += ["--measurement_log", str(Path(output).parent / "log.jsonl"), "--preprocessing_num_workers", "1"]
+    words += [
+        "--measurement_log",
+        str(Path(output).parent / "log.jsonl"),
+        "--preprocessing_num_workers",
+        "1",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(SCRIPT), *words])
         return script.main()
@@ -84,42 +89,46 @@ def measured(script, tiny_vit, corpus, tmp_path_factory):
     return output
 
 
-def expected_margins(model, corpus, name):
+def expected_log_odds(model, corpus, name):
     """Independently: each image on its own, by the public ways in."""
     import hashlib
 
     detector = Detector.from_pretrained(model)
-    margins, truth = [], []
+    log_odds, truth = [], []
     for path in sorted((corpus / "test").glob("*/*.jpg"), key=lambda path: path.name):
         content = path.read_bytes()
         seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
-        margins.append(detector.predict(GRID[name](open_image(content), seed)).margin)
+        log_odds.append(detector.predict(GRID[name](open_image(content), seed)).log_odds)
         truth.append(path.parent.name == "ai")
-    return np.array(margins), np.array(truth)
+    return np.array(log_odds), np.array(truth)
 
 
 @pytest.mark.parametrize("name", FEW.split(","))
 def test_figures_follow_from_the_images(measured, tiny_vit, corpus, name):
     figures = strict(measured / "robustness.json")["test"]["degradations"][name]
-    margins, truth = expected_margins(tiny_vit, corpus, name)
-    called = margins > 0
+    log_odds, truth = expected_log_odds(tiny_vit, corpus, name)
+    called = log_odds > 0
     assert figures["n"] == {"real": 20, "ai": 20}
     assert figures["false_positives"]["value"] == pytest.approx(called[~truth].mean())
     assert figures["summary"]["balanced_accuracy"]["value"] == pytest.approx(
         (called[truth].mean() + (~called[~truth]).mean()) / 2
     )
-    pairs = margins[truth][:, None] - margins[~truth][None, :]
+    pairs = log_odds[truth][:, None] - log_odds[~truth][None, :]
     auroc = (pairs > 0).mean() + 0.5 * (pairs == 0).mean()
     assert figures["summary"]["auroc"]["value"] == pytest.approx(auroc, abs=1e-9)
     alpha = truth & (np.arange(40) // 2 % 2 == 0)
     assert figures["by_generator"]["alpha"]["n"] == 10
-    assert figures["by_generator"]["alpha"]["detected"]["value"] == pytest.approx(called[alpha].mean())
+    assert figures["by_generator"]["alpha"]["detected"]["value"] == pytest.approx(
+        called[alpha].mean()
+    )
     faces = np.arange(40) // 4 % 2 == 1
     assert figures["by_slice"]["faces"]["n"] == {
         "real": int((faces & ~truth).sum()),
         "ai": int((faces & truth).sum()),
     }
-    assert figures["by_slice"]["faces"]["detected"]["value"] == pytest.approx(called[faces & truth].mean())
+    assert figures["by_slice"]["faces"]["detected"]["value"] == pytest.approx(
+        called[faces & truth].mean()
+    )
 
 
 def test_record_and_report(measured, tiny_vit):
@@ -133,9 +142,11 @@ def test_record_and_report(measured, tiny_vit):
     assert record["controls"][controls.SPECTRUM]["clean"]["summary"]["auroc"]["value"] > 0.95
     assert record["controls"][controls.CONTAINER]["clean"]["summary"]["auroc"]["value"] > 0.75
     assert record["controls_n"] == 60
-    assert record["command"].startswith("python scripts/evaluate_checkpoint.py ")
+    assert record["command"].startswith("python realfake/cli/robustness.py ")
     text = (measured / "evaluation.md").read_text()
-    tiers = [entry["summary"]["balanced_accuracy"]["value"] for entry in record["degradations"].values()]
+    tiers = [
+        entry["summary"]["balanced_accuracy"]["value"] for entry in record["degradations"].values()
+    ]
     assert f"Balanced accuracy {100 * min(tiers):.1f} %" in text.split("##")[0]
     assert text.count("\n| model |") == 3 and text.count("\n| *`power-spectrum`* |") == 3
     assert "## Slice: faces" in text
@@ -153,9 +164,25 @@ def test_a_finished_run_is_logged_once(script, measured, tiny_vit, corpus, tmp_p
     assert call(script, tiny_vit, corpus, measured, *options) == 0
     assert len(read_log(log)) == 1  # nothing was scored
     after = strict(measured / "robustness.json")["test"]
-    assert after["degradations"] == before["degradations"] and after["controls"] == before["controls"]
-    assert call(script, tiny_vit, corpus, tmp_path / "out", "--degradations", "clean", "--split", "selection",
-                "--no_controls", "--n_resamples", 0) == 0  # fmt: skip
+    assert (
+        after["degradations"] == before["degradations"] and after["controls"] == before["controls"]
+    )
+    assert (
+        call(
+            script,
+            tiny_vit,
+            corpus,
+            tmp_path / "out",
+            "--degradations",
+            "clean",
+            "--split",
+            "selection",
+            "--no_controls",
+            "--n_resamples",
+            0,
+        )
+        == 0
+    )
     assert read_log(tmp_path / "log.jsonl") == []
     record = strict(tmp_path / "out" / "robustness.json")["selection"]
     assert record["controls"] == {} and record["controls_n"] == 0
@@ -166,7 +193,7 @@ def test_what_a_killed_run_left_is_used_and_gives_the_same(
 ):
     out, left = tmp_path / "out", tmp_path / "left"
     options = ("--degradations", FEW, "--n_resamples", 50, "--batch_size", 16)
-    margins, calls = Detector.margins, []
+    log_odds, calls = Detector.log_odds, []
 
     def dies(self, images, batch_size=16):
         calls.append(len(images))
@@ -174,11 +201,11 @@ def test_what_a_killed_run_left_is_used_and_gives_the_same(
             # What lies on the disk now is what a killed process leaves.
             shutil.copytree(out / ".margins", left)
             raise KeyboardInterrupt
-        return margins(self, images, batch_size)
+        return log_odds(self, images, batch_size)
 
     # Saved at once, and one image after the other.
     monkeypatch.setattr(score_grid, "__defaults__", (16, 0.0, 1))
-    monkeypatch.setattr(Detector, "margins", dies)
+    monkeypatch.setattr(Detector, "log_odds", dies)
     with pytest.raises(KeyboardInterrupt):
         call(script, tiny_vit, corpus, out, *options)
     assert not (out / "robustness.json").exists() and not (tmp_path / "log.jsonl").exists()
@@ -188,8 +215,8 @@ def test_what_a_killed_run_left_is_used_and_gives_the_same(
     again = []
     monkeypatch.setattr(
         Detector,
-        "margins",
-        lambda self, images, size=16: again.append(len(images)) or margins(self, images, size),
+        "log_odds",
+        lambda self, images, size=16: again.append(len(images)) or log_odds(self, images, size),
     )
     assert call(script, tiny_vit, corpus, out, *options) == 0
     assert sum(again) == 3 * 40 - sum(calls[:4])  # what was scored before the last call was saved
@@ -220,10 +247,15 @@ def test_other_weights_other_images_and_torn_files_are_scored_again(tmp_path):
     scorer = Scorer("model", "weights", mean_level)
     first, scored = score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=4)
     assert scored == 20
-    np.testing.assert_allclose(first["model"]["clean"], mean_level([open_image(row["image"]) for row in table]))
+    np.testing.assert_allclose(
+        first["model"]["clean"], mean_level([open_image(row["image"]) for row in table])
+    )
     assert score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=3)[1] == 0
     assert score_grid(table, ["clean", "jpeg_40"], [scorer], tmp_path, "f")[1] == 10
-    assert score_grid(table, ["clean"], [Scorer("model", "others", mean_level)], tmp_path, "f")[1] == 10
+    assert (
+        score_grid(table, ["clean"], [Scorer("model", "others", mean_level)], tmp_path, "f")[1]
+        == 10
+    )
     assert score_grid(table, ["clean"], [scorer], tmp_path, "g")[1] == 10
     for path in (tmp_path / ".margins").glob("model-blur_1-*.parquet"):
         path.write_bytes(path.read_bytes()[:100])
@@ -290,7 +322,11 @@ def test_the_headline_is_the_worst_case():
     assert found["worst_degradation"]["balanced_accuracy"]["value"] == 0.5
     assert found["clean"]["value"] == 0.75 and found["mean"] == 0.625
     worst = found["worst_generator"]
-    assert (worst["generator"], worst["degradation"], worst["detected"]["value"]) == ("poor", "jpeg_40", 0.0)
+    assert (worst["generator"], worst["degradation"], worst["detected"]["value"]) == (
+        "poor",
+        "jpeg_40",
+        0.0,
+    )
     words = summary({"degradations": figures})
     assert words.index("50.0 %") < words.index("poor") < words.index("The mean")
 
@@ -356,7 +392,12 @@ def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
     splits = load_corpus(corpus, num_proc=1).splits
     folder, log = shutil.copytree(tiny_vit, tmp_path / "run"), tmp_path / "log.jsonl"
     detector = Detector.from_pretrained(folder)
-    options = {"corpus": "corpus", "command": "python train_hf.py", "measurement_log": log, "seed": 0}
+    options = {
+        "corpus": "corpus",
+        "command": "python train_hf.py",
+        "measurement_log": log,
+        "seed": 0,
+    }
     assert at_the_end_of_a_run(detector, folder, splits, 0, **options) is None
     assert at_the_end_of_a_run(detector, folder, {"train": splits["train"]}, 9, **options) is None
     record = at_the_end_of_a_run(detector, folder, splits, 16, **options)
@@ -379,7 +420,9 @@ def test_degradations_that_leave_too_little_are_left_out():
             buffer = BytesIO()
             draw_picture(size).save(buffer, "PNG")
             contents.append({"bytes": buffer.getvalue(), "path": None})
-        return Dataset.from_dict({"image": contents}, features=Features({"image": Image(decode=False)}))
+        return Dataset.from_dict(
+            {"image": contents}, features=Features({"image": Image(decode=False)})
+        )
 
     assert set(GRID) - set(possible(table((32, 32), (12, 12)))) == {"half_size", "crop_60"}
     assert "resize_512_jpeg_40" not in possible(table((900, 10), (40, 40)))
@@ -389,20 +432,24 @@ def test_degradations_that_leave_too_little_are_left_out():
 @pytest.mark.parametrize("name", ["vit", "mobilenet_v2"])
 def test_novelty_counts_as_in_a_prediction(name, tmp_path):
     """In several threads, each of which catches features in layers of its own."""
-    from realfake.models import novelty
+    from realfake.models import ood
 
     detector = Detector.from_pretrained(save_tiny(name, tmp_path / name))
     pictures = [draw_picture(32, seed=500 + seed) for seed in range(60)]
-    detector.novelty = novelty.fit(detector.features(pictures), np.arange(60) % 2 == 1, alpha=0.2)
+    detector.ood = ood.fit(detector.features(pictures), np.arange(60) % 2 == 1, alpha=0.2)
     scorer = robustness.detector_scorer(detector, "weights", 4)
-    scores, scored = score_grid(rows(24), ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=2, workers=4)
-    assert set(scores) == {"model", "novelty"} and scored == 48
+    scores, scored = score_grid(
+        rows(24), ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=2, workers=4
+    )
+    assert set(scores) == {"model", "ood"} and scored == 48
     for degradation in ("clean", "blur_1"):
         images = [GRID[degradation](open_image(row["image"]), 0) for row in rows(24)]
         expected = detector.predict(images)
-        np.testing.assert_allclose(scores["model"][degradation], [each.margin for each in expected], atol=1e-4)
         np.testing.assert_allclose(
-            scores["novelty"][degradation], [each.novelty for each in expected], atol=0.06
+            scores["model"][degradation], [each.log_odds for each in expected], atol=1e-4
         )
-    assert len(np.unique(scores["novelty"]["clean"])) > 3
+        np.testing.assert_allclose(
+            scores["ood"][degradation], [each.ood for each in expected], atol=0.06
+        )
+    assert len(np.unique(scores["ood"]["clean"])) > 3
     assert score_grid(rows(24), ["clean"], [scorer], tmp_path, "f")[1] == 0

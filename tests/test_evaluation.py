@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import beta
 
 from realfake.card.facts import CardFacts
-from realfake.card.probabilities import band_sentence
-from realfake.evaluation.evaluation import measure
-from realfake.evaluation.measurement_log import count, log_measurement, plain, read_log
+from realfake.card.method import band_sentence
+from realfake.evaluation.log import count, log_measurement, plain, read_log
+from realfake.evaluation.measure import measure
 from realfake.evaluation.results import (
     add_calibration_bands,
     checkpoint_hash,
@@ -20,7 +20,7 @@ from realfake.evaluation.results import (
     write_evaluation,
     write_scores,
 )
-from realfake.statistics.conformal import Thresholds
+from realfake.statistics.verdicts import Thresholds
 
 THRESHOLDS = Thresholds(alpha=0.1, real=-1.0, ai=1.0, n_real=40, n_ai=40)
 
@@ -29,7 +29,7 @@ THRESHOLDS = Thresholds(alpha=0.1, real=-1.0, ai=1.0, n_real=40, n_ai=40)
 def split():
     """Six real images of two sources and six generated ones of two generators, worked out by hand below."""
     return {
-        "margin": [-3.0, -2.0, -0.5, -0.2, 0.5, 2.0, 3.0, 2.0, 0.4, -0.4, -0.6, -2.0],
+        "log_odds": [-3.0, -2.0, -0.5, -0.2, 0.5, 2.0, 3.0, 2.0, 0.4, -0.4, -0.6, -2.0],
         "is_ai": [False] * 6 + [True] * 6,
         "generators": ["none"] * 6 + ["good"] * 3 + ["poor"] * 3,
         "sources": ["camera"] * 4 + ["web"] * 2 + ["irrelevant"] * 6,
@@ -90,37 +90,44 @@ def test_each_generator_stands_against_all_real_images(split):
 
 
 def test_worst_generator_has_enough_images():
-    margin, is_ai = noisy()
+    log_odds, is_ai = noisy()
     generators = np.where(is_ai, "many", "none").astype(object)
     odd = int(np.flatnonzero(is_ai)[0])
     generators[odd] = "single"
-    margin[odd] = -50
-    figures = measure(margin, is_ai, generators=generators, n_resamples=0)
+    log_odds[odd] = -50
+    figures = measure(log_odds, is_ai, generators=generators, n_resamples=0)
     assert figures["by_generator"]["single"]["auroc"]["value"] == 0
     assert figures["worst_generator"] == "many"
 
 
 def test_share_of_none_has_an_honest_interval():
     is_ai = np.arange(40) >= 20
-    margin = np.where(is_ai, 2.0, -2.0)
-    figures = measure(margin, is_ai, sources=["one"] * 40, n_resamples=50)
+    log_odds = np.where(is_ai, 2.0, -2.0)
+    figures = measure(log_odds, is_ai, sources=["one"] * 40, n_resamples=50)
     # Clopper and Pearson for 0 of 20; a bootstrap would claim that it is impossible.
     expected = 1 - 0.025 ** (1 / 20)
     assert figures["by_source"]["one"]["false_positives"]["high"] == pytest.approx(expected)
     assert figures["summary"]["recall_real"]["low"] == pytest.approx(1 - expected)
     # The same images in pairs are ten observations, not twenty.
-    grouped = measure(margin, is_ai, sources=["one"] * 40, groups=[i // 2 for i in range(40)], n_resamples=50)
-    assert grouped["by_source"]["one"]["false_positives"]["high"] == pytest.approx(1 - 0.025 ** (1 / 10))
+    grouped = measure(
+        log_odds, is_ai, sources=["one"] * 40, groups=[i // 2 for i in range(40)], n_resamples=50
+    )
+    assert grouped["by_source"]["one"]["false_positives"]["high"] == pytest.approx(
+        1 - 0.025 ** (1 / 10)
+    )
 
 
 def test_copies_in_one_group_do_not_narrow_intervals():
-    margin, is_ai = noisy(120)
+    log_odds, is_ai = noisy(120)
     generators = np.where(is_ai, "x", "none")
-    alone = measure(margin, is_ai, generators=generators, groups=range(120), n_resamples=300)
+    alone = measure(log_odds, is_ai, generators=generators, groups=range(120), n_resamples=300)
     copies = measure(
-        np.tile(margin, 4), np.tile(is_ai, 4), generators=np.tile(generators, 4), groups=list(range(120)) * 4,
+        np.tile(log_odds, 4),
+        np.tile(is_ai, 4),
+        generators=np.tile(generators, 4),
+        groups=list(range(120)) * 4,
         n_resamples=300,
-    )  # fmt: skip
+    )
     assert copies["n_groups"] == alone["n_groups"] == 120
 
     def width(figures):
@@ -131,16 +138,18 @@ def test_copies_in_one_group_do_not_narrow_intervals():
 
 
 def test_images_without_a_group_are_independent():
-    margin, is_ai = noisy(50)
-    assert measure(margin, is_ai, groups=["a", "a", *[None] * 48], n_resamples=0)["n_groups"] == 49
+    log_odds, is_ai = noisy(50)
+    assert (
+        measure(log_odds, is_ai, groups=["a", "a", *[None] * 48], n_resamples=0)["n_groups"] == 49
+    )
 
 
 def test_promised_rate_allows_for_chance():
-    margin, is_ai = noisy(2000)
-    rated = measure(margin, is_ai, thresholds=THRESHOLDS, n_resamples=0)["verdicts"]
+    log_odds, is_ai = noisy(2000)
+    rated = measure(log_odds, is_ai, thresholds=THRESHOLDS, n_resamples=0)["verdicts"]
     assert 0.1 < rated["promised"]["real"] < 0.4
     never = Thresholds(alpha=0.1, real=None, ai=None, n_real=0, n_ai=0)
-    rated = measure(margin, is_ai, thresholds=never, n_resamples=0)["verdicts"]
+    rated = measure(log_odds, is_ai, thresholds=never, n_resamples=0)["verdicts"]
     assert rated["given"]["value"] == 0
     assert rated["accuracy"] == {"value": None, "low": None, "high": None, "n": 0}
     assert rated["promised"] == {"real": None, "ai": None}
@@ -170,23 +179,25 @@ def test_lengths_are_checked():
 
 
 def test_scores_give_the_same_figures_again(tmp_path):
-    margin, is_ai = noisy()
+    log_odds, is_ai = noisy()
     columns = {
         "generators": np.where(is_ai, "gen", None).tolist(),
         "sources": np.where(is_ai, None, "web").tolist(),
         # Names whose alphabetical order is not the order in which they turn up.
-        "groups": [None if i % 7 == 0 else f"g{(i * 37) % 101}" for i in range(len(margin))],
+        "groups": [None if i % 7 == 0 else f"g{(i * 37) % 101}" for i in range(len(log_odds))],
     }
-    path = write_scores(tmp_path, "test", margin, is_ai, **columns)
+    path = write_scores(tmp_path, "test", log_odds, is_ai, **columns)
     assert path.name == "scores-test.parquet"
     again = measure(**read_scores(path), thresholds=THRESHOLDS, n_resamples=100)
-    assert again == measure(margin, is_ai, **columns, thresholds=THRESHOLDS, n_resamples=100)
+    assert again == measure(log_odds, is_ai, **columns, thresholds=THRESHOLDS, n_resamples=100)
 
 
 def test_scores_are_small(tmp_path):
-    margin, is_ai = noisy(20_000)
+    log_odds, is_ai = noisy(20_000)
     groups = [f"a-long-name-of-a-group-of-images-{i}" for i in range(20_000)]
-    path = write_scores(tmp_path, "test", margin, is_ai, generators=np.where(is_ai, "a", "b"), groups=groups)
+    path = write_scores(
+        tmp_path, "test", log_odds, is_ai, generators=np.where(is_ai, "a", "b"), groups=groups
+    )
     assert path.stat().st_size < 1_000_000
 
 
@@ -203,7 +214,9 @@ def test_evaluation_keeps_other_splits_of_the_same_weights(tmp_path):
     write_evaluation(tmp_path, "test", {"x": math.nan}, before={"x": 3}, **headers())
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert list(content) == ["selection", "test"]
-    assert content["test"]["figures"] == {"x": None} and content["test"]["before_calibration"] == {"x": 3}
+    assert content["test"]["figures"] == {"x": None} and content["test"]["before_calibration"] == {
+        "x": 3
+    }
     assert content["test"]["checkpoint_sha256"] == "a" * 64
     # Figures of weights that are no longer there are not this checkpoint's.
     content = write_evaluation(tmp_path, "test", {"x": 2}, **headers(checkpoint_hash="b" * 64))
@@ -226,9 +239,14 @@ def test_checkpoint_hash(tmp_path):
 
 def logged(**changes):
     values = {
-        "checkpoint_hash": "a", "corpus": "c", "split": "test", "n": 3, "date": "2026-01-01", "command": "x\u2028y\nz",
+        "checkpoint_hash": "a",
+        "corpus": "c",
+        "split": "test",
+        "n": 3,
+        "date": "2026-01-01",
+        "command": "x\u2028y\nz",
         "figures": {"auroc": np.float32(0.5), "ece": math.nan},
-    }  # fmt: skip
+    }
     return {**values, **changes}
 
 
@@ -240,7 +258,12 @@ def test_log_is_appended_to_and_counted(tmp_path):
     log_measurement(path, **logged(checkpoint_hash="b"))
     log_measurement(path, **logged(split="selection"))
     assert path.read_bytes().startswith(first)
-    assert (count(path), count(path, "a"), count(path, "a", "test"), count(path, split="test")) == (3, 2, 1, 2)
+    assert (count(path), count(path, "a"), count(path, "a", "test"), count(path, split="test")) == (
+        3,
+        2,
+        1,
+        2,
+    )
     assert count(path, corpus="other") == 0
     assert read_log(path)[0]["figures"] == {"auroc": 0.5, "ece": None}
     assert read_log(path)[0]["command"] == "x\u2028y\nz"
@@ -263,7 +286,10 @@ def test_log_refuses_what_json_cannot_hold(tmp_path):
 
 
 def test_plain():
-    assert plain({"a": (np.int64(1), np.array([np.inf, 2.0])), 3: True}) == {"a": [1, [None, 2.0]], "3": True}
+    assert plain({"a": (np.int64(1), np.array([np.inf, 2.0])), 3: True}) == {
+        "a": [1, [None, 2.0]],
+        "3": True,
+    }
 
 
 def perfect(n, seed):
@@ -277,18 +303,21 @@ def perfect(n, seed):
 def test_calibration_error_stands_beside_that_of_a_perfect_model_calibrated_likewise(tmp_path):
     right, wrong = perfect(900, 1), perfect(900, 2)
     parts = {"calibration": perfect(400, 0), "selection": right, "test": (3 * wrong[0], wrong[1])}
-    for split, (margin, is_ai) in parts.items():
-        write_scores(tmp_path, split, margin, is_ai)
-        write_evaluation(tmp_path, split, measure(margin, is_ai, n_resamples=0), **headers())
+    for split, (log_odds, is_ai) in parts.items():
+        write_scores(tmp_path, split, log_odds, is_ai)
+        write_evaluation(tmp_path, split, measure(log_odds, is_ai, n_resamples=0), **headers())
     add_calibration_bands(tmp_path, {"method": "temperature"})
     bands = {
-        split: record["figures"].get("calibration_band") for split, record in read_evaluation(tmp_path).items()
+        split: record["figures"].get("calibration_band")
+        for split, record in read_evaluation(tmp_path).items()
     }
     assert bands["calibration"] is None
     assert bands["selection"]["within"] and not bands["test"]["within"]
     assert (bands["test"]["n"], bands["test"]["n_calibration"]) == (900, 400)
     facts = CardFacts(name="x", evaluation=read_evaluation(tmp_path))
-    assert "this one shows" in band_sentence(facts, "test") and "**above it" in band_sentence(facts, "test")
+    assert "this one shows" in band_sentence(facts, "test") and "**above it" in band_sentence(
+        facts, "test"
+    )
     assert band_sentence(facts, "selection").endswith("within")
     assert band_sentence(facts, "calibration") is None
 

@@ -45,7 +45,11 @@ def test_the_order_is_that_of_the_values_and_of_reading_where_they_tie():
     order = importance_order(np.array([[0.0, 2.0, 0.0], [5.0, -1.0, 2.0]]))
     assert order.tolist() == [[3, 1, 4], [0, 5, 2]]
     assert strongest(order, 0.5).tolist() == [[False, True, False], [True, False, True]]
-    assert strongest(order, 0).sum() == 0 and strongest(order, 0.01).sum() == 1 and strongest(order, 1).all()
+    assert (
+        strongest(order, 0).sum() == 0
+        and strongest(order, 0.01).sum() == 1
+        and strongest(order, 1).all()
+    )
 
 
 def test_padding_is_never_ranked():
@@ -69,7 +73,10 @@ def test_random_orders_keep_the_spatial_statistics_and_forget_the_place():
         assert np.array_equal(np.sort(moved.ravel()), np.arange(order.size))
         # Rolled around, the power spectrum stays; a flip mirrors it.
         mirrored = [power(order), power(order[::-1])]
-        assert min(np.abs(power(moved) - spectrum).max() for spectrum in mirrored) < 1e-6 * order.size**2
+        assert (
+            min(np.abs(power(moved) - spectrum).max() for spectrum in mirrored)
+            < 1e-6 * order.size**2
+        )
     # Every pixel is as likely as another to be among the first tenth.
     assert np.mean([strongest(moved, 0.1) for moved in drawn], axis=0).std() < 0.03
 
@@ -97,8 +104,8 @@ def test_maps_that_cannot_be_ranked(heatmap, box, words):
 
 
 def test_the_right_map_beats_chance_and_the_numbers_are_the_models():
-    margin = Red()
-    evidence = evidence_of(margin, scene(), heat(), "ai")
+    log_odds = Red()
+    evidence = evidence_of(log_odds, scene(), heat(), "ai")
     # The spot is 80 of 1,536 pixels: the map marks no more than that.
     assert evidence.share == pytest.approx(80 / 1536)
     assert evidence.before == pytest.approx(expit(10))
@@ -107,7 +114,7 @@ def test_the_right_map_beats_chance_and_the_numbers_are_the_models():
     assert len(evidence.random_values) == 5 and evidence.random == pytest.approx(
         np.mean(evidence.random_values)
     )
-    assert margin.batches == [1, 3, 3]
+    assert log_odds.batches == [1, 3, 3]
 
 
 @pytest.mark.parametrize("spot", [np.s_[20:28, 2:12], np.s_[0:6, 0:13]])
@@ -134,10 +141,15 @@ def test_about_one_random_map_in_six_beats_chance():
     weight = torch.from_numpy(rng.normal(size=(16, 16)).astype(np.float32))
     pixels = torch.from_numpy(rng.normal(size=(1, 3, 16, 16)).astype(np.float32))
     won = [
-        evidence_of(lambda p: (p[:, 0] * weight).sum(dim=(1, 2)), pixels, rng.normal(size=(16, 16)), "ai", seed)
-        .beats_random
+        evidence_of(
+            lambda p: (p[:, 0] * weight).sum(dim=(1, 2)),
+            pixels,
+            rng.normal(size=(16, 16)),
+            "ai",
+            seed,
+        ).beats_random
         for seed in range(300)
-    ]  # fmt: skip
+    ]
     assert 0.08 < np.mean(won) < 0.25
 
 
@@ -150,13 +162,13 @@ def test_padding_is_not_an_easy_opponent():
     # All but a strip is padding: random parts that fell there would cost nothing.
     strip = np.s_[8:16, 24:48]
     pixels = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-    margin = lambda p: 3 * (p[:, 0][(slice(None), *strip)] ** 2).mean(dim=(1, 2))  # noqa: E731
-    flat = evidence_of(margin, pixels, heat(strip), "ai", box=(24, 8, 48, 16))
+    log_odds = lambda p: 3 * (p[:, 0][(slice(None), *strip)] ** 2).mean(dim=(1, 2))  # noqa: E731
+    flat = evidence_of(log_odds, pixels, heat(strip), "ai", box=(24, 8, 48, 16))
     assert flat.share == 0.1
     # The map is the same all over the strip: any tenth of it is about as good as another.
     costs = [flat.before - p for p in flat.random_values]
     assert min(costs) > 0.2 * max(costs) and min(costs) < 2 * (flat.before - flat.after)
-    everywhere = evidence_of(margin, pixels, heat(strip), "ai")
+    everywhere = evidence_of(log_odds, pixels, heat(strip), "ai")
     assert everywhere.random_values.count(everywhere.before) > 1  # what the box is for
 
 
@@ -177,7 +189,8 @@ def test_the_sentence():
 
 
 @pytest.mark.parametrize(
-    "heatmap, target, words", [(heat(), "fake", "'real' or 'ai'"), (np.zeros((3, 4)), "ai", "shape")]
+    "heatmap, target, words",
+    [(heat(), "fake", "'real' or 'ai'"), (np.zeros((3, 4)), "ai", "shape")],
 )
 def test_mistakes(heatmap, target, words):
     with pytest.raises(ValueError, match=words):
@@ -187,7 +200,10 @@ def test_mistakes(heatmap, target, words):
 def test_the_detector_gives_evidence_and_regions(tmp_path):
     detector = Detector.from_pretrained(save_tiny("mobilenet_v2", tmp_path))
     picture = draw_picture(48, residue=True)
-    plain, tested = detector.explain(picture), detector.explain(picture, target="real", evidence=True)
+    plain, tested = (
+        detector.explain(picture),
+        detector.explain(picture, target="real", evidence=True),
+    )
     assert plain.evidence is None and tested.evidence.target == "real"
     assert tested.evidence.before == pytest.approx(plain.prediction.probabilities["real"], abs=1e-6)
     regions = tested.regions(2)
@@ -207,7 +223,7 @@ def test_a_map_with_its_evidence_takes_few_passes(tmp_path):
         )
     explanation = detector.explain(picture, evidence=True)
     assert sum(passes) == 2 + 6
-    assert explanation.details["score"] == pytest.approx(explanation.prediction.margin)
+    assert explanation.details["score"] == pytest.approx(explanation.prediction.log_odds)
     passes.clear()
     detector.predict(picture)
     assert passes == [1]

@@ -6,9 +6,8 @@ import torch
 from captum.metrics import infidelity
 from scipy.special import expit
 
-from realfake.attribution.baselines import baseline_pixels
-from realfake.attribution.faithfulness_curves import curves_of, road
-from realfake.attribution.imputation import impute
+from realfake.attribution.faithfulness import curves_of, road
+from realfake.attribution.perturbation import baseline_pixels, impute
 from realfake.evaluation.map_checks import (
     agreement,
     max_sensitivity,
@@ -23,7 +22,10 @@ from realfake.evaluation.map_checks import (
 def smooth_noise(size, seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: size[0], : size[1]]
-    waves = [np.cos(rng.normal(0, 0.3) * x + rng.normal(0, 0.3) * y + rng.uniform(0, 6)) for _ in range(6)]
+    waves = [
+        np.cos(rng.normal(0, 0.3) * x + rng.normal(0, 0.3) * y + rng.uniform(0, 6))
+        for _ in range(6)
+    ]
     return np.sum(waves, axis=0).astype(np.float32)
 
 
@@ -53,9 +55,9 @@ def linear():
 def test_curves_by_hand():
     # Four pixels that count 4, 3, 2, 1 towards the log-odds, replaced by 0.
     pixels = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]]).expand(1, 3, 2, 2) / 3
-    margin = Weighted(torch.ones(2, 2))
+    log_odds = Weighted(torch.ones(2, 2))
     heat = np.array([[4.0, 3.0], [2.0, 1.0]])
-    curves = curves_of(margin, pixels, heat, n_random=2, steps=4, fill=torch.zeros_like(pixels))
+    curves = curves_of(log_odds, pixels, heat, n_random=2, steps=4, fill=torch.zeros_like(pixels))
     assert curves.shares.tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert np.allclose(curves.deletion, expit([10, 6, 3, 1, 0]))
     assert np.allclose(curves.insertion, expit([0, 4, 7, 9, 10]))
@@ -64,13 +66,15 @@ def test_curves_by_hand():
     assert curves.random_deletion.shape == (2, 5)
     assert (curves.random_deletion[:, [0, -1]] == curves.deletion[[0, -1]]).all()
     # The two ends once, and between them three steps of two curves of three maps.
-    assert sum(margin.passes) == 2 + 3 * 2 * 3
+    assert sum(log_odds.passes) == 2 + 3 * 2 * 3
 
 
 def test_the_exact_map_gains_its_opposite_loses(linear):
-    margin, pixels, contribution = linear
+    log_odds, pixels, contribution = linear
     zero = torch.zeros_like(pixels)
-    right, wrong = (curves_of(margin, pixels, heat, fill=zero) for heat in (contribution, -contribution))
+    right, wrong = (
+        curves_of(log_odds, pixels, heat, fill=zero) for heat in (contribution, -contribution)
+    )
     assert right.deletion_gain > 0.1 and right.insertion_gain > 0.1
     assert wrong.deletion_gain < -0.1 and wrong.insertion_gain < -0.1
     record = right.to_dict()
@@ -80,12 +84,12 @@ def test_the_exact_map_gains_its_opposite_loses(linear):
 
 
 def test_padding_is_left_alone(linear):
-    margin, pixels, contribution = linear
+    log_odds, pixels, contribution = linear
     fill = torch.zeros_like(pixels)
-    curves = curves_of(margin, pixels, contribution, steps=2, box=(4, 2, 20, 12), fill=fill)
+    curves = curves_of(log_odds, pixels, contribution, steps=2, box=(4, 2, 20, 12), fill=fill)
     outside = pixels.clone()
     outside[:, :, 2:12, 4:20] = 0
-    assert curves.deletion[-1] == pytest.approx(float(torch.sigmoid(margin(outside))), rel=1e-5)
+    assert curves.deletion[-1] == pytest.approx(float(torch.sigmoid(log_odds(outside))), rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"n_random": 0}])
@@ -96,15 +100,18 @@ def test_curves_need_something_to_compare(linear, options):
 
 def test_deletion_agrees_with_quantus(linear):
     quantus = pytest.importorskip("quantus")
-    margin, pixels, contribution = linear
+    log_odds, pixels, contribution = linear
 
     class Model(torch.nn.Module):
         def forward(self, x):
-            score = margin(x)
+            score = log_odds(x)
             return torch.stack([torch.zeros_like(score), score], dim=1)
 
     flipping = quantus.PixelFlipping(
-        features_in_step=96, perturb_baseline=0.0, return_auc_per_sample=False, disable_warnings=True
+        features_in_step=96,
+        perturb_baseline=0.0,
+        return_auc_per_sample=False,
+        disable_warnings=True,
     )
     # Quantus asks for classes' probabilities; of two classes the softmax is the log-odds' sigmoid.
     theirs = flipping(
@@ -115,7 +122,7 @@ def test_deletion_agrees_with_quantus(linear):
         softmax=True,
         device="cpu",
     )
-    ours = curves_of(margin, pixels, contribution, steps=12, fill=torch.zeros_like(pixels))
+    ours = curves_of(log_odds, pixels, contribution, steps=12, fill=torch.zeros_like(pixels))
     # Theirs counts a pixel as three features, one a channel, and begins after the first step.
     assert np.allclose(np.ravel(theirs), ours.deletion[1:], atol=1e-6)
 
@@ -125,7 +132,10 @@ def test_deletion_agrees_with_quantus(linear):
 
 def test_a_linear_ramp_is_imputed_without_error():
     ramp = (
-        torch.from_numpy(np.add.outer(np.arange(20.0), 2 * np.arange(24.0))).float().expand(1, 3, 20, 24) / 60
+        torch.from_numpy(np.add.outer(np.arange(20.0), 2 * np.arange(24.0)))
+        .float()
+        .expand(1, 3, 20, 24)
+        / 60
     )
     mask = np.zeros((20, 24), dtype=bool)
     mask[5:12, 6:15] = True
@@ -162,12 +172,12 @@ def test_road_tells_the_right_map_from_the_wrong_one():
     pixels[0, :, 4:10, 4:10] = 1
     heat = np.zeros((24, 24), dtype=np.float32)
     heat[4:10, 4:10] = 1
-    margin = Weighted(torch.ones(24, 24) / 20)
+    log_odds = Weighted(torch.ones(24, 24) / 20)
     assert (
-        road(margin, pixels, heat, seed=1)
+        road(log_odds, pixels, heat, seed=1)
         > 0.2
         > 0.05
-        > road(margin, pixels, np.roll(heat, 12, axis=1), seed=1)
+        > road(log_odds, pixels, np.roll(heat, 12, axis=1), seed=1)
     )
 
 
@@ -175,14 +185,16 @@ def test_road_tells_the_right_map_from_the_wrong_one():
 
 
 def test_infidelity_is_captums(linear):
-    margin, pixels, contribution = linear
+    log_odds, pixels, contribution = linear
     fill = baseline_pixels(pixels)
-    exact = ((pixels - fill)[0].sum(dim=0) * margin.weight).numpy()
-    masks, effects = removal_effects(margin, pixels, n_samples=20)
+    exact = ((pixels - fill)[0].sum(dim=0) * log_odds.weight).numpy()
+    masks, effects = removal_effects(log_odds, pixels, n_samples=20)
     assert np.allclose([exact[mask].sum() for mask in masks], effects, atol=1e-4)
     assert normalised_infidelity(3 * exact, masks, effects) == pytest.approx(0, abs=1e-5)
     assert (
-        normalised_infidelity(-exact, masks, effects) == normalised_infidelity(0 * exact, masks, effects) == 1
+        normalised_infidelity(-exact, masks, effects)
+        == normalised_infidelity(0 * exact, masks, effects)
+        == 1
     )
     assert np.isnan(normalised_infidelity(exact, masks, 0 * effects))
 
@@ -192,8 +204,11 @@ def test_infidelity_is_captums(linear):
     def theirs(heat, normalize):
         return float(
             infidelity(
-                margin,
-                lambda x: (given[:, None].expand(-1, 3, -1, -1).float(), torch.where(given[:, None], fill, x)),
+                log_odds,
+                lambda x: (
+                    given[:, None].expand(-1, 3, -1, -1).float(),
+                    torch.where(given[:, None], fill, x),
+                ),
                 pixels,
                 torch.from_numpy(heat)[None, None].expand(1, 3, -1, -1) / 3,
                 n_perturb_samples=20,
@@ -235,6 +250,8 @@ def test_agreement():
     seen = np.where(np.arange(100).reshape(10, 10) < 50, one, np.nan)
     assert rank_correlation(seen, one) == pytest.approx(1)
     rng = np.random.default_rng(0)
-    assert np.mean([overlap(*rng.random((2, 40, 40))) for _ in range(50)]) == pytest.approx(0.1 / 1.9, abs=0.02)
+    assert np.mean([overlap(*rng.random((2, 40, 40))) for _ in range(50)]) == pytest.approx(
+        0.1 / 1.9, abs=0.02
+    )
     pairs = agreement({"a": one, "b": -one, "c": one})
     assert set(pairs) == {("a", "b"), ("a", "c"), ("b", "c")} and pairs["a", "c"]["overlap"] == 1

@@ -20,19 +20,20 @@ import pytest
 from loopback_hub import TOKEN
 from tiny import draw_corpus, draw_picture, save_tiny
 
-from realfake import Detector, endpoint, plot_style, records
+from realfake import Detector, io, plotting
 from realfake.audit.audit import audit
 from realfake.audit.report import write_report
 from realfake.card.facts import CardFacts
 from realfake.card.render import write_card
 from realfake.corpus.load import load_corpus
-from realfake.evaluation import evaluation, results
-from realfake.imaging.contact_sheet import batch_sheet
-from realfake.models import hub_files, novelty
+from realfake.evaluation import measure, results
+from realfake.models import hub as models_hub
+from realfake.models import ood
+from realfake.plotting import batch_sheet
 from realfake.space import loading
 from realfake.statistics.calibration import Calibration
-from realfake.statistics.conformal import Thresholds
-from realfake.training import recalibrate, release
+from realfake.statistics.verdicts import Thresholds
+from realfake.training import publishing, release
 from realfake.training.arguments import RunArguments
 
 ROOT = Path(__file__).parent.parent
@@ -50,11 +51,14 @@ def bundled(tiny_vit, tmp_path, monkeypatch):
 def knowing(tmp_path_factory):
     """A checkpoint with everything that changes a verdict: weights, thresholds, and what it calls novel."""
     folder = save_tiny("vit", tmp_path_factory.mktemp("knowing") / "vit", seed=7)
-    pictures, truth = [draw_picture(40, seed, bool(seed % 2)) for seed in range(40)], np.arange(40) % 2 == 1
-    fitted = novelty.fit(Detector.from_pretrained(folder).features(pictures), truth, alpha=0.1)
+    pictures, truth = (
+        [draw_picture(40, seed, bool(seed % 2)) for seed in range(40)],
+        np.arange(40) % 2 == 1,
+    )
+    fitted = ood.fit(Detector.from_pretrained(folder).features(pictures), truth, alpha=0.1)
     fitted.save(folder)
     limits = {"alpha": 0.1, "real": -0.2, "ai": 0.2, "n": {"real": 20, "ai": 20}}
-    release.store_facts(folder, {"thresholds": limits, "novelty": fitted.to_dict()})
+    release.store_facts(folder, {"thresholds": limits, "ood": fitted.to_dict()})
     return folder
 
 
@@ -76,7 +80,7 @@ def impatient(monkeypatch):
         monkeypatch.setattr(
             module, "time", types.SimpleNamespace(**{**vars(clock), "sleep": lambda seconds: None})
         )
-    monkeypatch.setattr(hub_files, "TIMEOUT", 0.3)
+    monkeypatch.setattr(models_hub, "TIMEOUT", 0.3)
 
 
 def start(model: str) -> loading.Loaded:
@@ -89,13 +93,26 @@ def start(model: str) -> loading.Loaded:
 @pytest.mark.parametrize(
     ("path", "fault"),
     [
-        (".", "stall"), (".", "drop"), (".", 429), (".", 500), (".", 503), ("model.safetensors", 500),
-        ("model.safetensors", "truncate"), ("model.safetensors", "cut"), ("model.safetensors", "alter"),
-        ("config.json", "truncate"), ("config.json", "alter"), ("preprocessor_config.json", "alter"),
-        ("novelty.safetensors", 500), ("novelty.safetensors", "truncate"), ("novelty.safetensors", "alter"),
-        (".", "drip"), ("model.safetensors", "drip"), ("novelty.safetensors", "drip"),
+        (".", "stall"),
+        (".", "drop"),
+        (".", 429),
+        (".", 500),
+        (".", 503),
+        ("model.safetensors", 500),
+        ("model.safetensors", "truncate"),
+        ("model.safetensors", "cut"),
+        ("model.safetensors", "alter"),
+        ("config.json", "truncate"),
+        ("config.json", "alter"),
+        ("preprocessor_config.json", "alter"),
+        ("novelty.safetensors", 500),
+        ("novelty.safetensors", "truncate"),
+        ("novelty.safetensors", "alter"),
+        (".", "drip"),
+        ("model.safetensors", "drip"),
+        ("novelty.safetensors", "drip"),
     ],
-)  # fmt: skip
+)
 def test_a_failing_hub_at_the_first_start_leaves_the_bundled_one(
     hub, served, bundled, caplog, monkeypatch, path, fault
 ):
@@ -113,22 +130,28 @@ def test_a_failing_hub_at_the_first_start_leaves_the_bundled_one(
     image = draw_picture(40, seed=1)
     expected = Detector.from_pretrained(bundled.parent / "served").predict(image)
     found = again.detector.predict(image)
-    assert found.margin == pytest.approx(expected.margin, abs=1e-6) and found.novelty == expected.novelty
+    assert (
+        found.log_odds == pytest.approx(expected.log_odds, abs=1e-6) and found.ood == expected.ood
+    )
 
 
-def test_a_download_without_its_statistics_is_not_opened_when_the_hub_is_gone(hub, served, bundled, knowing):
+def test_a_download_without_its_statistics_is_not_opened_when_the_hub_is_gone(
+    hub, served, bundled, knowing
+):
     hub.fail_next("novelty.safetensors", 500, times=1000)
     assert start(served).detector.name == "bundled"
     hub.fail_next(".", "drop", times=1000)
     assert start(served).detector.name == "bundled"
-    (bundled.parent / "served" / novelty.FILE_NAME).unlink()
+    (bundled.parent / "served" / ood.FILE_NAME).unlink()
     with pytest.raises(OSError, match="it lacks novelty.safetensors") as caught:
         Detector.from_pretrained(bundled.parent / "served")
     assert "\n" not in str(caught.value)
 
 
 def test_a_hub_checkpoint_that_speaks_of_statistics_it_lacks_is_refused(hub, bundled, knowing):
-    files = {path.name: path.read_bytes() for path in knowing.iterdir() if path.name != novelty.FILE_NAME}
+    files = {
+        path.name: path.read_bytes() for path in knowing.iterdir() if path.name != ood.FILE_NAME
+    }
     hub.put("user/half", files)
     with pytest.raises(OSError, match="it lacks novelty.safetensors"):
         Detector.from_pretrained("user/half")
@@ -146,30 +169,43 @@ def test_a_failing_hub_at_a_later_start_leaves_the_download(hub, served, bundled
     assert f"{served} is opened from the cache, at {first.revision}" in caplog.text
 
 
-def test_a_hub_that_drips_a_newer_version_leaves_the_older_one(hub, served, bundled, caplog, monkeypatch):
+def test_a_hub_that_drips_a_newer_version_leaves_the_older_one(
+    hub, served, bundled, caplog, monkeypatch
+):
     older = start(served).detector
     hub.put(
-        served, {"model.safetensors": (bundled / "model.safetensors").read_bytes(), "evaluation.json": "{}"}
+        served,
+        {
+            "model.safetensors": (bundled / "model.safetensors").read_bytes(),
+            "evaluation.json": "{}",
+        },
     )
     hub.fail_next(r"model\.safetensors|evaluation\.json", "drip", times=1000)
     monkeypatch.setattr(loading, "START_SECONDS", 0.4)
     with caplog.at_level(logging.WARNING, "realfake"):
         loaded = start(served)
-    assert (loaded.detector.name, loaded.detector.revision, loaded.missing) == (served, older.revision, None)
+    assert (loaded.detector.name, loaded.detector.revision, loaded.missing) == (
+        served,
+        older.revision,
+        None,
+    )
     assert (
-        f"(it takes longer than 0.4 s): {served} is opened from the cache, at {older.revision}" in caplog.text
+        f"(it takes longer than 0.4 s): {served} is opened from the cache, at {older.revision}"
+        in caplog.text
     )
 
 
 def test_figures_that_drip_are_done_without(hub, served, bundled, monkeypatch):
     hub.put(served, {"evaluation.json": json.dumps({"test": {"text": "x" * 1000}})})
     hub.fail_next("evaluation.json", "drip", times=1000)
-    monkeypatch.setattr(hub_files, "RECORD_SECONDS", 0.3)
+    monkeypatch.setattr(models_hub, "RECORD_SECONDS", 0.3)
     loaded = start(served)
     assert (loaded.detector.name, loaded.evaluation) == (served, None)
 
 
-def test_a_hub_that_vanishes_while_a_newer_version_arrives_leaves_the_older_one(hub, served, bundled):
+def test_a_hub_that_vanishes_while_a_newer_version_arrives_leaves_the_older_one(
+    hub, served, bundled
+):
     older = start(served).detector
     hub.put(served, {"model.safetensors": b"\1" * 100_000, "config.json": "{}"})
     hub.fail_next("model.safetensors", "cut", times=1000)
@@ -209,7 +245,11 @@ def test_only_safetensors_are_loaded(hub, bundled, tmp_path):
 
     import pickle
 
-    files = {path.name: path.read_bytes() for path in bundled.iterdir() if path.name != "model.safetensors"}
+    files = {
+        path.name: path.read_bytes()
+        for path in bundled.iterdir()
+        if path.name != "model.safetensors"
+    }
     hub.put("user/pickled", {**files, "pytorch_model.bin": pickle.dumps(Bomb())})
     with pytest.raises((OSError, ValueError)) as caught:
         Detector.from_pretrained("user/pickled")
@@ -228,10 +268,14 @@ def test_only_safetensors_are_loaded(hub, bundled, tmp_path):
 def test_a_checkpoints_own_code_is_not_run(hub, bundled, tmp_path):
     config = json.loads((bundled / "config.json").read_text())
     config |= {"auto_map": {"AutoConfig": "own.Own", "AutoModelForImageClassification": "own.Own"}}
-    files = {path.name: path.read_bytes() for path in bundled.iterdir()} | {"config.json": json.dumps(config)}
+    files = {path.name: path.read_bytes() for path in bundled.iterdir()} | {
+        "config.json": json.dumps(config)
+    }
     code = f"from pathlib import Path\nPath({str(tmp_path / 'run')!r}).touch()\n"
     hub.put("user/code", {**files, "own.py": code})
-    assert Detector.from_pretrained("user/code").name == "user/code"  # its architecture is transformers' own
+    assert (
+        Detector.from_pretrained("user/code").name == "user/code"
+    )  # its architecture is transformers' own
     config["model_type"] = "own"
     hub.put("user/code", {"config.json": json.dumps(config)})
     with pytest.raises((OSError, ValueError)) as caught:
@@ -295,21 +339,24 @@ class _Proxy:
 
 def test_a_full_disk_leaves_the_old_record_whole(tmp_path, monkeypatch):
     path = tmp_path / "evaluation.json"
-    records.write_atomically(path, '{"test": {}}')
+    io.write_atomically(path, '{"test": {}}')
     with monkeypatch.context() as patch:
         _Full(patch, room=100)
         with pytest.raises(OSError, match="No space left"):
-            records.write_atomically(path, "x" * 1000)
-    assert records.read_records(path) == {"test": {}}
+            io.write_atomically(path, "x" * 1000)
+    assert io.read_records(path) == {"test": {}}
     assert [entry.name for entry in tmp_path.iterdir()] == ["evaluation.json"]
 
 
 def _write_calibrated_card(folder: Path, corpus: Path) -> None:
     limits = {"alpha": 0.1, "real": -0.2, "ai": 0.2, "n": {"real": 20, "ai": 20}}
-    figures = evaluation.measure(
-        np.linspace(-3, 3, 60), np.arange(60) % 2 == 1, thresholds=Thresholds.from_dict(limits), n_resamples=0
+    figures = measure.measure(
+        np.linspace(-3, 3, 60),
+        np.arange(60) % 2 == 1,
+        thresholds=Thresholds.from_dict(limits),
+        n_resamples=0,
     )
-    facts = dict.fromkeys(("model_id", "revision", "novelty", "measurements"))
+    facts = dict.fromkeys(("model_id", "revision", "ood", "measurements"))
     facts |= {
         "name": "x",
         "source": "x",
@@ -328,7 +375,7 @@ def _write_calibrated_card(folder: Path, corpus: Path) -> None:
     fitted = Calibration("temperature", 2.0, 0.0, 1.0, 0.9, 60)
     evaluated = {"selection": {"figures": figures, "before_calibration": figures}}
     folder.mkdir(exist_ok=True)
-    recalibrate.write_card(folder, facts, fitted, evaluated, "selection", None)
+    release.write_card(folder, facts, fitted, evaluated, "selection", None)
 
 
 def _write_audit(folder: Path, corpus: Path) -> None:
@@ -338,14 +385,18 @@ def _write_audit(folder: Path, corpus: Path) -> None:
 
 # Each writes files that are whole before and must be so after it failed.
 WRITERS = {
-    "scores": lambda folder, corpus: results.write_scores(folder, "test", np.linspace(-3, 3, 60), np.arange(60) % 2 == 1),
+    "scores": lambda folder, corpus: results.write_scores(
+        folder, "test", np.linspace(-3, 3, 60), np.arange(60) % 2 == 1
+    ),
     "card": lambda folder, corpus: write_card(folder, CardFacts(name="x")),
     "calibrated card": _write_calibrated_card,
     "audit": _write_audit,
-    "plot": lambda folder, corpus: plot_style.save(plot_style.new_figure(1, 1), folder / "plot.png"),
-    "sheet": lambda folder, corpus: batch_sheet(folder / "sheet.png", [draw_picture(40)], ["real"], tile=40),
-    "endpoint": lambda folder, corpus: endpoint.write_endpoint(folder),
-}  # fmt: skip
+    "plot": lambda folder, corpus: plotting.save(plotting.new_figure(1, 1), folder / "plot.png"),
+    "sheet": lambda folder, corpus: batch_sheet(
+        folder / "sheet.png", [draw_picture(40)], ["real"], tile=40
+    ),
+    "endpoint": lambda folder, corpus: publishing.write_endpoint(folder),
+}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -366,8 +417,8 @@ def test_a_full_disk_leaves_every_file_that_was_whole(name, corpus, tmp_path, mo
 def test_a_full_disk_while_figures_are_written_loses_none(tiny_vit, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
-    margins, truth = np.linspace(-3, 3, 60), np.arange(60) % 2 == 1
-    figures = evaluation.measure(margins, truth)
+    log_odds, truth = np.linspace(-3, 3, 60), np.arange(60) % 2 == 1
+    figures = measure.measure(log_odds, truth)
     facts = {
         "checkpoint_hash": "0" * 64,
         "command": "x",
@@ -425,20 +476,26 @@ def corpus(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("module", "name", "after"),
-    [
-        ("release", "store_facts", False),
-        ("recalibrate", "write_card", False),
-    ],
+    [("release", "store_facts", False), ("recalibrate", "write_card", False)],
 )
-def test_a_calibration_that_was_killed_is_done_again(corpus, tiny_vit, tmp_path, module, name, after):
+def test_a_calibration_that_was_killed_is_done_again(
+    corpus, tiny_vit, tmp_path, module, name, after
+):
     argv = [
-        str(tiny_vit), "--dataset", str(corpus), "--output_dir", str(tmp_path / "out"), "--corpus_name", "drawn",
-        "--measurement_log", str(tmp_path / "log.jsonl"),
-    ]  # fmt: skip
-    run_killed("scripts/calibrate.py", argv, module, name, after)
+        str(tiny_vit),
+        "--dataset",
+        str(corpus),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--corpus_name",
+        "drawn",
+        "--measurement_log",
+        str(tmp_path / "log.jsonl"),
+    ]
+    run_killed("realfake/cli/calibrate.py", argv, module, name, after)
     for path in (tmp_path / "out").glob("*.json"):
         json.loads(path.read_text())  # whole, as far as it came
-    calibrate = _script("scripts/calibrate.py")
+    calibrate = _script("realfake/cli/calibrate.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["calibrate.py", *argv])
         assert calibrate.main() == 0
@@ -446,7 +503,9 @@ def test_a_calibration_that_was_killed_is_done_again(corpus, tiny_vit, tmp_path,
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(hub, tiny_vit, tmp_path):
+def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
+    hub, tiny_vit, tmp_path
+):
     folder = shutil.copytree(tiny_vit, tmp_path / "run")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Detector\n")
     hub.put("user/run", {"README.md": "---\nlicense: mit\n---\nold"})
@@ -457,7 +516,9 @@ def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
         f"publishing.push(RunArguments(output_dir={str(folder)!r}, hub_model_id='user/run'))"
     )
     environment = {**os.environ, **hub.environment, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE
+    )
     while process.poll() is None and not hub.requests_to("/commit/"):
         pass
     process.kill()  # in the midst of the commit
@@ -514,9 +575,11 @@ def test_two_commands_do_not_write_to_one_folder(
     script, *arguments = (word.format(**places) for word in words.split())
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     with FileLock(folder / ".lock"):
-        assert _script(f"scripts/{script}").main() == 2
+        assert _script(f"realfake/cli/{script}").main() == 2
     assert f"Another run is writing to {folder}; wait for it" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"
+    } == before
 
 
 @pytest.mark.parametrize("script", ["calibrate.py", "evaluate_checkpoint.py"])
@@ -524,7 +587,7 @@ def test_two_processes_do_not_share_a_folder(script, corpus, tiny_vit, tmp_path,
     from filelock import FileLock
 
     (tmp_path / "out").mkdir()
-    module = _script(f"scripts/{script}")
+    module = _script(f"realfake/cli/{script}")
     argv = [script, str(tiny_vit), "--dataset", str(corpus), "--output_dir", str(tmp_path / "out")]
     argv += ["--corpus_name", "drawn", "--measurement_log", str(tmp_path / "log.jsonl")]
     with FileLock(tmp_path / "out" / ".lock"), pytest.MonkeyPatch.context() as patch:

@@ -19,7 +19,7 @@ from tiny import draw_picture
 from realfake import feedback as module
 from realfake.feedback import Feedback, read_feedback
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "feedback_corpus.py"
+SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "feedback.py"
 _spec = importlib.util.spec_from_file_location("feedback_corpus", SCRIPT)
 feedback_corpus = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(feedback_corpus)
@@ -33,14 +33,24 @@ def jpeg(seed: int, quality: int = 90) -> bytes:
 
 def answer(data: bytes, verdict: str = "ai") -> dict:
     return {
-        "verdict": verdict, "reason": None, "label": "ai", "probabilities": {"real": 0.1, "ai": 0.9}, "prior_ai": 0.5,
-        "margin": 2.2, "novelty": None, "model": "photos", "revision": None, "sha256": hashlib.sha256(data).hexdigest(),
+        "verdict": verdict,
+        "reason": None,
+        "label": "ai",
+        "probabilities": {"real": 0.1, "ai": 0.9},
+        "prior_ai": 0.5,
+        "log_odds": 2.2,
+        "ood": None,
+        "model": "photos",
+        "revision": None,
+        "sha256": hashlib.sha256(data).hexdigest(),
         "provenance": {"findings": "not kept"},
-    }  # fmt: skip
+    }
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 # What is kept
@@ -49,7 +59,10 @@ def files(folder: Path) -> list[str]:
 def test_nothing_is_kept_without_consent(tmp_path):
     folder = tmp_path / "feedback"
     data = jpeg(0)
-    assert Feedback(folder).record(answer(data), consent=False, truth="real", note="no", image=data) is None
+    assert (
+        Feedback(folder).record(answer(data), consent=False, truth="real", note="no", image=data)
+        is None
+    )
     assert not folder.exists()
 
 
@@ -87,7 +100,9 @@ def test_an_image_that_was_not_judged_is_refused(tmp_path):
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize(("truth", "sha256"), [("fake", None), ("real", ""), ("real", "../../x"), (7, None)])
+@pytest.mark.parametrize(
+    ("truth", "sha256"), [("fake", None), ("real", ""), ("real", "../../x"), (7, None)]
+)
 def test_what_makes_no_sense_is_refused(truth, sha256, tmp_path):
     said = answer(jpeg(0))
     said["sha256"] = said["sha256"] if sha256 is None else sha256
@@ -97,7 +112,9 @@ def test_what_makes_no_sense_is_refused(truth, sha256, tmp_path):
 
 
 def test_notes_are_bounded_and_plain(tmp_path):
-    Feedback(tmp_path).record(answer(jpeg(0)), consent=True, note="a\x00\x1b[2J\u2028b\n" + "c" * 5000)
+    Feedback(tmp_path).record(
+        answer(jpeg(0)), consent=True, note="a\x00\x1b[2J\u2028b\n" + "c" * 5000
+    )
     (entry,) = read_feedback(tmp_path)
     assert len(entry["note"]) == 1000
     assert "\x1b" not in entry["note"]
@@ -180,7 +197,10 @@ def test_the_environment_says_where(tmp_path, monkeypatch):
 
 
 def test_records_and_images_go_to_a_private_dataset(hub, tmp_path):
-    environ = {"REALFAKE_FEEDBACK_FOLDER": str(tmp_path / "kept"), "REALFAKE_FEEDBACK_REPO": "user/feedback"}
+    environ = {
+        "REALFAKE_FEEDBACK_FOLDER": str(tmp_path / "kept"),
+        "REALFAKE_FEEDBACK_REPO": "user/feedback",
+    }
     kept = Feedback.from_environ({**environ, "HF_TOKEN": "hf_anything"})
     data = jpeg(0)
     try:
@@ -221,7 +241,9 @@ def collected(tmp_path) -> Path:
     kept = Feedback(folder)
     for seed in range(12):
         kept.record(answer(jpeg(seed)), consent=True, truth="real", image=jpeg(seed), note="=1+1")
-    kept.record(answer(jpeg(20)), consent=True, truth="ai", image=jpeg(20))  # the detector was right
+    kept.record(
+        answer(jpeg(20)), consent=True, truth="ai", image=jpeg(20)
+    )  # the detector was right
     kept.record(answer(jpeg(21)), consent=True, truth="real", image=jpeg(21))
     kept.record(answer(jpeg(21)), consent=True, truth="ai", image=jpeg(21))  # visitors disagree
     kept.record(answer(jpeg(22)), consent=True, truth="real")  # no image
@@ -245,7 +267,10 @@ def test_feedback_becomes_an_evaluation_set_and_hard_examples(collected, tmp_pat
     output = tmp_path / "out"
     assert feedback_corpus.main([str(collected), "--output", str(output)]) == 0
     found = rows(output)
-    sets = {name: {path.stem for path in (output / name).rglob("*.jpg")} for name in ("evaluation", "hard")}
+    sets = {
+        name: {path.stem for path in (output / name).rglob("*.jpg")}
+        for name in ("evaluation", "hard")
+    }
     assert sets["evaluation"] and sets["hard"]
     assert not sets["evaluation"] & sets["hard"]
     assert {found[one]["set"] for one in sets["hard"]} == {"hard"}
@@ -263,7 +288,15 @@ def test_only_what_somebody_has_checked_is_used(collected, tmp_path):
     accepted = tmp_path / "checked.txt"
     accepted.write_text(f"{digest(3)}\n\n{digest(4).upper()} a comment\n")
     output = tmp_path / "out"
-    arguments = [str(collected), "--output", str(output), "--accept", str(accepted), "--evaluation_share", "0"]
+    arguments = [
+        str(collected),
+        "--output",
+        str(output),
+        "--accept",
+        str(accepted),
+        "--evaluation_share",
+        "0",
+    ]
     assert feedback_corpus.main(arguments) == 0
     assert {path.stem for path in output.rglob("*.jpg")} == {digest(3), digest(4)}
     assert {path.parent for path in output.rglob("*.jpg")} == {output / "hard" / "real"}
@@ -272,7 +305,10 @@ def test_only_what_somebody_has_checked_is_used(collected, tmp_path):
 def test_a_dataset_on_the_hub_works_too(hub, collected, tmp_path):
     hub.put("user/feedback", collected, "dataset")
     output = tmp_path / "out"
-    assert feedback_corpus.main(["user/feedback", "--output", str(output), "--evaluation_share", "1"]) == 0
+    assert (
+        feedback_corpus.main(["user/feedback", "--output", str(output), "--evaluation_share", "1"])
+        == 0
+    )
     assert len(list((output / "evaluation").rglob("*.jpg"))) == 14
 
 

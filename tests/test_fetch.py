@@ -109,7 +109,9 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.seen = []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     yield server
     server.shutdown()
@@ -138,11 +140,15 @@ def public(server, monkeypatch):
         if host == "127.0.0.1":  # what connecting to it asks for
             return resolve(host, *arguments, **options)
         asked.append(host)
-        if host[0].isdigit():  # numbers in the forms that the C library knows; no name is looked up for them
+        if host[
+            0
+        ].isdigit():  # numbers in the forms that the C library knows; no name is looked up for them
             return _socket.getaddrinfo(host, None, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
         if host not in names:
             raise socket.gaierror("unknown")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in names[host]]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in names[host]
+        ]
 
     connect = module.httpcore.SyncBackend.connect_tcp
 
@@ -159,7 +165,13 @@ def public(server, monkeypatch):
 
 
 def test_body_comes_back(url):
-    for path in ("/image", "/image?size=1", "/type/application/octet-stream", "/type/IMAGE/JPEG", "/untyped"):
+    for path in (
+        "/image",
+        "/image?size=1",
+        "/type/application/octet-stream",
+        "/type/IMAGE/JPEG",
+        "/untyped",
+    ):
         assert fetch(url + path, allow_private=True) == b"pixels"
 
 
@@ -221,15 +233,29 @@ def test_one_private_address_among_public_ones_is_refused(public, server):
     assert server.connected == []
 
 
-@pytest.mark.parametrize("path", ["/to_loopback", "/to_name_of_loopback", "/to_decimal", "/to_mapped"])
+@pytest.mark.parametrize(
+    "path", ["/to_loopback", "/to_name_of_loopback", "/to_decimal", "/to_mapped"]
+)
 def test_redirect_to_a_private_address_is_refused(public, server, path):
-    with pytest.raises(ValueError, match="address (127.0.0.1|::ffff:7f00:1|::ffff:127.0.0.1) is not public"):
+    with pytest.raises(
+        ValueError, match="address (127.0.0.1|::ffff:7f00:1|::ffff:127.0.0.1) is not public"
+    ):
         fetch(public + path)
     assert [seen for seen, _ in server.seen] == [path]
 
 
 @pytest.mark.parametrize(
-    "host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0x7f.1", "017700000001", "0", "3232235777"]
+    "host",
+    [
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "017700000001",
+        "0",
+        "3232235777",
+    ],
 )
 def test_addresses_in_other_notations_are_refused(public, server, host):
     """What `inet_aton` takes for an address is one to the resolver too, and is checked as what it stands for."""
@@ -396,7 +422,9 @@ def test_messages_are_one_line_without_secrets(url, path):
     with pytest.raises((ValueError, OSError)) as caught:
         fetch(url.replace("//", "//user:password@") + path, allow_private=True)
     text = str(caught.value)
-    assert "\n" not in text and "secret" not in text and "password" not in text and "127.0.0.1" in text
+    assert (
+        "\n" not in text and "secret" not in text and "password" not in text and "127.0.0.1" in text
+    )
 
 
 def test_tls_asks_for_the_name_not_the_address(public, monkeypatch):
@@ -411,7 +439,9 @@ def test_tls_asks_for_the_name_not_the_address(public, monkeypatch):
         raise Stop("far enough")
 
     stream = type(
-        module.httpcore.SyncBackend().connect_tcp("127.0.0.1", int(public.rpartition(":")[2]), 1, None, None)
+        module.httpcore.SyncBackend().connect_tcp(
+            "127.0.0.1", int(public.rpartition(":")[2]), 1, None, None
+        )
     )
     monkeypatch.setattr(stream, "start_tls", start_tls)
     with pytest.raises(OSError, match="far enough"):

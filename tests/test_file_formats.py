@@ -1,4 +1,4 @@
-"""scripts/evaluate_formats.py: the same picture in other files, and a detector that judges the file."""
+"""realfake/cli/formats.py: the same picture in other files, and a detector that judges the file."""
 
 import importlib.util
 import json
@@ -11,24 +11,26 @@ import pytest
 from datasets import Dataset, Features, Image
 from tiny import draw_corpus, draw_picture, save_tiny
 
-from realfake.card.formats import formats_section, formats_table
+from realfake.card.results import formats_section, formats_table
 from realfake.detector import Detector
-from realfake.evaluation import file_formats
-from realfake.evaluation.file_formats import AS_IT_IS, FORMATS, format_figures, score_formats
-from realfake.evaluation.measurement_log import read_log
-from realfake.imaging.images import open_image
-from realfake.statistics.conformal import Thresholds
+from realfake.evaluation import formats
+from realfake.evaluation.formats import AS_IT_IS, FORMATS, format_figures, score_formats
+from realfake.evaluation.log import read_log
+from realfake.imaging.decode import open_image
+from realfake.statistics.verdicts import Thresholds
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "evaluate_formats.py"
+SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "formats.py"
 
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    return Detector.from_pretrained(save_tiny("mobilenet_v2", tmp_path_factory.mktemp("tiny")), device="cpu")
+    return Detector.from_pretrained(
+        save_tiny("mobilenet_v2", tmp_path_factory.mktemp("tiny")), device="cpu"
+    )
 
 
 def rows_of(pictures):
-    files = [{"bytes": file_formats._saved(picture, "PNG"), "path": None} for picture in pictures]
+    files = [{"bytes": formats._saved(picture, "PNG"), "path": None} for picture in pictures]
     return Dataset.from_dict({"image": files}, features=Features({"image": Image(decode=False)}))
 
 
@@ -45,10 +47,9 @@ def test_every_file_opens_as_the_same_picture():
 
 
 def test_a_picture_smaller_than_a_block_is_not_cut_away():
-    assert open_image(FORMATS["equalized"][1](draw_picture(16).crop((0, 0, 16, 5)).resize((16, 16)))).size == (
-        16,
-        16,
-    )
+    assert open_image(
+        FORMATS["equalized"][1](draw_picture(16).crop((0, 0, 16, 5)).resize((16, 16)))
+    ).size == (16, 16)
 
 
 def test_png_keeps_every_score(detector):
@@ -57,32 +58,54 @@ def test_png_keeps_every_score(detector):
     assert list(scores) == [AS_IT_IS, *FORMATS]
     np.testing.assert_array_equal(scores["png"][0], scores[AS_IT_IS][0])
     assert np.abs(scores["jpeg_95"][0] - scores[AS_IT_IS][0]).max() > 0
-    assert all(len(margins) == 5 for margins, _ in scores.values())
+    assert all(len(log_odds) == 5 for log_odds, _ in scores.values())
 
 
 def test_figures_by_hand(detector, monkeypatch):
-    monkeypatch.setattr(detector, "thresholds", Thresholds(alpha=0.05, real=-1.0, ai=1.0, n_real=40, n_ai=40))
+    monkeypatch.setattr(
+        detector, "thresholds", Thresholds(alpha=0.05, real=-1.0, ai=1.0, n_real=40, n_ai=40)
+    )
     before = np.array([-3.0, -2.0, 2.0, 3.0, 0.0])  # the last one has no verdict to keep
     after = np.array([-3.0, 2.0, 0.5, 3.0, 3.0])
     scores = dict.fromkeys((AS_IT_IS, *FORMATS), (before, None)) | {"webp_80": (after, None)}
-    figures = format_figures(detector, scores, Dataset.from_dict({"group": list("aabbc")}), n_resamples=200)
+    figures = format_figures(
+        detector, scores, Dataset.from_dict({"group": list("aabbc")}), n_resamples=200
+    )
     assert figures["png"]["kept"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4}
     webp = figures["webp_80"]
-    assert (webp["kept"]["value"], webp["flipped"]["value"], webp["withheld"]["value"]) == (0.5, 0.25, 0.25)
+    assert (webp["kept"]["value"], webp["flipped"]["value"], webp["withheld"]["value"]) == (
+        0.5,
+        0.25,
+        0.25,
+    )
     assert webp["kept"]["low"] <= 0.5 <= webp["kept"]["high"]
-    assert webp["moved"]["value"] == pytest.approx(1 / (1 + np.exp(-2)) - 1 / (1 + np.exp(2)), abs=1e-6)
+    assert webp["moved"]["value"] == pytest.approx(
+        1 / (1 + np.exp(-2)) - 1 / (1 + np.exp(2)), abs=1e-6
+    )
     nothing = dict.fromkeys((AS_IT_IS, *FORMATS), (np.zeros(5), None))
-    found = format_figures(detector, nothing, Dataset.from_dict({"group": list("aabbc")}), n_resamples=20)
+    found = format_figures(
+        detector, nothing, Dataset.from_dict({"group": list("aabbc")}), n_resamples=20
+    )
     assert found["png"]["kept"] == {"value": None, "low": None, "high": None, "n": 0}
 
 
 def test_the_script_writes_a_record_that_the_card_shows(tmp_path, monkeypatch, capsys):
-    checkpoint, corpus = save_tiny("mobilenet_v2", tmp_path / "tiny"), draw_corpus(tmp_path / "corpus", 24)
+    checkpoint, corpus = (
+        save_tiny("mobilenet_v2", tmp_path / "tiny"),
+        draw_corpus(tmp_path / "corpus", 24),
+    )
     spec = importlib.util.spec_from_file_location("evaluate_formats", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     log = tmp_path / "log.jsonl"
-    words = ["--dataset", str(corpus), "--output_dir", str(tmp_path / "out"), "--measurement_log", str(log)]
+    words = [
+        "--dataset",
+        str(corpus),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--measurement_log",
+        str(log),
+    ]
     words += ["--n_resamples", "20", "--preprocessing_num_workers", "1"]
     for _ in range(2):  # the second time the split is looked at no more often
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(checkpoint), *words])
@@ -91,7 +114,10 @@ def test_the_script_writes_a_record_that_the_card_shows(tmp_path, monkeypatch, c
     (line,) = read_log(log)
     assert line["corpus"].endswith("(files)") and set(line["figures"]) == set(FORMATS)
     record = json.loads((tmp_path / "out" / "formats.json").read_text())["test"]
-    assert record["formats"]["png"]["kept"]["value"] == 1.0 and record["formats"]["png"]["moved"]["value"] == 0
+    assert (
+        record["formats"]["png"]["kept"]["value"] == 1.0
+        and record["formats"]["png"]["moved"]["value"] == 0
+    )
     assert formats_table(record).count("\n") == len(FORMATS) + 1
 
     known = {"checkpoint_sha256": line["checkpoint_sha256"]}

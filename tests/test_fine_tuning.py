@@ -11,9 +11,8 @@ from transformers import TrainerCallback
 
 from realfake.training.arguments import DataArguments
 from realfake.training.augment import Augmentation
-from realfake.training.fine_tuning import head_parameters
-from realfake.training.images import Collator, MixingCollator, StreamedImages, TrainingImages
-from realfake.training.trainer import jensen_shannon
+from realfake.training.data import Collator, MixingCollator, StreamedImages, TrainingImages
+from realfake.training.trainer import head_parameters, jensen_shannon
 
 PLAIN = {
     "optim": "sgd",
@@ -55,7 +54,10 @@ def test_the_backbones_learning_rate(tiny_vit, sixteen, tmp_path):
     for name, step in whole.items():
         expected = step if name.startswith("classifier.") else step * 0.1
         torch.testing.assert_close(tenth[name], expected, atol=1e-6, rtol=1e-2, msg=name)
-    assert whole["classifier.weight"].abs().max() > 1e-4 and tenth["vit.layernorm.weight"].abs().max() > 1e-7
+    assert (
+        whole["classifier.weight"].abs().max() > 1e-4
+        and tenth["vit.layernorm.weight"].abs().max() > 1e-7
+    )
 
 
 def test_the_logged_learning_rate_is_the_heads(tiny_vit, sixteen, tmp_path):
@@ -112,7 +114,9 @@ def test_the_pull_takes_the_place_of_weight_decay(tiny_vit, sixteen, tmp_path):
     head = head_parameters(trainer.model)
     of = {id(p): name for name, p in trainer.model.named_parameters()}
     decay = {
-        of[id(p)]: group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]
+        of[id(p)]: group["weight_decay"]
+        for group in trainer.optimizer.param_groups
+        for p in group["params"]
     }
     assert len(decay) == len(of)
     assert {name for name, value in decay.items() if value} == head & {"classifier.weight"}
@@ -120,7 +124,11 @@ def test_the_pull_takes_the_place_of_weight_decay(tiny_vit, sixteen, tmp_path):
 
 def test_the_head_alone_first(resnet, sixteen, tmp_path):
     args = arguments(
-        tmp_path / "whole", num_train_epochs=3, head_epochs=2, save_strategy="epoch", save_total_limit=3
+        tmp_path / "whole",
+        num_train_epochs=3,
+        head_epochs=2,
+        save_strategy="epoch",
+        save_total_limit=3,
     )
     trainer = trainer_for(resnet, sixteen, args)
     start = state_of(trainer)
@@ -138,7 +146,11 @@ def test_the_head_alone_first(resnet, sixteen, tmp_path):
         resnet,
         sixteen,
         arguments(
-            tmp_path / "resumed", num_train_epochs=3, head_epochs=2, save_strategy="epoch", save_total_limit=3
+            tmp_path / "resumed",
+            num_train_epochs=3,
+            head_epochs=2,
+            save_strategy="epoch",
+            save_total_limit=3,
         ),
     )
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
@@ -153,7 +165,9 @@ def test_frozen_layers_stay_frozen_after_the_head(resnet, sixteen, tmp_path):
     start = state_of(trainer)
     free = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     trainer.train()
-    changed = {name for name, tensor in state_of(trainer).items() if not torch.equal(tensor, start[name])}
+    changed = {
+        name for name, tensor in state_of(trainer).items() if not torch.equal(tensor, start[name])
+    }
     assert changed & {name for name, _ in trainer.model.named_parameters()} == free
     assert free > head_parameters(trainer.model)
 
@@ -179,7 +193,9 @@ class Levels:
     """A processor that keeps the levels."""
 
     def __call__(self, images, return_tensors):
-        stack = np.stack([np.asarray(image, dtype=np.float32).transpose(2, 0, 1) for image in images])
+        stack = np.stack(
+            [np.asarray(image, dtype=np.float32).transpose(2, 0, 1) for image in images]
+        )
         return {"pixel_values": torch.from_numpy(stack)}
 
 
@@ -205,7 +221,9 @@ def test_mixup_blends_pixels_and_labels_alike():
         share = batch["share"][0].item()
         shares.append(share)
         levels = batch["pixel_values"][:, 0, 0, 0].numpy()
-        assert (batch["pixel_values"] == batch["pixel_values"][:, :1, :1, :1]).all(), "the whole image, evenly"
+        assert (batch["pixel_values"] == batch["pixel_values"][:, :1, :1, :1]).all(), (
+            "the whole image, evenly"
+        )
         own = 10.0 * np.arange(8)
         partners = (levels - share * own) / max(1 - share, 1e-9) / 10
         if share < 0.99:
@@ -215,7 +233,10 @@ def test_mixup_blends_pixels_and_labels_alike():
             assert batch["partner_labels"].tolist() == [number % 2 for number in found]
         assert batch["labels"].tolist() == [0, 1] * 4
     # Beta(0.2, 0.2): mean 1/2, and mostly near the ends.
-    assert abs(np.mean(shares) - 0.5) < 0.2 and np.mean([abs(share - 0.5) > 0.4 for share in shares]) > 0.5
+    assert (
+        abs(np.mean(shares) - 0.5) < 0.2
+        and np.mean([abs(share - 0.5) > 0.4 for share in shares]) > 0.5
+    )
 
 
 def test_cutmix_keeps_every_pixel_of_one_or_the_other():
@@ -242,7 +263,8 @@ def test_mixing_can_be_repeated_and_changes_with_the_epoch():
     assert torch.equal(first["pixel_values"], again["pixel_values"])
     assert not torch.equal(first["pixel_values"], later["pixel_values"])
     assert torch.equal(
-        Collator(Levels())(drawn())["pixel_values"][:, 0, 0, 0], torch.arange(8, dtype=torch.float32) * 10
+        Collator(Levels())(drawn())["pixel_values"][:, 0, 0, 0],
+        torch.arange(8, dtype=torch.float32) * 10,
     )
 
 
@@ -263,7 +285,9 @@ def test_streamed_twins_are_those_of_the_whole_corpus(sixteen):
     common = (Augmentation(1.0), {"real": 0, "ai": 1}, 0, True)
     streamed = list(StreamedImages(sixteen.to_iterable_dataset(), *common))
     whole = TrainingImages(sixteen, *common)
-    assert [row["twin"].tobytes() for row in streamed] == [whole[i]["twin"].tobytes() for i in range(16)]
+    assert [row["twin"].tobytes() for row in streamed] == [
+        whole[i]["twin"].tobytes() for i in range(16)
+    ]
 
 
 def test_the_loss_of_a_batch_with_twins(tiny_vit, sixteen, tmp_path):
@@ -275,7 +299,9 @@ def test_the_loss_of_a_batch_with_twins(tiny_vit, sixteen, tmp_path):
     losses, logits = [], []
     for name in ("pixel_values", "twin_values"):
         loss, outputs = trainer.compute_loss(
-            trainer.model, {"pixel_values": batch[name], "labels": batch["labels"]}, return_outputs=True
+            trainer.model,
+            {"pixel_values": batch[name], "labels": batch["labels"]},
+            return_outputs=True,
         )
         losses.append(loss.item())
         logits.append(outputs["logits"])

@@ -13,7 +13,9 @@ def make(name, **options):
 
 
 def native(size=288, name="ConvNext"):
-    return make(name, do_resize=False, do_center_crop=True, crop_size={"height": size, "width": size})
+    return make(
+        name, do_resize=False, do_center_crop=True, crop_size={"height": size, "width": size}
+    )
 
 
 PROCESSORS = {
@@ -53,7 +55,9 @@ def test_a_planted_patch_is_where_the_region_says(name, size):
     # Padding may have a value of its own where it comes after the normalisation.
     inner = pixels[int(v0) : int(v1), int(u0) : int(u1)]
     weight = np.zeros_like(pixels)
-    weight[int(v0) : int(v1), int(u0) : int(u1)] = (inner - np.median(inner)) / (inner.max() - np.median(inner))
+    weight[int(v0) : int(v1), int(u0) : int(u1)] = (inner - np.median(inner)) / (
+        inner.max() - np.median(inner)
+    )
     found = centroid(weight)
     expected = (u0 + ((x0 + x1) / 2 - left) * scale[0], v0 + ((y0 + y1) / 2 - top) * scale[1])
     assert found == pytest.approx(expected, abs=0.2 + 0.02 * max(scale))
@@ -61,7 +65,9 @@ def test_a_planted_patch_is_where_the_region_says(name, size):
     back = region.to_image(weight)
     assert (back.shape, back.dtype) == ((height, width), np.float32)
     tolerance = [0.3 + 0.3 / s for s in scale]
-    for found, expected, limit in zip(centroid(np.nan_to_num(back)), ((x0 + x1) / 2, (y0 + y1) / 2), tolerance):
+    for found, expected, limit in zip(
+        centroid(np.nan_to_num(back)), ((x0 + x1) / 2, (y0 + y1) / 2), tolerance
+    ):
         assert abs(found - expected) < limit
 
 
@@ -121,7 +127,9 @@ def test_native_crops_are_exact_and_hold_the_images_own_pixels(size, box, input_
         Image.fromarray(image), do_normalize=False, do_rescale=False, return_tensors="np"
     )
     pixels = np.asarray(pixels["pixel_values"][0]).transpose(1, 2, 0)
-    (left, top, right, bottom), (u0, v0, u1, v1) = map(lambda b: tuple(map(int, b)), (box, input_box))
+    (left, top, right, bottom), (u0, v0, u1, v1) = map(
+        lambda b: tuple(map(int, b)), (box, input_box)
+    )
     assert np.array_equal(pixels[v0:v1, u0:u1], image[top:bottom, left:right])
     # A map is carried back pixel by pixel, with nothing interpolated.
     heat = np.random.default_rng(1).normal(size=(288, 288)).astype(np.float32)
@@ -136,7 +144,9 @@ def test_a_near_native_resize_is_not_taken_for_native():
 
 
 def test_padding_after_resizing_is_found():
-    region = seen_region(PROCESSORS["mobilevit"], 640, 480)  # 298 x 224, of which 256 from 21; 16 rows padded
+    region = seen_region(
+        PROCESSORS["mobilevit"], 640, 480
+    )  # 298 x 224, of which 256 from 21; 16 rows padded
     assert region.input_box == (0, 16, 256, 240) and region.padded
     assert region.box == pytest.approx((21 * 640 / 298, 0, 277 * 640 / 298, 480), abs=0.3)
 

@@ -68,7 +68,9 @@ def test_the_limit_is_set_by_the_environment(text, per_minute):
 
 @pytest.mark.parametrize("text", ["many", "-1", "nan", "inf"])
 def test_a_limit_that_is_none(text):
-    with pytest.raises(ValueError, match=f"REALFAKE_REQUESTS_PER_MINUTE is '{text}'; it must be a number"):
+    with pytest.raises(
+        ValueError, match=f"REALFAKE_REQUESTS_PER_MINUTE is '{text}'; it must be a number"
+    ):
         RateLimit.from_environ({"REALFAKE_REQUESTS_PER_MINUTE": text})
 
 
@@ -140,7 +142,9 @@ def test_a_client_above_the_limit_is_told_when_to_come_back():
     assert guarded.post("/echo", content=b"abc", headers=somebody).text == "3"
     refused = guarded.post("/echo", content=b"abc", headers=somebody)
     assert refused.status_code == 429 and refused.headers["retry-after"] == "30"
-    assert refused.json()["error"] == "Too many requests from your address; try again in 30 seconds."
+    assert (
+        refused.json()["error"] == "Too many requests from your address; try again in 30 seconds."
+    )
     assert refused.headers["x-content-type-options"] == "nosniff"
     # Others, what costs nothing, and the machine itself are not held up.
     assert guarded.post("/echo", headers=another).status_code == 200
@@ -164,11 +168,15 @@ def test_every_answer_has_the_headers(method):
 def test_a_request_leaves_one_line_without_what_was_sent(caplog):
     caplog.set_level(logging.INFO, "realfake.space.guard")
     guarded = client(RateLimit())
-    guarded.post("/echo?name=holiday.jpg", content=b"picture", headers={"X-Forwarded-For": "8.8.8.8"})
+    guarded.post(
+        "/echo?name=holiday.jpg", content=b"picture", headers={"X-Forwarded-For": "8.8.8.8"}
+    )
     guarded.post("/fail", content=b"picture")
     guarded.get("/echo")
     lines = [
-        json.loads(log.JsonLines().format(record)) for record in caplog.records if record.name.endswith("guard")
+        json.loads(log.JsonLines().format(record))
+        for record in caplog.records
+        if record.name.endswith("guard")
     ]
     assert [(line["path"], line["status"], line["received"]) for line in lines] == [
         ("/echo", 200, 7),

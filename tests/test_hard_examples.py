@@ -27,13 +27,20 @@ def rows(labels, generators=None):
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def evaluated(folder, dataset, margin, split="train", fingerprint=None):
+def evaluated(folder, dataset, log_odds, split="train", fingerprint=None):
     truth = np.asarray(dataset["label"]) == 1
-    write_scores(folder, split, np.asarray(margin, dtype=float), truth)
+    write_scores(folder, split, np.asarray(log_odds, dtype=float), truth)
     write_evaluation(
-        folder, split, {}, checkpoint_hash="0", command="", corpus="drawn", date="", versions={},
+        folder,
+        split,
+        {},
+        checkpoint_hash="0",
+        command="",
+        corpus="drawn",
+        date="",
+        versions={},
         corpus_fingerprint=fingerprint or corpus_fingerprint(dataset),
-    )  # fmt: skip
+    )
 
 
 # --- which
@@ -92,7 +99,11 @@ def test_the_mixture():
     assert {str(row).encode() for row in mistakes} < set(images)
     # 57 : 18 : 19 of the others, in 18 images
     generators = [row["generator"] for row in mixed if int(row["image"]["bytes"]) not in mistakes]
-    assert {name: generators.count(name) for name in ("none", "a", "b")} == {"none": 11, "a": 3, "b": 4}
+    assert {name: generators.count(name) for name in ("none", "a", "b")} == {
+        "none": 11,
+        "a": 3,
+        "b": 4,
+    }
     assert mix(dataset, mistakes, 0.25, seed=0)[0]["image"] == mixed["image"]
     assert mix(dataset, mistakes, 0.25, seed=1)[0]["image"] != mixed["image"]
 
@@ -117,11 +128,11 @@ def test_before_and_after():
     after = np.where(truth, 1, -1) + rng.normal(size=200)
     record = before_and_after(before, after, dataset)
     assert record["n"] == {"real": 100, "ai": 100}
-    for name, margin in (("before", before), ("after", after)):
-        assert record[name]["auroc"] == pytest.approx(roc_auc_score(truth, margin))
-        assert record[name]["accuracy"] == pytest.approx(((margin > 0) == truth).mean())
-        assert record[name]["wrong_real"] == pytest.approx((margin[~truth] > 0).mean())
-        assert record[name]["wrong_ai"] == pytest.approx((margin[truth] <= 0).mean())
+    for name, log_odds in (("before", before), ("after", after)):
+        assert record[name]["auroc"] == pytest.approx(roc_auc_score(truth, log_odds))
+        assert record[name]["accuracy"] == pytest.approx(((log_odds > 0) == truth).mean())
+        assert record[name]["wrong_real"] == pytest.approx((log_odds[~truth] > 0).mean())
+        assert record[name]["wrong_ai"] == pytest.approx((log_odds[truth] <= 0).mean())
     change = record["auroc_difference"]
     assert change["value"] == pytest.approx(record["after"]["auroc"] - record["before"]["auroc"])
     assert 0 < change["low"] < change["value"] < change["high"]
@@ -142,9 +153,12 @@ def test_a_second_stage(tiny_vit, tmp_path, capsys):
 
     assert main(corpus, first, "--evaluate_only", "train", model=first) == 0
     scores = read_scores(first / "scores-train.parquet")
-    wrong = int(((scores["margin"] > 0) != scores["is_ai"]).sum())
+    wrong = int(((scores["log_odds"] > 0) != scores["is_ai"]).sum())
     capsys.readouterr()
-    assert main(corpus, second, *words, "--hard_examples", first, "--hard_share", "0.5", model=first) == 0
+    assert (
+        main(corpus, second, *words, "--hard_examples", first, "--hard_share", "0.5", model=first)
+        == 0
+    )
     said = capsys.readouterr().out
     facts = facts_of(second)
     record = json.loads((second / "hard_examples.json").read_text())
@@ -153,12 +167,26 @@ def test_a_second_stage(tiny_vit, tmp_path, capsys):
     assert sum(facts["parts"]["train"].values()) == 2 * wrong
     assert sum(record["n"].values()) == 18, "all of validation, both halves"
     for folder, when in ((first, "before"), (second, "after")):
-        halves = [read_scores(folder / f"scores-{half}.parquet") for half in ("selection", "calibration")]
-        hits = sum(((half["margin"] > 0) == half["is_ai"]).sum() for half in halves)
+        halves = [
+            read_scores(folder / f"scores-{half}.parquet") for half in ("selection", "calibration")
+        ]
+        hits = sum(((half["log_odds"] > 0) == half["is_ai"]).sum() for half in halves)
         assert record[when]["accuracy"] == pytest.approx(hits / 18)
 
     shutil.rmtree(second)
-    assert main(corpus, second, *words, "--hard_examples", first, "--max_train_samples", "40", model=first) == 2
+    assert (
+        main(
+            corpus,
+            second,
+            *words,
+            "--hard_examples",
+            first,
+            "--max_train_samples",
+            "40",
+            model=first,
+        )
+        == 2
+    )
     assert "is of other training images" in last_line(capsys)
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from realfake.models.classifiers import load_classifier, load_processor
-from realfake.models.heads import (
+from realfake.models.folding import (
     check_foldable,
     final_linears,
     fold,
@@ -27,9 +27,18 @@ from realfake.models.heads import (
 )
 
 FOLDABLE = (
-    "vit", "deit", "dinov2", "siglip", "swin", "swinv2", "convnext", "convnextv2", "resnet", "efficientnet",
+    "vit",
+    "deit",
+    "dinov2",
+    "siglip",
+    "swin",
+    "swinv2",
+    "convnext",
+    "convnextv2",
+    "resnet",
+    "efficientnet",
     "mobilenet_v2",
-)  # fmt: skip
+)
 COLUMNS = {"real": [0], "ai": [1]}
 LABELS = {"id2label": {0: "real", 1: "ai"}, "label2id": {"real": 0, "ai": 1}}
 PICTURES = [draw_picture(40, seed=seed, residue=bool(seed % 2)) for seed in range(24)]
@@ -41,7 +50,9 @@ def checkpoints(tmp_path_factory):
 
     def folder(architecture):
         if architecture not in folders:
-            folders[architecture] = save_tiny(architecture, tmp_path_factory.mktemp("tiny") / architecture)
+            folders[architecture] = save_tiny(
+                architecture, tmp_path_factory.mktemp("tiny") / architecture
+            )
         return folders[architecture]
 
     return folder
@@ -65,27 +76,42 @@ def test_folding_gives_logits_over_t_plus_b(architecture, checkpoints):
     expected = before / 1.7 + np.array([0, -0.6])
     assert np.abs(after - expected).max() <= 1e-6 * max(1, np.abs(expected).max())
     truth = np.arange(len(PICTURES)) % 3 == 0
-    margins = [logits[:, 1] - logits[:, 0] for logits in (before, after)]
-    assert roc_auc_score(truth, margins[0]) == pytest.approx(roc_auc_score(truth, margins[1]), abs=1e-9)
+    log_odds = [logits[:, 1] - logits[:, 0] for logits in (before, after)]
+    assert roc_auc_score(truth, log_odds[0]) == pytest.approx(
+        roc_auc_score(truth, log_odds[1]), abs=1e-9
+    )
 
 
 def _deit(tmp_path):
     from transformers import DeiTConfig
 
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
-    return DeiTForImageClassificationWithTeacher(DeiTConfig(image_size=32, patch_size=8, **sizes, **LABELS))
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+    }
+    return DeiTForImageClassificationWithTeacher(
+        DeiTConfig(image_size=32, patch_size=8, **sizes, **LABELS)
+    )
 
 
 def _levit(tmp_path):
     config = LevitConfig(
-        image_size=128, hidden_sizes=[16, 24, 32], num_attention_heads=[2, 2, 2], depths=[1, 1, 1], key_dim=[8, 8, 8],
+        image_size=128,
+        hidden_sizes=[16, 24, 32],
+        num_attention_heads=[2, 2, 2],
+        depths=[1, 1, 1],
+        key_dim=[8, 8, 8],
         **LABELS,
-    )  # fmt: skip
+    )
     return LevitForImageClassificationWithTeacher(config)
 
 
 def _swiftformer(tmp_path):
-    config = SwiftFormerConfig(image_size=64, depths=[1, 1, 1, 1], embed_dims=[8, 16, 24, 32], **LABELS)
+    config = SwiftFormerConfig(
+        image_size=64, depths=[1, 1, 1, 1], embed_dims=[8, 16, 24, 32], **LABELS
+    )
     return SwiftFormerForImageClassification(config)
 
 
@@ -112,7 +138,9 @@ def test_several_ai_columns_get_the_bias_each(checkpoints, tmp_path):
     pixels = load_processor(folder)(images=PICTURES[:4], return_tensors="pt")["pixel_values"]
     before = logits_of(model, pixels)
     fold(model, {"real": [0, 2], "ai": [1, 3]}, 2.0, 0.5)
-    np.testing.assert_allclose(logits_of(model, pixels), before / 2 + np.array([0, 0.5, 0, 0.5]), atol=1e-5)
+    np.testing.assert_allclose(
+        logits_of(model, pixels), before / 2 + np.array([0, 0.5, 0, 0.5]), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
@@ -147,7 +175,9 @@ def test_folding_error_is_relative_to_the_largest_logit():
     before = torch.tensor([[0.0, 40.0]])
     exact = torch.tensor([[0.0, 21.0]])
     assert folding_error(before, exact, COLUMNS, 2.0, 1.0) == 0
-    assert folding_error(before, exact + torch.tensor([[0.0, 2.1]]), COLUMNS, 2.0, 1.0) == pytest.approx(0.1)
+    assert folding_error(
+        before, exact + torch.tensor([[0.0, 2.1]]), COLUMNS, 2.0, 1.0
+    ) == pytest.approx(0.1)
 
 
 def test_check_foldable_refuses_what_comes_after_the_layer_and_changes_nothing(checkpoints):
@@ -220,10 +250,14 @@ def test_select_trainable_refuses_more_blocks_than_there_are(checkpoints):
 @pytest.mark.parametrize(
     "architecture, field",
     [
-        ("vit", "hidden_dropout_prob"), ("deit", "hidden_dropout_prob"), ("dinov2", "hidden_dropout_prob"),
-        ("swin", "hidden_dropout_prob"), ("efficientnet", "dropout_rate"), ("mobilenet_v2", "classifier_dropout_prob"),
+        ("vit", "hidden_dropout_prob"),
+        ("deit", "hidden_dropout_prob"),
+        ("dinov2", "hidden_dropout_prob"),
+        ("swin", "hidden_dropout_prob"),
+        ("efficientnet", "dropout_rate"),
+        ("mobilenet_v2", "classifier_dropout_prob"),
     ],
-)  # fmt: skip
+)
 def test_dropout_is_set_in_the_architectures_own_field(architecture, field, checkpoints):
     config = load_classifier(checkpoints(architecture)).config
     assert set_dropout(config, 0.37) == field
@@ -242,7 +276,11 @@ def test_dropout_is_refused_where_there_is_none(architecture, checkpoints):
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
 def test_dropout_out_of_range(rate):
-    config = ViTConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
+    config = ViTConfig(
+        hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8
+    )
     with pytest.raises(ValueError, match="must lie in"):
         set_dropout(config, rate)
-    assert isinstance(ViTForImageClassification(config), nn.Module) and config.hidden_dropout_prob == 0
+    assert (
+        isinstance(ViTForImageClassification(config), nn.Module) and config.hidden_dropout_prob == 0
+    )

@@ -23,9 +23,11 @@ def dataset(rows, grouped=True):
         "source": [row[2] for row in rows],
     }
     features = {
-        "image": ImageFeature(decode=False), "label": ClassLabel(names=["real", "ai"]),
-        "generator": Value("string"), "source": Value("string"),
-    }  # fmt: skip
+        "image": ImageFeature(decode=False),
+        "label": ClassLabel(names=["real", "ai"]),
+        "generator": Value("string"),
+        "source": Value("string"),
+    }
     if grouped:
         columns["group"] = [row[3] for row in rows]
         features["group"] = Value("string")
@@ -34,13 +36,19 @@ def dataset(rows, grouped=True):
 
 def corpus(train, validation, grouped=True):
     test = dataset([("real", "none", "web", None), ("ai", "b", "web", None)], grouped)
-    splits = {"train": dataset(train, grouped), "validation": dataset(validation, grouped), "test": test}
+    splits = {
+        "train": dataset(train, grouped),
+        "validation": dataset(validation, grouped),
+        "test": test,
+    }
     origins = dict.fromkeys(splits, "drawn")
     return Corpus(DatasetDict(splits), CorpusReport("drawn", label_column="label", origins=origins))
 
 
 def pile(label, generator, source, n, group=None):
-    return [(label, generator, source, f"{group}{number}" if group else None) for number in range(n)]
+    return [
+        (label, generator, source, f"{group}{number}" if group else None) for number in range(n)
+    ]
 
 
 def tuples(rows):
@@ -82,10 +90,16 @@ def test_a_generator_is_gone_from_train_and_validation(grouped):
     for split in ("train", "validation"):
         assert {row[1] for row in tuples(after.splits[split])} == {"none", "a"}
     held = Counter(row[:2] for row in tuples(after.splits["held_out"]))
-    assert held == {("ai", "b"): 10, ("real", "none"): 6}, "15 % of the real training images stand against it"
+    assert held == {("ai", "b"): 10, ("real", "none"): 6}, (
+        "15 % of the real training images stand against it"
+    )
     assert after.report.splits["train"] == {
-        "rows": 54, "real": 34, "ai": 20, **({"groups": 54} if grouped else {}), "generators": {"a": 20, "none": 34}
-    }  # fmt: skip
+        "rows": 54,
+        "real": 34,
+        "ai": 20,
+        **({"groups": 54} if grouped else {}),
+        "generators": {"a": 20, "none": 34},
+    }
     assert after.report.splits["validation"]["real"] == 40
     assert tuples(after.splits["test"]) == test
     assert "generator b, taken out of train and validation" in after.report.summary()
@@ -97,13 +111,21 @@ def test_a_generator_is_gone_from_train_and_validation(grouped):
 
 def test_groups_leave_whole():
     train = [
-        ("ai", "a", "pairs", "p1"), ("real", "none", "pairs", "p1"), ("ai", "b", "pairs", "p1"),
-        ("ai", "b", "pairs", "p2"), ("real", "none", "pairs", "p2"),
-        *pile("real", "none", "web", 8, "r"), *pile("ai", "b", "web", 8, "g"),
-    ]  # fmt: skip
-    after = hold_out(corpus(train, pile("real", "none", "w", 3) + pile("ai", "b", "w", 3)), "generator", ["a"])
+        ("ai", "a", "pairs", "p1"),
+        ("real", "none", "pairs", "p1"),
+        ("ai", "b", "pairs", "p1"),
+        ("ai", "b", "pairs", "p2"),
+        ("real", "none", "pairs", "p2"),
+        *pile("real", "none", "web", 8, "r"),
+        *pile("ai", "b", "web", 8, "g"),
+    ]
+    after = hold_out(
+        corpus(train, pile("real", "none", "w", 3) + pile("ai", "b", "w", 3)), "generator", ["a"]
+    )
     held = tuples(after.splits["held_out"])
-    assert held == [("ai", "a", "pairs", "p1"), ("real", "none", "pairs", "p1")], "its photograph comes along"
+    assert held == [("ai", "a", "pairs", "p1"), ("real", "none", "pairs", "p1")], (
+        "its photograph comes along"
+    )
     assert all(row[3] != "p1" for row in tuples(after.splits["train"]))
     assert any(row[3] == "p2" for row in tuples(after.splits["train"]))
     assert "1 rows are not used, because they share a group" in after.report.summary()
@@ -121,11 +143,19 @@ def test_counterparts_are_drawn_by_group():
 
 
 def test_a_source_of_photographs():
-    train = pile("real", "none", "web", 30) + pile("real", "none", "kodak", 4) + pile("ai", "a", "lab", 40)
+    train = (
+        pile("real", "none", "web", 30)
+        + pile("real", "none", "kodak", 4)
+        + pile("ai", "a", "lab", 40)
+    )
     after = hold_out(corpus(train, train), "source", ["kodak"])
     held = Counter(row[0] for row in tuples(after.splits["held_out"]))
     assert held == {"real": 8, "ai": 6}
-    assert all(row[2] != "kodak" for split in ("train", "validation") for row in tuples(after.splits[split]))
+    assert all(
+        row[2] != "kodak"
+        for split in ("train", "validation")
+        for row in tuples(after.splits[split])
+    )
 
 
 def test_a_source_of_both_classes_needs_no_counterparts():
@@ -194,8 +224,8 @@ def test_the_held_out_split_is_measured_and_stands_in_the_card(by_generator, tin
     assert facts["parts"]["held_out"] == held and held["ai"] > 0 and held["real"] > 0
     assert "left out of training on purpose" in (folder / "README.md").read_text()
     assert not (tmp_path / "measurements.jsonl").exists()
-    margins = read_scores(folder / "scores-held_out.parquet")["margin"]
-    assert len(margins) == sum(held.values())
+    log_odds = read_scores(folder / "scores-held_out.parquet")["log_odds"]
+    assert len(log_odds) == sum(held.values())
 
 
 def test_a_value_that_there_is_not(by_generator, tiny_vit, tmp_path, capsys):

@@ -19,10 +19,16 @@ from tiny import draw_picture
 from transformers.image_utils import load_image
 
 from realfake import Detector
-from realfake.imaging import images
-from realfake.imaging.file_limits import TooCostly, check_decoder, checked, reads_within_bounds, webp_size
-from realfake.imaging.images import open_image
-from realfake.provenance import metadata_blocks, reading
+from realfake.imaging import decode
+from realfake.imaging.decode import open_image
+from realfake.imaging.limits import (
+    TooCostly,
+    check_decoder,
+    checked,
+    reads_within_bounds,
+    webp_size,
+)
+from realfake.provenance import metadata, reading
 from realfake.provenance.reading import read_provenance
 
 ROOT = Path(__file__).parent.parent
@@ -57,10 +63,14 @@ def test_odd_files_are_read_all_the_same(name, fuzz, detector):
     assert fuzz.pass_through(detector, UNUSUAL[name]) == "answered"
 
 
-@pytest.mark.parametrize("name", sorted(UNUSUAL.keys() - {"a thousand frames", "100 to 1", "gif and script"}))
+@pytest.mark.parametrize(
+    "name", sorted(UNUSUAL.keys() - {"a thousand frames", "100 to 1", "gif and script"})
+)
 def test_what_stands_beside_the_pixels_does_not_change_them(name):
     plain = draw_picture(48, seed=5)
-    expected = open_image(encode(plain, "WEBP" if "webp" in name else "PNG" if "png" in name else "JPEG"))
+    expected = open_image(
+        encode(plain, "WEBP" if "webp" in name else "PNG" if "png" in name else "JPEG")
+    )
     np.testing.assert_array_equal(np.asarray(open_image(UNUSUAL[name])), np.asarray(expected))
 
 
@@ -78,7 +88,8 @@ def test_files_that_ask_for_much_are_refused_at_once(name, fuzz, detector):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("pixels.avif", "more than the limit"), ("beyond.avif", "header cannot be read")]
+    ("name", "words"),
+    [("pixels.avif", "more than the limit"), ("beyond.avif", "header cannot be read")],
 )
 def test_avif_is_refused_by_the_sides_that_it_declares(name, words):
     if name not in COSTLY:
@@ -89,12 +100,16 @@ def test_avif_is_refused_by_the_sides_that_it_declares(name, words):
 
 @pytest.mark.parametrize("name", ["pixels.webp", "canvas.webp"])
 def test_webp_is_refused_before_pillow_opens_it(name, monkeypatch):
-    monkeypatch.setattr(images, "read_header", lambda data, name: pytest.fail("Pillow takes memory on opening"))
+    monkeypatch.setattr(
+        decode, "read_header", lambda data, name: pytest.fail("Pillow takes memory on opening")
+    )
     with pytest.raises(ValueError, match="more than the limit"):
         open_image(COSTLY[name]())
 
 
-@pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}, {"quality": 80, "exif": b"Exif\0\0"}])
+@pytest.mark.parametrize(
+    "options", [{"quality": 80}, {"lossless": True}, {"quality": 80, "exif": b"Exif\0\0"}]
+)
 def test_the_size_that_a_webp_file_announces(options):
     data = encode(draw_picture((49, 31)), "WEBP", **options)
     assert webp_size(data) == (49, 31)
@@ -108,10 +123,15 @@ def test_strips_of_jpeg_are_read_where_each_has_its_own_bytes():
         data = encode(picture, "TIFF", compression="jpeg")
         assert open_image(data).size == (size, size)
     tile = encode(draw_picture(16).convert("L"), "JPEG")
-    assert open_image(bad_files.jpeg_tiles(tile, 16, 64)).size == (64, 64)  # tiles may be one and the same
+    assert open_image(bad_files.jpeg_tiles(tile, 16, 64)).size == (
+        64,
+        64,
+    )  # tiles may be one and the same
     with pytest.raises(TooCostly, match="progressive"):
         checked(
-            bad_files.jpeg_tiles(encode(draw_picture(16).convert("L"), "JPEG", progressive=True), 16, 64),
+            bad_files.jpeg_tiles(
+                encode(draw_picture(16).convert("L"), "JPEG", progressive=True), 16, 64
+            ),
             "TIFF",
         )
     with pytest.raises(TooCostly, match="share"):
@@ -146,9 +166,19 @@ for name, data in files.items():
 def test_bad_files_take_little_memory():
     """With the allocator as a server sets it: what is cleared for a file comes from memory that was used before."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _IN_LITTLE_MEMORY, str(ROOT / "tests"), str(ROOT / "scripts")],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            _IN_LITTLE_MEMORY,
+            str(ROOT / "tests"),
+            str(ROOT / "scripts"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr[-500:]
 
 
@@ -175,9 +205,20 @@ assert peak_mib() - before < 3072, peak_mib()
 def test_an_image_of_as_many_pixels_as_are_allowed(tiny_vit):
     """It takes 10 s of one core and 2.4 GiB, most of it for the map and the picture of it."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _LARGE, str(tiny_vit), str(ROOT / "tests"), str(ROOT / "scripts")],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            _LARGE,
+            str(tiny_vit),
+            str(ROOT / "tests"),
+            str(ROOT / "scripts"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr[-500:]
 
 
@@ -209,7 +250,9 @@ def test_flipped_bits(name):
 def test_fuzzing_in_short(fuzz, detector):
     files = [*ORDINARY.values(), *UNUSUAL.values(), *REFUSED.values()]
     files = [data for data in files if 0 < len(data) < 20_000]
-    outcomes = [fuzz.pass_through(detector, fuzz.mutated(files, 1, number)) for number in range(300)]
+    outcomes = [
+        fuzz.pass_through(detector, fuzz.mutated(files, 1, number)) for number in range(300)
+    ]
     assert 20 < outcomes.count("answered") < 280
 
 
@@ -227,9 +270,20 @@ def test_an_input_follows_from_its_number(fuzz):
 def test_the_fuzzer_reports_and_continues(fuzz, tmp_path, monkeypatch, capsys):
     bad_files.write(tmp_path)
     command = [
-        "fuzz.py", str(tmp_path / "files"), "--model", str(tmp_path / "tiny"), "--processes", "1", "--quiet",
-        "--log", str(tmp_path / "log.jsonl"), "--keep", str(tmp_path / "faults"), "--report", str(tmp_path / "r.json"),
-    ]  # fmt: skip
+        "fuzz.py",
+        str(tmp_path / "files"),
+        "--model",
+        str(tmp_path / "tiny"),
+        "--processes",
+        "1",
+        "--quiet",
+        "--log",
+        str(tmp_path / "log.jsonl"),
+        "--keep",
+        str(tmp_path / "faults"),
+        "--report",
+        str(tmp_path / "r.json"),
+    ]
     # In a process of its own, as its workers import it by name.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, str(ROOT / "scripts" / "fuzz.py"), *command[1:], "--inputs", "40"]
@@ -271,9 +325,13 @@ def _trial(fuzz, attempt, **limits):
     return fuzz.Trial(options, [ORDINARY["png"]], attempt, [0, 0.0])
 
 
-def test_too_little_memory_is_a_refusal_of_its_own_and_a_fault_of_the_input(fuzz, detector, monkeypatch):
+def test_too_little_memory_is_a_refusal_of_its_own_and_a_fault_of_the_input(
+    fuzz, detector, monkeypatch
+):
     monkeypatch.setattr(ImageFile.ImageFile, "load", _out_of_memory)
-    with pytest.raises(ValueError, match="^photo.png needs too much memory to decode. Scale it down.$"):
+    with pytest.raises(
+        ValueError, match="^photo.png needs too much memory to decode. Scale it down.$"
+    ):
         open_image({"bytes": ORDINARY["png"], "path": "photo.png"})
     found = _trial(fuzz, lambda data: fuzz.pass_through(detector, ORDINARY["png"])).run(0, 1)
     assert found["counts"] == {} and found["faults"][0]["fault"].startswith("OutOfMemory: ")
@@ -281,16 +339,21 @@ def test_too_little_memory_is_a_refusal_of_its_own_and_a_fault_of_the_input(fuzz
 
 @pytest.mark.parametrize("name", ["checked", "JpegImageFile"])
 def test_too_little_memory_for_a_header(name, monkeypatch):
-    monkeypatch.setattr(images, name, _out_of_memory)
-    with pytest.raises(images.OutOfMemory, match="^the uploaded bytes needs too much memory"):
+    monkeypatch.setattr(decode, name, _out_of_memory)
+    with pytest.raises(decode.OutOfMemory, match="^the uploaded bytes needs too much memory"):
         open_image(ORDINARY["jpeg"])
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "file"),
-    [(metadata_blocks, "read_header", "gif"), (reading, "reads_within_bounds", "jpeg"), (Image.Exif, "load", "jpeg"),
-     (reading.xmp, "fromstring", "jpeg"), (json, "loads", "png_signed")],
-)  # fmt: skip
+    [
+        (metadata, "read_header", "gif"),
+        (reading, "reads_within_bounds", "jpeg"),
+        (Image.Exif, "load", "jpeg"),
+        (reading.xmp, "fromstring", "jpeg"),
+        (json, "loads", "png_signed"),
+    ],
+)
 def test_too_little_memory_for_metadata_is_a_fault(owner, name, file, fuzz, detector, monkeypatch):
     monkeypatch.setattr(owner, name, _out_of_memory)
     with pytest.raises(MemoryError):
@@ -302,8 +365,9 @@ def test_the_fuzzer_blames_the_input_that_memory_grew_at(fuzz, monkeypatch):
     monkeypatch.setattr(fuzz, "peak_mib", lambda: next(peaks))
     found = _trial(fuzz, lambda data: "refused").run(10, 16)
     assert [(fault["input"], fault["fault"]) for fault in found["faults"]] == [
-        (12, "memory grew by 150 MiB"), (15, "memory grew by 200 MiB"),
-    ]  # fmt: skip
+        (12, "memory grew by 150 MiB"),
+        (15, "memory grew by 200 MiB"),
+    ]
     assert found["counts"] == {"refused": 6} and found["grown_mib"] == 200
 
 
@@ -338,7 +402,9 @@ def test_the_fuzzer_reports_time_by_the_processor_and_by_the_clock(fuzz):
 
 def test_the_fuzzer_gives_up_an_input_that_hangs(fuzz):
     alive = SimpleNamespace(is_alive=lambda: True)
-    worker = SimpleNamespace(state=[7, time.monotonic() - 21], process=alive, left=[(0, 9)], started=0)
+    worker = SimpleNamespace(
+        state=[7, time.monotonic() - 21], process=alive, left=[(0, 9)], started=0
+    )
     assert fuzz.Worker.fault(worker, 5.0) == (7, "no answer for 20 s")
     worker.state[1] += 6
     assert fuzz.Worker.fault(worker, 5.0) is None

@@ -35,7 +35,7 @@ from realfake.corpus.load import load_corpus
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI, NAMES
 from realfake.space import loading
-from realfake.statistics.metrics import margin_from_logits
+from realfake.statistics.summary import log_odds_from_logits
 from realfake.training import publishing
 from realfake.training.arguments import RunArguments
 
@@ -43,20 +43,34 @@ ROOT = Path(__file__).parent.parent
 SPLITS = {"train": 96, "validation": 64, "test": 24}
 # All that a finished run leaves on the Hub, but for the plots and what depends on the corpus.
 FILES = {
-    "README.md", "config.json", "evaluation.json", "model.safetensors", "preprocessor_config.json",
-    "scores-calibration.parquet", "scores-selection.parquet", "scores-test.parquet", "training.json",
-}  # fmt: skip
+    "README.md",
+    "config.json",
+    "evaluation.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "scores-calibration.parquet",
+    "scores-selection.parquet",
+    "scores-test.parquet",
+    "training.json",
+}
 EVAL_RESULTS = ".eval_results/realfake.yaml"
 SETTINGS = (
-    "--per_device_train_batch_size=16", "--augmentation=0", "--learning_rate=3e-3", "--bf16=False", "--disable_tqdm=True",
+    "--per_device_train_batch_size=16",
+    "--augmentation=0",
+    "--learning_rate=3e-3",
+    "--bf16=False",
+    "--disable_tqdm=True",
     "--measure_degradations=0",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """One Hub for all tests of this file, which the clients of this process use too."""
-    with LoopbackHub(home=tmp_path_factory.mktemp("hf_home")) as hub, pytest.MonkeyPatch.context() as patch:
+    with (
+        LoopbackHub(home=tmp_path_factory.mktemp("hf_home")) as hub,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         point_clients_at(hub, patch)
         # datasets waits 5 seconds wherever a stream ends, for threads that are idle here.
         patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
@@ -133,13 +147,30 @@ def pushed(request, hub, corpus_folder, hub_corpus, tmp_path_factory) -> Pushed:
     repo = f"user/{name}-detector"
     process = subprocess.run(
         [
-            sys.executable, str(ROOT / "train_hf.py"), "--dataset", corpus,
-            "--model_name_or_path", str(save_tiny(name, work / "tiny")), "--output_dir", str(work / "run"),
-            "--measurement_log", str(work / "measurements.jsonl"), "--num_train_epochs", "6", "--preprocessing", "native",
-            "--push_to_hub", "--hub_model_id", repo, *SETTINGS,
+            sys.executable,
+            str(ROOT / "train_hf.py"),
+            "--dataset",
+            corpus,
+            "--model_name_or_path",
+            str(save_tiny(name, work / "tiny")),
+            "--output_dir",
+            str(work / "run"),
+            "--measurement_log",
+            str(work / "measurements.jsonl"),
+            "--num_train_epochs",
+            "6",
+            "--preprocessing",
+            "native",
+            "--push_to_hub",
+            "--hub_model_id",
+            repo,
+            *SETTINGS,
         ],
-        env=environment(hub), cwd=work, capture_output=True, text=True,
-    )  # fmt: skip
+        env=environment(hub),
+        cwd=work,
+        capture_output=True,
+        text=True,
+    )
     assert process.returncode == 0, process.stderr
     return Pushed(repo, work / "run", process, corpus)
 
@@ -171,18 +202,28 @@ def test_a_run_arrives_whole_in_one_commit(hub, pushed):
     plots = {path for path in files if re.fullmatch(r"plots/[\w-]+\.png", path)}
     assert len(plots) >= 3
     # What an Inference Endpoint needs, which is tested by itself.
-    served = {path for path in files if re.fullmatch(r"handler\.py|requirements\.txt|realfake/.+", path)}
+    served = {
+        path for path in files if re.fullmatch(r"handler\.py|requirements\.txt|realfake/.+", path)
+    }
     assert {"handler.py", "requirements.txt", "realfake/detector.py"} <= served
-    assert set(files) - plots - served == FILES | ({EVAL_RESULTS} if pushed.corpus == "user/corpus" else set())
+    assert set(files) - plots - served == FILES | (
+        {EVAL_RESULTS} if pushed.corpus == "user/corpus" else set()
+    )
     assert {
-        name for name in files if name in FILES and (pushed.folder / name).read_bytes() != files[name]
+        name
+        for name in files
+        if name in FILES and (pushed.folder / name).read_bytes() != files[name]
     } == set()
     assert [commit.title for commit in hub.history(pushed.repo)][1:] == ["initial commit"]
     # They were there to be left out.
-    assert list(pushed.folder.glob("checkpoint-*/optimizer.pt")) and (pushed.folder / ".lock").exists()
+    assert (
+        list(pushed.folder.glob("checkpoint-*/optimizer.pt")) and (pushed.folder / ".lock").exists()
+    )
     assert f"Pushed to {hub.url}/{pushed.repo}" in pushed.process.stdout
     assert "Traceback" not in pushed.process.stderr
-    text = b"".join(content for path, content in files.items() if not path.endswith((".png", ".safetensors")))
+    text = b"".join(
+        content for path, content in files.items() if not path.endswith((".png", ".safetensors"))
+    )
     assert TOKEN.encode() not in text
 
 
@@ -191,11 +232,15 @@ def test_the_card_is_read_by_the_hub_and_its_links_resolve(hub, pushed):
     info = HfApi().model_info(pushed.repo)
     for data in (card.data, info.card_data):
         assert (data.pipeline_tag, data.library_name, data.license) == (
-            "image-classification", "transformers", "apache-2.0",
-        )  # fmt: skip
+            "image-classification",
+            "transformers",
+            "apache-2.0",
+        )
         assert {"realfake", "ai-generated-image-detection"} <= set(data.tags)
         assert data.model_name == pushed.repo.split("/")[1]
-        measured = json.loads((pushed.folder / "evaluation.json").read_text())["test"]["figures"]["summary"]
+        measured = json.loads((pushed.folder / "evaluation.json").read_text())["test"]["figures"][
+            "summary"
+        ]
         found = {result.metric_type: result for result in data.eval_results}
         assert set(found) >= {"accuracy", "roc_auc", "f1", "expected_calibration_error"}
         assert found["accuracy"].metric_value == round(measured["accuracy"]["value"], 4)
@@ -217,7 +262,9 @@ def test_figures_on_a_hub_corpus_go_to_its_leaderboard(hub, pushed):
         return
     entries = parse_eval_result_entries(yaml.safe_load(hub.files(pushed.repo)[EVAL_RESULTS]))
     assert [entry.dataset_id for entry in entries] == ["user/corpus"]
-    accuracy = json.loads((pushed.folder / "evaluation.json").read_text())["test"]["figures"]["summary"]
+    accuracy = json.loads((pushed.folder / "evaluation.json").read_text())["test"]["figures"][
+        "summary"
+    ]
     assert entries[0].value == round(accuracy["accuracy"]["value"], 4)
     assert card.data.datasets == ["user/corpus"]
     assert {result.dataset_type for result in card.data.eval_results} == {"user/corpus"}
@@ -228,7 +275,9 @@ def test_figures_on_a_hub_corpus_go_to_its_leaderboard(hub, pushed):
 
 def test_the_stock_pipeline_gives_the_detectors_calibrated_probabilities(hub, pushed, pictures):
     classifier = pipeline("image-classification", model=pushed.repo)
-    assert hub.requests_to(f"^/{pushed.repo}/resolve/.*/model.safetensors$", "GET"), "it was not downloaded"
+    assert hub.requests_to(f"^/{pushed.repo}/resolve/.*/model.safetensors$", "GET"), (
+        "it was not downloaded"
+    )
     detector = Detector.from_pretrained(pushed.repo)
     assert detector.revision == hub.history(pushed.repo)[0].oid
     scores = [{entry["label"]: entry["score"] for entry in found} for found in classifier(pictures)]
@@ -237,15 +286,19 @@ def test_the_stock_pipeline_gives_the_detectors_calibrated_probabilities(hub, pu
         assert set(score) == set(NAMES)
         for name in NAMES:
             assert score[name] == pytest.approx(prediction.probabilities[name], abs=1e-5)
-    assert len({round(prediction.margin, 4) for prediction in predictions}) == len(pictures)
+    assert len({round(prediction.log_odds, 4) for prediction in predictions}) == len(pictures)
 
     # The best checkpoint as training left it: its margins, divided by T and shifted by b, are what everyone is given.
     facts = pushed.config["realfake"]["calibration"]
     assert abs(facts["temperature"] - 1) > 0.02 and facts["folded"] is True
     step = pushed.facts["best_step"]
-    model = AutoModelForImageClassification.from_pretrained(pushed.folder / f"checkpoint-{step}").eval()
-    raw = margin_from_logits(Detector(model, detector.processor).logits(pictures), detector.columns)
-    calibrated = np.asarray([prediction.margin for prediction in predictions])
+    model = AutoModelForImageClassification.from_pretrained(
+        pushed.folder / f"checkpoint-{step}"
+    ).eval()
+    raw = log_odds_from_logits(
+        Detector(model, detector.processor).logits(pictures), detector.columns
+    )
+    calibrated = np.asarray([prediction.log_odds for prediction in predictions])
     expected = raw / facts["temperature"] + facts["bias"]
     # The pushed weights were rounded to fp16, and nothing else lies between the two.
     np.testing.assert_allclose(calibrated, expected, atol=4e-3 * np.abs(expected).max())
@@ -295,7 +348,9 @@ def test_the_space_gives_the_same_probabilities(hub, pushed, pictures, tmp_path)
     for path, answer in zip(pictures, answers):
         expected = detector.predict(path)
         for name in NAMES:
-            assert answer["probabilities"][name] == pytest.approx(expected.probabilities[name], abs=1e-5)
+            assert answer["probabilities"][name] == pytest.approx(
+                expected.probabilities[name], abs=1e-5
+            )
         assert (answer["verdict"], answer["label"]) == (expected.verdict, expected.label)
         assert (answer["model"], answer["revision"]) == (repo, revision)
     assert "could not be loaded" not in log.read_text()
@@ -325,9 +380,12 @@ def test_which_detector_the_space_opens_in_trouble(hub, tiny_vit, tmp_path, monk
     monkeypatch.setattr("realfake.detector.DEFAULT_CHECKPOINT", bundled)
     monkeypatch.setattr(loading, "DEFAULT_CHECKPOINT", bundled)
     hub.put(
-        "user/served", {path.name: path.read_bytes() for path in tiny_vit.iterdir()} | {"evaluation.json": "{}"}
+        "user/served",
+        {path.name: path.read_bytes() for path in tiny_vit.iterdir()} | {"evaluation.json": "{}"},
     )
-    named = {"unknown": "user/unknown", "revision": "user/served@absent"}.get(trouble, "user/served")
+    named = {"unknown": "user/unknown", "revision": "user/served@absent"}.get(
+        trouble, "user/served"
+    )
     if trouble == "evaluation":
         hub.fail_next("/user/served/resolve/.*/evaluation.json", "drop", times=100)
     with pytest.MonkeyPatch.context() as patch:
@@ -340,7 +398,11 @@ def test_which_detector_the_space_opens_in_trouble(hub, tiny_vit, tmp_path, monk
         loaded = loading.load({"REALFAKE_MODEL": named})
     if trouble == "evaluation":
         # Its figures could not be had; the detector could.
-        assert (loaded.detector.name, loaded.missing, loaded.evaluation) == ("user/served", None, None)
+        assert (loaded.detector.name, loaded.missing, loaded.evaluation) == (
+            "user/served",
+            None,
+            None,
+        )
     else:
         assert loaded.detector.name == "bundled"
         assert loaded.missing == named.split("@")[0]
@@ -355,7 +417,9 @@ def test_a_corpus_is_loaded_by_its_id_split_names_and_revision(hub, hub_corpus, 
     local = load_corpus(corpus_folder)
     for split in SPLITS:
         mine = sorted((row["image"]["bytes"], row["label"]) for row in corpus.splits[split])
-        theirs = sorted((Path(row["image"]["path"]).read_bytes(), row["label"]) for row in local.splits[split])
+        theirs = sorted(
+            (Path(row["image"]["path"]).read_bytes(), row["label"]) for row in local.splits[split]
+        )
         assert mine == theirs
     assert set(corpus.splits["test"]["generator"]) == {"checker", "none"}
 
@@ -373,8 +437,10 @@ def test_a_corpus_is_loaded_by_its_id_split_names_and_revision(hub, hub_corpus, 
     for revision, rows in (("v1", 24), (None, 12)):
         splits = load_corpus("user/renamed", revision=revision, **named).splits
         assert {split: len(part) for split, part in splits.items()} == {
-            "train": 32, "validation": 24, "test": rows,
-        }  # fmt: skip
+            "train": 32,
+            "validation": 24,
+            "test": rows,
+        }
 
 
 def test_a_repository_of_image_files_is_loaded_and_streamed(hub, tmp_path):
@@ -388,7 +454,9 @@ def test_a_repository_of_image_files_is_loaded_and_streamed(hub, tmp_path):
     for split in SPLITS:
         mine = {row["image"]["bytes"]: row["label"] for row in streamed[split]}
         folder = tmp_path / "files" / split
-        theirs = {path.read_bytes(): NAMES.index(path.parent.name) for path in folder.rglob("*.jpg")}
+        theirs = {
+            path.read_bytes(): NAMES.index(path.parent.name) for path in folder.rglob("*.jpg")
+        }
         assert mine == theirs
 
 
@@ -396,23 +464,39 @@ def test_a_repository_of_image_files_is_loaded_and_streamed(hub, tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "options", "words"),
     [
-        ("user/absent", {}, ["neither a local file or folder user/absent nor a Hub dataset", "hf auth login"]),
-        ("user/secret", {"token": "hf_other"}, ["user/secret", "if it is private", "hf auth login"]),
+        (
+            "user/absent",
+            {},
+            ["neither a local file or folder user/absent nor a Hub dataset", "hf auth login"],
+        ),
+        (
+            "user/secret",
+            {"token": "hf_other"},
+            ["user/secret", "if it is private", "hf auth login"],
+        ),
         (
             "user/gated",
             {"token": "hf_other"},
             ["user/gated is gated", "accept its conditions", "hf auth login"],
         ),
-        ("user/investigated", {}, ["neither a local file or folder user/investigated nor a Hub dataset"]),
+        (
+            "user/investigated",
+            {},
+            ["neither a local file or folder user/investigated nor a Hub dataset"],
+        ),
         ("user/corpus", {"revision": "absent"}, ["no revision 'absent'"]),
         ("user/corpus", {"config_name": "absent"}, ["--dataset_config"]),
         ("user/empty", {}, ["user/empty holds no data files"]),
     ],
 )
-def test_a_dataset_that_cannot_be_had_ends_in_one_line(hub, hub_corpus, dataset, options, words, streaming):
+def test_a_dataset_that_cannot_be_had_ends_in_one_line(
+    hub, hub_corpus, dataset, options, words, streaming
+):
     hub.tokens["hf_other"] = "other"
     for name in ("secret", "gated"):
-        hub.put(f"user/{name}", {"train/real/a.jpg": b"", "train/ai/b.jpg": b""}, repo_type="dataset")
+        hub.put(
+            f"user/{name}", {"train/real/a.jpg": b"", "train/ai/b.jpg": b""}, repo_type="dataset"
+        )
     hub.repos["dataset", "user/secret"].private = True
     hub.repos["dataset", "user/gated"].gated = "auto"
     hub.put("user/empty", {"README.md": "# Nothing"}, repo_type="dataset")
@@ -460,8 +544,11 @@ def run_printed_command(hub, line: str, cwd: Path) -> subprocess.CompletedProces
     assert words[:2] == ["hf", "upload"], line
     done = subprocess.run(
         [str(Path(sys.executable).with_name("hf")), *words[1:]],
-        env=environment(hub), cwd=cwd, capture_output=True, text=True,
-    )  # fmt: skip
+        env=environment(hub),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -472,9 +559,21 @@ def test_a_streamed_hub_corpus_trains_and_a_refused_push_can_be_repeated(
     hub.refuse_pushes(403)
     folder = tmp_path / "streamed"
     status, printed = train(
-        "--dataset", hub_corpus, "--corpus_name", "Drawn pictures", "--streaming", "--max_steps", 6, "--model_name_or_path",
-        tiny_vit, "--output_dir", folder, "--push_to_hub", "--hub_model_id", "user/streamed",
-    )  # fmt: skip
+        "--dataset",
+        hub_corpus,
+        "--corpus_name",
+        "Drawn pictures",
+        "--streaming",
+        "--max_steps",
+        6,
+        "--model_name_or_path",
+        tiny_vit,
+        "--output_dir",
+        folder,
+        "--push_to_hub",
+        "--hub_model_id",
+        "user/streamed",
+    )
     assert status == 2
     line = error_line(printed.err)
     assert "user/streamed" in line and "403" in line and str(folder) in line
@@ -488,9 +587,16 @@ def test_a_streamed_hub_corpus_trains_and_a_refused_push_can_be_repeated(
 
     # A finished run is not trained again in order to push it.
     status, printed = train(
-        "--dataset", hub_corpus, "--model_name_or_path", tiny_vit, "--output_dir", folder, "--streaming",
-        "--max_steps", 6,
-    )  # fmt: skip
+        "--dataset",
+        hub_corpus,
+        "--model_name_or_path",
+        tiny_vit,
+        "--output_dir",
+        folder,
+        "--streaming",
+        "--max_steps",
+        6,
+    )
     assert status == 2 and "finished run" in error_line(printed.err)
 
     hub.refuse_pushes(None)
@@ -504,8 +610,8 @@ def test_a_streamed_hub_corpus_trains_and_a_refused_push_can_be_repeated(
     assert len(hub.history("user/streamed")) == 2
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[EVAL_RESULTS]))
     assert entry.dataset_id == "user/corpus"
-    margin = Detector.from_pretrained("user/streamed").margins([draw_picture(48, seed=5)])
-    assert np.isfinite(margin).all()
+    log_odds = Detector.from_pretrained("user/streamed").log_odds([draw_picture(48, seed=5)])
+    assert np.isfinite(log_odds).all()
 
 
 @pytest.mark.parametrize(("token", "known"), [("", "hf auth login"), ("hf_wrong", "hf auth login")])
@@ -514,9 +620,16 @@ def test_without_a_token_nothing_is_trained(
 ):
     monkeypatch.setenv("HF_TOKEN", token)
     status, printed = train(
-        "--dataset", corpus_folder, "--model_name_or_path", tiny_vit, "--output_dir", tmp_path / "run",
-        "--push_to_hub", "--hub_model_id", "user/never",
-    )  # fmt: skip
+        "--dataset",
+        corpus_folder,
+        "--model_name_or_path",
+        tiny_vit,
+        "--output_dir",
+        tmp_path / "run",
+        "--push_to_hub",
+        "--hub_model_id",
+        "user/never",
+    )
     assert status == 2
     line = error_line(printed.err)
     assert known in line and "hf_wrong" not in line
@@ -525,7 +638,12 @@ def test_without_a_token_nothing_is_trained(
 
 def test_a_missing_corpus_ends_the_run_in_one_line(hub, tiny_vit, train, tmp_path):
     status, printed = train(
-        "--dataset", "user/absent", "--model_name_or_path", tiny_vit, "--output_dir", tmp_path / "run"
+        "--dataset",
+        "user/absent",
+        "--model_name_or_path",
+        tiny_vit,
+        "--output_dir",
+        tmp_path / "run",
     )
     assert status == 2 and "user/absent" in error_line(printed.err)
 
@@ -539,9 +657,12 @@ def _without_waiting(patch) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", ["dropped commit", "lost while sending", "500", "403", "expired token", "no token", "no hub"]
+    "trouble",
+    ["dropped commit", "lost while sending", "500", "403", "expired token", "no token", "no hub"],
 )
-def test_a_failed_push_leaves_the_folder_whole_and_names_the_command(hub, pushed, tmp_path, capsys, trouble):
+def test_a_failed_push_leaves_the_folder_whole_and_names_the_command(
+    hub, pushed, tmp_path, capsys, trouble
+):
     folder = tmp_path / "a folder"  # the command has to quote it
     shutil.copytree(pushed.folder, folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -606,7 +727,9 @@ def test_a_second_push_replaces_the_figures_of_the_first(hub, pushed, tmp_path):
 
 
 def test_a_push_to_a_branch_and_to_a_name_without_owner(hub, pushed, tmp_path, capsys):
-    args = RunArguments(output_dir=str(pushed.folder), hub_model_id=tmp_path.name, hub_revision="trial-v2")
+    args = RunArguments(
+        output_dir=str(pushed.folder), hub_model_id=tmp_path.name, hub_revision="trial-v2"
+    )
     publishing.check_login(args)
     assert args.hub_model_id == f"user/{tmp_path.name}"
     hub.refuse_pushes(403)

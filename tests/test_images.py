@@ -8,9 +8,17 @@ from PIL import Image, ImageFile
 from timing import least
 from transformers.image_utils import load_image
 
-from realfake.imaging import images
-from realfake.imaging.degradations import GRID, blur, center_crop, noise, recompress, rescale, shrink
-from realfake.imaging.images import Limits, open_image
+from realfake.imaging import decode
+from realfake.imaging.decode import Limits, open_image
+from realfake.imaging.degradations import (
+    GRID,
+    blur,
+    center_crop,
+    noise,
+    recompress,
+    rescale,
+    shrink,
+)
 
 
 def picture(width=40, height=30, seed=0):
@@ -33,10 +41,17 @@ def png_of_size(width, height):
     """A valid PNG that decodes to width x height black pixels from few bytes."""
 
     def chunk(kind, data):
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        return (
+            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        )
 
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"\0" * 64) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", b"\0" * 64)
+        + chunk(b"IEND", b"")
+    )
 
 
 ORDINARY = {
@@ -185,11 +200,13 @@ def test_first_frame_of_an_animation(format):
 
 
 def test_mpo_gives_its_first_picture():
-    data = encode(picture(seed=1), "MPO", save_all=True, append_images=[picture(seed=2)], quality=95)
+    data = encode(
+        picture(seed=1), "MPO", save_all=True, append_images=[picture(seed=2)], quality=95
+    )
     assert np.abs(pixels(open_image(data)) - pixels(picture(seed=1))).mean() < 4
 
 
-@pytest.mark.skipif(not images.features.check("avif"), reason="this build of Pillow has no AVIF")
+@pytest.mark.skipif(not decode.features.check("avif"), reason="this build of Pillow has no AVIF")
 def test_avif():
     data = encode(picture(), "AVIF", quality=95)
     assert np.abs(pixels(open_image(data)) - pixels(picture())).mean() < 4
@@ -214,7 +231,9 @@ def test_arrays():
     array = np.asarray(picture())
     np.testing.assert_array_equal(np.asarray(open_image(array)), array)
     np.testing.assert_array_equal(np.asarray(open_image(array / 255)), array)
-    np.testing.assert_array_equal(np.asarray(open_image((array / 255).astype(np.float32)[::-1])), array[::-1])
+    np.testing.assert_array_equal(
+        np.asarray(open_image((array / 255).astype(np.float32)[::-1])), array[::-1]
+    )
     np.testing.assert_array_equal(np.asarray(open_image(array[..., 0]))[..., 1], array[..., 0])
     transparent = np.dstack([array, np.zeros(array.shape[:2], np.uint8)])
     assert (np.asarray(open_image(transparent)) == 255).all()
@@ -268,7 +287,10 @@ NOT_IMAGES = {
     "half.webp": (encode(picture(200, 200), "WEBP")[:400], "is (damaged|truncated)"),
     "half.bmp": (encode(picture(200, 200), "BMP")[:5000], "is truncated"),
     "half.tiff": (encode(picture(200, 200), "TIFF")[:5000], "is (damaged|truncated)"),
-    "dot.png": (encode(Image.new("RGB", (1, 1)), "PNG"), "1 x 1 pixels; each side needs at least 8"),
+    "dot.png": (
+        encode(Image.new("RGB", (1, 1)), "PNG"),
+        "1 x 1 pixels; each side needs at least 8",
+    ),
     "line.png": (encode(Image.new("RGB", (500, 7)), "PNG"), "500 x 7 pixels"),
     "postscript.jpg": (encode(picture(), "EPS"), "not an image|text file"),
 }
@@ -327,7 +349,9 @@ def test_row_prefers_its_bytes(tmp_path):
 def test_url_goes_through_fetch(monkeypatch):
     calls = []
     data = encode(picture(), "PNG")
-    monkeypatch.setattr(images, "fetch", lambda url, max_bytes: calls.append((url, max_bytes)) or data)
+    monkeypatch.setattr(
+        decode, "fetch", lambda url, max_bytes: calls.append((url, max_bytes)) or data
+    )
     assert open_image("HTTPS://example.org/a.png?key=1", Limits(max_bytes=5000)).size == (40, 30)
     assert calls == [("HTTPS://example.org/a.png?key=1", 5000)]
     data = b"words"
@@ -362,7 +386,9 @@ def test_byte_limit(tmp_path):
     picture(400, 300).save(path)
     limits = Limits(max_bytes=100_000)
     for source, name in ((path, "large.bmp"), (path.read_bytes(), "the uploaded bytes")):
-        with pytest.raises(ValueError, match=f"{name} has 0.3 MiB, more than the limit of 0.0953674 MiB"):
+        with pytest.raises(
+            ValueError, match=f"{name} has 0.3 MiB, more than the limit of 0.0953674 MiB"
+        ):
             open_image(source, limits)
 
 
@@ -374,7 +400,9 @@ def test_extreme_shapes_work(size):
 @pytest.mark.parametrize("size", [(1_000_000, 8), (8, 801)])
 def test_strips_are_refused(size):
     # A processor that brings 8 pixels to 224 would make an image of 28 million x 224 of the first.
-    with pytest.raises(ValueError, match="a strip more than 100 times as long as it is wide. Crop it."):
+    with pytest.raises(
+        ValueError, match="a strip more than 100 times as long as it is wide. Crop it."
+    ):
         open_image(encode(Image.new("L", size), "PNG"))
     assert open_image(encode(Image.new("L", size), "PNG"), Limits(max_aspect=1e9)).size == size
 
@@ -401,7 +429,9 @@ def test_threads_give_the_same_pixels():
     sources = [encode(*ORDINARY[name][:2], **ORDINARY[name][2]) for name in ORDINARY]
     expected = [np.asarray(open_image(source)) for source in sources]
     with ThreadPoolExecutor(8) as pool:
-        for result, (position, _) in zip(pool.map(open_image, sources * 10), enumerate(sources * 10)):
+        for result, (position, _) in zip(
+            pool.map(open_image, sources * 10), enumerate(sources * 10)
+        ):
             np.testing.assert_array_equal(np.asarray(result), expected[position % len(sources)])
 
 
@@ -410,20 +440,31 @@ def test_threads_give_the_same_pixels():
 
 def test_recompress_equals_a_file_of_that_quality():
     image = picture(64, 48)
-    for format, options in (("JPEG", {"quality": 40, "subsampling": "4:2:2"}), ("WEBP", {"quality": 50})):
+    for format, options in (
+        ("JPEG", {"quality": 40, "subsampling": "4:2:2"}),
+        ("WEBP", {"quality": 50}),
+    ):
         expected = load_image(Image.open(BytesIO(encode(image, format, **options))))
-        np.testing.assert_array_equal(np.asarray(recompress(image, format, **options)), np.asarray(expected))
+        np.testing.assert_array_equal(
+            np.asarray(recompress(image, format, **options)), np.asarray(expected)
+        )
 
 
 def test_lower_quality_is_further_away():
     image = picture(128, 96)
-    distances = [np.abs(pixels(recompress(image, "JPEG", q)) - pixels(image)).mean() for q in (95, 60, 20)]
+    distances = [
+        np.abs(pixels(recompress(image, "JPEG", q)) - pixels(image)).mean() for q in (95, 60, 20)
+    ]
     assert distances == sorted(distances) and distances[0] > 0
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"format": "GIF"}, {"subsampling": "4:1:0"}, {"format": "WEBP", "image": Image.new("RGB", (16_384, 8))}],
+    [
+        {"format": "GIF"},
+        {"subsampling": "4:1:0"},
+        {"format": "WEBP", "image": Image.new("RGB", (16_384, 8))},
+    ],
 )
 def test_recompress_refuses(options):
     with pytest.raises(ValueError):
@@ -436,7 +477,9 @@ def test_sizes():
     assert shrink(image, 50).size == (50, 30)
     assert shrink(image, 100) is image
     assert center_crop(image, 0.6).size == (60, 36)
-    np.testing.assert_array_equal(np.asarray(center_crop(image, 0.6)), np.asarray(image)[12:48, 20:80])
+    np.testing.assert_array_equal(
+        np.asarray(center_crop(image, 0.6)), np.asarray(image)[12:48, 20:80]
+    )
     with pytest.raises(ValueError, match="lanczos"):
         rescale(image, 0.5, "sinc")
 

@@ -49,13 +49,16 @@ def test_the_map_points_at_the_place_that_decides(models, name, method):
         # Bilinear upsampling spreads a cell by half a cell, strided convolutions look a little to the side.
         spread = {"gradcam": 12, "occlusion": 8, "kernel_shap": 12}.get(method, 4)
         near = np.zeros(size, dtype=bool)
-        near[max(0, rows[0] - spread) : rows[1] + spread, max(0, columns[0] - spread) : columns[1] + spread] = (
-            True
-        )
+        near[
+            max(0, rows[0] - spread) : rows[1] + spread,
+            max(0, columns[0] - spread) : columns[1] + spread,
+        ] = True
         assert near[y, x]
         positive = heat.clip(0)
         assert positive[near].sum() > 0.8 * positive.sum()
-        assert heat[rows[0] : rows[1], columns[0] : columns[1]].mean() > 5 * np.abs(heat[~near]).mean()
+        assert (
+            heat[rows[0] : rows[1], columns[0] : columns[1]].mean() > 5 * np.abs(heat[~near]).mean()
+        )
 
 
 @pytest.mark.parametrize("name", PREFIXES)

@@ -75,7 +75,10 @@ def test_model_round_trip(hub, tiny_vit):
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(
         hub.files("user/tiny-vit")
     )
-    assert hub.files("user/tiny-vit")["model.safetensors"] == (tiny_vit / "model.safetensors").read_bytes()
+    assert (
+        hub.files("user/tiny-vit")["model.safetensors"]
+        == (tiny_vit / "model.safetensors").read_bytes()
+    )
     assert hub.requests_to("^/lfs/", "PUT"), "weights travel as LFS"
     assert [commit.title for commit in hub.history("user/tiny-vit")][-1] == "initial commit"
 
@@ -136,7 +139,10 @@ def test_folders_files_and_history(hub, tmp_path):
 
     names = {".gitattributes", "README.md", "inner/notes.txt", "inner/deep/more.txt", "weights.bin"}
     assert set(api.list_repo_files("user/folder")) == names
-    entries = {entry.path: entry for entry in api.list_repo_tree("user/folder", recursive=True, expand=True)}
+    entries = {
+        entry.path: entry
+        for entry in api.list_repo_tree("user/folder", recursive=True, expand=True)
+    }
     assert set(entries) == names | {"inner", "inner/deep"}
     assert entries["weights.bin"].lfs.size == 1000
     assert entries["inner/notes.txt"].lfs is None
@@ -145,7 +151,9 @@ def test_folders_files_and_history(hub, tmp_path):
         "inner/deep",
         "inner/notes.txt",
     }
-    assert [info.path for info in api.get_paths_info("user/folder", ["inner", "absent"])] == ["inner"]
+    assert [info.path for info in api.get_paths_info("user/folder", ["inner", "absent"])] == [
+        "inner"
+    ]
 
     # An unchanged folder makes no commit: the client compares git's hashes, this one from `git hash-object`.
     assert api.upload_folder(repo_id="user/folder", folder_path=folder).oid == first.oid
@@ -169,7 +177,9 @@ def test_folders_files_and_history(hub, tmp_path):
     add = CommitOperationAdd("note.txt", b"from an old parent")
     with pytest.raises(HfHubHTTPError, match="412"):
         api.create_commit("user/folder", [add], commit_message="Late", parent_commit=first.oid)
-    pull = api.upload_file(path_or_fileobj=b"x", path_in_repo="pr.txt", repo_id="user/folder", create_pr=True)
+    pull = api.upload_file(
+        path_or_fileobj=b"x", path_in_repo="pr.txt", repo_id="user/folder", create_pr=True
+    )
     assert pull.pr_revision == "refs/pr/1"
     assert "pr.txt" in api.list_repo_files("user/folder", revision="refs/pr/1")
     assert "pr.txt" not in hub.files("user/folder")
@@ -219,7 +229,9 @@ def test_errors_have_the_types_clients_raise(hub):
         with pytest.raises(GatedRepoError):
             hf_hub_download("user/gated", "a.txt", token=token)
     with pytest.raises(HfHubHTTPError, match="403"):
-        HfApi(token="hf_other").upload_file(path_or_fileobj=b"", path_in_repo="b.txt", repo_id="user/open")
+        HfApi(token="hf_other").upload_file(
+            path_or_fileobj=b"", path_in_repo="b.txt", repo_id="user/open"
+        )
     with pytest.raises(HfHubHTTPError, match="Invalid user token"):
         HfApi().whoami(token="hf_wrong")
     assert HfApi().whoami()["name"] == "user"
@@ -233,7 +245,9 @@ def test_cards_are_checked_as_the_hub_does(hub):
     api.create_repo("user/card")
 
     def push(text):
-        api.upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id="user/card")
+        api.upload_file(
+            path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id="user/card"
+        )
 
     push(CARD)
     with pytest.raises(ValueError, match="Invalid"):
@@ -252,7 +266,9 @@ def drawn(tmp_path):
     paths = sorted(folder.rglob("*.jpg"))
     labels = [path.parent.name for path in paths]
     features = Features({"image": Image(), "label": ClassLabel(names=["ai", "real"])})
-    return Dataset.from_dict({"image": [str(path) for path in paths], "label": labels}, features=features)
+    return Dataset.from_dict(
+        {"image": [str(path) for path in paths], "label": labels}, features=features
+    )
 
 
 def test_dataset_round_trip(hub, drawn):
@@ -287,7 +303,10 @@ def test_image_folder_on_the_hub(hub, tmp_path):
 def test_space(hub):
     api = HfApi()
     url = api.create_repo(
-        "user/demo", repo_type="space", space_sdk="gradio", space_variables=[{"key": "A", "value": "1"}]
+        "user/demo",
+        repo_type="space",
+        space_sdk="gradio",
+        space_variables=[{"key": "A", "value": "1"}],
     )
     assert url.repo_type == "space"
     api.add_space_variable("user/demo", "MODEL", "user/tiny-vit", description="what to load")
@@ -295,8 +314,13 @@ def test_space(hub):
     api.delete_space_variable("user/demo", "A")
     card = b"---\nsdk: gradio\napp_file: app.py\n---\n"
     for path, content in {"README.md": card, "app.py": b"print()"}.items():
-        api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="user/demo", repo_type="space")
-    assert api.request_space_hardware("user/demo", "t4-small", sleep_time=600).requested_hardware == "t4-small"
+        api.upload_file(
+            path_or_fileobj=content, path_in_repo=path, repo_id="user/demo", repo_type="space"
+        )
+    assert (
+        api.request_space_hardware("user/demo", "t4-small", sleep_time=600).requested_hardware
+        == "t4-small"
+    )
     assert {key: item.value for key, item in api.get_space_variables("user/demo").items()} == {
         "MODEL": "user/tiny-vit"
     }
@@ -370,7 +394,11 @@ def test_content_is_checked_on_the_way_in(hub):
             "user/open", [CommitOperationDelete("absent.txt")], commit_message="Delete nothing"
         )
     # A client that skips the check before the commit is stopped at the commit.
-    value = {"path": "README.md", "encoding": "base64", "content": b64encode(b"---\ntags: one\n---\n").decode()}
+    value = {
+        "path": "README.md",
+        "encoding": "base64",
+        "content": b64encode(b"---\ntags: one\n---\n").decode(),
+    }
     response = httpx.post(
         f"{hub.url}/api/models/user/open/commit/main",
         content=json.dumps({"key": "file", "value": value}),
@@ -422,9 +450,9 @@ def test_tiny_checkpoints(architecture, tmp_path):
     assert pixels.pixel_values.shape == (4, 3, 32, 32)
     with torch.no_grad():
         logits = model(**pixels).logits
-    margins = logits[:, 0] - logits[:, 1]
+    log_odds = logits[:, 0] - logits[:, 1]
     assert logits.shape == (4, 2)
-    assert margins.std() > 0.01, "the scores do not depend on the image"
+    assert log_odds.std() > 0.01, "the scores do not depend on the image"
 
 
 def test_drawn_corpus_can_be_learnt(tmp_path):
@@ -433,7 +461,10 @@ def test_drawn_corpus_can_be_learnt(tmp_path):
     for label in ("real", "ai"):
         files = sorted((folder / label).glob("*.jpg"))
         assert len(files) == 10
-        pixels = [np.asarray(datasets.Image().decode_example({"path": str(f), "bytes": None})) for f in files]
+        pixels = [
+            np.asarray(datasets.Image().decode_example({"path": str(f), "bytes": None}))
+            for f in files
+        ]
         grey = [p.astype(float).mean(-1) for p in pixels]
         # The checker repeats every 4 px in both directions: one bin of the spectrum.
         energy[label] = [abs(np.fft.fft2(g - g.mean())[12, 12]) / g.size for g in grey]

@@ -71,7 +71,9 @@ def test_a_planted_patch_is_found(name, orientation, method):
     # Orientation 6: the file's pixels lie on their left side, and must be turned a quarter clockwise.
     stored = upright.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else upright
     options = (
-        {"baseline": "black", "black": (0, 0, 0), "window": 8, "stride": 8} if method == "occlusion" else {}
+        {"baseline": "black", "black": (0, 0, 0), "window": 8, "stride": 8}
+        if method == "occlusion"
+        else {}
     )
     found = detector(kind).explain(jpeg(stored, orientation), method=method, **options)
     assert found.image.size == size and found.heatmap.shape == size[::-1]

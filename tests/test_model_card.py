@@ -11,12 +11,10 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from realfake.card.facts import CardFacts, hub_id
 from realfake.card.limits import limits
-from realfake.card.markdown import code, fence, md
-from realfake.card.metadata import card_data
-from realfake.card.numbers import number, percent
-from realfake.card.render import render, write_card
-from realfake.evaluation.evaluation import measure
-from realfake.statistics.conformal import Thresholds
+from realfake.card.render import card_data, render, write_card
+from realfake.evaluation.measure import measure
+from realfake.formatting import code, fence, md, number, percent
+from realfake.statistics.verdicts import Thresholds
 
 EVIL = "a|b <script>alert(1)</script> {{ 7*7 }} [x](http://evil) `c` *d*\n## Heading"
 THRESHOLDS = Thresholds(alpha=0.1, real=-1.0, ai=1.0, n_real=100, n_ai=100)
@@ -27,16 +25,26 @@ def evaluated(split="test", generators=("good", "poor"), n=300, **changes):
     is_ai = np.arange(n) % 2 == 1
     made_by = np.where(is_ai, np.resize(np.repeat(generators, 2), n), "none")
     centre = np.where(is_ai, np.where(made_by == "poor", -2.5, 2.5), -1.5)
-    margin = rng.normal(centre, 1.0)
+    log_odds = rng.normal(centre, 1.0)
     measured = measure(
-        margin, is_ai, generators=made_by, sources=["web"] * n, thresholds=changes.pop("thresholds", THRESHOLDS),
+        log_odds,
+        is_ai,
+        generators=made_by,
+        sources=["web"] * n,
+        thresholds=changes.pop("thresholds", THRESHOLDS),
         n_resamples=100,
-    )  # fmt: skip
-    before = measure(3 * margin, is_ai, n_resamples=20)
+    )
+    before = measure(3 * log_odds, is_ai, n_resamples=20)
     record = {
-        "date": "2026-02-03T04:05:06+00:00", "checkpoint_sha256": "c" * 64, "corpus": "corpus", "command": "python x.py",
-        "corpus_fingerprint": "f00", "versions": {}, "figures": measured, "before_calibration": before,
-    }  # fmt: skip
+        "date": "2026-02-03T04:05:06+00:00",
+        "checkpoint_sha256": "c" * 64,
+        "corpus": "corpus",
+        "command": "python x.py",
+        "corpus_fingerprint": "f00",
+        "versions": {},
+        "figures": measured,
+        "before_calibration": before,
+    }
     return {split: {**record, **changes}}
 
 
@@ -65,7 +73,13 @@ def facts(evaluation):
             "notes": ["a note"],
         },
         parts={"train": {"real": 1234, "ai": 567}},
-        calibration={"method": "temperature_bias", "temperature": 2.5, "bias": -0.25, "n": 321, "reason": None},
+        calibration={
+            "method": "temperature_bias",
+            "temperature": 2.5,
+            "bias": -0.25,
+            "n": 321,
+            "reason": None,
+        },
         thresholds=THRESHOLDS.to_dict(),
         evaluation=evaluation,
         command="python train_hf.py --dataset owner/corpus",
@@ -92,8 +106,10 @@ def test_metadata_reads_back(tmp_path, facts):
     card = ModelCard.load(write_card(tmp_path, facts))
     data = card.data.to_dict()
     assert (data["library_name"], data["pipeline_tag"], data["license"]) == (
-        "transformers", "image-classification", "apache-2.0",
-    )  # fmt: skip
+        "transformers",
+        "image-classification",
+        "apache-2.0",
+    )
     assert data["base_model"] == "owner/base" and data["datasets"] == ["owner/corpus"]
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     summary = facts.figures["summary"]
@@ -115,17 +131,32 @@ def test_a_corpus_of_ones_own_names_no_hub_dataset(tmp_path, facts):
     assert "datasets" not in data
     dataset = data["model-index"][0]["results"][0]["dataset"]
     assert re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", dataset["type"])
-    assert not (tmp_path / ".eval_results" / "realfake.yaml").exists()  # not even the one of the run before
+    assert not (
+        tmp_path / ".eval_results" / "realfake.yaml"
+    ).exists()  # not even the one of the run before
 
 
 def test_card_says_what_was_measured(facts):
     text = render(facts).text
     for said in (
-        'pipeline("image-classification", model="user/photos")', 'Detector.from_pretrained("user/photos")',
-        "T = 2.5", "b = -0.25", "on 321 images", "150 real and 150 generated images", "python train_hf.py --dataset owner/corpus",
-        "| `train` | 1,234 | 567 |", "2 rows were dropped", "central 224 × 224 pixels", "torch 2.13.0", "Small corpus.",
-        "](plots/roc%20test.png)", "rescale: p 0.45, factor 0.8 to 1.2", "cccccccc", "| Seed | 7 |", "| Processes | 2 |",
-    ):  # fmt: skip
+        'pipeline("image-classification", model="user/photos")',
+        'Detector.from_pretrained("user/photos")',
+        "T = 2.5",
+        "b = -0.25",
+        "on 321 images",
+        "150 real and 150 generated images",
+        "python train_hf.py --dataset owner/corpus",
+        "| `train` | 1,234 | 567 |",
+        "2 rows were dropped",
+        "central 224 × 224 pixels",
+        "torch 2.13.0",
+        "Small corpus.",
+        "](plots/roc%20test.png)",
+        "rescale: p 0.45, factor 0.8 to 1.2",
+        "cccccccc",
+        "| Seed | 7 |",
+        "| Processes | 2 |",
+    ):
         assert said in text, said
     # The two thresholds are margins -1 and 1.
     assert "is above 0.731" in text and "is below 0.269" in text
@@ -172,9 +203,18 @@ def test_words_for_a_generator_follow_its_interval(auroc, said):
 
 def test_strong_results_are_not_called_weak():
     said = "\n".join(
-        limits(CardFacts(name="x", evaluation=evaluated(generators=("good",)), calibration={"n": 1}))
+        limits(
+            CardFacts(name="x", evaluation=evaluated(generators=("good",)), calibration={"n": 1})
+        )
     )
-    for phrase in ("chance**", "Weak", "most images", "did not hold", "often takes", "not calibrated"):
+    for phrase in (
+        "chance**",
+        "Weak",
+        "most images",
+        "did not hold",
+        "often takes",
+        "not calibrated",
+    ):
         assert phrase not in said
 
 
@@ -191,7 +231,9 @@ def card_split(facts):
 
 
 def test_test_split_stands_for_the_model(evaluation):
-    facts = CardFacts(name="x", evaluation={**evaluated("calibration"), **evaluated("own"), **evaluation})
+    facts = CardFacts(
+        name="x", evaluation={**evaluated("calibration"), **evaluated("own"), **evaluation}
+    )
     assert facts.split == "test"
     text = render(facts).text
     assert "### Other splits" in text and "`calibration`: used to fit calibration" in text
@@ -202,8 +244,12 @@ def test_bare_card_has_no_empty_sections(tmp_path):
     assert "model-index" not in card.data.to_dict() and "metrics" not in card.data.to_dict()
     headings = re.findall(r"^## (.*)$", card.text, re.M)
     assert headings == [
-        "How to use it", "What the probability means", "Verdicts", "What it is not for, and where it fails", "Licence",
-    ]  # fmt: skip
+        "How to use it",
+        "What the probability means",
+        "Verdicts",
+        "What it is not for, and where it fails",
+        "Licence",
+    ]
     assert "No figures were measured" in card.text and "have not been calibrated" in card.text
     assert "None" not in card.text
 
@@ -237,20 +283,40 @@ def test_verdict_rule(thresholds, said):
 def test_identity_calibration_is_not_sold_as_one():
     facts = CardFacts(
         name="x",
-        calibration={"method": "identity", "temperature": 1.0, "bias": 0.0, "n": 9, "reason": "too few"},
+        calibration={
+            "method": "identity",
+            "temperature": 1.0,
+            "bias": 0.0,
+            "n": 9,
+            "reason": "too few",
+        },
     )
     text = render(facts).text
-    assert "left the network's own probabilities as they were: too few" in text and "are calibrated" not in text
+    assert (
+        "left the network's own probabilities as they were: too few" in text
+        and "are calibrated" not in text
+    )
 
 
 def test_names_cannot_break_out():
     facts = CardFacts(
-        name=EVIL, base_model=EVIL, model_class="X", corpus=EVIL, hardware=EVIL, evaluation=evaluated(generators=(EVIL, "poor")),
-        parts={EVIL: {"real": 1, "ai": 2}}, corpus_origins=[{"source": EVIL, "origin": EVIL, "licence": EVIL}],
-        plots=[{"file": 'a" onload="x.png', "caption": EVIL}], class_names=[EVIL, "b```"], repo_id='u/x")\n```\n<script>',
-        hyperparameters={EVIL: EVIL}, augmentation=EVIL, versions={EVIL: EVIL}, command="a\n```\n<script>",
+        name=EVIL,
+        base_model=EVIL,
+        model_class="X",
+        corpus=EVIL,
+        hardware=EVIL,
+        evaluation=evaluated(generators=(EVIL, "poor")),
+        parts={EVIL: {"real": 1, "ai": 2}},
+        corpus_origins=[{"source": EVIL, "origin": EVIL, "licence": EVIL}],
+        plots=[{"file": 'a" onload="x.png', "caption": EVIL}],
+        class_names=[EVIL, "b```"],
+        repo_id='u/x")\n```\n<script>',
+        hyperparameters={EVIL: EVIL},
+        augmentation=EVIL,
+        versions={EVIL: EVIL},
+        command="a\n```\n<script>",
         corpus_report={"label_map": {EVIL: "ai"}, "notes": [EVIL]},
-    )  # fmt: skip
+    )
     card = render(facts)
     page = html(card)
     assert "<script" not in page
@@ -262,7 +328,9 @@ def test_names_cannot_break_out():
     assert ModelCard(str(card)).data.to_dict()["model-index"][0]["name"] == EVIL
 
 
-@pytest.mark.parametrize("text", ["plain", "a|b", "<b>&amp;", "x*y_z", "`q`", "\\|", "$a$", "[l](u)", "~~s~~"])
+@pytest.mark.parametrize(
+    "text", ["plain", "a|b", "<b>&amp;", "x*y_z", "`q`", "\\|", "$a$", "[l](u)", "~~s~~"]
+)
 def test_escaped_text_reads_as_it_was(text):
     page = (
         markdown_it.MarkdownIt("commonmark")
@@ -290,4 +358,6 @@ def test_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "vit").mkdir(parents=True)
     assert hub_id("owner/name") == "owner/name"
-    assert [hub_id(text) for text in ("runs/vit", "./a/b", "../x", "name", "a/b/c", "/a/b", None)] == [None] * 7
+    assert [
+        hub_id(text) for text in ("runs/vit", "./a/b", "../x", "name", "a/b/c", "/a/b", None)
+    ] == [None] * 7

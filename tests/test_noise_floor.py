@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from realfake.statistics import metrics
+from realfake.statistics import summary
 from realfake.statistics.calibration import fit
 from realfake.statistics.noise_floor import _perfect_model, calibrated_ece_band
 
@@ -20,7 +20,7 @@ def draw(n, seed=0, prior=0.4, sharpness=1.0):
 
 def test_noise_floor_by_hand():
     # Four images at 1/2: |0.5 - share of ai| is 0.5, 0.25, 0 with chances 2/16, 8/16, 6/16.
-    floor = metrics.noise_floor(np.full(4, 0.5), n_simulations=20_000)
+    floor = summary.noise_floor(np.full(4, 0.5), n_simulations=20_000)
     assert floor["mean"] == pytest.approx(0.5 * 2 / 16 + 0.25 * 8 / 16, abs=0.005)
     assert floor["low"] == 0 and floor["high"] == 0.5
 
@@ -28,11 +28,11 @@ def test_noise_floor_by_hand():
 def test_noise_floor_by_hand_under_a_prior():
     # One image of even odds where three in four are ai: ai with chance 3/4. Whatever it is, |p - label| is 1/2, and the
     # weights of a single image cancel.
-    floor = metrics.noise_floor([0.5], prior_ai=0.75, n_simulations=50)
+    floor = summary.noise_floor([0.5], prior_ai=0.75, n_simulations=50)
     assert floor == {"mean": 0.5, "low": 0.5, "high": 0.5}
     # Two such images share a bin. Both ai (9/16) or both real (1/16): 1/2. One of each (6/16), with weights 0.5 / 0.75
     # and 0.5 / 0.25: a share of ai of 1/4.
-    floor = metrics.noise_floor([0.5, 0.5], prior_ai=0.75, n_simulations=20_000)
+    floor = summary.noise_floor([0.5, 0.5], prior_ai=0.75, n_simulations=20_000)
     assert floor["mean"] == pytest.approx(10 / 16 * 0.5 + 6 / 16 * 0.25, abs=0.005)
     assert (floor["low"], floor["high"]) == (0.25, 0.5)
 
@@ -40,18 +40,20 @@ def test_noise_floor_by_hand_under_a_prior():
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.5])
 def test_noise_floor_needs_both_classes(prior):
     with pytest.raises(ValueError, match="prior_ai is"):
-        metrics.noise_floor([0.5], prior_ai=prior)
+        summary.noise_floor([0.5], prior_ai=prior)
 
 
 def calibrated_exceedance(n, prior, repetitions):
     """A calibrated model's ECE: how often above the 95 % quantile of its noise floor, and mean over the floor's."""
     above, means, floors = 0, [], []
     for seed in range(repetitions):
-        margin, is_ai = draw(n, seed=seed, prior=prior or 0.5)
-        p_ai = expit(margin)
-        weights = None if prior is None else metrics.class_balanced_weights(is_ai)
-        floor = metrics.noise_floor(p_ai, None if prior is None else is_ai.mean(), n_simulations=200, seed=seed)
-        means.append(metrics.ece(p_ai, is_ai, weights))
+        log_odds, is_ai = draw(n, seed=seed, prior=prior or 0.5)
+        p_ai = expit(log_odds)
+        weights = None if prior is None else summary.class_balanced_weights(is_ai)
+        floor = summary.noise_floor(
+            p_ai, None if prior is None else is_ai.mean(), n_simulations=200, seed=seed
+        )
+        means.append(summary.ece(p_ai, is_ai, weights))
         floors.append(floor["mean"])
         above += means[-1] > floor["high"]
     return above / repetitions, np.mean(means) / np.mean(floors)
@@ -63,17 +65,19 @@ def test_noise_floor_on_simulated_models(prior):
     # 5 % expected of 60: the count is at most 8 with probability 0.997.
     assert share <= 8 / 60
     assert ratio == pytest.approx(1, abs=0.12)
-    margin, is_ai = draw(1000, prior=prior or 0.5, sharpness=3.0)
-    weights = metrics.class_balanced_weights(is_ai)
-    floor = metrics.noise_floor(expit(margin), is_ai.mean(), n_simulations=200)
-    assert metrics.ece(expit(margin), is_ai, weights) > 2 * floor["high"]
+    log_odds, is_ai = draw(1000, prior=prior or 0.5, sharpness=3.0)
+    weights = summary.class_balanced_weights(is_ai)
+    floor = summary.noise_floor(expit(log_odds), is_ai.mean(), n_simulations=200)
+    assert summary.ece(expit(log_odds), is_ai, weights) > 2 * floor["high"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", [None, 0.2])
 def test_noise_floor_on_a_thousand_simulated_models(prior):
     share, ratio = calibrated_exceedance(500, prior, 1000)
-    print(f"prior {prior}: above the 95 % quantile {share:.3f}, mean ECE over the floor's {ratio:.3f}")
+    print(
+        f"prior {prior}: above the 95 % quantile {share:.3f}, mean ECE over the floor's {ratio:.3f}"
+    )
     assert 0.025 < share < 0.08
     assert ratio == pytest.approx(1, abs=0.04)
 
@@ -83,14 +87,14 @@ def test_noise_floor_on_a_thousand_simulated_models(prior):
 
 def test_a_perfect_model_is_drawn_by_bayes_rule():
     # Three real images at odds 1 to 3, one ai image at 3 to 1. With both masses equal, of ai margins 3/4 are the high one.
-    margin, is_ai = logit([0.25, 0.25, 0.25, 0.75]), np.array([False, False, False, True])
-    draw_once = _perfect_model(margin, is_ai, np.random.default_rng(0))
+    log_odds, is_ai = logit([0.25, 0.25, 0.25, 0.75]), np.array([False, False, False, True])
+    draw_once = _perfect_model(log_odds, is_ai, np.random.default_rng(0))
     found = {False: [], True: []}
     for _ in range(4000):
-        margins, truth = draw_once()
+        drawn, truth = draw_once()
         assert truth.tolist() == [False, False, False, True]
         for label in found:
-            found[label].extend(margins[truth == label] > 0)
+            found[label].extend(drawn[truth == label] > 0)
     assert np.mean(found[True]) == pytest.approx(0.75, abs=0.03)
     assert np.mean(found[False]) == pytest.approx(0.25, abs=0.02)
 
@@ -99,33 +103,35 @@ def banded(seed, n, n_calibration, sharpness=1.0, **options):
     """The band of a model that is perfect but for its temperature, calibrated as ours are."""
     raw, truth = draw(n_calibration, seed=2 * seed, sharpness=sharpness)
     calibration = fit(raw, truth)
-    margin, is_ai = draw(n, seed=2 * seed + 1, sharpness=sharpness)
+    log_odds, is_ai = draw(n, seed=2 * seed + 1, sharpness=sharpness)
     return calibrated_ece_band(
-        calibration.apply(margin), is_ai, calibration.apply(raw), truth, seed=seed, **options
+        calibration.apply(log_odds), is_ai, calibration.apply(raw), truth, seed=seed, **options
     )
 
 
 def test_band_says_what_it_compares():
-    margin, is_ai = draw(400, seed=5)
-    band = calibrated_ece_band(margin, is_ai, *draw(200, seed=6), n_simulations=100)
-    assert band["value"] == metrics.ece(expit(margin), is_ai, metrics.class_balanced_weights(is_ai))
+    log_odds, is_ai = draw(400, seed=5)
+    band = calibrated_ece_band(log_odds, is_ai, *draw(200, seed=6), n_simulations=100)
+    assert band["value"] == summary.ece(
+        expit(log_odds), is_ai, summary.class_balanced_weights(is_ai)
+    )
     assert (band["n"], band["n_calibration"]) == (400, 200)
     assert 0 < band["low"] < band["mean"] < band["high"] and band["within"]
     assert band == json.loads(json.dumps(band, allow_nan=False))
-    assert band == calibrated_ece_band(margin, is_ai, *draw(200, seed=6), n_simulations=100)
+    assert band == calibrated_ece_band(log_odds, is_ai, *draw(200, seed=6), n_simulations=100)
 
 
 def test_band_asks_what_it_is_told_to():
-    margin, is_ai = draw(300, seed=5)
+    log_odds, is_ai = draw(300, seed=5)
     others = draw(150, seed=6)
-    weights = metrics.class_balanced_weights(is_ai)
+    weights = summary.class_balanced_weights(is_ai)
 
     def band(**options):
-        return calibrated_ece_band(margin, is_ai, *others, **{"n_simulations": 120, **options})
+        return calibrated_ece_band(log_odds, is_ai, *others, **{"n_simulations": 120, **options})
 
     few, many = band(n_bins=2), band(n_bins=40)
-    assert few["value"] == metrics.ece(expit(margin), is_ai, weights, 2)
-    assert many["value"] == metrics.ece(expit(margin), is_ai, weights, 40)
+    assert few["value"] == summary.ece(expit(log_odds), is_ai, weights, 2)
+    assert many["value"] == summary.ece(expit(log_odds), is_ai, weights, 40)
     assert few["mean"] < 0.7 * many["mean"]
     # The same simulations, cut elsewhere; half of them lie in the central half.
     wide, narrow = band(level=0.95), band(level=0.5)
@@ -137,7 +143,7 @@ def test_band_asks_what_it_is_told_to():
 def test_few_calibration_images_widen_the_band():
     few = banded(0, 2000, 60, n_simulations=150)
     many = banded(0, 2000, 6000, n_simulations=150)
-    test_alone = metrics.noise_floor(expit(draw(2000, seed=1)[0]), 0.4, n_simulations=150)
+    test_alone = summary.noise_floor(expit(draw(2000, seed=1)[0]), 0.4, n_simulations=150)
     assert few["high"] > 1.5 * many["high"]
     assert many["mean"] == pytest.approx(test_alone["mean"], rel=0.15)
     # With nothing fitted, the size of the calibration set does not matter.
@@ -146,29 +152,38 @@ def test_few_calibration_images_widen_the_band():
 
 
 def test_a_model_that_is_too_sure_is_outside_the_band():
-    margin, is_ai = draw(1500, seed=1, sharpness=2.0)
-    calibration_margin, truth = draw(400, seed=2, sharpness=2.0)
-    band = calibrated_ece_band(margin, is_ai, calibration_margin, truth, n_simulations=100)
+    log_odds, is_ai = draw(1500, seed=1, sharpness=2.0)
+    calibration_log_odds, truth = draw(400, seed=2, sharpness=2.0)
+    band = calibrated_ece_band(log_odds, is_ai, calibration_log_odds, truth, n_simulations=100)
     assert not band["within"] and band["value"] > 1.5 * band["high"]
 
 
 def test_band_without_one_of_the_classes():
-    margin, is_ai = draw(20)
+    log_odds, is_ai = draw(20)
     for test, calibration in (
-        ((margin[is_ai], is_ai[is_ai]), (margin, is_ai)),
-        ((margin, is_ai), ([1.0], [False])),
+        ((log_odds[is_ai], is_ai[is_ai]), (log_odds, is_ai)),
+        ((log_odds, is_ai), ([1.0], [False])),
     ):
         band = calibrated_ece_band(*test, *calibration)
-        assert band["value"] is band["low"] is band["high"] is band["mean"] is band["within"] is None
+        assert (
+            band["value"] is band["low"] is band["high"] is band["mean"] is band["within"] is None
+        )
     with pytest.raises(ValueError, match="one label"):
-        calibrated_ece_band(margin, is_ai, margin, is_ai[1:])
+        calibrated_ece_band(log_odds, is_ai, log_odds, is_ai[1:])
 
 
 def coverage_of_the_band(repetitions, n, n_calibration, n_simulations):
-    bands = [banded(seed, n, n_calibration, 1.7, n_simulations=n_simulations) for seed in range(repetitions)]
+    bands = [
+        banded(seed, n, n_calibration, 1.7, n_simulations=n_simulations)
+        for seed in range(repetitions)
+    ]
     above = np.mean([band["value"] > band["high"] for band in bands])
     below = np.mean([band["value"] < band["low"] for band in bands])
-    return above, below, np.mean([band["value"] for band in bands]) / np.mean([band["mean"] for band in bands])
+    return (
+        above,
+        below,
+        np.mean([band["value"] for band in bands]) / np.mean([band["mean"] for band in bands]),
+    )
 
 
 def test_coverage_of_the_band():

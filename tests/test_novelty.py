@@ -16,19 +16,24 @@ from tiny import ARCHITECTURES, draw_corpus, draw_picture, save_tiny
 
 from realfake.detector import Detector
 from realfake.evaluation import collecting
-from realfake.models import novelty
-from realfake.models.novelty import Novelty, choose, fit, forward_with_features
+from realfake.models import ood
+from realfake.models.ood import OodReference, choose, fit, forward_with_features
 from realfake.training import release
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "fit_novelty.py"
+SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "fit_ood.py"
 
 
 def block(mean, scale, components, variances, rest):
-    return novelty._Block(*(np.array(x, dtype=np.float64) for x in (mean, scale, components, variances)), rest)
+    return ood._Block(
+        *(np.array(x, dtype=np.float64) for x in (mean, scale, components, variances)), rest
+    )
 
 
 def rows(n, seed=0, group_size=1):
-    images = [{"bytes": png(draw_picture((44, 36), seed=seed + index)), "path": None} for index in range(n)]
+    images = [
+        {"bytes": png(draw_picture((44, 36), seed=seed + index)), "path": None}
+        for index in range(n)
+    ]
     columns = {"image": images, "label": [index % 2 for index in range(n)]}
     columns["group"] = [f"g{index // group_size}" for index in range(n)]
     features = {
@@ -57,13 +62,15 @@ def test_distance_by_hand():
     assert known.distance(np.array([[1.0, 0.0, 0.0]])) == 0
     # A component at 45 degrees: (1, 1) lies along it with length sqrt 2, (1, -1) across it.
     tilted = block([0, 0], [1, 1], [[0.5**0.5, 0.5**0.5]], [10], 0.1)
-    np.testing.assert_allclose(tilted.distance(np.array([[1.0, 1.0], [1.0, -1.0]])), [2 / 10 / 2, 2 / 0.1 / 2])
+    np.testing.assert_allclose(
+        tilted.distance(np.array([[1.0, 1.0], [1.0, -1.0]])), [2 / 10 / 2, 2 / 0.1 / 2]
+    )
 
 
 def test_a_fitted_block_is_the_mahalanobis_distance_where_the_rank_suffices():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(500, 6)) @ (np.eye(6) + 0.4) * np.arange(1, 7) + rng.normal(size=6)
-    fitted = novelty._Block.fit(features)
+    fitted = ood._Block.fit(features)
     # Rank 5 and the rest: six eigenvalues in all, so nothing is left out.
     new = rng.normal(size=(20, 6)) * 3
     scale = features.std(0)
@@ -75,7 +82,7 @@ def test_a_fitted_block_is_the_mahalanobis_distance_where_the_rank_suffices():
 
 def test_a_block_of_many_features_keeps_a_few_directions():
     features = np.random.default_rng(0).normal(size=(60, 300))
-    fitted = novelty._Block.fit(features)
+    fitted = ood._Block.fit(features)
     assert fitted.components.shape == (32, 300)
     np.testing.assert_allclose(fitted.components @ fitted.components.T, np.eye(32), atol=1e-9)
     # All the variance there is: 300 standardised features, n / (n - 1) each.
@@ -85,7 +92,7 @@ def test_a_block_of_many_features_keeps_a_few_directions():
 def test_a_feature_that_never_moves_does_not_weigh_more_than_all_others():
     features = np.random.default_rng(0).normal(size=(100, 4))
     features[:, 3] = 7.0
-    fitted = novelty._Block.fit(features)
+    fitted = ood._Block.fit(features)
     assert np.isfinite(fitted.distance(features)).all()
     moved = features[:1].copy()
     moved[0, 3] += 0.002
@@ -94,14 +101,16 @@ def test_a_feature_that_never_moves_does_not_weigh_more_than_all_others():
 
 def test_p_values_by_hand():
     known = block([0.0], [1.0], [[1.0]], [1.0], 1.0)
-    several = Novelty(0.25, {"only": known}, {"real": np.array([1.0, 4.0, 9.0]), "ai": np.array([4.0])})
+    several = OodReference(
+        0.25, {"only": known}, {"real": np.array([1.0, 4.0, 9.0]), "ai": np.array([4.0])}
+    )
     found = several.p_value({"only": np.array([[0.0], [1.0], [2.0], [2.5], [3.5], [np.nan]])})
     # Scores 0, 1, 4, 6.25, 12.25: 3, 3, 2, 1, 0 of three real images are at least as unusual, and 1, 1, 1, 0, 0 of one ai.
     real, ai = np.array([4, 4, 3, 2, 1, 1]) / 4, np.array([2, 2, 2, 1, 1, 1]) / 2
     np.testing.assert_allclose(found, np.maximum(real, ai))
-    alone = Novelty(0.25, {"only": known}, {"real": several.scores["real"]})
+    alone = OodReference(0.25, {"only": known}, {"real": several.scores["real"]})
     np.testing.assert_allclose(alone.p_value({"only": np.array([[2.5], [3.5]])}), [0.5, 0.25])
-    assert alone.is_novel([0.5, 0.25]).tolist() == [False, True]
+    assert alone.is_out_of_distribution([0.5, 0.25]).tolist() == [False, True]
     with pytest.raises(ValueError, match="another network.*fit_novelty"):
         alone.p_value({"only": np.zeros((1, 2))})
     with pytest.raises(ValueError, match="another network"):
@@ -123,10 +132,12 @@ def test_false_alarms_keep_to_the_rate_in_each_class(alpha):
         known = fit(features, is_ai, alpha, seed=seed)
         new = cloud(300, seed=1000 + seed)
         new["a"][is_ai] += 0.5
-        novel = known.is_novel(known.p_value(new))
-        rates.append([novel[~is_ai].mean(), novel[is_ai].mean()])
+        out_of_distribution = known.is_out_of_distribution(known.p_value(new))
+        rates.append([out_of_distribution[~is_ai].mean(), out_of_distribution[is_ai].mean()])
     # The larger of two p-values is used, so each class stays at or below the rate.
-    assert (np.mean(rates, axis=0) < alpha + 0.012).all() and np.mean(rates, axis=0).max() > 0.5 * alpha
+    assert (np.mean(rates, axis=0) < alpha + 0.012).all() and np.mean(
+        rates, axis=0
+    ).max() > 0.5 * alpha
 
 
 def test_what_lies_elsewhere_is_novel_and_classes_that_differ_are_not():
@@ -137,10 +148,10 @@ def test_what_lies_elsewhere_is_novel_and_classes_that_differ_are_not():
     assert known.scores.keys() == {"real", "ai"} and known.alpha == 0.05
     elsewhere = cloud(200, seed=1)
     elsewhere["a"] += np.where(np.arange(20) % 2, 4.0, -4.0)  # as far, in another direction
-    assert known.is_novel(known.p_value(elsewhere)).all()
+    assert known.is_out_of_distribution(known.p_value(elsewhere)).all()
     new = cloud(200, seed=2)
     new["a"] += 4.0
-    assert known.is_novel(known.p_value(new)).mean() < 0.12
+    assert known.is_out_of_distribution(known.p_value(new)).mean() < 0.12
 
 
 def test_groups_are_scored_once_and_stay_in_a_fold():
@@ -153,7 +164,10 @@ def test_groups_are_scored_once_and_stay_in_a_fold():
     assert len(known.scores["real"]) == 60 and len(alone.scores["real"]) == 240
     assert np.median(known.scores["real"]) > np.median(alone.scores["real"])
     new = cloud(300, seed=5)
-    assert known.is_novel(known.p_value(new)).mean() < alone.is_novel(alone.p_value(new)).mean()
+    assert (
+        known.is_out_of_distribution(known.p_value(new)).mean()
+        < alone.is_out_of_distribution(alone.p_value(new)).mean()
+    )
 
 
 def test_too_few_images_promise_nothing():
@@ -194,8 +208,12 @@ def test_a_file_keeps_what_was_fitted(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["novelty.safetensors"]
     (tmp_path / "other").touch()
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
-    again = Novelty.load(path)
-    assert again.alpha == 0.1 and again.to_dict() == known.to_dict() and list(again.blocks) == ["a", "b"]
+    again = OodReference.load(path)
+    assert (
+        again.alpha == 0.1
+        and again.to_dict() == known.to_dict()
+        and list(again.blocks) == ["a", "b"]
+    )
     new = cloud(50, d=1280, seed=1, shift=0.3)
     np.testing.assert_allclose(again.score(new), known.score(new), rtol=2e-3)
 
@@ -204,16 +222,16 @@ def test_files_that_are_none(tmp_path):
     path = tmp_path / "novelty.safetensors"
     path.write_bytes(b"no safetensors")
     with pytest.raises(OSError, match="is broken"):
-        Novelty.load(path)
+        OodReference.load(path)
     save_file({"x": np.zeros(3)}, path)
     with pytest.raises(OSError, match="no file of novelty statistics"):
-        Novelty.load(path)
+        OodReference.load(path)
     fit(cloud(60), np.zeros(60, bool)).save(tmp_path)
     tensors = load_file(path)
     del tensors["a.mean"]
     save_file(tensors, path, {"format": "realfake-novelty-1", "alpha": "0.05", "blocks": "a,b"})
     with pytest.raises(OSError, match="is broken"):
-        Novelty.load(path)
+        OodReference.load(path)
 
 
 # --- features
@@ -234,7 +252,9 @@ def test_features_of_every_architecture(architecture, tmp_path):
         channels = state.shape[1] if state.ndim == 4 else state.shape[2]
         assert features[name].shape == (3, 2 * channels)
         np.testing.assert_allclose(features[name][:, :channels], state.mean(positions), atol=1e-5)
-        np.testing.assert_allclose(features[name][:, channels:], state.std(positions, correction=0), atol=1e-5)
+        np.testing.assert_allclose(
+            features[name][:, channels:], state.std(positions, correction=0), atol=1e-5
+        )
     np.testing.assert_allclose(features["penultimate"].norm(dim=1), 1, atol=1e-5)
     assert all(torch.isfinite(block).all() for block in features.values())
     assert not any(module._forward_pre_hooks for module in detector.model.modules())
@@ -277,21 +297,21 @@ def test_threads_do_not_mix_their_features(tiny_vit):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny checkpoint with thresholds and novelty statistics of drawn scenes."""
-    folder = save_tiny("convnext", tmp_path_factory.mktemp("novelty") / "model")
+    folder = save_tiny("convnext", tmp_path_factory.mktemp("ood") / "model")
     release.save_and_reopen(Detector.from_pretrained(folder), folder, rows(120), {}, alpha=0.2)
     return folder
 
 
 def test_what_a_release_stores(folder):
     facts = json.loads((folder / "config.json").read_text())["realfake"]
-    assert facts["novelty"] == {
+    assert facts["ood"] == {
         "alpha": 0.05,
         "n": {"real": 60, "ai": 60},
         "blocks": ["penultimate", "quarter", "half"],
     }
     assert (folder / "novelty.safetensors").stat().st_size < 500_000
     detector = Detector.from_pretrained(folder)
-    assert detector.novelty.to_dict() == facts["novelty"]
+    assert detector.ood.to_dict() == facts["ood"]
 
 
 def test_the_verdict_on_what_is_novel_is_withheld(folder):
@@ -299,30 +319,39 @@ def test_the_verdict_on_what_is_novel_is_withheld(folder):
     usual = [draw_picture((44, 36), seed=seed) for seed in range(5000, 5040)]
     noise = [nonphotos.draw("noise", (44, 36), seed) for seed in range(10)]
     known, strange = detector.predict(usual), detector.predict(noise)
-    assert np.mean([p.reason == "novel" for p in known]) < 0.2
-    assert all((p.verdict, p.reason) == ("inconclusive", "novel") and p.novelty <= 0.05 for p in strange)
+    assert np.mean([p.reason == "out_of_distribution" for p in known]) < 0.2
+    assert all(
+        (p.verdict, p.reason) == ("inconclusive", "out_of_distribution") and p.ood <= 0.05
+        for p in strange
+    )
     for prediction in known:
-        assert (prediction.reason == "novel") == (prediction.novelty <= 0.05) and 0 < prediction.novelty <= 1
+        assert (prediction.reason == "out_of_distribution") == (
+            prediction.ood <= 0.05
+        ) and 0 < prediction.ood <= 1
     # It withholds the verdict, and changes neither margin nor probabilities.
     without = Detector(detector.model, detector.processor)
     for image, prediction in zip(noise, strange, strict=True):
         plain = without.predict(image)
-        assert plain.novelty is None and plain.reason != "novel"
-        assert plain.margin == pytest.approx(prediction.margin, abs=1e-5)
+        assert plain.ood is None and plain.reason != "out_of_distribution"
+        assert plain.log_odds == pytest.approx(prediction.log_odds, abs=1e-5)
         assert plain.probabilities == pytest.approx(prediction.probabilities, abs=1e-6)
-    assert detector.explain(noise[0]).prediction.reason == "novel"
+    assert detector.explain(noise[0]).prediction.reason == "out_of_distribution"
 
 
 def test_scores_and_verdicts_are_those_of_predict(folder):
     detector = Detector.from_pretrained(folder)
-    images = [draw_picture((44, 36), seed=1), nonphotos.draw("flat", (60, 60)), draw_picture((30, 70), seed=2)]
-    margins, shares = detector.scores(images, batch_size=2)
+    images = [
+        draw_picture((44, 36), seed=1),
+        nonphotos.draw("flat", (60, 60)),
+        draw_picture((30, 70), seed=2),
+    ]
+    log_odds, shares = detector.scores(images, batch_size=2)
     predictions = detector.predict(images)
-    assert margins.dtype == shares.dtype == np.float64
-    assert margins.tolist() == pytest.approx([p.margin for p in predictions], abs=1e-5)
-    assert shares.tolist() == pytest.approx([p.novelty for p in predictions], abs=1e-9)
-    assert detector.verdicts(margins, shares).tolist() == [p.verdict for p in predictions]
-    np.testing.assert_allclose(detector.margins(images), margins, atol=1e-5)
+    assert log_odds.dtype == shares.dtype == np.float64
+    assert log_odds.tolist() == pytest.approx([p.log_odds for p in predictions], abs=1e-5)
+    assert shares.tolist() == pytest.approx([p.ood for p in predictions], abs=1e-9)
+    assert detector.verdicts(log_odds, shares).tolist() == [p.verdict for p in predictions]
+    np.testing.assert_allclose(detector.log_odds(images), log_odds, atol=1e-5)
     none = detector.scores([])
     assert none[0].shape == none[1].shape == (0,) and detector.predict([]) == []
     assert Detector(detector.model, detector.processor).scores(images)[1] is None
@@ -344,13 +373,15 @@ def test_a_checkpoint_that_lost_its_statistics_is_refused(folder, tmp_path):
     """Without them it would answer what its card says that it does not."""
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "novelty.safetensors").unlink()
-    with pytest.raises(OSError, match="lacks novelty.safetensors.*download or save it again") as caught:
+    with pytest.raises(
+        OSError, match="lacks novelty.safetensors.*download or save it again"
+    ) as caught:
         Detector.from_pretrained(copy)
     assert "\n" not in str(caught.value)
-    release.store_facts(copy, {"novelty": None})
+    release.store_facts(copy, {"ood": None})
     detector = Detector.from_pretrained(copy)
-    assert detector.novelty is None and detector.predict(draw_picture(40)).novelty is None
-    release.store_facts(copy, {"novelty": {"alpha": 0.05}})
+    assert detector.ood is None and detector.predict(draw_picture(40)).ood is None
+    release.store_facts(copy, {"ood": {"alpha": 0.05}})
     (copy / "novelty.safetensors").write_bytes(b"broken")
     with pytest.raises(OSError, match="novelty.safetensors is broken"):
         Detector.from_pretrained(copy)
@@ -360,12 +391,14 @@ def test_new_weights_lose_the_statistics_of_the_old_ones(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     detector = Detector.from_pretrained(copy)
     release.save_checkpoint(detector.model, detector.processor, copy)
-    assert not (copy / "novelty.safetensors").exists() and Detector.from_pretrained(copy).novelty is None
-    fitted = release.fit_novelty(Detector.from_pretrained(copy), copy, rows(100), alpha=0.1)
-    assert fitted.alpha == 0.1 and Detector.from_pretrained(copy).novelty.alpha == 0.1
-    assert release.fit_novelty(Detector.from_pretrained(copy), copy, rows(10)) is None
+    assert (
+        not (copy / "novelty.safetensors").exists() and Detector.from_pretrained(copy).ood is None
+    )
+    fitted = release.fit_ood(Detector.from_pretrained(copy), copy, rows(100), alpha=0.1)
+    assert fitted.alpha == 0.1 and Detector.from_pretrained(copy).ood.alpha == 0.1
+    assert release.fit_ood(Detector.from_pretrained(copy), copy, rows(10)) is None
     assert not (copy / "novelty.safetensors").exists()
-    assert json.loads((copy / "config.json").read_text())["realfake"]["novelty"] is None
+    assert json.loads((copy / "config.json").read_text())["realfake"]["ood"] is None
 
 
 def test_from_the_hub(folder, hub):
@@ -376,10 +409,10 @@ def test_from_the_hub(folder, hub):
     detector = Detector.from_pretrained("user/novel")
     picture = nonphotos.draw("noise", (44, 36), 1)
     here = Detector.from_pretrained(folder).predict(picture)
-    assert detector.predict(picture).novelty == here.novelty and here.reason == "novel"
+    assert detector.predict(picture).ood == here.ood and here.reason == "out_of_distribution"
 
 
-# --- scripts/fit_novelty.py
+# --- realfake/cli/fit_ood.py
 
 
 @pytest.fixture(scope="module")
@@ -403,16 +436,22 @@ def run(script, monkeypatch, *words):
     return script.main()
 
 
-def test_the_script_fits_an_existing_checkpoint(script, corpus, tiny_vit, tmp_path, monkeypatch, capsys):
+def test_the_script_fits_an_existing_checkpoint(
+    script, corpus, tiny_vit, tmp_path, monkeypatch, capsys
+):
     copy = shutil.copytree(tiny_vit, tmp_path / "copy")
     before = (copy / "model.safetensors").read_bytes()
     assert run(script, monkeypatch, copy, "--dataset", corpus, "--false_alarms", "0.1") == 0
     said = capsys.readouterr().out
     assert "Fitted on 40 real and 40 ai images." in said
-    assert "among 40 others (real): 0." in said and "among 40 others (ai): 0." in said and "Finished" in said
+    assert (
+        "among 40 others (real): 0." in said
+        and "among 40 others (ai): 0." in said
+        and "Finished" in said
+    )
     detector = Detector.from_pretrained(copy)
-    assert detector.novelty.alpha == 0.1 and (copy / "model.safetensors").read_bytes() == before
-    assert detector.predict(nonphotos.draw("noise", (60, 60))).reason == "novel"
+    assert detector.ood.alpha == 0.1 and (copy / "model.safetensors").read_bytes() == before
+    assert detector.predict(nonphotos.draw("noise", (60, 60))).reason == "out_of_distribution"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +459,10 @@ def test_the_script_fits_an_existing_checkpoint(script, corpus, tiny_vit, tmp_pa
     [
         (("--false_alarms", "0"), "--false_alarms must lie between 0 and 0.5"),
         (("--batch_size", "0"), "--batch_size must be at least 1"),
-        (("--max_validation_samples", "30"), "too few to promise 0.05 false alarms; nothing was stored"),
+        (
+            ("--max_validation_samples", "30"),
+            "too few to promise 0.05 false alarms; nothing was stored",
+        ),
     ],
 )
 def test_the_script_says_what_is_wrong_in_one_line(
@@ -429,7 +471,9 @@ def test_the_script_says_what_is_wrong_in_one_line(
     copy = shutil.copytree(tiny_vit, tmp_path / "copy")
     assert run(script, monkeypatch, copy, "--dataset", corpus, *words) == 2
     (line,) = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("fit_novelty.py: error")
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("fit_novelty.py: error")
     ]
     assert message in line and not (copy / "novelty.safetensors").exists()
 

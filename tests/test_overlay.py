@@ -88,7 +88,8 @@ def test_display_sizes_keep_the_proportions(size, shown):
     heat = np.ones((size[1], size[0]), dtype=np.float32)
     assert overlay(grey(*size), heat, "ai", legend=False).size == shown
     assert (
-        pytest.approx(shown, abs=1) == (size[0] * display_scale(*size), size[1] * display_scale(*size))
+        pytest.approx(shown, abs=1)
+        == (size[0] * display_scale(*size), size[1] * display_scale(*size))
         or 1 in shown
     )
 
@@ -116,7 +117,10 @@ def test_photo_map_and_mask_stay_aligned(size):
 
 def test_the_legend_is_below_the_picture_and_as_wide_as_it_needs():
     heat = np.ones((300, 400), dtype=np.float32)
-    plain, full = overlay(grey(400, 300), heat, "ai", legend=False), overlay(grey(400, 300), heat, "ai")
+    plain, full = (
+        overlay(grey(400, 300), heat, "ai", legend=False),
+        overlay(grey(400, 300), heat, "ai"),
+    )
     assert full.width == 400 and 330 < full.height < 380
     assert np.array_equal(np.asarray(full)[:300], np.asarray(plain))
     narrow = overlay(grey(77, 1000), np.ones((1000, 77), dtype=np.float32), "ai")
@@ -127,8 +131,12 @@ def test_the_legend_mentions_what_was_not_seen_and_follows_the_target():
     heat = np.ones((300, 400), dtype=np.float32)
     partial = heat.copy()
     partial[:, :100] = np.nan
-    assert overlay(grey(400, 300), partial, "ai").height > overlay(grey(400, 300), heat, "ai").height
-    ai, real = (np.asarray(overlay(grey(400, 300), heat, target))[300:] for target in ("ai", "real"))
+    assert (
+        overlay(grey(400, 300), partial, "ai").height > overlay(grey(400, 300), heat, "ai").height
+    )
+    ai, real = (
+        np.asarray(overlay(grey(400, 300), heat, target))[300:] for target in ("ai", "real")
+    )
     assert not np.array_equal(ai, real)
 
 
@@ -183,7 +191,9 @@ def test_regions_are_outlined_where_they_are(size):
 def test_notes_are_below_the_legend_and_wrapped():
     heat = np.ones((300, 400), dtype=np.float32)
     plain = overlay(grey(400, 300), heat, "ai")
-    noted = overlay(grey(400, 300), heat, "ai", notes=["Words that do not fit into one line of a picture " * 3])
+    noted = overlay(
+        grey(400, 300), heat, "ai", notes=["Words that do not fit into one line of a picture " * 3]
+    )
     assert noted.width == plain.width and noted.height >= plain.height + 3 * 21
     extra = np.asarray(noted)[plain.height - 4 :]
     assert (extra < 100).any() and (extra[:, -8:] == 255).all()
@@ -191,7 +201,14 @@ def test_notes_are_below_the_legend_and_wrapped():
 
 def evidence(**changes):
     return Evidence(
-        **{"target": "ai", "share": 0.1, "before": 0.9, "after": 0.3, "random_values": (0.8,), **changes}
+        **{
+            "target": "ai",
+            "share": 0.1,
+            "before": 0.9,
+            "after": 0.3,
+            "random_values": (0.8,),
+            **changes,
+        }
     )
 
 
@@ -206,7 +223,13 @@ def test_a_map_that_chance_beats_is_marked_and_so_is_an_inexact_integration():
 
 def test_the_explanation_puts_its_caveats_into_the_legend():
     heat = np.ones((300, 400), dtype=np.float32)
-    fields = {"heatmap": heat, "method": "gradcam", "target": "ai", "prediction": None, "image": grey(400, 300)}
+    fields = {
+        "heatmap": heat,
+        "method": "gradcam",
+        "target": "ai",
+        "prediction": None,
+        "image": grey(400, 300),
+    }
     good, weak = (Explanation(**fields, evidence=evidence(after=after)) for after in (0.3, 0.85))
     assert weak.overlay().height > good.overlay().height == Explanation(**fields).overlay().height
     assert not np.array_equal(np.asarray(good.overlay(regions=1)), np.asarray(good.overlay()))
@@ -224,7 +247,9 @@ def test_side_by_side():
     middle = picture.width // 2
     assert (tint[:, :middle] > 50).any() and not (tint[:, :middle] < -50).any()
     assert (tint[:, middle:] < -50).any() and not (tint[:, middle:] > 50).any()
-    tall = side_by_side(grey(40, 4000), {str(i): np.ones((4000, 40)) for i in range(5)}, "ai", columns=2)
+    tall = side_by_side(
+        grey(40, 4000), {str(i): np.ones((4000, 40)) for i in range(5)}, "ai", columns=2
+    )
     assert tall.width < 450 and tall.height > 3 * 384
     with pytest.raises(ValueError, match="at least one"):
         side_by_side(grey(4, 3), {}, "ai")
@@ -236,7 +261,8 @@ def test_dust_is_gathered_for_display_and_a_coarse_map_is_left_as_it_is():
     dust[:, 100:] *= -1
     dust[:40] = np.nan
     plain, gathered = (
-        draw(grey(400, 400), np.kron(dust, np.ones((2, 2))), smooth=smooth) for smooth in (0, SMOOTH)
+        draw(grey(400, 400), np.kron(dust, np.ones((2, 2))), smooth=smooth)
+        for smooth in (0, SMOOTH)
     )
     redness = [orange(shown)[100:] for shown in (plain, gathered)]
     # One half speaks for the target and one against it, which the smoothed drawing shows more evenly.
@@ -254,6 +280,8 @@ def test_a_large_map_is_smoothed_at_the_size_that_is_shown(monkeypatch):
     from realfake.attribution import overlay as module
 
     sides = []
-    monkeypatch.setattr(module, "gaussian_filter", lambda array, sigma: sides.append(max(array.shape)) or array)
+    monkeypatch.setattr(
+        module, "gaussian_filter", lambda array, sigma: sides.append(max(array.shape)) or array
+    )
     draw(grey(300, 4000), np.ones((4000, 300)), smooth=SMOOTH)
     assert sides == [1024, 1024]

@@ -32,7 +32,9 @@ def url(tiny_vit, tmp_path, monkeypatch):
         return launch(blocks, prevent_thread_lock=True, quiet=True, **address, **options)
 
     for name in REPLACED:
-        monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))  # put back afterwards
+        monkeypatch.setattr(
+            processing_utils, name, getattr(processing_utils, name)
+        )  # put back afterwards
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(gr.Blocks, "launch", beside)
     monkeypatch.setattr(page, "MAX_WAITING", 1)
@@ -74,9 +76,13 @@ def test_who_finds_the_queue_full_is_told_when_to_come_back(url, tmp_path, monke
     events.append(call(url, str(path))[1]["event_id"])
     for _ in range(3):
         status, answer, headers = call(url, str(path))
-        assert (status, headers["Retry-After"]) == (503, "2") and "Queue is full" in answer["detail"]
+        assert (status, headers["Retry-After"]) == (503, "2") and "Queue is full" in answer[
+            "detail"
+        ]
     gate.set()
     for event in events:
-        with urllib.request.urlopen(f"{url}/gradio_api/call/predict/{event}", timeout=30) as response:
+        with urllib.request.urlopen(
+            f"{url}/gradio_api/call/predict/{event}", timeout=30
+        ) as response:
             assert b"event: complete" in response.read()
     assert call(url, str(path))[0] == 200

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from scipy.special import expit
 
+from realfake import plotting
 from realfake.evaluation import plots
-from realfake.evaluation.evaluation import measure
-from realfake.imaging import contact_sheet
-from realfake.statistics.conformal import Thresholds
+from realfake.evaluation.measure import measure
+from realfake.statistics.verdicts import Thresholds
 
 LOG = [
     {"loss": 0.7, "epoch": 0.5},
@@ -45,15 +45,18 @@ def figures(monkeypatch):
 
 
 def test_all_plots_of_a_split(tmp_path, scored):
-    margin, is_ai = scored
-    measured = measure(margin, is_ai, thresholds=THRESHOLDS, n_resamples=20)
+    log_odds, is_ai = scored
+    measured = measure(log_odds, is_ai, thresholds=THRESHOLDS, n_resamples=20)
     written = plots.write_plots(
-        tmp_path, "test", margin, is_ai, measured, before=2 * margin + 1, log_history=LOG
+        tmp_path, "test", log_odds, is_ai, measured, before=2 * log_odds + 1, log_history=LOG
     )
     assert [entry["file"] for entry in written] == [
-        "plots/confusion-test.png", "plots/roc-test.png", "plots/reliability-test.png", "plots/scores-test.png",
+        "plots/confusion-test.png",
+        "plots/roc-test.png",
+        "plots/reliability-test.png",
+        "plots/scores-test.png",
         "plots/training.png",
-    ]  # fmt: skip
+    ]
     for entry in written:
         path = tmp_path / entry["file"]
         assert path.stat().st_size < 150_000 and entry["caption"]
@@ -66,18 +69,24 @@ def test_one_label_leaves_out_what_needs_two(tmp_path):
     written = plots.write_plots(
         tmp_path, "own", [0.5, 1.0], [True, True], measured, log_history=[{"epoch": 1.0}]
     )
-    assert [entry["file"] for entry in written] == ["plots/confusion-own.png", "plots/scores-own.png"]
+    assert [entry["file"] for entry in written] == [
+        "plots/confusion-own.png",
+        "plots/scores-own.png",
+    ]
 
 
 def test_same_input_same_bytes(tmp_path, scored):
-    margin, is_ai = scored
-    one = plots.reliability_diagram(tmp_path / "1.png", expit(margin), is_ai)
-    two = plots.reliability_diagram(tmp_path / "2.png", expit(margin), is_ai)
+    log_odds, is_ai = scored
+    one = plots.reliability_diagram(tmp_path / "1.png", expit(log_odds), is_ai)
+    two = plots.reliability_diagram(tmp_path / "2.png", expit(log_odds), is_ai)
     assert one.read_bytes() == two.read_bytes()
 
 
 def test_confusion_shows_shares_of_the_true_label(tmp_path, figures):
-    counts = {"real": {"real": 30, "inconclusive": 0, "ai": 10}, "ai": {"real": 0, "inconclusive": 0, "ai": 0}}
+    counts = {
+        "real": {"real": 30, "inconclusive": 0, "ai": 10},
+        "ai": {"real": 0, "inconclusive": 0, "ai": 0},
+    }
     plots.confusion_matrix(tmp_path / "c.png", counts)
     texts = [text.get_text() for text in figures["c.png"].axes[0].texts]
     assert texts[:6] == ["75.0 %", "30", "0.0 %", "0", "25.0 %", "10"]
@@ -89,12 +98,12 @@ def test_confusion_shows_shares_of_the_true_label(tmp_path, figures):
 def test_roc_agrees_with_scikit_learn(tmp_path, figures, scored):
     from sklearn.metrics import roc_curve
 
-    margin, is_ai = scored
-    margin = np.round(margin)  # ties
-    plots.roc(tmp_path / "r.png", margin, is_ai, {"value": 0.81, "low": 0.7, "high": 0.9})
+    log_odds, is_ai = scored
+    log_odds = np.round(log_odds)  # ties
+    plots.roc(tmp_path / "r.png", log_odds, is_ai, {"value": 0.81, "low": 0.7, "high": 0.9})
     axes = figures["r.png"].axes[0]
     drawn = next(line for line in axes.lines if "AUROC" in line.get_label())
-    fpr, tpr, _ = roc_curve(is_ai, margin, drop_intermediate=False)
+    fpr, tpr, _ = roc_curve(is_ai, log_odds, drop_intermediate=False)
     floor = 0.5 / (~is_ai).sum()
     np.testing.assert_allclose(drawn.get_xdata(), np.maximum(fpr, floor))
     np.testing.assert_allclose(drawn.get_ydata(), tpr)
@@ -118,7 +127,9 @@ def test_band_of_a_perfect_model_lies_around_the_diagonal():
 def test_reliability_counts_both_labels_alike(tmp_path, figures):
     # One bin's worth of equal probabilities: 90 real and 10 ai, which balanced is one half.
     is_ai = np.arange(100) >= 90
-    plots.reliability_diagram(tmp_path / "d.png", np.full(100, 0.5), is_ai, before=np.full(100, 0.9))
+    plots.reliability_diagram(
+        tmp_path / "d.png", np.full(100, 0.5), is_ai, before=np.full(100, 0.9)
+    )
     upper = figures["d.png"].axes[0]
     after = next(line for line in upper.lines if line.get_label().startswith("after"))
     assert after.get_xydata() == pytest.approx(np.array([[0.5, 0.5]]))
@@ -136,7 +147,8 @@ def test_training_curves_take_what_there_is(tmp_path, figures):
 
 
 @pytest.mark.parametrize(
-    "thresholds", [None, THRESHOLDS, Thresholds(0.1, None, 1.0, 40, 3), Thresholds(0.1, 1.0, -1.0, 9, 9)]
+    "thresholds",
+    [None, THRESHOLDS, Thresholds(0.1, None, 1.0, 40, 3), Thresholds(0.1, 1.0, -1.0, 9, 9)],
 )
 def test_score_densities(tmp_path, scored, thresholds):
     assert plots.score_densities(tmp_path / "s.png", *scored, thresholds).stat().st_size < 150_000
@@ -147,8 +159,13 @@ def test_batch_sheet(tmp_path):
         Image.new("RGB", size, colour)
         for size, colour in (((32, 32), "red"), ((500, 100), "lime"), ((64, 64), "blue"))
     ]
-    path = contact_sheet.batch_sheet(
-        tmp_path / "b.png", images, ["real", "ai", "ai"], ["a", "long " * 50, "x" * 500], columns=2, tile=64
+    path = plotting.batch_sheet(
+        tmp_path / "b.png",
+        images,
+        ["real", "ai", "ai"],
+        ["a", "long " * 50, "x" * 500],
+        columns=2,
+        tile=64,
     )
     with Image.open(path) as sheet:
         assert sheet.size == (10 + 2 * 74, 10 + 2 * 114)
@@ -161,7 +178,7 @@ def test_batch_sheet(tmp_path):
         assert sheet.getpixel((84 + 32, 10 + 5)) == (255, 255, 255)
         assert sheet.getpixel((42, 124 + 32)) == (0, 0, 255)
     with pytest.raises(ValueError, match="3 images, 1 labels"):
-        contact_sheet.batch_sheet(tmp_path / "b.png", images, ["real"])
+        plotting.batch_sheet(tmp_path / "b.png", images, ["real"])
 
 
 def test_captions_fit_their_tile():
@@ -169,9 +186,9 @@ def test_captions_fit_their_tile():
 
     font = ImageFont.load_default(13)
     for text in ("two words " * 30, "x" * 300, "word " + "y" * 300, "short", ""):
-        short = contact_sheet._shorten(text, font, 100)
+        short = plotting._shorten(text, font, 100)
         assert font.getlength(short) <= 100
-    assert contact_sheet._shorten("short", font, 100) == "short"
+    assert plotting._shorten("short", font, 100) == "short"
 
 
 def test_pyplot_stays_out():
@@ -183,5 +200,7 @@ def test_pyplot_stays_out():
     import os
 
     subprocess.run(
-        [sys.executable, "-c", program, os.devnull], check=True, cwd=plots.Path(plots.__file__).parents[1]
+        [sys.executable, "-c", program, os.devnull],
+        check=True,
+        cwd=plots.Path(plots.__file__).parents[1],
     )

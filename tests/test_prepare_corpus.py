@@ -1,4 +1,4 @@
-"""scripts/prepare_corpus.py: what is written reads again as the same splits, and mistakes end in one line."""
+"""realfake/cli/prepare.py: what is written reads again as the same splits, and mistakes end in one line."""
 
 import csv
 import importlib.util
@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from realfake.corpus.load import load_corpus
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "prepare_corpus.py"
+SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "prepare.py"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def raw(tmp_path):
         lines.append(
             f"files/{path.name},{['human', 'sd'][is_ai]},{'sd-1.5' if is_ai else ''},g{number // 2},web"
         )
-    (tmp_path / "raw" / "all.csv").write_text("\n".join(["path,class,generator,group,source", *lines]))
+    (tmp_path / "raw" / "all.csv").write_text(
+        "\n".join(["path,class,generator,group,source", *lines])
+    )
     return tmp_path / "raw"
 
 
@@ -76,7 +78,9 @@ def contents(corpus) -> dict[str, list]:
 @pytest.mark.parametrize("format", ["folders", "parquet"])
 def test_what_is_written_reads_again_as_the_same_splits(run, raw, tmp_path, format):
     output = tmp_path / "out"
-    code, printed = run(raw, "--output", output, "--format", format, "--label_map", "sd=ai", "--seed", 3)
+    code, printed = run(
+        raw, "--output", output, "--format", format, "--label_map", "sd=ai", "--seed", 3
+    )
     assert code == 0, printed.err
     assert "dropped 1 rows" in printed.out and f"Written to {output}" in printed.out
     before = load_corpus(raw, label_map={"sd": "ai"}, seed=3, cache_dir=str(tmp_path / "cache"))
@@ -129,7 +133,15 @@ def test_resize_encodes_both_classes_alike_and_only_shrinks(run, raw, tmp_path, 
 def test_max_samples_and_a_parquet_card(run, raw, tmp_path):
     output = tmp_path / "out"
     code, printed = run(
-        raw, "--output", output, "--format", "parquet", "--label_map", "sd=ai", "--max_train_samples", 12
+        raw,
+        "--output",
+        output,
+        "--format",
+        "parquet",
+        "--label_map",
+        "sd=ai",
+        "--max_train_samples",
+        12,
     )
     assert code == 0, printed.err
     card = (output / "README.md").read_text()
@@ -145,7 +157,10 @@ def test_several_shards(run, raw, tmp_path, script, monkeypatch):
     output = tmp_path / "out"
     assert run(raw, "--output", output, "--format", "parquet", "--label_map", "sd=ai")[0] == 0
     shards = sorted(path.name for path in (output / "data").glob("train-*"))
-    assert len(shards) > 1 and shards[-1] == f"train-{len(shards) - 1:05d}-of-{len(shards):05d}.parquet"
+    assert (
+        len(shards) > 1
+        and shards[-1] == f"train-{len(shards) - 1:05d}-of-{len(shards):05d}.parquet"
+    )
     before = load_corpus(raw, label_map={"sd": "ai"}, cache_dir=str(tmp_path / "cache"))
     assert contents(before) == contents(load_corpus(output, cache_dir=str(tmp_path / "cache")))
 
@@ -159,7 +174,10 @@ def test_several_shards(run, raw, tmp_path, script, monkeypatch):
         (["--label_map", "sd=ai", "--format", "hub"], "--format hub and --push_to_hub"),
         (["--label_map", "sd=ai", "--private"], "--private is about a Hub dataset"),
         (["--label_map", "sd=ai", "--resize", "3"], "--resize must be at least 8"),
-        (["--label_map", "sd=ai", "--max_test_samples", "1"], "--max_test_samples must be at least 2"),
+        (
+            ["--label_map", "sd=ai", "--max_test_samples", "1"],
+            "--max_test_samples must be at least 2",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line_and_write_nothing(run, raw, tmp_path, extra, message):

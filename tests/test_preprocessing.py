@@ -8,23 +8,35 @@ import pytest
 import transformers
 from PIL import Image
 
-from realfake.imaging.images import open_image
+from realfake.imaging.decode import open_image
 from realfake.models.preprocessing import TOLERANCE, Preprocessing
 
 SQUARE = {"height": 40, "width": 40}
 FAST = {
     "vit": lambda: transformers.ViTImageProcessorPil(size=SQUARE),
-    "vit-nearest": lambda: transformers.ViTImageProcessorPil(size={"height": 24, "width": 56}, resample=0),
+    "vit-nearest": lambda: transformers.ViTImageProcessorPil(
+        size={"height": 24, "width": 56}, resample=0
+    ),
     "vit-no-normalise": lambda: transformers.ViTImageProcessorPil(size=SQUARE, do_normalize=False),
     "vit-no-rescale": lambda: transformers.ViTImageProcessorPil(size=SQUARE, do_rescale=False),
-    "deit": lambda: transformers.DeiTImageProcessorPil(size=SQUARE, crop_size={"height": 33, "width": 35}),
+    "deit": lambda: transformers.DeiTImageProcessorPil(
+        size=SQUARE, crop_size={"height": 33, "width": 35}
+    ),
     "bit": lambda: transformers.BitImageProcessorPil(size={"shortest_edge": 44}, crop_size=SQUARE),
-    "clip": lambda: transformers.CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size=SQUARE),
+    "clip": lambda: transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 40}, crop_size=SQUARE
+    ),
     "siglip": lambda: transformers.SiglipImageProcessorPil(size=SQUARE),
-    "convnext": lambda: transformers.ConvNextImageProcessorPil(size={"shortest_edge": 40}, crop_pct=0.875),
+    "convnext": lambda: transformers.ConvNextImageProcessorPil(
+        size={"shortest_edge": 40}, crop_pct=0.875
+    ),
     "convnext-warp": lambda: transformers.ConvNextImageProcessorPil(size={"shortest_edge": 384}),
-    "efficientnet": lambda: transformers.EfficientNetImageProcessorPil(size=SQUARE, crop_size=SQUARE),
-    "efficientnet-offset": lambda: transformers.EfficientNetImageProcessorPil(size=SQUARE, rescale_offset=True),
+    "efficientnet": lambda: transformers.EfficientNetImageProcessorPil(
+        size=SQUARE, crop_size=SQUARE
+    ),
+    "efficientnet-offset": lambda: transformers.EfficientNetImageProcessorPil(
+        size=SQUARE, rescale_offset=True
+    ),
     "mobilenet_v1": lambda: transformers.MobileNetV1ImageProcessorPil(
         size={"shortest_edge": 44}, crop_size=SQUARE
     ),
@@ -60,7 +72,9 @@ def odd_images() -> list[Image.Image]:
         pixels = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         file = BytesIO()
         if mode == "I;16":
-            Image.fromarray(rng.integers(0, 65536, (height, width), dtype=np.uint16)).save(file, "PNG")
+            Image.fromarray(rng.integers(0, 65536, (height, width), dtype=np.uint16)).save(
+                file, "PNG"
+            )
         else:
             picture = pixels.convert(mode) if mode != "LA" else pixels.convert("L").convert("LA")
             picture.save(file, {"CMYK": "JPEG", "YCbCr": "JPEG", "RGB": "WEBP"}.get(mode, "PNG"))
@@ -87,7 +101,9 @@ def test_others_are_left_to_the_stock_processor(name):
     plain = Preprocessing(processor)
     assert not plain.fast
     image = odd_images()[0]
-    assert np.array_equal(plain([image]), processor(images=image, return_tensors="np")["pixel_values"])
+    assert np.array_equal(
+        plain([image]), processor(images=image, return_tensors="np")["pixel_values"]
+    )
 
 
 def test_a_processor_that_does_something_else_is_found_out():
@@ -99,7 +115,9 @@ def test_a_processor_that_does_something_else_is_found_out():
     plain = Preprocessing(processor)
     assert not plain.fast
     image = odd_images()[3]
-    assert np.array_equal(plain([image]), processor(images=image, return_tensors="np")["pixel_values"])
+    assert np.array_equal(
+        plain([image]), processor(images=image, return_tensors="np")["pixel_values"]
+    )
 
 
 def test_batches_are_the_images_one_by_one():

@@ -12,15 +12,12 @@ from signing import AI_SOURCE, CAPTURE, make_authority, sign
 from timing import least
 from tiny import draw_picture
 
-from realfake.provenance import content_credentials, metadata_blocks
-from realfake.provenance.metadata_blocks import read_blocks
+from realfake.provenance import content_credentials, metadata
+from realfake.provenance.metadata import MAX_XMP, read_blocks, read_xmp, term_of
 from realfake.provenance.reading import read_provenance
-from realfake.provenance.xmp import MAX_XMP, read_xmp, term_of
 
 MIMES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-A1111 = (
-    "a cat on a chair\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
-)
+A1111 = "a cat on a chair\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
 COMFY = json.dumps({"3": {"class_type": "KSampler", "inputs": {"seed": 1}}})
 
 
@@ -123,9 +120,14 @@ def test_an_unsigned_image_has_no_credentials_and_that_means_nothing():
     for format in (*MIMES, "GIF", "TIFF", "AVIF", "BMP"):
         found = kinds(saved(format))
         assert {name: item.state for name, item in found.items()} == {
-            "c2pa": "absent", "iptc": "absent", "generator_parameters": "absent", "camera": "absent",
-        }  # fmt: skip
-        assert all("bsence means nothing" in item.detail and item.claim is None for item in found.values())
+            "c2pa": "absent",
+            "iptc": "absent",
+            "generator_parameters": "absent",
+            "camera": "absent",
+        }
+        assert all(
+            "bsence means nothing" in item.detail and item.claim is None for item in found.values()
+        )
 
 
 def test_the_trust_list_is_a_file_that_the_environment_names(authority, tmp_path, monkeypatch):
@@ -137,7 +139,9 @@ def test_the_trust_list_is_a_file_that_the_environment_names(authority, tmp_path
     with pytest.raises(ValueError, match="holds no PEM certificate"):
         content_credentials.trust_anchors({content_credentials.TRUST_LIST: str(path)})
     with pytest.raises(OSError):
-        content_credentials.trust_anchors({content_credentials.TRUST_LIST: str(tmp_path / "missing.pem")})
+        content_credentials.trust_anchors(
+            {content_credentials.TRUST_LIST: str(tmp_path / "missing.pem")}
+        )
 
 
 def test_a_reader_that_takes_too_long_is_left_behind(authority, monkeypatch):
@@ -176,7 +180,11 @@ def test_the_parents_of_a_manifest_count():
 
 
 def test_words_behind_the_end_of_an_image_change_nothing():
-    words = b"Stable Diffusion parameters Steps: 20, Sampler: Euler a, Midjourney " + xmp() + COMFY.encode()
+    words = (
+        b"Stable Diffusion parameters Steps: 20, Sampler: Euler a, Midjourney "
+        + xmp()
+        + COMFY.encode()
+    )
     for format in MIMES:
         data = saved(format)
         assert read_provenance(data + words).to_dict() == read_provenance(data).to_dict()
@@ -188,7 +196,9 @@ def test_a_whole_png_behind_a_jpeg_changes_nothing():
 
 
 def test_words_inside_the_pixels_change_nothing():
-    pixels = np.frombuffer((b"parameters\0Steps: 20, Sampler: Euler a " * 400)[: 64 * 64 * 3], np.uint8)
+    pixels = np.frombuffer(
+        (b"parameters\0Steps: 20, Sampler: Euler a " * 400)[: 64 * 64 * 3], np.uint8
+    )
     file = io.BytesIO()
     Image.fromarray(pixels.reshape(64, 64, 3)).save(file, "BMP")
     assert all(found.state == "absent" for found in read_provenance(file.getvalue()).findings)
@@ -236,10 +246,17 @@ def test_generators_are_told_by_their_text_chunks(keyword, text, name):
 @pytest.mark.parametrize(
     ("keyword", "text"),
     [
-        ("Software", "GIMP"), ("Description", "a holiday"), ("prompt", "what I was thinking"), ("prompt", "{bad json"),
-        ("workflow", "[1, 2]"), ("prompt", '{"a": 1}'), ("Comment", A1111), ("prompt", "[" * 100_000), ("Title", "Midjourney"),
+        ("Software", "GIMP"),
+        ("Description", "a holiday"),
+        ("prompt", "what I was thinking"),
+        ("prompt", "{bad json"),
+        ("workflow", "[1, 2]"),
+        ("prompt", '{"a": 1}'),
+        ("Comment", A1111),
+        ("prompt", "[" * 100_000),
+        ("Title", "Midjourney"),
     ],
-)  # fmt: skip
+)
 def test_other_text_chunks_are_no_generators(keyword, text):
     info = PngImagePlugin.PngInfo()
     info.add_text(keyword, text)
@@ -259,7 +276,9 @@ def test_lines_without_words_cost_no_more_than_their_length():
 @pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le"])
 def test_settings_in_a_user_comment_are_read(format, encoding):
     exif = Image.Exif()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + A1111.encode(encoding)
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + A1111.encode(
+        encoding
+    )
     found = kinds(saved(format, exif=exif))
     assert found["generator_parameters"].fields["settings"] == A1111
     assert found["camera"].state == "absent"
@@ -302,10 +321,13 @@ def test_it_is_read_as_an_attribute_an_element_or_a_resource():
 @pytest.mark.parametrize(
     ("term", "claim"),
     [
-        ("compositeWithTrainedAlgorithmicMedia", "partly_ai"), ("digitalCapture", "camera"),
-        ("computationalCapture", "camera"), ("digitalArt", "other"), ("somethingNew", "other"),
+        ("compositeWithTrainedAlgorithmicMedia", "partly_ai"),
+        ("digitalCapture", "camera"),
+        ("computationalCapture", "camera"),
+        ("digitalArt", "other"),
+        ("somethingNew", "other"),
     ],
-)  # fmt: skip
+)
 def test_other_source_types_claim_other_things(term, claim):
     found = kinds(saved(xmp=xmp(f"http://cv.iptc.org/newscodes/digitalsourcetype/{term}")))["iptc"]
     assert (found.state, found.claim) == ("present", claim)
@@ -349,9 +371,7 @@ def test_what_is_taken_from_a_packet_is_bounded():
     assert read_xmp([short]).source_types == tuple(map(str, range(32)))
     data = png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + short))
     assert len(kinds(data)["iptc"].detail) < 4000
-    behind = (
-        f'<x xmlns="{IPTC}">{"<y/>" * 20_000}<DigitalSourceType>{AI_SOURCE}</DigitalSourceType></x>'.encode()
-    )
+    behind = f'<x xmlns="{IPTC}">{"<y/>" * 20_000}<DigitalSourceType>{AI_SOURCE}</DigitalSourceType></x>'.encode()
     assert read_xmp([behind]) == read_xmp([])
     assert read_xmp([b" " * 2**21, xmp()]).source_types == ("trainedAlgorithmicMedia",)
     assert read_xmp([b" " * 2**21]).damaged
@@ -360,12 +380,17 @@ def test_what_is_taken_from_a_packet_is_bounded():
 def test_the_words_in_another_property_say_nothing():
     packet = xmp().replace(b"Iptc4xmpExt:DigitalSourceType", b"Iptc4xmpExt:Headline")
     assert kinds(saved(xmp=packet))["iptc"].state == "absent"
-    elsewhere = xmp().replace(b"http://iptc.org/std/Iptc4xmpExt/2008-02-29/", b"http://example.invalid/")
+    elsewhere = xmp().replace(
+        b"http://iptc.org/std/Iptc4xmpExt/2008-02-29/", b"http://example.invalid/"
+    )
     assert kinds(saved(xmp=elsewhere))["iptc"].state == "absent"
 
 
 def test_a_source_type_of_another_vocabulary_is_none():
-    assert term_of("http://example.invalid/newscodes/digitalsourcetype/trainedAlgorithmicMedia") is None
+    assert (
+        term_of("http://example.invalid/newscodes/digitalsourcetype/trainedAlgorithmicMedia")
+        is None
+    )
     assert term_of("trainedAlgorithmicMedia") == "trainedAlgorithmicMedia"
     assert term_of("https://cv.iptc.org/newscodes/digitalsourcetype/print/") == "print"
 
@@ -377,18 +402,17 @@ def test_an_ai_system_is_named():
 
 
 def test_a_manifest_that_lies_elsewhere_is_named_and_not_fetched():
-    extra = (
-        'xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="https://example.invalid/manifest.c2pa"'
-    )
+    extra = 'xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="https://example.invalid/manifest.c2pa"'
     found = kinds(saved(xmp=xmp(extra=extra)))["c2pa"]
     assert found.state == "absent"
     assert "https://example.invalid/manifest.c2pa" in found.detail
 
 
 def test_entities_are_not_expanded():
-    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>' + xmp().split(
-        b"?>", 1
-    )[1].replace(AI_SOURCE.encode(), b"&b;")
+    bomb = (
+        b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+        + xmp().split(b"?>", 1)[1].replace(AI_SOURCE.encode(), b"&b;")
+    )
     assert read_xmp([bomb]).damaged
     outside = b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]><x>&a;</x>'
     assert read_xmp([outside]) == read_xmp([b"<not xml"])
@@ -410,7 +434,11 @@ def test_a_camera_is_named_with_its_settings_and_without_the_place():
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (59.0, 54.0, 50.0)
     for format in ("JPEG", "PNG", "WEBP", "AVIF"):
         found = kinds(saved(format, exif=exif))["camera"]
-        assert (found.state, found.claim, found.title) == ("present", "camera", "Camera data: Nikon Z 6")
+        assert (found.state, found.claim, found.title) == (
+            "present",
+            "camera",
+            "Camera data: Nikon Z 6",
+        )
         assert found.fields == {
             "make": "Nikon",
             "model": "Nikon Z 6",
@@ -440,7 +468,8 @@ def test_hostile_names_end_as_one_printable_line():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\xffWEBP", b"text", bytes(64)]
+    "data",
+    [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\xffWEBP", b"text", bytes(64)],
 )
 def test_what_is_no_image_says_nothing(data):
     assert all(found.state == "absent" for found in read_provenance(data).findings)
@@ -449,13 +478,19 @@ def test_what_is_no_image_says_nothing(data):
 def test_damaged_files_never_raise(authority):
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Nikon"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + A1111.encode("utf-16-be")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + A1111.encode(
+        "utf-16-be"
+    )
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", A1111, zip=True)
     files = [
-        sign(saved(exif=exif, xmp=xmp()), authority), saved("PNG", pnginfo=info, exif=exif), saved("TIFF", tiffinfo={700: xmp()}),
-        saved("WEBP", exif=exif, xmp=xmp()), saved("GIF", comment=b"x"), saved("AVIF", exif=exif),
-    ]  # fmt: skip
+        sign(saved(exif=exif, xmp=xmp()), authority),
+        saved("PNG", pnginfo=info, exif=exif),
+        saved("TIFF", tiffinfo={700: xmp()}),
+        saved("WEBP", exif=exif, xmp=xmp()),
+        saved("GIF", comment=b"x"),
+        saved("AVIF", exif=exif),
+    ]
     rng = np.random.default_rng(0)
     states = set()
     for data in files:
@@ -463,7 +498,9 @@ def test_damaged_files_never_raise(authority):
         for _ in range(60):
             broken = np.frombuffer(data, np.uint8).copy()
             broken[rng.integers(0, head, rng.integers(1, 12))] = rng.integers(0, 256)
-            said = read_provenance(broken[: rng.integers(head // 2, len(data) + 1)].tobytes()).to_dict()
+            said = read_provenance(
+                broken[: rng.integers(head // 2, len(data) + 1)].tobytes()
+            ).to_dict()
             assert [found["kind"] for found in said["findings"]] == [
                 "c2pa",
                 "iptc",
@@ -481,7 +518,7 @@ def test_a_text_bomb_is_not_inflated():
     blocks = read_blocks(png_with(*[(b"zTXt", bomb)] * 200))
     assert blocks.text == []
     many = read_blocks(png_with(*[(b"tEXt", b"k%d\0" % i + b"x" * 100_000) for i in range(200)]))
-    assert sum(len(text) for _, text in many.text) <= metadata_blocks.MAX_TEXT
+    assert sum(len(text) for _, text in many.text) <= metadata.MAX_TEXT
 
 
 def test_segments_without_end_are_given_up():

@@ -30,7 +30,9 @@ def test_boxes_shares_and_their_order():
 def test_a_spot_that_holds_next_to_nothing_is_no_region():
     heat = np.zeros((400, 400), dtype=np.float32)
     heat[20:270, 20:220] = 1
-    heat[340:346, 340:346] = 6.5  # smoothed, more than half as strong as the other one; 0.47 % of the evidence
+    heat[340:346, 340:346] = (
+        6.5  # smoothed, more than half as strong as the other one; 0.47 % of the evidence
+    )
     (region,) = strongest_regions(heat)
     assert region.share > 0.9
     heat[340:346, 340:346] = 16
@@ -78,26 +80,34 @@ def test_outline_goes_round_notches_and_over_corners():
     square = np.zeros((4, 5), dtype=bool)
     square[1:3, 1:4] = True
     assert _outline(square) == [(1, 1), (4, 1), (4, 3), (1, 3)]
-    steps = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)  # the last one touches over a corner
+    steps = np.array(
+        [[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool
+    )  # the last one touches over a corner
     outline = _outline(steps)
     assert area(outline) == steps.sum()
     ring = np.ones((5, 5), dtype=bool)
     ring[2, 2] = False
     assert area(_outline(ring)) == 25
     for seed in range(50):
-        parts, _ = label(np.random.default_rng(seed).random((9, 11)) > 0.5, structure=np.ones((3, 3)))
+        parts, _ = label(
+            np.random.default_rng(seed).random((9, 11)) > 0.5, structure=np.ones((3, 3))
+        )
         part = parts == 1
         outline = _outline(part)
         xs, ys = np.array(outline).T
         rows, columns = np.nonzero(part)
         assert (xs.min(), ys.min(), xs.max(), ys.max()) == (
-            columns.min(), rows.min(), columns.max() + 1, rows.max() + 1,
-        )  # fmt: skip
+            columns.min(),
+            rows.min(),
+            columns.max() + 1,
+            rows.max() + 1,
+        )
         assert part.sum() <= area(outline) and area(outline) >= binary_fill_holes(part).sum()
 
 
 @pytest.mark.parametrize(
-    "heat, n, words", [(np.zeros((2, 2, 2)), 3, "height, width"), (np.zeros((2, 2)), 0, "at least 1")]
+    "heat, n, words",
+    [(np.zeros((2, 2, 2)), 3, "height, width"), (np.zeros((2, 2)), 0, "at least 1")],
 )
 def test_mistakes(heat, n, words):
     with pytest.raises(ValueError, match=words):

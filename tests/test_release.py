@@ -21,8 +21,8 @@ from realfake.corpus.rows import is_ai, own_groups
 from realfake.detector import Detector
 from realfake.evaluation.collecting import collect_logits
 from realfake.statistics.calibration import Calibration, fit_grouped
-from realfake.statistics.conformal import OperatingPoint, operating_point
-from realfake.statistics.metrics import margin_from_logits
+from realfake.statistics.summary import log_odds_from_logits
+from realfake.statistics.verdicts import OperatingPoint, operating_point
 from realfake.training import release
 from realfake.training.release import (
     calibrate_and_fold,
@@ -34,8 +34,17 @@ from realfake.training.release import (
 )
 
 ARCHITECTURES = (
-    "vit", "deit", "dinov2", "siglip", "swin", "convnext", "convnextv2", "resnet", "efficientnet", "mobilenet_v2",
-)  # fmt: skip
+    "vit",
+    "deit",
+    "dinov2",
+    "siglip",
+    "swin",
+    "convnext",
+    "convnextv2",
+    "resnet",
+    "efficientnet",
+    "mobilenet_v2",
+)
 
 
 def rows(n, group_size=None, seed=0):
@@ -80,19 +89,23 @@ def test_the_stock_pipeline_gives_the_detectors_probabilities(architecture, tmp_
             assert tensor.dtype == (torch.float16 if tensor.ndim >= 2 else torch.float32), name
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "model.safetensors", "preprocessor_config.json",
-    ]  # fmt: skip
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
 
     reopened = Detector.from_pretrained(folder)
     assert reopened.model.dtype == torch.float32 and type(reopened.model) is type(detector.model)
     for name, tensor in reopened.model.state_dict().items():
         if tensor.is_floating_point() and tensor.ndim < 2:
-            assert torch.equal(tensor, detector.model.state_dict()[name]), f"{name} was to stay as it was"
+            assert torch.equal(tensor, detector.model.state_dict()[name]), (
+                f"{name} was to stay as it was"
+            )
 
     stock = pipeline("image-classification", model=str(folder))
     assert stock.model.dtype == torch.float32
     ours = reopened.predict(pictures)
-    assert np.ptp([prediction.margin for prediction in ours]) > 0.05
+    assert np.ptp([prediction.log_odds for prediction in ours]) > 0.05
     for scores, prediction in zip(stock(pictures), ours, strict=True):
         assert {row["label"]: row["score"] for row in scores} == pytest.approx(
             prediction.probabilities, abs=1e-5
@@ -104,9 +117,9 @@ def test_calibrate_and_fold_leaves_the_calibrated_margins_in_the_weights(tiny_vi
     before = collect_logits(detector, sixty)
     calibration = calibrate_and_fold(detector, sixty)
     after = collect_logits(detector, sixty)
-    margin = margin_from_logits(before, detector.columns)
+    log_odds = log_odds_from_logits(before, detector.columns)
     np.testing.assert_allclose(
-        margin_from_logits(after, detector.columns), calibration.apply(margin), atol=1e-5
+        log_odds_from_logits(after, detector.columns), calibration.apply(log_odds), atol=1e-5
     )
     expected = fit_grouped(before, detector.columns, is_ai(sixty))
     assert (calibration.temperature, calibration.bias) == (expected.temperature, expected.bias)
@@ -114,13 +127,15 @@ def test_calibrate_and_fold_leaves_the_calibrated_margins_in_the_weights(tiny_vi
 
 
 def test_calibrate_and_fold_with_several_classes_a_label(tmp_path, sixty):
-    folder = save_tiny("vit", tmp_path / "vit", labels=("real", "generated", "photo", "diffusion"), seed=1)
+    folder = save_tiny(
+        "vit", tmp_path / "vit", labels=("real", "generated", "photo", "diffusion"), seed=1
+    )
     detector = Detector.from_pretrained(folder)
     truth = is_ai(sixty)
     # Make the classes mean something, so that there is a temperature to find.
     logits = collect_logits(detector, sixty)
-    margin = margin_from_logits(logits, detector.columns)
-    if margin[truth].mean() < margin[~truth].mean():
+    log_odds = log_odds_from_logits(logits, detector.columns)
+    if log_odds[truth].mean() < log_odds[~truth].mean():
         with torch.no_grad():
             detector.model.classifier.weight.neg_()
         logits = collect_logits(detector, sixty)
@@ -128,9 +143,11 @@ def test_calibrate_and_fold_with_several_classes_a_label(tmp_path, sixty):
     assert calibration.method == "temperature_bias"
     after = collect_logits(detector, sixty)
     expected = calibration.apply_logits(logits, detector.columns)
-    np.testing.assert_allclose(margin_from_logits(after, detector.columns), expected, atol=1e-5)
+    np.testing.assert_allclose(log_odds_from_logits(after, detector.columns), expected, atol=1e-5)
     p = torch.from_numpy(after).double().softmax(-1).numpy()
-    found = [prediction.probabilities["ai"] for prediction in detector.predict(list(sixty["image"]))]
+    found = [
+        prediction.probabilities["ai"] for prediction in detector.predict(list(sixty["image"]))
+    ]
     np.testing.assert_allclose(found, p[:, 1] + p[:, 3], atol=1e-6)
 
 
@@ -139,18 +156,22 @@ def test_a_head_without_bias_gets_a_temperature_alone(tiny_vit, sixty):
     torch.manual_seed(0)
     detector.model.classifier = nn.Linear(32, 2, bias=False)
     before = collect_logits(detector, sixty)
-    if (margin_from_logits(before, detector.columns) * np.where(is_ai(sixty), 2, -1)).mean() < 0:
+    if (log_odds_from_logits(before, detector.columns) * np.where(is_ai(sixty), 2, -1)).mean() < 0:
         with torch.no_grad():
             detector.model.classifier.weight.neg_()
         before = -before
     calibration = calibrate_and_fold(detector, sixty)
     assert calibration.bias == 0 and calibration.temperature != 1
-    np.testing.assert_allclose(collect_logits(detector, sixty), before / calibration.temperature, atol=1e-5)
+    np.testing.assert_allclose(
+        collect_logits(detector, sixty), before / calibration.temperature, atol=1e-5
+    )
 
 
 def test_a_folding_that_does_not_hold_is_refused(tiny_vit, sixty, monkeypatch):
     detector = Detector.from_pretrained(tiny_vit)
-    detector.model.classifier.register_forward_hook(lambda module, inputs, output: 5 * torch.tanh(output))
+    detector.model.classifier.register_forward_hook(
+        lambda module, inputs, output: 5 * torch.tanh(output)
+    )
     fitted = Calibration("temperature_bias", 2.0, 0.5, 1.0, 0.9, 60)
     monkeypatch.setattr(release, "fit_grouped", lambda *args, **kwargs: fitted)
     with pytest.raises(ValueError, match="cannot be folded into ViTForImageClassification"):
@@ -175,15 +196,17 @@ def test_save_and_reopen_stores_thresholds_of_the_stored_weights(tiny_vit, tmp_p
     facts = json.loads((folder / "config.json").read_text())["realfake"]
     assert facts == reopened.facts and facts["corpus"] == "drawn"
     # One image of a group and class: 30 groups, each with one ai and two real images.
-    assert facts["thresholds"]["n"] == {"real": 30, "ai": 30} and facts["thresholds"]["alpha"] == 0.1
+    assert (
+        facts["thresholds"]["n"] == {"real": 30, "ai": 30} and facts["thresholds"]["alpha"] == 0.1
+    )
 
-    margins = reopened.margins(list(part["image"]))
+    log_odds = reopened.log_odds(list(part["image"]))
     truth = is_ai(part)
     # The thresholds are margins of stored weights: rounding to fp16 moves them by more than this.
-    assert np.abs(margins[truth] - reopened.thresholds.real).min() < 1e-6
-    assert np.abs(margins[~truth] - reopened.thresholds.ai).min() < 1e-6
+    assert np.abs(log_odds[truth] - reopened.thresholds.real).min() < 1e-6
+    assert np.abs(log_odds[~truth] - reopened.thresholds.ai).min() < 1e-6
     rank = int(0.1 * 31)  # k = floor(alpha (n + 1))
-    assert (margins[truth] < reopened.thresholds.real).sum() == rank - 1
+    assert (log_odds[truth] < reopened.thresholds.real).sum() == rank - 1
     assert reopened.predict(part[0]["image"]).alpha == 0.1
 
 
@@ -191,14 +214,18 @@ def test_what_turns_margins_into_decisions_is_stored(tiny_vit, tmp_path):
     part = rows(90, group_size=3, seed=500)
     detector = Detector.from_pretrained(tiny_vit)
     reopened = save_and_reopen(detector, tmp_path / "out", part, {}, alpha=0.1)
-    margins, truth, groups = reopened.margins(list(part["image"])), is_ai(part), list(part["group"])
+    log_odds, truth, groups = (
+        reopened.log_odds(list(part["image"])),
+        is_ai(part),
+        list(part["group"]),
+    )
     points = [OperatingPoint.from_dict(point) for point in reopened.facts["operating_points"]]
     assert [point.fpr for point in points] == [0.01, 0.05]
     # 30 groups: too few for 1 %, and at 5 % the largest margin of 30 photographs, one a group.
     assert points[0].threshold is None and points[0].n_real == points[1].n_real == 30
-    expected = operating_point(margins, truth, 0.05, groups=groups)
+    expected = operating_point(log_odds, truth, 0.05, groups=groups)
     assert points[1].threshold == pytest.approx(expected.threshold, abs=1e-5)
-    assert np.abs(margins[~truth] - points[1].threshold).min() < 1e-5
+    assert np.abs(log_odds[~truth] - points[1].threshold).min() < 1e-5
 
 
 def test_images_without_a_group_stand_alone():
@@ -280,8 +307,10 @@ def killed_at_every_step(folder, program, look, restore):
 def released(tiny_vit, tmp_path_factory):
     """A checkpoint with thresholds and statistics."""
     folder = tmp_path_factory.mktemp("released") / "out"
-    save_and_reopen(Detector.from_pretrained(tiny_vit), folder, rows(80), {"corpus": "old"}, alpha=0.1)
-    assert Detector.from_pretrained(folder).novelty is not None
+    save_and_reopen(
+        Detector.from_pretrained(tiny_vit), folder, rows(80), {"corpus": "old"}, alpha=0.1
+    )
+    assert Detector.from_pretrained(folder).ood is not None
     return folder
 
 
@@ -303,9 +332,9 @@ def test_a_saving_that_is_killed_leaves_the_old_or_the_new_or_is_refused(release
     def state():
         opened = Detector.from_pretrained(folder)
         return (
-            opened.predict(image).margin,
+            opened.predict(image).log_odds,
             opened.thresholds,
-            opened.novelty is not None,
+            opened.ood is not None,
             opened.processor.image_mean,
         )
 
@@ -319,8 +348,9 @@ def test_a_saving_that_is_killed_leaves_the_old_or_the_new_or_is_refused(release
         try:
             return {repr(old): "old", repr(new): "new"}[repr(state())]
         except OSError as error:
-            assert "was being saved when that was interrupted; give the command that saves it again" in str(
-                error
+            assert (
+                "was being saved when that was interrupted; give the command that saves it again"
+                in str(error)
             )
             assert "\n" not in str(error)
             save()
@@ -343,12 +373,12 @@ def test_a_fit_of_novelty_that_is_killed_leaves_the_old_or_the_new(released, tmp
 
     def look():
         opened = Detector.from_pretrained(folder)
-        known = opened.novelty and opened.novelty.alpha
-        assert (opened.facts["novelty"] or {}).get("alpha") == known
+        known = opened.ood and opened.ood.alpha
+        assert (opened.facts["ood"] or {}).get("alpha") == known
         return known
 
     found = killed_at_every_step(
-        folder, lambda: release.fit_novelty(detector, folder, part, alpha=0.2), look, restore
+        folder, lambda: release.fit_ood(detector, folder, part, alpha=0.2), look, restore
     )
     new = 0.2 if images == 80 else None
     assert found[0] == 0.05 and found[-1] == new and set(found) == {0.05, new}

@@ -38,7 +38,9 @@ def service(detector):
 
 def serve(service):
     """A server of the routes alone on a free port; yields its address."""
-    app = FastAPI(routes=routes(service.detector, service), docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        routes=routes(service.detector, service), docs_url=None, redoc_url=None, openapi_url=None
+    )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()  # who calls before the server has started waits, and is not refused
@@ -97,15 +99,21 @@ def test_every_form_of_a_request_gives_what_predict_gives(url, detector):
     expected = detector.predict(data).probabilities
     encoded = base64.b64encode(data).decode()
     sent = [
-        (data, "image/jpeg"), (data, "application/octet-stream"), (data, "application/x-www-form-urlencoded"),
-        form(data), form(data, name="image"), ({"inputs": encoded}, None),
+        (data, "image/jpeg"),
+        (data, "application/octet-stream"),
+        (data, "application/x-www-form-urlencoded"),
+        form(data),
+        form(data, name="image"),
+        ({"inputs": encoded}, None),
         ({"inputs": f"data:image/jpeg;base64,{encoded}", "parameters": None}, None),
-    ]  # fmt: skip
+    ]
     for body, kind in sent:
         status, answer, _ = post(url, body, kind)
         assert status == 200
         assert by_label(answer) == pytest.approx(expected, abs=1e-5)
-        assert [row["score"] for row in answer] == sorted((row["score"] for row in answer), reverse=True)
+        assert [row["score"] for row in answer] == sorted(
+            (row["score"] for row in answer), reverse=True
+        )
 
 
 def test_a_request_without_a_content_type_is_an_image(url):
@@ -133,16 +141,20 @@ def test_the_answer_is_the_stock_pipelines(url, detector, tiny_vit, parameters):
     expected = pipeline("image-classification", model=str(tiny_vit), device="cpu")(
         draw_as_decoded(data), **parameters
     )
-    status, answer, _ = post(url, {"inputs": base64.b64encode(data).decode(), "parameters": parameters})
+    status, answer, _ = post(
+        url, {"inputs": base64.b64encode(data).decode(), "parameters": parameters}
+    )
     assert status == 200
     assert [row["label"] for row in answer] == [row["label"] for row in expected]
-    assert [row["score"] for row in answer] == pytest.approx([row["score"] for row in expected], abs=1e-5)
+    assert [row["score"] for row in answer] == pytest.approx(
+        [row["score"] for row in expected], abs=1e-5
+    )
     body, kind = form(data, **{key: str(value) for key, value in parameters.items()})
     assert post(url, body, kind)[1] == answer
 
 
 def draw_as_decoded(data: bytes):
-    from realfake.imaging.images import open_image
+    from realfake.imaging.decode import open_image
 
     return open_image(data)
 
@@ -182,7 +194,12 @@ def test_the_hubs_client_works(url, detector, tmp_path, monkeypatch):
         (400, {"inputs": "QUJD", "parameters": {"top_k": True}}, None, "top_k"),
         (400, {"inputs": "QUJD", "parameters": {"top_k": "x" * 1000}}, None, "top_k"),
         (400, {"inputs": "QUJD", "parameters": [1]}, None, "parameters"),
-        (400, {"inputs": "QUJD", "parameters": {"function_to_apply": "tanh"}}, None, "function_to_apply"),
+        (
+            400,
+            {"inputs": "QUJD", "parameters": {"function_to_apply": "tanh"}},
+            None,
+            "function_to_apply",
+        ),
         (400, *form(None, note="x"), "no file"),
         (400, *form(b"", note="x"), "holds no image"),
         (400, b"--abc", "multipart/form-data", "form cannot be read"),
@@ -197,7 +214,7 @@ def test_the_hubs_client_works(url, detector, tmp_path, monkeypatch):
         (422, *form(b"%PDF-1.4"), "PDF"),
         (422, {"inputs": "QUJD"}, None, "text file"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_json_with_the_right_status(url, status, body, kind, words):
     found, answer, _ = post(url, body, kind)
     assert found == status, answer
@@ -211,7 +228,9 @@ def test_a_body_without_a_length_is_counted_as_it_comes(url):
         for _ in range(400):
             yield bytes(1000)
 
-    request = urllib.request.Request(f"{url}/predict", chunks(), {"Content-Type": "image/jpeg"}, method="POST")
+    request = urllib.request.Request(
+        f"{url}/predict", chunks(), {"Content-Type": "image/jpeg"}, method="POST"
+    )
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=30)
     assert caught.value.code == 413
@@ -305,7 +324,9 @@ def test_what_never_comes_is_not_waited_for(detector, monkeypatch):
     monkeypatch.setattr("realfake.space.incoming.DRAIN", 0.2)
     for url in serve(Service(detector, max_requests=0)):
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as connection:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
+            )
             assert b" 503 " in connection.recv(1000)
 
 
@@ -381,13 +402,17 @@ def test_clients_that_send_slowly_keep_nobody_out(detector):
         _until(lambda: narrow._room.taken == 0)
 
 
-@pytest.mark.parametrize("kind", ["image/jpeg", "application/json", "multipart/form-data; boundary=xyz"])
+@pytest.mark.parametrize(
+    "kind", ["image/jpeg", "application/json", "multipart/form-data; boundary=xyz"]
+)
 def test_a_request_that_does_not_arrive_is_given_up(detector, monkeypatch, kind):
     monkeypatch.setattr("realfake.space.incoming.DRAIN", 0.1)
     hasty = Service(detector, max_requests=1, arrival=0.2)
     for url in serve(hasty):
         with begin(url, b"--x", 1000, kind) as connection:
-            answer = connection.makefile("rb").read().decode()  # to the end: the connection is closed
+            answer = (
+                connection.makefile("rb").read().decode()
+            )  # to the end: the connection is closed
         assert " 408 " in answer and "did not arrive within 0.2 seconds" in answer
         assert hasty._room.taken == 0
         assert post(url, jpeg())[0] == 200
@@ -418,7 +443,9 @@ def test_requests_that_come_together_share_a_forward_pass(detector):
     for url in serve(service):
         with ThreadPoolExecutor(len(pictures)) as pool:
             answers = [pool.submit(post, url, picture) for picture in pictures]
-            while batcher._queue.qsize() < len(pictures) - 8 and not all(answer.done() for answer in answers):
+            while batcher._queue.qsize() < len(pictures) - 8 and not all(
+                answer.done() for answer in answers
+            ):
                 pass
             gate.open.set()
             found = [answer.result() for answer in answers]
@@ -430,7 +457,10 @@ def test_requests_that_come_together_share_a_forward_pass(detector):
 
 def test_a_batch_keeps_its_items_apart_whatever_their_shapes():
     batcher = Batcher(lambda pixels: pixels.mean(dim=(2, 3)).numpy(), max_batch=4)
-    items = [torch.full((1, 3, side, side), float(number)) for number, side in enumerate([8, 16, 8, 24, 16, 8])]
+    items = [
+        torch.full((1, 3, side, side), float(number))
+        for number, side in enumerate([8, 16, 8, 24, 16, 8])
+    ]
     for number, future in enumerate([batcher.submit(item) for item in items]):
         assert future.result(30).tolist() == [number] * 3
 
@@ -442,7 +472,10 @@ def test_one_failing_batch_does_not_end_the_next():
         return np.zeros((len(pixels), 2))
 
     batcher = Batcher(forward, max_batch=1)
-    bad, good = batcher.submit(torch.full((1, 3, 8, 8), torch.nan)), batcher.submit(torch.zeros(1, 3, 8, 8))
+    bad, good = (
+        batcher.submit(torch.full((1, 3, 8, 8), torch.nan)),
+        batcher.submit(torch.zeros(1, 3, 8, 8)),
+    )
     with pytest.raises(ValueError, match="not a number"):
         bad.result(30)
     assert good.result(30).tolist() == [0, 0]

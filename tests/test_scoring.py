@@ -28,7 +28,9 @@ from realfake.scoring.source import FolderPart, Row, iter_images, list_images, o
 ROOT = Path(__file__).parents[1]
 # For streams, of which nobody knows whether trying out engines would pay.
 PLAIN = ("--engine", "torch-fp32")
-SPEC = importlib.util.spec_from_file_location("score_script", ROOT / "scripts" / "score.py")
+SPEC = importlib.util.spec_from_file_location(
+    "score_script", ROOT / "realfake" / "cli" / "score.py"
+)
 script = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(script)
 
@@ -39,8 +41,13 @@ def checkpoint(tmp_path_factory) -> Path:
     folder = save_tiny("mobilenet_v2", tmp_path_factory.mktemp("scoring") / "tiny")
     config = json.loads((folder / "config.json").read_text())
     detector = Detector.from_pretrained(folder)
-    margins = np.sort(detector.margins([draw_picture(60, seed) for seed in range(30)]))
-    limits = {"alpha": 0.1, "real": float(margins[8]), "ai": float(margins[20]), "n": {"real": 99, "ai": 99}}
+    log_odds = np.sort(detector.log_odds([draw_picture(60, seed) for seed in range(30)]))
+    limits = {
+        "alpha": 0.1,
+        "real": float(log_odds[8]),
+        "ai": float(log_odds[20]),
+        "n": {"real": 99, "ai": 99},
+    }
     config["realfake"] = {"thresholds": limits}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -113,20 +120,26 @@ def test_rows_are_the_detectors_predictions(images, checkpoint, scored):
     for row, prediction in zip(named, expected, strict=True):
         assert row["real"] == pytest.approx(prediction.probabilities["real"], abs=1e-5)
         assert row["ai"] == pytest.approx(prediction.probabilities["ai"], abs=1e-5)
-        assert row["margin"] == pytest.approx(prediction.margin, abs=1e-4)
+        assert row["log_odds"] == pytest.approx(prediction.log_odds, abs=1e-4)
         assert (row["verdict"], row["reason"]) == (prediction.verdict, prediction.reason)
-        assert row["model"] == "tiny" and row["novelty"] is None and not row["recomputed"]
+        assert row["model"] == "tiny" and row["ood"] is None and not row["recomputed"]
     assert {row["verdict"] for row in good} == {"real", "ai", "inconclusive"}
 
 
 def test_a_bad_file_is_a_row_with_its_error(scored):
     bad = {row["path"]: row for row in union(scored).to_pylist() if row["error"] is not None}
-    assert sorted(bad) == ["b/broken.jpg", "b/empty.png", "b/leads nowhere.png", "b/page.webp", "b/small.png"]
+    assert sorted(bad) == [
+        "b/broken.jpg",
+        "b/empty.png",
+        "b/leads nowhere.png",
+        "b/page.webp",
+        "b/small.png",
+    ]
     assert "does not exist" in bad["b/leads nowhere.png"]["error"]
     assert "HTML" in bad["b/page.webp"]["error"]
     assert "at least 8" in bad["b/small.png"]["error"]
     for row in bad.values():
-        assert row["real"] is row["ai"] is row["margin"] is row["verdict"] is None
+        assert row["real"] is row["ai"] is row["log_odds"] is row["verdict"] is None
         assert "\n" not in row["error"]
 
 
@@ -140,17 +153,23 @@ def test_novel_images_are_withheld_as_the_detector_withholds_them(checkpoint):
         def p_value(self, features):
             return np.linspace(0.01, 0.5, len(next(iter(features.values()))))
 
-        def is_novel(self, p_value):
+        def is_out_of_distribution(self, p_value):
             return np.asarray(p_value) <= self.alpha
 
-    detector.novelty = Statistics()
-    rows = [Row(str(index), None, {"bytes": png(picture)}) for index, picture in enumerate(pictures)]
+    detector.ood = Statistics()
+    rows = [
+        Row(str(index), None, {"bytes": png(picture)}) for index, picture in enumerate(pictures)
+    ]
     answers, _ = scoring.Scorer(detector)(rows)
     expected = detector.predict(pictures)
-    assert [answer["verdict"] for answer in answers] == [prediction.verdict for prediction in expected]
-    assert [answer["reason"] for answer in answers] == [prediction.reason for prediction in expected]
-    assert [answer["novelty"] for answer in answers] == [prediction.novelty for prediction in expected]
-    assert answers[0]["reason"] == "novel"
+    assert [answer["verdict"] for answer in answers] == [
+        prediction.verdict for prediction in expected
+    ]
+    assert [answer["reason"] for answer in answers] == [
+        prediction.reason for prediction in expected
+    ]
+    assert [answer["ood"] for answer in answers] == [prediction.ood for prediction in expected]
+    assert answers[0]["reason"] == "out_of_distribution"
 
 
 def png(picture: Image.Image) -> bytes:
@@ -169,14 +188,17 @@ def test_doubtful_images_are_computed_again(checkpoint):
     scorer = scoring.Scorer(detector, Choice("torch-bf16", "torch-fp32", band=0.035))
     fp32 = scorer._reference
     shift = np.where(np.arange(16) % 2, 0.03, -0.03)
-    scorer._engine = lambda pixels: (fp32(pixels)[0] + shift[:, None] * np.array([[-0.5, 0.5]]), None)
+    scorer._engine = lambda pixels: (
+        fp32(pixels)[0] + shift[:, None] * np.array([[-0.5, 0.5]]),
+        None,
+    )
     answers, strayed = scorer(rows)
     again = [answer["recomputed"] for answer in answers]
     assert any(again) and not all(again)
     for answer, expected, moved in zip(answers, precise, shift, strict=True):
         assert answer["verdict"] == expected["verdict"]
         error = 0 if answer["recomputed"] else moved
-        assert answer["margin"] == pytest.approx(expected["margin"] + error, abs=1e-5)
+        assert answer["log_odds"] == pytest.approx(expected["log_odds"] + error, abs=1e-5)
     assert strayed == pytest.approx(0.03, abs=1e-5)
 
 
@@ -185,10 +207,15 @@ def test_scores_that_are_not_finite_are_errors(checkpoint):
     rows = [Row(str(seed), None, {"bytes": png(draw_picture(60, seed))}) for seed in range(3)]
     scorer = scoring.Scorer(detector)
     engine = scorer._engine
-    scorer._engine = lambda pixels: (np.where(np.arange(3)[:, None] == 1, np.nan, engine(pixels)[0]), None)
+    scorer._engine = lambda pixels: (
+        np.where(np.arange(3)[:, None] == 1, np.nan, engine(pixels)[0]),
+        None,
+    )
     answers, _ = scorer(rows)
     assert ["error" in answer for answer in answers] == [False, True, False]
-    assert "verdict" not in answers[1] and answers[1]["error"].startswith("the model gives no finite score")
+    assert "verdict" not in answers[1] and answers[1]["error"].startswith(
+        "the model gives no finite score"
+    )
 
 
 def test_native_images_of_different_sizes_are_batched_by_shape(tmp_path, checkpoint):
@@ -203,8 +230,8 @@ def test_native_images_of_different_sizes_are_batched_by_shape(tmp_path, checkpo
         draw_picture([(40, 48), (56, 40)][seed % 2], seed).save(pictures / f"{seed}.png")
     table = score(pictures, tmp_path / "out", folder)
     detector = Detector.from_pretrained(folder)
-    expected = [detector.predict(pictures / f"{seed}.png").margin for seed in range(6)]
-    np.testing.assert_allclose(table["margin"].to_numpy(), expected, atol=1e-4)
+    expected = [detector.predict(pictures / f"{seed}.png").log_odds for seed in range(6)]
+    np.testing.assert_allclose(table["log_odds"].to_numpy(), expected, atol=1e-4)
 
 
 # The same whoever writes it
@@ -236,7 +263,9 @@ def test_parts_that_know_nothing_of_each_other(images, checkpoint, scored, tmp_p
     assert shards(tmp_path / "out") == shards(scored)
 
 
-def test_what_is_missing_is_finished_and_nothing_else_is_touched(images, checkpoint, scored, tmp_path):
+def test_what_is_missing_is_finished_and_nothing_else_is_touched(
+    images, checkpoint, scored, tmp_path
+):
     out = tmp_path / "out"
     shutil.copytree(scored, out)
     for name in ("files-000001.parquet", "files-000004.parquet"):
@@ -273,10 +302,17 @@ def test_an_interruption_loses_no_finished_chunk(images, checkpoint, scored, tmp
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_started_together(images, checkpoint, scored, tmp_path, count):
     out = tmp_path / "out"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
-    said = started(*launch, "--main_process_port", "0", *command(images, out, checkpoint)).communicate(
-        timeout=300
-    )[1]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        str(count),
+    ]
+    said = started(
+        *launch, "--main_process_port", "0", *command(images, out, checkpoint)
+    ).communicate(timeout=300)[1]
     assert f"process {count} of {count}" in said
     assert shards(out) == shards(scored)
 
@@ -296,13 +332,22 @@ def test_two_machines(images, checkpoint, scored, tmp_path):
 
 
 def command(source, out, checkpoint) -> list[str]:
-    named = [str(ROOT / "scripts" / "score.py"), str(source), "--out", str(out), "--model", str(checkpoint)]
+    named = [
+        str(ROOT / "realfake" / "cli" / "score.py"),
+        str(source),
+        "--out",
+        str(out),
+        "--model",
+        str(checkpoint),
+    ]
     return [*named, "--chunk_size", "20", "--engine", "torch-fp32", "--num_threads", "1"]
 
 
 def started(*words: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 @pytest.mark.slow
@@ -324,7 +369,9 @@ def test_killed_at_random(images, checkpoint, scored, tmp_path):
         moments.append((attempt, len(done), "finished" if ended is not None else "killed"))
         assert done.items() <= shards(scored).items()
         if len(done) == len(shards(scored)) and attempt < 19:
-            for name in rng.sample(sorted(done), 3):  # more to do, so that later kills fall into work
+            for name in rng.sample(
+                sorted(done), 3
+            ):  # more to do, so that later kills fall into work
                 (out / name).unlink()
     print(*moments, sep="\n")
     score(images, out, checkpoint, "--engine", "torch-fp32")
@@ -380,7 +427,9 @@ def test_a_copy_elsewhere_is_the_same_source(images, checkpoint, scored, tmp_pat
         (("{empty}",), "holds no images and no data files"),
     ],
 )
-def test_mistakes_end_in_one_line(images, checkpoint, tmp_path, capsys, monkeypatch, arguments, told):
+def test_mistakes_end_in_one_line(
+    images, checkpoint, tmp_path, capsys, monkeypatch, arguments, told
+):
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     words = [word.format(images=images, empty=tmp_path / "empty") for word in arguments]
@@ -396,7 +445,11 @@ def test_the_first_of_two_runs_that_begin_at_once_decides_what_the_folder_holds(
     one, other = ScoreFolder(tmp_path / "out"), ScoreFolder(tmp_path / "out")
     assert one.read_manifest() is other.read_manifest() is None
     first = one.write_manifest({"checkpoint": "a"}, {"engine": "torch-fp32"})
-    assert other.write_manifest({"checkpoint": "b"}, {"engine": "torch-bf16"}) == first == other.read_manifest()
+    assert (
+        other.write_manifest({"checkpoint": "b"}, {"engine": "torch-bf16"})
+        == first
+        == other.read_manifest()
+    )
     with pytest.raises(ValueError, match="checkpoint was 'a', now 'b'"):
         other.check(first, {"checkpoint": "b"})
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
@@ -456,8 +509,11 @@ def test_scores_without_a_manifest_are_left_alone(images, checkpoint, scored, tm
 def parquet(images, tmp_path_factory) -> Path:
     """The same images in two Parquet files of a split, one of them without an image in a row."""
     folder = tmp_path_factory.mktemp("parquet")
-    rows = [{"bytes": (images / os.fsdecode(path)).read_bytes(), "path": f"{number}.png"}
-            for number, (path, size) in enumerate(iter_images(images)) if size > 100]  # fmt: skip
+    rows = [
+        {"bytes": (images / os.fsdecode(path)).read_bytes(), "path": f"{number}.png"}
+        for number, (path, size) in enumerate(iter_images(images))
+        if size > 100
+    ]
     rows[7] = None
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     for number, part in enumerate((rows[:50], rows[50:])):
@@ -470,11 +526,16 @@ def test_a_stream_gives_the_scores_of_the_table(parquet, checkpoint, tmp_path, c
     table = score(parquet, tmp_path / "table", checkpoint, "--chunk_size", "16")
     assert table["key"][0].as_py() == "train/000000000" and table["path"][0].as_py() == "0.png"
     assert table.to_pylist()[7]["error"] == "it has no image"
-    streamed = score(parquet, tmp_path / "stream", checkpoint, "--streaming", *PLAIN, "--chunk_size", "16")
+    streamed = score(
+        parquet, tmp_path / "stream", checkpoint, "--streaming", *PLAIN, "--chunk_size", "16"
+    )
     assert sorted(path.name for path in (tmp_path / "stream").glob("*.length")) == [
-        "train-00000.length", "train-00001.length",
-    ]  # fmt: skip
-    assert streamed["margin"].to_pylist() == pytest.approx(table["margin"].to_pylist(), abs=1e-5, nan_ok=True)
+        "train-00000.length",
+        "train-00001.length",
+    ]
+    assert streamed["log_odds"].to_pylist() == pytest.approx(
+        table["log_odds"].to_pylist(), abs=1e-5, nan_ok=True
+    )
     assert streamed["error"].to_pylist() == table["error"].to_pylist()
     assert f"{len(table)} images" in capsys.readouterr().out
 
@@ -506,7 +567,9 @@ def test_parts_of_a_stream_killed_and_begun_again(parquet, checkpoint, tmp_path,
     score(parquet, out, checkpoint, "--streaming")
     assert shards(out) == shards(tmp_path / "whole")
     lengths = {path.name: path.read_text() for path in out.glob("*.length")}
-    assert lengths == {path.name: path.read_text() for path in (tmp_path / "whole").glob("*.length")}
+    assert lengths == {
+        path.name: path.read_text() for path in (tmp_path / "whole").glob("*.length")
+    }
 
 
 def test_a_finished_stream_is_not_read_again(parquet, checkpoint, tmp_path, monkeypatch):
@@ -522,26 +585,46 @@ def test_a_hub_dataset_streams_from_the_hub(parquet, checkpoint, tmp_path, hub):
 
     HfApi().create_repo("user/pictures", repo_type="dataset")
     HfApi().upload_folder(repo_id="user/pictures", repo_type="dataset", folder_path=parquet)
-    table = score("user/pictures", tmp_path / "out", checkpoint, "--streaming", "--split", "train", *PLAIN)
+    table = score(
+        "user/pictures", tmp_path / "out", checkpoint, "--streaming", "--split", "train", *PLAIN
+    )
     local = score(parquet, tmp_path / "local", checkpoint)
-    assert table["margin"].to_pylist() == pytest.approx(local["margin"].to_pylist(), abs=1e-5, nan_ok=True)
+    assert table["log_odds"].to_pylist() == pytest.approx(
+        local["log_odds"].to_pylist(), abs=1e-5, nan_ok=True
+    )
     # The same scores from the files' URL.
     url = score("hf://datasets/user/pictures/*.parquet", tmp_path / "url", checkpoint, *PLAIN)
-    assert url["margin"].to_pylist() == pytest.approx(local["margin"].to_pylist(), abs=1e-5, nan_ok=True)
+    assert url["log_odds"].to_pylist() == pytest.approx(
+        local["log_odds"].to_pylist(), abs=1e-5, nan_ok=True
+    )
 
 
 def test_scores_in_an_object_store(images, checkpoint, scored):
     import fsspec
 
-    run(images, "--out", "memory://bucket/run", "--model", checkpoint, "--chunk_size", "20", "--quiet")
+    run(
+        images,
+        "--out",
+        "memory://bucket/run",
+        "--model",
+        checkpoint,
+        "--chunk_size",
+        "20",
+        "--quiet",
+    )
     files = fsspec.filesystem("memory")
-    found = {path.rsplit("/", 1)[-1]: files.cat_file(path) for path in files.ls("/bucket/run", detail=False)}
+    found = {
+        path.rsplit("/", 1)[-1]: files.cat_file(path)
+        for path in files.ls("/bucket/run", detail=False)
+    }
     manifest = json.loads(found.pop("manifest.json"))
     assert manifest["identity"]["chunk_size"] == 20
     assert found == shards(scored)
     files.rm("/bucket/run/files-000001.parquet")
     run(images, "--out", "memory://bucket/run", "--model", checkpoint, "--quiet")
-    assert files.cat_file("/bucket/run/files-000001.parquet") == shards(scored)["files-000001.parquet"]
+    assert (
+        files.cat_file("/bucket/run/files-000001.parquet") == shards(scored)["files-000001.parquet"]
+    )
     with pytest.raises(OSError, match="cannot be opened"):
         ScoreFolder("nosuchprotocol://x")
 
@@ -568,7 +651,9 @@ def test_a_listing_gives_any_rows_without_reading_the_others(tmp_path):
 
 def test_a_listing_is_not_made_twice(images, tmp_path, monkeypatch):
     first = open_source(images, tmp_path)
-    monkeypatch.setattr("realfake.scoring.source.list_images", lambda *_: pytest.fail("walked again"))
+    monkeypatch.setattr(
+        "realfake.scoring.source.list_images", lambda *_: pytest.fail("walked again")
+    )
     assert open_source(images, tmp_path, fingerprint=first.fingerprint).rows == first.rows
 
 
@@ -584,6 +669,8 @@ def test_chunks_are_sized_by_the_source_alone(rows, size):
 def test_progress_says_how_long_it_will_take():
     progress = scoring_run.Progress(1_000)
     progress.images, progress.errors, progress.started = 250, 2, time.monotonic() - 100
-    assert progress.line() == "250 of 1,000 (25%) images, 2.5 a second, 5 min 0 s left, 2 unreadable"
+    assert (
+        progress.line() == "250 of 1,000 (25%) images, 2.5 a second, 5 min 0 s left, 2 unreadable"
+    )
     assert scoring_run.Progress(None).line() == "0 images, 0.0 a second"
     assert scoring_run.duration(3 * 3600 + 125) == "3 h 2 min"

@@ -8,7 +8,7 @@ from test_train_cli import last_line, main
 from tiny import draw_corpus, save_tiny
 
 from realfake.training.arguments import ModelArguments, RunArguments
-from realfake.training.preparation import prepare_classifier
+from realfake.training.model import prepare_classifier
 from realfake.training.search import search_space
 from realfake.training.trainer import DetectorTrainer
 
@@ -52,11 +52,9 @@ def test_a_search_that_is_continued(corpus, tiny_vit, measured, tmp_path, capsys
         for name, value in expected.items():
             assert force[name] == pytest.approx(value), name
         assert expected["dropout"] in force["p"]
-        assert 3e-4 <= expected["learning_rate"] <= 3e-2 and expected["per_device_train_batch_size"] in (
-            8,
-            16,
-            32,
-        )
+        assert 3e-4 <= expected["learning_rate"] <= 3e-2 and expected[
+            "per_device_train_batch_size"
+        ] in (8, 16, 32)
         assert 0 <= trial["value"] <= 1 and list(trial["curve"].values()) == [trial["value"]]
     assert measured[0]["learning_rate"] != measured[1]["learning_rate"]
     assert not (folder / "model.safetensors").exists() and not list(folder.glob("checkpoint-*"))
@@ -69,9 +67,16 @@ def test_a_search_that_is_continued(corpus, tiny_vit, measured, tmp_path, capsys
     said = capsys.readouterr().out
     assert "Continuing the search: 2 of 3 trials are there." in said
     found = json.loads((folder / "search.json").read_text())
-    assert [trial["state"] for trial in found["trials"]] == ["complete", "complete", "fail", "complete"]
+    assert [trial["state"] for trial in found["trials"]] == [
+        "complete",
+        "complete",
+        "fail",
+        "complete",
+    ]
     assert found["trials"][:2] == first["trials"] and len(measured) == 3
-    values = {trial["number"]: trial["value"] for trial in found["trials"] if trial["state"] == "complete"}
+    values = {
+        trial["number"]: trial["value"] for trial in found["trials"] if trial["state"] == "complete"
+    }
     assert found["best"] == max(values, key=values.get) and found["direction"] == "maximize"
     best = found["trials"][found["best"]]["params"]
     assert f"--learning_rate {best['learning_rate']:.4g}" in found["command"]
@@ -81,7 +86,9 @@ def test_a_search_that_is_continued(corpus, tiny_vit, measured, tmp_path, capsys
 
     assert main(corpus, folder, *words, "--search", "3", model=tiny_vit) == 0
     assert len(measured) == 3, "nothing is left to do"
-    assert main(corpus, folder, *words, "--search", "4", "--weight_decay", "0.2", model=tiny_vit) == 2
+    assert (
+        main(corpus, folder, *words, "--search", "4", "--weight_decay", "0.2", model=tiny_vit) == 2
+    )
     assert "holds a search of other options" in last_line(capsys)
 
 
@@ -98,8 +105,13 @@ def test_dropout_is_drawn_where_there_is_one(architecture, dropout, tmp_path):
     for _ in range(20):
         trial = study.ask()
         drawn = suggest(trial)
-        assert ("dropout" in drawn) == dropout and drawn == suggest(trial), "the same trial, the same options"
-        assert 1e-5 <= drawn["learning_rate"] <= 1e-3 and drawn["per_device_train_batch_size"] in (1, 2)
+        assert ("dropout" in drawn) == dropout and drawn == suggest(trial), (
+            "the same trial, the same options"
+        )
+        assert 1e-5 <= drawn["learning_rate"] <= 1e-3 and drawn["per_device_train_batch_size"] in (
+            1,
+            2,
+        )
         assert 1e-3 <= drawn["weight_decay"] <= 0.3 and 0 <= drawn["augmentation"] <= 1
     assert model.config.to_dict() == before
 
@@ -115,7 +127,16 @@ def test_every_trial_has_its_own_head_and_start(corpus, tiny_vit, tmp_path, monk
         seen.append((id(self.model), kinds.count("HeadFirst"), kinds.count("PullToStart")))
 
     monkeypatch.setattr(DetectorTrainer, "_look_at_model", watched)
-    words = ["--num_train_epochs", "2", "--head_epochs", "1", "--l2_to_pretrained", "0.1", "--ema_decay", "0.5"]
+    words = [
+        "--num_train_epochs",
+        "2",
+        "--head_epochs",
+        "1",
+        "--l2_to_pretrained",
+        "0.1",
+        "--ema_decay",
+        "0.5",
+    ]
     assert main(corpus, tmp_path / "s", *words, "--search", "2", model=tiny_vit) == 0
     assert [one[1:] for one in seen] == [(1, 1)] * 3
 
@@ -124,7 +145,10 @@ def test_every_trial_has_its_own_head_and_start(corpus, tiny_vit, tmp_path, monk
     "words, message",
     [
         (["--search", "-1"], "--search must be a number of trials"),
-        (["--search", "2", "--early_stopping_patience", "1"], "leave out --early_stopping_patience"),
+        (
+            ["--search", "2", "--early_stopping_patience", "1"],
+            "leave out --early_stopping_patience",
+        ),
         (["--search", "2", "--dry_run"], "--dry_run"),
     ],
 )

@@ -29,7 +29,9 @@ def ask(url: str, body: bytes | None = None, **headers: str):
     """Status, body and headers of an answer."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, body, headers), timeout=60
+        ) as response:
             return response.status, response.read(), response.headers
     except urllib.error.HTTPError as error:
         return error.code, error.read(), error.headers
@@ -39,7 +41,9 @@ def upload(url: str, name: str, data: bytes) -> str:
     """Upload a file as the page does; gives the path that the server has given it."""
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
     body = head.encode() + data + b"\r\n--x--\r\n"
-    status, answer, _ = ask(f"{url}/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x")
+    status, answer, _ = ask(
+        f"{url}/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x"
+    )
     assert status == 200, answer
     return json.loads(answer)[0]
 
@@ -114,7 +118,9 @@ def test_predict_keeps_nothing(url, folder):
 def call(url: str, name: str, *data):
     """What the queue answers to a call of the API."""
     status, answer, _ = ask(
-        f"{url}/gradio_api/call/{name}", json.dumps({"data": data}).encode(), Content_Type="application/json"
+        f"{url}/gradio_api/call/{name}",
+        json.dumps({"data": data}).encode(),
+        Content_Type="application/json",
     )
     assert status == 200, answer
     return ask(f"{url}/gradio_api/call/{name}/{json.loads(answer)['event_id']}")[1].decode()
@@ -129,8 +135,9 @@ def test_a_url_is_read_within_the_limits_or_not_at_all(url, folder):
         address = f"http://127.0.0.1:{inside.getsockname()[1]}/x.png?token=secret"
         told = call(url, "predict", file(address), 0.5, False, False)
         assert "was not fetched: it names port" in told and "secret" not in told
-        assert "http://127.0.0.1/x.png was not fetched: its host's address 127.0.0.1 is not public" in call(
-            url, "provenance", file("http://127.0.0.1/x.png")
+        assert (
+            "http://127.0.0.1/x.png was not fetched: its host's address 127.0.0.1 is not public"
+            in call(url, "provenance", file("http://127.0.0.1/x.png"))
         )
         assert "A URL is not read here" in call(url, "predict", None, file(address), False, False)
         inside.settimeout(0.1)
@@ -145,7 +152,9 @@ def test_an_upload_is_judged_through_the_queue_and_no_other_way(url):
     assert '"verdict"' in call(url, "predict", file(path), 0.5, False, False)
     body = json.dumps({"data": [file(path), 0.5, False, False]}).encode()
     for way in ("run", "api"):
-        status, answer, _ = ask(f"{url}/gradio_api/{way}/predict", body, Content_Type="application/json")
+        status, answer, _ = ask(
+            f"{url}/gradio_api/{way}/predict", body, Content_Type="application/json"
+        )
         assert status == 404 and b"join the queue" in answer
 
 
@@ -172,18 +181,29 @@ def test_headers_and_origins(url):
 def test_a_client_is_limited_and_the_log_says_so_without_saying_who(url, folder):
     picture = png(3)
     answers = [
-        ask(f"{url}/predict", picture, X_Forwarded_For="8.8.4.4", Content_Type="image/png") for _ in range(6)
+        ask(f"{url}/predict", picture, X_Forwarded_For="8.8.4.4", Content_Type="image/png")
+        for _ in range(6)
     ]
     assert [status for status, _, _ in answers] == [200] * 4 + [429] * 2
     assert int(answers[-1][2]["Retry-After"]) >= 1 and b"Too many requests" in answers[-1][1]
-    assert ask(f"{url}/predict", picture, X_Forwarded_For="9.9.9.9", Content_Type="image/png")[0] == 200
+    assert (
+        ask(f"{url}/predict", picture, X_Forwarded_For="9.9.9.9", Content_Type="image/png")[0]
+        == 200
+    )
     # A page's requests count as well.
     for path in ("gradio_api/upload", "gradio_api/queue/join", "gradio_api/call/predict"):
-        assert ask(f"{url}/{path}", b"{}", X_Forwarded_For="8.8.4.4", Content_Type="application/json")[0] == 429
+        assert (
+            ask(f"{url}/{path}", b"{}", X_Forwarded_For="8.8.4.4", Content_Type="application/json")[
+                0
+            ]
+            == 429
+        )
     text = (folder / "server.log").read_text()
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     mine = [line for line in lines if line["message"] == "request" and line["path"] == "/predict"]
-    assert {200, 429} <= {line["status"] for line in mine} and all(line["milliseconds"] >= 0 for line in mine)
+    assert {200, 429} <= {line["status"] for line in mine} and all(
+        line["milliseconds"] >= 0 for line in mine
+    )
     assert "8.8.4.4" not in text
 
 

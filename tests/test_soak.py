@@ -50,14 +50,21 @@ def broken(module):
 
 
 def test_in_short(soak, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("REALFAKE_MODEL", "/nowhere")  # the bundled one is asked, whatever the environment says
+    monkeypatch.setenv(
+        "REALFAKE_MODEL", "/nowhere"
+    )  # the bundled one is asked, whatever the environment says
     report = tmp_path / "soak.json"
-    assert soak.main(["--users", "3", "--minutes", "0.05", "--pictures", "5", "--report", str(report)]) == 0
+    assert (
+        soak.main(["--users", "3", "--minutes", "0.05", "--pictures", "5", "--report", str(report)])
+        == 0
+    )
     found = json.loads(report.read_text())
     assert found["answers"]["200"] >= 3 and found["told_apart"] == 1.0
     assert found["tracebacks"] == 0 and found["memory"]["slope"] is None and not found["broken"]
     said = capsys.readouterr().out
-    assert "no request is lost" in said and re.search("memory does not grow +too short to say", said)
+    assert "no request is lost" in said and re.search(
+        "memory does not grow +too short to say", said
+    )
 
 
 def answer(said: dict) -> bytes:
@@ -72,7 +79,12 @@ BUSY = json.dumps({"error": "busy"}).encode()
     [
         ("picture", 200, answer(SCORES), None),
         ("picture", 200, answer({"real": 0.250009, "ai": 0.75}), None),
-        ("picture", 200, answer({"real": 0.75, "ai": 0.25}), "scores are those of the same bytes offline"),
+        (
+            "picture",
+            200,
+            answer({"real": 0.75, "ai": 0.25}),
+            "scores are those of the same bytes offline",
+        ),
         ("picture", 200, answer({"ai": 0.75}), "scores are those of the same bytes offline"),
         ("picture", 200, b'{"error": "?"}', "answers are as documented"),
         ("picture", 200, b"<html>", "answers are as documented"),
@@ -128,18 +140,33 @@ def test_swapped_and_lost_answers_are_counted(users, picture):
             users.send(f"http://127.0.0.1:{server.server_port}", picture, form, tally)
         server.shutdown()
     assert tally.counts == {"200": 24, "none": 6}
-    assert tally.broken == {"no request is lost": 6, "scores are those of the same bytes offline": 8}
+    assert tally.broken == {
+        "no request is lost": 6,
+        "scores are those of the same bytes offline": 8,
+    }
     assert len(tally.problems) == 14
 
 
 def test_a_broken_promise_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
     found = {
-        "requests": 1, "seconds": 1.0, "per_second": 1.0, "answers": {"500": 1}, "latency_seconds": {"p50": 1.0},
-        "overload": {"answers": {}}, "recovery_seconds": None, "calm_seconds": 0.1, "problems": ["it fell over"],
-        "memory": {"samples": [1.0], "first_mib": 1.0, "last_mib": 1.0, "most_mib": 1.0,
-                   "slope": {"mib_per_minute": 5.0, "low": 4.0, "high": 6.0}},
+        "requests": 1,
+        "seconds": 1.0,
+        "per_second": 1.0,
+        "answers": {"500": 1},
+        "latency_seconds": {"p50": 1.0},
+        "overload": {"answers": {}},
+        "recovery_seconds": None,
+        "calm_seconds": 0.1,
+        "problems": ["it fell over"],
+        "memory": {
+            "samples": [1.0],
+            "first_mib": 1.0,
+            "last_mib": 1.0,
+            "most_mib": 1.0,
+            "slope": {"mib_per_minute": 5.0, "low": 4.0, "high": 6.0},
+        },
         "promises": {"no request is lost": True, "memory does not grow": False},
-    }  # fmt: skip
+    }
     monkeypatch.setattr(soak, "measure", lambda *arguments: dict(found))
     monkeypatch.setattr(soak, "draw_files", lambda *arguments: [])
     import benchmarks.serving as serving
@@ -157,7 +184,11 @@ def test_a_broken_promise_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(serving, "serving", lambda *arguments: Stub())
     assert soak.main(["--report", str(tmp_path / "soak.json")]) == 1
     said = capsys.readouterr()
-    assert "memory does not grow  BROKEN" in said.out and "never" in said.out and "it fell over" in said.err
+    assert (
+        "memory does not grow  BROKEN" in said.out
+        and "never" in said.out
+        and "it fell over" in said.err
+    )
 
 
 def test_slopes(soak, memory):
@@ -168,7 +199,12 @@ def test_slopes(soak, memory):
     found = memory.slope(growing, 150.0)
     assert found["low"] > soak.GROWTH and found["mib_per_minute"] == pytest.approx(6, abs=1)
     # What the first requests take is not growth.
-    assert memory.slope([(second, held if second > 100 else 600.0) for second, held in flat], 150.0)["low"] < 0
+    assert (
+        memory.slope([(second, held if second > 100 else 600.0) for second, held in flat], 150.0)[
+            "low"
+        ]
+        < 0
+    )
     assert memory.slope(flat[:50], 0.0) is None
 
 

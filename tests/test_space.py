@@ -15,7 +15,7 @@ from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.methods import METHODS
 from realfake.detector import Detector
 from realfake.labels import AI, REAL
-from realfake.prediction import Explanation, Prediction
+from realfake.prediction import Explanation, Prediction, Stability
 from realfake.space import check, loading, report, text
 from realfake.space.api import Api
 from realfake.space.check import FOLDER, fetch_image
@@ -26,7 +26,6 @@ from realfake.space.loading import Loaded
 from realfake.space.page import build
 from realfake.space.render import reason
 from realfake.space.text import ENGLISH
-from realfake.stability import Stability
 
 FACTS = {
     "corpus": "scenes",
@@ -71,7 +70,10 @@ class FakeDetector:
             raise self.failure
         names = ("original", "messenger", "half_size", "crop")
         return Stability(
-            [(name, at_prior(prediction(*each), prior_ai)) for name, each in zip(names, self.variants)]
+            [
+                (name, at_prior(prediction(*each), prior_ai))
+                for name, each in zip(names, self.variants)
+            ]
         )
 
     def explain(self, image, method="gradcam", target=AI, evidence=False):
@@ -81,7 +83,12 @@ class FakeDetector:
         heatmap = np.linspace(-1, 1, 40 * 60, dtype=np.float32).reshape(40, 60)
         tested = Evidence(target, 0.1, 0.9, 0.3, (0.8, 0.85, 0.8, 0.9, 0.8)) if evidence else None
         return Explanation(
-            heatmap, method, target, prediction(), Image.new("RGB", (60, 40), "gray"), evidence=tested
+            heatmap,
+            method,
+            target,
+            prediction(),
+            Image.new("RGB", (60, 40), "gray"),
+            evidence=tested,
         )
 
 
@@ -115,7 +122,9 @@ def test_the_verdict_comes_with_stability_and_provenance_and_then_the_map():
     assert kept.explanation is None
     verdict, picture, note, _, _, kept = second
     assert isinstance(picture["value"], Image.Image) and "AI-generated" in picture["alt_text"]
-    assert "lowers the AI probability from 0.90 to 0.30; a random 10 % lowers it to 0.83." in shown(note)
+    assert "lowers the AI probability from 0.90 to 0.30; a random 10 % lowers it to 0.83." in shown(
+        note
+    )
     assert "Better than chance" in shown(note) and "of the evidence" in shown(note)
     assert isinstance(kept.explanation, Explanation)
 
@@ -127,11 +136,15 @@ def test_a_map_that_does_not_beat_chance_is_marked():
         explain(*a, **k), evidence=Evidence(AI, 0.1, 0.9, 0.89, (0.8,) * 5)
     )
     note = shown(analyse(detector)[-1][2])
-    assert "No better than chance" in note and "Better than chance" not in note.replace("No better", "")
+    assert "No better than chance" in note and "Better than chance" not in note.replace(
+        "No better", ""
+    )
 
 
 def test_a_verdict_that_flips_is_withheld_and_says_why():
-    ((verdict, _, _, stability, _, kept), _) = analyse(FakeDetector(variants=((0.9, AI), (0.1, REAL))))
+    ((verdict, _, _, stability, _, kept), _) = analyse(
+        FakeDetector(variants=((0.9, AI), (0.1, REAL)))
+    )
     assert "Inconclusive" in shown(verdict) and "recompressed, resized or cropped" in shown(verdict)
     assert ENGLISH("stability.flips") in shown(stability)
     assert kept.prediction.verdict == "inconclusive" and kept.prediction.reason == "unstable"
@@ -155,7 +168,9 @@ def test_the_prior_moves_the_probability_and_not_the_verdict_and_the_model_does_
     detector.failure = RuntimeError("the model was asked")
     verdict, stability = handlers.reprior(kept, 1)
     # 0.9 at even odds is odds of 9; at 1 to 99 it is 1 in 12.
-    assert "8% probability of being AI-generated" in shown(verdict) and "Likely AI-generated" in shown(verdict)
+    assert "8% probability of being AI-generated" in shown(
+        verdict
+    ) and "Likely AI-generated" in shown(verdict)
     assert "the more probable all the same" in shown(verdict)
     assert "if 1% of all images are AI-generated beforehand" in shown(verdict)
     assert "As it is Likely AI-generated 8%" in shown(stability)
@@ -193,7 +208,8 @@ def test_nothing_more_is_said_of_an_image_that_was_replaced():
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"This is a letter.", "text file"), (b"\xff\xd8\xff\xe0 broken", "damaged")]
+    ("content", "words"),
+    [(b"This is a letter.", "text file"), (b"\xff\xd8\xff\xe0 broken", "damaged")],
 )
 def test_an_unusable_file_becomes_a_message_with_advice(tmp_path, content, words):
     path = tmp_path / "a.jpg"
@@ -210,7 +226,9 @@ def test_an_unforeseen_failure_keeps_its_details_in_the_log(caplog):
 
 
 def test_a_failed_map_leaves_the_verdict_standing():
-    first, second = analyse(FakeDetector(map_failure=ValueError("This architecture has no spatial layer.")))
+    first, second = analyse(
+        FakeDetector(map_failure=ValueError("This architecture has no spatial layer."))
+    )
     assert "Likely AI-generated" in shown(first[0])
     assert second[1]["value"] is None
     assert shown(second[2]) == "No map for this image: This architecture has no spatial layer."
@@ -298,7 +316,9 @@ def test_the_json_report_says_what_every_other_way_in_says(tmp_path, tiny_vit):
     for key in ("verdict", "reason", "label", "prior_ai", "alpha", "model", "revision"):
         assert said[key] == expected[key]
     assert said["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-6)
-    for mine, theirs in zip(said["stability"]["variants"], expected["stability"]["variants"], strict=True):
+    for mine, theirs in zip(
+        said["stability"]["variants"], expected["stability"]["variants"], strict=True
+    ):
         assert mine["name"] == theirs["name"] and mine["verdict"] == theirs["verdict"]
     assert (said["width"], said["height"], said["file"]) == (96, 96, path.name)
     assert said["map"]["method"] == "gradcam" and said["map"]["evidence"]["sentence"]
@@ -351,7 +371,8 @@ def test_the_page_offers_documented_endpoints_and_no_others():
     endpoints = build(Loaded(FakeDetector())).blocks.get_api_info()["named_endpoints"]
     assert set(endpoints) == {"/predict", "/explain", "/stability", "/provenance"}
     names = {
-        name: [p["parameter_name"] for p in endpoint["parameters"]] for name, endpoint in endpoints.items()
+        name: [p["parameter_name"] for p in endpoint["parameters"]]
+        for name, endpoint in endpoints.items()
     }
     assert names["/predict"] == ["image", "prior_ai", "stability", "provenance"]
     assert names["/explain"] == ["image", "method", "target", "opacity"]
@@ -379,7 +400,9 @@ def test_subclassing_a_gradio_component_writes_no_stub():
 
 def test_every_method_has_a_name_in_every_language():
     for strings in LANGUAGES.values():
-        assert {key for key in strings if key.startswith("method.")} == {f"method.{name}" for name in METHODS}
+        assert {key for key in strings if key.startswith("method.")} == {
+            f"method.{name}" for name in METHODS
+        }
 
 
 def test_everything_that_stands_on_the_page_is_there_in_every_language():
@@ -390,7 +413,9 @@ def test_everything_that_stands_on_the_page_is_there_in_every_language():
     used = {
         json.loads(str(value).partition("__i18n__")[2])["key"]
         for block in page.blocks.blocks.values()
-        for value in (getattr(block, name, None) for name in ("value", "label", "info", "placeholder"))
+        for value in (
+            getattr(block, name, None) for name in ("value", "label", "info", "placeholder")
+        )
         if "__i18n__" in str(value)
     }
     assert len(used) > 30 and used <= set(entries["en"])
@@ -401,7 +426,9 @@ def test_everything_that_stands_on_the_page_is_there_in_every_language():
 def test_the_notice_of_a_missing_model_is_escaped():
     page = build(Loaded(FakeDetector(), missing=HOSTILE))
     notice = page.i18n.translations_dict["en"]["html.notice"]
-    assert "could not be loaded" in notice and "<img" not in notice and not set("{}$`") & set(notice)
+    assert (
+        "could not be loaded" in notice and "<img" not in notice and not set("{}$`") & set(notice)
+    )
 
 
 def test_the_examples_are_small_and_credited():
@@ -436,7 +463,9 @@ def test_a_correction_is_kept_with_consent_only(tmp_path):
     assert [record["truth"] for record in records] == [REAL, None]
     assert [bool(record["image"]) for record in records] == [False, True]
     assert records[0]["note"] == "mine" and records[0]["verdict"] == AI
-    assert "could not be kept" in form.send(PHOTO, replace(kept, sha256="0" * 64), 50, REAL, "", True, True)
+    assert "could not be kept" in form.send(
+        PHOTO, replace(kept, sha256="0" * 64), 50, REAL, "", True, True
+    )
 
 
 # Finding a detector
@@ -473,7 +502,9 @@ def test_a_folder_is_opened_with_its_records(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["missing", "no config", "labels", "facts"])
-def test_a_detector_that_cannot_be_opened_is_replaced_by_the_bundled_one(tmp_path, monkeypatch, broken, caplog):
+def test_a_detector_that_cannot_be_opened_is_replaced_by_the_bundled_one(
+    tmp_path, monkeypatch, broken, caplog
+):
     bundled = save_tiny("convnext", tmp_path / "bundled")
     monkeypatch.setattr("realfake.detector.DEFAULT_CHECKPOINT", bundled)
     monkeypatch.setattr(loading, "DEFAULT_CHECKPOINT", bundled)
@@ -484,7 +515,9 @@ def test_a_detector_that_cannot_be_opened_is_replaced_by_the_bundled_one(tmp_pat
         save_tiny("vit", folder, labels=("cat", "dog") if broken == "labels" else ("real", "ai"))
     if broken == "facts":
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "realfake": {"thresholds": ["nonsense"]}}))
+        (folder / "config.json").write_text(
+            json.dumps({**config, "realfake": {"thresholds": ["nonsense"]}})
+        )
     loaded = loading.load({"REALFAKE_MODEL": str(folder)})
     assert loaded.detector.name == "bundled"
     assert loaded.missing == str(folder)

@@ -72,7 +72,8 @@ def browser(chromium):
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
         )
         yield browser
         browser.close()
@@ -133,7 +134,10 @@ def test_dropping_an_image_is_all_it_takes(page, checkpoint):
     assert ENGLISH(f"verdict.{prediction.verdict}") in said
     bars = page.locator("#rf-verdict .rf-bar").all_inner_texts()
     for label, bar in zip((AI, REAL), bars, strict=True):
-        assert bar.split("\n") == [ENGLISH(f"label.{label}"), ENGLISH.percent(prediction.probabilities[label])]
+        assert bar.split("\n") == [
+            ENGLISH(f"label.{label}"),
+            ENGLISH.percent(prediction.probabilities[label]),
+        ]
     wait_for_map(page)
     assert "Regions (Grad-CAM)" in page.get_attribute("#rf-picture img", "alt")
 
@@ -147,7 +151,9 @@ def test_the_detector_is_described_beside_the_answer(page):
 
 def test_nothing_moves_when_the_answer_comes(page):
     def places():
-        boxes = [page.locator(name).bounding_box() for name in ("#rf-about", "#rf-picture", "#rf-map")]
+        boxes = [
+            page.locator(name).bounding_box() for name in ("#rf-about", "#rf-picture", "#rf-map")
+        ]
         return [(round(box["y"]), round(box["height"])) for box in boxes]
 
     before = places()
@@ -166,8 +172,9 @@ def test_every_method_the_target_and_the_opacity_redraw_the_map(page):
         shown = wait_for_map(page, other_than=shown)
         assert ENGLISH(f"method.{method}") in page.get_attribute("#rf-picture img", "alt")
         assert page.locator("#rf-note .rf-mark").inner_text() in (
-            ENGLISH("evidence.holds"), ENGLISH("evidence.fails"),
-        )  # fmt: skip
+            ENGLISH("evidence.holds"),
+            ENGLISH("evidence.fails"),
+        )
     page.locator("#rf-map").get_by_label(ENGLISH("label.real")).check()
     real = wait_for_map(page, other_than=shown)
     page.locator("#rf-map input[type=range]").press("ArrowRight")
@@ -183,7 +190,9 @@ def test_the_prior_moves_the_probability_beside_a_verdict_that_stays(page, check
     slider = page.locator("#rf-prior input[type=range]")
     slider.focus()
     slider.press("Home")
-    page.wait_for_function("old => document.querySelector('#rf-verdict').innerText !== old", arg=before)
+    page.wait_for_function(
+        "old => document.querySelector('#rf-verdict').innerText !== old", arg=before
+    )
     moved = Detector.from_pretrained(checkpoint).predict(PHOTO, prior_ai=0.01)
     said = wait_for_verdict(page)
     assert page.locator("#rf-verdict .rf-bar").first.inner_text().split("\n")[1] == ENGLISH.percent(
@@ -266,7 +275,9 @@ def test_a_correction_is_sent_without_consent_and_nothing_is_kept(page, server_f
     page.locator("#rf-send").click()
     page.wait_for_selector(f"text={ENGLISH('feedback.kept')}")
     (record,) = [path for path in kept.rglob("*") if path.is_file()]
-    assert json.loads(record.read_text())["sha256"] == hashlib.sha256(PHOTO.read_bytes()).hexdigest()
+    assert (
+        json.loads(record.read_text())["sha256"] == hashlib.sha256(PHOTO.read_bytes()).hexdigest()
+    )
 
 
 def test_a_file_that_is_no_image_is_refused_with_advice_and_the_old_answer_goes(page, tmp_path):
@@ -285,7 +296,11 @@ def test_a_file_that_is_no_image_is_refused_with_advice_and_the_old_answer_goes(
             return card.querySelector("[role=alert]") && card.innerText;
         }"""
     ).json_value()
-    assert ENGLISH("problem.headline") in said and "holiday.jpg" in said and ENGLISH("problem.advice") in said
+    assert (
+        ENGLISH("problem.headline") in said
+        and "holiday.jpg" in said
+        and ENGLISH("problem.advice") in said
+    )
     assert str(tmp_path) not in said and "/gradio" not in said
     page.wait_for_timeout(500)
     assert page.locator("#rf-verdict .rf-lead, #rf-picture img").count() == 0
@@ -348,8 +363,11 @@ def test_many_images_become_rows_that_are_sorted_and_kept(page, checkpoint, tmp_
     page.wait_for_function("() => !document.querySelector('#rf-csv').disabled")
     rows = page.locator("#rf-rows tbody tr")
     assert [row.split("\t")[1] for row in rows.all_inner_texts()] == [
-        "astronaut.jpg", "letter.jpg", "holiday/temple.jpg", "../outside.jpg",
-    ]  # fmt: skip
+        "astronaut.jpg",
+        "letter.jpg",
+        "holiday/temple.jpg",
+        "../outside.jpg",
+    ]
     assert "text file" in rows.nth(1).inner_text() and "leads out" in rows.nth(3).inner_text()
     assert rows.locator("img").count() == 2
     assert "Done: 4." in page.inner_text("#rf-batch-status")
@@ -362,7 +380,9 @@ def test_many_images_become_rows_that_are_sorted_and_kept(page, checkpoint, tmp_
     started.value.save_as(tmp_path / "rows.json")
     found = {row["file"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
     expected = Detector.from_pretrained(checkpoint).predict(PHOTO)
-    assert found["astronaut.jpg"]["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert found["astronaut.jpg"]["probabilities"] == pytest.approx(
+        expected.probabilities, abs=1e-6
+    )
     assert "text file" in found["letter.jpg"]["error"]
 
 
@@ -371,7 +391,9 @@ def test_models_are_compared_side_by_side(page):
     for name in page.locator("#rf-models input").all()[2:]:
         name.uncheck()
     page.set_input_files("#rf-compare-drop input[type=file]", PHOTO)
-    page.wait_for_function("() => document.querySelectorAll('#rf-compared section img').length === 2")
+    page.wait_for_function(
+        "() => document.querySelectorAll('#rf-compared section img').length === 2"
+    )
     titles = page.locator("#rf-compared section h3").all_inner_texts()
     assert titles[0] == "tiny-detector" and len(titles) == 2
     page.get_by_label(ENGLISH("compare.hub")).fill("../etc")
@@ -388,7 +410,9 @@ def test_the_record_of_the_checkpoint_is_shown(page, checkpoint):
     assert ENGLISH.decimal(figures["summary"]["auroc"]["value"], 3) in said
     assert figures["worst_generator"] in said
     page.locator("#rf-quality summary").first.click()
-    assert page.locator("#rf-quality details[open] tbody tr").count() == len(figures["reliability"]["count"])
+    assert page.locator("#rf-quality details[open] tbody tr").count() == len(
+        figures["reliability"]["count"]
+    )
 
 
 def test_the_snippets_name_this_page_and_are_copied(browser, url):
@@ -413,7 +437,9 @@ def test_the_snippets_run(url, checkpoint, tmp_path, name):
         command = [sys.executable if part == "python" else part for part in shlex.split(snippet)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     del variables["HF_HUB_OFFLINE"]  # it would keep the client of the Hub from asking the page, too
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=variables)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=variables
+    )
     assert done.returncode == 0, done.stderr
     expected = Detector.from_pretrained(checkpoint).predict(PHOTO)
     assert (
@@ -444,7 +470,9 @@ def test_a_batch_is_cancelled_and_what_was_judged_is_kept(browser, slow_url, tmp
         page.wait_for_function("() => !document.querySelector('#rf-csv').disabled")
         done = page.locator("#rf-rows tbody tr").count()
         assert 8 <= done < 24
-        assert ENGLISH("batch.cancelled", done=done, total=24) in page.inner_text("#rf-batch-status")
+        assert ENGLISH("batch.cancelled", done=done, total=24) in page.inner_text(
+            "#rf-batch-status"
+        )
         assert page.locator("#rf-cancel").is_disabled()
 
 
@@ -461,12 +489,16 @@ def test_a_new_image_drops_the_answer_on_its_way_to_the_old_one(browser, slow_ur
             }"""
         )
         page.get_by_role("button", name=ENGLISH("example.temple")).click()
-        page.wait_for_function(f"window.seen.some(words => words.includes({ENGLISH('waiting.headline')!r}))")
+        page.wait_for_function(
+            f"window.seen.some(words => words.includes({ENGLISH('waiting.headline')!r}))"
+        )
         second = wait_for_verdict(page)
         wait_for_map(page)
         expected = Detector.from_pretrained().predict(OTHER_PHOTO)
         assert ENGLISH.percent(expected.probabilities[AI]) in second
-        assert first != second, "the two examples must score differently for this test to mean anything"
+        assert first != second, (
+            "the two examples must score differently for this test to mean anything"
+        )
         page.wait_for_timeout(2000)
         seen = page.evaluate("window.seen")
         cleared = next(i for i, words in enumerate(seen) if ENGLISH("waiting.headline") in words)
@@ -477,7 +509,9 @@ def test_a_new_image_drops_the_answer_on_its_way_to_the_old_one(browser, slow_ur
 TABS = ("check", "batch", "compare", "quality", "code")
 
 
-def test_a_phone_shows_it_without_sideways_scrolling_and_the_answer_on_the_first_screen(browser, url):
+def test_a_phone_shows_it_without_sideways_scrolling_and_the_answer_on_the_first_screen(
+    browser, url
+):
     with opened(browser, url, width=360, height=780, has_touch=True, is_mobile=True) as page:
         width = "document.documentElement.scrollWidth"
         assert page.evaluate(width) <= 360
@@ -524,7 +558,9 @@ def test_a_norwegian_browser_gets_a_norwegian_page(browser, url):
         assert page.get_by_role("button", name=norwegian("example.cat")).count() == 1
         drop(page, PHOTO)
         said = wait_for_verdict(page)
-        assert any(norwegian(f"verdict.{verdict}") in said for verdict in ("real", "ai", "inconclusive"))
+        assert any(
+            norwegian(f"verdict.{verdict}") in said for verdict in ("real", "ai", "inconclusive")
+        )
         assert norwegian("stability.title") in page.inner_text("#rf-stability")
         wait_for_map(page)
         left = re.findall(r"__i18n__|html\.\w+", page.inner_text("body"))
@@ -543,7 +579,9 @@ def test_axe_finds_no_serious_fault_on_any_tab(browser, url, scheme):
         faults = []
         for tab in TABS:
             open_tab(page, tab)
-            found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+            found = Axe().run(
+                page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+            )
             faults += [
                 (tab, fault["id"], node["html"][:200], node["failureSummary"][:200])
                 for fault in found.response["violations"]
@@ -552,7 +590,9 @@ def test_axe_finds_no_serious_fault_on_any_tab(browser, url, scheme):
             ]
         assert faults == []
         open_tab(page, "check")
-        background = page.evaluate("getComputedStyle(document.querySelector('#rf-map')).backgroundColor")
+        background = page.evaluate(
+            "getComputedStyle(document.querySelector('#rf-map')).backgroundColor"
+        )
         assert (sum(map(int, background.strip("rgb()").split(","))) < 200) == (scheme == "dark")
 
 
@@ -571,7 +611,12 @@ def test_the_api_answers_a_client(url, checkpoint, tmp_path):
     )
     assert full["stability"]["variants"] and full["provenance"]["findings"]
     assert client.predict(image=handle_file(PHOTO), api_name="/provenance") == full["provenance"]
-    assert len(client.predict(image=handle_file(PHOTO), api_name="/stability")["stability"]["variants"]) == 4
+    assert (
+        len(
+            client.predict(image=handle_file(PHOTO), api_name="/stability")["stability"]["variants"]
+        )
+        == 4
+    )
     overlay, explained = client.predict(
         image=handle_file(PHOTO), method="integrated_gradients", target="real", api_name="/explain"
     )

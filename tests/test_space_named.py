@@ -12,7 +12,11 @@ import torch
 from safetensors.torch import save_file
 from test_space_tabs import opened  # noqa: F401
 from tiny import ARCHITECTURES, draw_picture, save_tiny
-from transformers import AutoModelForImageClassification, ConvNextConfig, ConvNextForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+)
 
 from realfake.detector import Detector
 from realfake.space import compare as compare_module
@@ -46,13 +50,18 @@ def refused(folder: Path, max_bytes: int = LIMIT) -> str:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_honest_checkpoint_passes(architecture, tmp_path):
     folder = save_tiny(architecture, tmp_path)
-    assert check_footprint(folder, [folder / "model.safetensors"], LIMIT) is None  # it raises where it refuses
+    assert (
+        check_footprint(folder, [folder / "model.safetensors"], LIMIT) is None
+    )  # it raises where it refuses
 
 
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"hidden_size": 8192, "intermediate_size": 32768, "num_hidden_layers": 24}, "compare.misfit"),
+        (
+            {"hidden_size": 8192, "intermediate_size": 32768, "num_hidden_layers": 24},
+            "compare.misfit",
+        ),
         ({"num_hidden_layers": 100_000}, "compare.too_much"),
         ({"num_hidden_layers": 10**15}, "compare.too_much"),
         ({"num_labels": 10**15, "id2label": None, "label2id": None}, "compare.too_much"),
@@ -64,7 +73,9 @@ def test_an_honest_checkpoint_passes(architecture, tmp_path):
         ({"quantization_config": {"quant_method": "fp8"}}, "compare.misfit"),
     ],
 )
-def test_a_configuration_that_asks_for_more_than_its_weights_is_refused(folder, changes, key, monkeypatch):
+def test_a_configuration_that_asks_for_more_than_its_weights_is_refused(
+    folder, changes, key, monkeypatch
+):
     monkeypatch.setattr(footprint, "MAX_PARTS", 1000)
     change(folder / "config.json", **changes)
     assert refused(folder) == key
@@ -79,7 +90,11 @@ def test_figures_for_people_may_be_large(folder):
     "changes",
     [
         {"size": {"height": 100_000, "width": 100_000}},
-        {"size": {"shortest_edge": 100_000}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
+        {
+            "size": {"shortest_edge": 100_000},
+            "do_center_crop": True,
+            "crop_size": {"height": 32, "width": 32},
+        },
         {"do_resize": False},
         {"size": {"shortest_edge": 32}},
     ],
@@ -123,7 +138,11 @@ def test_weights_are_counted_as_they_are_in_memory(folder):
 
 
 def left_on_the_disk(hub) -> list[str]:
-    return [path.name for root in (hub.home, Path(os.environ["GRADIO_TEMP_DIR"])) for path in root.rglob("*.*")]
+    return [
+        path.name
+        for root in (hub.home, Path(os.environ["GRADIO_TEMP_DIR"]))
+        for path in root.rglob("*.*")
+    ]
 
 
 @pytest.fixture
@@ -138,7 +157,9 @@ def asked_for(hub) -> set[str]:
 def test_nothing_of_a_named_checkpoint_stays_on_the_disk_and_it_answers_all_the_same(
     hub, folder, temporary, tmp_path
 ):
-    AutoModelForImageClassification.from_pretrained(folder).save_pretrained(folder, max_shard_size="40KB")
+    AutoModelForImageClassification.from_pretrained(folder).save_pretrained(
+        folder, max_shard_size="40KB"
+    )
     (folder / "model.safetensors").unlink()
     (folder / "training_args.bin").write_bytes(b"x")
     (folder / "tokenizer.json").write_text("{}")
@@ -147,11 +168,16 @@ def test_nothing_of_a_named_checkpoint_stays_on_the_disk_and_it_answers_all_the_
     assert left_on_the_disk(hub) == []
     assert not asked_for(hub) & {"training_args.bin", "tokenizer.json"}
     picture = draw_picture(64, 1)
-    assert detector.predict(picture).margin == Detector.from_pretrained(folder).predict(picture).margin
+    assert (
+        detector.predict(picture).log_odds
+        == Detector.from_pretrained(folder).predict(picture).log_odds
+    )
     assert detector.name == "user/tiny" and len(detector.revision) == 40
 
 
-def test_nothing_stays_of_one_that_is_refused_and_it_is_never_opened(hub, folder, temporary, monkeypatch):
+def test_nothing_stays_of_one_that_is_refused_and_it_is_never_opened(
+    hub, folder, temporary, monkeypatch
+):
     monkeypatch.setattr(named.Detector, "from_pretrained", lambda *a, **k: pytest.fail("opened"))
     save_file({"classifier.bias": torch.zeros(2)}, folder / "model.safetensors")
     change(folder / "config.json", hidden_size=8192, intermediate_size=32768, num_hidden_layers=24)
@@ -169,7 +195,9 @@ def test_large_settings_are_refused_before_anything_is_downloaded(hub, folder):
     for name in ("config.json", "preprocessor_config.json", "model.safetensors.index.json"):
         hub.put(f"user/{name[:5]}", folder)
         hub.put(f"user/{name[:5]}", {name: b" " * (named.MAX_SETTINGS + 1) + b"{}"})
-        with pytest.raises(ValueError, match=f"{name} of user/{name[:5]} is larger than the limit of 2 MiB"):
+        with pytest.raises(
+            ValueError, match=f"{name} of user/{name[:5]} is larger than the limit of 2 MiB"
+        ):
             open_named(f"user/{name[:5]}", ENGLISH)
     assert asked_for(hub) == set()
 
@@ -178,7 +206,9 @@ def test_large_settings_are_refused_before_anything_is_downloaded(hub, folder):
 def test_an_index_names_safetensors_of_the_same_checkpoint_only(hub, folder, shard):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     (folder / "other.safetensors").write_bytes(b"")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"classifier.bias": shard}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"classifier.bias": shard}})
+    )
     hub.put("user/tiny", folder)
     with pytest.raises(ValueError, match="no safetensors"):
         open_named("user/tiny", ENGLISH)

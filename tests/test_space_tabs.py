@@ -21,7 +21,7 @@ from realfake.space.compare import Compare, Opened
 from realfake.space.loading import Loaded
 from realfake.space.rows import Row
 from realfake.space.text import ENGLISH, words
-from realfake.statistics.metrics import auroc
+from realfake.statistics.summary import auroc
 
 
 def pictures(folder, n: int) -> list[str]:
@@ -45,15 +45,25 @@ def test_images_and_archives_become_rows_with_one_bad_file_a_row(tmp_path):
     steps = list(Batch(FakeDetector()).judge({}, [*files, str(letter), str(archive)]))
     status, table, cancel, csv_button, json_button = steps[-1]
     said = shown(table)
-    assert "0.png Likely AI-generated 90% 1.png" in said and "inside/0.png Likely AI-generated" in said
-    assert "letter.jpg Not judged letter.jpg is a text file" in said and "notes.txt Not judged" in said
+    assert (
+        "0.png Likely AI-generated 90% 1.png" in said and "inside/0.png Likely AI-generated" in said
+    )
+    assert (
+        "letter.jpg Not judged letter.jpg is a text file" in said and "notes.txt Not judged" in said
+    )
     assert table.count("<img") == 3 and str(tmp_path) not in table
     assert ENGLISH("batch.finished", total=5, ai=3, real=0, inconclusive=0, bad=2) in shown(status)
     assert cancel["interactive"] is False and csv_button["interactive"] is True
     assert steps[0][2]["interactive"] is True and steps[0][3]["interactive"] is False
     with open(csv_button["value"], encoding="utf-8-sig", newline="") as file:
         written = list(csv.DictReader(file))
-    assert [row["file"] for row in written] == ["0.png", "1.png", "letter.jpg", "inside/0.png", "notes.txt"]
+    assert [row["file"] for row in written] == [
+        "0.png",
+        "1.png",
+        "letter.jpg",
+        "inside/0.png",
+        "notes.txt",
+    ]
     assert float(written[0]["ai"]) == pytest.approx(0.9) and "text file" in written[2]["error"]
     with open(json_button["value"], encoding="utf-8") as file:
         assert [row.get("verdict") for row in json.load(file)] == [AI, AI, None, AI, None]
@@ -72,8 +82,10 @@ def test_the_scores_of_many_are_the_scores_of_one(tmp_path, tiny_convnext):
     files = pictures(tmp_path, 11)
     *_, (*_, button) = Batch(detector).judge({}, files)
     with open(button["value"], encoding="utf-8") as file:
-        found = [row["margin"] for row in json.load(file)]
-    np.testing.assert_allclose(found, [detector.predict(path).margin for path in files], atol=1e-5)
+        found = [row["log_odds"] for row in json.load(file)]
+    np.testing.assert_allclose(
+        found, [detector.predict(path).log_odds for path in files], atol=1e-5
+    )
 
 
 def test_a_run_is_cancelled_and_a_newer_one_ends_an_older_one(tmp_path):
@@ -173,7 +185,9 @@ def test_too_few_and_too_many_are_refused_with_advice(opened, tmp_path, models, 
 def test_one_that_cannot_answer_leaves_the_others_standing(opened, tmp_path):
     (path,) = pictures(tmp_path, 1)
     *_, last = Compare(opened).compare({}, path, ["vit"], f"../../etc {HOSTILE.replace(' ', '')}")
-    assert last.count("rf-problem") == 2 and "is no Hub id" in shown(last) and "<img src=x" not in last
+    assert (
+        last.count("rf-problem") == 2 and "is no Hub id" in shown(last) and "<img src=x" not in last
+    )
     letter = tmp_path / "letter.jpg"
     letter.write_text("a letter")
     *_, last = Compare(opened).compare({}, str(letter), ["vit", "cifake"], "")
@@ -212,7 +226,9 @@ def test_a_checkpoint_on_the_hub_is_opened_as_a_stranger_would(hub, tmp_path, mo
     tokens = []
     opening = Detector.from_pretrained
     monkeypatch.setattr(
-        named.Detector, "from_pretrained", lambda *a, **k: tokens.append(k.get("token")) or opening(*a, **k)
+        named.Detector,
+        "from_pretrained",
+        lambda *a, **k: tokens.append(k.get("token")) or opening(*a, **k),
     )
     detector = named.open_named("user/tiny@main", words("nb"))
     assert detector.name == "user/tiny" and len(detector.revision) == 40 and tokens == [False]
@@ -226,7 +242,9 @@ def test_a_checkpoint_on_the_hub_is_opened_as_a_stranger_would(hub, tmp_path, mo
 
 def test_detectors_from_the_hub_are_kept_open_up_to_a_number(opened, monkeypatch):
     asked = []
-    monkeypatch.setattr(compare_module, "open_named", lambda name, words: asked.append(name) or object())
+    monkeypatch.setattr(
+        compare_module, "open_named", lambda name, words: asked.append(name) or object()
+    )
     monkeypatch.setattr(opened, "_from_hub", type(opened._from_hub)())
     for name in ("a/1", "a/2", "a/3", "a/1", "a/4", "a/1", "a/2"):
         opened.get(name, ENGLISH)
@@ -250,8 +268,12 @@ def test_the_records_figures_are_shown_with_their_intervals(evaluation):
     wrong = figures["verdicts"]["wrong"]["ai"]
     assert f"Generated images called photographs {100 * wrong['value']:.1f}%" in said
     assert "is not recorded in this checkpoint" in said
-    first = min(figures["by_generator"], key=lambda name: figures["by_generator"][name]["auroc"]["value"])
-    assert said.index(first) < min(said.index(name) for name in figures["by_generator"] if name != first)
+    first = min(
+        figures["by_generator"], key=lambda name: figures["by_generator"][name]["auroc"]["value"]
+    )
+    assert said.index(first) < min(
+        said.index(name) for name in figures["by_generator"] if name != first
+    )
     assert "prob" not in shown(quality.quality(words("nb"), evaluation, None)).lower()
 
 
@@ -267,7 +289,7 @@ def test_the_roc_curve_through_the_bins_is_under_the_real_one(evaluation):
 
 
 def test_the_bins_give_the_roc_curve_exactly_where_they_hold_one_score_each():
-    margin = np.array([-2.0, -1, 0.5, 1, 2, 3])
+    log_odds = np.array([-2.0, -1, 0.5, 1, 2, 3])
     is_ai = np.array([0, 0, 1, 0, 1, 1], dtype=bool)
     mass = np.where(is_ai, 0.5 / 3, 0.5 / 3)
     reliability = {
@@ -280,7 +302,7 @@ def test_the_bins_give_the_roc_curve_exactly_where_they_hold_one_score_each():
     points = drawn.split('<polyline class="rf-chart-line" points="')[1].split('"')[0].split()
     x, y = np.array([[float(v) for v in point.split(",")] for point in points]).T
     x, y = (x - x[0]) / (x[-1] - x[0]), (y - y[0]) / (y[-1] - y[0])
-    assert np.trapezoid(y, x) == pytest.approx(auroc(margin, is_ai), abs=1e-3)
+    assert np.trapezoid(y, x) == pytest.approx(auroc(log_odds, is_ai), abs=1e-3)
 
 
 def test_degradations_are_a_table_of_generators(evaluation):
@@ -297,10 +319,15 @@ def test_degradations_are_a_table_of_generators(evaluation):
 @pytest.mark.parametrize(
     ("evaluation", "robustness"),
     [
-        (None, None), ([], 3), ({"test": {"figures": {"summary": {"auroc": 0.9}}}}, {"test": {"degradations": []}}),
-        ({"test": {"figures": {"summary": {"auroc": {"value": float("nan")}}}}}, {"test": {"degradations": {"x": 1}}}),
+        (None, None),
+        ([], 3),
+        ({"test": {"figures": {"summary": {"auroc": 0.9}}}}, {"test": {"degradations": []}}),
+        (
+            {"test": {"figures": {"summary": {"auroc": {"value": float("nan")}}}}},
+            {"test": {"degradations": {"x": 1}}},
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_without_a_record_is_said_to_have_none(evaluation, robustness):
     assert "brings no record" in shown(quality.quality(ENGLISH, evaluation, robustness))
 
@@ -308,12 +335,14 @@ def test_a_checkpoint_without_a_record_is_said_to_have_none(evaluation, robustne
 @pytest.mark.parametrize(
     "reliability",
     [
-        {"predicted": [0.1], "observed": [], "count": [1], "mass": [1]}, {"predicted": "x"}, [1],
+        {"predicted": [0.1], "observed": [], "count": [1], "mass": [1]},
+        {"predicted": "x"},
+        [1],
         {"predicted": ["<b>"], "observed": [0.1], "count": [1], "mass": [1]},
         {"predicted": [7], "observed": [0.1], "count": [1], "mass": [1]},
         {"predicted": [None], "observed": [0.1], "count": [1], "mass": [1]},
     ],
-)  # fmt: skip
+)
 def test_malformed_bins_draw_nothing(reliability):
     figures = {"summary": {"auroc": {"value": 0.9, "n": 4}}, "reliability": reliability}
     drawn = quality.quality(ENGLISH, {"test": {"figures": figures}}, None)
@@ -321,11 +350,17 @@ def test_malformed_bins_draw_nothing(reliability):
 
 
 def test_nothing_in_a_record_reaches_the_page_as_markup():
-    entry = {"n": HOSTILE, "auroc": {"value": 0.5, "low": HOSTILE}, "false_positives": {"value": 0.5}}
+    entry = {
+        "n": HOSTILE,
+        "auroc": {"value": 0.5, "low": HOSTILE},
+        "false_positives": {"value": 0.5},
+    }
     figures = {
-        "summary": {"auroc": {"value": 0.9}}, "by_generator": {HOSTILE: entry}, "by_source": {HOSTILE: entry},
+        "summary": {"auroc": {"value": 0.9}},
+        "by_generator": {HOSTILE: entry},
+        "by_source": {HOSTILE: entry},
         "n": {"real": HOSTILE},
-    }  # fmt: skip
+    }
     record = {"figures": figures, "corpus": HOSTILE, "date": HOSTILE, "checkpoint_sha256": HOSTILE}
     drawn = quality.quality(ENGLISH, {"test": record}, None)
     assert "<img" not in drawn and not set("{}$`") & set(drawn)

@@ -133,7 +133,9 @@ def test_the_pages_own_pictures_stay_and_look_young_to_other_pages(folder):
 
 
 def test_what_a_process_that_was_killed_left_goes_too(folder):
-    left = written(folder.parent / f"{tidying.PREFIX}0123" / HASH / "snapshots" / "1" / "model.safetensors")
+    left = written(
+        folder.parent / f"{tidying.PREFIX}0123" / HASH / "snapshots" / "1" / "model.safetensors"
+    )
     tidying.tidy((), age=HOUR)
     assert left.exists()
     tidied_in_an_hour()
@@ -142,7 +144,10 @@ def test_what_a_process_that_was_killed_left_goes_too(folder):
 
 def test_in_the_folder_of_all_programs_only_hashes_are_taken_for_ours(folder, monkeypatch):
     monkeypatch.setenv(tidying.VARIABLE, str(folder.parent))
-    others, ours = written(folder.parent / "tmpab12_3cd"), written(folder.parent / HASH / "photo.jpg")
+    others, ours = (
+        written(folder.parent / "tmpab12_3cd"),
+        written(folder.parent / HASH / "photo.jpg"),
+    )
     tidied_in_an_hour()
     assert others.exists() and not ours.exists()
 

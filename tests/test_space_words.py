@@ -15,10 +15,10 @@ from realfake.attribution.methods import METHODS
 from realfake.attribution.regions import EvidenceRegion
 from realfake.imaging.degradations import GRID
 from realfake.labels import AI, NAMES, REAL
+from realfake.prediction import VARIANTS
 from realfake.space import about, code, markup, render, text
 from realfake.space.languages import LANGUAGES
 from realfake.space.text import ENGLISH, Words, words
-from realfake.stability import VARIANTS
 
 NORWEGIAN = words("nb")
 
@@ -56,7 +56,9 @@ MADE = {
     "code.{}": tuple(code.snippets(None)),
     "evidence.name.{}": NAMES,
     "evidence.nothing.{}": NAMES,
-    "evidence.{}.{}": [f"{what}.{way}" for what in ("marked", "random") for way in ("lowers", "raises", "leaves")],
+    "evidence.{}.{}": [
+        f"{what}.{way}" for what in ("marked", "random") for way in ("lowers", "raises", "leaves")
+    ],
     "example.{}": [name.removesuffix(".jpg") for name in text.EXAMPLES],
     "kind.{}": NAMES,
     "label.{}": NAMES,
@@ -64,20 +66,38 @@ MADE = {
     "method.{}": tuple(METHODS),
     "place.{}": ("top", "middle", "bottom", "left", "right", "centre"),
     "quality.{}": (
-        "auroc", "accuracy", "ece", "given", "right", "wrong_real", "wrong_ai", "figure", "value", "interval", "predicted",
-        "observed", "count", "false_alarms", "found", "reliability", "roc", "generators", "sources", "degradations",
+        "auroc",
+        "accuracy",
+        "ece",
+        "given",
+        "right",
+        "wrong_real",
+        "wrong_ai",
+        "figure",
+        "value",
+        "interval",
+        "predicted",
+        "observed",
+        "count",
+        "false_alarms",
+        "found",
+        "reliability",
+        "roc",
+        "generators",
+        "sources",
+        "degradations",
     ),
     "quality.{}_note": ("reliability", "roc", "generators", "sources", "degradations"),
     "stability.{}": ("variant", "verdict", "probability"),
     "verdict.{}": VERDICTS,
     "{}.title": ("batch", "compare", "code"),
     "{}.body": ("batch", "compare", "code"),
-}  # fmt: skip
+}
 NAMED = {
     "degradation": tuple(GRID),
     "method": tuple(METHODS),
     "provenance": ("c2pa", "iptc", "generator_parameters", "camera"),
-    "short": ("between", "novel", "unstable"),
+    "short": ("between", "out_of_distribution", "unstable"),
     "state": ("trusted", "untrusted", "invalid", "unchecked", "present"),
     "variant": tuple(VARIANTS),
 }
@@ -97,7 +117,9 @@ def test_every_key_is_used_and_every_key_that_is_used_exists():
     source = "\n".join(path.read_text() for path in Path(text.__file__).parent.glob("*.py"))
     tree = ast.parse(source.replace("from __future__", "#"))
     literals = {
-        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     used, unlisted = literals & LANGUAGES["en"].keys(), []
     for name, arguments in calls(tree):
@@ -105,7 +127,9 @@ def test_every_key_is_used_and_every_key_that_is_used_exists():
         if name == "named" and isinstance(first, ast.Constant):
             used |= {f"{first.value}.{each}" for each in NAMED[first.value]}
         elif isinstance(first, ast.JoinedStr):
-            form = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in first.values)
+            form = "".join(
+                part.value if isinstance(part, ast.Constant) else "{}" for part in first.values
+            )
             if form in MADE:
                 used |= {re.sub(r"\{\}(\.\{\})?", each, form, count=1) for each in MADE[form]}
             elif re.fullmatch(r"(\w+|\{\})(\.(\w+|\{\})+)+", form) and not form.startswith("html."):
@@ -120,17 +144,26 @@ def test_every_key_is_used_and_every_key_that_is_used_exists():
 @pytest.mark.parametrize(
     ("header", "language"),
     [
-        (None, "en"), ("", "en"), ("nb-NO,nb;q=0.9", "nb"), ("no", "nb"), ("nn-NO", "nb"), ("en-GB,nb;q=0.9", "en"),
-        ("de-DE,nb;q=0.9", "en"), ("<script>", "en"), (" NB ;q=1", "nb"),
+        (None, "en"),
+        ("", "en"),
+        ("nb-NO,nb;q=0.9", "nb"),
+        ("no", "nb"),
+        ("nn-NO", "nb"),
+        ("en-GB,nb;q=0.9", "en"),
+        ("de-DE,nb;q=0.9", "en"),
+        ("<script>", "en"),
+        (" NB ;q=1", "nb"),
     ],
-)  # fmt: skip
+)
 def test_the_language_is_the_first_that_the_browser_asks_for(header, language):
     assert Words.asked_for(header).language == language
 
 
 def test_numbers_are_written_as_the_language_writes_them():
     assert (
-        ENGLISH.number(12345) == "12,345" and ENGLISH.decimal(0.917) == "0.92" and ENGLISH.percent(0.5) == "50%"
+        ENGLISH.number(12345) == "12,345"
+        and ENGLISH.decimal(0.917) == "0.92"
+        and ENGLISH.percent(0.5) == "50%"
     )
     assert NORWEGIAN.number(12345) == "12\u00a0345" and NORWEGIAN.decimal(0.917) == "0,92"
     assert NORWEGIAN.percent(0.5) == "50 %"
@@ -143,12 +176,23 @@ def test_numbers_are_written_as_the_language_writes_them():
 @pytest.mark.parametrize(
     ("probability", "said"),
     [
-        (0.0, "fewer than 1 in 100"), (0.004, "fewer than 1 in 100"), (0.01, "about 1 in 100"), (0.04, "about 4 in 100"),
-        (0.06, "about 1 in 10"), (0.3, "about 3 in 10"), (0.46, "about half"), (0.5, "about half"), (0.56, "about 6 in 10"),
-        (0.9, "about 9 in 10"), (0.94, "about 9 in 10"), (0.96, "about 96 in 100"), (0.99, "about 99 in 100"),
-        (0.9951, "more than 99 in 100"), (1.0, "more than 99 in 100"),
+        (0.0, "fewer than 1 in 100"),
+        (0.004, "fewer than 1 in 100"),
+        (0.01, "about 1 in 100"),
+        (0.04, "about 4 in 100"),
+        (0.06, "about 1 in 10"),
+        (0.3, "about 3 in 10"),
+        (0.46, "about half"),
+        (0.5, "about half"),
+        (0.56, "about 6 in 10"),
+        (0.9, "about 9 in 10"),
+        (0.94, "about 9 in 10"),
+        (0.96, "about 96 in 100"),
+        (0.99, "about 99 in 100"),
+        (0.9951, "more than 99 in 100"),
+        (1.0, "more than 99 in 100"),
     ],
-)  # fmt: skip
+)
 def test_a_frequency_is_worded_as_a_share_of_images(probability, said):
     assert ENGLISH.share(probability) == said
 
@@ -157,7 +201,9 @@ def test_a_frequency_is_worded_as_a_share_of_images(probability, said):
 def test_no_probability_is_worded_as_certainty_and_both_sides_agree(language):
     said = words(language)
     for p in np.linspace(0, 1, 4001):
-        assert not re.search(r"\b(10 (in|av) 10|100 (in|av) 100|0 (in|av) 10|0 (in|av) 100)\b", said.share(p))
+        assert not re.search(
+            r"\b(10 (in|av) 10|100 (in|av) 100|0 (in|av) 10|0 (in|av) 100)\b", said.share(p)
+        )
         assert not re.fullmatch(r"(0|100) ?%", said.percent(p))
         if said.percent(p) == said("number.least"):
             assert said.percent(1 - p) == said("number.most")
@@ -173,7 +219,9 @@ def test_a_calibrated_verdict_is_explained_as_a_frequency():
         "Of images scored like this one, about 9 in 10 were AI-generated, "
         "if photographs and generated images are equally common beforehand."
     )
-    assert "about 97 in 100 were photographs" in text.meaning(ENGLISH, prediction(0.03, REAL), calibrated=True)
+    assert "about 97 in 100 were photographs" in text.meaning(
+        ENGLISH, prediction(0.03, REAL), calibrated=True
+    )
 
 
 def test_an_uncalibrated_score_is_never_called_a_frequency():
@@ -184,9 +232,13 @@ def test_an_uncalibrated_score_is_never_called_a_frequency():
 @pytest.mark.parametrize(
     ("reason", "more", "said"),
     [
-        ("between", {}, "not clear enough for a verdict, which may be wrong for at most 5% of images."),
-        ("novel", {"novelty": 0.013}, "Of those, only 1% were as unusual."),
-        ("novel", {}, "its score cannot be trusted."),
+        (
+            "between",
+            {},
+            "not clear enough for a verdict, which may be wrong for at most 5% of images.",
+        ),
+        ("out_of_distribution", {"ood": 0.013}, "Of those, only 1% were as unusual."),
+        ("out_of_distribution", {}, "its score cannot be trusted."),
         ("unstable", {}, "recompressed, resized or cropped, so none is given."),
     ],
 )
@@ -221,17 +273,24 @@ def test_the_page_words_evidence_as_the_library_does(evidence):
 @pytest.mark.parametrize(
     ("box", "said"),
     [
-        ((0, 0, 10, 10), "top left"), ((90, 90, 100, 100), "bottom right"), ((40, 40, 60, 60), "centre"),
-        ((0, 0, 100, 10), "top"), ((90, 40, 100, 60), "middle right"), ((0, 0, 100, 100), "centre"),
+        ((0, 0, 10, 10), "top left"),
+        ((90, 90, 100, 100), "bottom right"),
+        ((40, 40, 60, 60), "centre"),
+        ((0, 0, 100, 10), "top"),
+        ((90, 40, 100, 60), "middle right"),
+        ((0, 0, 100, 100), "centre"),
     ],
-)  # fmt: skip
+)
 def test_a_region_is_said_to_be_where_it_is(box, said):
     assert text.place(ENGLISH, box, (100, 100)) == said
 
 
 def test_the_strongest_regions_are_listed_with_their_shares():
     explanation = SimpleNamespace(
-        evidence=None, target=AI, image=SimpleNamespace(size=(100, 100)), heatmap=np.zeros((100, 100))
+        evidence=None,
+        target=AI,
+        image=SimpleNamespace(size=(100, 100)),
+        heatmap=np.zeros((100, 100)),
     )
     regions = [EvidenceRegion((0, 0, 10, 10), 0.67, ()), EvidenceRegion((40, 40, 60, 60), 0.1, ())]
     said = shown(render.map_evidence(ENGLISH, explanation, regions))
@@ -264,11 +323,23 @@ def test_the_verdict_card_says_it_in_words_and_in_numbers():
 @pytest.mark.parametrize(
     "facts",
     [
-        {"corpus": HOSTILE, "preprocessing": HOSTILE, "image_size": HOSTILE, "calibration": HOSTILE, "thresholds": HOSTILE},
-        {"corpus": [HOSTILE], "calibration": {"folded": True, "n": HOSTILE}, "thresholds": {"alpha": HOSTILE}},
-        [HOSTILE], HOSTILE, None,
+        {
+            "corpus": HOSTILE,
+            "preprocessing": HOSTILE,
+            "image_size": HOSTILE,
+            "calibration": HOSTILE,
+            "thresholds": HOSTILE,
+        },
+        {
+            "corpus": [HOSTILE],
+            "calibration": {"folded": True, "n": HOSTILE},
+            "thresholds": {"alpha": HOSTILE},
+        },
+        [HOSTILE],
+        HOSTILE,
+        None,
     ],
-)  # fmt: skip
+)
 def test_nothing_a_checkpoint_says_reaches_the_page_as_markup(facts):
     figures = {"summary": {"auroc": {"value": 0.9, "n": 5}}, "worst_generator": HOSTILE}
     card = about.about(ENGLISH, HOSTILE, HOSTILE, facts, {"test": {"figures": figures}})
@@ -288,7 +359,10 @@ def test_about_states_corpus_calibration_and_figures():
     assert "calibrated on 2,400 images" in said
     assert "at most 5% of the photographs and 5% of the generated ones" in said
     assert "on 2,000 test images, AUROC 0.91; a verdict for 71% of them" in said
-    assert "4% of photographs and less than 1% of generated images; weakest on images made by dalle3" in said
+    assert (
+        "4% of photographs and less than 1% of generated images; weakest on images made by dalle3"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,7 +379,14 @@ def test_a_checkpoint_that_says_nothing_is_said_to_say_nothing():
 
 def test_only_a_hub_id_becomes_a_link():
     assert 'href="https://huggingface.co/user/model"' in about.model_link("user/model")
-    for name in ("../user", "photos", "user/model/tree", "user/../model", "javascript:alert(1)", "a/b..c"):
+    for name in (
+        "../user",
+        "photos",
+        "user/model/tree",
+        "user/../model",
+        "javascript:alert(1)",
+        "a/b..c",
+    ):
         assert "<a " not in about.model_link(name), name
 
 

@@ -11,9 +11,14 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from sklearn.metrics import average_precision_score
 from tiny import draw_picture
 
-from realfake.evaluation.localisation import centred_map, localisation, localisation_of_chance, random_maps
-from realfake.evaluation.splice import blend, draw_mask, splices
-from realfake.imaging.images import open_image
+from realfake.evaluation.map_checks import (
+    centred_map,
+    localisation,
+    localisation_of_chance,
+    random_maps,
+)
+from realfake.evaluation.splices import blend, draw_mask, splices
+from realfake.imaging.decode import open_image
 
 
 def png(image):
@@ -56,9 +61,15 @@ def test_the_region_is_the_donors_and_the_rest_the_bases():
         labels = [dataset[row]["label"] for row in splice.rows]
         assert labels == {"ai_in_real": [0, 1, 0], "real_in_ai": [1, 0, 1]}[splice.kind]
         assert splice.target == {"ai_in_real": "ai", "real_in_ai": "real"}[splice.kind]
-        assert splice.image.size == splice.control.size == (64, 64) and splice.mask.shape == (64, 64)
+        assert splice.image.size == splice.control.size == (64, 64) and splice.mask.shape == (
+            64,
+            64,
+        )
         assert 0.05 < splice.mask.mean() < 0.28
-        core, outside = binary_erosion(splice.mask, iterations=4), ~binary_dilation(splice.mask, iterations=4)
+        core, outside = (
+            binary_erosion(splice.mask, iterations=4),
+            ~binary_dilation(splice.mask, iterations=4),
+        )
         for picture, part in ((splice.image, donor), (splice.control, other)):
             assert np.abs(grey(picture) - grey(part))[core].mean() < 6
             assert np.abs(grey(picture) - grey(base))[outside].mean() < 6
@@ -71,7 +82,11 @@ def test_the_same_seed_makes_the_same_splices():
     one, same, other = (list(splices(corpus(), 2, seed=seed)) for seed in (3, 3, 4))
     assert [s.kind for s in one] == ["ai_in_real", "real_in_ai"] * 2
     for a, b in zip(one, same):
-        assert a.rows == b.rows and np.array_equal(a.mask, b.mask) and a.image.tobytes() == b.image.tobytes()
+        assert (
+            a.rows == b.rows
+            and np.array_equal(a.mask, b.mask)
+            and a.image.tobytes() == b.image.tobytes()
+        )
     assert [s.rows for s in one] != [s.rows for s in other]
     # One kind alone is the same as that kind among both, and the first of many those of few.
     alone = list(splices(corpus(), 1, seed=3, kinds=["real_in_ai"]))
@@ -86,7 +101,9 @@ def test_donors_are_of_other_groups():
 
 def test_both_parts_have_been_compressed_alike():
     flat = Picture.new("RGB", (64, 64), (90, 90, 90))
-    noise = Picture.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    noise = Picture.fromarray(
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    )
     nothing, everything = np.zeros((64, 64)), np.ones((64, 64))
     assert blend(flat, noise, nothing).tobytes() == blend(flat, flat, everything).tobytes()
     assert blend(flat, noise, everything).tobytes() == blend(noise, flat, nothing).tobytes()
@@ -147,7 +164,9 @@ def test_scores_by_hand():
 def test_what_was_not_seen_does_not_count():
     heat = np.array([[np.nan, 2.0, 1.0]])
     assert localisation(heat, np.array([[True, True, False]]))["energy"] == pytest.approx(2 / 3)
-    assert all(np.isnan(value) for value in localisation(heat, np.array([[True, False, False]])).values())
+    assert all(
+        np.isnan(value) for value in localisation(heat, np.array([[True, False, False]])).values()
+    )
     with pytest.raises(ValueError, match="same image"):
         localisation(heat, np.ones((2, 2), dtype=bool))
 
@@ -170,9 +189,9 @@ def test_chance_knows_the_area_and_nothing_else():
         assert np.allclose(np.sort(drawn[np.isfinite(drawn)]), np.sort(heat[np.isfinite(heat)]))
     chance = localisation_of_chance(np.where(mask, 5.0, heat * 0.01), mask, n=400)
     area = mask.sum() / (30 * 40)
-    assert chance["energy"] == pytest.approx(area, abs=0.03) and chance["pointing"] == pytest.approx(
-        area, abs=0.03
-    )
+    assert chance["energy"] == pytest.approx(area, abs=0.03) and chance[
+        "pointing"
+    ] == pytest.approx(area, abs=0.03)
 
 
 def test_the_centred_map_is_strongest_in_the_middle():

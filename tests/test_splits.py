@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from realfake.corpus.splits import assign_roles, carve, part_validation, shared_groups, split_role, subset
+from realfake.corpus.splits import (
+    assign_roles,
+    carve,
+    part_validation,
+    shared_groups,
+    split_role,
+    subset,
+)
 
 
 def rows(count: int, **columns) -> Dataset:
@@ -52,7 +59,11 @@ def test_names_of_splits(role, names):
         (["a", "test"], {"train": "a", "validation": None}, {"train": "a", "test": "test"}),
         # What was asked for is taken from the names that would mean something else.
         (["train", "val", "test"], {"train": "val"}, {"train": "val", "test": "test"}),
-        (["train", "val", "dev"], {"test": "dev"}, {"train": "train", "validation": "val", "test": "dev"}),
+        (
+            ["train", "val", "dev"],
+            {"test": "dev"},
+            {"train": "train", "validation": "val", "test": "dev"},
+        ),
         # A split may be called "none", and training cannot be refused.
         (["train", "none"], {"test": "none"}, {"train": "train", "test": "none"}),
         (["a"], {"train": "a"}, {"train": "a"}),
@@ -65,23 +76,49 @@ def test_roles_of_splits(names, asked, roles):
 @pytest.mark.parametrize(
     ("names", "asked", "line"),
     [
-        (["train", "val", "dev"], None,
-         "The splits val, dev all look like validation; pick one with --validation_split."),
-        (["train", "test"], {"train": "train", "test": "train"},
-         "One split cannot be used for two things; give --train_split, --validation_split and --test_split different names."),
-        (["train", "test"], {"test": "exam"}, "--test_split names 'exam', but the splits are: train, test."),
-        (["train", "test"], {"train": "none"}, "--train_split names 'none', but the splits are: train, test."),
+        (
+            ["train", "val", "dev"],
+            None,
+            "The splits val, dev all look like validation; pick one with --validation_split.",
+        ),
+        (
+            ["train", "test"],
+            {"train": "train", "test": "train"},
+            "One split cannot be used for two things; give --train_split, --validation_split and --test_split different names.",
+        ),
+        (
+            ["train", "test"],
+            {"test": "exam"},
+            "--test_split names 'exam', but the splits are: train, test.",
+        ),
+        (
+            ["train", "test"],
+            {"train": "none"},
+            "--train_split names 'none', but the splits are: train, test.",
+        ),
         (["a", "b"], None, "None of the splits a, b is for training; name one with --train_split."),
-        (["a", "test"], {"validation": "a"}, "None of the splits a, test is for training; name one with --train_split."),
-        (["a"], {"test": "a"}, "None of the splits a is for training; name one with --train_split."),
+        (
+            ["a", "test"],
+            {"validation": "a"},
+            "None of the splits a, test is for training; name one with --train_split.",
+        ),
+        (
+            ["a"],
+            {"test": "a"},
+            "None of the splits a is for training; name one with --train_split.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_roles_that_cannot_be(names, asked, line):
     assert refuses(assign_roles, names, asked) == line
 
 
 def test_shared_groups_prefers_test_then_validation():
-    groups = {"train": ["a", "b", "c", None], "validation": ["b", "d", "a", None], "test": ["a", None]}
+    groups = {
+        "train": ["a", "b", "c", None],
+        "validation": ["b", "d", "a", None],
+        "test": ["a", None],
+    }
     assert shared_groups(groups) == {
         "test": {},
         "validation": {2: "test"},
@@ -119,7 +156,9 @@ def test_carving_never_goes_through_a_group_and_balances(seed):
 
 def test_carving_without_groups_is_exact_to_a_row():
     labels = ["real"] * 103 + ["ai"] * 61
-    strata = ["camera"] * 103 + [f"g{i % 30}" for i in range(61)]  # thirty generators with two rows each
+    strata = ["camera"] * 103 + [
+        f"g{i % 30}" for i in range(61)
+    ]  # thirty generators with two rows each
     parts = carve(labels, None, [0.7, 0.15, 0.15], 3, strata)
     for part, fraction in zip(parts, [0.7, 0.15, 0.15]):
         assert abs(len(part) - 164 * fraction) <= 1
@@ -135,7 +174,11 @@ def test_one_huge_group_goes_to_the_largest_part():
 
 def test_few_large_groups_leave_no_part_empty():
     groups = [f"g{i // 50}" for i in range(200)]
-    assert [len(part) for part in carve(["real", "ai"] * 100, groups, [0.7, 0.15, 0.15], 0)] == [100, 50, 50]
+    assert [len(part) for part in carve(["real", "ai"] * 100, groups, [0.7, 0.15, 0.15], 0)] == [
+        100,
+        50,
+        50,
+    ]
 
 
 def test_carving_depends_on_the_seed_and_on_nothing_else():
@@ -151,7 +194,11 @@ def test_carving_depends_on_the_seed_and_on_nothing_else():
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": root}
         output = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert json.loads(output.stdout) == first[0].tolist()
 
@@ -177,7 +224,8 @@ DRAWN = {
 def test_the_draw_never_changes(seed):
     labels = ["real" if i % 5 < 3 else "ai" for i in range(48)]
     strata = [
-        "camera" if label == "real" else ("sdxl", "flux", "dalle")[i % 3] for i, label in enumerate(labels)
+        "camera" if label == "real" else ("sdxl", "flux", "dalle")[i % 3]
+        for i, label in enumerate(labels)
     ]
     groups = [f"g{i // 3}" if i < 18 else f"h{i // 2}" if i < 26 else None for i in range(48)]
     drawn = carve(labels, groups, [0.7, 0.15, 0.15], seed, strata)
@@ -195,7 +243,12 @@ def test_the_draw_of_single_rows_never_changes():
 def test_a_name_with_a_lone_surrogate_can_be_drawn():
     # What a file system gives for a name in an encoding of its own.
     groups = ["\udcff", "a", "b", "c"]
-    assert sorted(np.concatenate(carve(["real", "ai"] * 2, groups, [0.5, 0.5], 0)).tolist()) == [0, 1, 2, 3]
+    assert sorted(np.concatenate(carve(["real", "ai"] * 2, groups, [0.5, 0.5], 0)).tolist()) == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("fractions", [[0.5, 0.4], [1.5, -0.5], [1.0, 0.0], [], [[0.5, 0.5]]])
@@ -208,7 +261,9 @@ def test_carving_refuses_bad_fractions(fractions):
 
 def test_carving_refuses_lengths_that_differ():
     assert refuses(carve, ["real", "ai"], ["a"], [1.0], 0) == "There are 2 labels but 1 groups."
-    assert refuses(carve, ["real", "ai"], None, [1.0], 0, ["a"]) == "There are 2 labels but 1 strata."
+    assert (
+        refuses(carve, ["real", "ai"], None, [1.0], 0, ["a"]) == "There are 2 labels but 1 strata."
+    )
 
 
 def test_carving_nothing_or_into_one():

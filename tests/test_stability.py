@@ -8,8 +8,7 @@ from tiny import draw_picture, save_tiny
 from realfake.detector import Detector
 from realfake.imaging.degradations import GRID
 from realfake.labels import AI, REAL
-from realfake.prediction import Prediction
-from realfake.stability import VARIANTS, Stability, variants_of
+from realfake.prediction import VARIANTS, Prediction, Stability, variants_of
 
 NAMES = ["original", "messenger", "half_size", "crop"]
 
@@ -26,7 +25,10 @@ def said(verdict, reason=None):
 def stability(*verdicts):
     reasons = {"inconclusive": "between"}
     return Stability(
-        [(name, said(verdict, reasons.get(verdict))) for name, verdict in zip(NAMES, verdicts, strict=True)]
+        [
+            (name, said(verdict, reasons.get(verdict)))
+            for name, verdict in zip(NAMES, verdicts, strict=True)
+        ]
     )
 
 
@@ -54,20 +56,33 @@ def test_variants_are_degradations_that_are_measured(detector):
     picture = draw_picture((900, 600), seed=3)
     variants = variants_of(picture)
     assert list(variants) == list(VARIANTS) == NAMES
-    assert [image.size for image in variants.values()] == [(900, 600), (768, 512), (450, 300), (540, 360)]
-    for name, degradation in zip(NAMES, ("clean", "resize_768_jpeg_60", "half_size", "crop_60"), strict=True):
+    assert [image.size for image in variants.values()] == [
+        (900, 600),
+        (768, 512),
+        (450, 300),
+        (540, 360),
+    ]
+    for name, degradation in zip(
+        NAMES, ("clean", "resize_768_jpeg_60", "half_size", "crop_60"), strict=True
+    ):
         np.testing.assert_array_equal(variants[name], GRID[degradation](picture, 0))
     found = detector.stability(picture)
     alone = [detector.predict(image) for image in variants.values()]
     assert [name for name, _ in found.variants] == NAMES
-    assert [p.margin for _, p in found.variants] == pytest.approx([p.margin for p in alone], abs=1e-5)
-    assert found.variants[0][1].margin == pytest.approx(detector.predict(picture).margin, abs=1e-5)
+    assert [p.log_odds for _, p in found.variants] == pytest.approx(
+        [p.log_odds for p in alone], abs=1e-5
+    )
+    assert found.variants[0][1].log_odds == pytest.approx(
+        detector.predict(picture).log_odds, abs=1e-5
+    )
 
 
 def test_one_batch(detector, monkeypatch):
     sizes = []
     forward = detector.forward
-    monkeypatch.setattr(detector, "forward", lambda pixels: sizes.append(len(pixels)) or forward(pixels))
+    monkeypatch.setattr(
+        detector, "forward", lambda pixels: sizes.append(len(pixels)) or forward(pixels)
+    )
     detector.stability(draw_picture((64, 48)))
     assert sizes == [4]
 
@@ -76,8 +91,10 @@ def test_a_flip_on_a_real_network(tmp_path):
     # Thresholds that lie between the margins of the variants make the verdict flip.
     detector = Detector.from_pretrained(save_tiny("convnext", tmp_path / "model"))
     picture = draw_picture((96, 72), seed=2, residue=True)
-    margins = np.array([prediction.margin for _, prediction in detector.stability(picture).variants])
-    cut = float(np.median(margins))
+    log_odds = np.array(
+        [prediction.log_odds for _, prediction in detector.stability(picture).variants]
+    )
+    cut = float(np.median(log_odds))
     detector.model.config.realfake = {
         "thresholds": {"alpha": 0.05, "real": cut, "ai": cut, "n": {"real": 99, "ai": 99}}
     }

@@ -28,7 +28,11 @@ def script():
 
 @pytest.fixture(scope="module")
 def locked(script) -> dict[str, Requirement]:
-    found = [Requirement(line) for line in script.LOCK.read_text().splitlines() if not line.startswith("#")]
+    found = [
+        Requirement(line)
+        for line in script.LOCK.read_text().splitlines()
+        if not line.startswith("#")
+    ]
     return {canonicalize_name(requirement.name): requirement for requirement in found}
 
 
@@ -46,7 +50,11 @@ def test_every_requirement_is_locked_within_its_range(script, locked):
 
 def test_the_lock_is_exact_and_for_every_machine(locked):
     for requirement in locked.values():
-        assert version(requirement).local is None and requirement.url is None and not requirement.extras
+        assert (
+            version(requirement).local is None
+            and requirement.url is None
+            and not requirement.extras
+        )
 
 
 def test_every_requirement_has_bounds_on_both_sides(script):
@@ -57,7 +65,9 @@ def test_every_requirement_has_bounds_on_both_sides(script):
 
 def test_what_builds_the_package_has_bounds_on_both_sides():
     for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]:
-        assert {">=", "<"} <= {specifier.operator for specifier in Requirement(line).specifier}, line
+        assert {">=", "<"} <= {specifier.operator for specifier in Requirement(line).specifier}, (
+            line
+        )
 
 
 def test_updates_are_looked_for_wherever_something_is_pinned():
@@ -67,7 +77,12 @@ def test_updates_are_looked_for_wherever_something_is_pinned():
         for each in updates
         for folder in each.get("directories", [each.get("directory")])
     }
-    assert looked == {("pip", "/"), ("pip", "/tests"), ("github-actions", "/"), ("docker", "/scripts")}
+    assert looked == {
+        ("pip", "/"),
+        ("pip", "/tests"),
+        ("github-actions", "/"),
+        ("docker", "/scripts"),
+    }
     for ecosystem, folder in looked - {("github-actions", "/")}:
         name = "Dockerfile" if ecosystem == "docker" else "requirements.txt"
         assert (ROOT / folder.strip("/") / name).is_file(), (ecosystem, folder)
@@ -77,7 +92,11 @@ def test_the_image_asks_one_index_at_a_time_and_finds_pytorch_in_the_requirement
     recipe = (ROOT / "scripts" / "Dockerfile").read_text()
     assert "--extra-index-url" not in recipe
     pattern = re.search(r"grep -E '(.+)' requirements.txt", recipe).group(1)
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if re.search(pattern, line)]
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if re.search(pattern, line)
+    ]
     assert [Requirement(line).name for line in lines] == ["torch"]
 
 
@@ -102,7 +121,12 @@ def test_the_lock_is_installed_from_only_when_asked_for(tmp_path, constraints, a
     root = tmp_path / "project"
     (root / "scripts").mkdir(parents=True)
     (root / "tests").mkdir()
-    for name in ("pyproject.toml", "requirements.txt", "scripts/environment.sh", "tests/constraints.txt"):
+    for name in (
+        "pyproject.toml",
+        "requirements.txt",
+        "scripts/environment.sh",
+        "tests/constraints.txt",
+    ):
         (root / name).write_bytes((ROOT / name).read_bytes())
     python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -110,13 +134,17 @@ def test_the_lock_is_installed_from_only_when_asked_for(tmp_path, constraints, a
         f'#!/bin/sh\n[ "$1" = -m ] && echo "$@" >> {root}/calls && exit 0\nexec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name != "REALFAKE_CONSTRAINTS"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "REALFAKE_CONSTRAINTS"
+    }
     if constraints:
         environment["REALFAKE_CONSTRAINTS"] = constraints
     command = ". scripts/environment.sh; prepare_environment requirements.txt"
 
     def prepare() -> list[str]:
-        subprocess.run(["bash", "-ec", command], cwd=root, env=environment, check=True, capture_output=True)
+        subprocess.run(
+            ["bash", "-ec", command], cwd=root, env=environment, check=True, capture_output=True
+        )
         return (root / "calls").read_text().splitlines()
 
     packages, _ = prepare()
@@ -149,7 +177,9 @@ def test_actions_are_pinned_and_may_only_read(path):
 
 def test_the_tests_run_on_every_python_that_is_declared_and_from_the_lock():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    job = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]["tests"]
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"][
+        "tests"
+    ]
     pythons = job["strategy"]["matrix"]["python"]
     allowed = Requirement(f"python{declared}").specifier
     assert pythons == [f"3.{minor}" for minor in range(9, 30) if f"3.{minor}" in allowed]

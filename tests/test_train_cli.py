@@ -29,16 +29,30 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from realfake.detector import Detector
 from realfake.evaluation import results
-from realfake.evaluation.measurement_log import read_log
+from realfake.evaluation.log import read_log
 from realfake.models.classifiers import load_classifier
 from realfake.training import release
 from realfake.training.trainer import DetectorTrainer
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = [
-    "--bf16", "False", "--use_cpu", "True", "--disable_tqdm", "True", "--augmentation", "0.1", "--logging_steps", "1",
-    "--per_device_train_batch_size", "16", "--learning_rate", "3e-3", "--measure_degradations", "0",
-]  # fmt: skip
+    "--bf16",
+    "False",
+    "--use_cpu",
+    "True",
+    "--disable_tqdm",
+    "True",
+    "--augmentation",
+    "0.1",
+    "--logging_steps",
+    "1",
+    "--per_device_train_batch_size",
+    "16",
+    "--learning_rate",
+    "3e-3",
+    "--measure_degradations",
+    "0",
+]
 
 
 def import_train_hf():
@@ -66,7 +80,11 @@ def facts_of(folder) -> dict:
 
 
 def eval_losses(folder) -> dict[int, float]:
-    return {row["step"]: row["eval_loss"] for row in facts_of(folder)["log_history"] if "eval_loss" in row}
+    return {
+        row["step"]: row["eval_loss"]
+        for row in facts_of(folder)["log_history"]
+        if "eval_loss" in row
+    }
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +98,21 @@ def finished(corpus, tiny_vit, tmp_path_factory):
     """A finished run with early stopping, class weights, label smoothing and a board, chosen by AUROC."""
     folder = tmp_path_factory.mktemp("runs") / "vit"
     words = [
-        "--num_train_epochs", "6", "--class_weights", "balanced", "--label_smoothing_factor", "0.05",
-        "--metric_for_best_model", "auroc", "--early_stopping_patience", "2", "--report_to", "tensorboard",
-        "--measure_degradations", "16",
-    ]  # fmt: skip
+        "--num_train_epochs",
+        "6",
+        "--class_weights",
+        "balanced",
+        "--label_smoothing_factor",
+        "0.05",
+        "--metric_for_best_model",
+        "auroc",
+        "--early_stopping_patience",
+        "2",
+        "--report_to",
+        "tensorboard",
+        "--measure_degradations",
+        "16",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORBOARD_LOGGING_DIR", str(folder.parent / "board"))
         assert main(corpus, folder, *words, model=tiny_vit) == 0
@@ -97,32 +126,56 @@ def test_the_finished_folder(finished, corpus):
     names = {path.name for path in finished.iterdir()}
     scores = {f"scores-{split}.parquet" for split in ("selection", "calibration", "test")}
     assert names >= {
-        "model.safetensors", "config.json", "preprocessor_config.json", "README.md", "evaluation.json", "training.json",
-        "plots", *scores,
-    }  # fmt: skip
+        "model.safetensors",
+        "config.json",
+        "preprocessor_config.json",
+        "README.md",
+        "evaluation.json",
+        "training.json",
+        "plots",
+        *scores,
+    }
     assert not {".saving", ".config.json.tmp", ".training.json.tmp"} & names
     assert {path.suffix for path in (finished / "plots").iterdir()} == {".png"}
 
     config = json.loads((finished / "config.json").read_text())
     own = config["realfake"]
     assert config["dtype"] == "float32" and config["id2label"] == {"0": "real", "1": "ai"}
-    assert own["preprocessing"] == "processor" and own["image_size"] == 32 and own["corpus"] == "corpus"
+    assert (
+        own["preprocessing"] == "processor"
+        and own["image_size"] == 32
+        and own["corpus"] == "corpus"
+    )
     assert own["calibration"]["folded"] is True and own["calibration"]["n"] == 12
     assert own["thresholds"]["alpha"] == 0.05 and set(own["thresholds"]["n"]) == {"real", "ai"}
 
     card = ModelCard.load(finished / "README.md")
-    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
+    assert (
+        card.data.library_name == "transformers"
+        and card.data.pipeline_tag == "image-classification"
+    )
 
     measured = results.read_evaluation(finished)
     assert set(measured) == {"selection", "calibration", "test"}
     for split, record in measured.items():
         table = results.read_scores(finished / f"scores-{split}.parquet")
         assert record["checkpoint_sha256"] == results.checkpoint_hash(finished)
-        assert len(table["margin"]) == sum(record["figures"]["n"].values()) == (24 if split == "test" else 12)
+        assert (
+            len(table["log_odds"])
+            == sum(record["figures"]["n"].values())
+            == (24 if split == "test" else 12)
+        )
     line, degraded = read_log(finished.parent / "measurements.jsonl")
-    assert line["split"] == "test" and line["corpus"] == "corpus" and line["n"] == {"real": 12, "ai": 12}
+    assert (
+        line["split"] == "test"
+        and line["corpus"] == "corpus"
+        and line["n"] == {"real": 12, "ai": 12}
+    )
     record = json.loads((finished / "robustness.json").read_text())["test"]
-    assert degraded["degradations"] == sorted(record["degradations"]) and degraded["n"] == {"real": 8, "ai": 8}
+    assert degraded["degradations"] == sorted(record["degradations"]) and degraded["n"] == {
+        "real": 8,
+        "ai": 8,
+    }
     assert record["of"] == 24 and set(record["controls"]) == {"power-spectrum", "container-facts"}
     assert "After recompression, resizing and cropping" in (finished / "README.md").read_text()
     assert line["checkpoint_sha256"] == results.checkpoint_hash(finished)
@@ -151,23 +204,35 @@ def test_a_board_was_written(finished):
 
 def test_the_best_checkpoint_was_chosen_by_auroc_and_is_what_is_released(finished):
     facts = facts_of(finished)
-    measured = {row["step"]: row["eval_auroc"] for row in facts["log_history"] if "eval_auroc" in row}
-    assert facts["best_step"] == max(measured, key=measured.get)  # the first, where several are best
-    states = [json.loads(path.read_text()) for path in finished.glob("checkpoint-*/trainer_state.json")]
+    measured = {
+        row["step"]: row["eval_auroc"] for row in facts["log_history"] if "eval_auroc" in row
+    }
+    assert facts["best_step"] == max(
+        measured, key=measured.get
+    )  # the first, where several are best
+    states = [
+        json.loads(path.read_text()) for path in finished.glob("checkpoint-*/trainer_state.json")
+    ]
     best = Path(max(states, key=lambda state: state["global_step"])["best_model_checkpoint"])
     assert best.name == f"checkpoint-{facts['best_step']}"
 
-    trained = AutoModelForImageClassification.from_pretrained(best, dtype=torch.float32).state_dict()
+    trained = AutoModelForImageClassification.from_pretrained(
+        best, dtype=torch.float32
+    ).state_dict()
     released = load_classifier(finished).state_dict()
     t, b = (facts["calibration"][name] for name in ("temperature", "bias"))
     for name, tensor in released.items():
         expected = trained[name]
         if name == "classifier.bias":
-            torch.testing.assert_close(tensor * t, expected + torch.tensor([0, b * t]), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                tensor * t, expected + torch.tensor([0, b * t]), atol=1e-5, rtol=1e-5
+            )
         elif name == "classifier.weight":
             torch.testing.assert_close(tensor * t, expected, atol=1e-3, rtol=1e-3)  # fp16
         else:
-            assert torch.equal(tensor, expected.half().float() if tensor.ndim >= 2 else expected), name
+            assert torch.equal(tensor, expected.half().float() if tensor.ndim >= 2 else expected), (
+                name
+            )
 
 
 def test_early_stopping_stopped(finished):
@@ -188,11 +253,13 @@ def test_the_figures_are_those_of_the_stored_weights(finished, corpus):
     from realfake.corpus.load import load_corpus
 
     test = load_corpus(corpus).splits["test"]
-    np.testing.assert_allclose(detector.margins(list(test["image"])), table["margin"], atol=1e-4)
+    np.testing.assert_allclose(detector.log_odds(list(test["image"])), table["log_odds"], atol=1e-4)
     stock = pipeline("image-classification", model=str(finished))
     picture = draw_picture(40, seed=9)
     expected = detector.predict(picture).probabilities
-    assert {row["label"]: row["score"] for row in stock(picture)} == pytest.approx(expected, abs=1e-5)
+    assert {row["label"]: row["score"] for row in stock(picture)} == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_a_finished_run_is_not_started_again(finished, corpus, tiny_vit, capsys):
@@ -205,11 +272,16 @@ def test_a_finished_run_is_not_started_again(finished, corpus, tiny_vit, capsys)
 def test_evaluate_only_adds_a_line_to_the_log(finished, corpus, tmp_path, capsys):
     log = tmp_path / "measurements.jsonl"
     shutil.copy(finished.parent / "measurements.jsonl", log)
-    folder = shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*"))
+    folder = shutil.copytree(
+        finished, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*")
+    )
     before = results.read_evaluation(folder)
     assert main(corpus, folder, "--evaluate_only", "test", model=folder, log=log) == 0
     first, _, second = read_log(log)
-    assert second["checkpoint_sha256"] == first["checkpoint_sha256"] and second["figures"] == first["figures"]
+    assert (
+        second["checkpoint_sha256"] == first["checkpoint_sha256"]
+        and second["figures"] == first["figures"]
+    )
     after = results.read_evaluation(folder)
     assert set(after) == set(before) and after["test"]["figures"] == before["test"]["figures"]
     assert after["test"]["before_calibration"] == before["test"]["before_calibration"]
@@ -240,23 +312,40 @@ def test_evaluate_only_names_the_weights_it_measured(finished, corpus, tiny_vit,
 def test_native_pixels_with_a_frozen_backbone(corpus, tiny_convnext, tmp_path):
     folder = tmp_path / "run"
     words = [
-        "--preprocessing", "native", "--train_crop_size", "24", "--trainable", "head", "--num_train_epochs", "1",
-        "--alpha", "0.2",
-    ]  # fmt: skip
+        "--preprocessing",
+        "native",
+        "--train_crop_size",
+        "24",
+        "--trainable",
+        "head",
+        "--num_train_epochs",
+        "1",
+        "--alpha",
+        "0.2",
+    ]
     assert main(corpus, folder, *words, "--measure_test", "False", model=tiny_convnext) == 0
     config = json.loads((folder / "config.json").read_text())
-    assert config["realfake"]["preprocessing"] == "native" and config["realfake"]["thresholds"]["alpha"] == 0.2
+    assert (
+        config["realfake"]["preprocessing"] == "native"
+        and config["realfake"]["thresholds"]["alpha"] == 0.2
+    )
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     assert processor["do_resize"] is False and processor["do_center_crop"] is True
     assert processor["crop_size"] == {"height": 32, "width": 32}, (
         "the training crop is not what is measured with"
     )
 
-    start, end = load_file(tiny_convnext / "model.safetensors"), load_file(folder / "model.safetensors")
+    start, end = (
+        load_file(tiny_convnext / "model.safetensors"),
+        load_file(folder / "model.safetensors"),
+    )
     for name, tensor in start.items():
         kept = torch.equal(end[name], tensor.half() if tensor.ndim >= 2 else tensor)
         assert kept != name.startswith("classifier."), name
-    assert not (tmp_path / "measurements.jsonl").exists() and not (folder / "scores-test.parquet").exists()
+    assert (
+        not (tmp_path / "measurements.jsonl").exists()
+        and not (folder / "scores-test.parquet").exists()
+    )
 
     from realfake.corpus.load import load_corpus
 
@@ -273,7 +362,9 @@ def test_native_pixels_with_a_frozen_backbone(corpus, tiny_convnext, tmp_path):
 
 def test_from_scratch_without_files_that_cannot_be_read(tmp_path):
     corpus = draw_corpus(tmp_path / "corpus", n=130, size=40)
-    broken = [corpus / name for name in ("real/0007.jpg", "real/0019.jpg", "ai/0003.jpg", "ai/0040.jpg")]  # 3 %
+    broken = [
+        corpus / name for name in ("real/0007.jpg", "real/0019.jpg", "ai/0003.jpg", "ai/0040.jpg")
+    ]  # 3 %
     for path in broken:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (tmp_path / "corpus" / "notes.txt").write_text("no image")
@@ -295,7 +386,9 @@ def test_from_scratch_without_files_that_cannot_be_read(tmp_path):
     assert all("damaged" in row["reason"] for row in report["dropped"])
     assert sum(counts["rows"] for counts in report["splits"].values()) == 126
     config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["ConvNextV2ForImageClassification"] and config["hidden_sizes"] == [8, 16]
+    assert config["architectures"] == ["ConvNextV2ForImageClassification"] and config[
+        "hidden_sizes"
+    ] == [8, 16]
     assert Detector.from_pretrained(folder).predict(draw_picture(40)).verdict == "inconclusive", (
         "too few to promise"
     )
@@ -304,7 +397,11 @@ def test_from_scratch_without_files_that_cannot_be_read(tmp_path):
 def test_a_stream(corpus, tiny_vit, tmp_path):
     # Streamed validation and test exist as splits.
     split = tmp_path / "split"
-    for name, files in (("train", slice(0, 40)), ("validation", slice(40, 60)), ("test", slice(60, 80))):
+    for name, files in (
+        ("train", slice(0, 40)),
+        ("validation", slice(40, 60)),
+        ("test", slice(60, 80)),
+    ):
         for label in ("real", "ai"):
             (split / name / label).mkdir(parents=True)
             for path in sorted((corpus / label).iterdir())[files]:
@@ -331,7 +428,9 @@ def test_a_dry_run_writes_a_picture_and_nothing_else(corpus, tiny_vit, tmp_path,
     assert not (tmp_path / "measurements.jsonl").exists()
     printed = capsys.readouterr().out
     assert (
-        "66 of them trained" in printed and "(16, 3, 32, 32)" in printed and "{'real': 56, 'ai': 56}" in printed
+        "66 of them trained" in printed
+        and "(16, 3, 32, 32)" in printed
+        and "{'real': 56, 'ai': 56}" in printed
     )
 
 
@@ -350,19 +449,35 @@ KILLED = """
 """
 
 
-def test_a_run_killed_while_it_saves_continues_as_if_nothing_had_been(corpus, tiny_vit, tmp_path, capsys):
+def test_a_run_killed_while_it_saves_continues_as_if_nothing_had_been(
+    corpus, tiny_vit, tmp_path, capsys
+):
     steps = ["--num_train_epochs", "2"]
-    steps += ["--save_strategy", "steps", "--save_steps", "3", "--eval_strategy", "steps", "--eval_steps", "3"]
+    steps += [
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "3",
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        "3",
+    ]
     folder, whole = tmp_path / "run", tmp_path / "whole"
     script = tmp_path / "killed.py"
     script.write_text(textwrap.dedent(KILLED))
     result = subprocess.run(
         [sys.executable, str(script), *command(corpus, folder, *steps, model=tiny_vit)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
     assert (folder / "checkpoint-9" / "model.safetensors").is_file()
-    assert not (folder / "checkpoint-9" / "trainer_state.json").exists(), "half-written, as it should be here"
+    assert not (folder / "checkpoint-9" / "trainer_state.json").exists(), (
+        "half-written, as it should be here"
+    )
     assert not (folder / "training.json").exists()
 
     # The time before the interruption counts. It is set to what no second run can take.
@@ -373,13 +488,18 @@ def test_a_run_killed_while_it_saves_continues_as_if_nothing_had_been(corpus, ti
 
     capsys.readouterr()
     assert main(corpus, folder, *steps, model=tiny_vit) == 0
-    assert f"Continuing the interrupted run from {folder / 'checkpoint-6'}." in capsys.readouterr().out
+    assert (
+        f"Continuing the interrupted run from {folder / 'checkpoint-6'}." in capsys.readouterr().out
+    )
     assert main(corpus, whole, *steps, model=tiny_vit) == 0
     assert "Continuing" not in capsys.readouterr().out
 
     assert eval_losses(folder).keys() == eval_losses(whole).keys() == {3, 6, 9, 12, 14}
     assert eval_losses(folder) == pytest.approx(eval_losses(whole), abs=1e-3)
-    losses = [[row["loss"] for row in facts_of(run)["log_history"] if "loss" in row] for run in (folder, whole)]
+    losses = [
+        [row["loss"] for row in facts_of(run)["log_history"] if "loss" in row]
+        for run in (folder, whole)
+    ]
     assert len(losses[0]) == 14 and losses[0] == pytest.approx(losses[1], abs=1e-3), (
         "the same images in the same order"
     )
@@ -397,7 +517,9 @@ def test_a_full_disk_keeps_the_checkpoints(corpus, tiny_vit, tmp_path, capsys, m
     def full_at_the_second(self, output_dir=None, _internal_call=False):
         if self.state.global_step > 7:
             # What safetensors raises is no OSError.
-            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            raise SafetensorError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            )
         save_model(self, output_dir, _internal_call)
 
     monkeypatch.setattr(DetectorTrainer, "save_model", full_at_the_second)
@@ -497,16 +619,26 @@ def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path, machines):
     ]
     two, one = tmp_path / "two", tmp_path / "one"
     arguments = command(
-        corpus, two, *words, "--ddp_backend", "gloo", "--per_device_train_batch_size", "8", model=tiny_vit,
+        corpus,
+        two,
+        *words,
+        "--ddp_backend",
+        "gloo",
+        "--per_device_train_batch_size",
+        "8",
+        model=tiny_vit,
         log=tmp_path / "two.jsonl",
-    )  # fmt: skip
+    )
     processes = [
         subprocess.Popen(
             [*launch, str(ROOT / "train_hf.py"), *arguments],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for launch in launched(machines)
-    ]  # fmt: skip
+    ]
     # The first one ends last: it writes, measures and speaks for all.
     said = [process.communicate(timeout=550) for process in reversed(processes)][::-1]
     stdout = "".join(out for out, _ in said)
@@ -516,7 +648,12 @@ def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path, machines):
     assert (facts_of(two)["world_size"], facts_of(one)["world_size"]) == (2, 1)
     assert stdout.count("Finished:") == stdout.count("Corpus ") == 1
     curves = [
-        [row[name] for name in ("loss", "eval_loss") for row in facts_of(run)["log_history"] if name in row]
+        [
+            row[name]
+            for name in ("loss", "eval_loss")
+            for row in facts_of(run)["log_history"]
+            if name in row
+        ]
         for run in (one, two)
     ]
     assert len(curves[0]) == 14 + 2
@@ -525,9 +662,11 @@ def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path, machines):
     assert line["n"] == other["n"] == {"real": 12, "ai": 12}
     for split, rows in (("selection", 12), ("calibration", 12), ("test", 24)):
         tables = [results.read_scores(run / f"scores-{split}.parquet") for run in (one, two)]
-        assert len(tables[0]["margin"]) == len(tables[1]["margin"]) == rows
+        assert len(tables[0]["log_odds"]) == len(tables[1]["log_odds"]) == rows
         np.testing.assert_array_equal(tables[0]["is_ai"], tables[1]["is_ai"])
-        np.testing.assert_allclose(tables[0]["margin"], tables[1]["margin"], atol=0.02, rtol=0.02)
+        np.testing.assert_allclose(
+            tables[0]["log_odds"], tables[1]["log_odds"], atol=0.02, rtol=0.02
+        )
 
 
 GROUP = """
@@ -546,12 +685,14 @@ processes.end(3)
 
 def test_a_process_of_a_group_ends_with_its_status_though_gloo_still_holds_tensors():
     for _ in range(5):
-        ended = subprocess.run([sys.executable, "-c", GROUP], capture_output=True, text=True, timeout=120)
+        ended = subprocess.run(
+            [sys.executable, "-c", GROUP], capture_output=True, text=True, timeout=120
+        )
         assert (ended.returncode, ended.stdout) == (3, "handled"), ended.stderr
 
 
 def test_a_process_without_a_group_ends_as_usual():
-    from realfake.processes import end
+    from realfake.distributed import end
 
     with pytest.raises(SystemExit, match="2"):
         end(2)
@@ -583,7 +724,10 @@ def test_no_such_dataset(tiny_vit, tmp_path, capsys):
 
 
 def test_no_label_column(small, tiny_vit, tmp_path, capsys):
-    lines = ["file_name,verdict", *(f"{path},{path.parent.name}" for path in sorted(small.rglob("*.jpg")))]
+    lines = [
+        "file_name,verdict",
+        *(f"{path},{path.parent.name}" for path in sorted(small.rglob("*.jpg"))),
+    ]
     (tmp_path / "table.csv").write_text("\n".join(lines))
     assert main(tmp_path / "table.csv", tmp_path / "run", model=tiny_vit) == 2
     said = last_line(capsys)
@@ -610,9 +754,12 @@ def test_an_empty_validation_split(small, tiny_vit, tmp_path, capsys):
     paths = sorted(small.rglob("*.jpg"))
     features = Features({"image": ImageFeature(decode=False), "label": Value("string")})
     train = Dataset.from_dict(
-        {"image": [{"bytes": path.read_bytes(), "path": None} for path in paths], "label": [p.parent.name for p in paths]},
+        {
+            "image": [{"bytes": path.read_bytes(), "path": None} for path in paths],
+            "label": [p.parent.name for p in paths],
+        },
         features=features,
-    )  # fmt: skip
+    )
     empty = Dataset.from_dict({"image": [], "label": []}, features=features)
     DatasetDict(train=train, validation=empty).save_to_disk(tmp_path / "saved")
     assert main(tmp_path / "saved", tmp_path / "run", model=tiny_vit) == 2
@@ -628,7 +775,12 @@ def test_too_few_images_to_part(small, tiny_vit, tmp_path, capsys):
 def test_a_checkpoint_that_is_no_image_classifier(corpus, tmp_path, capsys):
     from transformers import BertConfig, BertModel
 
-    settings = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    settings = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
     BertModel(BertConfig(vocab_size=20, **settings)).save_pretrained(tmp_path / "bert")
     assert main(corpus, tmp_path / "run", model=tmp_path / "bert") == 2
     said = last_line(capsys)
@@ -640,7 +792,10 @@ def test_a_checkpoint_that_is_no_image_classifier(corpus, tmp_path, capsys):
     [
         ("--model_type vit", "Pass either --model_name_or_path"),
         ("--streaming True", "pass --max_steps with --streaming"),
-        ("--streaming True --max_steps 5 --class_weights balanced", "leave out --class_weights or --streaming"),
+        (
+            "--streaming True --max_steps 5 --class_weights balanced",
+            "leave out --class_weights or --streaming",
+        ),
         ("--evaluate_only test --dry_run True", "--evaluate_only and --dry_run exclude each other"),
         ("--evaluate_only everything", "--evaluate_only must be one of"),
         ("--eval_strategy steps", "strategy"),
@@ -704,9 +859,11 @@ def test_help_names_every_option(capsys, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("rank, start", [("0", "train_hf.py: error: "), ("1", "train_hf.py: process 1: ")])
+@pytest.mark.parametrize(
+    "rank, start", [("0", "train_hf.py: error: "), ("1", "train_hf.py: process 1: ")]
+)
 def test_a_mistake_is_said_once_and_not_lost(rank, start, capsys, monkeypatch):
-    from realfake.command import report_failure
+    from realfake.io import report_failure
 
     monkeypatch.setenv("RANK", rank)
     assert report_failure("train_hf.py", ValueError("first\n  second")) == 2

@@ -15,12 +15,12 @@ from scipy.special import log_softmax
 from tiny import draw_picture, save_tiny
 from transformers import EvalPrediction, TrainerControl, TrainerState
 
-from realfake.evaluation.detection_metrics import check_metric, metrics_of
+from realfake.evaluation.measure import check_metric, metrics_of
 from realfake.models.classifiers import load_processor
-from realfake.models.heads import select_trainable
+from realfake.models.folding import select_trainable
 from realfake.training.arguments import DataArguments, ModelArguments, RunArguments
 from realfake.training.augment import Augmentation
-from realfake.training.images import (
+from realfake.training.data import (
     Collator,
     EpochCallback,
     PlainImages,
@@ -28,7 +28,7 @@ from realfake.training.images import (
     TrainingImages,
     training_processor,
 )
-from realfake.training.preparation import mend_batch_norm, prepare_classifier
+from realfake.training.model import mend_batch_norm, prepare_classifier
 from realfake.training.trainer import (
     ElapsedCallback,
     build_trainer,
@@ -47,7 +47,9 @@ def rows(n, ai_every=2):
         draw_picture(40, seed=index, residue=index % ai_every == 0).save(buffer, "PNG")
         images.append({"bytes": buffer.getvalue(), "path": None})
         labels.append(int(index % ai_every == 0))
-    features = Features({"image": ImageFeature(decode=False), "label": ClassLabel(names=["real", "ai"])})
+    features = Features(
+        {"image": ImageFeature(decode=False), "label": ClassLabel(names=["real", "ai"])}
+    )
     return Dataset.from_dict({"image": images, "label": labels}, features=features)
 
 
@@ -60,11 +62,20 @@ def arguments(tmp_path, **more):
     return RunArguments(
         output_dir=str(tmp_path),
         **{
-            "per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 1e-2, "warmup_steps": 0,
-            "lr_scheduler_type": "constant", "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False,
-            "bf16": False, "disable_tqdm": True, "logging_steps": 1, **more,
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 1,
+            "learning_rate": 1e-2,
+            "warmup_steps": 0,
+            "lr_scheduler_type": "constant",
+            "save_strategy": "no",
+            "eval_strategy": "no",
+            "load_best_model_at_end": False,
+            "bf16": False,
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            **more,
         },
-    )  # fmt: skip
+    )
 
 
 def trainer_for(folder, dataset, args, preprocessing="processor", data=None, **model):
@@ -93,7 +104,9 @@ def test_an_image_depends_on_seed_epoch_and_index_alone(sixteen):
     )
     for other in (images(epoch=1), images(seed=1)):
         assert sum(pixels(other, index) != first[index] for index in range(8)) >= 6
-    same = [np.asarray(PlainImages(sixteen, LABEL2ID)[index]["image"]).tobytes() for index in range(8)]
+    same = [
+        np.asarray(PlainImages(sixteen, LABEL2ID)[index]["image"]).tobytes() for index in range(8)
+    ]
     assert sum(a != b for a, b in zip(first, same, strict=True)) >= 6
 
 
@@ -115,7 +128,11 @@ def test_streamed_images_are_augmented_anew_on_every_pass(sixteen):
     assert [np.asarray(row["image"]).tobytes() for row in streamed] == first
     streamed.epoch = 1
     assert (
-        sum(np.asarray(row["image"]).tobytes() != old for row, old in zip(streamed, first, strict=True)) >= 12
+        sum(
+            np.asarray(row["image"]).tobytes() != old
+            for row, old in zip(streamed, first, strict=True)
+        )
+        >= 12
     )
 
 
@@ -158,7 +175,9 @@ def test_a_stream_shorter_than_the_run_is_augmented_anew(sixteen, tiny_vit, tmp_
 
     stream.__class__ = Watched
     trainer.train_dataset = stream
-    next(cb for cb in trainer.callback_handler.callbacks if isinstance(cb, EpochCallback)).images = stream
+    next(
+        cb for cb in trainer.callback_handler.callbacks if isinstance(cb, EpochCallback)
+    ).images = stream
     trainer.train()
     assert trainer.state.global_step == 5
     assert epochs == [0, 1, 2]  # two steps a pass
@@ -167,15 +186,21 @@ def test_a_stream_shorter_than_the_run_is_augmented_anew(sixteen, tiny_vit, tmp_
 def test_training_processor_leaves_the_crop_to_the_augmentation(tmp_path):
     processor = load_processor(save_tiny("mobilenet_v2", tmp_path / "m"))
     picture = draw_picture(24)
-    assert Collator(processor)([{"image": picture, "label": 1}])["pixel_values"].shape[-2:] == (32, 32)
+    assert Collator(processor)([{"image": picture, "label": 1}])["pixel_values"].shape[-2:] == (
+        32,
+        32,
+    )
     batch = Collator(training_processor(processor, 24))([{"image": picture, "label": 1}])
     assert batch["pixel_values"].shape == (1, 3, 24, 24) and batch["labels"].tolist() == [1]
     levels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255
     mean, std = (
-        np.asarray(v, dtype=np.float32)[:, None, None] for v in (processor.image_mean, processor.image_std)
+        np.asarray(v, dtype=np.float32)[:, None, None]
+        for v in (processor.image_mean, processor.image_std)
     )
     np.testing.assert_allclose(batch["pixel_values"][0].numpy(), (levels - mean) / std, atol=1e-5)
-    assert processor.do_resize and processor.do_center_crop, "the processor that is saved stays as it was"
+    assert processor.do_resize and processor.do_center_crop, (
+        "the processor that is saved stays as it was"
+    )
     assert training_processor(processor, None).to_dict() == processor.to_dict()
 
 
@@ -185,7 +210,9 @@ def test_training_processor_leaves_the_crop_to_the_augmentation(tmp_path):
 def test_class_weights_by_hand():
     dataset = rows(8, ai_every=4)  # 2 ai, 6 real
     assert class_weights("none", dataset, LABEL2ID) is None
-    assert class_weights("balanced", dataset, LABEL2ID).tolist() == pytest.approx([8 / (2 * 6), 8 / (2 * 2)])
+    assert class_weights("balanced", dataset, LABEL2ID).tolist() == pytest.approx(
+        [8 / (2 * 6), 8 / (2 * 2)]
+    )
     swapped = class_weights("balanced", dataset, {"ai": 0, "real": 1})
     assert swapped.tolist() == pytest.approx([8 / (2 * 2), 8 / (2 * 6)])
     assert count_labels(dataset) == {"real": 6, "ai": 2}
@@ -196,9 +223,11 @@ def test_class_weights_by_hand():
 def test_the_loss_by_hand(weighted, smoothing, tiny_vit, tmp_path):
     dataset = rows(8, ai_every=4)
     trainer = trainer_for(
-        tiny_vit, dataset, arguments(tmp_path, label_smoothing_factor=smoothing),
+        tiny_vit,
+        dataset,
+        arguments(tmp_path, label_smoothing_factor=smoothing),
         data={"class_weights": "balanced" if weighted else "none"},
-    )  # fmt: skip
+    )
     batch = trainer.data_collator([trainer.eval_dataset[index] for index in range(8)])
     with torch.no_grad():
         logits = trainer.model.eval()(pixel_values=batch["pixel_values"]).logits.double().numpy()
@@ -217,7 +246,9 @@ def test_the_loss_by_hand(weighted, smoothing, tiny_vit, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [3, 7, 16])
-def test_the_measured_loss_does_not_depend_on_the_batch_size(batch_size, tiny_vit, sixteen, tmp_path):
+def test_the_measured_loss_does_not_depend_on_the_batch_size(
+    batch_size, tiny_vit, sixteen, tmp_path
+):
     args = arguments(tmp_path, per_device_eval_batch_size=batch_size)
     trainer = trainer_for(tiny_vit, sixteen, args)
     batch = trainer.eval_collator([trainer.eval_dataset[index] for index in range(16)])
@@ -231,7 +262,11 @@ def test_metrics_of_a_prediction():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0], [0.0, 3.0]], dtype=np.float32)
     labels = np.array([0, 1, 1, 1])
     values = metrics_of(LABEL2ID)(EvalPrediction(predictions=logits, label_ids=labels))
-    assert values["accuracy"] == 0.75 and values["recall_ai"] == pytest.approx(2 / 3) and values["auroc"] == 1
+    assert (
+        values["accuracy"] == 0.75
+        and values["recall_ai"] == pytest.approx(2 / 3)
+        and values["auroc"] == 1
+    )
     swapped = metrics_of({"ai": 0, "real": 1})(
         EvalPrediction(predictions=logits[:, ::-1], label_ids=1 - labels)
     )
@@ -261,21 +296,35 @@ UNUSED = ("dinov2.embeddings.mask_token", "vision_model.head.")
 @pytest.mark.parametrize(
     "architecture, trainable",
     [
-        ("vit", "all"), ("vit", "last:1"), ("vit", "head"), ("dinov2", "all"), ("siglip", "all"), ("swin", "all"),
-        ("convnextv2", "all"), ("resnet", "all"), ("resnet", "last:1"), ("resnet", "head"), ("mobilenet_v2", "last:2"),
+        ("vit", "all"),
+        ("vit", "last:1"),
+        ("vit", "head"),
+        ("dinov2", "all"),
+        ("siglip", "all"),
+        ("swin", "all"),
+        ("convnextv2", "all"),
+        ("resnet", "all"),
+        ("resnet", "last:1"),
+        ("resnet", "head"),
+        ("mobilenet_v2", "last:2"),
         ("efficientnet", "head"),
     ],
-)  # fmt: skip
+)
 def test_training_moves_what_it_should_and_nothing_else(architecture, trainable, sixteen, tmp_path):
     folder = save_tiny(architecture, tmp_path / "start")
     trainer = trainer_for(
-        folder, sixteen, arguments(tmp_path / "run", num_train_epochs=2, weight_decay=0.0), trainable=trainable
+        folder,
+        sixteen,
+        arguments(tmp_path / "run", num_train_epochs=2, weight_decay=0.0),
+        trainable=trainable,
     )
     model = trainer.model
     chosen = set(select_trainable(model, trainable))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainer.train()
-    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     parameters = {name for name, _ in model.named_parameters()}
     still = {name for name in chosen - moved if not name.startswith(UNUSED)}
     assert still == set(), "should have moved"
@@ -289,7 +338,9 @@ def test_training_moves_what_it_should_and_nothing_else(architecture, trainable,
 
 def test_batch_norm_momentum_is_torchs(tmp_path):
     _, first = (None, torch.nn.BatchNorm2d(3, momentum=0.997))
-    model = torch.nn.Sequential(first, torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, momentum=None))
+    model = torch.nn.Sequential(
+        first, torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, momentum=None)
+    )
     mend_batch_norm(model)
     assert [module.momentum for module in model] == [0.01, 0.1, None]
 
@@ -298,9 +349,14 @@ def test_the_best_checkpoint_is_read_back(tiny_vit, sixteen, tmp_path):
     # transformers saves some architectures under older names, which `Trainer` alone would not read back. "Best" is the
     # highest loss here, so that it is not the last one, whose weights are in the model anyway.
     args = arguments(
-        tmp_path, num_train_epochs=3, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True,
-        greater_is_better=True, learning_rate=1e-3,
-    )  # fmt: skip
+        tmp_path,
+        num_train_epochs=3,
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        load_best_model_at_end=True,
+        greater_is_better=True,
+        learning_rate=1e-3,
+    )
     trainer = trainer_for(tiny_vit, sixteen, args, data={"augmentation": 0.0})
     trainer.train()
     losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
@@ -316,8 +372,12 @@ def test_the_best_checkpoint_is_read_back(tiny_vit, sixteen, tmp_path):
 def test_native_crops_for_training_and_the_centre_for_measuring(sixteen, tmp_path):
     folder = save_tiny("convnext", tmp_path / "start")
     trainer = trainer_for(
-        folder, sixteen, arguments(tmp_path / "run"), preprocessing="native", data={"train_crop_size": 24, "augmentation": 0.0}
-    )  # fmt: skip
+        folder,
+        sixteen,
+        arguments(tmp_path / "run"),
+        preprocessing="native",
+        data={"train_crop_size": 24, "augmentation": 0.0},
+    )
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["pixel_values"].shape == (8, 3, 24, 24)
     measured = next(iter(trainer.get_eval_dataloader()))["pixel_values"]
@@ -326,7 +386,8 @@ def test_native_crops_for_training_and_the_centre_for_measuring(sixteen, tmp_pat
     levels = np.asarray(picture.crop((4, 4, 36, 36)), dtype=np.float32).transpose(2, 0, 1) / 255
     processor = trainer.eval_collator.processor
     mean, std = (
-        np.asarray(v, dtype=np.float32)[:, None, None] for v in (processor.image_mean, processor.image_std)
+        np.asarray(v, dtype=np.float32)[:, None, None]
+        for v in (processor.image_mean, processor.image_std)
     )
     np.testing.assert_allclose(measured[0].numpy(), (levels - mean) / std, atol=1e-5)
     assert trainer.data_collator is not trainer.eval_collator
@@ -335,7 +396,11 @@ def test_native_crops_for_training_and_the_centre_for_measuring(sixteen, tmp_pat
 def test_a_training_crop_that_the_model_cannot_take(sixteen, tiny_vit, tmp_path):
     with pytest.raises(ValueError, match="cannot take images of 24x24 pixels .*--train_crop_size"):
         trainer_for(
-            tiny_vit, sixteen, arguments(tmp_path), preprocessing="native", data={"train_crop_size": 24}
+            tiny_vit,
+            sixteen,
+            arguments(tmp_path),
+            preprocessing="native",
+            data={"train_crop_size": 24},
         )
 
 
@@ -447,7 +512,12 @@ class Seen:
 def trainer_for_stream(folder, stream, selection, args):
     prepared = prepare_classifier(ModelArguments(model_name_or_path=str(folder)))
     return build_trainer(
-        *prepared, stream, selection, "processor", DataArguments(dataset="drawn", augmentation=1.0), args
+        *prepared,
+        stream,
+        selection,
+        "processor",
+        DataArguments(dataset="drawn", augmentation=1.0),
+        args,
     )
 
 
@@ -462,10 +532,14 @@ def run_stream(model, dataset, folder, resume=None, **more):
     args = arguments(
         folder,
         **{
-            "max_steps": 7, "per_device_train_batch_size": 6, "save_strategy": "steps", "save_steps": 1,
-            "save_total_limit": 7, **more,
+            "max_steps": 7,
+            "per_device_train_batch_size": 6,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "save_total_limit": 7,
+            **more,
         },
-    )  # fmt: skip
+    )
     stream = dataset.to_iterable_dataset().shuffle(seed=3, buffer_size=5)
     trainer = trainer_for_stream(model, stream, dataset, args)
     seen = Seen(trainer)
@@ -514,7 +588,9 @@ def test_a_stream_under_gradient_accumulation(sixteen, tiny_vit, tmp_path):
 
 
 def test_workers_take_turns(sixteen, monkeypatch):
-    stream = StreamedImages(sixteen.to_iterable_dataset(), Augmentation(0.0), LABEL2ID, 0, batch_rows=4)
+    stream = StreamedImages(
+        sixteen.to_iterable_dataset(), Augmentation(0.0), LABEL2ID, 0, batch_rows=4
+    )
     stream.start = 5
     assert stream._rows_before() == 20
     before = []
@@ -525,7 +601,9 @@ def test_workers_take_turns(sixteen, monkeypatch):
     assert before == [12, 8], "batches 0, 2 and 4 of the first, 1 and 3 of the second"
 
 
-def test_a_checkpoint_that_does_not_say_where_its_stream_was(whole_stream, sixteen, tiny_vit, tmp_path):
+def test_a_checkpoint_that_does_not_say_where_its_stream_was(
+    whole_stream, sixteen, tiny_vit, tmp_path
+):
     folder = shutil.copytree(whole_stream[0] / "checkpoint-2", tmp_path / "checkpoint-2")
     (folder / "stream.json").unlink()
     with pytest.raises(ValueError, match="does not say how far its stream had come"):

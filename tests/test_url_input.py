@@ -31,9 +31,14 @@ def cache(tmp_path, monkeypatch):
 def asked(monkeypatch):
     """The URLs that anything but the project's downloader asks for, with Gradio's own downloads off."""
     for name in (
-        "async_ssrf_protected_get", "async_ssrf_protected_download", "ssrf_protected_download", "save_url_to_cache",
-    ):  # fmt: skip
-        monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))  # put back afterwards
+        "async_ssrf_protected_get",
+        "async_ssrf_protected_download",
+        "ssrf_protected_download",
+        "save_url_to_cache",
+    ):
+        monkeypatch.setattr(
+            processing_utils, name, getattr(processing_utils, name)
+        )  # put back afterwards
     asked = []
 
     async def ask(self, request):
@@ -56,12 +61,16 @@ def picture() -> bytes:
 
 
 def moved(block, value):
-    return asyncio.run(processing_utils.async_move_files_to_cache(value, block, check_in_upload_folder=True))
+    return asyncio.run(
+        processing_utils.async_move_files_to_cache(value, block, check_in_upload_folder=True)
+    )
 
 
 def test_an_image_by_its_url_is_fetched_by_the_projects_downloader(cache, asked, monkeypatch):
     calls = []
-    monkeypatch.setattr(image_input, "fetch", lambda *call, **limits: calls.append((call, limits)) or picture())
+    monkeypatch.setattr(
+        image_input, "fetch", lambda *call, **limits: calls.append((call, limits)) or picture()
+    )
     block = ImageInput()
     path = Path(block.preprocess(ImageData(**moved(block, sent(URL)))))
     assert path.read_bytes() == picture() and path.name == "cat.png" and path.is_relative_to(cache)

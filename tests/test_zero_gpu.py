@@ -63,7 +63,9 @@ def test_every_answer_comes_from_the_worker_and_is_the_same(detector, tiny_convn
     assert lend(detector, seconds=20) is detector
     plain, picture = Detector.from_pretrained(tiny_convnext), draw_picture(64)
     assert detector.predict(picture) == plain.predict(picture)
-    assert (detector.forward(detector.pixels(picture)) == plain.forward(plain.pixels(picture))).all()
+    assert (
+        detector.forward(detector.pixels(picture)) == plain.forward(plain.pixels(picture))
+    ).all()
     assert detector.explain(picture).heatmap.shape == (64, 64)
     assert detector.stability(picture).verdict == plain.stability(picture).verdict
     assert calls == [(name, 20) for name in ("predict", "forward", "explain", "stability")]
@@ -93,7 +95,9 @@ def test_elsewhere_nothing_changes(detector, monkeypatch, installed):
     assert calls == []
 
 
-def test_detectors_of_a_comparison_are_lent_as_well_and_closed_ones_are_let_go(tiny_convnext, monkeypatch):
+def test_detectors_of_a_comparison_are_lent_as_well_and_closed_ones_are_let_go(
+    tiny_convnext, monkeypatch
+):
     calls, model = [], str(tiny_convnext)
     for name, module in spaces(True, calls).items():
         monkeypatch.setitem(sys.modules, name, module)

@@ -12,9 +12,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 ARCHITECTURES = (
-    "vit", "deit", "dinov2", "siglip", "swin", "swinv2", "convnext", "convnextv2", "resnet", "efficientnet",
+    "vit",
+    "deit",
+    "dinov2",
+    "siglip",
+    "swin",
+    "swinv2",
+    "convnext",
+    "convnextv2",
+    "resnet",
+    "efficientnet",
     "mobilenet_v2",
-)  # fmt: skip
+)
 
 
 def save_tiny(
@@ -111,7 +120,9 @@ def _deit(image_size, names):
     config = DeiTConfig(image_size=image_size, **_transformer(), **names)
     # The auto class cannot choose between the heads with and without a teacher unless it is told.
     config.architectures = ["DeiTForImageClassification"]
-    processor = DeiTImageProcessorPil(size=_square(image_size * 8 // 7), crop_size=_square(image_size))
+    processor = DeiTImageProcessorPil(
+        size=_square(image_size * 8 // 7), crop_size=_square(image_size)
+    )
     return DeiTForImageClassification(config), processor
 
 
@@ -122,7 +133,9 @@ def _dinov2(image_size, names):
     settings = _transformer(mlp_ratio=2)
     settings.pop("intermediate_size")
     config = Dinov2Config(image_size=image_size, **settings, **names)
-    processor = BitImageProcessorPil(size={"shortest_edge": image_size * 8 // 7}, crop_size=_square(image_size))
+    processor = BitImageProcessorPil(
+        size={"shortest_edge": image_size * 8 // 7}, crop_size=_square(image_size)
+    )
     return Dinov2ForImageClassification(config), processor
 
 
@@ -133,7 +146,12 @@ def _siglip(image_size, names):
     vision = _transformer(image_size=image_size)
     vision.pop("initializer_range")
     # The classifier holds no text tower; its configuration is there all the same.
-    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    text = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     text |= {"vocab_size": 32, "projection_size": 32, "bos_token_id": 0, "eos_token_id": 1}
     config = SiglipConfig(vision_config=vision, text_config=text, **names)
     return SiglipForImageClassification(config), SiglipImageProcessorPil(size=_square(image_size))
@@ -196,13 +214,17 @@ def _convnextv2(image_size, names):
 def _resnet(image_size, names):
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", **names)
+    config = ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", **names
+    )
     return ResNetForImageClassification(config), _convnext_processor(image_size)
 
 
 def _efficientnet(image_size, names):
     from transformers import EfficientNetConfig, EfficientNetForImageClassification
-    from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
+    from transformers.models.efficientnet.image_processing_pil_efficientnet import (
+        EfficientNetImageProcessorPil,
+    )
 
     config = EfficientNetConfig(
         image_size=image_size,
@@ -218,7 +240,9 @@ def _efficientnet(image_size, names):
         initializer_range=0.1,
         **names,
     )
-    processor = EfficientNetImageProcessorPil(size=_square(image_size), crop_size=_square(image_size))
+    processor = EfficientNetImageProcessorPil(
+        size=_square(image_size), crop_size=_square(image_size)
+    )
     model = EfficientNetForImageClassification(config)
     model.classifier.weight.data *= 30  # its pooled features are small
     return model, processor
@@ -226,7 +250,9 @@ def _efficientnet(image_size, names):
 
 def _mobilenet_v2(image_size, names):
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
-    from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
+    from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import (
+        MobileNetV2ImageProcessorPil,
+    )
 
     config = MobileNetV2Config(
         image_size=image_size,
@@ -245,7 +271,9 @@ def _mobilenet_v2(image_size, names):
 _BUILDERS = {name: globals()[f"_{name}"] for name in ARCHITECTURES}
 
 
-def draw_picture(size: int | tuple[int, int] = 48, seed: int = 0, residue: bool = False) -> Image.Image:
+def draw_picture(
+    size: int | tuple[int, int] = 48, seed: int = 0, residue: bool = False
+) -> Image.Image:
     """Draw a smooth scene with a few shapes and sensor noise.
 
     Args:
@@ -259,8 +287,12 @@ def draw_picture(size: int | tuple[int, int] = 48, seed: int = 0, residue: bool 
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     angle, phase = rng.uniform(0, 2 * np.pi, 2)
     ramp = np.cos(angle) * x / width + np.sin(angle) * y / height
-    wave = np.sin(2 * np.pi * (rng.uniform(0.5, 1.5) * x / width + rng.uniform(0.5, 1.5) * y / height) + phase)
-    light = rng.uniform(70, 180, 3) + ramp[..., None] * rng.uniform(-70, 70, 3) + wave[..., None] * 20
+    wave = np.sin(
+        2 * np.pi * (rng.uniform(0.5, 1.5) * x / width + rng.uniform(0.5, 1.5) * y / height) + phase
+    )
+    light = (
+        rng.uniform(70, 180, 3) + ramp[..., None] * rng.uniform(-70, 70, 3) + wave[..., None] * 20
+    )
     picture = Image.fromarray(light.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for _ in range(rng.integers(2, 6)):

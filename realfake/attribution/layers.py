@@ -94,7 +94,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 _FOUND: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def find_layer(model: nn.Module, pixel_size: tuple[int, int], name: str | None = None) -> SpatialLayer:
+def find_layer(
+    model: nn.Module, pixel_size: tuple[int, int], name: str | None = None
+) -> SpatialLayer:
     """Find the deepest layer whose map the decision depends on, or the one called `name`.
 
     A layer is taken if its output is a map or a sequence of patch tokens in reading order (it may follow a few
@@ -129,7 +131,9 @@ def find_layer(model: nn.Module, pixel_size: tuple[int, int], name: str | None =
     )
 
 
-def candidate_layers(model: nn.Module, pixel_size: tuple[int, int], n: int = 8) -> list[SpatialLayer]:
+def candidate_layers(
+    model: nn.Module, pixel_size: tuple[int, int], n: int = 8
+) -> list[SpatialLayer]:
     """List layers that Grad-CAM could look at, for measurement to choose among (`scripts/evaluate_explanations.py`).
 
     These are the layers that [`find_layer`] would take whose name ends in a number, which is what blocks are called in
@@ -142,12 +146,16 @@ def candidate_layers(model: nn.Module, pixel_size: tuple[int, int], n: int = 8) 
     blocks = [entry for entry in found[:-1] if entry[0].rsplit(".", 1)[-1].isdigit()] + found[-1:]
     if len(blocks) > n:
         blocks = (
-            [blocks[round(i * (len(blocks) - 1) / max(1, n - 1))] for i in range(n)] if n > 1 else blocks[-1:]
+            [blocks[round(i * (len(blocks) - 1) / max(1, n - 1))] for i in range(n)]
+            if n > 1
+            else blocks[-1:]
         )
     return [_layer(model, *entry) for entry in blocks]
 
 
-def _layer(model: nn.Module, name: str, layout: str, grid: tuple[int, int], prefix: int) -> SpatialLayer:
+def _layer(
+    model: nn.Module, name: str, layout: str, grid: tuple[int, int], prefix: int
+) -> SpatialLayer:
     return SpatialLayer(model.get_submodule(name), name, layout, grid, prefix)
 
 
@@ -157,7 +165,9 @@ def _features(output) -> torch.Tensor | None:
     return output if isinstance(output, torch.Tensor) else None
 
 
-def _search(model: nn.Module, pixel_size: tuple[int, int], wanted: str | None = None) -> Iterator[tuple]:
+def _search(
+    model: nn.Module, pixel_size: tuple[int, int], wanted: str | None = None
+) -> Iterator[tuple]:
     """Usable layers, `(name, layout, grid, prefix)`, from the deepest on; the `wanted` one alone where it is named."""
     records, calls, owner = [], Counter(), get_ident()
 
@@ -167,7 +177,11 @@ def _search(model: nn.Module, pixel_size: tuple[int, int], wanted: str | None = 
                 return
             calls[name] += 1
             features = _features(output)
-            if features is not None and features.requires_grad and not isinstance(module, _NOT_FEATURES):
+            if (
+                features is not None
+                and features.requires_grad
+                and not isinstance(module, _NOT_FEATURES)
+            ):
                 records.append((name, features))
 
         return hook
@@ -207,7 +221,10 @@ def _layout(features: torch.Tensor, pixel_size, base) -> tuple[str, tuple[int, i
     if features.shape[0] != 1:
         return None
     if features.ndim == 4:
-        for layout, grid in (("channels_first", features.shape[2:]), ("channels_last", features.shape[1:3])):
+        for layout, grid in (
+            ("channels_first", features.shape[2:]),
+            ("channels_last", features.shape[1:3]),
+        ):
             if min(grid) > 1 and _is_reduced(tuple(grid), pixel_size):
                 return layout, tuple(grid), 0
     if features.ndim == 3 and features.shape[2] > 1 and base:
@@ -225,5 +242,6 @@ def _is_reduced(grid: tuple[int, int], pixel_size: tuple[int, int]) -> bool:
     """Whether some whole stride, the same for both axes, makes `grid` of an image (up to rounding and padding)."""
     strides = range(1, max(pixel_size) + 1)
     return any(
-        all(abs(size / stride - cells) < 1 for size, cells in zip(pixel_size, grid)) for stride in strides
+        all(abs(size / stride - cells) < 1 for size, cells in zip(pixel_size, grid))
+        for stride in strides
     )

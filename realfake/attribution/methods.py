@@ -13,22 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from captum.attr import (
-    GradientShap,
-    KernelShap,
-    LayerGradCam,
-    NoiseTunnel,
-    Occlusion,
-    Saliency,
-)
+from captum.attr import GradientShap, KernelShap, LayerGradCam, NoiseTunnel, Occlusion, Saliency
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from ..labels import AI, NAMES, REAL
-from . import METHOD_NAMES
-from .baselines import baseline_pixels
-from .layers import evaluating, find_layer
-from .path import RefinedPath
+from realfake.attribution import METHOD_NAMES
+from realfake.attribution.layers import evaluating, find_layer
+from realfake.attribution.path import RefinedPath
+from realfake.attribution.perturbation import baseline_pixels
+from realfake.labels import AI, NAMES, REAL
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class Attribution:
     details: dict = field(default_factory=dict)
 
 
-class Margin(nn.Module):
+class LogOdds(nn.Module):
     """The log-odds of a label as a function of pixels: `logsumexp(its logits) - logsumexp(the other's)`.
 
     Called with (batch, 3, h, w), returns (batch,).
@@ -62,7 +55,9 @@ class Margin(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         logits = self.model(pixel_values=pixel_values).logits.float()
-        return self.sign * (logits[:, self.ai].logsumexp(dim=1) - logits[:, self.real].logsumexp(dim=1))
+        return self.sign * (
+            logits[:, self.ai].logsumexp(dim=1) - logits[:, self.real].logsumexp(dim=1)
+        )
 
 
 def attribute(
@@ -72,7 +67,7 @@ def attribute(
     method: str = "gradcam",
     target: str = AI,
     score: float | None = None,
-    margin: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    log_odds: Callable[[torch.Tensor], torch.Tensor] | None = None,
     **options,
 ) -> Attribution:
     """Explain a decision. The model is left as it was: no hooks, no gradients, the same modes.
@@ -84,7 +79,7 @@ def attribute(
         method: A key of [`METHODS`].
         target: The label whose evidence is positive.
         score: *optional*. Its log-odds for this input, where the caller knows them: one pass less.
-        margin: *optional*. The same log-odds from a faster engine, without a gradient: asked by the methods that need none.
+        log_odds: *optional*. The same log-odds from a faster engine, without a gradient: asked by the methods that need none.
         options: Passed to the method; see the functions below.
 
     Returns:
@@ -108,18 +103,18 @@ def attribute(
         raise ValueError(f"{method} has no option {unknown[0]!r}; it has {', '.join(known)}.")
     parameter = next(model.parameters())
     pixels = pixel_values.detach().to(parameter.device, parameter.dtype)
-    if margin is None or method not in GRADIENT_FREE:
-        margin = Margin(model, columns, target)
+    if log_odds is None or method not in GRADIENT_FREE:
+        log_odds = LogOdds(model, columns, target)
     with evaluating(model), torch.enable_grad():
-        heat, details = METHODS[method](margin, pixels, **options)
+        heat, details = METHODS[method](log_odds, pixels, **options)
         if score is None:
             with torch.no_grad():
-                score = float(margin(pixels))
+                score = float(log_odds(pixels))
     heatmap = np.ascontiguousarray(heat.detach().float().cpu().numpy(), dtype=np.float32)
     return Attribution(heatmap, method, target, {"score": score, **details})
 
 
-def gradcam(margin: Margin, pixels: torch.Tensor, layer: str | None = None):
+def gradcam(log_odds: LogOdds, pixels: torch.Tensor, layer: str | None = None):
     """Signed Grad-CAM (Selvaraju et al. 2017, without its ReLU) on one spatial layer, upsampled bilinearly.
 
     Args:
@@ -128,18 +123,22 @@ def gradcam(margin: Margin, pixels: torch.Tensor, layer: str | None = None):
 
     `details`: the `layer`'s name and its `grid`, (height, width).
     """
-    model = margin.model
+    model = log_odds.model
     stored = getattr(getattr(model, "config", None), "realfake", None) or {}
     spatial = find_layer(model, tuple(pixels.shape[2:]), layer or stored.get("gradcam_layer"))
     with spatial.tap() as tap:
         # The input needs a gradient where all parameters are frozen, or there would be no graph to walk back.
-        grid = LayerGradCam(margin, tap).attribute(pixels.clone().requires_grad_(), relu_attributions=False)
-    heat = nn.functional.interpolate(grid.detach().float(), tuple(pixels.shape[2:]), mode="bilinear")
+        grid = LayerGradCam(log_odds, tap).attribute(
+            pixels.clone().requires_grad_(), relu_attributions=False
+        )
+    heat = nn.functional.interpolate(
+        grid.detach().float(), tuple(pixels.shape[2:]), mode="bilinear"
+    )
     return heat[0, 0], {"layer": spatial.name, "grid": spatial.grid}
 
 
 def integrated_gradients(
-    margin: Margin,
+    log_odds: LogOdds,
     pixels: torch.Tensor,
     baseline: str | torch.Tensor = "blurred",
     n_steps: int = 32,
@@ -166,7 +165,7 @@ def integrated_gradients(
     `completeness_gap` (its size relative to that difference), `score_baseline`.
     """
     start = baseline_pixels(pixels, baseline, black, seed)
-    path = RefinedPath(margin, start, pixels, n_steps, internal_batch_size)
+    path = RefinedPath(log_odds, start, pixels, n_steps, internal_batch_size)
     while path.gap > tolerance and path.refine(max_steps):
         pass
     details = {
@@ -179,7 +178,7 @@ def integrated_gradients(
 
 
 def smoothgrad(
-    margin: Margin,
+    log_odds: LogOdds,
     pixels: torch.Tensor,
     baseline: str | torch.Tensor = "blurred",
     n_samples: int = 16,
@@ -199,7 +198,7 @@ def smoothgrad(
     start = baseline_pixels(pixels, baseline, black, seed)
     spread = noise * float(pixels.max() - pixels.min())
     with _seeded(seed, pixels.device):
-        gradient = NoiseTunnel(Saliency(margin)).attribute(
+        gradient = NoiseTunnel(Saliency(log_odds)).attribute(
             pixels.clone().requires_grad_(),
             nt_type="smoothgrad",
             nt_samples=n_samples,
@@ -211,7 +210,7 @@ def smoothgrad(
 
 
 def occlusion(
-    margin: Margin,
+    log_odds: LogOdds,
     pixels: torch.Tensor,
     baseline: str | torch.Tensor = "blurred",
     window: int | None = None,
@@ -232,7 +231,7 @@ def occlusion(
     window = min(window or max(1, min(height, width) // 8), height, width)
     stride = min(stride or max(1, window // 2), window)
     with torch.no_grad():
-        attribution = Occlusion(margin).attribute(
+        attribution = Occlusion(log_odds).attribute(
             pixels,
             sliding_window_shapes=(3, window, window),
             strides=(3, stride, stride),
@@ -244,7 +243,7 @@ def occlusion(
 
 
 def gradient_shap(
-    margin: Margin,
+    log_odds: LogOdds,
     pixels: torch.Tensor,
     baseline: str | torch.Tensor | Sequence[str] = ("blurred", "mean"),
     n_samples: int = 32,
@@ -271,7 +270,7 @@ def gradient_shap(
     with _seeded(seed, pixels.device):
         for begin in range(0, n_samples, batch_size):
             count = min(batch_size, n_samples - begin)
-            mean = GradientShap(margin).attribute(
+            mean = GradientShap(log_odds).attribute(
                 pixels.clone().requires_grad_(), starts, n_samples=count, stdevs=spread
             )
             total += count / n_samples * mean.detach()
@@ -279,7 +278,7 @@ def gradient_shap(
 
 
 def kernel_shap(
-    margin: Margin,
+    log_odds: LogOdds,
     pixels: torch.Tensor,
     baseline: str | torch.Tensor = "blurred",
     n_segments: int = 40,
@@ -303,9 +302,9 @@ def kernel_shap(
     start = baseline_pixels(pixels, baseline, black, seed)
     with torch.no_grad(), _seeded(seed, pixels.device):
         if found < 2:  # Captum's weights divide by the number of superpixels less one
-            attribution = (margin(pixels) - margin(start)).expand(1, 3, *pixels.shape[2:])
+            attribution = (log_odds(pixels) - log_odds(start)).expand(1, 3, *pixels.shape[2:])
         else:
-            attribution = KernelShap(margin).attribute(
+            attribution = KernelShap(log_odds).attribute(
                 pixels,
                 baselines=start,
                 feature_mask=segments.expand(1, 3, -1, -1),

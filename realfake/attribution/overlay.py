@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from ..labels import AI, NAMES, REAL
-from .regions import EvidenceRegion
+from realfake.attribution.regions import EvidenceRegion
+from realfake.labels import AI, NAMES, REAL
 
 _FOR = np.array([245.0, 100.0, 0.0])
 _AGAINST = np.array([10.0, 85.0, 230.0])
@@ -61,7 +61,9 @@ def overlay(
     """
     heatmap = np.asarray(heatmap, dtype=np.float32)
     if heatmap.shape != (image.height, image.width):
-        raise ValueError(f"The map has shape {heatmap.shape}; the image has {(image.height, image.width)}.")
+        raise ValueError(
+            f"The map has shape {heatmap.shape}; the image has {(image.height, image.width)}."
+        )
     if target not in NAMES:
         raise ValueError(f"target is {target!r}; it must be 'real' or 'ai'.")
     if not 0 <= opacity <= 1:
@@ -73,7 +75,9 @@ def overlay(
     scale = float(np.percentile(strength, 99)) if strength.size else 0.0
     # A map of which under 1 % is not zero still has something to show.
     scale = scale or float(strength.max(initial=0.0))
-    picture = Image.fromarray(_hatched(_coloured(photo, shown / (scale or 1.0), opacity), photo, visible))
+    picture = Image.fromarray(
+        _hatched(_coloured(photo, shown / (scale or 1.0), opacity), photo, visible)
+    )
     _outline(picture, regions, (picture.width / image.width, picture.height / image.height))
     if not legend:
         return picture
@@ -174,11 +178,15 @@ def _fit_for_display(image, heatmap) -> tuple[np.ndarray, np.ndarray, np.ndarray
     heat = np.where(seen, heatmap, 0)
     if scale >= 1:
         times = int(scale)
-        return tuple(a.repeat(times, 0).repeat(times, 1) for a in (np.asarray(image, np.float32), heat, seen))
+        return tuple(
+            a.repeat(times, 0).repeat(times, 1) for a in (np.asarray(image, np.float32), heat, seen)
+        )
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
 
     def shrink(array):
-        return np.asarray(Image.fromarray(array.astype(np.float32)).resize(size, Image.Resampling.BOX))
+        return np.asarray(
+            Image.fromarray(array.astype(np.float32)).resize(size, Image.Resampling.BOX)
+        )
 
     share = shrink(seen)
     # The mean over what was seen: the unseen part counts neither as zero nor as anything else.
@@ -214,7 +222,9 @@ def _hatched(picture: np.ndarray, photo: np.ndarray, visible: np.ndarray) -> np.
     return picture.round().clip(0, 255).astype(np.uint8)
 
 
-def _outline(picture: Image.Image, regions: Sequence[EvidenceRegion], scale: tuple[float, float]) -> None:
+def _outline(
+    picture: Image.Image, regions: Sequence[EvidenceRegion], scale: tuple[float, float]
+) -> None:
     """Draw the regions' outlines, dark on light so that they show on anything, and their shares."""
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(13)
@@ -246,33 +256,46 @@ def _wrapped(text: str, font, width: int) -> list[str]:
 
 
 def _with_legend(
-    picture: Image.Image, target: str, opacity: float, hidden: bool, empty: bool, notes: Sequence[str]
+    picture: Image.Image,
+    target: str,
+    opacity: float,
+    hidden: bool,
+    empty: bool,
+    notes: Sequence[str],
 ) -> Image.Image:
     width, height = picture.size
     canvas_width = max(width, _LEGEND_WIDTH)
     size = 14 if canvas_width < 640 else 16
     font = ImageFont.load_default(size)
-    margin, line = 10, round(1.5 * size)
-    bar_width = min(canvas_width, 640) - 2 * margin
+    log_odds, line = 10, round(1.5 * size)
+    bar_width = min(canvas_width, 640) - 2 * log_odds
     written = [text for note in notes for text in _wrapped(note, font, bar_width)]
     rows = 1 + hidden + len(written)
-    canvas = Image.new("RGB", (canvas_width, height + 2 * margin + size + 4 + rows * line), "white")
+    canvas = Image.new(
+        "RGB", (canvas_width, height + 2 * log_odds + size + 4 + rows * line), "white"
+    )
     canvas.paste(picture, ((canvas_width - width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
 
     # The same blend as in the picture, over a middle grey.
     ramp = np.broadcast_to(np.linspace(-1, 1, bar_width, dtype=np.float32), (size, bar_width))
     bar = _coloured(np.full((size, bar_width, 3), 160, dtype=np.float32), ramp, max(opacity, 0.25))
-    left, top = (canvas_width - bar_width) // 2, height + margin
+    left, top = (canvas_width - bar_width) // 2, height + log_odds
     canvas.paste(Image.fromarray(bar.round().astype(np.uint8)), (left, top))
     draw.rectangle((left - 1, top - 1, left + bar_width, top + size), outline=(120, 120, 120))
 
     other = next(name for name in NAMES if name != target)
     y, ink = top + size + 4, _INK
     draw.text((left, y), f"speaks for {_WORDS[other]}", fill=ink, font=font)
-    draw.text((left + bar_width, y), f"speaks for {_WORDS[target]}", fill=ink, font=font, anchor="ra")
     draw.text(
-        (left + bar_width / 2, y), "no evidence" if empty else "neither", fill=ink, font=font, anchor="ma"
+        (left + bar_width, y), f"speaks for {_WORDS[target]}", fill=ink, font=font, anchor="ra"
+    )
+    draw.text(
+        (left + bar_width / 2, y),
+        "no evidence" if empty else "neither",
+        fill=ink,
+        font=font,
+        anchor="ma",
     )
     if hidden:
         swatch = np.full((size, 2 * size, 3), 160, dtype=np.float32)

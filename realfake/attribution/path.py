@@ -18,7 +18,7 @@ class RefinedPath:
     """The integral along the straight path between two inputs, in parts.
 
     Args:
-        margin: From inputs `(n, 3, h, w)` to scores `(n,)`.
+        log_odds: From inputs `(n, 3, h, w)` to scores `(n,)`.
         start, end: `(1, 3, h, w)`.
         n_steps: Gradients to begin with, about.
         batch_size: Inputs that are computed at once.
@@ -26,13 +26,13 @@ class RefinedPath:
 
     def __init__(
         self,
-        margin: Callable[[torch.Tensor], torch.Tensor],
+        log_odds: Callable[[torch.Tensor], torch.Tensor],
         start: torch.Tensor,
         end: torch.Tensor,
         n_steps: int,
         batch_size: int,
     ):
-        self._margin, self._start, self._end, self._batch_size = margin, start, end, batch_size
+        self._log_odds, self._start, self._end, self._batch_size = log_odds, start, end, batch_size
         parts = max(1, n_steps // _NODES)
         self._nodes = max(1, n_steps // parts)
         edges = torch.linspace(0, 1, parts + 1)
@@ -60,7 +60,9 @@ class RefinedPath:
 
     def refine(self, max_steps: int) -> bool:
         """Halve the parts that miss most, as far as `max_steps` gradients in all allow; whether there was one to halve."""
-        count = min(max(1, int(_HALVED * len(self._from))), (max_steps - self.n_steps) // (2 * self._nodes))
+        count = min(
+            max(1, int(_HALVED * len(self._from))), (max_steps - self.n_steps) // (2 * self._nodes)
+        )
         if count < 1:
             return False
         if self._ends is None:
@@ -88,8 +90,10 @@ class RefinedPath:
 
     def _integrals(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         maps = []
-        for first, last in zip(low.split(self._batch_size), high.split(self._batch_size), strict=True):
-            attribution = IntegratedGradients(self._margin).attribute(
+        for first, last in zip(
+            low.split(self._batch_size), high.split(self._batch_size), strict=True
+        ):
+            attribution = IntegratedGradients(self._log_odds).attribute(
                 self._at(last).requires_grad_(),
                 self._at(first),
                 n_steps=self._nodes,
@@ -101,5 +105,7 @@ class RefinedPath:
 
     @torch.no_grad()
     def _scores(self, places: torch.Tensor) -> torch.Tensor:
-        found = [self._margin(self._at(some)).double().cpu() for some in places.split(self._batch_size)]
+        found = [
+            self._log_odds(self._at(some)).double().cpu() for some in places.split(self._batch_size)
+        ]
         return torch.cat(found)

@@ -1,11 +1,68 @@
-"""Taking parts of a picture away: which pixels a map marks, maps to compare it with, and what is put in their place.
+"""Uninformative images: what attribution methods compare with, and what is put where a part of an image is taken away."""
 
-Stands under `realfake.attribution.faithfulness`, which asks what becomes of the score. Works on the model's input, in the order of the map's
-ranks, so that every map takes away equally many pixels however its values are distributed.
-"""
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import coo_matrix, diags
+from scipy.sparse.linalg import splu
+
+
+def baseline_pixels(
+    pixels: torch.Tensor,
+    baseline: str | torch.Tensor = "blurred",
+    black: Sequence[float] | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """An uninformative image to compare with.
+
+    Args:
+        pixels: `(1, 3, h, w)`.
+        baseline: `"blurred"` (Gaussian, a twentieth of the longer side), `"mean"` (the image's mean colour),
+            `"noise"` (uniform over each channel's range of values), `"black"`, or pixel values of one's own.
+        black: For `"black"`: the three values of a black pixel, from [`black_pixel`].
+        seed: For `"noise"`.
+
+    Returns:
+        A tensor like `pixels`.
+
+    Raises:
+        ValueError: An unknown name, `"black"` without `black`, or a tensor of another shape.
+    """
+    if isinstance(baseline, torch.Tensor):
+        if baseline.shape != pixels.shape:
+            raise ValueError(
+                f"The baseline has shape {tuple(baseline.shape)}, the image {tuple(pixels.shape)}."
+            )
+        return baseline.to(pixels)
+    if baseline == "blurred":
+        sigma = max(pixels.shape[2:]) / 20
+        blurred = gaussian_filter(pixels.float().cpu().numpy(), (0, 0, sigma, sigma))
+        return torch.from_numpy(blurred).to(pixels)
+    if baseline == "mean":
+        return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels).contiguous()
+    if baseline == "noise":
+        low, high = pixels.amin(dim=(2, 3), keepdim=True), pixels.amax(dim=(2, 3), keepdim=True)
+        uniform = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed))
+        return low + (high - low) * uniform.to(pixels)
+    if baseline == "black":
+        if black is None:
+            raise ValueError(
+                "baseline='black' needs black=black_pixel(processor): pixel values are normalised."
+            )
+        return pixels.new_tensor(list(black))[None, :, None, None].expand_as(pixels).contiguous()
+    raise ValueError(
+        f"Unknown baseline {baseline!r}; there are blurred, mean, noise, black, or a tensor."
+    )
+
+
+def black_pixel(processor) -> tuple[float, float, float]:
+    """What a processor makes of a black pixel, channel by channel."""
+    pixels = processor(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"][0]
+    return tuple(pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2].tolist())
+
 
 Box = tuple[int, int, int, int]
 
@@ -62,7 +119,10 @@ def random_orders(order: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
         `n` arrays like `order`.
     """
     rng = np.random.default_rng(seed)
-    rows, columns = np.flatnonzero((order >= 0).any(axis=1)), np.flatnonzero((order >= 0).any(axis=0))
+    rows, columns = (
+        np.flatnonzero((order >= 0).any(axis=1)),
+        np.flatnonzero((order >= 0).any(axis=0)),
+    )
     part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     inner, drawn = order[part], []
     for _ in range(n):
@@ -93,3 +153,70 @@ def replace(pixels: torch.Tensor, fill: torch.Tensor, masks: np.ndarray) -> torc
     """
     chosen = torch.from_numpy(np.asarray(masks, dtype=bool)).to(pixels.device)[:, None]
     return torch.where(chosen, fill, pixels)
+
+
+# Neighbours and their weights, as in the paper: edges 1/6, corners 1/12.
+_NEIGHBOURS = [
+    (dy, dx, 1 / 6 if 0 in (dy, dx) else 1 / 12)
+    for dy in (-1, 0, 1)
+    for dx in (-1, 0, 1)
+    if dy or dx
+]
+
+
+def impute(
+    pixels: torch.Tensor, mask: np.ndarray, noise: float = 0.01, seed: int = 0
+) -> torch.Tensor:
+    """Replace the masked pixels by a weighted mean of their neighbours, masked ones included, plus noise.
+
+    Args:
+        pixels: `(1, 3, h, w)`.
+        mask: Boolean `(h, w)`, true where pixels are missing.
+        noise: Standard deviation of the noise, as a share of the image's range of values.
+        seed: Of the noise.
+
+    Returns:
+        `(1, 3, h, w)`; the image's mean colour where everything is missing.
+    """
+    image = pixels[0].double().cpu().numpy()
+    filled, missing = image.copy(), np.flatnonzero(mask)
+    rng = np.random.default_rng(seed)
+    if len(missing) == mask.size:
+        filled[:] = image.mean(axis=(1, 2), keepdims=True)
+    elif len(missing):
+        filled[:, mask] = _solve(image, mask, missing)
+    if len(missing):
+        filled[:, mask] += rng.normal(0, noise * np.ptp(image), (3, len(missing)))
+    return torch.from_numpy(filled)[None].to(pixels)
+
+
+def _solve(image: np.ndarray, mask: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Solve for every missing pixel: sum of weights × itself = weighted sum of its neighbours. Returns (3, missing)."""
+    height, width = mask.shape
+    unknown = np.full(mask.size, -1)
+    unknown[missing] = np.arange(len(missing))
+    y, x = np.divmod(missing, width)
+    known = np.zeros((3, len(missing)))
+    diagonal = np.zeros(len(missing))
+    rows, columns, values = [], [], []
+    flat = image.reshape(3, -1)
+    for dy, dx, weight in _NEIGHBOURS:
+        inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
+        here = np.flatnonzero(inside)
+        there = (y + dy)[inside] * width + (x + dx)[inside]
+        diagonal[here] += weight
+        given = unknown[there] < 0
+        known[:, here[given]] += weight * flat[:, there[given]]
+        rows.append(here[~given])
+        columns.append(unknown[there[~given]])
+        values.append(np.full((~given).sum(), -weight))
+    size = (len(missing), len(missing))
+    matrix = coo_matrix(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), size
+    ).tocsr()
+    matrix = matrix + diags(diagonal)
+    return (
+        splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+        .solve(known.T)
+        .T
+    )

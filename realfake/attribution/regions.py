@@ -34,7 +34,11 @@ class EvidenceRegion:
 
     def to_dict(self) -> dict:
         """As JSON holds it."""
-        return {"box": list(self.box), "share": self.share, "outline": [list(point) for point in self.outline]}
+        return {
+            "box": list(self.box),
+            "share": self.share,
+            "outline": [list(point) for point in self.outline],
+        }
 
 
 def strongest_regions(heatmap: np.ndarray, n: int = 3) -> list[EvidenceRegion]:
@@ -80,9 +84,16 @@ def strongest_regions(heatmap: np.ndarray, n: int = 3) -> list[EvidenceRegion]:
         part = parts == index + 1
         rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
         down, across = height / part.shape[0], width / part.shape[1]
-        box = (columns[0] * across, rows[0] * down, (columns[-1] + 1) * across, (rows[-1] + 1) * down)
+        box = (
+            columns[0] * across,
+            rows[0] * down,
+            (columns[-1] + 1) * across,
+            (rows[-1] + 1) * down,
+        )
         outline = tuple((round(x * across, 1), round(y * down, 1)) for x, y in _outline(part))
-        found.append(EvidenceRegion(tuple(round(edge) for edge in box), float(sums[index] / total), outline))
+        found.append(
+            EvidenceRegion(tuple(round(edge) for edge in box), float(sums[index] / total), outline)
+        )
     return found
 
 
@@ -98,7 +109,9 @@ def _shrunk(array: np.ndarray) -> np.ndarray:
 def _outline(part: np.ndarray) -> list[tuple[int, int]]:
     """Follow the outer border of a connected mask along the edges of its pixels, clockwise; corners only."""
     padded = np.pad(part, 1)
-    y, x = (int(i) for i in np.argwhere(padded)[0])  # the top row's leftmost pixel: its upper edge is outside
+    y, x = (
+        int(i) for i in np.argwhere(padded)[0]
+    )  # the top row's leftmost pixel: its upper edge is outside
     start, direction = (x, y), (1, 0)
     point, corners = start, []
     while True:
@@ -106,7 +119,9 @@ def _outline(part: np.ndarray) -> list[tuple[int, int]]:
         while True:
             point = (point[0] + direction[0], point[1] + direction[1])
             ahead_left, ahead_right = _ahead(padded, point, direction)
-            if ahead_left:  # touches over a corner as well: the parts are connected in eight directions
+            if (
+                ahead_left
+            ):  # touches over a corner as well: the parts are connected in eight directions
                 turn = (direction[1], -direction[0])
                 break
             if not ahead_right:
@@ -117,14 +132,18 @@ def _outline(part: np.ndarray) -> list[tuple[int, int]]:
             return [(x - 1, y - 1) for x, y in corners]
 
 
-def _ahead(mask: np.ndarray, point: tuple[int, int], direction: tuple[int, int]) -> tuple[bool, bool]:
+def _ahead(
+    mask: np.ndarray, point: tuple[int, int], direction: tuple[int, int]
+) -> tuple[bool, bool]:
     """The pixels in front of a corner, left and right of the way, for one who has the mask on his right."""
     (x, y), (dx, dy) = point, direction
     # The four pixels around a corner (x, y): columns x - 1 and x, rows y - 1 and y.
     forward = (x if dx > 0 else x - 1) if dx else None
     down = (y if dy > 0 else y - 1) if dy else None
     if dx:
-        left, right = ((forward, y - 1), (forward, y)) if dx > 0 else ((forward, y), (forward, y - 1))
+        left, right = (
+            ((forward, y - 1), (forward, y)) if dx > 0 else ((forward, y), (forward, y - 1))
+        )
     else:
         left, right = ((x, down), (x - 1, down)) if dy > 0 else ((x - 1, down), (x, down))
     return bool(mask[left[1], left[0]]), bool(mask[right[1], right[0]])

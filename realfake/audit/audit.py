@@ -12,17 +12,16 @@ import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset
 from tqdm.auto import tqdm
 
-from ..corpus.load import Corpus
-from ..corpus.splits import SPLITS, TRAIN, subset
-from ..imaging.images import open_image
-from ..labels import AI, NAMES, REAL
-from . import probes
-from .container import container_facts, image_bytes
-from .duplicates import dhash, same_files, similar_pictures, thumbnail
-from .findings import leaking, list_findings, single_class
-from .leaks import describe, facts_alone, matrix, probe_all, trees_for
-from .result import Audit, Pair
-from .spectrum import radial_spectrum
+from realfake.audit import probes
+from realfake.audit.duplicates import dhash, same_files, similar_pictures, thumbnail
+from realfake.audit.file_facts import container_facts, image_bytes, radial_spectrum
+from realfake.audit.findings import leaking, list_findings, single_class
+from realfake.audit.probes import describe, facts_alone, matrix, probe_all, trees_for
+from realfake.audit.result import Audit, Pair
+from realfake.corpus.load import Corpus
+from realfake.corpus.splits import SPLITS, TRAIN, subset
+from realfake.imaging.decode import open_image
+from realfake.labels import AI, NAMES, REAL
 
 SAMPLE = 5000
 MAX_AUC = 0.6
@@ -69,49 +68,71 @@ def audit(
     if sample is not None and sample < 2:
         raise ValueError(f"--sample must be at least 2, one image of each class, not {sample}.")
     splits = DatasetDict(
-        {split: _draw(corpus.splits[split], sample, seed) for split in SPLITS if split in corpus.splits}
+        {
+            split: _draw(corpus.splits[split], sample, seed)
+            for split in SPLITS
+            if split in corpus.splits
+        }
     )
     looked = {split: _look(rows, split, progress) for split, rows in splits.items()}
     result = Audit([], {}, splits)
     result.facts = {split: seen["facts"] for split, seen in looked.items()}
     result.pixels = {
-        split: {name: seen[name] for name in ("spectrum", "colour")} for split, seen in looked.items()
+        split: {name: seen[name] for name in ("spectrum", "colour")}
+        for split, seen in looked.items()
     }
     result.labels = {split: is_ai_of(rows) for split, rows in splits.items()}
     groups = {split: _groups(rows) for split, rows in splits.items()}
 
     matched = {
-        split: np.asarray([matches[split][path] for path in _paths(rows)]) if matches else groups[split]
+        split: np.asarray([matches[split][path] for path in _paths(rows)])
+        if matches
+        else groups[split]
         for split, rows in splits.items()
     }
     measured = probe_all(result, groups, matched, seed)
     result.pairs = _pairs(splits, looked)
     counts = _count_pairs(result.pairs, splits)
-    origins = {name: _origins(splits, name) for name in _ORIGIN_COLUMNS if name in splits[TRAIN].column_names}
+    origins = {
+        name: _origins(splits, name)
+        for name in _ORIGIN_COLUMNS
+        if name in splits[TRAIN].column_names
+    }
     result.results = {
         "settings": {"sample": sample, "max_auc": max_auc, "seed": seed},
         "corpus": corpus.report.to_dict(),
         "images": {
-            split: {"rows": len(rows), "available": len(corpus.splits[split]), AI: int(result.labels[split].sum()), REAL: int((~result.labels[split]).sum())}
+            split: {
+                "rows": len(rows),
+                "available": len(corpus.splits[split]),
+                AI: int(result.labels[split].sum()),
+                REAL: int((~result.labels[split]).sum()),
+            }
             for split, rows in splits.items()
         },
         "probes": {
             name: {
-                where: {key: value.to_dict() for key, value in figures.items()} if name == "facts" else figures.to_dict()
+                where: {key: value.to_dict() for key, value in figures.items()}
+                if name == "facts"
+                else figures.to_dict()
                 for where, figures in places.items()
             }
             for name, places in measured.items()
         },
-        "facts": {split: describe(facts, result.labels[split]) for split, facts in result.facts.items()},
+        "facts": {
+            split: describe(facts, result.labels[split]) for split, facts in result.facts.items()
+        },
         "duplicates": counts,
         "pairs": [_pair_dict(pair, splits) for pair in result.pairs[:_MOST_PAIRS]],
         "origins": origins,
-    }  # fmt: skip
+    }
     result.findings = list_findings(corpus, result, measured, counts, origins, max_auc)
     return result
 
 
-def quick_audit(corpus: Corpus, n: int = 2000, max_auc: float = MAX_AUC, seed: int = 42) -> list[str]:
+def quick_audit(
+    corpus: Corpus, n: int = 2000, max_auc: float = MAX_AUC, seed: int = 42
+) -> list[str]:
     """Look at the headers of a part of the training images, without decoding: one line for each thing to warn of.
 
     Args:
@@ -134,7 +155,9 @@ def quick_audit(corpus: Corpus, n: int = 2000, max_auc: float = MAX_AUC, seed: i
     lines = []
     if folds is not None:
         features, categorical = matrix(facts)
-        probe = probes.cross_validate(trees_for(categorical, seed), features, is_ai, folds, groups, seed)
+        probe = probes.cross_validate(
+            trees_for(categorical, seed), features, is_ai, folds, groups, seed
+        )
         if probe.low > max_auc:
             alone = facts_alone(facts, is_ai, folds, groups, seed)
             lines.append(
@@ -167,7 +190,9 @@ def _paths(rows: Dataset) -> list[str]:
 def _groups(rows: Dataset) -> np.ndarray:
     """A group for each image, (n,); an image without one is alone."""
     names = rows["group"][:] if "group" in rows.column_names else [None] * len(rows)
-    return np.asarray([f"\0{index}" if name is None else f"g{name}" for index, name in enumerate(names)])
+    return np.asarray(
+        [f"\0{index}" if name is None else f"g{name}" for index, name in enumerate(names)]
+    )
 
 
 def _look(rows: Dataset, split: str, progress: bool) -> dict:
@@ -189,7 +214,8 @@ def _look(rows: Dataset, split: str, progress: bool) -> dict:
             np.asarray(pixels.reduce(max(1, min(pixels.size) // 32)), np.float32).mean(axis=(0, 1))
         )
     return {
-        name: values if name in ("facts", "digest") else np.asarray(values) for name, values in seen.items()
+        name: values if name in ("facts", "digest") else np.asarray(values)
+        for name, values in seen.items()
     }
 
 
@@ -201,9 +227,10 @@ def _pairs(splits: Mapping[str, Dataset], looked: Mapping[str, dict]) -> list[Pa
     digests = [digest for split in splits for digest in looked[split]["digest"]]
     labels = [AI if ai else REAL for rows in splits.values() for ai in is_ai_of(rows)]
     groups = [
-        group for rows in splits.values()
+        group
+        for rows in splits.values()
         for group in (rows["group"][:] if "group" in rows.column_names else [None] * len(rows))
-    ]  # fmt: skip
+    ]
 
     def pair(i: int, j: int, same: bool, correlation: float) -> Pair:
         together = groups[i] is not None and groups[i] == groups[j]
@@ -216,8 +243,16 @@ def _pairs(splits: Mapping[str, Dataset], looked: Mapping[str, dict]) -> list[Pa
         if digests[i] != digests[j]:
             found.append(pair(int(i), int(j), False, correlation))
     return sorted(
-        found, key=lambda p: (not p.across_splits, not p.across_labels, not p.same_file, -p.correlation, p.first, p.second)
-    )  # fmt: skip
+        found,
+        key=lambda p: (
+            not p.across_splits,
+            not p.across_labels,
+            not p.same_file,
+            -p.correlation,
+            p.first,
+            p.second,
+        ),
+    )
 
 
 def _count_pairs(pairs: list[Pair], splits: Mapping[str, Dataset]) -> dict:
@@ -230,21 +265,39 @@ def _count_pairs(pairs: list[Pair], splits: Mapping[str, Dataset]) -> dict:
             "across_splits": sum(pair.across_splits for pair in mine),
             "across_labels": sum(pair.across_labels for pair in mine),
             "images_seen_elsewhere": {
-                split: len({end for pair in mine if pair.across_splits for end in (pair.first, pair.second) if end[0] == split})
+                split: len(
+                    {
+                        end
+                        for pair in mine
+                        if pair.across_splits
+                        for end in (pair.first, pair.second)
+                        if end[0] == split
+                    }
+                )
                 for split in splits
             },
-        }  # fmt: skip
+        }
     return counts
 
 
 def _pair_dict(pair: Pair, splits: Mapping[str, Dataset]) -> dict:
     ends = []
     for (split, row), label in zip((pair.first, pair.second), pair.labels):
-        ends.append({"split": split, "row": row, "path": splits[split][row]["image"]["path"], "label": label})
+        ends.append(
+            {
+                "split": split,
+                "row": row,
+                "path": splits[split][row]["image"]["path"],
+                "label": label,
+            }
+        )
     return {
-        "first": ends[0], "second": ends[1], "same_file": pair.same_file, "correlation": round(pair.correlation, 4),
+        "first": ends[0],
+        "second": ends[1],
+        "same_file": pair.same_file,
+        "correlation": round(pair.correlation, 4),
         "same_group": pair.same_group,
-    }  # fmt: skip
+    }
 
 
 # Origins
@@ -258,6 +311,9 @@ def _origins(splits: Mapping[str, Dataset], column: str) -> list[dict]:
             for value, ai in zip(rows[column][:], is_ai_of(rows)):
                 counts["unstated" if value is None else value][split, AI if ai else REAL] += 1
     return [
-        {"name": name, **{split: {label: counter[split, label] for label in NAMES} for split in splits}}
+        {
+            "name": name,
+            **{split: {label: counter[split, label] for label in NAMES} for split in splits},
+        }
         for name, counter in sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
     ]

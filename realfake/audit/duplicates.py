@@ -97,7 +97,9 @@ def similar_pictures(
     flat = thumbnails.reshape(len(thumbnails), -1)
     spread = flat.std(axis=1, dtype=np.float32) if len(flat) else np.empty(0)
     rows = np.flatnonzero(spread >= _FLATTEST)
-    pairs = rows[near_hashes(np.asarray(hashes, dtype=np.uint64)[rows], max_distance)].reshape(-1, 2)
+    pairs = rows[near_hashes(np.asarray(hashes, dtype=np.uint64)[rows], max_distance)].reshape(
+        -1, 2
+    )
     correlations = np.empty(len(pairs), dtype=np.float32)
     for start in range(0, len(pairs), 10_000):  # 2 x 40 MB of float32 at a time
         part = pairs[start : start + 10_000]

@@ -16,13 +16,13 @@ from datasets import Dataset, Features, Image
 from huggingface_hub import DatasetCardData
 from tqdm.auto import tqdm
 
-from ..command import check_empty
-from ..corpus.load import Corpus
-from ..corpus.splits import SPLITS
-from ..imaging.images import open_image
-from ..labels import AI, NAMES, REAL
-from .container import container_facts, image_bytes
-from .duplicates import dhash, similar_pictures, thumbnail
+from realfake.audit.duplicates import dhash, similar_pictures, thumbnail
+from realfake.audit.file_facts import container_facts, image_bytes
+from realfake.corpus.load import Corpus
+from realfake.corpus.splits import SPLITS
+from realfake.imaging.decode import open_image
+from realfake.io import check_empty
+from realfake.labels import AI, NAMES, REAL
 
 QUALITY = 90
 MIN_SIDE = 16
@@ -102,7 +102,9 @@ def write_equalized(
     summary, matches = {}, {}
     seen_later = rows_seen_later(corpus.splits, progress)
     for split, rows in corpus.splits.items():
-        summary[split], matches[split] = _write_split(output, split, rows, seen_later[split], seed, progress)
+        summary[split], matches[split] = _write_split(
+            output, split, rows, seen_later[split], seed, progress
+        )
     settings = {
         "encoding": "jpeg",
         "quality": QUALITY,
@@ -147,9 +149,12 @@ def _write_split(
     output: Path, split: str, rows: Dataset, seen_later: np.ndarray, seed: int, progress: bool
 ) -> tuple[dict, dict]:
     is_ai = np.asarray(rows["label"][:]) == rows.features["label"].str2int(AI)
-    sizes = np.asarray([
-        container_facts(image_bytes(image), image["path"] or "an image").upright_size for image in rows["image"]
-    ])  # fmt: skip
+    sizes = np.asarray(
+        [
+            container_facts(image_bytes(image), image["path"] or "an image").upright_size
+            for image in rows["image"]
+        ]
+    )
     # Too small, an image is not matched.
     targets, matches = match_sizes(np.where(seen_later[:, None], 1, sizes), is_ai, seed)
     masks = {REAL: ~is_ai, AI: is_ai}
@@ -178,7 +183,10 @@ def _write_split(
             values.clear()
 
     bar = tqdm(
-        np.flatnonzero(targets.any(axis=1)), desc=f"Equalizing {split}", unit=" images", disable=not progress
+        np.flatnonzero(targets.any(axis=1)),
+        desc=f"Equalizing {split}",
+        unit=" images",
+        disable=not progress,
     )
     for index in bar:
         row = rows[int(index)]
@@ -202,7 +210,9 @@ def _write_split(
         **{label: int((written & mask).sum()) for label, mask in masks.items()},
         "unmatched": {label: int((~written & mask).sum()) for label, mask in masks.items()},
         "seen_later": {label: int((seen_later & mask).sum()) for label, mask in masks.items()},
-        "kept": {label: round(float(np.median(kept[written & mask])), 3) for label, mask in masks.items()},
+        "kept": {
+            label: round(float(np.median(kept[written & mask])), 3) for label, mask in masks.items()
+        },
     }
     return counts, {_name(index): int(matches[index]) for index in np.flatnonzero(written)}
 
@@ -224,12 +234,23 @@ def _card(name: str, summary: dict) -> str:
         for split, counts in summary.items()
     ]
     lines = [
-        "---", data.to_yaml(), "---", "", f"# {name}", "",
+        "---",
+        data.to_yaml(),
+        "---",
+        "",
+        f"# {name}",
+        "",
         f"Photographs (`{NAMES[0]}`) and AI-generated images (`{NAMES[1]}`), equalized: cropped at the centre, without resampling, to "
-        "sizes that both classes share, then encoded alike as JPEG, quality 90, 4:2:0, without metadata.", "",
-        "| split | real | ai | left out |", "| --- | ---: | ---: | ---: |", *rows, "",
+        "sizes that both classes share, then encoded alike as JPEG, quality 90, 4:2:0, without metadata.",
+        "",
+        "| split | real | ai | left out |",
+        "| --- | ---: | ---: | ---: |",
+        *rows,
+        "",
         "Left out are images that found no partner of the other class, and images that a later split holds too. Traces of earlier "
-        "compression and resizing remain in the pixels.", "",
-        "State here where the images come from and under which licence they may be used.", "",
-    ]  # fmt: skip
+        "compression and resizing remain in the pixels.",
+        "",
+        "State here where the images come from and under which licence they may be used.",
+        "",
+    ]
     return "\n".join(lines)

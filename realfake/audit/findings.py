@@ -5,12 +5,11 @@ from collections.abc import Mapping
 
 from datasets import Dataset
 
-from ..corpus.load import Corpus
-from ..corpus.splits import TEST, TRAIN
-from ..labels import AI, REAL
-from .leaks import HEADER, PROBES
-from .probes import Probe
-from .result import LEAK, NOTE, WARNING, Finding, Pair
+from realfake.audit.probes import HEADER, PROBES, Probe
+from realfake.audit.result import LEAK, NOTE, WARNING, Finding, Pair
+from realfake.corpus.load import Corpus
+from realfake.corpus.splits import TEST, TRAIN
+from realfake.labels import AI, REAL
 
 
 def single_class(sources: list[dict]) -> str | None:
@@ -36,11 +35,7 @@ def leaking(alone: Mapping[str, Probe], max_auc: float) -> str:
     return ", ".join(f"{name} {probe.auc:.2f}" for name, probe in over[:6])
 
 
-_PLACES = {
-    TRAIN: "within train",
-    TEST: "within test",
-    "train to test": "on test, learnt on train",
-}
+_PLACES = {TRAIN: "within train", TEST: "within test", "train to test": "on test, learnt on train"}
 _ADVICE = {
     "container": "Encode all images alike and bring both labels to the same sizes (--equalize OUT), or collect the labels "
     "through the same pipeline.",
@@ -48,7 +43,7 @@ _ADVICE = {
     "the last one. Train with recompression and compare the detector with this figure.",
     "spectrum": "This is what a linear look at the detail gives, generators' traces and resizing alike: the floor that a "
     "detector has to beat on these images.",
-}  # fmt: skip
+}
 _KINDS = {"container": LEAK, "file_size": WARNING, "spectrum": WARNING}
 
 
@@ -63,15 +58,17 @@ def list_findings(corpus, result, measured, counts, origins, max_auc) -> list[Fi
             if name == "container":
                 place = next((where for where in over if where in measured["facts"]), None)
                 if place is not None:
-                    message += f" Alone, {_PLACES[place]}: {leaking(measured['facts'][place], max_auc)}."
+                    message += (
+                        f" Alone, {_PLACES[place]}: {leaking(measured['facts'][place], max_auc)}."
+                    )
             found.append(Finding(_KINDS[name], name, message, _ADVICE[name]))
         elif name == "container" and any(probe.high > max_auc for probe in figures.values()):
             where, probe = max(figures.items(), key=lambda item: item[1].high)
-            message = (
-                f"A leak above AUC {max_auc:g} through {what} cannot be ruled out: {probe} {_PLACES[where]}."
-            )
+            message = f"A leak above AUC {max_auc:g} through {what} cannot be ruled out: {probe} {_PLACES[where]}."
             found.append(
-                Finding(NOTE, name, message, "Look at more images with --sample, or at a larger corpus.")
+                Finding(
+                    NOTE, name, message, "Look at more images with --sample, or at a larger corpus."
+                )
             )
     for split, alone in measured["facts"].items():
         described = result.results["facts"][split]
@@ -81,7 +78,9 @@ def list_findings(corpus, result, measured, counts, origins, max_auc) -> list[Fi
                 f"{name} {alone[name]}: real {described[name][REAL]}, ai {described[name][AI]}"
                 for name in slight
             )
-            found.append(Finding(NOTE, "slight", f"Facts that say a little within {split}: {listed}."))
+            found.append(
+                Finding(NOTE, "slight", f"Facts that say a little within {split}: {listed}.")
+            )
     below = [
         split
         for split in (TRAIN, TEST)
@@ -103,12 +102,20 @@ def list_findings(corpus, result, measured, counts, origins, max_auc) -> list[Fi
             message = f"{split} is unbalanced: {number[REAL]:,} real, {number[AI]:,} ai."
             found.append(
                 Finding(
-                    WARNING, "balance", message, "Read accuracy with care; balanced figures are not affected."
+                    WARNING,
+                    "balance",
+                    message,
+                    "Read accuracy with care; balanced figures are not affected.",
                 )
             )
     if "source" in origins and (message := single_class(origins["source"])):
         found.append(
-            Finding(WARNING, "single_class_sources", message, "Hold out whole sources for the test split.")
+            Finding(
+                WARNING,
+                "single_class_sources",
+                message,
+                "Hold out whole sources for the test split.",
+            )
         )
     found += _generator_findings(origins.get("generator"), result.splits)
     order = (LEAK, WARNING, NOTE)
@@ -122,26 +129,46 @@ def _number(count: int, noun: str) -> str:
 def _duplicate_findings(pairs: list[Pair], counts: dict) -> list[Finding]:
     found = []
     for kind, words in (("same_file", "the same file"), ("similar", "pictures that look alike")):
-        elsewhere = {split: number for split, number in counts[kind]["images_seen_elsewhere"].items() if number}
+        elsewhere = {
+            split: number
+            for split, number in counts[kind]["images_seen_elsewhere"].items()
+            if number
+        }
         across = counts[kind]["across_splits"]
         if across:
             listed = ", ".join(f"{number:,} of {split}" for split, number in elsewhere.items())
             message = f"Splits share images: {_number(across, 'pair')} of {words} in two splits ({listed})."
             advice = "Give the copies a common group (a column 'group'), or remove them from train and validation (--equalize OUT does)."
             found.append(Finding(LEAK, f"duplicates_{kind}", message, advice))
-        mixed = [pair for pair in pairs if pair.across_labels and pair.same_file == (kind == "same_file")]
+        mixed = [
+            pair for pair in pairs if pair.across_labels and pair.same_file == (kind == "same_file")
+        ]
         if mixed:
             kept = sum(pair.same_group for pair in mixed)
             message = f"{_number(len(mixed), 'pair')} of {words} with different labels" + (
-                f", {kept:,} of them in one group (an original and its regeneration, say)." if kept else "."
+                f", {kept:,} of them in one group (an original and its regeneration, say)."
+                if kept
+                else "."
             )
             severity = NOTE if kept == len(mixed) else WARNING
-            found.append(Finding(severity, f"labels_{kind}", message, "" if severity == NOTE else "One of the two labels may be wrong."))  # fmt: skip
+            found.append(
+                Finding(
+                    severity,
+                    f"labels_{kind}",
+                    message,
+                    "" if severity == NOTE else "One of the two labels may be wrong.",
+                )
+            )
         inside = counts[kind]["pairs"] - across
         if inside:
             message = f"{_number(inside, 'pair')} of {words} within one split."
             found.append(
-                Finding(NOTE, f"repeated_{kind}", message, "Copies count twice in training and in measuring.")
+                Finding(
+                    NOTE,
+                    f"repeated_{kind}",
+                    message,
+                    "Copies count twice in training and in measuring.",
+                )
             )
     return found
 
@@ -149,16 +176,25 @@ def _duplicate_findings(pairs: list[Pair], counts: dict) -> list[Finding]:
 def _row_findings(corpus: Corpus) -> list[Finding]:
     """What the loader dropped."""
     groups = [row for row in corpus.report.dropped if row["reason"].startswith("its group ")]
-    others = Counter(row["reason"] == "it has no label" for row in corpus.report.dropped if row not in groups)
+    others = Counter(
+        row["reason"] == "it has no label" for row in corpus.report.dropped if row not in groups
+    )
     found = []
     if groups:
         message = f"Groups straddle splits: the loader leaves out {_number(len(groups), 'row')} whose group another split has too."
         found.append(
-            Finding(WARNING, "groups", message, "Who reads the files with another loader gets these rows.")
+            Finding(
+                WARNING,
+                "groups",
+                message,
+                "Who reads the files with another loader gets these rows.",
+            )
         )
     if others[False]:
         message = f"Left out by the loader, because it cannot decode them: {_number(others[False], 'image')}."
-        found.append(Finding(WARNING, "unreadable", message, "Replace them, or remove them from the corpus."))
+        found.append(
+            Finding(WARNING, "unreadable", message, "Replace them, or remove them from the corpus.")
+        )
     if others[True]:
         found.append(
             Finding(
@@ -170,7 +206,9 @@ def _row_findings(corpus: Corpus) -> list[Finding]:
     return found
 
 
-def _generator_findings(generators: list[dict] | None, splits: Mapping[str, Dataset]) -> list[Finding]:
+def _generator_findings(
+    generators: list[dict] | None, splits: Mapping[str, Dataset]
+) -> list[Finding]:
     if TEST not in splits:
         return []
     if generators is None:
@@ -178,6 +216,8 @@ def _generator_findings(generators: list[dict] | None, splits: Mapping[str, Data
         return [Finding(NOTE, "generators", message)]
     total = sum(row[TEST][AI] for row in generators)
     unseen = sum(row[TEST][AI] for row in generators if not row[TRAIN][AI])
-    message = f"{unseen:,} of {total:,} ai images of test are of generators that train does not have."
+    message = (
+        f"{unseen:,} of {total:,} ai images of test are of generators that train does not have."
+    )
     advice = "" if unseen else "Results on this test split say nothing about new generators."
     return [Finding(NOTE, "generators", message, advice)]

@@ -4,13 +4,18 @@ The corpus audit uses it to measure leaks. Areas under the ROC curve are taken w
 different folds come from different classifiers, and comparing them would push the area of a useless fact below 0.5.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..statistics.bootstrap import bootstrap_interval
-from ..statistics.metrics import auroc
+from realfake.audit.file_facts import NUMBERS, ContainerFacts
+from realfake.audit.result import Audit
+from realfake.corpus.splits import TEST, TRAIN
+from realfake.labels import AI, NAMES
+from realfake.statistics.bootstrap import bootstrap_interval
+from realfake.statistics.summary import auroc
 
 FOLDS = 5
 MIN_ROWS = 10  # of each label, below which nothing is measured
@@ -47,7 +52,9 @@ class Probe:
 
 def categories(values: Sequence[str]) -> np.ndarray:
     """Number the values, the most frequent first; those behind the 60th share a number. The labels play no part."""
-    names, index, counts = np.unique(np.asarray(values, dtype=str), return_inverse=True, return_counts=True)
+    names, index, counts = np.unique(
+        np.asarray(values, dtype=str), return_inverse=True, return_counts=True
+    )
     rank = np.empty(len(names), dtype=np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(names))
     return rank[index].clip(max=_MOST_CATEGORIES - 1)
@@ -62,9 +69,13 @@ def assign_folds(is_ai: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray
     if fewest < MIN_ROWS or min(numbers) < FOLDS:
         return None
     grouped = len(np.unique(groups)) < len(groups)
-    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(FOLDS, shuffle=True, random_state=seed)
+    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(
+        FOLDS, shuffle=True, random_state=seed
+    )
     folds = np.empty(len(is_ai), dtype=np.int64)
-    for number, (_, held_out) in enumerate(splitter.split(is_ai, is_ai, groups if grouped else None)):
+    for number, (_, held_out) in enumerate(
+        splitter.split(is_ai, is_ai, groups if grouped else None)
+    ):
         folds[held_out] = number
     return folds
 
@@ -75,9 +86,14 @@ def trees(features: np.ndarray, categorical: Sequence[bool], is_ai: np.ndarray, 
 
     leaf = int(np.clip(len(is_ai) // 40, 3, 20))
     model = HistGradientBoostingClassifier(
-        max_iter=50, max_leaf_nodes=15, min_samples_leaf=leaf, early_stopping=False, class_weight="balanced",
-        categorical_features=np.asarray(categorical, dtype=bool), random_state=seed,
-    )  # fmt: skip
+        max_iter=50,
+        max_leaf_nodes=15,
+        min_samples_leaf=leaf,
+        early_stopping=False,
+        class_weight="balanced",
+        categorical_features=np.asarray(categorical, dtype=bool),
+        random_state=seed,
+    )
     model.fit(features, is_ai)
     return model.decision_function
 
@@ -88,7 +104,9 @@ def line(features: np.ndarray, is_ai: np.ndarray):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000)
+    )
     return model.fit(features, is_ai).decision_function
 
 
@@ -104,7 +122,9 @@ def rates(column: np.ndarray, is_ai: np.ndarray):
         edges = (known[1:] + known[:-1]) / 2
 
     def part(values: np.ndarray) -> np.ndarray:
-        return np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, np.nan_to_num(values)))
+        return np.where(
+            np.isnan(values), len(edges) + 1, np.searchsorted(edges, np.nan_to_num(values))
+        )
 
     weight = np.where(is_ai, 0.5 / is_ai.sum(), 0.5 / (~is_ai).sum()) * len(is_ai)
     total = np.bincount(part(column), weight, len(edges) + 2)
@@ -113,7 +133,9 @@ def rates(column: np.ndarray, is_ai: np.ndarray):
     return lambda values: rate[part(values)]
 
 
-def cross_validate(fit, features: np.ndarray, is_ai: np.ndarray, folds, groups, seed: int = 0) -> Probe:
+def cross_validate(
+    fit, features: np.ndarray, is_ai: np.ndarray, folds, groups, seed: int = 0
+) -> Probe:
     """Score each fold by what was learnt on the others.
 
     Args:
@@ -137,7 +159,14 @@ def transfer(fit, train: tuple, test: tuple, groups, how: str, seed: int = 0) ->
 
 def _probe(scores, is_ai, folds, groups, how, seed) -> Probe:
     low, high = bootstrap_interval(
-        fold_auroc, scores, is_ai, folds, groups=groups, n_resamples=_RESAMPLES, seed=seed, weighted=True
+        fold_auroc,
+        scores,
+        is_ai,
+        folds,
+        groups=groups,
+        n_resamples=_RESAMPLES,
+        seed=seed,
+        weighted=True,
     )
     auc = fold_auroc(scores, is_ai, folds)
     return Probe(auc, low, high, int((~is_ai).sum()), int(is_ai.sum()), how)
@@ -157,3 +186,124 @@ def fold_auroc(scores, is_ai, folds, weights=None):
         mass = mass + pairs
     mean = np.divide(total, mass, out=np.full(np.shape(mass), np.nan), where=np.asarray(mass) > 0)
     return float(mean) if mean.ndim == 0 else mean
+
+
+# Facts of the header that a probe may use. The size in bytes is judged apart: where all files have one encoder it follows
+# from the pixels, so that it is no fault of the corpus's making.
+HEADER = (
+    "format",
+    "mode",
+    "width",
+    "height",
+    "aspect_ratio",
+    "megapixels",
+    "jpeg_quality",
+    "jpeg_tables",
+    "subsampling",
+    "progressive",
+    "exif",
+    "icc",
+    "xmp",
+    "text",
+)
+ALONE = (*HEADER, "bytes_per_pixel")
+PROBES = {
+    "container": "facts in the files' headers",
+    "file_size": "bytes per pixel",
+    "spectrum": "the radial power spectrum",
+}
+_FLAGS = ("progressive", "exif", "icc", "xmp", "text")
+
+
+def matrix(facts: list[ContainerFacts], names=HEADER) -> tuple[np.ndarray, list[bool]]:
+    """The facts as numbers, (n, k) float64 with NaN where there is none, and which columns are categories."""
+    columns, categorical = [], []
+    for name in names:
+        values = [getattr(fact, name) for fact in facts]
+        categorical.append(name not in NUMBERS and name not in _FLAGS)
+        columns.append(
+            categories(values) if categorical[-1] else np.asarray(values, dtype=np.float64)
+        )
+    return np.stack(columns, axis=1).astype(np.float64), categorical
+
+
+def trees_for(categorical, seed):
+    return lambda features, is_ai: trees(features, categorical, is_ai, seed)
+
+
+def facts_alone(facts, is_ai, folds, groups, seed) -> dict[str, Probe]:
+    features, _ = matrix(facts, ALONE)
+    return {
+        name: cross_validate(rates, features[:, column], is_ai, folds, groups, seed)
+        for column, name in enumerate(ALONE)
+    }
+
+
+def probe_all(
+    result: Audit, groups: Mapping[str, np.ndarray], matched: Mapping[str, np.ndarray], seed: int
+) -> dict[str, dict]:
+    """`{probe: {"train": Probe, "test": Probe, "train to test": Probe}}`, and under "facts" each fact alone."""
+    places = [split for split in (TRAIN, TEST) if split in result.splits]
+    all_facts = [fact for split in places for fact in result.facts[split]]
+    bounds = np.cumsum([0, *(len(result.facts[split]) for split in places)])
+    headers, categorical = matrix(all_facts)
+    sizes = np.asarray([fact.bytes_per_pixel for fact in all_facts])
+    spectra = np.concatenate([result.pixels[split]["spectrum"] for split in places])
+    fits = {
+        "container": (trees_for(categorical, seed), headers),
+        "file_size": (rates, sizes),
+        "spectrum": (line, spectra),
+    }
+    measured = {name: {} for name in (*fits, "facts")}
+    parts = {split: slice(bounds[index], bounds[index + 1]) for index, split in enumerate(places)}
+    for split in places:
+        is_ai = result.labels[split]
+        by_group = assign_folds(is_ai, groups[split], seed)
+        by_match = assign_folds(is_ai, matched[split], seed)
+        if by_group is None or by_match is None:
+            continue
+        for name, (fit, features) in fits.items():
+            folds, mine = (
+                (by_match, matched[split]) if name == "container" else (by_group, groups[split])
+            )
+            measured[name][split] = cross_validate(
+                fit, features[parts[split]], is_ai, folds, mine, seed
+            )
+        measured["facts"][split] = facts_alone(
+            result.facts[split], is_ai, by_match, matched[split], seed
+        )
+    enough = all(
+        min(is_ai.sum(), (~is_ai).sum()) >= MIN_ROWS for is_ai in (result.labels[s] for s in places)
+    )
+    if len(places) == 2 and enough:
+        for name, (fit, features) in fits.items():
+            train, test = ((features[parts[split]], result.labels[split]) for split in places)
+            how = f"learnt on train ({len(train[1]):,} images)"
+            measured[name]["train to test"] = transfer(fit, train, test, groups[TEST], how, seed)
+    return measured
+
+
+def describe(facts: list[ContainerFacts], is_ai: np.ndarray) -> dict[str, dict[str, str]]:
+    """For each fact and label, what is typical, as text."""
+    described = {}
+    for name in ALONE:
+        described[name] = {}
+        for label in NAMES:
+            mine = is_ai if label == AI else ~is_ai
+            values = [getattr(fact, name) for fact, chosen in zip(facts, mine) if chosen]
+            described[name][label] = _typical(values, name)
+    return described
+
+
+def _typical(values: list, name: str) -> str:
+    if name in NUMBERS:
+        known = np.asarray([value for value in values if value is not None], dtype=np.float64)
+        if not len(known):
+            return "none"
+        low, middle, high = np.quantile(known, [0.05, 0.5, 0.95], method="nearest")
+        return f"{middle:.3g} ({low:.3g} to {high:.3g})" if low != high else f"{middle:.3g}"
+    if name in _FLAGS:
+        return f"{100 * np.mean(values):.0f} %" if values else "none"
+    common = Counter(map(str, values)).most_common()
+    shown = ", ".join(f"{value} {100 * count / len(values):.0f} %" for value, count in common[:3])
+    return shown + (f", {len(common) - 3} more" if len(common) > 3 else "")

@@ -6,8 +6,9 @@ nothing of them reaches the pages unescaped.
 
 import base64
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -15,14 +16,13 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from ..corpus.splits import TEST, TRAIN
-from ..imaging.contact_sheet import batch_sheet
-from ..imaging.images import open_image
-from ..labels import AI, NAMES, REAL
-from ..records import write_atomically
-from . import plots as audit_plots
-from .leaks import ALONE, PROBES
-from .result import LEAK, Audit, Pair
+from realfake.audit.probes import ALONE, PROBES
+from realfake.audit.result import LEAK, Audit, Pair
+from realfake.corpus.splits import TEST, TRAIN
+from realfake.imaging.decode import open_image
+from realfake.io import write_atomically
+from realfake.labels import AI, NAMES, REAL
+from realfake.plotting import COLOURS, batch_sheet, new_figure, plain_axes, save
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 _SHOWN_PAIRS = 24
@@ -66,18 +66,28 @@ def write_report(
     for name, autoescape in (("audit.md", False), ("audit.html", True)):
         # Markdown is escaped by a filter of its own, which the template names.
         environment = jinja2.Environment(  # nosec B701
-            loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=autoescape, trim_blocks=True, lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
-        )  # fmt: skip
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            autoescape=autoescape,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+            keep_trailing_newline=True,
+        )
         environment.filters["md"] = markdown
         if autoescape:
-            view["pairs"] = [{**_pair_text(audit, pair), "images": _pair_images(audit, pair)} for pair in audit.pairs[:_SHOWN_PAIRS]]  # fmt: skip
+            view["pairs"] = [
+                {**_pair_text(audit, pair), "images": _pair_images(audit, pair)}
+                for pair in audit.pairs[:_SHOWN_PAIRS]
+            ]
             view["plots"] = [
-                {"caption": caption, "url": _url(path.read_bytes(), "png")} for path, caption in plots
+                {"caption": caption, "url": _url(path.read_bytes(), "png")}
+                for path, caption in plots
             ]
         else:
             view["pairs"] = [_pair_text(audit, pair) for pair in audit.pairs[:_SHOWN_PAIRS]]
-            view["plots"] = [{"caption": caption, "url": f"plots/{path.name}"} for path, caption in plots]
+            view["plots"] = [
+                {"caption": caption, "url": f"plots/{path.name}"} for path, caption in plots
+            ]
         page = environment.get_template(name).render(view)
         write_atomically(output / name, page.encode("utf-8", "replace"))
     return output / "audit.html"
@@ -88,7 +98,8 @@ def summary(audit: Audit, equalized: Audit | None = None) -> str:
     lines = [_verdict(audit)]
     for name, what in PROBES.items():
         listed = "; ".join(
-            f"{_probe_text(figures)} {_PLACES[where]}" for where, figures in _probes(audit, name).items()
+            f"{_probe_text(figures)} {_PLACES[where]}"
+            for where, figures in _probes(audit, name).items()
         )
         if listed:
             lines.append(f"  AUC of {what}: {listed}")
@@ -133,13 +144,19 @@ def _view(audit: Audit, equalized: Audit | None, written: Mapping | None) -> dic
         for where, place in _PLACES.items():
             cells = [_probes(each, name).get(where) for each in columns]
             if any(cells):
-                rows.append({
-                    "what": what, "place": place,
-                    "cells": [
-                        {"text": _probe_text(cell) if cell else "not measured", "over": bool(cell and cell["low"] > max_auc)}
-                        for cell in cells
-                    ],
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "what": what,
+                        "place": place,
+                        "cells": [
+                            {
+                                "text": _probe_text(cell) if cell else "not measured",
+                                "over": bool(cell and cell["low"] > max_auc),
+                            }
+                            for cell in cells
+                        ],
+                    }
+                )
     return {
         "verdict": _verdict(audit),
         "leaks": bool(audit.leaks),
@@ -160,11 +177,18 @@ def _view(audit: Audit, equalized: Audit | None, written: Mapping | None) -> dic
         "splits": list(audit.splits),
         "dropped": audit.results["corpus"]["dropped"][:_SHOWN_DROPPED],
         "n_dropped": len(audit.results["corpus"]["dropped"]),
-        "equalized": None if equalized is None else {
-            "verdict": _verdict(equalized), "findings": equalized.findings, "written": written or {},
+        "equalized": None
+        if equalized is None
+        else {
+            "verdict": _verdict(equalized),
+            "findings": equalized.findings,
+            "written": written or {},
         },
-        "names": NAMES, "real": REAL, "ai": AI, "leak": LEAK,
-    }  # fmt: skip
+        "names": NAMES,
+        "real": REAL,
+        "ai": AI,
+        "leak": LEAK,
+    }
 
 
 def _made(audit: Audit, split: str) -> str:
@@ -189,8 +213,12 @@ def _fact_rows(audit: Audit, max_auc: float) -> list[dict]:
     for name in sorted(ALONE, key=worst, reverse=True):
         cells = [measured[split][name] if split in measured else None for split in (TRAIN, TEST)]
         cells = [
-            {"text": _probe_text(cell) if cell else "not measured", "over": bool(cell and cell["low"] > max_auc)} for cell in cells
-        ]  # fmt: skip
+            {
+                "text": _probe_text(cell) if cell else "not measured",
+                "over": bool(cell and cell["low"] > max_auc),
+            }
+            for cell in cells
+        ]
         rows.append({"name": name, "cells": cells, **described[name]})
     return rows
 
@@ -226,7 +254,10 @@ def _pair_text(audit: Audit, pair: Pair) -> dict:
 
 
 def _pair_images(audit: Audit, pair: Pair) -> list[str]:
-    return [_thumbnail_url(audit.splits[split][row]["image"]) for split, row in (pair.first, pair.second)]
+    return [
+        _thumbnail_url(audit.splits[split][row]["image"])
+        for split, row in (pair.first, pair.second)
+    ]
 
 
 def _thumbnail_url(image: Mapping) -> str:
@@ -254,11 +285,124 @@ def _plots(audit: Audit, folder: Path) -> list[tuple[Path, str]]:
         column = "generator" if label == AI and "generator" in rows.column_names else "source"
         captions = [entry.get(column) or "" for entry in entries]
         images = [open_image(entry["image"]) for entry in entries]
-        path = batch_sheet(folder / f"sample-{label}.png", images, [label] * len(images), captions, 8, 104)
+        path = batch_sheet(
+            folder / f"sample-{label}.png", images, [label] * len(images), captions, 8, 104
+        )
         written.append((path, f"A random sample of the {label} images of train"))
     drawn = (
-        (audit_plots.sizes(folder / "sizes.png", width, height, is_ai), "Sizes of the images of train"),
-        (audit_plots.colours(folder / "colours.png", audit.pixels[TRAIN]["colour"], is_ai), "Mean colours of the images of train"),
-        (audit_plots.spectra(folder / "spectra.png", audit.pixels[TRAIN]["spectrum"], is_ai), "Mean radial power spectra of train"),
-    )  # fmt: skip
+        (sizes(folder / "sizes.png", width, height, is_ai), "Sizes of the images of train"),
+        (
+            colours(folder / "colours.png", audit.pixels[TRAIN]["colour"], is_ai),
+            "Mean colours of the images of train",
+        ),
+        (
+            spectra(folder / "spectra.png", audit.pixels[TRAIN]["spectrum"], is_ai),
+            "Mean radial power spectra of train",
+        ),
+    )
     return [*written, *drawn]
+
+
+_STYLES = {label: "--" if label == AI else "-" for label in NAMES}
+
+
+def sizes(path: str | os.PathLike, width, height, is_ai) -> Path:
+    """Draw how widths, heights and aspect ratios of both labels are distributed.
+
+    Args:
+        path: The PNG to write.
+        width, height: (n,), of the stored pictures, in pixels.
+        is_ai: (n,) bool.
+    """
+    width, height, is_ai = (
+        np.asarray(width, float),
+        np.asarray(height, float),
+        np.asarray(is_ai, bool),
+    )
+    figure = new_figure(10.5, 3.2)
+    panels = (
+        ("width (pixels)", width),
+        ("height (pixels)", height),
+        ("width / height", width / height),
+    )
+    for axes, (name, values) in zip(figure.subplots(1, 3), panels):
+        plain_axes(axes)
+        _histogram(axes, values, is_ai)
+        axes.set_xlabel(name)
+        axes.set_ylabel("% of the label's images")
+    axes.legend(fontsize=9, frameon=False)
+    return save(figure, path)
+
+
+def colours(path: str | os.PathLike, means, is_ai) -> Path:
+    """Draw how the images' mean red, green and blue are distributed.
+
+    Args:
+        path: The PNG to write.
+        means: (n, 3), 0..255.
+        is_ai: (n,) bool.
+    """
+    means, is_ai = np.asarray(means, float), np.asarray(is_ai, bool)
+    figure = new_figure(10.5, 3.2)
+    for axes, name, values in zip(figure.subplots(1, 3), ("red", "green", "blue"), means.T):
+        plain_axes(axes)
+        _histogram(axes, values, is_ai, (0, 255))
+        axes.set_xlabel(f"mean {name} of an image (0 to 255)")
+        axes.set_ylabel("% of the label's images")
+    axes.legend(fontsize=9, frameon=False)
+    return save(figure, path)
+
+
+def spectra(path: str | os.PathLike, spectrum, is_ai) -> Path:
+    """Draw the mean log spectrum of both labels, and the middle half of the images.
+
+    Args:
+        path: The PNG to write.
+        spectrum: (n, bins), of [`radial_spectrum`].
+        is_ai: (n,) bool.
+    """
+    spectrum, is_ai = np.asarray(spectrum, float), np.asarray(is_ai, bool)
+    frequency = (np.arange(spectrum.shape[1]) + 0.5) / spectrum.shape[1] / 2
+    figure = new_figure(6.2, 3.8)
+    axes = plain_axes(figure.add_subplot())
+    for label in NAMES:
+        mine = spectrum[is_ai if label == AI else ~is_ai]
+        if not len(mine):
+            continue
+        low, high = np.quantile(mine, [0.25, 0.75], axis=0)
+        axes.fill_between(frequency, low, high, color=COLOURS[label], alpha=0.15, linewidth=0)
+        axes.plot(
+            frequency,
+            mine.mean(0),
+            color=COLOURS[label],
+            linestyle=_STYLES[label],
+            linewidth=2,
+            label=f"{label} (n = {len(mine):,}; band: middle half)",
+        )
+    axes.set_xlabel("spatial frequency (cycles per pixel)")
+    axes.set_ylabel("log10 of the luminance's power")
+    axes.legend(fontsize=9, frameon=False)
+    return save(figure, path)
+
+
+def _histogram(
+    axes, values: np.ndarray, is_ai: np.ndarray, span: Sequence[float] | None = None
+) -> None:
+    low, high = span or np.quantile(values, [0, 0.99])
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, 33)
+    for label in NAMES:
+        mine = values[is_ai if label == AI else ~is_ai]
+        if len(mine):
+            axes.hist(
+                mine.clip(low, high),
+                edges,
+                weights=np.full(len(mine), 100 / len(mine)),
+                histtype="stepfilled",
+                facecolor=COLOURS[label] + "40",
+                edgecolor=COLOURS[label],
+                linestyle=_STYLES[label],
+                linewidth=1.4,
+                label=f"{label} (n = {len(mine):,})",
+            )

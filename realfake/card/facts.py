@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..labels import NAMES
+from realfake.labels import NAMES
 
 # What a reader has to know of the splits by the names that this project gives them.
 SPLITS = {
@@ -48,7 +48,7 @@ class CardFacts:
         parts: `{split: {"real": n, "ai": n}}`.
         calibration: *optional*. `Calibration.to_dict()`: `method`, `temperature`, `bias`, `n`, `reason`.
         thresholds: *optional*. `Thresholds.to_dict()`: `alpha`, `real`, `ai`, `n`.
-        novelty: *optional*. What `config.json` says of the novelty statistics.
+        ood: *optional*. What `config.json` says of the novelty statistics.
         operating_points: What [`evaluation.measure_operating_points`] returned for the split.
         evaluation: The content of `evaluation.json`, `{split: record}`.
         robustness: The content of `robustness.json`, `{split: record}`.
@@ -91,7 +91,7 @@ class CardFacts:
     parts: dict[str, dict[str, int]] = field(default_factory=dict)
     calibration: dict | None = None
     thresholds: dict | None = None
-    novelty: dict | None = None
+    ood: dict | None = None
     operating_points: list[dict] = field(default_factory=list)
     evaluation: dict = field(default_factory=dict)
     robustness: dict = field(default_factory=dict)

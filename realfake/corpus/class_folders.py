@@ -6,9 +6,9 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
 
-from ..labels import REAL, canonical
-from .source_rows import Source, listed
-from .splits import TRAIN, split_role
+from realfake.corpus.rows import Source, listed
+from realfake.corpus.splits import TRAIN, split_role
+from realfake.labels import REAL, canonical
 
 
 @dataclass
@@ -37,16 +37,22 @@ def layout_of(path: Path, images: Sequence[Path], label_map: Mapping[str, str]) 
             or is_class(next(iter(heads))[0])
         ):
             break
-        if any(len(part) == 1 for part in parts.values()):  # the lone folder holds images: it is a class
+        if any(
+            len(part) == 1 for part in parts.values()
+        ):  # the lone folder holds images: it is a class
             break
         parts = {image: part[1:] for image, part in parts.items()}
-    loose = [image for image, part in parts.items() if not part or len(part) == 1 and split_role(part[0])]
+    loose = [
+        image for image, part in parts.items() if not part or len(part) == 1 and split_role(part[0])
+    ]
     if loose:
         raise ValueError(
             f"{len(loose)} images lie outside any class folder, {listed(loose, path)} for one; put each image in a "
             "folder named after its class, such as real/ or ai/."
         )
-    generators = not any(split_role(part[0]) or is_class(part[0]) for part in parts.values()) and all(
+    generators = not any(
+        split_role(part[0]) or is_class(part[0]) for part in parts.values()
+    ) and all(
         len(part) > 1 and (split_role(part[1]) or is_class(part[1])) for part in parts.values()
     )
     splits: dict[str, list] = {}

@@ -1,7 +1,7 @@
 """Find the images of a corpus that cannot be used, by decoding each of them once.
 
 Third step of the corpus loader, after splitting. The decoding is the one of training and prediction
-([`~realfake.imaging.images.open_image`]); results are cached, images are neither changed nor rewritten.
+([`~realfake.imaging.decode.open_image`]); results are cached, images are neither changed nor rewritten.
 """
 
 import hashlib
@@ -16,15 +16,19 @@ import PIL
 import pyarrow.compute
 from datasets import Dataset, Features, Value
 
-from ..imaging import images
-from ..imaging.images import open_image
+from realfake.imaging import decode
+from realfake.imaging.decode import open_image
 
 # Images in a batch of the check. Small, because a batch is held in memory undecoded.
 CHECKED_AT_ONCE = 32
 
 
 def find_problems(
-    dataset: Dataset, rows: np.ndarray, split: str, num_proc: int | None = None, cache_dir: str | None = None
+    dataset: Dataset,
+    rows: np.ndarray,
+    split: str,
+    num_proc: int | None = None,
+    cache_dir: str | None = None,
 ) -> dict[int, str]:
     """Decode images to see whether they can be.
 
@@ -54,7 +58,9 @@ def find_problems(
             desc=f"Checking the {split} images",
         )
     )
-    return {int(row): problem for row, problem in zip(rows, checked["problem"]) if problem is not None}
+    return {
+        int(row): problem for row, problem in zip(rows, checked["problem"]) if problem is not None
+    }
 
 
 def _check_batch(batch: Mapping[str, list]) -> dict[str, list[str | None]]:
@@ -78,7 +84,7 @@ def _cache_file(dataset: Dataset, rows: np.ndarray, cache_dir: str | None) -> st
     The name depends on all that the result depends on: the rows, the files they name, the code that decodes them.
     """
     key = hashlib.sha256(f"{dataset._fingerprint}\0{PIL.__version__}\0".encode())
-    key.update(inspect.getsource(images).encode())
+    key.update(inspect.getsource(decode).encode())
     key.update(np.asarray(rows, dtype="<i8").tobytes())
     files = _files(dataset)
     for path in (files[row] for row in rows) if files else ():
@@ -96,7 +102,9 @@ def _cache_file(dataset: Dataset, rows: np.ndarray, cache_dir: str | None) -> st
 def image_paths(dataset: Dataset) -> list[str | None]:
     """The path of every image of a dataset that has not been indexed; no bytes are read."""
     chunks = dataset.data.column("image").chunks
-    return [path for chunk in chunks for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()]
+    return [
+        path for chunk in chunks for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()
+    ]
 
 
 def _files(dataset: Dataset) -> list[str | None]:

@@ -8,12 +8,25 @@ from collections.abc import Mapping, Sequence
 
 from datasets import ClassLabel, Features, Image, Value
 
-from ..labels import AI, resolve
+from realfake.labels import AI, resolve
 
 IMAGE_COLUMNS = (
-    "image", "img", "images", "file", "file_name", "filename", "path", "file_path", "filepath", "image_path",
-    "image_file", "jpg", "jpeg", "png", "webp",
-)  # fmt: skip
+    "image",
+    "img",
+    "images",
+    "file",
+    "file_name",
+    "filename",
+    "path",
+    "file_path",
+    "filepath",
+    "image_path",
+    "image_file",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+)
 LABEL_COLUMNS = ("label", "labels", "class", "target")
 # Kept as text where a corpus has them.
 TEXT_COLUMNS = ("generator", "group", "source", "family", "subject")
@@ -32,7 +45,9 @@ def find_image_column(features: Features, asked: str | None, source: str) -> str
     listed = ", ".join(features)
     if asked is not None:
         if asked not in features:
-            raise ValueError(f"{source} has no column {asked!r} (--image_column); its columns are: {listed}.")
+            raise ValueError(
+                f"{source} has no column {asked!r} (--image_column); its columns are: {listed}."
+            )
         return asked
     typed = [name for name, feature in features.items() if isinstance(feature, Image)]
     if len(typed) == 1:
@@ -42,7 +57,9 @@ def find_image_column(features: Features, asked: str | None, source: str) -> str
         if name in by_name:
             return by_name[name]
     what = "several image columns" if typed else "no image column"
-    raise ValueError(f"{source} has {what}; its columns are: {listed}. Name one with --image_column.")
+    raise ValueError(
+        f"{source} has {what}; its columns are: {listed}. Name one with --image_column."
+    )
 
 
 def find_label_column(features: Features, asked: str | None, source: str) -> str:
@@ -55,7 +72,9 @@ def find_label_column(features: Features, asked: str | None, source: str) -> str
     listed = ", ".join(columns) or "none besides the image"
     if asked is not None:
         if asked not in columns:
-            raise ValueError(f"{source} has no column {asked!r} (--label_column); its columns are: {listed}.")
+            raise ValueError(
+                f"{source} has no column {asked!r} (--label_column); its columns are: {listed}."
+            )
         return asked
     by_name = {name.lower(): name for name in columns}
     for name in LABEL_COLUMNS:
@@ -70,7 +89,9 @@ def find_label_column(features: Features, asked: str | None, source: str) -> str
 def class_names(values: Sequence, feature, column: str, source: str) -> list[str | None]:
     """Every label as the name of its class; `None` where there is none (null, empty, or -1 of a `ClassLabel`)."""
     if isinstance(feature, ClassLabel):
-        return [feature.names[value] if value is not None and value >= 0 else None for value in values]
+        return [
+            feature.names[value] if value is not None and value >= 0 else None for value in values
+        ]
     if not isinstance(feature, Value):
         raise ValueError(
             f"{source}: column {column!r} holds {type(feature).__name__} values, not one class per image; name another "
@@ -82,7 +103,9 @@ def class_names(values: Sequence, feature, column: str, source: str) -> list[str
 def as_texts(values: Sequence, feature) -> list[str | None]:
     """Values of a descriptive column as text, `None` where they are missing."""
     if isinstance(feature, ClassLabel):
-        return [feature.names[value] if value is not None and value >= 0 else None for value in values]
+        return [
+            feature.names[value] if value is not None and value >= 0 else None for value in values
+        ]
     return [as_text(value) for value in values]
 
 
@@ -119,10 +142,15 @@ def resolve_classes(
     try:
         return resolve(names, label_map)
     except ValueError as error:
-        counts = ", ".join(f"{name!r} ({seen[name]:,} rows)" if seen[name] else repr(name) for name in names)
+        counts = ", ".join(
+            f"{name!r} ({seen[name]:,} rows)" if seen[name] else repr(name) for name in names
+        )
         raise ValueError(f"{where} {counts}. {error}") from error
 
 
 def generators(names: Sequence[str | None], labels: Sequence[str | None]) -> list[str]:
     """Name what is missing in a `generator` column: `"unknown"` for an AI image, `"none"` for a real one."""
-    return [name or (UNKNOWN_GENERATOR if label == AI else NO_GENERATOR) for name, label in zip(names, labels)]
+    return [
+        name or (UNKNOWN_GENERATOR if label == AI else NO_GENERATOR)
+        for name, label in zip(names, labels)
+    ]

@@ -9,22 +9,41 @@ import datasets
 from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetsError
 
-from .columns import find_image_column
-from .source_rows import Source, features_of, is_text, listed, one_line, undecoded, with_paths
-from .splits import TRAIN, split_role
+from realfake.corpus.columns import find_image_column
+from realfake.corpus.rows import (
+    Source,
+    features_of,
+    is_text,
+    listed,
+    one_line,
+    undecoded,
+    with_paths,
+)
+from realfake.corpus.splits import TRAIN, split_role
 
 BUILDERS = {
-    ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json",
-}  # fmt: skip
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "json",
+    ".json": "json",
+}
 # Files of this kind win over those behind them, where a folder holds several kinds.
 PRECEDENCE = (".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".json")
 _SHARD = re.compile(r"^(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
 
 
 def read_files(
-    root: Path, files: Sequence[Path], image_column: str | None, streaming: bool, cache_dir: str | None
+    root: Path,
+    files: Sequence[Path],
+    image_column: str | None,
+    streaming: bool,
+    cache_dir: str | None,
 ) -> Source:
-    suffix = next(suffix for suffix in PRECEDENCE if any(file.suffix.lower() == suffix for file in files))
+    suffix = next(
+        suffix for suffix in PRECEDENCE if any(file.suffix.lower() == suffix for file in files)
+    )
     chosen = [file for file in files if file.suffix.lower() == suffix]
     found = Source({}, f"{suffix[1:].upper()} files")
     by_split = _by_split(root, chosen)
@@ -41,12 +60,16 @@ def read_files(
             features = features_of(rows)
             found.image_column = find_image_column(features, image_column, str(root))
             if is_text(features[found.image_column]):
-                raise ValueError(f"{root}: files named in a column cannot be streamed; leave out --streaming.")
+                raise ValueError(
+                    f"{root}: files named in a column cannot be streamed; leave out --streaming."
+                )
             found.splits[split or TRAIN] = undecoded(rows, features, found.image_column)
             continue
         pieces = []
         for folder in folders:
-            rows = _load_files(suffix, [file for file in members if file.parent == folder], False, cache_dir)
+            rows = _load_files(
+                suffix, [file for file in members if file.parent == folder], False, cache_dir
+            )
             found.image_column = find_image_column(rows.features, image_column, str(root))
             rows = with_paths(rows, found.image_column, folder)
             pieces.append(undecoded(rows, rows.features, found.image_column))
@@ -59,7 +82,9 @@ def _concatenated(pieces: list[Dataset], root: Path) -> Dataset:
     try:
         return datasets.concatenate_datasets(pieces)
     except ValueError as error:
-        raise ValueError(f"The files of {root} do not have the same columns: {one_line(error)}") from error
+        raise ValueError(
+            f"The files of {root} do not have the same columns: {one_line(error)}"
+        ) from error
 
 
 def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, list[Path]]:
@@ -73,7 +98,9 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, list[Path]]
             for word in re.split(r"[-._ 0-9]+", part)
         ]
         named = [word.lower() for word in words if split_role(word)]
-        by_split.setdefault(shard.group(1) if shard else named[0] if named else None, []).append(file)
+        by_split.setdefault(shard.group(1) if shard else named[0] if named else None, []).append(
+            file
+        )
     return by_split
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from ..labels import NAMES
-from .load import Corpus
-from .report import count_rows
-from .splits import TRAIN, VALIDATION, carve
+from realfake.corpus.load import Corpus
+from realfake.corpus.report import count_rows
+from realfake.corpus.splits import TRAIN, VALIDATION, carve
+from realfake.labels import NAMES
 
 HELD_OUT = "held_out"
 # Of the training images of the other class, so many at most are held out to stand against them.
@@ -69,13 +69,24 @@ def hold_out(corpus: Corpus, column: str, values: Sequence[str], seed: int = 42)
     labels = np.asarray([names[label] for label in both["label"]])
     hit = np.isin(np.asarray([value or "" for value in both[column]]), list(values))
     groups = both["group"][:] if "group" in both.column_names else None
-    touched = {group for group, here in zip(groups, hit) if here and group is not None} if groups else set()
+    touched = (
+        {group for group, here in zip(groups, hit) if here and group is not None}
+        if groups
+        else set()
+    )
     mate = (
-        np.asarray([group in touched for group in groups], dtype=bool) & ~hit if groups else np.zeros_like(hit)
+        np.asarray([group in touched for group in groups], dtype=bool) & ~hit
+        if groups
+        else np.zeros_like(hit)
     )
     held = hit | (mate & ~np.isin(labels, np.unique(labels[hit])))
     drawn = _counterparts(
-        both, labels, groups, held, free=(np.arange(len(both)) < len(train)) & ~hit & ~mate, seed=seed
+        both,
+        labels,
+        groups,
+        held,
+        free=(np.arange(len(both)) < len(train)) & ~hit & ~mate,
+        seed=seed,
     )
 
     gone = hit | mate | drawn
@@ -100,7 +111,9 @@ def hold_out(corpus: Corpus, column: str, values: Sequence[str], seed: int = 42)
     )
     lost = int((mate & ~held).sum())
     if lost:
-        report.notes.append(f"{lost:,} rows are not used, because they share a group with what is held out.")
+        report.notes.append(
+            f"{lost:,} rows are not used, because they share a group with what is held out."
+        )
     return corpus
 
 
@@ -112,8 +125,12 @@ def _counterparts(both: Dataset, labels, groups, held, free, seed: int) -> np.nd
     candidates = np.flatnonzero(free & (labels == less))
     if groups is not None:
         # A group that holds the other class too stays whole, in train.
-        mixed = {group for group, label in zip(groups, labels) if group is not None and label == more}
-        candidates = np.asarray([row for row in candidates if groups[row] not in mixed], dtype=np.int64)
+        mixed = {
+            group for group, label in zip(groups, labels) if group is not None and label == more
+        }
+        candidates = np.asarray(
+            [row for row in candidates if groups[row] not in mixed], dtype=np.int64
+        )
     wanted = min(counts[more] - counts[less], int(_COUNTERPARTS * len(candidates)))
     if counts[less] or wanted < 1:
         return chosen
@@ -133,5 +150,8 @@ def _counterparts(both: Dataset, labels, groups, held, free, seed: int) -> np.nd
 
 def _counts(rows: Dataset) -> dict:
     names = rows.features["label"].names
-    known = {name: rows[name][:] if name in rows.column_names else None for name in ("group", "generator")}
+    known = {
+        name: rows[name][:] if name in rows.column_names else None
+        for name in ("group", "generator")
+    }
     return count_rows([names[label] for label in rows["label"]], known["group"], known["generator"])

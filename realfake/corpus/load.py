@@ -2,7 +2,7 @@
 
 Reads the rows (`sources`), maps the labels by name (`columns`), carves the splits that are missing (`splits`), drops
 what cannot be decoded (`cleaning`), and says what it did (`report`). Images stay undecoded: the transforms and
-the detector decode them, through the same [`~realfake.imaging.images.open_image`] that checks them here.
+the detector decode them, through the same [`~realfake.imaging.decode.open_image`] that checks them here.
 """
 
 import logging
@@ -14,14 +14,30 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
-from ..labels import NAMES
-from .cleaning import find_problems, image_paths
-from .columns import TEXT_COLUMNS, as_texts, class_names, find_label_column, generators, resolve_classes
-from .report import CorpusReport, count_rows, raise_empty, require_both
-from .source_rows import Source
-from .sources import read_source
-from .splits import SPLITS, TEST, TRAIN, VALIDATION, assign_roles, carve, shared_groups, subset
-from .streaming import stream_corpus
+from realfake.corpus.cleaning import find_problems, image_paths
+from realfake.corpus.columns import (
+    TEXT_COLUMNS,
+    as_texts,
+    class_names,
+    find_label_column,
+    generators,
+    resolve_classes,
+)
+from realfake.corpus.report import CorpusReport, count_rows, raise_empty, require_both
+from realfake.corpus.rows import Source
+from realfake.corpus.sources import read_source
+from realfake.corpus.splits import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    assign_roles,
+    carve,
+    shared_groups,
+    subset,
+)
+from realfake.corpus.streaming import stream_corpus
+from realfake.labels import NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +146,9 @@ def load_corpus(
     limits = {TRAIN: max_train_samples, VALIDATION: max_validation_samples, TEST: max_test_samples}
     for split, limit in limits.items():
         if limit is not None and limit < 2:
-            raise ValueError(f"--max_{split}_samples must be at least 2, one image of each class, not {limit}.")
+            raise ValueError(
+                f"--max_{split}_samples must be at least 2, one image of each class, not {limit}."
+            )
     if streaming:
         splits = stream_corpus(found, roles, label_column, label_map, limits, seed, token, report)
         return Corpus(splits, report)
@@ -145,7 +163,11 @@ def load_corpus(
     for split, (base, rows) in parts.items():
         table = tables[base]
         available = len(rows)
-        rows = rows[subset(table.take(table.labels, rows), limits[split], seed, table.take(table.strata, rows))]
+        rows = rows[
+            subset(
+                table.take(table.labels, rows), limits[split], seed, table.take(table.strata, rows)
+            )
+        ]
         if len(rows) < available:
             report.origins[split] += f"; {len(rows):,} of {available:,} drawn"
         problems = find_problems(table.dataset, rows, split, num_proc, cache_dir)
@@ -193,7 +215,12 @@ class _Table:
 
     def dropped(self, index: int, reason: str) -> dict:
         """The entry of a row in the report."""
-        return {"split": self.name, "index": int(index), "path": self.paths[index], "reason": reason}
+        return {
+            "split": self.name,
+            "index": int(index),
+            "path": self.paths[index],
+            "reason": reason,
+        }
 
 
 def _label(
@@ -208,7 +235,9 @@ def _label(
     seen: Counter = Counter()
     possible: set[str] = set()
     present = [
-        name for name in TEXT_COLUMNS if any(name in found.splits[split].features for split in roles.values())
+        name
+        for name in TEXT_COLUMNS
+        if any(name in found.splits[split].features for split in roles.values())
     ]
     for role, split in roles.items():
         dataset = found.splits[split]
@@ -225,7 +254,9 @@ def _label(
             for name in present
             if name != column
         }
-    report.label_map = resolve_classes(seen, possible, label_map, report.label_column, report.source)
+    report.label_map = resolve_classes(
+        seen, possible, label_map, report.label_column, report.source
+    )
 
     tables = {}
     for role, split in roles.items():
@@ -235,12 +266,16 @@ def _label(
         dataset = _standard(found.splits[split], labels, texts[role])
         alive = np.asarray([label is not None for label in labels], dtype=bool)
         table = _Table(split, dataset, labels, texts[role], image_paths(dataset), alive)
-        report.dropped += [table.dropped(index, "it has no label") for index in np.flatnonzero(~table.alive)]
+        report.dropped += [
+            table.dropped(index, "it has no label") for index in np.flatnonzero(~table.alive)
+        ]
         tables[role] = table
     return tables
 
 
-def _standard(dataset: Dataset, labels: list[str | None], texts: Mapping[str, list[str | None]]) -> Dataset:
+def _standard(
+    dataset: Dataset, labels: list[str | None], texts: Mapping[str, list[str | None]]
+) -> Dataset:
     """The image column as it is, the others anew. The bytes of the images are not touched."""
     dataset = dataset.select_columns("image")
     ids = [None if label is None else NAMES.index(label) for label in labels]
@@ -295,5 +330,7 @@ def _carve_missing(
         kept = ", groups kept together" if table.groups is not None else ""
         for split, share, chosen in zip([TRAIN, *missing], shares, carved):
             parts[split] = (TRAIN, rows[chosen])
-            report.origins[split] = f"{share:.0%} of {table.name!r}, stratified by {by}{kept} (seed {seed})"
+            report.origins[split] = (
+                f"{share:.0%} of {table.name!r}, stratified by {by}{kept} (seed {seed})"
+            )
     return {split: parts[split] for split in SPLITS}

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from ..labels import NAMES
-from .splits import TRAIN
+from realfake.corpus.splits import TRAIN
+from realfake.labels import NAMES
 
 
 @dataclass
@@ -46,25 +46,37 @@ class CorpusReport:
     def summary(self, most: int = 5) -> str:
         """The report as lines of text for a person, with at most `most` examples of dropped rows."""
         mapped = ", ".join(f"{name} -> {label}" for name, label in self.label_map.items())
-        lines = [f"Corpus {self.source} ({self.kind})", f"  labels from {self.label_column!r}: {mapped}"]
+        lines = [
+            f"Corpus {self.source} ({self.kind})",
+            f"  labels from {self.label_column!r}: {mapped}",
+        ]
         for split, counts in self.splits.items():
-            line = f"  {split}: streamed" if counts["rows"] is None else f"  {split}: {counts['rows']:,} images"
+            line = (
+                f"  {split}: streamed"
+                if counts["rows"] is None
+                else f"  {split}: {counts['rows']:,} images"
+            )
             if counts["rows"] is not None:
                 line += " (" + ", ".join(f"{counts[name]:,} {name}" for name in NAMES)
-                line += f", {counts['groups']:,} groups)" if counts.get("groups") is not None else ")"
+                line += (
+                    f", {counts['groups']:,} groups)" if counts.get("groups") is not None else ")"
+                )
             lines.append(f"{line}; {self.origins[split]}")
             if counts.get("generators"):
                 shown = sorted(counts["generators"].items(), key=lambda item: (-item[1], item[0]))
                 listed = ", ".join(f"{name} {number:,}" for name, number in shown[:8])
                 lines.append(
-                    f"    generators: {listed}" + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")
+                    f"    generators: {listed}"
+                    + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")
                 )
         if self.dropped:
             by_split = Counter(row["split"] for row in self.dropped)
             listed = ", ".join(f"{number:,} of {split}" for split, number in by_split.items())
             lines.append(f"  dropped {len(self.dropped):,} rows ({listed}):")
             for row in self.dropped[:most]:
-                where = row["path"] or (f"row {row['index']}" if row["index"] is not None else "a streamed row")
+                where = row["path"] or (
+                    f"row {row['index']}" if row["index"] is not None else "a streamed row"
+                )
                 lines.append(f"    {row['split']}, {where}: {row['reason']}")
             if len(self.dropped) > most:
                 lines.append(f"    and {len(self.dropped) - most:,} more")
@@ -81,7 +93,12 @@ def raise_empty(split: str, why: str) -> None:
 
 
 def require_both(
-    split: str, labels: Sequence[str], origin: str, dropped: Sequence[dict], carved: bool, limited: bool
+    split: str,
+    labels: Sequence[str],
+    origin: str,
+    dropped: Sequence[dict],
+    carved: bool,
+    limited: bool,
 ) -> None:
     """Refuse a split that is empty or lacks a class.
 
@@ -114,7 +131,9 @@ def require_both(
         if dropped
         else ""
     )
-    raise ValueError(f"The {split} split ({origin}) holds no '{missing[0]}' image ({have}){lost}. {fix}.")
+    raise ValueError(
+        f"The {split} split ({origin}) holds no '{missing[0]}' image ({have}){lost}. {fix}."
+    )
 
 
 def count_rows(labels: Sequence[str], groups: Sequence | None, generators: Sequence | None) -> dict:
@@ -122,7 +141,9 @@ def count_rows(labels: Sequence[str], groups: Sequence | None, generators: Seque
     counts = Counter(labels)
     result = {"rows": len(labels), **{name: counts[name] for name in NAMES}}
     if groups is not None:
-        result["groups"] = len({group for group in groups if group is not None}) + groups.count(None)
+        result["groups"] = len({group for group in groups if group is not None}) + groups.count(
+            None
+        )
     if generators is not None:
         result["generators"] = dict(sorted(Counter(generators).items()))
     return result

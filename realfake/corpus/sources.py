@@ -6,29 +6,62 @@ is `Image(decode=False)`, the other columns as they were found. No image is deco
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
 import pyarrow
 from datasets import Dataset, DatasetInfo
-from datasets.exceptions import DatasetsError
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
-from .class_folders import layout_of, read_class_folders
-from .columns import find_image_column
-from .data_files import BUILDERS, PRECEDENCE, names_labels, read_files
-from .hub_source import read_hub
-from .source_rows import Source, listed, one_line, undecoded, with_paths
-from .splits import TRAIN
+from realfake.corpus.class_folders import layout_of, read_class_folders
+from realfake.corpus.columns import find_image_column
+from realfake.corpus.data_files import BUILDERS, PRECEDENCE, names_labels, read_files
+from realfake.corpus.rows import (
+    Source,
+    features_of,
+    is_text,
+    listed,
+    one_line,
+    undecoded,
+    with_paths,
+)
+from realfake.corpus.splits import TRAIN
 
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm",
-     ".pgm", ".heic", ".heif")
-)  # fmt: skip
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".jp2",
+        ".ppm",
+        ".pgm",
+        ".heic",
+        ".heif",
+    )
+)
 _NOT_DATA = frozenset(
-    ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json", "report.json",
-     "package.json")
-)  # fmt: skip
+    (
+        "dataset_infos.json",
+        "dataset_info.json",
+        "dataset_dict.json",
+        "state.json",
+        "config.json",
+        "report.json",
+        "package.json",
+    )
+)
 
 
 def read_source(
@@ -52,21 +85,37 @@ def read_source(
     path = Path(source).expanduser()
     try:
         if not path.exists():
-            return read_hub(source, config_name, revision, token, streaming, image_column, cache_dir)
+            return read_hub(
+                source, config_name, revision, token, streaming, image_column, cache_dir
+            )
         if config_name is not None:
             if not (path / config_name).is_dir():
-                raise ValueError(f"{source} has no folder {config_name!r}; leave the configuration's name out.")
+                raise ValueError(
+                    f"{source} has no folder {config_name!r}; leave the configuration's name out."
+                )
             path = path / config_name
         return _read_local(path.resolve(), image_column, label_map or {}, streaming, cache_dir)
-    except (DatasetsError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException) as error:
+    except (
+        DatasetsError,
+        TypeError,
+        KeyError,
+        NotImplementedError,
+        pyarrow.ArrowException,
+    ) as error:
         # TypeError and NotImplementedError are what pyarrow's and datasets' casts raise, KeyError what damaged JSON does.
         if isinstance(error, OSError):
             raise
-        raise ValueError(f"{source} cannot be read: {one_line(error.__cause__ or error)}") from error
+        raise ValueError(
+            f"{source} cannot be read: {one_line(error.__cause__ or error)}"
+        ) from error
 
 
 def _read_local(
-    path: Path, image_column: str | None, label_map: Mapping[str, str], streaming: bool, cache_dir: str | None
+    path: Path,
+    image_column: str | None,
+    label_map: Mapping[str, str],
+    streaming: bool,
+    cache_dir: str | None,
 ) -> Source:
     if path.is_file():
         if path.suffix.lower() not in BUILDERS:
@@ -142,3 +191,97 @@ def _walk(path: Path) -> tuple[list[Path], list[Path]]:
             elif suffix in BUILDERS and name.lower() not in _NOT_DATA:
                 data.append(Path(folder, name))
     return images, data
+
+
+_LOCAL_ONLY = re.compile(r"^(\.{0,2}/|~|[A-Za-z]:\\|\.{1,2}$)")
+
+
+def read_hub(
+    source: str,
+    config_name: str | None,
+    revision: str | None,
+    token: str | bool | None,
+    streaming: bool,
+    image_column: str | None,
+    cache_dir: str | None,
+) -> Source:
+    if (
+        _LOCAL_ONLY.match(source)
+        or source.count("/") > 1
+        or Path(source).suffix in (*BUILDERS, ".zip", ".tar")
+    ):
+        raise OSError(f"There is no file or folder {source}; check the path.")
+    try:
+        splits = datasets.load_dataset(
+            source,
+            config_name,
+            revision=revision,
+            token=token,
+            streaming=streaming,
+            cache_dir=cache_dir,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _hub_error(source, config_name, revision, error) from error
+    found = Source({}, "Hub dataset")
+    for name, rows in splits.items():
+        features = features_of(rows)
+        found.image_column = find_image_column(features, image_column, source)
+        if is_text(features[found.image_column]):
+            raise ValueError(
+                f"Column {found.image_column!r} of the Hub dataset {source} holds text, not images. If it names files, "
+                f"download them (`hf download --repo-type dataset {source} --local-dir FOLDER`) and pass the folder."
+            )
+        found.splits[name] = undecoded(rows, features, found.image_column)
+    return found
+
+
+def _hub_error(
+    source: str, config_name: str | None, revision: str | None, error: Exception
+) -> Exception:
+    """Say in one line what went wrong at the Hub, and what helps."""
+    sign_in = "sign in with `hf auth login` (or set HF_TOKEN)"
+    said = one_line(error)
+    if isinstance(error, GatedRepoError) or "is a gated dataset" in said:
+        return OSError(
+            f"The Hub dataset {source} is gated: accept its conditions on {datasets.config.HF_ENDPOINT}/datasets/{source}, "
+            f"then {sign_in}."
+        )
+    if isinstance(error, DatasetNotFoundError) and "Revision" in said:
+        return OSError(
+            f"The Hub dataset {source} has no revision {revision!r}; name a branch, tag or commit it has."
+        )
+    if isinstance(error, ConnectionError) or "on the Hugging Face Hub either" in said:
+        return OSError(
+            f"There is no local file or folder {source}, and the Hub ({datasets.config.HF_ENDPOINT}) has no dataset of that id "
+            "or cannot be reached to look for it. Check the spelling and the network."
+        )
+    if isinstance(error, EmptyDatasetError) or "data files" in said:
+        return OSError(f"The Hub dataset {source} holds no data files that can be read: {said}")
+    if isinstance(error, DatasetNotFoundError):
+        return OSError(
+            f"There is neither a local file or folder {source} nor a Hub dataset of that id that you may read. Check the "
+            f"spelling; if it is private, {sign_in}."
+        )
+    if (
+        isinstance(error, HfHubHTTPError)
+        and error.response is not None
+        and error.response.status_code in (401, 403)
+    ):
+        return OSError(
+            f"The Hub refuses access to the dataset {source}: {sign_in} with an account that may read it."
+        )
+    if isinstance(error, HFValidationError):
+        return OSError(
+            f"There is no file or folder {source}, and it is no Hub id either; check the path."
+        )
+    if "Config name is missing" in said or "BuilderConfig" in said:
+        return ValueError(
+            f"The Hub dataset {source} has several configurations or another one; name it with --dataset_config. {said}"
+        )
+    if isinstance(error, RuntimeError) and "script" in said:
+        return ValueError(
+            f"The Hub dataset {source} runs a loading script, which is not supported; use a Parquet copy."
+        )
+    return (OSError if isinstance(error, OSError) else ValueError)(
+        f"The Hub dataset {source} cannot be read: {said}"
+    )

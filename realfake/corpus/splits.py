@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 from datasets import Dataset
 
-from ..labels import NAMES
+from realfake.labels import NAMES
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -35,7 +35,9 @@ def split_role(name: str) -> str | None:
     return _ROLE_BY_NAME.get(str(name).strip().lower())
 
 
-def assign_roles(names: Sequence[str], asked: Mapping[str, str | None] | None = None) -> dict[str, str]:
+def assign_roles(
+    names: Sequence[str], asked: Mapping[str, str | None] | None = None
+) -> dict[str, str]:
     """Decide which of a corpus's splits is used for what.
 
     Args:
@@ -53,15 +55,21 @@ def assign_roles(names: Sequence[str], asked: Mapping[str, str | None] | None = 
     """
     names = [str(name) for name in names]
     asked = {role: name for role, name in (asked or {}).items() if name is not None}
-    refused = {role for role, name in asked.items() if role != TRAIN and name == "none" and name not in names}
+    refused = {
+        role
+        for role, name in asked.items()
+        if role != TRAIN and name == "none" and name not in names
+    }
     asked = {role: name for role, name in asked.items() if role not in refused}
     listed = ", ".join(names)
     for role, name in asked.items():
         if name not in names:
             raise ValueError(f"--{role}_split names {name!r}, but the splits are: {listed}.")
     if len(set(asked.values())) < len(asked):
-        raise ValueError("One split cannot be used for two things; give --train_split, --validation_split and "
-                         "--test_split different names.")  # fmt: skip
+        raise ValueError(
+            "One split cannot be used for two things; give --train_split, --validation_split and "
+            "--test_split different names."
+        )
     roles = {}
     for role in SPLITS:
         if role in asked:
@@ -79,7 +87,9 @@ def assign_roles(names: Sequence[str], asked: Mapping[str, str | None] | None = 
     if len(names) == 1 and not asked:
         return {TRAIN: names[0]}
     if TRAIN not in roles:
-        raise ValueError(f"None of the splits {listed} is for training; name one with --train_split.")
+        raise ValueError(
+            f"None of the splits {listed} is for training; name one with --train_split."
+        )
     return roles
 
 
@@ -122,7 +132,9 @@ def carve(
 
     of_label = _codes([str(label) for label in labels])
     # A stratum belongs to one label: a generator's name that occurs under both labels counts twice.
-    of_stratum = _codes([(str(labels[i]), "" if strata is None else str(strata[i])) for i in range(count)])
+    of_stratum = _codes(
+        [(str(labels[i]), "" if strata is None else str(strata[i])) for i in range(count)]
+    )
     balances = [_Balance(of_label, shares), _Balance(of_stratum, shares)]
 
     members = defaultdict(list)
@@ -151,7 +163,9 @@ def carve(
 
     wanted = balances[1].missing_shares()
     error = [0.0] * len(shares)
-    for row, _ in sorted(singles, key=lambda single: (of_label[single[0]], of_stratum[single[0]], single[1])):
+    for row, _ in sorted(
+        singles, key=lambda single: (of_label[single[0]], of_stratum[single[0]], single[1])
+    ):
         error = [left + share for left, share in zip(error, wanted[of_stratum[row]])]
         part = max(range(len(error)), key=lambda index: round(error[index], 9))
         error[part] -= 1

@@ -9,15 +9,31 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from datasets import ClassLabel, Dataset, DatasetDict, DownloadConfig, Features, Image, IterableDataset, Value
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    DownloadConfig,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+)
 from datasets.utils.file_utils import xopen
 
-from ..labels import NAMES, canonical
-from .cleaning import CHECKED_AT_ONCE, problem_of
-from .columns import TEXT_COLUMNS, as_text, as_texts, find_label_column, generators, resolve_classes
-from .report import CorpusReport, count_rows, raise_empty, require_both
-from .source_rows import Source
-from .splits import SPLITS, TEST, TRAIN, VALIDATION, shared_groups
+from realfake.corpus.cleaning import CHECKED_AT_ONCE, problem_of
+from realfake.corpus.columns import (
+    TEXT_COLUMNS,
+    as_text,
+    as_texts,
+    find_label_column,
+    generators,
+    resolve_classes,
+)
+from realfake.corpus.report import CorpusReport, count_rows, raise_empty, require_both
+from realfake.corpus.rows import Source
+from realfake.corpus.splits import SPLITS, TEST, TRAIN, VALIDATION, shared_groups
+from realfake.labels import NAMES, canonical
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +70,9 @@ def stream_corpus(
         split: found.splits[name].features or Dataset.from_list(list(peeked[split])).features
         for split, name in roles.items()
     }
-    present = [name for name in TEXT_COLUMNS if any(name in columns for columns in features.values())]
+    present = [
+        name for name in TEXT_COLUMNS if any(name in columns for columns in features.values())
+    ]
     readers = {}
     for split, name in roles.items():
         if "image" not in features[split]:
@@ -76,23 +94,31 @@ def stream_corpus(
     if not possible:
         for split in (VALIDATION, TEST):
             rows = found.splits[roles[split]].select_columns([readers[split].column])
-            for row in rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(10 * STREAMED_SAMPLES):
+            for row in rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(
+                10 * STREAMED_SAMPLES
+            ):
                 seen.update(filter(None, [as_text(row[readers[split].column])]))
     else:
         seen.update(dict.fromkeys(possible, 0))
-    report.label_map = resolve_classes(seen, possible, label_map, report.label_column, report.source)
+    report.label_map = resolve_classes(
+        seen, possible, label_map, report.label_column, report.source
+    )
     streams = {}
     for split, reader in readers.items():
         reader.label_map = report.label_map
         shuffled = found.splits[roles[split]].shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-        streams[split] = reader.attach(shuffled, features[split], limits[split] if split == TRAIN else None)
+        streams[split] = reader.attach(
+            shuffled, features[split], limits[split] if split == TRAIN else None
+        )
 
     limit = limits[TRAIN]
     report.origins[TRAIN] = f"the split {roles[TRAIN]!r} of the corpus, streamed" + (
         f", each epoch the first {limit:,} rows of the shuffled stream" if limit else ""
     )
     report.splits[TRAIN] = {"rows": None, **dict.fromkeys(NAMES)}
-    report.notes.append("Streamed: whether train shares groups with the other splits cannot be checked.")
+    report.notes.append(
+        "Streamed: whether train shares groups with the other splits cannot be checked."
+    )
     kept: dict[str, Dataset] = {}
     for split in (TEST, VALIDATION):
         limit = limits[split] or STREAMED_SAMPLES
@@ -107,14 +133,18 @@ def stream_corpus(
             raise_empty(split, "it has no rows")
         labels = [NAMES[label] for label in dataset["label"]]
         require_both(split, labels, report.origins[split], dropped, carved=False, limited=False)
-        columns = {name: dataset[name][:] for name in ("group", "generator") if name in dataset.features}
+        columns = {
+            name: dataset[name][:] for name in ("group", "generator") if name in dataset.features
+        }
         report.splits[split] = count_rows(labels, columns.get("group"), columns.get("generator"))
         kept[split] = dataset
     report.splits = {split: report.splits[split] for split in SPLITS}
     return DatasetDict({TRAIN: streams[TRAIN], VALIDATION: kept[VALIDATION], TEST: kept[TEST]})
 
 
-def _without_groups_of(validation: Dataset, test: Dataset, name: str, report: CorpusReport) -> Dataset:
+def _without_groups_of(
+    validation: Dataset, test: Dataset, name: str, report: CorpusReport
+) -> Dataset:
     """Drop the validation rows whose group is among the test rows that were read."""
     shared = shared_groups({VALIDATION: validation["group"][:], TEST: test["group"][:]})[VALIDATION]
     for index in shared:
@@ -122,7 +152,9 @@ def _without_groups_of(validation: Dataset, test: Dataset, name: str, report: Co
         reason = f"its group {validation[index]['group']!r} is in {TEST} too"
         report.dropped.append({"split": name, "index": None, "path": path, "reason": reason})
     if shared:
-        report.notes.append(f"Splits share groups: {len(shared):,} rows were dropped from validation.")
+        report.notes.append(
+            f"Splits share groups: {len(shared):,} rows were dropped from validation."
+        )
     return validation.select([index for index in range(len(validation)) if index not in shared])
 
 
@@ -167,7 +199,9 @@ class _StreamReader:
         # datasets copies its pipelines at will; the record of what was skipped must stay one.
         return self
 
-    def attach(self, stream: IterableDataset, features: Features, limit: int | None = None) -> IterableDataset:
+    def attach(
+        self, stream: IterableDataset, features: Features, limit: int | None = None
+    ) -> IterableDataset:
         output = {"image": Image(decode=False), "label": ClassLabel(names=list(NAMES))}
         output |= {name: Value("string") for name in self.texts}
         if limit is not None:
@@ -218,7 +252,9 @@ class _StreamReader:
         image = {"bytes": value.get("bytes"), "path": value.get("path")}
         if image["bytes"] is None and image["path"] and "://" in image["path"]:
             try:
-                with xopen(image["path"], "rb", download_config=DownloadConfig(token=self.token)) as file:
+                with xopen(
+                    image["path"], "rb", download_config=DownloadConfig(token=self.token)
+                ) as file:
                     image["bytes"] = file.read()
             except OSError as error:
                 return image, f"it cannot be downloaded: {' '.join(str(error).split())}"
@@ -233,5 +269,9 @@ class _StreamReader:
         key = path or hashlib.blake2b(data or b"", digest_size=16).hexdigest()
         if key not in self.reported:  # a later epoch meets it again
             self.reported.add(key)
-            self.dropped.append({"split": self.split, "index": None, "path": path, "reason": reason})
-            logger.warning("Skipped %s of the streamed split %s: %s", path or "an image", self.split, reason)
+            self.dropped.append(
+                {"split": self.split, "index": None, "path": path, "reason": reason}
+            )
+            logger.warning(
+                "Skipped %s of the streamed split %s: %s", path or "an image", self.split, reason
+            )

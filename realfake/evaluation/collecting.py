@@ -7,7 +7,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from ..detector import Detector
+from realfake.detector import Detector
 
 
 def collect_logits(
@@ -22,7 +22,9 @@ def collect_logits(
     Returns:
         Float32 array of shape `(len(dataset), labels)`, the same on every process.
     """
-    batches = _collect(lambda images: detector.logits(images, batch_size), dataset, batch_size, progress)
+    batches = _collect(
+        lambda images: detector.logits(images, batch_size), dataset, batch_size, progress
+    )
     return np.concatenate(batches)
 
 
@@ -30,16 +32,20 @@ def collect_scores(
     detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Compute the margins and the novelty of a whole dataset, as [`Detector.scores`], shared out like the logits."""
-    batches = _collect(lambda images: detector.scores(images, batch_size), dataset, batch_size, progress)
-    margins, shares = zip(*batches, strict=True)
-    return np.concatenate(margins), None if shares[0] is None else np.concatenate(shares)
+    batches = _collect(
+        lambda images: detector.scores(images, batch_size), dataset, batch_size, progress
+    )
+    log_odds, shares = zip(*batches, strict=True)
+    return np.concatenate(log_odds), None if shares[0] is None else np.concatenate(shares)
 
 
 def collect_features(
     detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
 ) -> dict[str, np.ndarray]:
     """Compute the features that novelty is judged by, `{block: (len(dataset), size)}`, shared out like the logits."""
-    batches = _collect(lambda images: detector.features(images, batch_size), dataset, batch_size, progress)
+    batches = _collect(
+        lambda images: detector.features(images, batch_size), dataset, batch_size, progress
+    )
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 

@@ -9,13 +9,18 @@ import dataclasses
 import numpy as np
 from datasets import Dataset
 
-from ..audit.container import NUMBERS, ContainerFacts, container_facts, image_bytes
-from ..audit.probes import line
-from ..audit.spectrum import radial_spectrum
-from ..corpus.rows import is_ai
-from ..imaging.images import open_image
-from .robustness import Scorer
-from .robustness_figures import CLEAN
+from realfake.audit.file_facts import (
+    NUMBERS,
+    ContainerFacts,
+    container_facts,
+    image_bytes,
+    radial_spectrum,
+)
+from realfake.audit.probes import line
+from realfake.corpus.rows import is_ai
+from realfake.evaluation.robustness import Scorer
+from realfake.evaluation.robustness_figures import CLEAN
+from realfake.imaging.decode import open_image
 
 SPECTRUM = "power-spectrum"
 CONTAINER = "container-facts"
@@ -42,7 +47,7 @@ def spectrum_scorer(train: Dataset, fingerprint: str) -> Scorer:
     return Scorer(SPECTRUM, fingerprint, lambda images: decision(_spectra(images)))
 
 
-def container_margins(train: Dataset, dataset: Dataset) -> dict[str, np.ndarray]:
+def container_log_odds(train: Dataset, dataset: Dataset) -> dict[str, np.ndarray]:
     """Score images by a logistic regression on their files' facts, without decoding them.
 
     Returns:
@@ -69,10 +74,14 @@ def _spectra(images) -> np.ndarray:
 
 def _words(known: list[ContainerFacts]) -> list[tuple[str, str]]:
     """The facts in words, and their values, that enough of the training images have."""
-    names = [field.name for field in dataclasses.fields(ContainerFacts) if field.name not in NUMBERS]
+    names = [
+        field.name for field in dataclasses.fields(ContainerFacts) if field.name not in NUMBERS
+    ]
     words = []
     for name in names:
-        values, counts = np.unique([str(getattr(facts, name)) for facts in known], return_counts=True)
+        values, counts = np.unique(
+            [str(getattr(facts, name)) for facts in known], return_counts=True
+        )
         words += [(name, str(value)) for value, count in zip(values, counts) if count >= _RARE]
     return words
 

@@ -10,10 +10,15 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
-from ..labels import AI, NAMES, REAL
-from ..plot_style import COLOURS, GREY, INK, new_figure, plain_axes, plain_text, save
-from ..statistics.conformal import INCONCLUSIVE, Thresholds
-from ..statistics.metrics import check_margin, class_balanced_weights, ece, reliability_curve
+from realfake.labels import AI, NAMES, REAL
+from realfake.plotting import COLOURS, GREY, INK, new_figure, plain_axes, plain_text, save
+from realfake.statistics.summary import (
+    check_log_odds,
+    class_balanced_weights,
+    ece,
+    reliability_curve,
+)
+from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds
 
 # Draws of a perfectly calibrated model, for the band of noise.
 _BAND_DRAWS = 200
@@ -37,7 +42,9 @@ def confusion_matrix(
     columns = list(counts[rows[0]])
     if any(set(counts[row]) != set(columns) for row in rows):
         raise ValueError("Each true label needs a count for each answer.")
-    numbers = np.array([[counts[row][column] for column in columns] for row in rows], dtype=np.float64)
+    numbers = np.array(
+        [[counts[row][column] for column in columns] for row in rows], dtype=np.float64
+    )
     totals = numbers.sum(1, keepdims=True)
     shares = np.divide(numbers, totals, out=np.zeros_like(numbers), where=totals > 0)
     figure = new_figure(1.5 + 1.35 * len(columns), 1.2 + 1.0 * len(rows))
@@ -48,13 +55,22 @@ def confusion_matrix(
         for j in range(len(columns)):
             share = f"{100 * shares[i, j]:.1f} %" if totals[i, 0] else "–"
             axes.text(j, i - 0.08, share, ha="center", va="center", fontsize=13, color=INK)
-            axes.text(j, i + 0.22, f"{int(numbers[i, j]):,}", ha="center", va="center", fontsize=9, color=INK)
+            axes.text(
+                j,
+                i + 0.22,
+                f"{int(numbers[i, j]):,}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color=INK,
+            )
     axes.set_xticks(
         range(len(columns)),
         [f"called {plain_text(name)}" if name in NAMES else plain_text(name) for name in columns],
     )
     axes.set_yticks(
-        range(len(rows)), [f"{plain_text(row)}\n(n = {int(total):,})" for row, total in zip(rows, totals[:, 0])]
+        range(len(rows)),
+        [f"{plain_text(row)}\n(n = {int(total):,})" for row, total in zip(rows, totals[:, 0])],
     )
     axes.set_ylabel("true label", color=INK)
     axes.tick_params(length=0, labelsize=10, colors=INK)
@@ -69,11 +85,7 @@ def confusion_matrix(
 
 
 def roc(
-    path: str | os.PathLike,
-    margin,
-    is_ai,
-    auroc: Mapping | None = None,
-    title: str | None = None,
+    path: str | os.PathLike, log_odds, is_ai, auroc: Mapping | None = None, title: str | None = None
 ) -> Path:
     """Draw the ROC curve over a logarithmic false-positive axis, where detectors differ.
 
@@ -87,13 +99,13 @@ def roc(
     Raises:
         ValueError: There are not both labels.
     """
-    margin, is_ai = check_margin(margin, is_ai)
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
     n_ai, n_real = int(is_ai.sum()), int((~is_ai).sum())
     if not n_ai or not n_real:
         raise ValueError("A ROC curve needs images of both labels.")
-    order = np.argsort(-margin, kind="stable")
+    order = np.argsort(-log_odds, kind="stable")
     # A threshold cannot fall between equal margins.
-    last = np.flatnonzero(np.diff(margin[order], append=-np.inf))
+    last = np.flatnonzero(np.diff(log_odds[order], append=-np.inf))
     tpr = np.r_[0, np.cumsum(is_ai[order])[last] / n_ai]
     fpr = np.r_[0, np.cumsum(~is_ai[order])[last] / n_real]
     floor = 0.5 / n_real
@@ -106,8 +118,10 @@ def roc(
             label += f" (95 %: {auroc['low']:.3f} to {auroc['high']:.3f})"
     chance = np.geomspace(floor, 1, 200)
     axes.plot(chance, chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
-    axes.plot(fpr.clip(floor, 1), tpr, color=COLOURS[AI], linewidth=2, drawstyle="steps-post", label=label)
-    at = [float((margin[~is_ai] > 0).mean()), float((margin[is_ai] > 0).mean())]
+    axes.plot(
+        fpr.clip(floor, 1), tpr, color=COLOURS[AI], linewidth=2, drawstyle="steps-post", label=label
+    )
+    at = [float((log_odds[~is_ai] > 0).mean()), float((log_odds[is_ai] > 0).mean())]
     axes.plot(
         max(at[0], floor),
         at[1],
@@ -157,13 +171,19 @@ def reliability_diagram(
     upper, lower = figure.subplots(2, 1, height_ratios=[4, 1], sharex=True)
     plain_axes(upper, plain_text(title or ""))
     plain_axes(lower)
-    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfect calibration")
+    upper.plot(
+        [0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfect calibration"
+    )
     band = _perfect_band(p_ai, is_ai.mean(), seed)
     upper.fill_between(
         *band, color="#BDBDBD", alpha=0.55, linewidth=0, label="90 % range of perfect calibration"
     )
     for probabilities, name, style in (
-        (before, "before", {"color": COLOURS[REAL], "marker": "s", "linestyle": ":", "markersize": 5}),
+        (
+            before,
+            "before",
+            {"color": COLOURS[REAL], "marker": "s", "linestyle": ":", "markersize": 5},
+        ),
         (p_ai, "after", {"color": COLOURS[AI], "marker": "o", "linestyle": "-", "markersize": 5.5}),
     ):
         if probabilities is None:
@@ -175,7 +195,13 @@ def reliability_diagram(
             else (f"this model: ECE {ece(probabilities, is_ai, weights):.3f}")
         )
         upper.plot(
-            curve["predicted"], curve["observed"], linewidth=1.5, label=label, clip_on=False, zorder=3, **style
+            curve["predicted"],
+            curve["observed"],
+            linewidth=1.5,
+            label=label,
+            clip_on=False,
+            zorder=3,
+            **style,
         )
     upper.set_ylabel("share of ai, classes balanced")
     upper.set_ylim(0, 1)
@@ -184,9 +210,15 @@ def reliability_diagram(
     for label in NAMES:
         mine = is_ai if label == AI else ~is_ai
         lower.hist(
-            p_ai[mine], edges, histtype="stepfilled", facecolor=COLOURS[label] + "40",
-            edgecolor=COLOURS[label], linestyle="-" if label == AI else "--", linewidth=1.3, label=label,
-        )  # fmt: skip
+            p_ai[mine],
+            edges,
+            histtype="stepfilled",
+            facecolor=COLOURS[label] + "40",
+            edgecolor=COLOURS[label],
+            linestyle="-" if label == AI else "--",
+            linewidth=1.3,
+            label=label,
+        )
     lower.set_ylim(0, 1.5 * lower.get_ylim()[1])  # room for the legend
     lower.set_ylabel("images")
     lower.set_xlabel("probability of ai")
@@ -205,9 +237,13 @@ def _perfect_band(p_ai, prior_ai: float, seed: int):
         drawn = rng.random(len(p_ai)) < chance
         if drawn.all() or not drawn.any():
             continue
-        curve = reliability_curve(p_ai, drawn, np.where(drawn, 0.5 / prior_ai, 0.5 / (1 - prior_ai)))
+        curve = reliability_curve(
+            p_ai, drawn, np.where(drawn, 0.5 / prior_ai, 0.5 / (1 - prior_ai))
+        )
         # Outside the outermost points there is no curve.
-        curves.append(np.interp(grid, curve["predicted"], curve["observed"], left=np.nan, right=np.nan))
+        curves.append(
+            np.interp(grid, curve["predicted"], curve["observed"], left=np.nan, right=np.nan)
+        )
     seen = ~np.isnan(curves).any(axis=0) if curves else np.zeros(len(grid), dtype=bool)
     if not seen.any():
         return grid[:0], grid[:0], grid[:0]
@@ -246,14 +282,29 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
     figure = new_figure(4.3 * len(panels) + 0.3, 3.4)
     styles = {
         "loss": ("training (augmented)", {"color": GREY, "linewidth": 1.2}),
-        "eval_loss": ("held out", {"color": COLOURS[AI], "linewidth": 2, "marker": "o", "markersize": 4}),
-        "eval_accuracy": ("accuracy", {"color": COLOURS[REAL], "linewidth": 2, "marker": "s", "markersize": 4}),
-        "eval_auroc": (
-            "AUROC", {"color": COLOURS[AI], "linewidth": 2, "marker": "o", "markersize": 4, "linestyle": "--"}
+        "eval_loss": (
+            "held out",
+            {"color": COLOURS[AI], "linewidth": 2, "marker": "o", "markersize": 4},
         ),
-    }  # fmt: skip
+        "eval_accuracy": (
+            "accuracy",
+            {"color": COLOURS[REAL], "linewidth": 2, "marker": "s", "markersize": 4},
+        ),
+        "eval_auroc": (
+            "AUROC",
+            {
+                "color": COLOURS[AI],
+                "linewidth": 2,
+                "marker": "o",
+                "markersize": 4,
+                "linestyle": "--",
+            },
+        ),
+    }
     for axes, keys in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        plain_axes(axes, "loss (nats)" if "eval_loss" in keys or "loss" in keys else "held-out images")
+        plain_axes(
+            axes, "loss (nats)" if "eval_loss" in keys or "loss" in keys else "held-out images"
+        )
         for key in keys:
             if key in series:
                 name, style = styles[key]
@@ -265,7 +316,11 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
 
 
 def score_densities(
-    path: str | os.PathLike, margin, is_ai, thresholds: Thresholds | None = None, title: str | None = None
+    path: str | os.PathLike,
+    log_odds,
+    is_ai,
+    thresholds: Thresholds | None = None,
+    title: str | None = None,
 ) -> Path:
     """Draw how the margins of both labels are spread, and where verdicts begin.
 
@@ -276,22 +331,28 @@ def score_densities(
         thresholds: *optional*. Between them lies what is inconclusive.
         title: *optional*. A line above.
     """
-    margin, is_ai = check_margin(margin, is_ai)
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
     # A few far outliers must not squeeze the rest into one bar; they are drawn in the outermost ones.
-    low, high = np.quantile(margin, [0.002, 0.998])
+    low, high = np.quantile(log_odds, [0.002, 0.998])
     low, high = min(low, -1.0), max(high, 1.0)
     edges = np.linspace(low, high, 51)
     figure = new_figure(5.8, 3.6)
     axes = plain_axes(figure.add_subplot(), plain_text(title or ""))
     for label in NAMES:
-        mine = margin[is_ai] if label == AI else margin[~is_ai]
+        mine = log_odds[is_ai] if label == AI else log_odds[~is_ai]
         if not len(mine):
             continue
         axes.hist(
-            mine.clip(low, high), edges, weights=np.full(len(mine), 100 / len(mine)), histtype="stepfilled",
-            facecolor=COLOURS[label] + "40", edgecolor=COLOURS[label], linestyle="-" if label == AI else "--",
-            linewidth=1.5, label=f"{label} (n = {len(mine):,})",
-        )  # fmt: skip
+            mine.clip(low, high),
+            edges,
+            weights=np.full(len(mine), 100 / len(mine)),
+            histtype="stepfilled",
+            facecolor=COLOURS[label] + "40",
+            edgecolor=COLOURS[label],
+            linestyle="-" if label == AI else "--",
+            linewidth=1.5,
+            label=f"{label} (n = {len(mine):,})",
+        )
     if thresholds is not None:
         start = low if thresholds.real is None else thresholds.real
         stop = high if thresholds.ai is None else thresholds.ai
@@ -310,7 +371,9 @@ def score_densities(
     axes.set_ylabel("% of the label's images")
     top = axes.secondary_xaxis("top")
     marks = [
-        mark for mark in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999) if low <= np.log(mark / (1 - mark)) <= high
+        mark
+        for mark in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+        if low <= np.log(mark / (1 - mark)) <= high
     ]
     top.set_xticks([np.log(mark / (1 - mark)) for mark in marks], [f"{mark:g}" for mark in marks])
     top.tick_params(labelsize=8.5, colors=INK)
@@ -321,7 +384,7 @@ def score_densities(
 def write_plots(
     folder: str | os.PathLike,
     split: str,
-    margin,
+    log_odds,
     is_ai,
     figures: Mapping,
     *,
@@ -333,7 +396,7 @@ def write_plots(
     Args:
         folder: The checkpoint's folder.
         split: Name of the split.
-        margin, is_ai: Arrays of shape `(n,)`.
+        log_odds, is_ai: Arrays of shape `(n,)`.
         figures: What [`evaluation.measure`] returned for them.
         before: *optional*. The margins before calibration, of shape `(n,)`.
         log_history: *optional*. `Trainer.state.log_history`.
@@ -341,7 +404,7 @@ def write_plots(
     Returns:
         `list[dict]`: `{"file", "caption"}` for each, as `CardFacts.plots` takes them; paths are relative to the folder.
     """
-    margin, is_ai = check_margin(margin, is_ai)
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
     plots = Path(folder) / "plots"
     written = []
 
@@ -352,17 +415,27 @@ def write_plots(
     two_classes = bool(is_ai.any() and not is_ai.all())
     counts = rated["counts"] if rated else figures["confusion"]
     file = confusion_matrix(plots / f"confusion-{split}.png", counts)
-    note(file, f"{'Verdicts' if rated else 'Predictions'} on {split} by true label; each row adds up to 100 %")
+    note(
+        file,
+        f"{'Verdicts' if rated else 'Predictions'} on {split} by true label; each row adds up to 100 %",
+    )
     if two_classes:
-        file = roc(plots / f"roc-{split}.png", margin, is_ai, figures["summary"]["auroc"])
+        file = roc(plots / f"roc-{split}.png", log_odds, is_ai, figures["summary"]["auroc"])
         note(file, f"ROC curve on {split}; the false-positive axis is logarithmic")
         file = reliability_diagram(
-            plots / f"reliability-{split}.png", expit(margin), is_ai, None if before is None else expit(before)
+            plots / f"reliability-{split}.png",
+            expit(log_odds),
+            is_ai,
+            None if before is None else expit(before),
         )
-        note(file, f"Reliability on {split}: how often images with a given probability are generated")
+        note(
+            file, f"Reliability on {split}: how often images with a given probability are generated"
+        )
     thresholds = Thresholds.from_dict(rated["thresholds"]) if rated else None
-    file = score_densities(plots / f"scores-{split}.png", margin, is_ai, thresholds)
+    file = score_densities(plots / f"scores-{split}.png", log_odds, is_ai, thresholds)
     note(file, f"Scores on {split} by true label")
     if log_history and any("loss" in entry or "eval_loss" in entry for entry in log_history):
-        note(training_curves(plots / "training.png", log_history), "Loss and metrics during training")
+        note(
+            training_curves(plots / "training.png", log_history), "Loss and metrics during training"
+        )
     return written

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..records import read_records, write_atomically
-from ..statistics.calibration import METHODS
-from ..statistics.conformal import Thresholds
-from ..statistics.margins import check_margin
-from ..statistics.noise_floor import calibrated_ece_band
-from .evaluation import measure, named_column, numbered_groups
-from .measurement_log import plain
+from realfake.evaluation.log import plain
+from realfake.evaluation.measure import measure, named_column, numbered_groups
+from realfake.io import read_records, write_atomically
+from realfake.statistics.calibration import METHODS
+from realfake.statistics.log_odds import check_log_odds
+from realfake.statistics.noise_floor import calibrated_ece_band
+from realfake.statistics.verdicts import Thresholds
 
 FILE_NAME = "evaluation.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -32,7 +32,9 @@ def checkpoint_hash(folder: str | os.PathLike) -> str:
     """
     path = Path(folder) / WEIGHTS_NAME
     if not path.is_file():
-        raise OSError(f"There is no {WEIGHTS_NAME} in {folder}; save the model there first, in one file.")
+        raise OSError(
+            f"There is no {WEIGHTS_NAME} in {folder}; save the model there first, in one file."
+        )
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -75,7 +77,9 @@ def write_evaluation(
     path = Path(folder) / FILE_NAME
     known = read_evaluation(folder)
     kept = {
-        name: record for name, record in known.items() if record.get("checkpoint_sha256") == checkpoint_hash
+        name: record
+        for name, record in known.items()
+        if record.get("checkpoint_sha256") == checkpoint_hash
     }
     kept[split] = plain(
         {
@@ -137,9 +141,11 @@ def add_calibration_bands(folder: str | os.PathLike, calibration: Mapping | None
         if split == "calibration" or not path.is_file():
             continue
         scores = read_scores(path)
-        pairs = [part[key] for part in (scores, fitted) for key in ("margin", "is_ai")]
+        pairs = [part[key] for part in (scores, fitted) for key in ("log_odds", "is_ai")]
         seed = record["figures"].get("seed", 0)
-        record["figures"]["calibration_band"] = calibrated_ece_band(*pairs, method=method, seed=seed)
+        record["figures"]["calibration_band"] = calibrated_ece_band(
+            *pairs, method=method, seed=seed
+        )
     _write(folder, known)
 
 
@@ -160,10 +166,10 @@ def read_evaluation(folder: str | os.PathLike) -> dict:
 def write_scores(
     folder: str | os.PathLike,
     split: str,
-    margin,
+    log_odds,
     is_ai,
     *,
-    novel: Sequence[bool] | None = None,
+    out_of_distribution: Sequence[bool] | None = None,
     groups: Sequence | None = None,
     generators: Sequence | None = None,
     sources: Sequence | None = None,
@@ -174,7 +180,7 @@ def write_scores(
     Groups are numbered rather than named: their names say nothing, and cost most of the space.
 
     Args:
-        margin: Float64 array of shape `(n,)`, kept as it is, so that the figures can be computed again exactly.
+        log_odds: Float64 array of shape `(n,)`, kept as it is, so that the figures can be computed again exactly.
         index: *optional*. The image's row in the corpus; *defaults to* its position.
 
     Returns:
@@ -183,16 +189,22 @@ def write_scores(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    margin, is_ai = check_margin(margin, is_ai)
-    n = len(margin)
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
+    n = len(log_odds)
     rows = np.arange(n) if index is None else np.asarray(index)
-    columns = {"index": pa.array(rows.astype(np.int64)), "margin": pa.array(margin), "is_ai": pa.array(is_ai)}
-    if novel is not None:
-        columns["novel"] = pa.array(np.asarray(novel, dtype=bool))
+    columns = {
+        "index": pa.array(rows.astype(np.int64)),
+        "log_odds": pa.array(log_odds),
+        "is_ai": pa.array(is_ai),
+    }
+    if out_of_distribution is not None:
+        columns["out_of_distribution"] = pa.array(np.asarray(out_of_distribution, dtype=bool))
     for name, values in (("generator", generators), ("source", sources)):
         values = named_column(values, n, f"{name}s")
         if values is not None:
-            columns[name] = pa.array([value or None for value in values.tolist()]).dictionary_encode()
+            columns[name] = pa.array(
+                [value or None for value in values.tolist()]
+            ).dictionary_encode()
     groups = named_column(groups, n, "groups")
     if groups is not None:
         columns["group"] = pa.array(numbered_groups(groups), type=pa.int32())
@@ -219,12 +231,16 @@ def read_scores(path: str | os.PathLike) -> dict:
     try:
         # One file, not a partitioned data set: the folders' names mean nothing.
         table = pq.ParquetFile(path).read()
-        scores = {"margin": table["margin"].to_numpy(), "is_ai": table["is_ai"].to_numpy()}
+        scores = {"log_odds": table["log_odds"].to_numpy(), "is_ai": table["is_ai"].to_numpy()}
     except (pa.ArrowInvalid, KeyError) as error:
         raise ValueError(f"{path} is no file of scores: {str(error).splitlines()[0]}") from None
-    if "novel" in table.column_names:
-        scores["novel"] = table["novel"].to_numpy()
-    for column, argument in (("group", "groups"), ("generator", "generators"), ("source", "sources")):
+    if "out_of_distribution" in table.column_names:
+        scores["out_of_distribution"] = table["out_of_distribution"].to_numpy()
+    for column, argument in (
+        ("group", "groups"),
+        ("generator", "generators"),
+        ("source", "sources"),
+    ):
         if column in table.column_names:
             scores[argument] = table[column].to_pylist()
     return scores

@@ -22,15 +22,15 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from ..audit.container import image_bytes
-from ..detector import Detector
-from ..imaging.degradations import GRID
-from ..imaging.images import LIMITS, open_image
-from ..models.batch_norm import fold_batch_norms
-from ..threads import lone_threads
+from realfake.audit.file_facts import image_bytes
+from realfake.detector import Detector
+from realfake.imaging.decode import LIMITS, open_image
+from realfake.imaging.degradations import GRID
+from realfake.models.folding import fold_batch_norms
+from realfake.runtime import lone_threads
 
 MARGINS = ".margins"
-NOVELTY = "novelty"
+OOD = "ood"
 # Changes when the same image and weights could give another margin.
 _VERSION = 1
 # What the network is tried on when it is made faster: noise excites all of it.
@@ -68,17 +68,25 @@ def detector_scorer(detector: Detector, identity: str, batch_size: int) -> Score
     """
     # The same weights with another processor or another mapping of the classes are another detector.
     processor = json.dumps(detector.processor.to_dict(), sort_keys=True, default=str)
-    parts = [detector.name, identity, json.dumps(detector.columns), processor, str(detector.model.dtype)]
-    if detector.novelty is not None:
+    parts = [
+        detector.name,
+        identity,
+        json.dumps(detector.columns),
+        processor,
+        str(detector.model.dtype),
+    ]
+    if detector.ood is not None:
         digest = hashlib.sha256()
-        for label, scores in sorted(detector.novelty.scores.items()):
+        for label, scores in sorted(detector.ood.scores.items()):
             digest.update(label.encode() + np.ascontiguousarray(scores).tobytes())
         parts.append(digest.hexdigest())
     score = _in_each_thread(detector, batch_size)
-    return Scorer("model", "|".join(parts), score, also=() if detector.novelty is None else (NOVELTY,))
+    return Scorer("model", "|".join(parts), score, also=() if detector.ood is None else (OOD,))
 
 
-def _in_each_thread(detector: Detector, batch_size: int) -> Callable[[list[Image.Image]], np.ndarray]:
+def _in_each_thread(
+    detector: Detector, batch_size: int
+) -> Callable[[list[Image.Image]], np.ndarray]:
     """Score images with a copy of the detector for each thread that asks, on a CPU.
 
     The copies share their weights. One model would not do: features are caught by hooks on its layers.
@@ -95,8 +103,8 @@ def _in_each_thread(detector: Detector, batch_size: int) -> Callable[[list[Image
             weights = [*model.parameters(), *model.buffers()]
             own.detector.model = copy.deepcopy(model, {id(tensor): tensor for tensor in weights})
         asked = getattr(own, "detector", detector)
-        if detector.novelty is None:
-            return asked.margins(images, batch_size)
+        if detector.ood is None:
+            return asked.log_odds(images, batch_size)
         return np.stack(asked.scores(images, batch_size))
 
     return score
@@ -153,7 +161,7 @@ def score_grid(
         dataset: Rows with an undecoded `image`.
         names: Degradations of [`degradations.GRID`].
         scorers: The detector, and controls.
-        folder: Where margins are kept, in `.margins`: one Parquet file for each scorer and degradation.
+        folder: Where margins are kept, in `.log_odds`: one Parquet file for each scorer and degradation.
         fingerprint: Of the images and their order, see [`rows.corpus_fingerprint`].
         batch_size: Images that a worker decodes and passes forward at a time, *defaults to* 16.
         save_every: Seconds between two savings, *defaults to* 20.
@@ -178,12 +186,12 @@ def score_grid(
         for scorer, name in pairs
         for output in scorer.outputs
     }
-    margins = {pair: _read(path, n) for pair, path in files.items()}
+    log_odds = {pair: _read(path, n) for pair, path in files.items()}
 
     def missing(batch: slice) -> dict[str, list[Scorer]]:
         wanted = {}
         for scorer, name in pairs:
-            if any(np.isnan(margins[output, name][batch]).any() for output in scorer.outputs):
+            if any(np.isnan(log_odds[output, name][batch]).any() for output in scorer.outputs):
                 wanted.setdefault(name, []).append(scorer)
         return wanted
 
@@ -196,7 +204,7 @@ def score_grid(
 
     def save() -> None:
         for pair in changed:
-            _write(files[pair], margins[pair])
+            _write(files[pair], log_odds[pair])
         changed.clear()
 
     def keep(batch: slice, name: str, found: Sequence[tuple[Scorer, np.ndarray]]) -> None:
@@ -204,7 +212,7 @@ def score_grid(
         with lock:
             for scorer, values in found:
                 for output, row in zip(scorer.outputs, values, strict=True):
-                    margins[output, name][batch] = row
+                    log_odds[output, name][batch] = row
                     changed.add((output, name))
                 scored += batch.stop - batch.start
             bar.update(batch.stop - batch.start)
@@ -218,7 +226,9 @@ def score_grid(
         images = []
         for row in dataset[batch]["image"]:
             content = image_bytes(row)
-            images.append((open_image({"bytes": content, "path": row.get("path")}), image_seed(content)))
+            images.append(
+                (open_image({"bytes": content, "path": row.get("path")}), image_seed(content))
+            )
         # One degradation at a time: eleven copies of a batch of camera originals would fill the memory.
         for name, by in wanted.items():
             if stop.is_set():
@@ -244,13 +254,15 @@ def score_grid(
     finally:
         save()
     outputs = [output for scorer in scorers for output in scorer.outputs]
-    return {output: {name: margins[output, name] for name in names} for output in outputs}, scored
+    return {output: {name: log_odds[output, name] for name in names} for output in outputs}, scored
 
 
 def _finite(scorer: Scorer, name: str, images: list[Image.Image]) -> np.ndarray:
     values = np.atleast_2d(np.asarray(scorer.score(images), dtype=np.float64))
     if not np.isfinite(values).all():
-        raise ValueError(f"{scorer.name} gives margins that are not finite on {name}; its weights are broken.")
+        raise ValueError(
+            f"{scorer.name} gives margins that are not finite on {name}; its weights are broken."
+        )
     return values
 
 
@@ -264,23 +276,23 @@ def _read(path: Path, n: int) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    margins = np.full(n, np.nan)
+    log_odds = np.full(n, np.nan)
     if path.is_file():
         try:
             table = pq.ParquetFile(path).read()
-            found = table["margin"].to_numpy()
+            found = table["log_odds"].to_numpy()
         except (pa.ArrowInvalid, KeyError):
             # Cut short by a full disk, say: computed again.
-            return margins
+            return log_odds
         if len(found) == n:
-            margins[:] = found
-    return margins
+            log_odds[:] = found
+    return log_odds
 
 
-def _write(path: Path, margins: np.ndarray) -> None:
+def _write(path: Path, log_odds: np.ndarray) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     draft = path.with_suffix(".tmp")
-    pq.write_table(pa.table({"margin": pa.array(margins)}), draft, compression="zstd")
+    pq.write_table(pa.table({"log_odds": pa.array(log_odds)}), draft, compression="zstd")
     os.replace(draft, path)

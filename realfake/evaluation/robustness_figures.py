@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..labels import NAMES
-from ..statistics.bootstrap import bootstrap_interval
-from ..statistics.conformal import Thresholds
-from ..statistics.metrics import balanced_accuracy
-from .evaluation import measure
-from .measurement_log import plain
+from realfake.evaluation.log import plain
+from realfake.evaluation.measure import measure
+from realfake.labels import NAMES
+from realfake.statistics.bootstrap import bootstrap_interval
+from realfake.statistics.summary import balanced_accuracy
+from realfake.statistics.verdicts import Thresholds
 
 CLEAN = "clean"
 # Below this many images a generator is listed, but not named as the worst one.
@@ -28,11 +28,11 @@ SLICES = {
 
 
 def grid_figures(
-    margins: Mapping[str, np.ndarray],
+    log_odds: Mapping[str, np.ndarray],
     is_ai,
     *,
     thresholds: Thresholds | None = None,
-    novel: Mapping[str, Sequence[bool]] | None = None,
+    out_of_distribution: Mapping[str, Sequence[bool]] | None = None,
     groups: Sequence | None = None,
     generators: Sequence | None = None,
     sources: Sequence | None = None,
@@ -43,8 +43,8 @@ def grid_figures(
     """Compute the figures of each degradation.
 
     Args:
-        margins: `{degradation: float64 margins of shape (n,)}`.
-        novel: *optional*. For each degradation, as in [`evaluation.measure`].
+        log_odds: `{degradation: float64 margins of shape (n,)}`.
+        out_of_distribution: *optional*. For each degradation, as in [`evaluation.measure`].
         slices: *optional*. `{name: sources}`: images of these sources are also looked at by themselves.
         is_ai, thresholds, groups, generators, sources, seed, n_resamples: As in [`evaluation.measure`].
 
@@ -56,15 +56,21 @@ def grid_figures(
     options = {"seed": seed, "n_resamples": n_resamples}
     independent = None
     if groups is not None:
-        independent = np.array([str(group) if group else f"\0{row}" for row, group in enumerate(groups)])
+        independent = np.array(
+            [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
+        )
     found = {}
-    for name, values in margins.items():
-        unlike = None if novel is None else np.asarray(novel[name], dtype=bool)
+    for name, values in log_odds.items():
+        unlike = (
+            None
+            if out_of_distribution is None
+            else np.asarray(out_of_distribution[name], dtype=bool)
+        )
         figures = measure(
             values,
             is_ai,
             thresholds=thresholds,
-            novel=unlike,
+            out_of_distribution=unlike,
             groups=groups,
             generators=generators,
             sources=sources,
@@ -76,7 +82,9 @@ def grid_figures(
             entry["balanced_accuracy"] = _balanced(values, is_ai, independent, against, options)
         if slices:
             figures["by_slice"] = {
-                part: _slice(values, is_ai, thresholds, unlike, groups, _in(sources, members), options)
+                part: _slice(
+                    values, is_ai, thresholds, unlike, groups, _in(sources, members), options
+                )
                 for part, members in slices.items()
             }
         found[name] = plain(figures)
@@ -152,13 +160,18 @@ def _in(sources, members) -> np.ndarray:
     return np.isin(np.asarray(sources, dtype=object).astype(str), members)
 
 
-def _slice(margin, is_ai, thresholds, novel, groups, where, options) -> dict:
+def _slice(log_odds, is_ai, thresholds, out_of_distribution, groups, where, options) -> dict:
     if not where.any():
         return {"n": dict.fromkeys(NAMES, 0)}
     picked = None if groups is None else [group for group, mine in zip(groups, where) if mine]
-    unlike = None if novel is None else novel[where]
+    unlike = None if out_of_distribution is None else out_of_distribution[where]
     figures = measure(
-        margin[where], is_ai[where], thresholds=thresholds, novel=unlike, groups=picked, **options
+        log_odds[where],
+        is_ai[where],
+        thresholds=thresholds,
+        out_of_distribution=unlike,
+        groups=picked,
+        **options,
     )
     summary = figures["summary"]
     found = {
@@ -175,14 +188,18 @@ def _slice(margin, is_ai, thresholds, novel, groups, where, options) -> dict:
     return found
 
 
-def _balanced(margin, is_ai, groups, where, options) -> dict:
-    value = balanced_accuracy(margin[where], is_ai[where])
+def _balanced(log_odds, is_ai, groups, where, options) -> dict:
+    value = balanced_accuracy(log_odds[where], is_ai[where])
     low = high = None
     if options["n_resamples"] and not np.isnan(value):
         low, high = bootstrap_interval(
-            balanced_accuracy, margin[where], is_ai[where], weighted=True,
-            groups=None if groups is None else groups[where], **options,
-        )  # fmt: skip
+            balanced_accuracy,
+            log_odds[where],
+            is_ai[where],
+            weighted=True,
+            groups=None if groups is None else groups[where],
+            **options,
+        )
     return {"value": value, "low": low, "high": high, "n": int(where.sum())}
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
-from ..card.unsuitable import too_many_wrong
-from ..labels import AI, REAL
-from ..plot_style import INK, new_figure, plain_text, save
-from ..statistics.conformal import Thresholds
-from .plots import reliability_diagram, roc, score_densities
-from .robustness_figures import CLEAN, headline
+from realfake.card.limits import too_many_wrong
+from realfake.evaluation.plots import reliability_diagram, roc, score_densities
+from realfake.evaluation.robustness_figures import CLEAN, headline
+from realfake.labels import AI, REAL
+from realfake.plotting import INK, new_figure, plain_text, save
+from realfake.statistics.verdicts import Thresholds
 
 _METRICS = {
     "auroc": "AUROC",
@@ -24,7 +24,9 @@ _METRICS = {
 }
 
 
-def heat_table(path: str | os.PathLike, figures: Mapping[str, Mapping], metric: str = "auroc") -> Path | None:
+def heat_table(
+    path: str | os.PathLike, figures: Mapping[str, Mapping], metric: str = "auroc"
+) -> Path | None:
     """Draw one metric of every generator under every degradation, the worst generators first.
 
     Args:
@@ -76,22 +78,40 @@ def coverage_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> P
     for label, said in ((REAL, AI), (AI, REAL)):
         rated = [figures[tier]["verdicts"] for tier in tiers]
         rows.append(f"all {label}, called {said} (n = {first['n'][label]:,})")
-        entries.append([{"wrong": each["wrong"][label], "promised": each["promised"][label]} for each in rated])
+        entries.append(
+            [{"wrong": each["wrong"][label], "promised": each["promised"][label]} for each in rated]
+        )
     for name in sorted(first.get("by_generator") or {}):
         rows.append(f"{name}, called {REAL} (n = {first['by_generator'][name]['n']:,})")
         entries.append([figures[tier]["by_generator"][name] for tier in tiers])
     values = np.array([[_value(entry["wrong"]) for entry in row] for row in entries])
     marked = np.array([[too_many_wrong(entry) for entry in row] for row in entries])
     return _heat(
-        path, rows, tiers, values, "share of wrong verdicts; boxed: more than promised", "Oranges", (0, 1),
-        lambda value: value > 0.55, lambda value: f"{100 * value:.0f} %", marked,
-    )  # fmt: skip
+        path,
+        rows,
+        tiers,
+        values,
+        "share of wrong verdicts; boxed: more than promised",
+        "Oranges",
+        (0, 1),
+        lambda value: value > 0.55,
+        lambda value: f"{100 * value:.0f} %",
+        marked,
+    )
 
 
 def _heat(
-    path, rows: Sequence[str], columns: Sequence[str], values: np.ndarray, label: str, colours: str, span, is_dark, write,
+    path,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: np.ndarray,
+    label: str,
+    colours: str,
+    span,
+    is_dark,
+    write,
     marked: np.ndarray | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """A table of coloured cells with their numbers in them; marked cells get a frame."""
     from matplotlib.patches import Rectangle
 
@@ -103,12 +123,20 @@ def _heat(
         text = "–" if np.isnan(value) else write(value)
         bold = marked is not None and marked[row, column]
         axes.text(
-            column, row, text, ha="center", va="center", fontsize=8.5, color="white" if is_dark(value) else INK,
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            color="white" if is_dark(value) else INK,
             fontweight="bold" if bold else "normal",
-        )  # fmt: skip
+        )
         if bold:
             axes.add_patch(
-                Rectangle((column - 0.45, row - 0.42), 0.9, 0.84, fill=False, edgecolor=INK, linewidth=1.3)
+                Rectangle(
+                    (column - 0.45, row - 0.42), 0.9, 0.84, fill=False, edgecolor=INK, linewidth=1.3
+                )
             )
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
     axes.set_yticks(range(len(rows)), [plain_text(name) for name in rows])
@@ -129,7 +157,9 @@ def write_card_plots(
     """
     plots, written = Path(folder) / "plots", []
     if heat_table(plots / f"robustness-{split}.png", figures):
-        caption = f"AUROC on {split} of each generator against all real images, under each degradation"
+        caption = (
+            f"AUROC on {split} of each generator against all real images, under each degradation"
+        )
         written.append({"file": f"plots/robustness-{split}.png", "caption": caption})
     if coverage_table(plots / f"coverage-{split}.png", figures):
         caption = f"Wrong verdicts on {split} by class and generator, under each degradation; a frame marks more than promised"
@@ -137,10 +167,10 @@ def write_card_plots(
     return written
 
 
-def write_plots(
+def write_robustness_plots(
     folder: str | os.PathLike,
     split: str,
-    margins: Mapping[str, np.ndarray],
+    log_odds: Mapping[str, np.ndarray],
     is_ai,
     figures: Mapping[str, Mapping],
 ) -> list[dict[str, str]]:
@@ -159,15 +189,28 @@ def write_plots(
         written.append({"file": f"plots/{file.name}", "caption": caption})
 
     worst = headline(figures)["worst_degradation"]["degradation"]
-    for name in dict.fromkeys(name for name in (CLEAN, worst) if name in margins):
+    for name in dict.fromkeys(name for name in (CLEAN, worst) if name in log_odds):
         which = f"{name}, the worst" if name == worst else name
-        rated, margin = figures[name].get("verdicts"), margins[name]
-        file = roc(plots / f"roc-{split}-{name}.png", margin, is_ai, figures[name]["summary"]["auroc"], which)
+        rated, scores = figures[name].get("verdicts"), log_odds[name]
+        file = roc(
+            plots / f"roc-{split}-{name}.png",
+            scores,
+            is_ai,
+            figures[name]["summary"]["auroc"],
+            which,
+        )
         note(file, f"ROC curve on {split}, {which}; the false-positive axis is logarithmic")
-        file = reliability_diagram(plots / f"reliability-{split}-{name}.png", expit(margin), is_ai, title=which)
-        note(file, f"Reliability on {split}, {which}: how often images with a given probability are generated")
+        file = reliability_diagram(
+            plots / f"reliability-{split}-{name}.png", expit(scores), is_ai, title=which
+        )
+        note(
+            file,
+            f"Reliability on {split}, {which}: how often images with a given probability are generated",
+        )
         thresholds = Thresholds.from_dict(rated["thresholds"]) if rated else None
-        file = score_densities(plots / f"scores-{split}-{name}.png", margin, is_ai, thresholds, which)
+        file = score_densities(
+            plots / f"scores-{split}-{name}.png", scores, is_ai, thresholds, which
+        )
         note(file, f"Scores on {split}, {which}, by true label")
     return written
 

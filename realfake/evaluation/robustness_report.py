@@ -9,12 +9,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .. import records
-from ..card import degradations as words
-from ..card.markdown import code, fence, md, table
-from ..card.numbers import number, percent, score, share
-from ..labels import AI, REAL
-from .measurement_log import plain
+from realfake import io
+from realfake.card import results as words
+from realfake.evaluation.log import plain
+from realfake.formatting import code, fence, md, number, percent, score, share, table
+from realfake.labels import AI, REAL
 
 FILE_NAME = "robustness.json"
 REPORT_NAME = "evaluation.md"
@@ -26,7 +25,7 @@ def read_robustness(folder: str | os.PathLike) -> dict:
     Raises:
         ValueError: It is not what [`write_record`] writes.
     """
-    return records.read_records(Path(folder) / FILE_NAME)
+    return io.read_records(Path(folder) / FILE_NAME)
 
 
 def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> dict:
@@ -38,7 +37,7 @@ def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> dict
     Returns:
         The whole file, `{split: record}`.
     """
-    return records.write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
+    return io.write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
 
 
 def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ()) -> str:
@@ -69,7 +68,9 @@ def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ())
     if coverage:
         parts += ["## Wrong verdicts", words.coverage_note(figures), coverage]
     parts += _generators(record) + _slices(figures)
-    parts += [f"![{md(plot['caption'])}]({plot['file']})\n\n{md(plot['caption'])}." for plot in plots]
+    parts += [
+        f"![{md(plot['caption'])}]({plot['file']})\n\n{md(plot['caption'])}." for plot in plots
+    ]
     parts += [
         "## How it was made",
         f"Intervals: {md(next(iter(figures.values()))['intervals'])}.",
@@ -86,9 +87,13 @@ def _calibration(figures: Mapping) -> str:
     for name, entry in figures.items():
         found, floor = entry["summary"], entry["summary"]["ece_noise_floor"]
         by_chance = (
-            "–" if floor["value"] is None else f"{number(floor['value'])}, up to {number(floor['high'])}"
+            "–"
+            if floor["value"] is None
+            else f"{number(floor['value'])}, up to {number(floor['high'])}"
         )
-        rows.append([code(name), score(found["ece"]), by_chance, score(found["nll"]), score(found["brier"])])
+        rows.append(
+            [code(name), score(found["ece"]), by_chance, score(found["nll"]), score(found["brier"])]
+        )
     return table(["Degradation", "ECE", "by chance", "NLL", "Brier score"], rows)
 
 
@@ -103,9 +108,12 @@ def _generators(record: Mapping) -> list[str]:
         for name in generators:
             entries = [entry["by_generator"][name] for entry in figures.values()]
             cells = [
-                f"{number(entry['auroc']['value'])}, {percent(entry['detected']['value'])}" for entry in entries
+                f"{number(entry['auroc']['value'])}, {percent(entry['detected']['value'])}"
+                for entry in entries
             ]
-            known = [entry["auroc"]["value"] for entry in entries if entry["auroc"]["value"] is not None]
+            known = [
+                entry["auroc"]["value"] for entry in entries if entry["auroc"]["value"] is not None
+            ]
             lowest = number(min(known)) if known else "–"
             rows.append([md(name), f"{first['by_generator'][name]['n']:,}", *cells, lowest])
         parts += [
@@ -153,7 +161,10 @@ def _slices(figures: Mapping) -> list[str]:
     first = next(iter(figures.values()))
     for name, entry in (first.get("by_slice") or {}).items():
         counts = entry["n"]
-        parts += [f"## Slice: {md(name)}", f"{counts[REAL]:,} real and {counts[AI]:,} generated images."]
+        parts += [
+            f"## Slice: {md(name)}",
+            f"{counts[REAL]:,} real and {counts[AI]:,} generated images.",
+        ]
         if not sum(counts.values()):
             continue
         rows = []
@@ -161,14 +172,22 @@ def _slices(figures: Mapping) -> list[str]:
             cell = figure["by_slice"][name]
             rated = cell.get("verdicts")
             row = [code(tier), score(cell["auroc"])]
-            row += [share(cell[key]) for key in ("balanced_accuracy", "detected", "false_positives")]
+            row += [
+                share(cell[key]) for key in ("balanced_accuracy", "detected", "false_positives")
+            ]
             row += (
                 [share(rated["wrong"][label]) for label in (REAL, AI)] + [share(rated["given"])]
                 if rated
                 else []
             )
             rows.append(row)
-        header = ["Degradation", "AUROC", "balanced accuracy", "generated images found", "false positives"]
+        header = [
+            "Degradation",
+            "AUROC",
+            "balanced accuracy",
+            "generated images found",
+            "false positives",
+        ]
         if entry.get("verdicts"):
             header += ["photographs called `ai`", "generated called `real`", "got a verdict"]
         parts.append(table(header, rows))

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..command import versions
-from ..corpus.rows import column, corpus_fingerprint, is_ai
-from ..corpus.splits import subset
-from ..detector import Detector
-from ..imaging.degradations import GRID
-from ..imaging.images import LIMITS
-from . import controls, robustness, robustness_figures
-from .measurement_log import log_once
-from .robustness_report import write_record
+from realfake.corpus.rows import column, corpus_fingerprint, is_ai
+from realfake.corpus.splits import subset
+from realfake.detector import Detector
+from realfake.evaluation import controls, robustness, robustness_figures
+from realfake.evaluation.log import log_once
+from realfake.evaluation.robustness_report import write_record
+from realfake.imaging.decode import LIMITS
+from realfake.imaging.degradations import GRID
+from realfake.io import versions
 
 
 def measure_robustness(
@@ -70,22 +70,25 @@ def measure_robustness(
     if train is not None:
         print(f"Fitting the controls on {len(train):,} training images.", flush=True)
         scorers.append(controls.spectrum_scorer(train, corpus_fingerprint(train)))
-    margins, _ = robustness.score_grid(dataset, degradations, scorers, folder, fingerprint, batch_size)
+    log_odds, _ = robustness.score_grid(
+        dataset, degradations, scorers, folder, fingerprint, batch_size
+    )
     if train is not None and robustness_figures.CLEAN in degradations:
-        margins[controls.CONTAINER] = controls.container_margins(train, dataset)
+        log_odds[controls.CONTAINER] = controls.container_log_odds(train, dataset)
 
     print("Computing the figures.", flush=True)
     resampling = {"seed": seed, "n_resamples": n_resamples}
-    novel = None
-    if detector.novelty is not None:
-        novel = {
-            name: detector.novelty.is_novel(shares) for name, shares in margins[robustness.NOVELTY].items()
+    out_of_distribution = None
+    if detector.ood is not None:
+        out_of_distribution = {
+            name: detector.ood.is_out_of_distribution(shares)
+            for name, shares in log_odds[robustness.OOD].items()
         }
     figures = robustness_figures.grid_figures(
-        margins["model"],
+        log_odds["model"],
         truth,
         thresholds=detector.thresholds,
-        novel=novel,
+        out_of_distribution=out_of_distribution,
         slices=slices,
         **known,
         **resampling,
@@ -107,7 +110,7 @@ def measure_robustness(
             name: robustness_figures.grid_figures(
                 tiers, truth, groups=known["groups"], generators=known["generators"], **resampling
             )
-            for name, tiers in margins.items()
+            for name, tiers in log_odds.items()
             if name in controls.NAMES
         },
         "controls_n": len(train) if train is not None else 0,
@@ -115,13 +118,15 @@ def measure_robustness(
     if split == "test":
         _log(measurement_log, record)
     write_record(folder, split, record)
-    return record, margins
+    return record, log_odds
 
 
 def _log(path: str | os.PathLike, record: Mapping) -> None:
     figures = record["degradations"]
     first = figures.get(robustness_figures.CLEAN) or next(iter(figures.values()))
-    clean = {name: first["summary"][name] for name in ("accuracy", "balanced_accuracy", "auroc", "ece")}
+    clean = {
+        name: first["summary"][name] for name in ("accuracy", "balanced_accuracy", "auroc", "ece")
+    }
     log_once(
         path,
         checkpoint_hash=record["checkpoint_sha256"],
@@ -140,7 +145,7 @@ def possible(dataset: Dataset, names: Sequence[str] = tuple(GRID)) -> list[str]:
     import numpy as np
     from PIL import Image
 
-    from ..audit.container import container_facts, image_bytes
+    from realfake.audit.file_facts import container_facts, image_bytes
 
     sizes = {container_facts(image_bytes(row)).upright_size for row in dataset["image"]}
     # What is left depends on the size alone, and is least of the narrowest, the lowest and the most oblong images.
@@ -148,8 +153,14 @@ def possible(dataset: Dataset, names: Sequence[str] = tuple(GRID)) -> list[str]:
         *(min(sizes, key=lambda size: size[side]) for side in (0, 1)),
         *(extreme(sizes, key=lambda size: size[0] / size[1]) for extreme in (min, max)),
     }
-    blank = [Image.fromarray(np.zeros((height, width, 3), dtype=np.uint8)) for width, height in smallest]
-    return [name for name in names if all(min(GRID[name](image, 0).size) >= LIMITS.min_side for image in blank)]
+    blank = [
+        Image.fromarray(np.zeros((height, width, 3), dtype=np.uint8)) for width, height in smallest
+    ]
+    return [
+        name
+        for name in names
+        if all(min(GRID[name](image, 0).size) >= LIMITS.min_side for image in blank)
+    ]
 
 
 def part(dataset: Dataset, most: int, seed: int) -> Dataset:
@@ -180,7 +191,7 @@ def at_the_end_of_a_run(
     Returns:
         The record; `None` where there is no such split.
     """
-    from .results import checkpoint_hash
+    from realfake.evaluation.results import checkpoint_hash
 
     test, train = parts.get("test"), parts.get("train")
     if not most or not isinstance(test, Dataset):

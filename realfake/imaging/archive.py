@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from .images import LIMITS
+from realfake.imaging.decode import LIMITS
 
 # Of compressed archives of photographs hardly any goes beyond 2; text reaches 20, a bomb 1,000.
 MAX_RATIO = 100
@@ -23,7 +23,15 @@ _LISTED = 4
 # Bytes of the directory for each file that is read.
 _LINE = 2048
 _CHUNK = 2**16
-_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ\x00")
+_ARCHIVES = (
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x1f\x8b",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!",
+    b"BZh",
+    b"\xfd7zXZ\x00",
+)
 _ENCRYPTED = 0x1
 # What operating systems put beside people's files.
 _CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -139,9 +147,13 @@ def _check_directory(path: str | os.PathLike, name: str, bounds: Bounds) -> None
         )
 
 
-def _checked(archive: zipfile.ZipFile, name: str, size: int, bounds: Bounds) -> list[zipfile.ZipInfo]:
+def _checked(
+    archive: zipfile.ZipFile, name: str, size: int, bounds: Bounds
+) -> list[zipfile.ZipInfo]:
     """The entries that are files, after what can be known from the directory alone has been checked."""
-    entries = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
+    entries = [
+        info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)
+    ]
     if len(entries) > bounds.max_entries:
         raise ValueError(
             f"{name} holds {len(entries):,} files, more than the limit of {bounds.max_entries:,}. Split it."
@@ -158,7 +170,10 @@ def _checked(archive: zipfile.ZipFile, name: str, size: int, bounds: Bounds) -> 
             f"{name} is refused: its files share their bytes, as in a zip bomb. Pack the images anew."
         )
     for info in entries:
-        if info.file_size > bounds.max_ratio * max(info.compress_size, 1) and info.file_size > _CHUNK:
+        if (
+            info.file_size > bounds.max_ratio * max(info.compress_size, 1)
+            and info.file_size > _CHUNK
+        ):
             raise ValueError(
                 f"{name} is refused: {_shown(info.filename)} grows more than {bounds.max_ratio} times when unpacked, as in "
                 "a zip bomb. Pack the images without it."
@@ -166,7 +181,9 @@ def _checked(archive: zipfile.ZipFile, name: str, size: int, bounds: Bounds) -> 
     return entries
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, bounds: Bounds, budget: int) -> tuple[Entry, int]:
+def _read(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, bounds: Bounds, budget: int
+) -> tuple[Entry, int]:
     """One file, and how many bytes were decompressed for it."""
     shown = _shown(info.filename)
     if _leads_elsewhere(info):
@@ -182,13 +199,21 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, bounds: Bounds, budge
                 # The directory said less, or the entry would not have been opened.
                 if len(data) > limit:
                     return Entry(
-                        shown, problem=f"It has over {limit / 2**20:,.0f} MiB; use a smaller version."
+                        shown,
+                        problem=f"It has over {limit / 2**20:,.0f} MiB; use a smaller version.",
                     ), len(data)
                 if data[:6].startswith(_ARCHIVES):
                     return Entry(
                         shown, problem="It is an archive inside the archive, which is not opened."
                     ), len(data)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        OSError,
+    ) as error:
         return Entry(shown, problem=f"It is damaged ({_reason(error)}); pack it anew."), len(data)
     return Entry(shown, bytes(data)), len(data)
 

@@ -10,7 +10,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .images import Limits, open_image
+from realfake.imaging.decode import Limits, open_image
 
 KERNELS = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,7 +29,11 @@ _UNLIMITED = Limits(max_bytes=2**40, max_pixels=2**40, min_side=1, max_aspect=fl
 
 
 def recompress(
-    image: Image.Image, format: str = "JPEG", quality: int = 75, subsampling: str = "4:2:0", effort: int = 4
+    image: Image.Image,
+    format: str = "JPEG",
+    quality: int = 75,
+    subsampling: str = "4:2:0",
+    effort: int = 4,
 ) -> Image.Image:
     """Encode and decode again.
 
@@ -50,7 +54,9 @@ def recompress(
     if format not in LONGEST_SIDE:
         raise ValueError(f"format is {format!r}; it must be one of {', '.join(LONGEST_SIDE)}.")
     if subsampling not in SUBSAMPLINGS:
-        raise ValueError(f"subsampling is {subsampling!r}; it must be one of {', '.join(SUBSAMPLINGS)}.")
+        raise ValueError(
+            f"subsampling is {subsampling!r}; it must be one of {', '.join(SUBSAMPLINGS)}."
+        )
     if max(image.size) > LONGEST_SIDE[format]:
         raise ValueError(
             f"{format} holds at most {LONGEST_SIDE[format]} pixels a side, not {max(image.size)}; shrink first."

@@ -1,6 +1,6 @@
 """Download an image from a URL without becoming a proxy into the network the program runs in.
 
-[`realfake.imaging.images.open_image`] calls [`fetch`] for `http(s)` URLs, which on a public Space come from anybody:
+[`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs, which on a public Space come from anybody:
 addresses that are not public are refused, whatever name, redirect or DNS answer leads there, and size and
 time are bounded.
 """
@@ -19,13 +19,19 @@ MAX_REDIRECTS = 3
 # Images are served on these; on others one would ask mail servers and databases, and learn which of them are open.
 PORTS = (80, 443)
 
-_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")  # the last: what S3 says by default
+_TYPES = (
+    "image/",
+    "application/octet-stream",
+    "binary/octet-stream",
+)  # the last: what S3 says by default
 # RFC 6052 and RFC 8215: IPv6 addresses that stand for IPv4 addresses, of the internet and of a network of one's own.
 _NAT64, _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def fetch(url: str, max_bytes: int = MAX_BYTES, timeout: float = 10.0, allow_private: bool = False) -> bytes:
+def fetch(
+    url: str, max_bytes: int = MAX_BYTES, timeout: float = 10.0, allow_private: bool = False
+) -> bytes:
     """Download an image.
 
     A host's name is resolved once per hop, every address it has must be public, and the connection goes to
@@ -52,7 +58,9 @@ def fetch(url: str, max_bytes: int = MAX_BYTES, timeout: float = 10.0, allow_pri
     shown = _shown(url)
     backend = _CheckedBackend(deadline, allow_private)
     try:
-        with httpcore.ConnectionPool(network_backend=backend, ssl_context=httpx.create_ssl_context()) as pool:
+        with httpcore.ConnectionPool(
+            network_backend=backend, ssl_context=httpx.create_ssl_context()
+        ) as pool:
             return _follow(pool, _parse(url), max_bytes, shown)
     except _Refused as error:
         raise ValueError(f"{shown} was not fetched: {error}") from None
@@ -108,7 +116,9 @@ def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, shown
                     raise _Refused(f"it redirects to an invalid URL ({error}).") from error
                 continue
             if response.status != 200:
-                raise _Answered(f"{shown} answered with status {response.status}; check the address.")
+                raise _Answered(
+                    f"{shown} answered with status {response.status}; check the address."
+                )
             kind = answer.get(b"content-type", "application/octet-stream").strip().lower()
             if not kind.startswith(_TYPES):
                 raise _Refused(
@@ -131,7 +141,9 @@ def _body(chunks: Iterable[bytes], max_bytes: int) -> bytes:
 
 
 def _too_large(max_bytes: int) -> str:
-    return f"it is larger than the limit of {max_bytes / 2**20:g} MiB; download it and scale it down."
+    return (
+        f"it is larger than the limit of {max_bytes / 2**20:g} MiB; download it and scale it down."
+    )
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
@@ -224,7 +236,9 @@ def _lookup(host: str, timeout: float) -> list[_IPAddress]:
     if isinstance(found[0], Exception):
         raise found[0]
     # "fe80::1%eth0": the scope is no part of the address
-    return list(dict.fromkeys(ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found[0]))
+    return list(
+        dict.fromkeys(ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found[0])
+    )
 
 
 def is_public(address: _IPAddress) -> bool:

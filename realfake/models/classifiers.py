@@ -15,13 +15,18 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     StrictDataclassError,
 )
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
-from ..labels import NAMES, columns_by_label
-from .heads import final_linears
+from realfake.labels import NAMES, class_indices
+from realfake.models.folding import final_linears
 
 # The side that every architecture accepts when it is built from scratch and nothing else is asked for.
 DEFAULT_IMAGE_SIZE = 224
@@ -72,10 +77,14 @@ def load_classifier(
             output_loading_info=True,
         )
     # transformers draws what is missing or of another shape at random, and only warns of it.
-    random = {key for key, *_ in found["mismatched_keys"]} | (set() if new_head else set(found["missing_keys"]))
+    random = {key for key, *_ in found["mismatched_keys"]} | (
+        set() if new_head else set(found["missing_keys"])
+    )
     heads = tuple(f"{name}." for name in final_linears(classifier)) if new_head else ()
     random = [
-        name for name, _ in classifier.named_parameters() if name in random and not name.startswith(heads)
+        name
+        for name, _ in classifier.named_parameters()
+        if name in random and not name.startswith(heads)
     ]
     if random:
         raise ValueError(
@@ -92,7 +101,9 @@ def load_config(model: str | Path, *, revision: str | None = None, token: str | 
         OSError: As [`load_classifier`].
     """
     with _readable_errors(model, revision):
-        return AutoConfig.from_pretrained(model, revision=revision, token=token, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            model, revision=revision, token=token, trust_remote_code=False
+        )
 
 
 def load_processor(
@@ -122,7 +133,11 @@ def optional_file(
     """
     with _readable_errors(model, revision):
         path = cached_file(
-            str(model), name, revision=revision, token=token, _raise_exceptions_for_missing_entries=False
+            str(model),
+            name,
+            revision=revision,
+            token=token,
+            _raise_exceptions_for_missing_entries=False,
         )
     return Path(path) if path else None
 
@@ -140,7 +155,9 @@ def build_classifier(
     Raises:
         ValueError: There is no such architecture, or a field is unknown to it.
     """
-    known = sorted(name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if name != "timm_wrapper")
+    known = sorted(
+        name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if name != "timm_wrapper"
+    )
     if model_type not in known:
         raise ValueError(
             f"--model_type {model_type!r} is no image classifier of transformers; known: {', '.join(known)}."
@@ -160,8 +177,15 @@ def build_classifier(
         config.architectures = [class_name if isinstance(class_name, str) else class_name[0]]
         model = AutoModelForImageClassification.from_config(config)
     except (
-        ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError, KeyError, AttributeError, StrictDataclassError
-    ) as error:  # fmt: skip
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ZeroDivisionError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        StrictDataclassError,
+    ) as error:
         raise ValueError(
             f"{model_type} cannot be built with these settings ({' '.join(str(error).split())}); check --config_overrides "
             "and --image_size."
@@ -216,7 +240,7 @@ def keeps_head(config) -> bool:
     if config.num_labels != len(NAMES):
         return False
     try:
-        columns = columns_by_label(config.id2label)
+        columns = class_indices(config.id2label)
     except ValueError:
         return False
     config.id2label = {column: name for name, (column,) in columns.items()}
@@ -283,9 +307,7 @@ class _readable_errors:
             if folder.is_dir():
                 detail = f"it lacks {', '.join(missing)}" if missing else str(error).splitlines()[0]
                 if "config.json" in missing and (folder / SAVING).is_dir():
-                    detail = (
-                        "it was being saved when that was interrupted; give the command that saves it again"
-                    )
+                    detail = "it was being saved when that was interrupted; give the command that saves it again"
                 raise OSError(f"{self.where} cannot be opened as a checkpoint: {detail}") from error
             raise OSError(
                 f"No checkpoint {self.where!r}: it is neither a folder here nor to be had from the Hub "
@@ -297,5 +319,7 @@ class _readable_errors:
             raise OSError(f"{self.where} is broken, download or save it again: {error}") from error
         if isinstance(error, (ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError)):
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{self.where} cannot be opened as an image classifier: {first[:300]}") from error
+            raise ValueError(
+                f"{self.where} cannot be opened as an image classifier: {first[:300]}"
+            ) from error
         return False

@@ -60,7 +60,9 @@ class Region:
         """
         heat = np.asarray(heat, dtype=np.float32)
         if heat.shape != self.input_size[::-1]:
-            raise ValueError(f"The map has shape {heat.shape}; the model's input has {self.input_size[::-1]}.")
+            raise ValueError(
+                f"The map has shape {heat.shape}; the model's input has {self.input_size[::-1]}."
+            )
         (width, height), (left, top, right, bottom) = self.image_size, self.box
         u0, v0, u1, v1 = self.input_box
         columns, across = _weights(left, right, u0, u1, width, self.input_size[0])
@@ -101,7 +103,9 @@ def seen_region(processor, width: int, height: int) -> Region:
             axes, so that no map can be carried back.
     """
     name = f"{type(processor).__module__}.{type(processor).__qualname__}"
-    return _measure(_Processor(name + processor.to_json_string(), processor), int(width), int(height))
+    return _measure(
+        _Processor(name + processor.to_json_string(), processor), int(width), int(height)
+    )
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,15 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
     seen = out[1] > 200
     spans = (u0, u1), (v0, v1) = _span(seen.any(axis=0)), _span(seen.any(axis=1))
     if u1 - u0 < 2 or v1 - v0 < 2 or not seen[v0:v1, u0:u1].mean() > 0.98:
-        raise ValueError(f"{_type(processor)} leaves no rectangle of the image in the model's input.")
+        raise ValueError(
+            f"{_type(processor)} leaves no rectangle of the image in the model's input."
+        )
     # Some processors hand over blue, green, red: x is in the channel that varies along a row.
     part = out[:, v0:v1, u0:u1]
     order = (
-        (0, 2) if np.abs(np.diff(part[0], axis=1)).sum() >= np.abs(np.diff(part[0], axis=0)).sum() else (2, 0)
+        (0, 2)
+        if np.abs(np.diff(part[0], axis=1)).sum() >= np.abs(np.diff(part[0], axis=0)).sum()
+        else (2, 0)
     )
 
     def fit(out, codes, before=(None, None)):
@@ -174,7 +182,9 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
             return Region(*boxes, lengths, input_size)
     # A level of grey spans several pixels of a large image: look at the seen part alone where that is small.
     if any(_period(slope) < 8 * length / _TOP for (slope, _), length in zip(lines, lengths)):
-        codes = [_Ramp(length, *_window(*args, length)) for *args, length in zip(lines, spans, lengths)]
+        codes = [
+            _Ramp(length, *_window(*args, length)) for *args, length in zip(lines, spans, lengths)
+        ]
         lines = fit(_process(processor, *(code.greys for code in codes)), codes)
     codes = [
         _Saw(length, _period(slope)) if _period(slope) < length else code
@@ -203,7 +213,9 @@ class _Ramp:
         step = _TOP / max(1.0, stop - start - 1)
         # A whole number of levels for each pixel where there are fewer pixels than levels: no rounding.
         self.start, self.step = start, float(np.floor(step)) if step >= 1 else step
-        self.greys = np.round(((np.arange(length) - start) * self.step).clip(0, _TOP)).astype(np.uint8)
+        self.greys = np.round(((np.arange(length) - start) * self.step).clip(0, _TOP)).astype(
+            np.uint8
+        )
         # The outermost pixels are left out: filters treat the image's border in ways of their own.
         border = 2 if length >= 16 else 1
         self.low = max(1.0, (border - start) * self.step)
@@ -228,7 +240,10 @@ class _Saw:
         # Where grey falls back the filter mixes both ends; at the image's border it does what it likes.
         phase = (expected - 0.5) % self.period / self.period
         good = (
-            (phase > 0.15) & (phase < 0.85) & (expected > 0.02 * self.length) & (expected < 0.98 * self.length)
+            (phase > 0.15)
+            & (phase < 0.85)
+            & (expected > 0.02 * self.length)
+            & (expected < 0.98 * self.length)
         )
         return coordinates, good
 
@@ -264,8 +279,8 @@ def _span(seen: np.ndarray) -> tuple[int, int]:
 def _window(line: tuple[float, float], span: tuple[int, int], length: int) -> tuple[float, float]:
     """The part of the image that a first, coarse fit finds, with a margin for its error."""
     start, stop = sorted(line[0] * u + line[1] for u in span)
-    margin = 2 * length / _TOP + 4
-    return float(max(0, np.floor(start - margin))), float(min(length, np.ceil(stop + margin)))
+    log_odds = 2 * length / _TOP + 4
+    return float(max(0, np.floor(start - log_odds))), float(min(length, np.ceil(stop + log_odds)))
 
 
 def _exact(processor, lengths, spans, order, lines):

@@ -50,7 +50,8 @@ class Preprocessing:
         """
         if not self.fast:
             return np.asarray(
-                self.processor(images=image, return_tensors="np")["pixel_values"][0], dtype=np.float32
+                self.processor(images=image, return_tensors="np")["pixel_values"][0],
+                dtype=np.float32,
             )
         for step in self._steps:
             image = step(image)
@@ -77,7 +78,9 @@ class Preprocessing:
         for width, height in _PROBES:
             image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
             try:
-                expected = np.asarray(self.processor(images=image, return_tensors="np")["pixel_values"][0])
+                expected = np.asarray(
+                    self.processor(images=image, return_tensors="np")["pixel_values"][0]
+                )
                 found = self.stack([self.shrink(image)])[0]
             except (ValueError, TypeError):
                 return False
@@ -118,7 +121,10 @@ def _steps_of(processor) -> list[Callable] | None:
 
 def _target(size) -> Callable[[Image.Image], tuple[int, int]] | None:
     """The size to resize to, (width, height), as `PilBackend.resize` reads it off the processor's `size`."""
-    sides = {name: getattr(size, name, None) for name in ("shortest_edge", "longest_edge", "height", "width")}
+    sides = {
+        name: getattr(size, name, None)
+        for name in ("shortest_edge", "longest_edge", "height", "width")
+    }
     if sides["shortest_edge"] and sides["longest_edge"]:
         return lambda image: get_size_with_aspect_ratio(
             (image.height, image.width), sides["shortest_edge"], sides["longest_edge"]

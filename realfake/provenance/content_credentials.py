@@ -17,14 +17,19 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
-from .metadata_blocks import MAX_C2PA
-from .xmp import MAX_TERMS, term_of
+from realfake.provenance.metadata import MAX_C2PA, MAX_TERMS, term_of
 
 logger = logging.getLogger(__name__)
 
 TRUST_LIST = "REALFAKE_C2PA_TRUST_LIST"
 SECONDS = 10.0
-TRUSTED, UNTRUSTED, INVALID, ABSENT, UNCHECKED = "trusted", "untrusted", "invalid", "absent", "unchecked"
+TRUSTED, UNTRUSTED, INVALID, ABSENT, UNCHECKED = (
+    "trusted",
+    "untrusted",
+    "invalid",
+    "absent",
+    "unchecked",
+)
 TOO_MUCH_MEMORY = "reading them needs too much memory"
 
 # https://spec.c2pa.org, "Validation": the failures that people can make something of.
@@ -89,14 +94,18 @@ def _read_anchors(path: str, changed: int) -> str:
 
 
 def read_credentials(
-    data: bytes, mime: str | None, size: int | None, anchors: str | None = None, seconds: float = SECONDS
+    data: bytes,
+    mime: str | None,
+    size: int | None,
+    anchors: str | None = None,
+    seconds: float = SECONDS,
 ) -> Credentials:
     """Read and verify the C2PA manifest of a file. Never raises for what the bytes hold.
 
     Args:
         data: The whole file.
         mime: Its media type.
-        size: Of its C2PA store in bytes, see [`~realfake.provenance.metadata_blocks.Blocks`]; `None` where nobody has looked.
+        size: Of its C2PA store in bytes, see [`~realfake.provenance.metadata.Blocks`]; `None` where nobody has looked.
         anchors: PEM certificates of the signers, or their authorities, that are trusted.
         seconds: When to give up.
     """
@@ -107,7 +116,9 @@ def read_credentials(
     try:
         import c2pa
     except (ImportError, OSError):
-        logger.warning("c2pa-python is not installed or does not load here: Content Credentials are not read")
+        logger.warning(
+            "c2pa-python is not installed or does not load here: Content Credentials are not read"
+        )
         return Credentials(UNCHECKED, reason="this installation cannot read them")
     return _within(seconds, lambda: _read(c2pa, data, mime, size, anchors)) or Credentials(
         UNCHECKED, reason=f"reading them took longer than {seconds:g} seconds"
@@ -124,7 +135,9 @@ def _within(seconds: float, work: Callable[[], Credentials]) -> Credentials | No
 
 
 def _read(c2pa, data: bytes, mime: str, size: int | None, anchors: str | None) -> Credentials:
-    settings = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}}
+    settings = {
+        "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}
+    }
     if anchors:
         settings["trust"] = {"trust_anchors": anchors}
     try:
@@ -133,11 +146,17 @@ def _read(c2pa, data: bytes, mime: str, size: int | None, anchors: str | None) -
         context = c2pa.Context.from_dict(settings)
         with c2pa.Reader(mime, BytesIO(data), context=context) as reader:
             store = json.loads(reader.json())
-    except (c2pa.C2paError.ManifestNotFound, c2pa.C2paError.NotSupported, c2pa.C2paError.RemoteManifest):
+    except (
+        c2pa.C2paError.ManifestNotFound,
+        c2pa.C2paError.NotSupported,
+        c2pa.C2paError.RemoteManifest,
+    ):
         return Credentials(ABSENT)
     except MemoryError:
         return Credentials(UNCHECKED, reason=TOO_MUCH_MEMORY)
-    except Exception as error:  # native code on hostile bytes: whatever it says, the credentials are no good
+    except (
+        Exception
+    ) as error:  # native code on hostile bytes: whatever it says, the credentials are no good
         logger.info("C2PA: %s", error)
         if size is None:  # the file is broken; nobody has seen a store in it
             return Credentials(ABSENT)
@@ -149,7 +168,9 @@ def _credentials(store: dict) -> Credentials:
     manifests = store.get("manifests") or {}
     active = manifests.get(store.get("active_manifest")) or {}
     signature = active.get("signature_info") or {}
-    programs = [entry for entry in active.get("claim_generator_info") or [] if isinstance(entry, dict)]
+    programs = [
+        entry for entry in active.get("claim_generator_info") or [] if isinstance(entry, dict)
+    ]
     program = programs[0] if programs else {}
     generator = " ".join(str(program[key]) for key in ("name", "version") if program.get(key))
     state = {"Trusted": TRUSTED, "Valid": UNTRUSTED}.get(store.get("validation_state"), INVALID)
@@ -177,9 +198,15 @@ def _source_types(manifests: dict, manifest: dict, depth: int = 16) -> tuple[str
             if str(assertion.get("label")).startswith("c2pa.actions"):
                 actions = (assertion.get("data") or {}).get("actions") or []
                 found += [
-                    term for action in actions if (term := term_of(str(action.get("digitalSourceType") or "")))
+                    term
+                    for action in actions
+                    if (term := term_of(str(action.get("digitalSourceType") or "")))
                 ]
-        parents = [part for part in manifest.get("ingredients") or [] if part.get("relationship") == "parentOf"]
+        parents = [
+            part
+            for part in manifest.get("ingredients") or []
+            if part.get("relationship") == "parentOf"
+        ]
         if not parents or parents[0].get("active_manifest") not in manifests:
             break
         manifest = manifests[parents[0]["active_manifest"]]

@@ -1,18 +1,20 @@
-"""What a file says about where its image comes from, apart from what the pixels say.
+"""The settings that programs for generating images leave in their files: which program, which settings.
 
-A separate row beside the verdict, and never part of the score: Content Credentials (C2PA), IPTC's digital source type, the
-settings that generators leave, and a camera's EXIF. All of it is read by structure (`metadata_blocks`), all but a valid
-signature can be written by anybody, and all of it is lost when an app saves the image anew: absence means nothing.
+Works on the text blocks that [`realfake.provenance.metadata`] found and on EXIF's user comment, where the same text lies in
+JPEG and WebP files. Such text is written by anybody who likes: it tells how a file presents itself, and proves nothing.
 """
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from PIL import ExifTags, Image
 
-from ..imaging.file_limits import reads_within_bounds
-from ..imaging.images import OutOfMemory
-from . import xmp
-from .content_credentials import (
+from realfake.imaging.decode import OutOfMemory
+from realfake.imaging.limits import reads_within_bounds
+from realfake.provenance import metadata
+from realfake.provenance.content_credentials import (
     ABSENT,
     INVALID,
     TRUSTED,
@@ -22,9 +24,99 @@ from .content_credentials import (
     read_credentials,
     trust_anchors,
 )
-from .generators import Generator, find_generator
-from .metadata_blocks import Blocks, read_blocks
-from .xmp import XmpFacts
+from realfake.provenance.metadata import Blocks, XmpFacts, read_blocks
+
+_LONGEST = 2000
+# The last line that Stable Diffusion web UI and its relatives write: "Steps: 20, Sampler: Euler a, CFG scale: 7, …".
+# The space before it stays within its line: across lines, a text of nothing but line ends would take the square of its
+# length.
+_SETTINGS = re.compile(r"^[^\S\n]*(Steps: \d{1,5}, [^\n]{0,4000})", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A program that a file says it was generated with.
+
+    Attributes:
+        name: Of the program or its family.
+        where: The block that says so, such as `"PNG text “parameters”"`.
+        settings: What it says, at most 2,000 characters.
+    """
+
+    name: str
+    where: str
+    settings: str
+
+
+def find_generator(
+    text: Sequence[tuple[str, str]], comment: str | None = None, container: str = "PNG"
+) -> Generator | None:
+    """Recognise the settings of a generator.
+
+    Args:
+        text: `(keyword, text)` of the file's text blocks.
+        comment: *optional*. EXIF's user comment or description.
+        container: The file's format, for `where`.
+    """
+    blocks = dict(reversed(text))  # the first of a keyword counts
+    for keyword, name in (
+        ("invokeai_metadata", "InvokeAI"),
+        ("invokeai_graph", "InvokeAI"),
+        ("sd-metadata", "InvokeAI"),
+        ("fooocus_scheme", "Fooocus"),
+    ):
+        if keyword in blocks:
+            return _found(name, container, keyword, blocks.get("parameters", blocks[keyword]))
+    for keyword in ("workflow", "prompt"):
+        if _is_graph(blocks.get(keyword)):
+            return _found("ComfyUI", container, keyword, blocks[keyword])
+    if blocks.get("Software", "").strip() == "NovelAI":
+        return _found(
+            "NovelAI",
+            container,
+            "Software",
+            blocks.get("Comment") or blocks.get("Description") or "NovelAI",
+        )
+    if "parameters" in blocks:
+        return _found(_web_ui(blocks["parameters"]), container, "parameters", blocks["parameters"])
+    if re.search(r"\bJob ID: [0-9a-f]{8}-[0-9a-f]{4}-", blocks.get("Description", "")):
+        return _found("Midjourney", container, "Description", blocks["Description"])
+    for keyword, words in (("UserComment", comment), ("comment", blocks.get("comment"))):
+        if words and _SETTINGS.search(words):
+            where = f"EXIF “{keyword}”" if keyword == "UserComment" else f"{container} comment"
+            return Generator(_web_ui(words), where, _shown(words))
+    return None
+
+
+def _found(name: str, container: str, keyword: str, settings: str) -> Generator:
+    return Generator(name, f"{container} text “{keyword}”", _shown(settings))
+
+
+def _web_ui(text: str) -> str:
+    return (
+        "Stable Diffusion web UI or a relative"
+        if _SETTINGS.search(text)
+        else "a generator of images"
+    )
+
+
+def _is_graph(text: str | None) -> bool:
+    """Whether it is a graph of ComfyUI: an object of nodes that each have a class, or a `nodes` list."""
+    if not text or not text.lstrip().startswith("{"):
+        return False
+    try:
+        graph = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    if isinstance(graph.get("nodes"), list):
+        return True
+    return any(isinstance(node, dict) and "class_type" in node for node in graph.values())
+
+
+def _shown(text: str) -> str:
+    text = "".join(c if c.isprintable() or c in "\n\t" else " " for c in text).strip()
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
 
 PRESENT = "present"
 NOTE = (
@@ -88,15 +180,22 @@ def read_provenance(data: bytes, anchors: str | None = None) -> Provenance:
     anchors = anchors or trust_anchors()
     try:
         blocks = read_blocks(data)
-        facts = xmp.read_xmp(blocks.xmp)
+        facts = metadata.read_xmp(blocks.xmp)
         exif = _read_exif(blocks.exif)
         comment = exif.pop("user_comment", None)
         generator = find_generator(blocks.text, comment, blocks.format or "file")
     except MemoryError as error:
-        raise OutOfMemory("The image's metadata needs too much memory; save the image without it.") from error
+        raise OutOfMemory(
+            "The image's metadata needs too much memory; save the image without it."
+        ) from error
     credentials = read_credentials(data, blocks.mime, blocks.c2pa, anchors)
     return Provenance(
-        [_c2pa(credentials, facts, bool(anchors)), _iptc(facts), _generator(generator), _camera(exif, blocks)]
+        [
+            _c2pa(credentials, facts, bool(anchors)),
+            _iptc(facts),
+            _generator(generator),
+            _camera(exif, blocks),
+        ]
     )
 
 
@@ -119,7 +218,9 @@ def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
     }
     fields = {name: value for name, value in fields.items() if value}
     if state == UNCHECKED:
-        detail = f"There are Content Credentials, but {credentials.reason}. Nothing follows from that."
+        detail = (
+            f"There are Content Credentials, but {credentials.reason}. Nothing follows from that."
+        )
         return Finding("c2pa", state, "Content Credentials not checked", detail, fields=fields)
     if state == INVALID:
         detail = (
@@ -133,33 +234,53 @@ def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
     if state == TRUSTED:
         detail = f"Signed by {signer}, who is on the trust list, and unchanged since.{says}"
         return Finding("c2pa", TRUSTED, f"Content Credentials by {signer}", detail, claim, fields)
-    why = "is not on the trust list" if has_list else "cannot be recognised, as no trust list is set up here"
+    why = (
+        "is not on the trust list"
+        if has_list
+        else "cannot be recognised, as no trust list is set up here"
+    )
     detail = (
         f"The signature holds and the image is unchanged since, but the signer, who goes by “{signer}”, {why}: anybody "
         f"can make such a signature.{says}"
     )
-    return Finding("c2pa", UNTRUSTED, "Content Credentials by an unknown signer", detail, claim, fields)
+    return Finding(
+        "c2pa", UNTRUSTED, "Content Credentials by an unknown signer", detail, claim, fields
+    )
 
 
 def _iptc(facts: XmpFacts) -> Finding:
     claim, words = _claimed(facts.source_types)
     if not facts.source_types and not facts.ai_system:
-        damaged = " (There is an XMP block, but it is damaged or too large.)" if facts.damaged else ""
+        damaged = (
+            " (There is an XMP block, but it is damaged or too large.)" if facts.damaged else ""
+        )
         return Finding(
-            "iptc", ABSENT, "No digital source type", f"The file does not label its origin. {_NOTHING}{damaged}"
+            "iptc",
+            ABSENT,
+            "No digital source type",
+            f"The file does not label its origin. {_NOTHING}{damaged}",
         )
     if facts.ai_system:
-        claim = claim if claim in (xmp.AI, xmp.PARTLY_AI) else xmp.PARTLY_AI
-        words = f"{words}, with {facts.ai_system}" if words else f"an AI system was used: {facts.ai_system}"
+        claim = claim if claim in (metadata.AI, metadata.PARTLY_AI) else metadata.PARTLY_AI
+        words = (
+            f"{words}, with {facts.ai_system}"
+            if words
+            else f"an AI system was used: {facts.ai_system}"
+        )
     fields = {"source_types": ", ".join(facts.source_types), "ai_system": facts.ai_system or ""}
     title = {
-        xmp.AI: "Labelled as generated by AI",
-        xmp.PARTLY_AI: "Labelled as made with AI",
-        xmp.CAMERA: "Labelled as captured by a camera",
+        metadata.AI: "Labelled as generated by AI",
+        metadata.PARTLY_AI: "Labelled as made with AI",
+        metadata.CAMERA: "Labelled as captured by a camera",
     }.get(claim, "Labelled with its digital source type")
     detail = f"The file's IPTC label says: {words}. Nobody has signed it; any program can write or change it."
     return Finding(
-        "iptc", PRESENT, title, detail, claim, {name: value for name, value in fields.items() if value}
+        "iptc",
+        PRESENT,
+        title,
+        detail,
+        claim,
+        {name: value for name, value in fields.items() if value},
     )
 
 
@@ -172,27 +293,36 @@ def _generator(generator: Generator | None) -> Finding:
         "people seldom do."
     )
     fields = {"generator": generator.name, "where": generator.where, "settings": generator.settings}
-    return Finding("generator_parameters", PRESENT, f"Settings of {generator.name}", detail, xmp.AI, fields)
+    return Finding(
+        "generator_parameters",
+        PRESENT,
+        f"Settings of {generator.name}",
+        detail,
+        metadata.AI,
+        fields,
+    )
 
 
 def _camera(exif: dict[str, str], blocks: Blocks) -> Finding:
     if not exif.get("make") and not exif.get("model"):
         found = " (There is an EXIF block, but it names no camera.)" if blocks.exif else ""
-        return Finding("camera", ABSENT, "No camera data", f"The file names no camera. {_NOTHING}{found}")
+        return Finding(
+            "camera", ABSENT, "No camera data", f"The file names no camera. {_NOTHING}{found}"
+        )
     make, model = exif.get("make", ""), exif.get("model", "")
     camera = model if model.lower().startswith(make.lower()) else f"{make} {model}"
     camera = camera.strip()
     detail = f"The EXIF block names a camera, {camera}. It can be copied from any photograph onto any image."
-    return Finding("camera", PRESENT, f"Camera data: {camera}", detail, xmp.CAMERA, exif)
+    return Finding("camera", PRESENT, f"Camera data: {camera}", detail, metadata.CAMERA, exif)
 
 
 def _claimed(terms: tuple[str, ...]) -> tuple[str | None, str]:
     """The strongest claim among IPTC's terms, and all of them in words."""
-    claims = [xmp.TERMS.get(term, (xmp.OTHER, term)) for term in terms]
-    order = (xmp.AI, xmp.PARTLY_AI, xmp.CAMERA, xmp.OTHER)
+    claims = [metadata.TERMS.get(term, (metadata.OTHER, term)) for term in terms]
+    order = (metadata.AI, metadata.PARTLY_AI, metadata.CAMERA, metadata.OTHER)
     strongest = min((claim for claim, _ in claims), key=order.index, default=None)
-    if strongest == xmp.AI and any(claim == xmp.CAMERA for claim, _ in claims):
-        strongest = xmp.PARTLY_AI
+    if strongest == metadata.AI and any(claim == metadata.CAMERA for claim, _ in claims):
+        strongest = metadata.PARTLY_AI
     return strongest, "; ".join(dict.fromkeys(words for _, words in claims))
 
 
@@ -255,7 +385,9 @@ def _comment(value) -> str:
         little = body[1:2] == b"\0" and body[:1] != b"\0"
         return body.decode("utf-16-le" if little else "utf-16-be", "replace").rstrip("\0")
     return (
-        (body if code in (b"ASCII\0\0\0", bytes(8)) else bytes(value)).decode("utf-8", "replace").rstrip("\0")
+        (body if code in (b"ASCII\0\0\0", bytes(8)) else bytes(value))
+        .decode("utf-8", "replace")
+        .rstrip("\0")
     )
 
 

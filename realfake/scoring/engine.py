@@ -23,12 +23,11 @@ import torch
 from scipy.special import expit
 from torch import nn
 
-from ..detector import Detector
-from ..models.batch_norm import fold_batch_norms
-from ..models.heads import final_linears
-from ..models.novelty import forward_with_features
-from ..statistics.margins import margin_from_logits
-from ..threads import one_thread
+from realfake.detector import Detector
+from realfake.models.folding import final_linears, fold_batch_norms
+from realfake.models.ood import forward_with_features
+from realfake.runtime import one_thread
+from realfake.statistics.log_odds import log_odds_from_logits
 
 # Logits of shape (n, labels) and the novelty (n,), `None` where the checkpoint has no statistics: as `Detector.examine`.
 Output = tuple[np.ndarray, np.ndarray | None]
@@ -55,9 +54,11 @@ class TorchEngine:
     """
 
     def __init__(self, detector: Detector, precision: str, pixels: np.ndarray):
-        self._novelty = detector.novelty
+        self._ood = detector.ood
         with torch.inference_mode():
-            model = fold_batch_norms(detector.model, torch.from_numpy(pixels[:2]).to(detector.model.device))
+            model = fold_batch_norms(
+                detector.model, torch.from_numpy(pixels[:2]).to(detector.model.device)
+            )
             self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
             if precision == "bf16":
                 model = copy.deepcopy(model).to(torch.bfloat16)
@@ -73,10 +74,10 @@ class TorchEngine:
             self._own.model = _with_shared_weights(self._model)
         batch = torch.from_numpy(pixels).to(self._device, self._dtype)
         with torch.inference_mode():
-            if self._novelty is None:
+            if self._ood is None:
                 return self._own.model(pixel_values=batch).logits.float().cpu().numpy(), None
             logits, features = forward_with_features(self._own.model, batch)
-        return logits.cpu().numpy(), self._novelty.p_value(
+        return logits.cpu().numpy(), self._ood.p_value(
             {name: block.cpu().numpy() for name, block in features.items()}
         )
 
@@ -107,10 +108,10 @@ class OpenVinoEngine:
     ):
         import openvino
 
-        model = _Traced(detector.model, detector.novelty is not None).eval()
+        model = _Traced(detector.model, detector.ood is not None).eval()
         example = torch.from_numpy(pixels[:2])
         network = _converted(model, example)
-        self._blocks, self._novelty = model.blocks, detector.novelty
+        self._blocks, self._ood = model.blocks, detector.ood
         self._compiled = openvino.Core().compile_model(
             network,
             "CPU",
@@ -128,10 +129,12 @@ class OpenVinoEngine:
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
         outputs = self._own.request.infer([np.ascontiguousarray(pixels, dtype=np.float32)])
-        logits, *blocks = (np.array(outputs[index], dtype=np.float32) for index in range(1 + len(self._blocks)))
-        if self._novelty is None:
+        logits, *blocks = (
+            np.array(outputs[index], dtype=np.float32) for index in range(1 + len(self._blocks))
+        )
+        if self._ood is None:
             return logits, None
-        return logits, self._novelty.p_value(dict(zip(self._blocks, blocks, strict=True)))
+        return logits, self._ood.p_value(dict(zip(self._blocks, blocks, strict=True)))
 
 
 def open_engine(
@@ -173,7 +176,7 @@ class Choice:
         engine: The engine of every image.
         reference: The engine in fp32 of the images that are computed again.
         band: By how much a margin may stray from fp32; 0 where `engine` computes in fp32.
-        novelty_band: The same for the p-value of [`~realfake.models.novelty.Novelty`].
+        ood_band: The same for the p-value of [`~realfake.models.ood.Novelty`].
         trials: What each engine did on the sample: `{name: {"ms", "margin", "novelty", "probability", "doubtful"}}`, CPU
             milliseconds an image, largest deviations from the stock forward pass, share of images to compute again.
     """
@@ -181,12 +184,14 @@ class Choice:
     engine: str = "torch-fp32"
     reference: str = "torch-fp32"
     band: float = 0.0
-    novelty_band: float = 0.0
+    ood_band: float = 0.0
     trials: dict[str, dict] = field(default_factory=dict)
 
-    def doubtful(self, detector: Detector, margins: np.ndarray, novelty: np.ndarray | None) -> np.ndarray:
+    def doubtful(
+        self, detector: Detector, log_odds: np.ndarray, ood: np.ndarray | None
+    ) -> np.ndarray:
         """Which images must be computed again in fp32, (n,) bool: a label, a verdict or 0.01 of a probability is at stake."""
-        return _doubtful(detector, margins, novelty, self.band, self.novelty_band)
+        return _doubtful(detector, log_odds, ood, self.band, self.ood_band)
 
     def to_dict(self) -> dict:
         """Plain values for `json`."""
@@ -199,7 +204,11 @@ class Choice:
 
 
 def choose(
-    detector: Detector, pixels: np.ndarray, *, exact: bool = False, names: Sequence[str] | None = None
+    detector: Detector,
+    pixels: np.ndarray,
+    *,
+    exact: bool = False,
+    names: Sequence[str] | None = None,
 ) -> Choice:
     """Try the engines on some images and take the one that will need the least CPU time.
 
@@ -214,13 +223,19 @@ def choose(
     """
     tried = [name for name in names or available(detector) if not exact or name.endswith("-fp32")]
     with one_thread():
-        batches = [pixels[start : start + _TRIAL_BATCH] for start in range(0, len(pixels), _TRIAL_BATCH)]
-        expected = _scores(detector, [detector.examine(torch.from_numpy(batch)) for batch in batches])
+        batches = [
+            pixels[start : start + _TRIAL_BATCH] for start in range(0, len(pixels), _TRIAL_BATCH)
+        ]
+        expected = _scores(
+            detector, [detector.examine(torch.from_numpy(batch)) for batch in batches]
+        )
         trials = {}
         for name in tried:
             try:
                 engine = open_engine(name, detector, pixels)
-                trials[name] = _try(detector, engine, batches, expected, precise=name.endswith("-fp32"))
+                trials[name] = _try(
+                    detector, engine, batches, expected, precise=name.endswith("-fp32")
+                )
             except RuntimeError as error:
                 logging.getLogger(__name__).info(
                     "The engine %s cannot run this network: %s", name, _first_line(error)
@@ -234,14 +249,16 @@ def choose(
     again = precise[reference]["ms"] if reference in precise else float("inf")
 
     def cost(name: str) -> float:
-        return trials[name]["ms"] + (trials[name]["doubtful"] * again if trials[name]["doubtful"] else 0.0)
+        return trials[name]["ms"] + (
+            trials[name]["doubtful"] * again if trials[name]["doubtful"] else 0.0
+        )
 
     usable = [name for name in trials if name in precise or not name.endswith("-fp32")]
     best = min(usable, key=cost, default=reference)
     if best in precise or best not in trials:
         return Choice(best, best, trials=trials)
-    band, novelty_band = (SAFETY * trials[best][key] for key in ("margin", "novelty"))
-    return Choice(best, reference, band, novelty_band, trials)
+    band, ood_band = (SAFETY * trials[best][key] for key in ("log_odds", "ood"))
+    return Choice(best, reference, band, ood_band, trials)
 
 
 def available(detector: Detector) -> list[str]:
@@ -249,13 +266,19 @@ def available(detector: Detector) -> list[str]:
     on_cpu = detector.model.device.type == "cpu"
     bf16 = torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
     kinds = ["torch", "openvino"] if on_cpu and has_openvino() else ["torch"]
-    return [f"{kind}-{precision}" for kind in kinds for precision in (["fp32", "bf16"] if bf16 else ["fp32"])]
+    return [
+        f"{kind}-{precision}"
+        for kind in kinds
+        for precision in (["fp32", "bf16"] if bf16 else ["fp32"])
+    ]
 
 
 def _scores(detector: Detector, outputs: Sequence[Output]) -> tuple[np.ndarray, np.ndarray | None]:
     """Margins and novelty of several batches."""
-    margins = np.concatenate([margin_from_logits(logits, detector.columns) for logits, _ in outputs])
-    return margins, None if detector.novelty is None else np.concatenate([novelty for _, novelty in outputs])
+    log_odds = np.concatenate(
+        [log_odds_from_logits(logits, detector.columns) for logits, _ in outputs]
+    )
+    return log_odds, None if detector.ood is None else np.concatenate([ood for _, ood in outputs])
 
 
 def _try(detector: Detector, engine: Engine, batches, expected, precise: bool) -> dict:
@@ -267,17 +290,19 @@ def _try(detector: Detector, engine: Engine, batches, expected, precise: bool) -
         start = time.process_time()
         outputs.append(engine(batch))
         times.append((time.process_time() - start) / len(batch))
-    margins, novelty = _scores(detector, outputs)
-    margin = _largest(margins, expected[0])
-    strayed = 0.0 if novelty is None else _largest(novelty, expected[1])
+    log_odds, ood = _scores(detector, outputs)
+    moved = _largest(log_odds, expected[0])
+    strayed = 0.0 if ood is None else _largest(ood, expected[1])
     doubtful = 0.0
     if not precise:
-        doubtful = float(_doubtful(detector, margins, novelty, SAFETY * margin, SAFETY * strayed).mean())
+        doubtful = float(
+            _doubtful(detector, log_odds, ood, SAFETY * moved, SAFETY * strayed).mean()
+        )
     return {
         "ms": 1e3 * min(times),
-        "margin": margin,
-        "novelty": strayed,
-        "probability": _largest(expit(margins), expit(expected[0])),
+        "log_odds": moved,
+        "ood": strayed,
+        "probability": _largest(expit(log_odds), expit(expected[0])),
         "doubtful": doubtful,
     }
 
@@ -286,18 +311,24 @@ def _largest(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max(initial=0.0))
 
 
-def _doubtful(detector, margins, novelty, band: float, novelty_band: float) -> np.ndarray:
-    if not band and not novelty_band:
-        return np.zeros(len(margins), dtype=bool)
+def _doubtful(detector, log_odds, ood, band: float, ood_band: float) -> np.ndarray:
+    if not band and not ood_band:
+        return np.zeros(len(log_odds), dtype=bool)
     limits = detector.thresholds
-    edges = [0.0] if limits is None else [0.0, *(edge for edge in (limits.real, limits.ai) if edge is not None)]
-    doubtful = ~np.isfinite(margins)
+    edges = (
+        [0.0]
+        if limits is None
+        else [0.0, *(edge for edge in (limits.real, limits.ai) if edge is not None)]
+    )
+    doubtful = ~np.isfinite(log_odds)
     for edge in edges:
-        doubtful |= np.abs(margins - edge) <= band
-    moved = np.maximum(expit(margins + band) - expit(margins), expit(margins) - expit(margins - band))
+        doubtful |= np.abs(log_odds - edge) <= band
+    moved = np.maximum(
+        expit(log_odds + band) - expit(log_odds), expit(log_odds) - expit(log_odds - band)
+    )
     doubtful |= moved > TOLERANCE
-    if novelty is not None:
-        doubtful |= np.abs(novelty - detector.novelty.alpha) <= novelty_band
+    if ood is not None:
+        doubtful |= np.abs(ood - detector.ood.alpha) <= ood_band
     return doubtful
 
 
@@ -337,7 +368,9 @@ def _converted(model: nn.Module, example: torch.Tensor):
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # that heights and widths become constants is what is wanted
+        warnings.simplefilter(
+            "ignore"
+        )  # that heights and widths become constants is what is wanted
         decoder = TorchScriptPythonDecoder(
             model, example_input=(example.clone(),), trace_kwargs={"check_trace": False}
         )

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from itertools import count, groupby, islice
 from operator import itemgetter
 
-from ..threads import lone_threads, one_thread
-from .scorer import Scorer
-from .shards import ScoreFolder
-from .source import Part, Row, ScoringSource
+from realfake.runtime import lone_threads, one_thread
+from realfake.scoring.scorer import Scorer
+from realfake.scoring.shards import ScoreFolder
+from realfake.scoring.source import Part, Row, ScoringSource
 
 BATCH_SIZE = 16
 _REPORT_SECONDS = 10.0
@@ -61,7 +61,9 @@ class Progress:
         if self.total:
             of_total = f" of {self.total:,} ({self.images / self.total:.0%})"
             left = (
-                f", {duration((self.total - self.images) / rate)} left" if 0 < self.images < self.total else ""
+                f", {duration((self.total - self.images) / rate)} left"
+                if 0 < self.images < self.total
+                else ""
             )
         errors = f", {self.errors:,} unreadable" if self.errors else ""
         return f"{self.images:,}{of_total} images, {rate:.1f} a second{left}{errors}"
@@ -71,7 +73,13 @@ def duration(seconds: float) -> str:
     """A time as people say it."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {seconds} s"
+        if minutes
+        else f"{seconds} s"
+    )
 
 
 def missing(source: ScoringSource, folder: ScoreFolder, chunk_size: int) -> list[tuple[int, int]]:
@@ -109,7 +117,9 @@ def score_chunks(
             part = source.parts[index]
             yield part.name, chunk, part.read(chunk * chunk_size, (chunk + 1) * chunk_size)
 
-    sizes = (min(chunk_size, source.parts[index].rows - chunk * chunk_size) for index, chunk in chunks)
+    sizes = (
+        min(chunk_size, source.parts[index].rows - chunk * chunk_size) for index, chunk in chunks
+    )
     return _run(scorer, folder, read(), batch_size, threads, Progress(sum(sizes), say))
 
 
@@ -212,12 +222,18 @@ def _run(
     return progress
 
 
-def _write_waiting(scorer: Scorer, folder: ScoreFolder, part: str, chunk: int, futures: list[Future]) -> None:
+def _write_waiting(
+    scorer: Scorer, folder: ScoreFolder, part: str, chunk: int, futures: list[Future]
+) -> None:
     _write(scorer, folder, part, chunk, [future.result() for future in futures])
 
 
 def _write(
-    scorer: Scorer, folder: ScoreFolder, part: str, chunk: int, results: list[tuple[list[dict], float]]
+    scorer: Scorer,
+    folder: ScoreFolder,
+    part: str,
+    chunk: int,
+    results: list[tuple[list[dict], float]],
 ) -> None:
     answers = [answer for rows, _ in results for answer in rows]
     strayed = max((strayed for _, strayed in results), default=0.0)
@@ -244,7 +260,9 @@ def summarise(source: ScoringSource, folder: ScoreFolder, chunk_size: int) -> di
             images += len(table)
             unreadable += len(table) - table["error"].null_count
             recomputed += sum(filter(None, table["recomputed"].to_pylist()))
-            verdicts.update(verdict for verdict in table["verdict"].to_pylist() if verdict is not None)
+            verdicts.update(
+                verdict for verdict in table["verdict"].to_pylist() if verdict is not None
+            )
     return {
         "images": images,
         "missing": expected - images,

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 from scipy.special import expit
 
-from ..detector import Detector
-from ..imaging.images import open_image
-from ..labels import AI, REAL
-from ..models.preprocessing import Preprocessing
-from ..statistics.margins import margin_from_logits
-from ..threads import one_thread
-from .engine import Choice, choose, open_engine
-from .source import Row, ScoringSource
+from realfake.detector import Detector
+from realfake.imaging.decode import open_image
+from realfake.labels import AI, REAL
+from realfake.models.preprocessing import Preprocessing
+from realfake.runtime import one_thread
+from realfake.scoring.engine import Choice, choose, open_engine
+from realfake.scoring.source import Row, ScoringSource
+from realfake.statistics.log_odds import log_odds_from_logits
 
 # Images by which the engine is chosen, and the fewest images for which choosing pays.
 _SAMPLE = 24
@@ -62,7 +62,9 @@ class Scorer:
         with one_thread():
             self._engine = open_engine(choice.engine, detector, sample, threads)
             same = choice.reference == choice.engine
-            self._reference = self._engine if same else open_engine(choice.reference, detector, sample, threads)
+            self._reference = (
+                self._engine if same else open_engine(choice.reference, detector, sample, threads)
+            )
         self._model = model_name(detector)
 
     def __call__(self, rows: Sequence[Row]) -> tuple[list[dict], float]:
@@ -73,7 +75,8 @@ class Scorer:
             that were computed again.
         """
         answers = [
-            {"key": row.key, "path": row.path, "recomputed": False, "model": self._model} for row in rows
+            {"key": row.key, "path": row.path, "recomputed": False, "model": self._model}
+            for row in rows
         ]
         by_shape: dict[tuple, list[tuple[dict, np.ndarray]]] = {}
         for row, answer in zip(rows, answers, strict=True):
@@ -85,43 +88,49 @@ class Scorer:
             by_shape.setdefault(small.shape, []).append((answer, small))
         strayed = 0.0
         for group in by_shape.values():
-            strayed = max(strayed, self._score([answer for answer, _ in group], [small for _, small in group]))
+            strayed = max(
+                strayed, self._score([answer for answer, _ in group], [small for _, small in group])
+            )
         return answers, strayed
 
     def _score(self, answers: list[dict], images: list[np.ndarray]) -> float:
-        margins, novelty = self._run(self._engine, images)
-        doubtful = np.flatnonzero(self.choice.doubtful(self.detector, margins, novelty))
+        log_odds, ood = self._run(self._engine, images)
+        doubtful = np.flatnonzero(self.choice.doubtful(self.detector, log_odds, ood))
         strayed = 0.0
         if len(doubtful):
-            precise, precise_novelty = self._run(self._reference, [images[index] for index in doubtful])
-            strayed = float(np.nan_to_num(np.abs(margins[doubtful] - precise)).max())
-            margins[doubtful] = precise
-            if novelty is not None:
-                novelty[doubtful] = precise_novelty
+            precise, precise_ood = self._run(self._reference, [images[index] for index in doubtful])
+            strayed = float(np.nan_to_num(np.abs(log_odds[doubtful] - precise)).max())
+            log_odds[doubtful] = precise
+            if ood is not None:
+                ood[doubtful] = precise_ood
             for index in doubtful:
                 answers[index]["recomputed"] = True
-        finite = np.isfinite(margins)
-        said = self.detector.verdicts(np.where(finite, margins, 0.0), novelty)
-        novel = np.zeros(len(answers), bool) if novelty is None else self.detector.novelty.is_novel(novelty)
+        finite = np.isfinite(log_odds)
+        said = self.detector.verdicts(np.where(finite, log_odds, 0.0), ood)
+        out_of_distribution = (
+            np.zeros(len(answers), bool)
+            if ood is None
+            else self.detector.ood.is_out_of_distribution(ood)
+        )
         for index, answer in enumerate(answers):
             if not finite[index]:
                 answer["error"] = "the model gives no finite score for it"
                 continue
             verdict = str(said[index])
-            why = "novel" if novel[index] else "between"
+            why = "out_of_distribution" if out_of_distribution[index] else "between"
             answer |= {
-                REAL: float(expit(-margins[index])),
-                AI: float(expit(margins[index])),
-                "margin": float(margins[index]),
+                REAL: float(expit(-log_odds[index])),
+                AI: float(expit(log_odds[index])),
+                "log_odds": float(log_odds[index]),
                 "verdict": verdict,
                 "reason": None if verdict in (REAL, AI) else why,
-                "novelty": None if novelty is None else float(novelty[index]),
+                "ood": None if ood is None else float(ood[index]),
             }
         return strayed
 
     def _run(self, engine, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-        logits, novelty = engine(self.preprocessing.stack(images))
-        return margin_from_logits(logits, self.detector.columns), novelty
+        logits, ood = engine(self.preprocessing.stack(images))
+        return log_odds_from_logits(logits, self.detector.columns), ood
 
 
 def _decoded(row: Row) -> Image.Image:
@@ -139,7 +148,9 @@ def example_pixels(preprocessing: Preprocessing) -> np.ndarray:
     return preprocessing([Image.fromarray(image) for image in noise])
 
 
-def sample_of(source: ScoringSource, preprocessing: Preprocessing, n: int = _SAMPLE) -> np.ndarray | None:
+def sample_of(
+    source: ScoringSource, preprocessing: Preprocessing, n: int = _SAMPLE
+) -> np.ndarray | None:
     """Inputs of some of a source's images, those spread over it where its length is known.
 
     Returns:
@@ -187,7 +198,9 @@ def choose_engine(
     sample = sample_of(source, preprocessing)
     if sample is None:
         if engine not in (None, "torch-fp32"):
-            raise ValueError(f"--engine {engine} needs images that the processor brings to one size.")
+            raise ValueError(
+                f"--engine {engine} needs images that the processor brings to one size."
+            )
         return Choice()
     if engine is None:
         return choose(detector, sample, exact=exact)
@@ -195,7 +208,10 @@ def choose_engine(
         raise ValueError(f"--exact computes in fp32, which --engine {engine} does not.")
     open_engine(engine, detector, sample)
     return choose(
-        detector, sample, exact=exact, names=[engine] if engine.endswith("-fp32") else [engine, "torch-fp32"]
+        detector,
+        sample,
+        exact=exact,
+        names=[engine] if engine.endswith("-fp32") else [engine, "torch-fp32"],
     )
 
 

@@ -17,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..command import locked_folder
+from realfake.io import locked_folder
 
 MANIFEST = "manifest.json"
 FORMAT = "realfake-scores-1"
@@ -29,10 +29,10 @@ SCHEMA = pa.schema(
         ("path", pa.string()),
         ("real", pa.float64()),
         ("ai", pa.float64()),
-        ("margin", pa.float64()),
+        ("log_odds", pa.float64()),
         ("verdict", pa.string()),
         ("reason", pa.string()),
-        ("novelty", pa.float64()),
+        ("ood", pa.float64()),
         ("recomputed", pa.bool_()),
         ("error", pa.string()),
         ("model", pa.dictionary(pa.int32(), pa.string())),
@@ -115,8 +115,12 @@ class ScoreFolder:
         stored = manifest["identity"]
         differ = [name for name in {**stored, **identity} if stored.get(name) != identity.get(name)]
         if differ:
-            told = "; ".join(f"{name} was {stored.get(name)!r}, now {identity.get(name)!r}" for name in differ)
-            raise ValueError(f"{self.location} holds scores of something else ({told}). Choose another --out.")
+            told = "; ".join(
+                f"{name} was {stored.get(name)!r}, now {identity.get(name)!r}" for name in differ
+            )
+            raise ValueError(
+                f"{self.location} holds scores of something else ({told}). Choose another --out."
+            )
 
     # Shards
 
@@ -171,12 +175,15 @@ class ScoreFolder:
     def _names(self) -> list[str]:
         try:
             return sorted(
-                name.rsplit("/", 1)[-1] for name in self._files.ls(self._root, detail=False, refresh=True)
+                name.rsplit("/", 1)[-1]
+                for name in self._files.ls(self._root, detail=False, refresh=True)
             )
         except FileNotFoundError:
             return []
         except TypeError:  # a file system without a cache of listings
-            return sorted(name.rsplit("/", 1)[-1] for name in self._files.ls(self._root, detail=False))
+            return sorted(
+                name.rsplit("/", 1)[-1] for name in self._files.ls(self._root, detail=False)
+            )
 
     def _read(self, name: str) -> bytes | None:
         try:

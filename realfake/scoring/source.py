@@ -18,10 +18,10 @@ from datasets import Dataset, DownloadConfig, IterableDataset
 from datasets.utils.file_utils import xopen
 from transformers.utils.hub import resolve_revision
 
-from ..corpus.columns import find_image_column
-from ..corpus.source_rows import Source
-from ..corpus.sources import IMAGE_SUFFIXES, read_source
-from ..corpus.splits import TRAIN
+from realfake.corpus.columns import find_image_column
+from realfake.corpus.rows import Source
+from realfake.corpus.sources import IMAGE_SUFFIXES, read_source
+from realfake.corpus.splits import TRAIN
 
 # For streams, whose length nobody knows.
 STREAMED_CHUNK = 1024
@@ -84,7 +84,9 @@ class TablePart:
         token: *optional*. For images that a stream names by URL.
     """
 
-    def __init__(self, name: str, rows: Dataset | IterableDataset, folder: Path | None = None, token=None):
+    def __init__(
+        self, name: str, rows: Dataset | IterableDataset, folder: Path | None = None, token=None
+    ):
         self.name = name
         self._rows = rows
         self._folder = folder
@@ -107,13 +109,20 @@ class TablePart:
 
     def _fetched(self, image: dict) -> dict:
         try:
-            with xopen(image["path"], "rb", download_config=DownloadConfig(token=self._token)) as file:
+            with xopen(
+                image["path"], "rb", download_config=DownloadConfig(token=self._token)
+            ) as file:
                 return {**image, "bytes": file.read()}
         except OSError as error:
             return {**image, "error": f"it cannot be downloaded: {' '.join(str(error).split())}"}
 
     def _shown(self, path: str | None) -> str | None:
-        if path and self._folder and os.path.isabs(path) and Path(path).is_relative_to(self._folder):
+        if (
+            path
+            and self._folder
+            and os.path.isabs(path)
+            and Path(path).is_relative_to(self._folder)
+        ):
             path = os.path.relpath(path, self._folder)
         return path and os.fsencode(path).decode("utf-8", "backslashreplace")
 
@@ -185,7 +194,11 @@ def open_source(
     """
     text = os.fspath(source)
     path = Path(text).expanduser()
-    if path.is_dir() and not (path / "dataset_dict.json").is_file() and not (path / "state.json").is_file():
+    if (
+        path.is_dir()
+        and not (path / "dataset_dict.json").is_file()
+        and not (path / "state.json").is_file()
+    ):
         root = path.resolve()
         root = root / config_name if config_name else root
         first = next(iter_images(root), None)
@@ -272,7 +285,9 @@ def _index_of(listing: Path) -> Path:
 def _open_folder(root: Path, scratch: Path, fingerprint: str | None) -> ScoringSource:
     if fingerprint is None or not _listing(scratch, fingerprint).is_file():
         fingerprint = list_images(root, scratch)
-    return ScoringSource([FolderPart("files", root, _listing(scratch, fingerprint))], fingerprint, False, [])
+    return ScoringSource(
+        [FolderPart("files", root, _listing(scratch, fingerprint))], fingerprint, False, []
+    )
 
 
 def _has_data_files(root: Path) -> bool:
@@ -301,13 +316,17 @@ def _read_urls(pattern: str, image_column: str | None) -> Source:
     rows = rows.decode(False) if rows.features is not None else rows
     if column != "image":
         rows = rows.rename_column(column, "image")
-    return Source({TRAIN: rows.cast_column("image", datasets.Image(decode=False))}, "files by URL", column)
+    return Source(
+        {TRAIN: rows.cast_column("image", datasets.Image(decode=False))}, "files by URL", column
+    )
 
 
 def _open_tables(found: Source, identity: str, splits, path: Path, token) -> ScoringSource:
     unknown = [name for name in splits or () if name not in found.splits]
     if unknown:
-        raise ValueError(f"There is no split {unknown[0]!r}; the source has: {', '.join(found.splits)}.")
+        raise ValueError(
+            f"There is no split {unknown[0]!r}; the source has: {', '.join(found.splits)}."
+        )
     chosen = {name: found.splits[name] for name in splits or found.splits}
     folder = (path if path.is_dir() else path.parent).resolve() if path.exists() else None
     parts: list[Part] = []
@@ -335,6 +354,7 @@ def _identity(path: Path, text: str, config_name: str | None, revision: str | No
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     # Relative, so that a copy on another machine is the same source.
     names = (
-        f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}" for file in files
+        f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}"
+        for file in files
     )
     return f"{config_name}\0" + "\0".join(names)

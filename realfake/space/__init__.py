@@ -4,7 +4,7 @@
 `render` and `text` turn answers into HTML and words without knowing of any widget, `languages` holds the words.
 """
 
-from .tidying import claim_folder
+from realfake.space.tidying import claim_folder
 
 # Gradio reads where it may write when it is imported.
 claim_folder()

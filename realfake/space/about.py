@@ -6,9 +6,9 @@ All of it comes from whoever uploaded the checkpoint, in any shape: what is miss
 import re
 from typing import Any
 
-from ..labels import AI, REAL
-from .markup import dig, escape, number
-from .text import Words
+from realfake.labels import AI, REAL
+from realfake.space.markup import dig, escape, number
+from realfake.space.text import Words
 
 LIMITS = ("limits.1", "limits.2", "limits.3")
 
@@ -75,7 +75,9 @@ def measurement(words: Words, evaluation: Any) -> str | None:
         return None
     said = [words("about.ranking", n=words.number(images), auroc=words.decimal(auroc))]
     given = number(dig(figures, "verdicts", "given", "value"))
-    wrong = {label: number(dig(figures, "verdicts", "wrong", label, "value")) for label in (REAL, AI)}
+    wrong = {
+        label: number(dig(figures, "verdicts", "wrong", label, "value")) for label in (REAL, AI)
+    }
     if given is not None and None not in wrong.values():
         shares = {label: words.percent(share) for label, share in wrong.items()}
         said.append(words("about.verdicts", given=words.percent(given), **shares))

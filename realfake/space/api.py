@@ -10,15 +10,15 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from ..answer import answer, compose, read_once
-from ..attribution.methods import METHODS
-from ..detector import Detector
-from ..labels import AI, NAMES
-from ..provenance.reading import read_provenance
-from . import render
-from .handlers import REGIONS, bounded
-from .image_input import ImageInput
-from .text import ENGLISH
+from realfake.answer import answer, compose, read_once
+from realfake.attribution.methods import METHODS
+from realfake.detector import Detector
+from realfake.labels import AI, NAMES
+from realfake.provenance.reading import read_provenance
+from realfake.space import render
+from realfake.space.handlers import REGIONS, bounded
+from realfake.space.image_input import ImageInput
+from realfake.space.text import ENGLISH
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,11 @@ class Api:
         self.detector = detector
 
     def predict(
-        self, image: str | None, prior_ai: float = 0.5, stability: bool = False, provenance: bool = False
+        self,
+        image: str | None,
+        prior_ai: float = 0.5,
+        stability: bool = False,
+        provenance: bool = False,
     ) -> dict:
         """Tell a photograph from an AI-generated image.
 
@@ -45,7 +49,9 @@ class Api:
             provenance: Also say what the file says of its origin: Content Credentials, labels, generator settings, camera data.
         """
         with _one_line_for_the_client(image):
-            return answer(self.detector, image, prior_ai=prior_ai, stability=stability, provenance=provenance)
+            return answer(
+                self.detector, image, prior_ai=prior_ai, stability=stability, provenance=provenance
+            )
 
     def explain(
         self, image: str | None, method: str | None = None, target: str = AI, opacity: float = 0.5
@@ -64,7 +70,9 @@ class Api:
         """
         with _one_line_for_the_client(image):
             decoded, data = read_once(image)
-            explanation = self.detector.explain(decoded, method=method, target=target, evidence=True)
+            explanation = self.detector.explain(
+                decoded, method=method, target=target, evidence=True
+            )
             said = compose(self.detector, explanation.prediction, decoded, data)
             evidence = explanation.evidence
             said |= {
@@ -84,7 +92,10 @@ class Api:
         """
         with _one_line_for_the_client(image):
             said = answer(self.detector, image, prior_ai=prior_ai, stability=True)
-            return {key: said[key] for key in ("verdict", "reason", "stability", "model", "revision", "sha256")}
+            return {
+                key: said[key]
+                for key in ("verdict", "reason", "stability", "model", "revision", "sha256")
+            }
 
     def provenance(self, image: str | None) -> dict:
         """Say what an image file says of its origin, by its metadata alone: Content Credentials (C2PA), IPTC's digital source type,
@@ -105,7 +116,9 @@ def add_api(detector: Detector) -> None:
     prior = gr.Number(0.5, minimum=0, maximum=1, label="prior_ai", visible=False)
     stability = gr.Checkbox(label="stability", visible=False)
     provenance = gr.Checkbox(label="provenance", visible=False)
-    method = gr.Radio(list(METHODS), value=detector.explanation_method, label="method", visible=False)
+    method = gr.Radio(
+        list(METHODS), value=detector.explanation_method, label="method", visible=False
+    )
     target = gr.Radio(list(NAMES), value=AI, label="target: whose evidence is warm", visible=False)
     opacity = gr.Slider(0, 1, value=0.5, label="opacity of the map", visible=False)
     said = gr.JSON(label="answer", visible=False)

@@ -13,16 +13,15 @@ from uuid import uuid4
 import gradio as gr
 from PIL import Image
 
-from ..answer import compose, read_once
-from ..detector import Detector
-from ..imaging.archive import Bounds, count, is_archive, read_archive
-from ..prediction import Prediction
-from ..stability import VARIANTS, Stability
-from . import render, rows
-from .handlers import judge, language
-from .localised import Localised
-from .rows import Row
-from .text import Words
+from realfake.answer import compose, read_once
+from realfake.detector import Detector
+from realfake.imaging.archive import Bounds, count, is_archive, read_archive
+from realfake.prediction import VARIANTS, Prediction, Stability
+from realfake.space import render, rows
+from realfake.space.handlers import judge, language
+from realfake.space.localised import Localised
+from realfake.space.rows import Row
+from realfake.space.text import Words
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +43,33 @@ def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None
     """
     with gr.Column(elem_id="rf-batch", elem_classes="rf-panel"):
         gr.HTML(
-            local.html("batch_title", lambda words: render.section(words, "batch", n=MAX_IMAGES)),
+            local.html("batch_title", lambda words: render.section(words, "batch", n=MAX_IMAGES))
         )
         files = gr.File(
-            label=local("batch.files"), file_count="multiple", file_types=["image", ".zip"], height=180,
+            label=local("batch.files"),
+            file_count="multiple",
+            file_types=["image", ".zip"],
+            height=180,
             elem_id="rf-files",
-        )  # fmt: skip
+        )
         stability = gr.Checkbox(
-            value=True, label=local("batch.stability"), container=False, elem_id="rf-batch-stability"
+            value=True,
+            label=local("batch.stability"),
+            container=False,
+            elem_id="rf-batch-stability",
         )
         status = gr.HTML(
             local.html("batch_idle", lambda words: rows.status(words("batch.idle"))),
-            elem_id="rf-batch-status", js_on_load="element.setAttribute('aria-live', 'polite');",
-        )  # fmt: skip
+            elem_id="rf-batch-status",
+            js_on_load="element.setAttribute('aria-live', 'polite');",
+        )
         with gr.Row(elem_id="rf-batch-buttons"):
-            cancel = gr.Button(local("batch.cancel"), interactive=False, elem_id="rf-cancel", min_width=110)
-            csv = gr.DownloadButton(local("batch.csv"), interactive=False, elem_id="rf-csv", min_width=110)
+            cancel = gr.Button(
+                local("batch.cancel"), interactive=False, elem_id="rf-cancel", min_width=110
+            )
+            csv = gr.DownloadButton(
+                local("batch.csv"), interactive=False, elem_id="rf-csv", min_width=110
+            )
             data = gr.DownloadButton(
                 local("batch.json"), interactive=False, elem_id="rf-batch-json", min_width=110
             )
@@ -69,9 +79,15 @@ def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None
     batch = Batch(detector)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on(
-        [files.change, stability.input], batch.judge, [run, files, stability], [status, table, cancel, csv, data],
-        concurrency_limit=2, concurrency_id="batch", trigger_mode="multiple", **quiet,
-    )  # fmt: skip
+        [files.change, stability.input],
+        batch.judge,
+        [run, files, stability],
+        [status, table, cancel, csv, data],
+        concurrency_limit=2,
+        concurrency_id="batch",
+        trigger_mode="multiple",
+        **quiet,
+    )
     cancel.click(stop, run, cancel, concurrency_limit=None, **quiet)
 
 
@@ -88,7 +104,11 @@ class Batch:
         self.detector = detector
 
     def judge(
-        self, run: dict, files: list[str] | None, stability: bool = True, request: gr.Request | None = None
+        self,
+        run: dict,
+        files: list[str] | None,
+        stability: bool = True,
+        request: gr.Request | None = None,
     ) -> Iterator[tuple]:
         """Judge files, those in archives included.
 
@@ -109,7 +129,11 @@ class Batch:
         total = min(sum(_expected(path) for path in files), MAX_IMAGES)
         done: list[Row] = []
         started, shown = time.monotonic(), 0.0
-        yield rows.status(words("batch.progress", done=0, total=total), 0, total), "", *_buttons(running=True)
+        yield (
+            rows.status(words("batch.progress", done=0, total=total), 0, total),
+            "",
+            *_buttons(running=True),
+        )
         sources = islice(_sources(files), MAX_IMAGES + 1)
         while chunk := list(islice(sources, CHUNK // len(VARIANTS) if stability else CHUNK)):
             done += self._judge(words, chunk, stability)
@@ -123,7 +147,11 @@ class Batch:
                 left = (now - started) / len(done) * max(total - len(done), 0)
                 key = "batch.eta" if now - started > 1 else "batch.progress"
                 said = words(key, done=len(done), total=total, left=words.duration(left))
-                yield rows.status(said, len(done), total), rows.table(words, done), *_buttons(running=True)
+                yield (
+                    rows.status(said, len(done), total),
+                    rows.table(words, done),
+                    *_buttons(running=True),
+                )
         more, done = len(done) > MAX_IMAGES, done[:MAX_IMAGES]
         said = self._summary(words, done, total, run.get("stop"))
         if more:
@@ -135,7 +163,10 @@ class Batch:
         )
 
     def _judge(
-        self, words: Words, sources: list[tuple[str, str | bytes | None, str | None]], stability: bool
+        self,
+        words: Words,
+        sources: list[tuple[str, str | bytes | None, str | None]],
+        stability: bool,
     ) -> list[Row]:
         """One chunk: read each, judge together those that could be read."""
         read = []
@@ -145,7 +176,11 @@ class Batch:
                     read.append(
                         (
                             name,
-                            *read_once(source if isinstance(source, str) else {"bytes": source, "path": name}),
+                            *read_once(
+                                source
+                                if isinstance(source, str)
+                                else {"bytes": source, "path": name}
+                            ),
                             None,
                         )
                     )
@@ -161,7 +196,10 @@ class Batch:
             found = iter(self._found(usable, stability))
         except Exception:
             logger.exception("The detector failed on a batch")
-            return [Row(name, problem=problem or words("problem.unexpected")) for name, _, _, problem in read]
+            return [
+                Row(name, problem=problem or words("problem.unexpected"))
+                for name, _, _, problem in read
+            ]
         done = []
         for name, decoded, data, problem in read:
             if decoded is None:
@@ -178,7 +216,9 @@ class Batch:
     ) -> list[tuple[Prediction, Stability | str | None]]:
         if stability:
             return [judge(self.detector, image) for image in images]
-        return [(prediction, None) for prediction in self.detector.predict(images)] if images else []
+        return (
+            [(prediction, None) for prediction in self.detector.predict(images)] if images else []
+        )
 
     @staticmethod
     def _summary(words: Words, done: list[Row], total: int, stopped: bool) -> str:

@@ -81,7 +81,11 @@ class Batcher:
             batch = [self._queue.get()]
             while len(batch) < self.max_batch and not self._queue.empty():
                 batch.append(self._queue.get_nowait())  # nobody else takes any
-            wanted = [(pixels, future) for pixels, future in batch if future.set_running_or_notify_cancel()]
+            wanted = [
+                (pixels, future)
+                for pixels, future in batch
+                if future.set_running_or_notify_cancel()
+            ]
             for group in _by_shape(wanted):
                 self.batches += 1
                 self.items += len(group)

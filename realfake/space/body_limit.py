@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .closed_routes import gradio_route
-from .incoming import Incoming
-from .refusal import refuse
-from .routes import MAX_BYTES
+from realfake.space.closed_routes import gradio_route
+from realfake.space.incoming import Incoming
+from realfake.space.refusal import refuse
+from realfake.space.routes import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,11 @@ class BodyLimit:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = limit_of(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        limit = (
+            limit_of(scope["path"])
+            if scope["type"] == "http" and scope["method"] == "POST"
+            else None
+        )
         if limit is None:
             await self.app(scope, receive, send)
             return

@@ -8,8 +8,8 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .incoming import Incoming
-from .refusal import refuse
+from realfake.space.incoming import Incoming
+from realfake.space.refusal import refuse
 
 _CLOSED = re.compile(
     r"proxy=|file[=/]\s*https?:|(deep_link|process_recording|component_server)(/|$)", re.IGNORECASE

@@ -7,11 +7,11 @@ import json
 
 import gradio as gr
 
-from . import render
-from .loading import Loaded
-from .localised import Localised
-from .markup import escape, literal
-from .text import Words
+from realfake.space import render
+from realfake.space.loading import Loaded
+from realfake.space.localised import Localised
+from realfake.space.markup import escape, literal
+from realfake.space.text import Words
 
 # Stands in the snippets until the browser puts in where the page is.
 ADDRESS = "http://127.0.0.1:7860"
@@ -61,7 +61,9 @@ classifier = pipeline("image-classification", model={named or '"realfake/checkpo
 print(classifier("{image}"))""",
         "curl": f"curl -F file=@{image} {address}/predict",
         "shell": f"python -m realfake predict {image} --json{option}",
-        "mcp": json.dumps({"mcpServers": {"realfake": {"url": f"{address}/gradio_api/mcp/"}}}, indent=2),
+        "mcp": json.dumps(
+            {"mcpServers": {"realfake": {"url": f"{address}/gradio_api/mcp/"}}}, indent=2
+        ),
     }
 
 

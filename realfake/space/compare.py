@@ -13,17 +13,17 @@ from weakref import WeakValueDictionary
 
 import gradio as gr
 
-from ..answer import read_once
-from ..detector import Detector
-from . import about, render
-from .handlers import bounded, judge, language
-from .image_input import ImageInput
-from .loading import Loaded, bundled, open_bundled
-from .localised import Localised
-from .markup import escape, icon, paragraph, picture, unbroken
-from .named import open_named
-from .text import Words
-from .zero_gpu import lend
+from realfake.answer import read_once
+from realfake.detector import Detector
+from realfake.space import about, render
+from realfake.space.handlers import bounded, judge, language
+from realfake.space.image_input import ImageInput
+from realfake.space.loading import Loaded, bundled, open_bundled
+from realfake.space.localised import Localised
+from realfake.space.markup import escape, icon, paragraph, picture, unbroken
+from realfake.space.named import open_named
+from realfake.space.text import Words
+from realfake.space.zero_gpu import lend
 
 logger = logging.getLogger(__name__)
 
@@ -47,30 +47,48 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
         with gr.Row(elem_id="rf-compare-input"):
             with gr.Column(min_width=240):
                 image = ImageInput(
-                    label=local("image.label"), show_label=False, placeholder=local("image.placeholder"),
-                    sources=["upload", "clipboard"], height=260, buttons=[], alt_text=local("image.label"),
+                    label=local("image.label"),
+                    show_label=False,
+                    placeholder=local("image.placeholder"),
+                    sources=["upload", "clipboard"],
+                    height=260,
+                    buttons=[],
+                    alt_text=local("image.label"),
                     elem_id="rf-compare-drop",
-                )  # fmt: skip
+                )
             with gr.Column(min_width=240):
                 names = opened.names()
                 models = gr.CheckboxGroup(
                     names, value=names, label=local("compare.models"), elem_id="rf-models"
                 )
                 hub = gr.Textbox(
-                    label=local("compare.hub"), info=local("compare.hub_info"), placeholder="user/name", lines=1,
-                    max_lines=1, elem_id="rf-hub",
-                )  # fmt: skip
-                start = gr.Button(local("compare.start"), variant="primary", elem_id="rf-compare-start")
+                    label=local("compare.hub"),
+                    info=local("compare.hub_info"),
+                    placeholder="user/name",
+                    lines=1,
+                    max_lines=1,
+                    elem_id="rf-hub",
+                )
+                start = gr.Button(
+                    local("compare.start"), variant="primary", elem_id="rf-compare-start"
+                )
         cards = gr.HTML(
             local.html("compare_empty", lambda words: said(words("compare.empty"))),
-            elem_id="rf-compared", js_on_load="element.setAttribute('aria-live', 'polite');",
-        )  # fmt: skip
+            elem_id="rf-compared",
+            js_on_load="element.setAttribute('aria-live', 'polite');",
+        )
     run = gr.State({}, time_to_live=time_to_live)
     gr.on(
-        [image.change, start.click, hub.submit], Compare(opened).compare, [run, image, models, hub], cards,
-        show_progress="hidden", trigger_mode="multiple", concurrency_limit=2, concurrency_id="compare",
+        [image.change, start.click, hub.submit],
+        Compare(opened).compare,
+        [run, image, models, hub],
+        cards,
+        show_progress="hidden",
+        trigger_mode="multiple",
+        concurrency_limit=2,
+        concurrency_id="compare",
         api_visibility="private",
-    )  # fmt: skip
+    )
 
 
 class Opened:
@@ -137,7 +155,12 @@ class Compare:
         self.opened = opened
 
     def compare(
-        self, run: dict, path: str | None, models: list[str], hub: str, request: gr.Request | None = None
+        self,
+        run: dict,
+        path: str | None,
+        models: list[str],
+        hub: str,
+        request: gr.Request | None = None,
     ) -> Iterator[str]:
         """Ask one detector after another.
 
@@ -190,7 +213,10 @@ class Compare:
         try:
             explanation = bounded(detector.explain(path), MAP_SIDE)
             drawn = picture(
-                explanation.overlay(), words("compare.map_alt", model=name), MAP_SIDE, "rf-compare-map"
+                explanation.overlay(),
+                words("compare.map_alt", model=name),
+                MAP_SIDE,
+                "rf-compare-map",
             )
         except (ValueError, OSError) as error:
             drawn = paragraph(words("map.failed", reason=render.reason(error, path)), "rf-small")

@@ -5,8 +5,8 @@ Drawn by hand from a few points, so that no picture of a stranger's checkpoint i
 
 from collections.abc import Sequence
 
-from .markup import escape
-from .text import Words
+from realfake.space.markup import escape
+from realfake.space.text import Words
 
 _SIDE, _LEFT, _RIGHT, _BOTTOM = 260, 44, 24, 16
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -17,7 +17,11 @@ def reliability_curve(words: Words, points: Sequence[tuple[float, float]]) -> st
     dots = "".join(f'<circle cx="{_x(x):.1f}" cy="{_y(y):.1f}" r="4.5"/>' for x, y in points)
     inside = f'<polyline class="rf-chart-line" points="{_path(points)}"/><g class="rf-chart-dots">{dots}</g>'
     return _chart(
-        words("quality.reliability_alt"), words("quality.predicted"), words("quality.observed"), inside, words
+        words("quality.reliability_alt"),
+        words("quality.predicted"),
+        words("quality.observed"),
+        inside,
+        words,
     )
 
 
@@ -26,7 +30,11 @@ def roc_curve(words: Words, corners: Sequence[tuple[float, float]]) -> str:
     area = f"{_path(corners)} {_x(1):.1f},{_y(0):.1f}"
     inside = f'<polygon class="rf-chart-area" points="{area}"/><polyline class="rf-chart-line" points="{_path(corners)}"/>'
     return _chart(
-        words("quality.roc_alt"), words("quality.false_alarms"), words("quality.found"), inside, words
+        words("quality.roc_alt"),
+        words("quality.false_alarms"),
+        words("quality.found"),
+        inside,
+        words,
     )
 
 
@@ -35,7 +43,9 @@ def _chart(alt: str, across: str, up: str, inside: str, words: Words) -> str:
     grid, ticks = [], []
     for tick in _TICKS:
         x, y, shown = _x(tick), _y(tick), escape(words("number.percent", n=round(100 * tick)))
-        grid.append(f'<path d="M{_x(0):.1f} {y:.1f}H{_x(1):.1f}"/><path d="M{x:.1f} {_y(0):.1f}V{_y(1):.1f}"/>')
+        grid.append(
+            f'<path d="M{_x(0):.1f} {y:.1f}H{_x(1):.1f}"/><path d="M{x:.1f} {_y(0):.1f}V{_y(1):.1f}"/>'
+        )
         ticks.append(f'<text x="{x:.1f}" y="{_y(0) + 16:.1f}" text-anchor="middle">{shown}</text>')
         ticks.append(f'<text x="{_x(0) - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{shown}</text>')
     return (

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import gradio as gr
 
-from ..feedback import MAX_NOTE, Feedback
-from ..labels import AI, REAL
-from .handlers import Checked, Handlers, language
-from .localised import Localised
-from .markup import escape
-from .report import as_dict
+from realfake.feedback import MAX_NOTE, Feedback
+from realfake.labels import AI, REAL
+from realfake.space.handlers import Checked, Handlers, language
+from realfake.space.localised import Localised
+from realfake.space.markup import escape
+from realfake.space.report import as_dict
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,12 @@ UNKNOWN = "unknown"
 
 
 def build_feedback(
-    feedback: Feedback, handlers: Handlers, local: Localised, image: gr.Image, kept: gr.State, prior: gr.Slider
+    feedback: Feedback,
+    handlers: Handlers,
+    local: Localised,
+    image: gr.Image,
+    kept: gr.State,
+    prior: gr.Slider,
 ) -> None:
     """Lay the form out.
 
@@ -33,18 +38,27 @@ def build_feedback(
     """
     with gr.Accordion(local("feedback.title"), open=False, elem_id="rf-feedback"):
         truth = gr.Radio(
-            [(local(f"label.{name}"), name) for name in (AI, REAL)] + [(local("feedback.unknown"), UNKNOWN)],
-            value=UNKNOWN, label=local("feedback.truth"),
-        )  # fmt: skip
+            [(local(f"label.{name}"), name) for name in (AI, REAL)]
+            + [(local("feedback.unknown"), UNKNOWN)],
+            value=UNKNOWN,
+            label=local("feedback.truth"),
+        )
         note = gr.Textbox(label=local("feedback.note"), lines=2, max_length=MAX_NOTE)
         consent = gr.Checkbox(label=local("feedback.consent"))
         with_image = gr.Checkbox(label=local("feedback.image"))
         send = gr.Button(local("feedback.send"), elem_id="rf-send")
-        said = gr.HTML(elem_id="rf-feedback-said", js_on_load="element.setAttribute('aria-live', 'polite');")
+        said = gr.HTML(
+            elem_id="rf-feedback-said", js_on_load="element.setAttribute('aria-live', 'polite');"
+        )
     send.click(
-        Form(feedback, handlers).send, [image, kept, prior, truth, note, consent, with_image], said,
-        show_progress_on=said, trigger_mode="once", concurrency_limit=2, api_visibility="private",
-    )  # fmt: skip
+        Form(feedback, handlers).send,
+        [image, kept, prior, truth, note, consent, with_image],
+        said,
+        show_progress_on=said,
+        trigger_mode="once",
+        concurrency_limit=2,
+        api_visibility="private",
+    )
 
 
 class Form:
@@ -75,7 +89,11 @@ class Form:
         try:
             data = Path(path).read_bytes() if with_image and path else None
             self.feedback.record(
-                answer, consent=True, truth=None if truth == UNKNOWN else truth, note=note or "", image=data
+                answer,
+                consent=True,
+                truth=None if truth == UNKNOWN else truth,
+                note=note or "",
+                image=data,
             )
         except (ValueError, OSError):
             logger.exception("A correction could not be kept")

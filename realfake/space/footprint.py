@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageClassification
 
-from ..models.classifiers import load_config, load_processor
+from realfake.models.classifiers import load_config, load_processor
 
 # Of the model's input, and of what the processor resizes to on the way.
 MAX_SIDE = 1024
@@ -79,7 +79,9 @@ def check_footprint(folder: Path, weights: Sequence[Path], max_bytes: int) -> No
     # Before transformers reads it, which makes a list of as many labels as it states.
     if _largest(settings) > MAX_NUMBER:
         raise Refusal("compare.too_much")
-    if _largest(settings, "image_size") > 2 * MAX_SIDE:  # of both sides together, where there are two
+    if (
+        _largest(settings, "image_size") > 2 * MAX_SIDE
+    ):  # of both sides together, where there are two
         raise Refusal("compare.large_input", limit=MAX_SIDE)
     height, width = _checked_input(load_processor(folder))
     model = _sketch(load_config(folder))
@@ -94,7 +96,10 @@ def check_footprint(folder: Path, weights: Sequence[Path], max_bytes: int) -> No
 def _largest(value, named: str | None = None) -> float:
     """The largest number in what was read from JSON, or of those under a name; those of a list count together."""
     if isinstance(value, dict):
-        return max((_largest(each, None if key == named else named) for key, each in value.items()), default=0)
+        return max(
+            (_largest(each, None if key == named else named) for key, each in value.items()),
+            default=0,
+        )
     if isinstance(value, list):
         return sum(_largest(each, named) for each in value)
     return abs(value) if isinstance(value, (int, float)) and named is None else 0
@@ -107,7 +112,9 @@ def _checked_input(processor) -> tuple[int, int]:
     if _largest(settings) > MAX_SIDE or (crop is not None and not crop >= _LEAST_CROP):
         raise Refusal("compare.large_input", limit=MAX_SIDE)
     pictures = [Image.new("RGB", size) for size in ((64, 64), (64, 16))]
-    square, wide = (processor(images=each, return_tensors="pt")["pixel_values"].shape for each in pictures)
+    square, wide = (
+        processor(images=each, return_tensors="pt")["pixel_values"].shape for each in pictures
+    )
     if square != wide:
         raise Refusal("compare.large_input", limit=MAX_SIDE)
     return square[-2:]

@@ -12,9 +12,9 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .incoming import Incoming
-from .rate_limit import RateLimit, client_of
-from .refusal import RETRY_AFTER, refuse
+from realfake.space.incoming import Incoming
+from realfake.space.rate_limit import RateLimit, client_of
+from realfake.space.refusal import RETRY_AFTER, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,14 @@ class Guard:
             await self._answer(scope, counted, _with_headers(noted))
         finally:
             milliseconds = round(1e3 * (time.perf_counter() - began), 1)
-            fields = {"request": uuid.uuid4().hex[:12], "path": scope["path"][:80], "status": status}
+            fields = {
+                "request": uuid.uuid4().hex[:12],
+                "path": scope["path"][:80],
+                "status": status,
+            }
             logger.info(
-                "request", extra={"fields": fields | {"milliseconds": milliseconds, "received": received}}
+                "request",
+                extra={"fields": fields | {"milliseconds": milliseconds, "received": received}},
             )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,16 +17,15 @@ import numpy as np
 from PIL import Image
 from scipy.special import expit
 
-from ..answer import read_once
-from ..detector import Detector
-from ..labels import AI, REAL
-from ..prediction import Explanation, Prediction
-from ..provenance.reading import Provenance, read_provenance
-from ..stability import Stability
-from ..statistics.conformal import with_prior
-from . import about, render
-from .localised import marker
-from .text import Words
+from realfake.answer import read_once
+from realfake.detector import Detector
+from realfake.labels import AI, REAL
+from realfake.prediction import Explanation, Prediction, Stability
+from realfake.provenance.reading import Provenance, read_provenance
+from realfake.space import about, render
+from realfake.space.localised import marker
+from realfake.space.text import Words
+from realfake.statistics.verdicts import with_prior
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +122,15 @@ class Handlers:
             logger.exception("The detector failed on an upload")
             return None, _problem(words), None, None
         checked = Checked(
-            Path(path).name, hashlib.sha256(data).hexdigest(), decoded.size, shrunk(decoded), datetime.now(UTC), found,
-            None if isinstance(stable, str) else stable, _provenance(data),
-        )  # fmt: skip
+            Path(path).name,
+            hashlib.sha256(data).hexdigest(),
+            decoded.size,
+            shrunk(decoded),
+            datetime.now(UTC),
+            found,
+            None if isinstance(stable, str) else stable,
+            _provenance(data),
+        )
         verdict, stability = self._said(words, checked, prior_ai)
         if isinstance(stable, str):
             stability = render.stability_failed(words, stable)
@@ -138,10 +143,15 @@ class Handlers:
         verdict = render.verdict(words, at_prior(checked.prediction, prior_ai), self.calibrated)
         if checked.stability is None:
             return verdict, None
-        variants = [(name, at_prior(prediction, prior_ai)) for name, prediction in checked.stability.variants]
+        variants = [
+            (name, at_prior(prediction, prior_ai))
+            for name, prediction in checked.stability.variants
+        ]
         return verdict, render.stability(words, replace(checked.stability, variants=variants))
 
-    def reprior(self, checked: Checked | None, prior: float, request: gr.Request | None = None) -> tuple:
+    def reprior(
+        self, checked: Checked | None, prior: float, request: gr.Request | None = None
+    ) -> tuple:
         """Word the answer under another prior, in percent. The model does not run."""
         if checked is None:
             return gr.skip(), gr.skip()
@@ -176,7 +186,11 @@ class Handlers:
             explanation = self.detector.explain(path, method=method, target=target, evidence=True)
             explanation = bounded(explanation)
             note = render.map_evidence(words, explanation, explanation.regions(REGIONS))
-            return _picture(words, explanation, opacity), note, replace(checked, explanation=explanation)
+            return (
+                _picture(words, explanation, opacity),
+                note,
+                replace(checked, explanation=explanation),
+            )
         except (ValueError, OSError) as error:
             message = words("map.failed", reason=render.reason(error, path))
         except Exception:
@@ -227,7 +241,7 @@ def recolour(checked: Checked | None, opacity: float, request: gr.Request | None
 
 def at_prior(prediction: Prediction, prior_ai: float) -> Prediction:
     """Move a prediction to another prior by Bayes' rule, as `Detector.predict(prior_ai=…)` gives it."""
-    log_odds = float(with_prior(prediction.margin, prior_ai))
+    log_odds = float(with_prior(prediction.log_odds, prior_ai))
     return replace(
         prediction,
         label=AI if log_odds > 0 else REAL,
@@ -274,14 +288,18 @@ def _drawing() -> tuple:
 
 def _problem(words: Words, reason: str | None = None) -> str:
     if reason is None:
-        return render.problem(words, words("problem.unexpected"), words("problem.unexpected_advice"))
+        return render.problem(
+            words, words("problem.unexpected"), words("problem.unexpected_advice")
+        )
     return render.problem(words, reason, words("problem.advice"))
 
 
 def _provenance(data: bytes) -> Provenance | None:
     try:
         return read_provenance(data)
-    except Exception:  # a trust list that cannot be read, or a format's reader that fails: the verdict stands
+    except (
+        Exception
+    ):  # a trust list that cannot be read, or a format's reader that fails: the verdict stands
         logger.exception("The metadata of an upload could not be read")
         return None
 

@@ -1,7 +1,7 @@
 """The image component of the page: it hands over the uploaded file as it is, or what its URL leads to.
 
 `gr.Image` decodes the upload with Pillow before the handler runs, so a broken file ends in a generic error and the
-limits of `realfake.imaging.images` are passed by; a URL it downloads past those of `realfake.imaging.fetch`. Here the handler
+limits of `realfake.imaging.decode` are passed by; a URL it downloads past those of `realfake.imaging.fetch`. Here the handler
 gets the path, and the project's one decoder does the rest.
 """
 
@@ -14,8 +14,8 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from gradio.processing_utils import save_bytes_to_cache
 
-from ..imaging.fetch import fetch
-from ..imaging.images import LIMITS
+from realfake.imaging.decode import LIMITS
+from realfake.imaging.fetch import fetch
 
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
 
@@ -30,7 +30,9 @@ class _WithoutStub(type(gr.Image)):
 class ImageInput(gr.Image, metaclass=_WithoutStub):
     """A `gr.Image` whose value reaches the handler as the path of the original, undecoded file."""
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+    async def async_move_resource_to_block_cache(
+        self, url_or_file_path: str | Path | None
+    ) -> str | None:
         # Left for `preprocess`, which is given one image; this is called for every file in what was sent.
         if _is_url(url_or_file_path):
             return url_or_file_path
@@ -58,7 +60,9 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
 def file_name(address: str, data: bytes) -> str:
     """What to call a file that was downloaded."""
     name = (
-        re.sub(r"[^\w.-]+", "-", unquote(urlsplit(address).path).rpartition("/")[2])[-80:].strip(".-")
+        re.sub(r"[^\w.-]+", "-", unquote(urlsplit(address).path).rpartition("/")[2])[-80:].strip(
+            ".-"
+        )
         or "image"
     )
     suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), "")

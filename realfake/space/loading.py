@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
-from ..models.hub_files import find_record
+from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
+from realfake.models.hub import find_record
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ def load(environ: Mapping[str, str]) -> Loaded:
     if model is None:
         return _loaded(Detector.from_pretrained(), None)
     try:
-        return _loaded(Detector.from_pretrained(model, revision=revision, max_seconds=START_SECONDS), model)
+        return _loaded(
+            Detector.from_pretrained(model, revision=revision, max_seconds=START_SECONDS), model
+        )
     except Exception:
         # A stranger's checkpoint can fail in any way. The page stays up whatever it was, and the log has all of it.
         logger.exception("%s could not be loaded; the bundled detector is used instead", model)
@@ -68,7 +70,8 @@ def _loaded(detector: Detector, model: str | None, missing: str | None = None) -
     # The figures of these very weights, even if somebody pushes in the meantime.
     revision = None if model is None else detector.revision
     found = [
-        _record(model or DEFAULT_CHECKPOINT, revision, name) for name in ("evaluation.json", "robustness.json")
+        _record(model or DEFAULT_CHECKPOINT, revision, name)
+        for name in ("evaluation.json", "robustness.json")
     ]
     return Loaded(detector, *found, source=model, missing=missing)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import gradio as gr
 from gradio.i18n import I18nData
 
-from .languages import ALSO, LANGUAGES
-from .text import Words, words
+from realfake.space.languages import ALSO, LANGUAGES
+from realfake.space.text import Words, words
 
 
 class Localised:

@@ -33,7 +33,9 @@ class PlainLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
-        return super().formatMessage(record) + "".join(f" {name}={value}" for name, value in fields.items())
+        return super().formatMessage(record) + "".join(
+            f" {name}={value}" for name, value in fields.items()
+        )
 
 
 def set_up() -> None:

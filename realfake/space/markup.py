@@ -64,11 +64,17 @@ def card(title: str, body: str, kind: str = "", level: int = 2) -> str:
 
 
 def paragraph(words: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{escape(words, 1000)}</p>' if kind else f"<p>{escape(words, 1000)}</p>"
+    return (
+        f'<p class="{kind}">{escape(words, 1000)}</p>' if kind else f"<p>{escape(words, 1000)}</p>"
+    )
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], label: str, kind: str = "", row_heads: bool = True
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    label: str,
+    kind: str = "",
+    row_heads: bool = True,
 ) -> str:
     """A table that scrolls sideways by itself where it is too wide. Cells are HTML already, `head` and `label` are not."""
     cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 
-from ..detector import Detector
-from ..models.hub_files import Located, remove_altered
-from ..models.novelty import FILE_NAME as NOVELTY_FILE
-from .about import is_hub_id
-from .footprint import Refusal, check_footprint
-from .loading import BUILDING
-from .text import Words
-from .tidying import passing_folder
+from realfake.detector import Detector
+from realfake.models.hub import Located, remove_altered
+from realfake.models.ood import FILE_NAME as OOD_FILE
+from realfake.space.about import is_hub_id
+from realfake.space.footprint import Refusal, check_footprint
+from realfake.space.loading import BUILDING
+from realfake.space.text import Words
+from realfake.space.tidying import passing_folder
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ def open_named(model: str, words: Words, max_weights: int = MAX_WEIGHTS) -> Dete
     if not is_hub_id(name) or Path(name).exists():
         raise ValueError(words("compare.not_hub", model=model.strip()[:100] or "–"))
     try:
-        info = HfApi(token=False).model_info(name, revision=revision or None, files_metadata=True, timeout=10)
+        info = HfApi(token=False).model_info(
+            name, revision=revision or None, files_metadata=True, timeout=10
+        )
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         _check_sizes(sizes, max_weights)
         # A cache of its own: what a stranger names does not pile up beside the page's own checkpoint.
@@ -77,7 +79,9 @@ def _check_sizes(sizes: Mapping[str, int], max_weights: int) -> None:
             raise Refusal("compare.long_file", file=name, limit=MAX_SETTINGS / 2**20)
 
 
-def _download(name: str, commit: str, sizes: Mapping[str, int], cache: Path) -> tuple[Path, list[Path]]:
+def _download(
+    name: str, commit: str, sizes: Mapping[str, int], cache: Path
+) -> tuple[Path, list[Path]]:
     """Download what is read of a checkpoint, and nothing else.
 
     Returns:
@@ -98,10 +102,12 @@ def _download(name: str, commit: str, sizes: Mapping[str, int], cache: Path) -> 
         if not all(file in sizes and file.endswith(".safetensors") for file in files):
             raise Refusal("compare.no_weights")
     folder = downloaded("config.json").parent
-    for file in (*_SETTINGS, NOVELTY_FILE):
+    for file in (*_SETTINGS, OOD_FILE):
         if file in sizes:
             downloaded(file)
     weights = [downloaded(file) for file in files]
     if altered := remove_altered(Located(folder, commit=commit)):
-        raise OSError(f"{name}: {', '.join(altered)} arrived with another content than the Hub announced.")
+        raise OSError(
+            f"{name}: {', '.join(altered)} arrived with another content than the Hub announced."
+        )
     return folder, weights

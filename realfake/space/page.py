@@ -11,26 +11,26 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ..detector import Detector
-from ..feedback import Feedback
-from . import gradio_downloads, render
-from .api import add_api
-from .batch import build_batch
-from .body_limit import BodyLimit
-from .check import build_check, name_the_examples
-from .closed_routes import ClosedRoutes
-from .code import build_code
-from .compare import build_compare
-from .guard import Guard
-from .handlers import Handlers
-from .loading import Loaded
-from .localised import Localised
-from .quality import build_quality
-from .rate_limit import RateLimit
-from .routes import routes
-from .text import ENGLISH
-from .theme import theme
-from .tidying import keep_tidy
+from realfake.detector import Detector
+from realfake.feedback import Feedback
+from realfake.space import gradio_downloads, render
+from realfake.space.api import add_api
+from realfake.space.batch import build_batch
+from realfake.space.body_limit import BodyLimit
+from realfake.space.check import build_check, name_the_examples
+from realfake.space.closed_routes import ClosedRoutes
+from realfake.space.code import build_code
+from realfake.space.compare import build_compare
+from realfake.space.guard import Guard
+from realfake.space.handlers import Handlers
+from realfake.space.loading import Loaded
+from realfake.space.localised import Localised
+from realfake.space.quality import build_quality
+from realfake.space.rate_limit import RateLimit
+from realfake.space.routes import routes
+from realfake.space.text import ENGLISH
+from realfake.space.theme import theme
+from realfake.space.tidying import keep_tidy
 
 STYLE = Path(__file__).parent / "style.css"
 MAX_FILE_SIZE = "32mb"
@@ -64,7 +64,10 @@ def build(loaded: Loaded, feedback: Feedback | None = None) -> Page:
         gr.HTML(local.html("header", render.header))
         if loaded.missing:
             gr.HTML(
-                local.html("notice", lambda words: render.notice(words("page.fallback", model=loaded.missing)))
+                local.html(
+                    "notice",
+                    lambda words: render.notice(words("page.fallback", model=loaded.missing)),
+                )
             )
         with gr.Tabs(elem_id="rf-tabs", overflow_behavior="wrap"):
             with gr.Tab(local("tab.check"), id="check"):
@@ -99,7 +102,11 @@ def launch(page: Page) -> None:
         i18n=page.i18n,
         app_kwargs={
             "routes": routes(page.detector),
-            "middleware": [Middleware(Guard, limit=limit), Middleware(ClosedRoutes), Middleware(BodyLimit)],
+            "middleware": [
+                Middleware(Guard, limit=limit),
+                Middleware(ClosedRoutes),
+                Middleware(BodyLimit),
+            ],
         },
         mcp_server=True,
         max_file_size=MAX_FILE_SIZE,

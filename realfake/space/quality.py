@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from ..labels import AI, REAL
-from .about import LIMITS
-from .curves import reliability_curve, roc_curve
-from .loading import Loaded
-from .localised import Localised
-from .markup import card, dig, escape, number, paragraph, table
-from .text import Words
+from realfake.labels import AI, REAL
+from realfake.space.about import LIMITS
+from realfake.space.curves import reliability_curve, roc_curve
+from realfake.space.loading import Loaded
+from realfake.space.localised import Localised
+from realfake.space.markup import card, dig, escape, number, paragraph, table
+from realfake.space.text import Words
 
 MAX_ROWS = 60
 
@@ -23,7 +23,11 @@ MAX_ROWS = 60
 def build_quality(loaded: Loaded, local: Localised) -> None:
     """Lay the tab out, inside `gr.Blocks`."""
     with gr.Column(elem_id="rf-quality", elem_classes="rf-panel"):
-        gr.HTML(local.html("quality", lambda words: quality(words, loaded.evaluation, loaded.robustness)))
+        gr.HTML(
+            local.html(
+                "quality", lambda words: quality(words, loaded.evaluation, loaded.robustness)
+            )
+        )
 
 
 def quality(words: Words, evaluation: Any, robustness: Any) -> str:
@@ -62,10 +66,14 @@ def _summary(words: Words, figures: Any) -> str:
     """The figures a reader should leave with, each with its interval."""
     rows = []
     for key, path, share in (
-        ("auroc", ("summary", "auroc"), False), ("accuracy", ("summary", "accuracy"), True), ("ece", ("summary", "ece"), False),
-        ("given", ("verdicts", "given"), True), ("right", ("verdicts", "accuracy"), True),
-        ("wrong_real", ("verdicts", "wrong", REAL), True), ("wrong_ai", ("verdicts", "wrong", AI), True),
-    ):  # fmt: skip
+        ("auroc", ("summary", "auroc"), False),
+        ("accuracy", ("summary", "accuracy"), True),
+        ("ece", ("summary", "ece"), False),
+        ("given", ("verdicts", "given"), True),
+        ("right", ("verdicts", "accuracy"), True),
+        ("wrong_real", ("verdicts", "wrong", REAL), True),
+        ("wrong_ai", ("verdicts", "wrong", AI), True),
+    ):
         figure = dig(figures, *path)
         if number(dig(figure, "value")) is not None:
             rows.append([escape(words(f"quality.{key}")), *_cells(words, figure, share)])
@@ -80,7 +88,9 @@ def _reliability(words: Words, figures: Any) -> str:
     if not points:
         return ""
     head = [words(f"quality.{column}") for column in ("predicted", "observed", "count")]
-    rows = [[words.percent(p), words.percent(seen), words.number(count)] for p, seen, count, _ in points]
+    rows = [
+        [words.percent(p), words.percent(seen), words.number(count)] for p, seen, count, _ in points
+    ]
     drawn = reliability_curve(words, [(p, seen) for p, seen, _, _ in points])
     return _figure(words, "reliability", drawn, table(head, rows, words("quality.reliability")))
 
@@ -109,7 +119,9 @@ def _figure(words: Words, name: str, drawn: str, listed: str) -> str:
 
 def _bins(figures: Any) -> list[tuple[float, float, float, float]]:
     """`(predicted, observed, count, mass)` of each bin, by rising score; empty where any of it is malformed."""
-    columns = [dig(figures, "reliability", name) for name in ("predicted", "observed", "count", "mass")]
+    columns = [
+        dig(figures, "reliability", name) for name in ("predicted", "observed", "count", "mass")
+    ]
     if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
         return []
     bins = [tuple(number(value) for value in row) for row in zip(*columns, strict=True)]
@@ -131,9 +143,14 @@ def _generators(words: Words, figures: Any) -> str:
         words("quality.found"),
     ]
     drawn = [
-        [escape(name), _count(words, entry), *_cells(words, dig(entry, "auroc"), False), _cells(words, dig(entry, "detected"), True)[0]]
+        [
+            escape(name),
+            _count(words, entry),
+            *_cells(words, dig(entry, "auroc"), False),
+            _cells(words, dig(entry, "detected"), True)[0],
+        ]
         for name, entry in rows
-    ]  # fmt: skip
+    ]
     return _listed(words, "generators", head, drawn)
 
 
@@ -154,7 +171,11 @@ def _sources(words: Words, figures: Any) -> str:
 
 def _degradations(words: Words, robustness: Any) -> str:
     tiers = dig(robustness, "test", "degradations")
-    tiers = {str(name): figures for name, figures in tiers.items()} if isinstance(tiers, Mapping) else {}
+    tiers = (
+        {str(name): figures for name, figures in tiers.items()}
+        if isinstance(tiers, Mapping)
+        else {}
+    )
     tiers = {
         name: figures
         for name, figures in tiers.items()
@@ -166,7 +187,9 @@ def _degradations(words: Words, robustness: Any) -> str:
         {str(name) for figures in tiers.values() for name in (dig(figures, "by_generator") or {})}
     )[:MAX_ROWS]
     head = [words("quality.generator"), *(words.named("degradation", name) for name in tiers)]
-    overall = [_shade(words, dig(figures, "summary", "auroc", "value")) for figures in tiers.values()]
+    overall = [
+        _shade(words, dig(figures, "summary", "auroc", "value")) for figures in tiers.values()
+    ]
     rows = [[f"<strong>{escape(words('quality.degraded_overall'))}</strong>", *overall]]
     for generator in generators:
         cells = [
@@ -189,7 +212,9 @@ def _shade(words: Words, value: Any) -> str:
 def _listed(words: Words, name: str, head: list[str], rows: list[list[str]], kind: str = "") -> str:
     if not rows:
         return ""
-    body = paragraph(words(f"quality.{name}_note")) + table(head, rows, words(f"quality.{name}"), kind)
+    body = paragraph(words(f"quality.{name}_note")) + table(
+        head, rows, words(f"quality.{name}"), kind
+    )
     return card(words(f"quality.{name}"), body, level=3)
 
 
@@ -197,7 +222,9 @@ def _worst_first(entries: Any, key: str, lowest: bool) -> list[tuple[str, Any]]:
     if not isinstance(entries, Mapping):
         return []
     known = [
-        (str(name), entry) for name, entry in entries.items() if number(dig(entry, key, "value")) is not None
+        (str(name), entry)
+        for name, entry in entries.items()
+        if number(dig(entry, key, "value")) is not None
     ]
     known.sort(key=lambda row: row[1][key]["value"], reverse=not lowest)
     return known[:MAX_ROWS]

@@ -31,7 +31,9 @@ class RateLimit:
         self.burst = max(1.0, self.rate * BURST_SECONDS)
         self.max_clients = max_clients
         self.clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (tokens, when)
+        self._buckets: OrderedDict[str, tuple[float, float]] = (
+            OrderedDict()
+        )  # client -> (tokens, when)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "RateLimit":
@@ -78,7 +80,9 @@ def client_of(peer: str | None, forwarded: Sequence[str] = ()) -> str | None:
     if address := _public(peer or ""):
         return address
     chain = ",".join(forwarded).split(",")
-    return next((found for hop in reversed(chain) if (found := _public(hop))), None) or _neighbour(peer or "")
+    return next((found for hop in reversed(chain) if (found := _public(hop))), None) or _neighbour(
+        peer or ""
+    )
 
 
 def _neighbour(text: str) -> str | None:

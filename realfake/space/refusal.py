@@ -3,7 +3,7 @@
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Send
 
-from .incoming import Incoming
+from realfake.space.incoming import Incoming
 
 # Seconds after which it may be worth coming back to a busy server.
 RETRY_AFTER = "2"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..labels import AI, REAL
-from . import text
-from .markup import card, escape, icon, paragraph, table, unbroken
-from .text import Words
+from realfake.labels import AI, REAL
+from realfake.space import text
+from realfake.space.markup import card, escape, icon, paragraph, table, unbroken
+from realfake.space.text import Words
 
 
 def header(words: Words) -> str:
@@ -60,7 +60,9 @@ def verdict(words: Words, prediction, calibrated: bool) -> str:
     return _verdict_card(prediction.verdict, words(f"verdict.{prediction.verdict}"), body)
 
 
-def bars(words: Words, probabilities: Mapping[str, float] | None, calibrated: bool, level: int = 3) -> str:
+def bars(
+    words: Words, probabilities: Mapping[str, float] | None, calibrated: bool, level: int = 3
+) -> str:
     """Both probabilities, as numbers and as lengths."""
     rows = []
     for label in (AI, REAL):
@@ -126,7 +128,9 @@ def map_evidence(words: Words, explanation, regions) -> str:
     )
     listed = f"<ol>{listed}</ol>" if listed else paragraph(words("regions.none"))
     parts.append(f"<h3>{escape(words('regions.title'))}</h3>{listed}")
-    parts.append(paragraph(words("map.note", target=words(f"label.{explanation.target}")), "rf-small"))
+    parts.append(
+        paragraph(words("map.note", target=words(f"label.{explanation.target}")), "rf-small")
+    )
     return f'<div class="rf-map-note">{"".join(parts)}</div>'
 
 
@@ -146,11 +150,17 @@ def _legend(words: Words, explanation) -> str:
 
 
 def stability_empty(words: Words) -> str:
-    return _stability(words, words("stability.empty"), [(name, None) for name in VARIANTS], "rf-idle")
+    return _stability(
+        words, words("stability.empty"), [(name, None) for name in VARIANTS], "rf-idle"
+    )
 
 
 def stability_failed(words: Words, reason: str) -> str:
-    return card(words("stability.title"), paragraph(words("stability.failed", reason=reason)), "rf-stability")
+    return card(
+        words("stability.title"),
+        paragraph(words("stability.failed", reason=reason)),
+        "rf-stability",
+    )
 
 
 def stability(words: Words, stable) -> str:

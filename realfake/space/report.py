@@ -8,14 +8,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ..answer import compose
-from ..detector import Detector
-from . import text
-from .about import is_calibrated
-from .handlers import REGIONS, Checked, at_prior
-from .sheet import Sheet
-from .text import Words
-from .tidying import new_folder
+from realfake.answer import compose
+from realfake.detector import Detector
+from realfake.space import text
+from realfake.space.about import is_calibrated
+from realfake.space.handlers import REGIONS, Checked, at_prior
+from realfake.space.sheet import Sheet
+from realfake.space.text import Words
+from realfake.space.tidying import new_folder
 
 _COLOURS = {"ai": "#b4480f", "real": "#175f9c", "inconclusive": "#475569"}
 
@@ -24,7 +24,9 @@ def as_dict(detector: Detector, checked: Checked, prior_ai: float) -> dict:
     """The report as plain values: the answer, and beside it the file, the map and the date."""
     stable = checked.stability
     if stable is not None:
-        stable = replace(stable, variants=[(name, at_prior(each, prior_ai)) for name, each in stable.variants])
+        stable = replace(
+            stable, variants=[(name, at_prior(each, prior_ai)) for name, each in stable.variants]
+        )
     prediction = at_prior(checked.prediction, prior_ai)
     said = compose(
         detector,
@@ -62,7 +64,9 @@ def write_json(detector: Detector, checked: Checked, prior_ai: float, words: Wor
     """Write the report as JSON; returns the file's path."""
     said = as_dict(detector, checked, prior_ai)
     path = _file(checked, "json")
-    path.write_text(json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     return str(path)
 
 
@@ -72,7 +76,12 @@ def write_pdf(detector: Detector, checked: Checked, prior_ai: float, words: Word
     prediction = at_prior(checked.prediction, prior_ai)
     with Sheet(path, title=f"{words('report.heading')}: {checked.name}") as sheet:
         sheet.write(words("report.heading"), 9, colour="#475569")
-        sheet.write(words(f"verdict.{prediction.verdict}"), 22, bold=True, colour=_COLOURS[prediction.verdict])
+        sheet.write(
+            words(f"verdict.{prediction.verdict}"),
+            22,
+            bold=True,
+            colour=_COLOURS[prediction.verdict],
+        )
         named = text.named_label(prediction)
         lead = words(f"lead.{named}", percent=words.percent(prediction.probabilities[named]))
         sheet.write(lead, 12, bold=True)
@@ -91,7 +100,10 @@ def write_pdf(detector: Detector, checked: Checked, prior_ai: float, words: Word
                 (words("report.size"), f"{checked.size[0]} × {checked.size[1]}"),
                 (words("report.model"), detector.name),
                 (words("about.revision"), detector.revision or words("report.nothing")),
-                (words("report.prior"), words("report.prior_value", percent=words.percent(prior_ai))),
+                (
+                    words("report.prior"),
+                    words("report.prior_value", percent=words.percent(prior_ai)),
+                ),
                 (words("report.date"), checked.date.isoformat(sep=" ", timespec="seconds")),
             ]
         )
@@ -112,10 +124,16 @@ def _write_pictures(sheet: Sheet, checked: Checked, words: Words) -> None:
     if explanation.evidence is not None:
         sheet.write(text.evidence(words, explanation.evidence))
     regions = [
-        words("regions.one", place=text.place(words, region.box, explanation.image.size), share=words.percent(region.share))
+        words(
+            "regions.one",
+            place=text.place(words, region.box, explanation.image.size),
+            share=words.percent(region.share),
+        )
         for region in explanation.regions(REGIONS)
-    ]  # fmt: skip
-    sheet.write(f"{words('regions.title')}: {'; '.join(regions)}." if regions else words("regions.none"))
+    ]
+    sheet.write(
+        f"{words('regions.title')}: {'; '.join(regions)}." if regions else words("regions.none")
+    )
     sheet.write(words("map.note", target=words(f"label.{explanation.target}")), 8, colour="#475569")
 
 
@@ -128,7 +146,10 @@ def _write_stability(sheet: Sheet, checked: Checked, prior_ai: float, words: Wor
     rows = []
     for name, prediction in checked.stability.variants:
         moved = at_prior(prediction, prior_ai)
-        verdict, percent = words(f"verdict.{moved.verdict}"), words.percent(moved.probabilities["ai"])
+        verdict, percent = (
+            words(f"verdict.{moved.verdict}"),
+            words.percent(moved.probabilities["ai"]),
+        )
         rows.append((words.named("variant", name), f"{verdict}; {words('label.ai')} {percent}"))
     sheet.rows(rows)
 
@@ -154,7 +175,10 @@ def _write_provenance(sheet: Sheet, checked: Checked, words: Words) -> None:
 
 def _relative(box, size: tuple[int, int]) -> list[float]:
     left, top, right, bottom = box
-    return [round(edge / side, 4) for edge, side in zip((left, top, right, bottom), size * 2, strict=True)]
+    return [
+        round(edge / side, 4)
+        for edge, side in zip((left, top, right, bottom), size * 2, strict=True)
+    ]
 
 
 def _file(checked: Checked, ending: str) -> Path:

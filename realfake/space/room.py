@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from starlette.types import Message, Receive
 
-from .batching import Busy
+from realfake.space.batching import Busy
 
 
 class Room:

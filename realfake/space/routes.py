@@ -21,12 +21,12 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
-from .. import hub_api
-from ..detector import Detector
-from .batching import MAX_WAITING, Batcher, Busy
-from .incoming import Incoming
-from .refusal import RETRY_AFTER
-from .room import Room
+from realfake import hub_api
+from realfake.detector import Detector
+from realfake.space.batching import MAX_WAITING, Batcher, Busy
+from realfake.space.incoming import Incoming
+from realfake.space.refusal import RETRY_AFTER
+from realfake.space.room import Room
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,12 @@ TIMEOUT = 30.0
 ARRIVAL = 60.0
 MAX_HELD = 512 * 2**20
 # What a client that says nothing of the type sends, and what curl's --data-binary says by itself.
-_UNSAID = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+_UNSAID = (
+    "",
+    "application/octet-stream",
+    "binary/octet-stream",
+    "application/x-www-form-urlencoded",
+)
 
 
 class Refusal(Exception):
@@ -78,7 +83,9 @@ class Service:
         self._room = Room(max_held)
         self._on_their_way = 0
         # Decoded images are large: as many at once as there are cores to decode them.
-        self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(
+            min(4, os.cpu_count() or 1), thread_name_prefix="decode"
+        )
 
     async def predict(self, request: Request) -> JSONResponse:
         """Answer `POST /predict`."""
@@ -110,7 +117,9 @@ class Service:
             async with asyncio.timeout(self.arrival):
                 return await self._read(request)
         except TimeoutError:
-            words = f"The request did not arrive within {self.arrival:g} seconds; scale the image down."
+            words = (
+                f"The request did not arrive within {self.arrival:g} seconds; scale the image down."
+            )
             raise Refusal(408, words) from None
 
     async def _logits(self, data: bytes):
@@ -124,7 +133,9 @@ class Service:
                 pixels = await loop.run_in_executor(self._decoders, self._pixels, data)
                 return await asyncio.wrap_future(self.batcher.submit(pixels))
         except TimeoutError:
-            raise Refusal(503, f"No answer within {self.timeout:g} seconds; try again in a moment.") from None
+            raise Refusal(
+                503, f"No answer within {self.timeout:g} seconds; try again in a moment."
+            ) from None
         finally:
             self._on_their_way -= 1
 
@@ -191,12 +202,16 @@ class Service:
             raise ValueError(f"The form cannot be read: {error.message}") from None
         except Exception as error:
             if getattr(error, "status_code", None) == 400:  # Starlette wraps what its parser says
-                raise ValueError(f"The form cannot be read: {getattr(error, 'detail', '')}") from None
+                raise ValueError(
+                    f"The form cannot be read: {getattr(error, 'detail', '')}"
+                ) from None
             raise
         try:
             files = [value for value in form.values() if isinstance(value, UploadFile)]
             if not files:
-                raise ValueError("The form holds no file; send one, as curl -F file=@photo.jpg does.")
+                raise ValueError(
+                    "The form holds no file; send one, as curl -F file=@photo.jpg does."
+                )
             fields = {name: value for name, value in form.items() if isinstance(value, str)}
             return self._checked(await files[0].read()), hub_api.Parameters.read(fields)
         finally:
@@ -211,7 +226,9 @@ class Service:
 
     async def health(self) -> JSONResponse:
         """Say that the process is alive, and how many images its model has judged here, in how many passes."""
-        return JSONResponse({"status": "ok", "images": self.batcher.items, "batches": self.batcher.batches})
+        return JSONResponse(
+            {"status": "ok", "images": self.batcher.items, "batches": self.batcher.batches}
+        )
 
     async def ready(self) -> JSONResponse:
         """Say which detector is loaded, and whether the next request would be taken."""
@@ -232,17 +249,33 @@ def routes(detector: Detector, service: Service | None = None) -> list[APIRoute]
     service = service or Service(detector)
     own = [
         APIRoute(
-            "/predict", service.predict, methods=["POST"], name="predict", summary="Classify an image", tags=["detector"],
+            "/predict",
+            service.predict,
+            methods=["POST"],
+            name="predict",
+            summary="Classify an image",
+            tags=["detector"],
             description="The form of the Hub's image-classification API: the image file as it is, a form with a file, or "
             "JSON with base64 `inputs` and `parameters`.",
-            openapi_extra=_request_body(detector), responses=_responses(detector),
+            openapi_extra=_request_body(detector),
+            responses=_responses(detector),
         ),
-        APIRoute("/health", service.health, name="health", summary="Is the process alive?", tags=["service"]),
         APIRoute(
-            "/ready", service.ready, name="ready", summary="Would the next request be taken?", tags=["service"],
+            "/health",
+            service.health,
+            name="health",
+            summary="Is the process alive?",
+            tags=["service"],
+        ),
+        APIRoute(
+            "/ready",
+            service.ready,
+            name="ready",
+            summary="Would the next request be taken?",
+            tags=["service"],
             responses={503: {"description": "Busy"}},
         ),
-    ]  # fmt: skip
+    ]
     # Gradio's own 80 routes are for its clients; these are for people.
     schema = get_openapi(
         title=f"realfake: {detector.name}",
@@ -290,7 +323,8 @@ def _check_length(request: Request, limit: int) -> None:
 
 def _too_large(limit: int) -> Refusal:
     return Refusal(
-        413, f"The request is larger than the limit of {limit / 2**20:.0f} MiB; scale the image down."
+        413,
+        f"The request is larger than the limit of {limit / 2**20:.0f} MiB; scale the image down.",
     )
 
 
@@ -302,9 +336,18 @@ def _error(status: int, message: str) -> JSONResponse:
 
 def _request_body(detector: Detector) -> dict:
     options = {
-        "top_k": {"type": "integer", "minimum": 1, "default": hub_api.TOP_K, "description": "How many classes to answer."},
-        "function_to_apply": {"type": "string", "enum": list(hub_api.FUNCTIONS), "default": "softmax"},
-    }  # fmt: skip
+        "top_k": {
+            "type": "integer",
+            "minimum": 1,
+            "default": hub_api.TOP_K,
+            "description": "How many classes to answer.",
+        },
+        "function_to_apply": {
+            "type": "string",
+            "enum": list(hub_api.FUNCTIONS),
+            "default": "softmax",
+        },
+    }
     file = {"type": "string", "format": "binary", "description": "The image file."}
     inputs = {"type": "string", "format": "byte", "description": "The image file in base64."}
     return {
@@ -313,7 +356,11 @@ def _request_body(detector: Detector) -> dict:
             "content": {
                 "image/*": {"schema": file},
                 "multipart/form-data": {
-                    "schema": {"type": "object", "required": ["file"], "properties": {"file": file, **options}}
+                    "schema": {
+                        "type": "object",
+                        "required": ["file"],
+                        "properties": {"file": file, **options},
+                    }
                 },
                 "application/json": {
                     "schema": {
@@ -348,7 +395,10 @@ def _responses(detector: Detector) -> dict:
     }
     found = {"application/json": {"schema": {"type": "array", "items": row}}}
     return {
-        200: {"description": "The classes with their probabilities, the most probable first", "content": found},
+        200: {
+            "description": "The classes with their probabilities, the most probable first",
+            "content": found,
+        },
         **{
             status: {"description": words, "content": {"application/json": {"schema": error}}}
             for status, words in problems.items()

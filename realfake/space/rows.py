@@ -10,15 +10,26 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..labels import AI, NAMES
-from .markup import escape, picture, unbroken
-from .text import Words
-from .tidying import new_folder
+from realfake.labels import AI, NAMES
+from realfake.space.markup import escape, picture, unbroken
+from realfake.space.text import Words
+from realfake.space.tidying import new_folder
 
 THUMBNAIL = 56
 COLUMNS = (
-    "file", "verdict", "reason", "label", *NAMES, "margin", "alpha", "novelty", "model", "revision", "sha256", "error",
-)  # fmt: skip
+    "file",
+    "verdict",
+    "reason",
+    "label",
+    *NAMES,
+    "log_odds",
+    "alpha",
+    "ood",
+    "model",
+    "revision",
+    "sha256",
+    "error",
+)
 # What spreadsheets take for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -48,7 +59,9 @@ def thumbnail(image: Image.Image) -> str:
 def status(said: str, done: int | None = None, total: int = 0) -> str:
     """How far it is, in words and as a bar."""
     bar = (
-        "" if done is None else f'<progress value="{done}" max="{max(total, 1)}" aria-hidden="true"></progress>'
+        ""
+        if done is None
+        else f'<progress value="{done}" max="{max(total, 1)}" aria-hidden="true"></progress>'
     )
     return f'<div class="rf-status"><p>{escape(said)}</p>{bar}</div>'
 
@@ -95,7 +108,12 @@ def write(rows: Sequence[Row]) -> tuple[str, str]:
             found = row.answer or {}
             shares = found.get("probabilities", {})
             writer.writerow(
-                {**found, **shares, "file": _harmless(row.name), "error": _harmless(row.problem or "")}
+                {
+                    **found,
+                    **shares,
+                    "file": _harmless(row.name),
+                    "error": _harmless(row.problem or ""),
+                }
             )
     entries = [{"file": row.name, **(row.answer or {"error": row.problem})} for row in rows]
     text = json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)

@@ -40,7 +40,9 @@ class Sheet:
             self._pages.savefig(self._figure)
         self._pages.close()
 
-    def write(self, text: str, size: float = 9.5, bold: bool = False, colour: str = "#0f172a") -> None:
+    def write(
+        self, text: str, size: float = 9.5, bold: bool = False, colour: str = "#0f172a"
+    ) -> None:
         """Write a paragraph."""
         for line in self._wrapped(text, _font(size, bold), _COLUMN):
             self._line(line, size, bold, colour, _MARGIN)
@@ -73,7 +75,9 @@ class Sheet:
         """Set pictures side by side, each with its caption below."""
         width = (_COLUMN - 0.2 * (len(pictures) - 1)) / len(pictures)
         scales = [min(width / image.width, _PICTURE_HEIGHT / image.height) for _, image in pictures]
-        height = max(image.height * scale for (_, image), scale in zip(pictures, scales, strict=True))
+        height = max(
+            image.height * scale for (_, image), scale in zip(pictures, scales, strict=True)
+        )
         if self._y - height - 0.3 < _MARGIN:
             self._turn()
         top, lowest = self._y, self._y
@@ -104,9 +108,13 @@ class Sheet:
         if self._y - _leading(size) < _MARGIN * 0.8:
             self._turn()
         self._figure.text(
-            left / _WIDTH, (self._y - 0.76 * _leading(size)) / _HEIGHT, line, fontproperties=_font(size, bold),
-            color=colour, parse_math=False,
-        )  # fmt: skip
+            left / _WIDTH,
+            (self._y - 0.76 * _leading(size)) / _HEIGHT,
+            line,
+            fontproperties=_font(size, bold),
+            color=colour,
+            parse_math=False,
+        )
         self._y -= _leading(size)
 
     def _wrapped(self, text: str, font: FontProperties, width: float) -> list[str]:

@@ -7,8 +7,8 @@ request asks for (`Words.asked_for`); what stands on the page from the start is 
 from collections.abc import Sequence
 from functools import cache
 
-from ..statistics.conformal import INCONCLUSIVE
-from .languages import ALSO, DEFAULT, LANGUAGES
+from realfake.space.languages import ALSO, DEFAULT, LANGUAGES
+from realfake.statistics.verdicts import INCONCLUSIVE
 
 EXAMPLES = ("coffee.jpg", "cat.jpg", "astronaut.jpg", "temple.jpg", "flower.jpg")
 
@@ -99,7 +99,9 @@ def meaning(words: Words, prediction, calibrated: bool) -> str:
         percent = words.percent(probability)
         return words("meaning.uncalibrated", label=words(f"label.{named}"), percent=percent)
     key = "meaning.even" if prior == 0.5 else "meaning.prior"
-    said = words(key, share=words.share(probability), kind=words(f"kind.{named}"), prior=words.percent(prior))
+    said = words(
+        key, share=words.share(probability), kind=words(f"kind.{named}"), prior=words.percent(prior)
+    )
     if prediction.verdict != INCONCLUSIVE and prediction.label != prediction.verdict:
         said = f"{said} {words('meaning.against', label=words(f'label.{prediction.label}'))}"
     return said
@@ -109,10 +111,10 @@ def reason(words: Words, prediction) -> str | None:
     """Say why there is no verdict; `None` where there is one."""
     if prediction.verdict != INCONCLUSIVE:
         return None
-    if prediction.reason == "novel":
-        if prediction.novelty is None:
+    if prediction.reason == "out_of_distribution":
+        if prediction.ood is None:
             return words("reason.novel_bare")
-        return words("reason.novel", share=words.percent(prediction.novelty))
+        return words("reason.novel", share=words.percent(prediction.ood))
     if prediction.reason == "unstable":
         return words("reason.unstable")
     if prediction.alpha is None:
@@ -130,14 +132,18 @@ def evidence(words: Words, evidence) -> str:
     if not evidence.share:
         return words(f"evidence.nothing.{evidence.target}")
     before, after, random = _apart(words, evidence.before, evidence.after, evidence.random)
-    share = words("number.percent_apart", n=f"{100 * evidence.share:.2g}".replace(".", words("number.point")))
+    share = words(
+        "number.percent_apart", n=f"{100 * evidence.share:.2g}".replace(".", words("number.point"))
+    )
     name = words(f"evidence.name.{evidence.target}")
 
     def change(what: str, value: float, text: str) -> str:
         way = "leaves" if text == before else "lowers" if value < evidence.before else "raises"
         return words(f"evidence.{what}.{way}", share=share, name=name, before=before, after=text)
 
-    said = f"{change('marked', evidence.after, after)}; {change('random', evidence.random, random)}."
+    said = (
+        f"{change('marked', evidence.after, after)}; {change('random', evidence.random, random)}."
+    )
     return said if evidence.beats_random else f"{said} {words('evidence.chance')}"
 
 

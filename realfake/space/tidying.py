@@ -102,14 +102,17 @@ def _sweep(folder: Path, before: float, stay: set[str]) -> None:
         if _FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             _sweep_through(path, before, stay)
         # In the folder of all programs, others have files of such names.
-        elif _UPLOAD.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not shared:
+        elif (
+            _UPLOAD.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not shared
+        ):
             _delete(path, before, stay)
 
 
 def _sweep_through(top: Path, before: float, stay: set[str]) -> None:
     # Looked at before anything is deleted, which makes a folder young.
     found = [
-        (Path(folder), _is_old(Path(folder), before), inside, files) for folder, inside, files in os.walk(top)
+        (Path(folder), _is_old(Path(folder), before), inside, files)
+        for folder, inside, files in os.walk(top)
     ]
     # From the bottom up, so that a folder is empty when its turn comes. Links are deleted, not followed.
     for folder, old, inside, files in reversed(found):

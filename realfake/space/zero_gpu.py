@@ -9,10 +9,20 @@ import weakref
 from collections.abc import Callable
 from functools import wraps
 
-from ..detector import Detector
+from realfake.detector import Detector
 
 # Every method that runs the model. One that calls another stays in the process it is in.
-METHODS = ("forward", "examine", "features", "logits", "scores", "margins", "predict", "explain", "stability")
+METHODS = (
+    "forward",
+    "examine",
+    "features",
+    "logits",
+    "scores",
+    "log_odds",
+    "predict",
+    "explain",
+    "stability",
+)
 SECONDS = 60
 
 

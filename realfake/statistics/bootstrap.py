@@ -24,12 +24,18 @@ def group_index(groups, n: int) -> tuple[np.ndarray, int]:
         return np.arange(n), n
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise ValueError(f"groups has shape {groups.shape}; one entry for each of the {n} images is needed.")
-    names, index = np.unique(groups.astype(str) if groups.dtype == object else groups, return_inverse=True)
+        raise ValueError(
+            f"groups has shape {groups.shape}; one entry for each of the {n} images is needed."
+        )
+    names, index = np.unique(
+        groups.astype(str) if groups.dtype == object else groups, return_inverse=True
+    )
     return index.reshape(-1), len(names)
 
 
-def resample_counts(n: int, groups=None, n_resamples: int = 1000, seed: int = 0) -> Iterator[np.ndarray]:
+def resample_counts(
+    n: int, groups=None, n_resamples: int = 1000, seed: int = 0
+) -> Iterator[np.ndarray]:
     """Draw bootstrap resamples as counts.
 
     Args:

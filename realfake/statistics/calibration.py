@@ -12,9 +12,13 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
-from ..labels import AI, REAL
-from .bootstrap import group_index
-from .margins import check_margin, class_balanced_weights, margin_from_logits
+from realfake.labels import AI, REAL
+from realfake.statistics.bootstrap import group_index
+from realfake.statistics.log_odds import (
+    check_log_odds,
+    class_balanced_weights,
+    log_odds_from_logits,
+)
 
 METHODS = ("identity", "temperature", "temperature_bias")
 _PAIR = {REAL: [0], AI: [1]}
@@ -44,13 +48,16 @@ class Calibration:
     class_balanced: bool = True
     reason: str | None = None
 
-    def apply(self, margin) -> np.ndarray:
+    def apply(self, log_odds) -> np.ndarray:
         """Calibrate margins (n,) of a two-class model; for more classes use [`apply_logits`]."""
-        return np.asarray(margin, dtype=np.float64) / self.temperature + self.bias
+        return np.asarray(log_odds, dtype=np.float64) / self.temperature + self.bias
 
     def apply_logits(self, logits, columns: Mapping[str, Sequence[int]]) -> np.ndarray:
         """Calibrated margins (n,) from logits (n, k): the temperature acts before classes are summed."""
-        return margin_from_logits(np.asarray(logits, dtype=np.float64) / self.temperature, columns) + self.bias
+        return (
+            log_odds_from_logits(np.asarray(logits, dtype=np.float64) / self.temperature, columns)
+            + self.bias
+        )
 
     def to_dict(self) -> dict:
         """Plain values that `json` can write."""
@@ -63,7 +70,7 @@ class Calibration:
 
 
 def fit(
-    margin,
+    log_odds,
     is_ai,
     method: str = "temperature_bias",
     class_balanced: bool = True,
@@ -81,7 +88,7 @@ def fit(
     `(n_ai + 1) / (n_ai + 2)` and `1 / (n_real + 2)`; both NLL values are then those of the smoothed labels.
 
     Args:
-        margin: (n,) log-odds of ai.
+        log_odds: (n,) log-odds of ai.
         is_ai: (n,) bool.
         method: `"temperature_bias"`, `"temperature"` (bias 0), or `"auto"`: the one of identity, temperature
             and temperature_bias with the lowest cross-validated NLL, the simpler one on a tie.
@@ -95,8 +102,8 @@ def fit(
     Raises:
         ValueError: Unknown method, shapes that differ, or margins that are not finite.
     """
-    margin, is_ai = check_margin(margin, is_ai)
-    logits = np.stack([np.zeros_like(margin), margin], axis=1)
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
+    logits = np.stack([np.zeros_like(log_odds), log_odds], axis=1)
     return fit_grouped(logits, _PAIR, is_ai, method, class_balanced, groups, n_folds, seed)
 
 
@@ -123,12 +130,14 @@ def fit_grouped(
     Returns, raises: as [`fit`].
     """
     if method not in (*METHODS, "auto"):
-        raise ValueError(f"Unknown calibration method {method!r}; use one of {', '.join((*METHODS, 'auto'))}.")
+        raise ValueError(
+            f"Unknown calibration method {method!r}; use one of {', '.join((*METHODS, 'auto'))}."
+        )
     logits = np.asarray(logits, dtype=np.float64)
-    margin, is_ai = check_margin(margin_from_logits(logits, columns), is_ai)
+    log_odds, is_ai = check_log_odds(log_odds_from_logits(logits, columns), is_ai)
     if not np.isfinite(logits).all():
         raise ValueError("The logits hold infinite values; calibration needs finite ones.")
-    group_index(groups, len(margin))  # refuses groups of another length
+    group_index(groups, len(log_odds))  # refuses groups of another length
     if method == "auto":
         return _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed)
     return _fit(logits, columns, is_ai, method, class_balanced)
@@ -145,29 +154,31 @@ def _objective(is_ai, class_balanced, smooth):
     return weights / weights.sum(), target
 
 
-def _nll(margin, weights, target) -> float:
+def _nll(log_odds, weights, target) -> float:
     """Weighted cross-entropy of target probabilities, from margins."""
-    return float(weights @ (np.logaddexp(0, margin) - target * margin))
+    return float(weights @ (np.logaddexp(0, log_odds) - target * log_odds))
 
 
 def _separable(logits, columns, is_ai, with_bias) -> bool:
     """Whether a temperature towards 0 drives the NLL to its infimum, so that there is no finite optimum."""
     # At low temperatures logsumexp becomes the maximum.
-    margin = logits[:, list(columns[AI])].max(1) - logits[:, list(columns[REAL])].max(1)
+    log_odds = logits[:, list(columns[AI])].max(1) - logits[:, list(columns[REAL])].max(1)
     if with_bias:
         # With all margins equal there is no slope to drive.
-        return bool(margin[is_ai].min() >= margin[~is_ai].max() and np.ptp(margin) > 0)
-    return bool(margin[is_ai].min() >= 0 >= margin[~is_ai].max() and np.abs(margin).max() > 0)
+        return bool(log_odds[is_ai].min() >= log_odds[~is_ai].max() and np.ptp(log_odds) > 0)
+    return bool(log_odds[is_ai].min() >= 0 >= log_odds[~is_ai].max() and np.abs(log_odds).max() > 0)
 
 
 def _fit(logits, columns, is_ai, method, class_balanced) -> Calibration:
     n = len(is_ai)
-    margin = margin_from_logits(logits, columns)
+    log_odds = log_odds_from_logits(logits, columns)
     one_class = is_ai.all() or not is_ai.any()
     with_bias = method == "temperature_bias"
-    smooth = not one_class and method != "identity" and _separable(logits, columns, is_ai, with_bias)
+    smooth = (
+        not one_class and method != "identity" and _separable(logits, columns, is_ai, with_bias)
+    )
     weights, target = _objective(is_ai, class_balanced, smooth)
-    before = _nll(margin, weights, target)
+    before = _nll(log_odds, weights, target)
 
     def identity(reason):
         return Calibration("identity", 1.0, 0.0, before, before, n, class_balanced, reason)
@@ -177,7 +188,7 @@ def _fit(logits, columns, is_ai, method, class_balanced) -> Calibration:
     if one_class:
         return identity("the calibration images are all of one class")
     if len(columns[REAL]) == len(columns[AI]) == 1:
-        slope, bias = _solve_pair(margin, weights, target, with_bias)
+        slope, bias = _solve_pair(log_odds, weights, target, with_bias)
     else:
         slope, bias = _solve_grouped(logits, columns, weights, target, with_bias)
     if not slope > 0:
@@ -185,20 +196,22 @@ def _fit(logits, columns, is_ai, method, class_balanced) -> Calibration:
             "higher margins do not mean ai on the calibration images: the best temperature is not positive"
         )
     temperature = 1 / slope
-    after = _nll(margin_from_logits(logits / temperature, columns) + bias, weights, target)
+    after = _nll(log_odds_from_logits(logits / temperature, columns) + bias, weights, target)
     if not (math.isfinite(temperature) and math.isfinite(bias) and after < before):
         return identity("no temperature lowers the NLL of the calibration images")
-    reason = "the margins separate the classes; labels were smoothed (Platt 1999)" if smooth else None
+    reason = (
+        "the margins separate the classes; labels were smoothed (Platt 1999)" if smooth else None
+    )
     return Calibration(method, temperature, bias, before, after, n, class_balanced, reason)
 
 
-def _solve_pair(margin, weights, target, with_bias) -> tuple[float, float]:
+def _solve_pair(log_odds, weights, target, with_bias) -> tuple[float, float]:
     """Slope and bias of a logistic regression on one feature, by a Newton method with a trust region."""
     # Unit scale keeps the Hessian well conditioned whatever the size of the logits.
-    scale = float(np.sqrt(weights @ margin**2))
+    scale = float(np.sqrt(weights @ log_odds**2))
     if scale == 0:
         return 0.0, 0.0
-    columns = [margin / scale, np.ones_like(margin)] if with_bias else [margin / scale]
+    columns = [log_odds / scale, np.ones_like(log_odds)] if with_bias else [log_odds / scale]
     design = np.stack(columns, axis=1)
 
     def value_and_gradient(x):
@@ -211,7 +224,9 @@ def _solve_pair(margin, weights, target, with_bias) -> tuple[float, float]:
 
     start = np.zeros(design.shape[1])
     options = {"gtol": 1e-10, "maxiter": 500}
-    x = minimize(value_and_gradient, start, jac=True, hess=hessian, method="trust-exact", options=options).x
+    x = minimize(
+        value_and_gradient, start, jac=True, hess=hessian, method="trust-exact", options=options
+    ).x
     return float(x[0] / scale), float(x[1]) if with_bias else 0.0
 
 
@@ -224,8 +239,10 @@ def _solve_grouped(logits, columns, weights, target, with_bias) -> tuple[float, 
 
     def value_and_gradient(x):
         slope, bias = x[0] / scale, x[1] if with_bias else 0.0
-        z = margin_from_logits(logits * slope, columns) + bias
-        by_slope = (softmax(ai * slope, axis=1) * ai).sum(1) - (softmax(real * slope, axis=1) * real).sum(1)
+        z = log_odds_from_logits(logits * slope, columns) + bias
+        by_slope = (softmax(ai * slope, axis=1) * ai).sum(1) - (
+            softmax(real * slope, axis=1) * real
+        ).sum(1)
         error = weights * (expit(z) - target)
         gradient = [error @ by_slope / scale, error.sum()]
         return _nll(z, weights, target), np.array(gradient if with_bias else gradient[:1])
@@ -237,7 +254,9 @@ def _solve_grouped(logits, columns, weights, target, with_bias) -> tuple[float, 
         x = [start, 0.0] if with_bias else [start]
         bounds = [(lowest, None), (None, None)][: len(x)]
         results.append(
-            minimize(value_and_gradient, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+            minimize(
+                value_and_gradient, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+            )
         )
     best = min(results, key=lambda result: result.fun).x
     if best[0] <= lowest:
@@ -263,7 +282,7 @@ def _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed) -> Ca
     fold = folds(is_ai, groups, n_folds, seed)
     weights, target = _objective(is_ai, class_balanced, smooth=False)
     if fold is None:
-        before = _nll(margin_from_logits(logits, columns), weights, target)
+        before = _nll(log_odds_from_logits(logits, columns), weights, target)
         reason = "too few calibration images to choose a method by cross-validation"
         return Calibration("identity", 1.0, 0.0, before, before, len(is_ai), class_balanced, reason)
     scores = {}
@@ -274,7 +293,9 @@ def _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed) -> Ca
             fitted = _fit(logits[~test], columns, is_ai[~test], method, class_balanced)
             held_out[test] = fitted.apply_logits(logits[test], columns)
         scores[method] = _nll(held_out, weights, target)
-    best = min(METHODS, key=scores.__getitem__)  # METHODS runs from simple to flexible; min keeps the first
+    best = min(
+        METHODS, key=scores.__getitem__
+    )  # METHODS runs from simple to flexible; min keeps the first
     chosen = _fit(logits, columns, is_ai, best, class_balanced)
     if best == "identity":
         reason = "neither temperature nor bias lowers the cross-validated NLL"

@@ -1,211 +1,321 @@
-"""Every metric under one name, and [`binary_summary`], which computes all of them with their intervals.
+"""Metrics of decisions: an image is called ai if its margin is above 0, and real otherwise.
 
-The metrics themselves live by kind: `decision_metrics` (at margin 0), `ranking_metrics` (thresholds moved about),
-`probability_metrics` (scores and calibration errors), `noise_floor` (what chance alone does to these). All take arrays
-as `margins` describes them. Evaluation and the Trainer's metrics stand on this module; numpy and scipy alone. A value
-that is not defined, such as AUROC on one class, is NaN; [`binary_summary`] writes `None`.
+numpy alone; [`metrics`] names them together with all others.
 """
 
 import numpy as np
-from scipy.fft import dct
-from scipy.special import expit
+from scipy.fft import dct, idct
 
-from ..labels import AI, NAMES, REAL
-from . import decision_metrics, probability_metrics, ranking_metrics
-from .bootstrap import bootstrap_interval, percentile_interval, resample_counts
-from .decision_metrics import accuracy, balanced_accuracy, confusion_matrix, f1, precision, recall
-from .margins import check_labels, check_margin, class_balanced_weights, margin_from_logits
-from .noise_floor import calibrated_ece_band, noise_floor
-from .probability_metrics import (
-    N_BINS,
-    brier,
-    brier_decomposition,
-    debiased_ece,
-    ece,
-    max_calibration_error,
-    nll,
-    reliability_curve,
-    signed_calibration_error,
-    smooth_ece,
+from realfake.labels import AI, NAMES, REAL
+from realfake.statistics.log_odds import (
+    check_log_odds,
+    check_probability,
+    check_weights,
+    nan_where,
+    ratio,
 )
-from .ranking_metrics import auroc, average_precision, fpr_at_tpr, tpr_at_fpr
-
-__all__ = [
-    "N_BINS", "accuracy", "auroc", "average_precision", "balanced_accuracy", "binary_summary",
-    "bootstrap_interval", "brier", "brier_decomposition", "calibrated_ece_band", "check_labels", "check_margin", "class_balanced_weights",
-    "confusion_matrix", "debiased_ece", "ece", "f1", "fpr_at_tpr", "margin_from_logits", "max_calibration_error", "nll",
-    "noise_floor", "precision", "recall", "reliability_curve", "signed_calibration_error", "smooth_ece",
-    "tpr_at_fpr",
-]  # fmt: skip
 
 
-def _factor_interval(residual, deviations, size, level) -> tuple[float, float]:
-    """By which factors the residuals may be multiplied and still explain the size that was observed.
+def cells_of(log_odds, is_ai, weights):
+    """Mass by (true label, called label); an image is called ai if its margin is above 0."""
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
+    weights = check_weights(weights, len(log_odds))
+    truth, called = {AI: is_ai, REAL: ~is_ai}, {AI: log_odds > 0, REAL: log_odds <= 0}
+    return {
+        (t, c): weights @ (truth[t] & called[c]).astype(np.float64) for t in NAMES for c in NAMES
+    }
 
-    A calibration error is never negative and noise pushes it up; resampling adds noise a second time, so
-    percentiles of resampled errors lie above the truth and may leave out the value itself. Instead, a factor
-    is kept if `size(residual)` lies in the central `level` of `size(factor * residual + noise)`, with the
-    noise that resampling shows: a test turned into an interval. Factor 0 is a calibrated model.
 
-    Args:
-        residual: (cells,) signed residual masses of the sample.
-        deviations: (resamples, cells) resampled masses minus `residual`.
-        size: Maps (..., cells) to (...), rising with the factor.
+def confusion_matrix(log_odds, is_ai, weights=None) -> dict[str, dict[str, float]]:
+    """Mass of images (their number without weights) as `matrix[true label][called label]`."""
+    cells = cells_of(log_odds, is_ai, weights)
+    return {t: {c: float(cells[t, c]) for c in NAMES} for t in NAMES}
+
+
+def accuracy_of(cells):
+    return ratio(cells[REAL, REAL] + cells[AI, AI], sum(cells.values()))
+
+
+def recall_of(cells, label):
+    return ratio(cells[label, label], cells[label, REAL] + cells[label, AI])
+
+
+def precision_of(cells, label):
+    return ratio(cells[label, label], cells[REAL, label] + cells[AI, label])
+
+
+def f1_of(cells, label):
+    other = AI if label == REAL else REAL
+    hits = 2 * cells[label, label]
+    return ratio(hits, hits + cells[other, label] + cells[label, other])
+
+
+def accuracy(log_odds, is_ai, weights=None):
+    """Share of images on the right side of margin 0. A margin of exactly 0 is called real."""
+    return accuracy_of(cells_of(log_odds, is_ai, weights))
+
+
+def balanced_accuracy(log_odds, is_ai, weights=None):
+    """Mean of the two recalls; NaN where a class is absent."""
+    cells = cells_of(log_odds, is_ai, weights)
+    return (recall_of(cells, REAL) + recall_of(cells, AI)) / 2
+
+
+def recall(log_odds, is_ai, label: str, weights=None):
+    """Share of the images of class `label` that are called so; NaN where there is none."""
+    return recall_of(cells_of(log_odds, is_ai, weights), label)
+
+
+def precision(log_odds, is_ai, label: str, weights=None):
+    """Share of the images called `label` that are; NaN where none is called so. Depends on the prior."""
+    return precision_of(cells_of(log_odds, is_ai, weights), label)
+
+
+def f1(log_odds, is_ai, label: str, weights=None):
+    """2TP / (2TP + FP + FN) of class `label`; NaN where it neither occurs nor is called."""
+    return f1_of(cells_of(log_odds, is_ai, weights), label)
+
+
+def operating_points(log_odds, is_ai, weights):
+    """Masses of ai and of real images at each distinct margin, from the highest down; shape (..., values)."""
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
+    weights = check_weights(weights, len(log_odds))
+    order = np.argsort(-log_odds, kind="stable")
+    ranked = log_odds[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    weights, is_ai = weights[..., order], is_ai[order]
+    ai = np.add.reduceat(weights * is_ai, starts, axis=-1)
+    real = np.add.reduceat(weights * ~is_ai, starts, axis=-1)
+    return ai, real
+
+
+def auroc_of(ai, real):
+    above = real.sum(-1, keepdims=True) - np.cumsum(real, -1) + real / 2
+    return ratio((ai * above).sum(-1), ai.sum(-1) * real.sum(-1))
+
+
+def average_precision_of(ai, real):
+    hits = np.cumsum(ai, -1)
+    called = hits + np.cumsum(real, -1)
+    at = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    return nan_where(real.sum(-1) == 0, ratio((at * ai).sum(-1), ai.sum(-1)))
+
+
+def tpr_at_fpr_of(ai, real, max_fpr):
+    total = real.sum(-1, keepdims=True)
+    allowed = np.cumsum(real, -1) <= (max_fpr + 1e-9) * total
+    found = np.where(allowed, np.cumsum(ai, -1), 0).max(-1)
+    return nan_where(total[..., 0] == 0, ratio(found, ai.sum(-1)))
+
+
+def fpr_at_tpr_of(ai, real, min_tpr):
+    total = ai.sum(-1, keepdims=True)
+    enough = np.cumsum(ai, -1) >= (min_tpr - 1e-9) * total
+    called = np.where(enough, np.cumsum(real, -1), np.inf).min(-1)
+    return nan_where(total[..., 0] == 0, ratio(called, real.sum(-1)))
+
+
+def auroc(log_odds, is_ai, weights=None):
+    """Area under the ROC curve: how often an ai image has the higher margin, ties counting one half."""
+    return auroc_of(*operating_points(log_odds, is_ai, weights))
+
+
+def average_precision(log_odds, is_ai, weights=None):
+    """Sum over the distinct margins of precision times the gain in recall; ai is the positive class.
+
+    NaN where a class is absent. Depends on the prior.
     """
-    value = size(residual)
-    factors = []
-    for quantile in ((1 + level) / 2, (1 - level) / 2):
-        low, high = 0.0, 4.0
-        for _ in range(14):
-            factor = (low + high) / 2
-            if np.quantile(size(factor * residual + deviations), quantile) < value:
-                low = factor
-            else:
-                high = factor
-        factors.append(low)
-    # An interval that leaves out the plug-in value would puzzle its readers; widening only makes it safer.
-    return factors[0], max(1.0, factors[1])
+    return average_precision_of(*operating_points(log_odds, is_ai, weights))
 
 
-def _bin_masses(p_ai, is_ai, weights, n_bins):
-    """Which bin each image is in, as a matrix of residuals (n, bins), and the errors of the bins' residual masses."""
-    mass = probability_metrics.bins(p_ai, is_ai, weights, n_bins)[0]
-    _, index = np.unique(probability_metrics.bin_index(p_ai, weights, n_bins), return_inverse=True)
-    residuals = np.zeros((len(p_ai), len(mass)))
-    residuals[np.arange(len(p_ai)), index] = p_ai - is_ai
-    errors = {
-        "ece": lambda x: np.abs(x).sum(-1),
-        "debiased_ece": lambda x: np.sqrt((x**2 / mass).sum(-1)),
-        "max_calibration_error": lambda x: (np.abs(x) / mass).max(-1),
-    }
-    return residuals, errors
+def tpr_at_fpr(log_odds, is_ai, max_fpr: float, weights=None):
+    """Highest share of ai images found by a threshold that calls at most `max_fpr` of the real images ai.
+
+    Thresholds lie at observed margins; nothing is interpolated. 0 where the highest margins already belong
+    to more real images than allowed.
+    """
+    return tpr_at_fpr_of(*operating_points(log_odds, is_ai, weights), max_fpr)
 
 
-_LOW_FPR = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
+def fpr_at_tpr(log_odds, is_ai, min_tpr: float = 0.95, weights=None):
+    """Lowest share of real images called ai by a threshold that finds at least `min_tpr` of the ai images."""
+    return fpr_at_tpr_of(*operating_points(log_odds, is_ai, weights), min_tpr)
 
 
-def _linear_metrics(margin, is_ai, counts, class_balanced) -> dict:
-    """The metrics whose bootstrap percentiles serve as they are; each of the shape `counts.shape[:-1]`."""
-    cells = decision_metrics.cells_of(margin, is_ai, counts)
-    points = ranking_metrics.operating_points(margin, is_ai, counts)
-    weights = class_balanced_weights(is_ai, counts) if class_balanced else counts
-    p_ai = expit(margin)
-    values = {
-        "accuracy": decision_metrics.accuracy_of(cells),
-        "balanced_accuracy": (decision_metrics.recall_of(cells, REAL) + decision_metrics.recall_of(cells, AI))
-        / 2,
-    }
-    for label in NAMES:
-        values[f"precision_{label}"] = decision_metrics.precision_of(cells, label)
-        values[f"recall_{label}"] = decision_metrics.recall_of(cells, label)
-        values[f"f1_{label}"] = decision_metrics.f1_of(cells, label)
-    values["auroc"] = ranking_metrics.auroc_of(*points)
-    values["average_precision"] = ranking_metrics.average_precision_of(*points)
-    values |= {name: ranking_metrics.tpr_at_fpr_of(*points, max_fpr) for name, max_fpr in _LOW_FPR.items()}
-    values["fpr_at_tpr_95"] = ranking_metrics.fpr_at_tpr_of(*points, 0.95)
-    values["nll"] = nll(margin, is_ai, weights)
-    values["brier"] = brier(p_ai, is_ai, weights)
-    values["signed_calibration_error"] = signed_calibration_error(p_ai, is_ai, weights)
-    return values
+N_BINS = 15
+GRID = 512  # smooth ECE: cells of [0, 1]; narrower kernels than 1/512 are of no interest
 
 
-# Trivial or without meaning on one class: precision is 1, and the probabilities presuppose equal odds.
-_ONE_CLASS = ("accuracy", *(f"recall_{label}" for label in NAMES), "nll", "brier")
+def nll(log_odds, is_ai, weights=None):
+    """Mean negative log-likelihood in nats, from the margin, so that it is finite for any finite margin."""
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
+    weights = check_weights(weights, len(log_odds))
+    return ratio(weights @ np.logaddexp(0, np.where(is_ai, -log_odds, log_odds)), weights.sum(-1))
 
 
-def binary_summary(
-    margin,
-    is_ai,
-    groups=None,
-    class_balanced: bool = True,
-    n_bins: int = N_BINS,
-    n_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, dict]:
-    """Every metric with its interval, as `evaluation.json` holds it.
+def brier(p_ai, is_ai, weights=None):
+    """Mean squared difference of `p_ai` and the label (Brier 1950); 0.25 for always saying one half."""
+    p_ai, is_ai = check_probability(p_ai, is_ai)
+    weights = check_weights(weights, len(p_ai))
+    return ratio(weights @ (p_ai - is_ai) ** 2, weights.sum(-1))
+
+
+def bin_index(p_ai: np.ndarray, weights: np.ndarray, n_bins: int | None) -> np.ndarray:
+    """Equal-mass bins: an image belongs to the bin in which the middle of its tied mass lies.
+
+    Ties share a bin, so the result does not depend on the order of the images, and an image of weight 2
+    counts exactly as the image given twice. `n_bins=None` makes each distinct value a bin.
+    """
+    values, inverse = np.unique(p_ai, return_inverse=True)
+    if n_bins is None:
+        return inverse
+    if n_bins < 1:
+        raise ValueError(f"n_bins is {n_bins}; at least one bin is needed.")
+    mass = np.bincount(inverse, weights, len(values))
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    # The small term keeps a middle that lies on an edge in the upper bin whatever the weights' scale.
+    return np.clip(np.floor(middle * n_bins + 1e-9), 0, n_bins - 1).astype(np.int64)[inverse]
+
+
+def bins(p_ai, is_ai, weights, n_bins):
+    """Per occupied bin: share of the mass, mean p_ai, share of ai, number of images, variance of `observed`."""
+    p_ai, is_ai = check_probability(p_ai, is_ai)
+    weights = check_weights(weights, len(p_ai))
+    if weights.ndim != 1 or weights.sum() <= 0:
+        raise ValueError("weights must be one-dimensional here, with a positive sum.")
+    used = weights > 0
+    p_ai, is_ai, weights = p_ai[used], is_ai[used], weights[used] / weights.sum()
+    _, index = np.unique(bin_index(p_ai, weights, n_bins), return_inverse=True)
+    mass = np.bincount(index, weights)
+    predicted = np.bincount(index, weights * p_ai) / mass
+    observed = np.bincount(index, weights * is_ai) / mass
+    count = np.bincount(index)
+    spread = np.bincount(index, (weights * (is_ai - observed[index])) ** 2) / mass**2
+    # n/(n-1) makes it unbiased: without weights it is observed (1 - observed) / (n - 1).
+    variance = np.where(count > 1, spread * count / np.maximum(count - 1, 1), 0.0)
+    return mass, predicted, observed, count, variance
+
+
+def brier_decomposition(p_ai, is_ai, weights=None, n_bins: int | None = N_BINS) -> dict[str, float]:
+    """Murphy's (1973) decomposition of the Brier score over equal-mass bins.
 
     Args:
-        margin: (n,) log-odds of ai.
-        is_ai: (n,) bool.
-        groups: (n,), *optional*. Images that share a source; intervals resample whole groups.
-        class_balanced: Weight the metrics of probabilities (`nll`, `brier*`, all calibration errors) with
-            [`class_balanced_weights`]. Accuracy, precision, F1 and average precision always describe the images
-            as given.
-        n_resamples: Bootstrap resamples; 0 leaves the intervals out.
+        n_bins: Number of bins; `None` makes each distinct value a bin, and `remainder` is then 0.
 
     Returns:
-        `{name: {"value", "low", "high", "n"}}`: plain floats, or `None` where something is not defined; `n` is
-        the number of images the metric rests on. Names: `accuracy`, `balanced_accuracy`,
-        `precision_real/ai`, `recall_real/ai`, `f1_real/ai`, `auroc`, `average_precision`, `tpr_at_fpr_1`,
-        `tpr_at_fpr_5` (per cent), `fpr_at_tpr_95`, `nll`, `brier`, `brier_reliability`, `brier_resolution`,
-        `brier_uncertainty`, `ece`, `debiased_ece`, `smooth_ece`, `max_calibration_error`,
-        `signed_calibration_error`, `ece_noise_floor` (its `low` and `high` are the 5 % and 95 % quantiles).
-
-        Intervals are bootstrap percentiles. For the four calibration errors that cannot be negative they are
-        the errors that would explain the plug-in value, noise included, widened to hold it; they reach 0 where
-        a calibrated model would. A proportion of exactly 0 or 1 has an interval of no width.
+        `{"reliability", "resolution", "uncertainty", "remainder"}` with
+        `brier = reliability - resolution + uncertainty + remainder`; the remainder comes from the spread of
+        `p_ai` within bins (Stephenson, Coelho and Jolliffe 2008).
     """
-    margin, is_ai = check_margin(margin, is_ai)
-    n, n_ai = len(margin), int(is_ai.sum())
-    p_ai = expit(margin)
-    two_classes = 0 < n_ai < n
-    values = _linear_metrics(margin, is_ai, np.ones(n), class_balanced)
-    weights = class_balanced_weights(is_ai) if class_balanced else np.full(n, 1 / n)
-    weights = weights / weights.sum()
-    residuals, errors = _bin_masses(p_ai, is_ai, weights, n_bins)
-    murphy = brier_decomposition(p_ai, is_ai, weights, n_bins)
-    values |= {f"brier_{name}": murphy[name] for name in ("reliability", "resolution", "uncertainty")}
-    values["ece"] = ece(p_ai, is_ai, weights, n_bins)
-    values["debiased_ece"] = debiased_ece(p_ai, is_ai, weights, n_bins)
-    values["smooth_ece"] = smooth_ece(p_ai, is_ai, weights)
-    values["max_calibration_error"] = max_calibration_error(p_ai, is_ai, weights, n_bins)
+    mass, predicted, observed, _, _ = bins(p_ai, is_ai, weights, n_bins)
+    base = float(mass @ observed)
+    reliability = float(mass @ (predicted - observed) ** 2)
+    resolution = float(mass @ (observed - base) ** 2)
+    uncertainty = base * (1 - base)
+    return {
+        "reliability": reliability,
+        "resolution": resolution,
+        "uncertainty": uncertainty,
+        "remainder": brier(p_ai, is_ai, weights) - (reliability - resolution + uncertainty),
+    }
 
-    intervals = {}
-    if n_resamples:
-        samples, binned, smoothed = {}, [], []
-        for counts in resample_counts(n, groups, n_resamples, seed):
-            for name, sample in _linear_metrics(margin, is_ai, counts, class_balanced).items():
-                samples.setdefault(name, []).append(sample)
-            if two_classes:
-                drawn = class_balanced_weights(is_ai, counts) if class_balanced else counts
-                drawn = drawn / drawn.sum(-1, keepdims=True)
-                binned.append(drawn @ residuals)
-                smoothed.append(probability_metrics.residual_grid(p_ai, is_ai, drawn))
-        intervals = {name: percentile_interval(np.concatenate(parts), level) for name, parts in samples.items()}
-        if two_classes:
-            of_bins = weights @ residuals
-            deviations = np.concatenate(binned) - of_bins
-            for name, error in errors.items():
-                factors = _factor_interval(of_bins, deviations, error, level)
-                intervals[name] = tuple(min(1.0, error(factor * of_bins)) for factor in factors)
-            # The interval is that of the plug-in error, which the correction for noise may have left.
-            low, high = intervals["debiased_ece"]
-            intervals["debiased_ece"] = min(low, values["debiased_ece"]), high
-            # The smooth error exceeds a value if the error at that bandwidth does: no need to solve each row.
-            sigma = np.asarray(values["smooth_ece"])
-            grid = probability_metrics.residual_grid(p_ai, is_ai, weights)
-            smoothed = probability_metrics.smooth(dct(np.concatenate(smoothed), norm="ortho"), sigma)
-            at_sigma = probability_metrics.smooth(dct(grid, norm="ortho"), sigma)
-            factors = _factor_interval(at_sigma, smoothed - at_sigma, errors["ece"], level)
-            intervals["smooth_ece"] = tuple(
-                float(probability_metrics.smooth_ece_of_grid(factor * grid)) for factor in factors
-            )
-    if two_classes:
-        floor = noise_floor(p_ai, n_ai / n if class_balanced else None, n_bins, seed=seed)
-        values["ece_noise_floor"] = floor["mean"]
-        intervals["ece_noise_floor"] = floor["low"], floor["high"]
-    else:
-        values["ece_noise_floor"] = float("nan")
 
-    sizes = {
-        "recall_ai": n_ai, "recall_real": n - n_ai,
-        "tpr_at_fpr_1": n_ai, "tpr_at_fpr_5": n_ai, "fpr_at_tpr_95": n - n_ai,
-    }  # fmt: skip
-    summary = {}
-    for name, value in values.items():
-        defined = two_classes or name in _ONE_CLASS
-        numbers = (value, *intervals.get(name, (None, None))) if defined else (None, None, None)
-        value, low, high = (None if x is None or np.isnan(x) else float(x) for x in numbers)
-        summary[name] = {"value": value, "low": low, "high": high, "n": sizes.get(name, n)}
-    return summary
+def reliability_curve(p_ai, is_ai, weights=None, n_bins: int = N_BINS) -> dict[str, list]:
+    """Points of a reliability diagram over equal-mass bins, empty bins left out.
+
+    Returns:
+        `{"predicted": mean p_ai, "observed": share of ai, "count": images, "mass": share of the weight}`,
+        one entry per bin in each list, from low to high.
+    """
+    mass, predicted, observed, count, _ = bins(p_ai, is_ai, weights, n_bins)
+    return {
+        "predicted": predicted.tolist(),
+        "observed": observed.tolist(),
+        "count": count.tolist(),
+        "mass": mass.tolist(),
+    }
+
+
+def ece(p_ai, is_ai, weights=None, n_bins: int = N_BINS) -> float:
+    """Expected calibration error: mean over equal-mass bins of |mean p_ai - share of ai|.
+
+    Never zero on a finite sample: compare it with [`noise_floor`]. The binary form, on the probability of
+    ai over [0, 1], not on the probability of the called class (Naeini et al. 2015; Nixon et al. 2019).
+    """
+    mass, predicted, observed, _, _ = bins(p_ai, is_ai, weights, n_bins)
+    return float(mass @ np.abs(predicted - observed))
+
+
+def debiased_ece(p_ai, is_ai, weights=None, n_bins: int = N_BINS) -> float:
+    """Root mean square calibration error over bins, less what sampling noise alone adds to its square.
+
+    The square is `sum_b mass_b [(predicted_b - observed_b)^2 - variance of observed_b]`, cut at 0 (Bröcker
+    2012; Kumar, Liang and Ma 2019, section 4). It is the l2 error: compare it with others of its kind, not
+    with [`ece`], the l1 error. A bin of one image is not corrected.
+    """
+    mass, predicted, observed, _, variance = bins(p_ai, is_ai, weights, n_bins)
+    return float(np.sqrt(max(0.0, mass @ ((predicted - observed) ** 2 - variance))))
+
+
+def max_calibration_error(p_ai, is_ai, weights=None, n_bins: int = N_BINS) -> float:
+    """Largest |mean p_ai - share of ai| of any equal-mass bin."""
+    _, predicted, observed, _, _ = bins(p_ai, is_ai, weights, n_bins)
+    return float(np.abs(predicted - observed).max())
+
+
+def signed_calibration_error(p_ai, is_ai, weights=None):
+    """Mean p_ai minus share of ai: positive where the model says ai too readily (calibration in the large)."""
+    p_ai, is_ai = check_probability(p_ai, is_ai)
+    weights = check_weights(weights, len(p_ai))
+    return ratio(weights @ (p_ai - is_ai), weights.sum(-1))
+
+
+def residual_grid(p_ai, is_ai, weights) -> np.ndarray:
+    """Mass of `label - p_ai` on the cells of [0, 1], shared linearly between the two nearest centres.
+
+    `weights` (..., n) with rows that sum to 1; returns (..., cells).
+    """
+    place = np.clip(p_ai * GRID - 0.5, 0, GRID - 1)
+    left = np.minimum(place.astype(np.int64), GRID - 2)
+    residual = np.atleast_2d(weights * (is_ai - p_ai))
+    rows = np.arange(len(residual))[:, None] * GRID
+    share = place - left
+    grid = np.zeros(len(residual) * GRID)
+    for cell, part in ((left, 1 - share), (left + 1, share)):
+        grid += np.bincount((rows + cell).ravel(), (residual * part).ravel(), len(grid))
+    return grid.reshape(*np.shape(weights)[:-1], GRID)
+
+
+def smooth(coefficients: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Convolve with a Gaussian of width `sigma` reflected at 0 and 1, from cosine coefficients (..., cells).
+
+    It multiplies the k-th coefficient by exp(-(pi k sigma)^2 / 2).
+    """
+    damping = np.exp(-((np.pi * np.arange(GRID) * sigma[..., None]) ** 2) / 2)
+    return idct(coefficients * damping, axis=-1, norm="ortho")
+
+
+def smooth_ece_of_grid(grid: np.ndarray) -> np.ndarray:
+    """Smooth ECE of residual masses (..., cells)."""
+    coefficients = dct(grid, axis=-1, norm="ortho")
+    low, high = np.zeros(grid.shape[:-1]), np.ones(grid.shape[:-1])
+    for _ in range(24):  # the error falls with the bandwidth, so error = bandwidth has one solution
+        sigma = (low + high) / 2
+        above = np.abs(smooth(coefficients, sigma)).sum(-1) > sigma
+        low, high = np.where(above, sigma, low), np.where(above, high, sigma)
+    return low
+
+
+def smooth_ece(p_ai, is_ai, weights=None):
+    """Smooth calibration error (Błasiok and Nakkiran 2023, "Smooth ECE", definition 2): no bins to choose.
+
+    The residuals `label - p_ai` are smoothed along `p_ai` with a Gaussian reflected at 0 and 1; the error is
+    the integral of the absolute value, at the bandwidth that equals the error. Solved on a grid of 512 cells.
+    """
+    p_ai, is_ai = check_probability(p_ai, is_ai)
+    weights = check_weights(weights, len(p_ai))
+    total = weights.sum(-1, keepdims=True)
+    value = smooth_ece_of_grid(
+        residual_grid(p_ai, is_ai, weights / np.where(total > 0, total, np.nan))
+    )
+    return float(value) if value.ndim == 0 else value

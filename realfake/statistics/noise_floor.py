@@ -7,13 +7,17 @@ model; [`calibrated_ece_band`] for a perfect model that was then calibrated on a
 import numpy as np
 from scipy.special import expit, logit
 
-from .calibration import fit
-from .margins import check_margin, check_probability, class_balanced_weights
-from .probability_metrics import N_BINS, bin_index, ece
+from realfake.statistics.calibration import fit
+from realfake.statistics.log_odds import check_log_odds, check_probability, class_balanced_weights
+from realfake.statistics.metrics import N_BINS, bin_index, ece
 
 
 def noise_floor(
-    p_ai, prior_ai: float | None = None, n_bins: int = N_BINS, n_simulations: int = 1000, seed: int = 0
+    p_ai,
+    prior_ai: float | None = None,
+    n_bins: int = N_BINS,
+    n_simulations: int = 1000,
+    seed: int = 0,
 ) -> dict[str, float]:
     """The [`ece`] that a perfectly calibrated model with these predictions would show on this many images.
 
@@ -34,7 +38,9 @@ def noise_floor(
     """
     p_ai, _ = check_probability(p_ai, np.zeros(len(p_ai), bool))
     if prior_ai is not None and not 0 < prior_ai < 1:
-        raise ValueError(f"prior_ai is {prior_ai}; it must lie between 0 and 1, both classes being present.")
+        raise ValueError(
+            f"prior_ai is {prior_ai}; it must lie between 0 and 1, both classes being present."
+        )
     rng = np.random.default_rng(seed)
     p_ai = np.sort(p_ai)
     n = len(p_ai)
@@ -46,7 +52,9 @@ def noise_floor(
         if index is not None:
             samples[i] = np.abs(np.bincount(index, label - p_ai)).sum() / n
         else:
-            samples[i] = ece(p_ai, label, np.where(label, 0.5 / prior_ai, 0.5 / (1 - prior_ai)), n_bins)
+            samples[i] = ece(
+                p_ai, label, np.where(label, 0.5 / prior_ai, 0.5 / (1 - prior_ai)), n_bins
+            )
     return {
         "mean": float(samples.mean()),
         "low": float(np.quantile(samples, 0.05)),
@@ -55,9 +63,9 @@ def noise_floor(
 
 
 def calibrated_ece_band(
-    margin,
+    log_odds,
     is_ai,
-    calibration_margin,
+    calibration_log_odds,
     calibration_is_ai,
     *,
     method: str = "temperature_bias",
@@ -75,9 +83,9 @@ def calibrated_ece_band(
     independent: groups widen the band.
 
     Args:
-        margin: (n,) log-odds of ai of the test images, calibrated.
+        log_odds: (n,) log-odds of ai of the test images, calibrated.
         is_ai: (n,) bool.
-        calibration_margin: (m,) the same of the calibration images, with the calibration applied.
+        calibration_log_odds: (m,) the same of the calibration images, with the calibration applied.
         calibration_is_ai: (m,) bool.
         method: What was fitted, see [`calibration.fit`].
         level: Probability that a perfect model's ECE falls into the band.
@@ -89,15 +97,17 @@ def calibrated_ece_band(
     Raises:
         ValueError: Shapes differ, there are no images, or a margin is NaN.
     """
-    margin, is_ai = check_margin(margin, is_ai)
-    calibration_margin, calibration_is_ai = check_margin(calibration_margin, calibration_is_ai)
-    sizes = {"n": len(margin), "n_calibration": len(calibration_margin)}
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
+    calibration_log_odds, calibration_is_ai = check_log_odds(
+        calibration_log_odds, calibration_is_ai
+    )
+    sizes = {"n": len(log_odds), "n_calibration": len(calibration_log_odds)}
     if any(truth.all() or not truth.any() for truth in (is_ai, calibration_is_ai)):
         return {**dict.fromkeys(("value", "mean", "low", "high", "within")), **sizes}
-    value = ece(expit(margin), is_ai, class_balanced_weights(is_ai), n_bins)
+    value = ece(expit(log_odds), is_ai, class_balanced_weights(is_ai), n_bins)
     rng = np.random.default_rng(seed)
-    draw_test = _perfect_model(margin, is_ai, rng)
-    draw_calibration = _perfect_model(calibration_margin, calibration_is_ai, rng)
+    draw_test = _perfect_model(log_odds, is_ai, rng)
+    draw_calibration = _perfect_model(calibration_log_odds, calibration_is_ai, rng)
     weights = class_balanced_weights(np.sort(is_ai))
     samples = np.empty(n_simulations)
     for i in range(n_simulations):
@@ -115,23 +125,23 @@ def calibrated_ece_band(
     }
 
 
-def _perfect_model(margin, is_ai, rng):
+def _perfect_model(log_odds, is_ai, rng):
     """A function that draws `(margins, is_ai)`, real images first, with as many of each class as there are.
 
     With both classes' masses equal, margins of ai images are distributed as `expit(margin)` times all margins, those of
     real images as the rest (Bayes' rule).
     """
     mass = class_balanced_weights(is_ai)
-    p_ai = expit(margin)
+    p_ai = expit(log_odds)
     n_ai = int(is_ai.sum())
     shares = [(mass * part).cumsum() for part in (1 - p_ai, p_ai)]
-    truth = np.arange(len(margin)) >= len(margin) - n_ai
+    truth = np.arange(len(log_odds)) >= len(log_odds) - n_ai
 
     def draw():
         drawn = [
             np.searchsorted(share, rng.random(size) * share[-1], side="right")
-            for share, size in zip(shares, (len(margin) - n_ai, n_ai), strict=True)
+            for share, size in zip(shares, (len(log_odds) - n_ai, n_ai), strict=True)
         ]
-        return margin[np.concatenate(drawn).clip(max=len(margin) - 1)], truth
+        return log_odds[np.concatenate(drawn).clip(max=len(log_odds) - 1)], truth
 
     return draw

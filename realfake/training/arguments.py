@@ -15,9 +15,9 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from ..corpus.hold_out import parse_hold_out
-from ..corpus.splits import EVALUABLE_SPLITS
-from ..labels import parse_overrides
+from realfake.corpus.hold_out import parse_hold_out
+from realfake.corpus.splits import EVALUABLE_SPLITS
+from realfake.labels import parse_overrides
 
 # There is one where --hold_out asks for it.
 MEASURED_SPLITS = (*EVALUABLE_SPLITS, "held_out")
@@ -28,18 +28,23 @@ class ModelArguments:
     """Which classifier is trained, and how much of it."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of any image-classification checkpoint to fine-tune."}
+        default=None,
+        metadata={"help": "Hub id or folder of any image-classification checkpoint to fine-tune."},
     )
     model_type: str | None = field(
         default=None,
-        metadata={"help": "Architecture to build with random weights instead: vit, convnextv2, swin, …"},
+        metadata={
+            "help": "Architecture to build with random weights instead: vit, convnextv2, swin, …"
+        },
     )
     model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the checkpoint."}
     )
     config_overrides: str | None = field(
         default=None,
-        metadata={"help": "Fields of the configuration as JSON, e.g. '{\"depths\": [2, 2, 6, 2]}'."},
+        metadata={
+            "help": "Fields of the configuration as JSON, e.g. '{\"depths\": [2, 2, 6, 2]}'."
+        },
     )
     image_size: int | None = field(
         default=None,
@@ -54,11 +59,15 @@ class ModelArguments:
     )
     trainable: str = field(
         default="all",
-        metadata={"help": "'all', 'head' (last linear layer) or 'last:N' (last N blocks and the rest)."},
+        metadata={
+            "help": "'all', 'head' (last linear layer) or 'last:N' (last N blocks and the rest)."
+        },
     )
     dropout: float | None = field(
         default=None,
-        metadata={"help": "Dropout rate, set in the architecture's own field; refused where it has none."},
+        metadata={
+            "help": "Dropout rate, set in the architecture's own field; refused where it has none."
+        },
     )
 
     def __post_init__(self):
@@ -82,16 +91,22 @@ class DataArguments:
     )
     corpus_name: str | None = field(
         default=None,
-        metadata={"help": "What the corpus is called in the card; defaults to its id or folder name."},
+        metadata={
+            "help": "What the corpus is called in the card; defaults to its id or folder name."
+        },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration name of a Hub dataset."}
+    )
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."}
     )
     train_split: str | None = field(
         default=None, metadata={"help": "Name of the training split, where it is unusual."}
     )
-    validation_split: str | None = field(default=None, metadata={"help": "Name of the validation split."})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Name of the validation split."}
+    )
     test_split: str | None = field(default=None, metadata={"help": "Name of the test split."})
     image_column: str | None = field(
         default=None, metadata={"help": "Name of the column that holds the image."}
@@ -100,16 +115,21 @@ class DataArguments:
         default=None, metadata={"help": "Name of the column that holds the label."}
     )
     label_map: str | None = field(
-        default=None, metadata={"help": "Which classes are real and which ai: 'nature=real,midjourney=ai'."}
+        default=None,
+        metadata={"help": "Which classes are real and which ai: 'nature=real,midjourney=ai'."},
     )
-    streaming: bool = field(default=False, metadata={"help": "Stream the training split; needs --max_steps."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Stream the training split; needs --max_steps."}
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Use this many training images at most."}
     )
     max_validation_samples: int | None = field(
         default=None, metadata={"help": "Use this many validation images."}
     )
-    max_test_samples: int | None = field(default=None, metadata={"help": "Use this many test images at most."})
+    max_test_samples: int | None = field(
+        default=None, metadata={"help": "Use this many test images at most."}
+    )
     hold_out: str | None = field(
         default=None,
         metadata={
@@ -119,7 +139,8 @@ class DataArguments:
     )
     split_seed: int = field(default=42, metadata={"help": "Seed of the splits that are carved."})
     preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that check the images; defaults to one per core."}
+        default=None,
+        metadata={"help": "Processes that check the images; defaults to one per core."},
     )
     augmentation: float = field(
         default=0.5, metadata={"help": "Strength of the augmentation, from 0 (none) to 1 (strong)."}
@@ -132,7 +153,9 @@ class DataArguments:
     )
     cutmix: float = field(
         default=0.0,
-        metadata={"help": "Put a rectangle of one training image into another; α as above; 0: do not."},
+        metadata={
+            "help": "Put a rectangle of one training image into another; α as above; 0: do not."
+        },
     )
     consistency: float = field(
         default=0.0,
@@ -149,7 +172,8 @@ class DataArguments:
         },
     )
     hard_share: float = field(
-        default=0.3, metadata={"help": "Share of the mistakes among the images, with --hard_examples."}
+        default=0.3,
+        metadata={"help": "Share of the mistakes among the images, with --hard_examples."},
     )
     train_crop_size: int | None = field(
         default=None,
@@ -187,7 +211,9 @@ class DataArguments:
         if parse_hold_out(self.hold_out) and self.streaming:
             raise ValueError("--hold_out cannot look into a stream; leave out --streaming.")
         local = Path(self.dataset)
-        self.corpus_name = self.corpus_name or (local.resolve().name if local.exists() else self.dataset)
+        self.corpus_name = self.corpus_name or (
+            local.resolve().name if local.exists() else self.dataset
+        )
 
 
 @dataclass
@@ -199,31 +225,46 @@ class RunArguments(TrainingArguments):
     )
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps, or their share if below 1."})
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Warm-up steps, or their share if below 1."}
+    )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
     per_device_train_batch_size: int = field(
         default=32, metadata={"help": "Images a process takes in one step."}
     )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a process measures at once."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When the selection part is measured."})
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Images a process measures at once."}
+    )
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When the selection part is measured."}
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "When a checkpoint is saved."})
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints kept; the best one is always kept."}
     )
-    logging_steps: float = field(default=25, metadata={"help": "Steps between two lines of the log."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    logging_steps: float = field(
+        default=25, metadata={"help": "Steps between two lines of the log."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "End with the best checkpoint."}
+    )
     metric_for_best_model: str | None = field(
-        default="loss", metadata={"help": "What the best checkpoint is chosen by: loss, accuracy or auroc."}
+        default="loss",
+        metadata={"help": "What the best checkpoint is chosen by: loss, accuracy or auroc."},
     )
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "A resumed run keeps its early-stopping patience and its elapsed time."}
+        default=True,
+        metadata={"help": "A resumed run keeps its early-stopping patience and its elapsed time."},
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: the images are transformed as they are read."}
+        default=False,
+        metadata={"help": "Must stay off: the images are transformed as they are read."},
     )
     bf16: bool | None = field(
         default=None,
-        metadata={"help": "bfloat16 autocast; defaults to on where the machine has bf16 arithmetic."},
+        metadata={
+            "help": "bfloat16 autocast; defaults to on where the machine has bf16 arithmetic."
+        },
     )
 
     channels_last: bool = field(
@@ -234,7 +275,9 @@ class RunArguments(TrainingArguments):
     )
     backbone_lr_factor: float = field(
         default=1.0,
-        metadata={"help": "Learning rate of all but the last layer, as a share of --learning_rate."},
+        metadata={
+            "help": "Learning rate of all but the last layer, as a share of --learning_rate."
+        },
     )
     l2_to_pretrained: float = field(
         default=0.0,
@@ -257,19 +300,26 @@ class RunArguments(TrainingArguments):
     )
     alpha: float = field(
         default=0.05,
-        metadata={"help": "Rate of wrong verdicts among the images of a class; the rest is inconclusive."},
+        metadata={
+            "help": "Rate of wrong verdicts among the images of a class; the rest is inconclusive."
+        },
     )
-    measure_test: bool = field(default=True, metadata={"help": "Measure the test split once, at the end."})
+    measure_test: bool = field(
+        default=True, metadata={"help": "Measure the test split once, at the end."}
+    )
     measure_degradations: int = field(
         default=2000,
-        metadata={"help": "So many test images at most are measured recompressed, resized, … too; 0 for none."},
+        metadata={
+            "help": "So many test images at most are measured recompressed, resized, … too; 0 for none."
+        },
     )
     measurement_log: str = field(
         default="realfake/checkpoints/measurements.jsonl",
         metadata={"help": "File that every measurement of a test split is added to."},
     )
     evaluate_only: str | None = field(
-        default=None, metadata={"help": f"Train nothing, measure one split: {', '.join(MEASURED_SPLITS)}."}
+        default=None,
+        metadata={"help": f"Train nothing, measure one split: {', '.join(MEASURED_SPLITS)}."},
     )
     search: int = field(
         default=0,
@@ -279,10 +329,13 @@ class RunArguments(TrainingArguments):
         },
     )
     dry_run: bool = field(
-        default=False, metadata={"help": "Show the corpus, the model and the first augmented batch, then stop."}
+        default=False,
+        metadata={"help": "Show the corpus, the model and the first augmented batch, then stop."},
     )
     publish: bool = field(default=False, init=False)
-    license: str = field(default="apache-2.0", metadata={"help": "Licence of the weights, for the card."})
+    license: str = field(
+        default="apache-2.0", metadata={"help": "Licence of the weights, for the card."}
+    )
     corpus_notes: str | None = field(
         default=None,
         metadata={"help": "Markdown file on the corpus, its origins and weaknesses, for the card."},
@@ -294,7 +347,9 @@ class RunArguments(TrainingArguments):
                 f"--evaluate_only must be one of {', '.join(MEASURED_SPLITS)}, not {self.evaluate_only!r}."
             )
         if self.measure_degradations < 0:
-            raise ValueError(f"--measure_degradations must not be negative, as {self.measure_degradations} is.")
+            raise ValueError(
+                f"--measure_degradations must not be negative, as {self.measure_degradations} is."
+            )
         if self.search < 0:
             raise ValueError(f"--search must be a number of trials, not {self.search}.")
         if self.search and (self.early_stopping_patience or self.evaluate_only or self.dry_run):
@@ -305,7 +360,9 @@ class RunArguments(TrainingArguments):
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"--alpha must lie between 0 and 0.5, not {self.alpha}.")
         if not 0 < self.backbone_lr_factor <= 1:
-            raise ValueError(f"--backbone_lr_factor must lie in (0, 1], not {self.backbone_lr_factor}.")
+            raise ValueError(
+                f"--backbone_lr_factor must lie in (0, 1], not {self.backbone_lr_factor}."
+            )
         if self.l2_to_pretrained < 0 or self.head_epochs < 0:
             raise ValueError("--l2_to_pretrained and --head_epochs must not be negative.")
         if self.head_epochs:
@@ -314,7 +371,9 @@ class RunArguments(TrainingArguments):
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema_decay must lie in [0, 1), not {self.ema_decay}.")
         if self.remove_unused_columns:
-            raise ValueError("--remove_unused_columns must stay off: the image column would be removed.")
+            raise ValueError(
+                "--remove_unused_columns must stay off: the image column would be removed."
+            )
         if self.corpus_notes and not Path(self.corpus_notes).is_file():
             raise ValueError(f"--corpus_notes: there is no file {self.corpus_notes}.")
         if self.early_stopping_patience is not None and (
@@ -337,7 +396,8 @@ class RunArguments(TrainingArguments):
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
         super().__post_init__()
         missing = sorted(
-            set(self.report_to) & set(INTEGRATION_TO_CALLBACK) - set(get_available_reporting_integrations())
+            set(self.report_to)
+            & set(INTEGRATION_TO_CALLBACK) - set(get_available_reporting_integrations())
         )
         if missing:
             raise ValueError(
@@ -360,5 +420,7 @@ def _json_object(text: str | None, option: str) -> dict:
     except json.JSONDecodeError as error:
         raise ValueError(f"{option} is not JSON ({error}): {text}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{option} must be a JSON object such as '{{\"depths\": [2, 2, 6, 2]}}', not {text}.")
+        raise ValueError(
+            f"{option} must be a JSON object such as '{{\"depths\": [2, 2, 6, 2]}}', not {text}."
+        )
     return value

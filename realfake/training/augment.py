@@ -10,7 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..imaging.degradations import KERNELS, LONGEST_SIDE, SUBSAMPLINGS, blur, noise, recompress
+from realfake.imaging.degradations import (
+    KERNELS,
+    LONGEST_SIDE,
+    SUBSAMPLINGS,
+    blur,
+    noise,
+    recompress,
+)
 
 # Up to this shortest side (CIFAKE: 32) resampling would destroy the image; it is shifted instead.
 _TINY = 64
@@ -19,7 +26,15 @@ _BLOCK = 8
 # Antialiasing kernels: what browsers and editors use.
 _KERNELS = [KERNELS[name] for name in ("box", "bilinear", "bicubic", "lanczos")]
 # Probabilities at strength 1; they grow linearly from 0.
-_RESCALE, _COMPRESS, _COMPRESS_AGAIN, _COLOUR, _GREY, _BLUR, _NOISE = 0.9, 0.9, 0.4, 0.5, 0.05, 0.3, 0.3
+_RESCALE, _COMPRESS, _COMPRESS_AGAIN, _COLOUR, _GREY, _BLUR, _NOISE = (
+    0.9,
+    0.9,
+    0.4,
+    0.5,
+    0.05,
+    0.3,
+    0.3,
+)
 # Images that end up smaller than the crop: their probability at strength 1, and the smallest side, as a share of it.
 _SMALL, _SMALLEST = 0.5, 0.4
 # Of the compressed images: the share compressed before rescaling and crop; of the passes: the share of WebP.
@@ -60,12 +75,16 @@ class Augmentation:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength is {self.strength}; it must lie in 0..1.")
         if self.crop_size is not None and self.crop_size < 1:
-            raise ValueError(f"crop_size is {self.crop_size}; it must be a positive number of pixels, or None.")
+            raise ValueError(
+                f"crop_size is {self.crop_size}; it must be a positive number of pixels, or None."
+            )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return _place(*self._content(image, rng))
 
-    def twins(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    def twins(
+        self, image: Image.Image, rng: np.random.Generator
+    ) -> tuple[Image.Image, Image.Image]:
         """The augmented image, and the same one saved once more, as JPEG or WebP.
 
         The first is what calling the augmentation gives. The second is compressed before it is placed on black, as
@@ -82,9 +101,9 @@ class Augmentation:
         s = self.strength
         tiny = min(image.size) <= _TINY
         # One draw for all decisions: a call of the generator costs as much as a small image's crop.
-        small, rescaled, compressed, before, again, coloured, grey, blurred, noised, flipped = rng.random(
-            10
-        ).tolist()
+        small, rescaled, compressed, before, again, coloured, grey, blurred, noised, flipped = (
+            rng.random(10).tolist()
+        )
         first = compressed < s * _COMPRESS and before < _BEFORE
         last = compressed < s * _COMPRESS and before >= _BEFORE
         again = again < s * _COMPRESS_AGAIN
@@ -93,12 +112,16 @@ class Augmentation:
         window = self._small_window(rng) if small else size
         scaled = image.size
         if not tiny and rescaled < s * _RESCALE:
-            scaled = self._scaled_size(image.size, window, _SMALLEST if small else 1 - self._spread, rng)
+            scaled = self._scaled_size(
+                image.size, window, _SMALLEST if small else 1 - self._spread, rng
+            )
         target = (min(window[0], scaled[0]), min(window[1], scaled[1]))
         left, top = (int(rng.integers(0, a - b + 1)) for a, b in zip(scaled, target))
         # A compression that comes last works on a part that begins a random part of a block ahead of the
         # target, and is cut off in the end; else the crop's corner would always be a corner of the grid.
-        phase = [min(p, corner) for p, corner in zip(rng.integers(0, _BLOCK, 2).tolist(), (left, top))]
+        phase = [
+            min(p, corner) for p, corner in zip(rng.integers(0, _BLOCK, 2).tolist(), (left, top))
+        ]
         phase = phase if last else [0, 0]
         left, top = left - phase[0], top - phase[1]
         work = (target[0] + phase[0], target[1] + phase[1])
@@ -166,17 +189,23 @@ class Augmentation:
         format = "WEBP" if webp < _WEBP else "JPEG"
         if max(image.size) > LONGEST_SIDE[format]:
             return image
-        return recompress(image, format, quality, SUBSAMPLINGS[int(subsampling * len(SUBSAMPLINGS))], effort=0)
+        return recompress(
+            image, format, quality, SUBSAMPLINGS[int(subsampling * len(SUBSAMPLINGS))], effort=0
+        )
 
     def _compress_around(self, image, box, rng):
         """Compress the region of `box` and a margin, on a grid of random phase; a whole photograph takes too long."""
         ahead = rng.integers(0, _BLOCK, 2).tolist()
-        left, top = (max(0, math.floor(edge) - margin) for edge, margin in zip(box[:2], ahead))
-        right, bottom = (min(side, math.ceil(edge) + _BLOCK) for edge, side in zip(box[2:], image.size))
+        left, top = (max(0, math.floor(edge) - log_odds) for edge, log_odds in zip(box[:2], ahead))
+        right, bottom = (
+            min(side, math.ceil(edge) + _BLOCK) for edge, side in zip(box[2:], image.size)
+        )
         image = self._compress(image.crop((left, top, right, bottom)), rng)
         return image, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
 
-    def _colour(self, image: Image.Image, jitter: bool, grey: bool, rng: np.random.Generator) -> Image.Image:
+    def _colour(
+        self, image: Image.Image, jitter: bool, grey: bool, rng: np.random.Generator
+    ) -> Image.Image:
         """Brightness, contrast about mid-grey and saturation as one 3 x 4 matrix."""
         brightness, contrast, saturation = 1.0, 1.0, 1.0
         if jitter:
@@ -216,7 +245,12 @@ class Augmentation:
                 "quality": [self._quality, _BEST_QUALITY],
                 "jpeg subsampling": list(SUBSAMPLINGS),
             },
-            "colour": {"p": s * _COLOUR, "brightness": 0.3 * s, "contrast": 0.3 * s, "saturation": 0.5 * s},
+            "colour": {
+                "p": s * _COLOUR,
+                "brightness": 0.3 * s,
+                "contrast": 0.3 * s,
+                "saturation": 0.5 * s,
+            },
             "grey": {"p": s * _GREY},
             "blur": {"p": s * _BLUR, "sigma (px)": list(self._sigma(False))},
             "noise": {"p": s * _NOISE, "std (of 255)": [0.0, self._noise]},
@@ -230,7 +264,9 @@ def _scale_box(box, scaled, size) -> tuple[float, float, float, float]:
     return box[0] * x, box[1] * y, min(box[2] * x, size[0]), min(box[3] * y, size[1])
 
 
-def _place(image: Image.Image, size: tuple[int, int], shift: tuple[int, int] = (0, 0)) -> Image.Image:
+def _place(
+    image: Image.Image, size: tuple[int, int], shift: tuple[int, int] = (0, 0)
+) -> Image.Image:
     """Crop about the centre, or pad with black, by transformers' `center_crop` rule; `shift` moves the content."""
     if image.size == tuple(size) and not any(shift):
         return image

@@ -1,6 +1,6 @@
 """Compares finished runs on the same images: one row a model, with paired differences from the best one.
 
-Takes what the runs of [`realfake.training.run_series`] left behind; `scripts/compare.py` and `scripts/leave_one_out.py` print the
+Takes what the runs of [`realfake.training.series`] left behind; `scripts/compare.py` and `scripts/leave_one_out.py` print the
 tables.
 """
 
@@ -13,21 +13,19 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import expit
 
-from ..card.markdown import md, table
-from ..card.numbers import number, percent, score, share
-from ..corpus.rows import corpus_fingerprint, is_ai
-from ..corpus.splits import subset
-from ..detector import Detector
-from ..evaluation import results, robustness, robustness_run
-from ..labels import AI, NAMES, REAL
-from ..records import write_atomically
-from ..statistics import decision_metrics
-from ..statistics.bootstrap import bootstrap_interval
-from ..statistics.margins import class_balanced_weights
-from ..statistics.probability_metrics import ece
-from ..statistics.ranking_metrics import auroc
-from .run_series import Run, read_run_scores
-from .runs import FINISHED
+from realfake.corpus.rows import corpus_fingerprint, is_ai
+from realfake.corpus.splits import subset
+from realfake.detector import Detector
+from realfake.evaluation import results, robustness, robustness_run
+from realfake.formatting import md, number, percent, score, share, table
+from realfake.io import write_atomically
+from realfake.labels import AI, NAMES, REAL
+from realfake.statistics import metrics as statistics_metrics
+from realfake.statistics.bootstrap import bootstrap_interval
+from realfake.statistics.log_odds import class_balanced_weights
+from realfake.statistics.metrics import auroc, ece
+from realfake.training.runs import FINISHED
+from realfake.training.series import Run, read_run_scores
 
 # The tiers that the worst one is looked for in: what messengers and pages do, and half the size.
 TIERS = ("clean", "jpeg_40", "resize_768_jpeg_60", "resize_512_jpeg_40", "webp_50", "half_size")
@@ -41,8 +39,11 @@ def splits_of(split: str) -> tuple[str, ...]:
 def _mean_over_seeds(statistic):
     """Of an array of margins of shape (n, seeds), so that whole images are resampled."""
 
-    def mean(margins, truth, weights=None):
-        each = [statistic(margins[:, seed], truth, weights=weights) for seed in range(margins.shape[1])]
+    def mean(log_odds, truth, weights=None):
+        each = [
+            statistic(log_odds[:, seed], truth, weights=weights)
+            for seed in range(log_odds.shape[1])
+        ]
         return np.mean(each, axis=0)
 
     return mean
@@ -55,12 +56,17 @@ def _with_interval(statistic, *arrays, groups, resampling: Mapping) -> dict:
 
 
 def compare(
-    margins: Mapping[str, np.ndarray], truth: np.ndarray, groups=None, *, seed: int = 0, n_resamples: int = 1000
+    log_odds: Mapping[str, np.ndarray],
+    truth: np.ndarray,
+    groups=None,
+    *,
+    seed: int = 0,
+    n_resamples: int = 1000,
 ) -> dict:
     """Compute the figures of several models on the same images.
 
     Args:
-        margins: `{model: (n, seeds) float64}`; figures are means over the seeds.
+        log_odds: `{model: (n, seeds) float64}`; figures are means over the seeds.
         truth: (n,) bool, whether the image is ai.
         groups: (n,), *optional*. Images that are resampled together.
 
@@ -72,20 +78,20 @@ def compare(
     """
     resampling = {"seed": seed, "n_resamples": n_resamples}
     metrics = {
-        "accuracy": _mean_over_seeds(decision_metrics.accuracy),
-        "balanced_accuracy": _mean_over_seeds(decision_metrics.balanced_accuracy),
+        "accuracy": _mean_over_seeds(statistics_metrics.accuracy),
+        "balanced_accuracy": _mean_over_seeds(statistics_metrics.balanced_accuracy),
         "auroc": _mean_over_seeds(auroc),
     }
     weights = class_balanced_weights(truth)
     models = {}
-    for name, own in margins.items():
+    for name, own in log_odds.items():
         figures = {
             metric: _with_interval(statistic, own, truth, groups=groups, resampling=resampling)
             for metric, statistic in metrics.items()
         }
         for label in NAMES:
             for metric in ("precision", "recall", "f1"):
-                statistic = getattr(decision_metrics, metric)
+                statistic = getattr(statistics_metrics, metric)
                 each = [float(statistic(column, truth, label)) for column in own.T]
                 mean = float(np.mean(each))
                 # Of a label that was never given there is no precision.
@@ -94,7 +100,7 @@ def compare(
         figures["auroc_by_seed"] = [float(auroc(column, truth)) for column in own.T]
         models[name] = figures
     best = max(models, key=lambda name: models[name]["auroc"]["value"])
-    for name, own in margins.items():
+    for name, own in log_odds.items():
         for metric in ("auroc", "accuracy"):
             statistic = metrics[metric]
 
@@ -104,7 +110,9 @@ def compare(
             models[name][f"{metric}_difference"] = (
                 None
                 if name == best
-                else _with_interval(difference, own, margins[best], truth, groups=groups, resampling=resampling)
+                else _with_interval(
+                    difference, own, log_odds[best], truth, groups=groups, resampling=resampling
+                )
             )
     return {"best": best, "models": models}
 
@@ -123,13 +131,14 @@ def figures_of(runs: Sequence[Run], split: str, **resampling) -> dict:
     ):
         raise ValueError("The runs were measured on different images; pass another --output_dir.")
     names = list(dict.fromkeys(run.name for run in runs))
-    margins = {
-        name: np.stack([scores[run]["margin"] for run in runs if run.name == name], axis=1) for name in names
+    log_odds = {
+        name: np.stack([scores[run]["log_odds"] for run in runs if run.name == name], axis=1)
+        for name in names
     }
     return {
         "split": split,
         "n": {REAL: int((~first["is_ai"]).sum()), AI: int(first["is_ai"].sum())},
-        **compare(margins, first["is_ai"], first["groups"], **resampling),
+        **compare(log_odds, first["is_ai"], first["groups"], **resampling),
     }
 
 
@@ -151,19 +160,29 @@ def measure_run(run: Run, dataset: Dataset, n: int, seed: int = 0) -> dict:
     """
     detector = Detector.from_pretrained(run.folder)
     facts = json.loads((run.folder / FINISHED).read_text())
-    figures = {"parameters": facts["parameters"], "images_per_second": images_per_second(detector, dataset)}
+    figures = {
+        "parameters": facts["parameters"],
+        "images_per_second": images_per_second(detector, dataset),
+    }
     if n:
         part = balanced_part(dataset, n, seed)
         names = robustness_run.possible(part, TIERS)
         scorer = robustness.detector_scorer(detector, results.checkpoint_hash(run.folder), 16)
-        margins, _ = robustness.score_grid(part, names, [scorer], run.folder, corpus_fingerprint(part))
+        log_odds, _ = robustness.score_grid(
+            part, names, [scorer], run.folder, corpus_fingerprint(part)
+        )
         truth = is_ai(part)
         tiers = {
-            name: float(decision_metrics.balanced_accuracy(own, truth))
-            for name, own in margins["model"].items()
+            name: float(statistics_metrics.balanced_accuracy(own, truth))
+            for name, own in log_odds["model"].items()
         }
         worst = min(tiers, key=tiers.__getitem__)
-        figures |= {"tiers": tiers, "worst_tier": worst, "worst": tiers[worst], "tiers_n": len(part)}
+        figures |= {
+            "tiers": tiers,
+            "worst_tier": worst,
+            "worst": tiers[worst],
+            "tiers_n": len(part),
+        }
     return figures
 
 
@@ -182,11 +201,11 @@ def images_per_second(
 ) -> float:
     """Return how many images a detector decodes and scores in a second: the best of some repeats."""
     images = dataset[: min(n, len(dataset))]["image"]
-    detector.margins(images[:batch_size], batch_size)  # the first pass allocates
+    detector.log_odds(images[:batch_size], batch_size)  # the first pass allocates
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        detector.margins(images, batch_size)
+        detector.log_odds(images, batch_size)
         seconds.append(time.perf_counter() - start)
     return len(images) / min(seconds)
 
@@ -195,9 +214,17 @@ def comparison_table(record: Mapping) -> str:
     """The comparison as a Markdown table, the best model first."""
     models = record["models"]
     header = [
-        "model", "accuracy", "real: P / R / F1", "ai: P / R / F1", "AUROC", "Δ AUROC to the best", "ECE", "worst tier",
-        "parameters", "images/s",
-    ]  # fmt: skip
+        "model",
+        "accuracy",
+        "real: P / R / F1",
+        "ai: P / R / F1",
+        "AUROC",
+        "Δ AUROC to the best",
+        "ECE",
+        "worst tier",
+        "parameters",
+        "images/s",
+    ]
     rows = []
     for name in sorted(models, key=lambda name: -models[name]["auroc"]["value"]):
         one = models[name]
@@ -206,7 +233,13 @@ def comparison_table(record: Mapping) -> str:
             [
                 md(name),
                 share(one["accuracy"]),
-                *(" / ".join(percent(one[f"{metric}_{label}"]).removesuffix(" %") for metric in ("precision", "recall", "f1")) for label in NAMES),
+                *(
+                    " / ".join(
+                        percent(one[f"{metric}_{label}"]).removesuffix(" %")
+                        for metric in ("precision", "recall", "f1")
+                    )
+                    for label in NAMES
+                ),
                 score(one["auroc"]),
                 "best" if one["auroc_difference"] is None else signed(one["auroc_difference"]),
                 number(one["ece"]),
@@ -214,7 +247,7 @@ def comparison_table(record: Mapping) -> str:
                 size(one["parameters"]),
                 f"{one['images_per_second']:,.0f}",
             ]
-        )  # fmt: skip
+        )
     return table(header, rows)
 
 
@@ -234,7 +267,7 @@ def measure_all(runs: Sequence[Run], split: str, n: int) -> dict[str, dict]:
     Under degradations stand images of validation, or of `held_out` where the comparison is about that: a test split is
     measured by the runs alone, which log it.
     """
-    from . import runs as training_runs
+    from realfake.training import runs as training_runs
 
     dataset, found = None, {}
     of = "held_out" if split == "held_out" else "validation"
@@ -242,7 +275,11 @@ def measure_all(runs: Sequence[Run], split: str, n: int) -> dict[str, dict]:
         if run.name in found:
             continue
         path = run.folder / "comparison.json"
-        asked = {"checkpoint_sha256": results.checkpoint_hash(run.folder), "tiers_of": of, "asked": n}
+        asked = {
+            "checkpoint_sha256": results.checkpoint_hash(run.folder),
+            "tiers_of": of,
+            "asked": n,
+        }
         known = json.loads(path.read_text()) if path.is_file() else {}
         if {name: known.get(name) for name in asked} != asked:
             if dataset is None:
@@ -263,7 +300,11 @@ def comparison_page(record: Mapping) -> str:
         "# Comparison",
         "",
         f"On {record['split']}: {n[REAL]:,} real and {n[AI]:,} ai images; "
-        + (f"means over the seeds {', '.join(map(str, seeds))}. " if len(seeds) > 1 else f"seed {seeds[0]}. ")
+        + (
+            f"means over the seeds {', '.join(map(str, seeds))}. "
+            if len(seeds) > 1
+            else f"seed {seeds[0]}. "
+        )
         + "In parentheses 95 % intervals by bootstrap over groups of images; differences on resamples that both models share. "
         "P / R / F1: precision, recall and F1 in per cent.",
     ]
@@ -294,7 +335,7 @@ def held_out_figures(runs: Sequence[Run]) -> dict[str, dict]:
                 name: figures["summary"][name]
                 for name in ("auroc", "balanced_accuracy", "recall_ai", "recall_real")
             },
-            "seen_auroc": float(auroc(seen["margin"], seen["is_ai"])),
+            "seen_auroc": float(auroc(seen["log_odds"], seen["is_ai"])),
         }
     return values
 
@@ -319,7 +360,14 @@ def held_out_page(record: Mapping) -> str:
         for name, one in sorted(values.items(), key=lambda item: rank(item[0]))
     ]
     known = [one["auroc"]["value"] for one in values.values() if one["auroc"]["value"] is not None]
-    header = [record["column"], "ai / real", "AUROC", "ai found", "real left alone", "AUROC on what was seen"]
+    header = [
+        record["column"],
+        "ai / real",
+        "AUROC",
+        "ai found",
+        "real left alone",
+        "AUROC on what was seen",
+    ]
     lines = [
         f"# Without one {record['column']} at a time",
         "",

@@ -13,19 +13,17 @@ from accelerate import PartialState
 from datasets import Dataset
 from scipy.special import expit
 
-from ..corpus.rows import column, corpus_fingerprint, is_ai
-from ..corpus.splits import subset
-from ..detector import Detector
-from ..evaluation import results
-from ..evaluation.collecting import collect_logits
-from ..labels import AI, NAMES, REAL
-from ..records import write_atomically
-from ..statistics.bootstrap import bootstrap_interval
-from ..statistics.decision_metrics import accuracy
-from ..statistics.margins import class_balanced_weights, margin_from_logits
-from ..statistics.probability_metrics import ece
-from ..statistics.ranking_metrics import auroc
-from .arguments import DataArguments, ModelArguments, RunArguments
+from realfake.corpus.rows import column, corpus_fingerprint, is_ai
+from realfake.corpus.splits import subset
+from realfake.detector import Detector
+from realfake.evaluation import results
+from realfake.evaluation.collecting import collect_logits
+from realfake.io import write_atomically
+from realfake.labels import AI, NAMES, REAL
+from realfake.statistics.bootstrap import bootstrap_interval
+from realfake.statistics.log_odds import class_balanced_weights, log_odds_from_logits
+from realfake.statistics.metrics import accuracy, auroc, ece
+from realfake.training.arguments import DataArguments, ModelArguments, RunArguments
 
 FILE_NAME = "hard_examples.json"
 
@@ -67,11 +65,15 @@ def find_mistakes(folder: str | Path, train: Dataset) -> np.ndarray:
             "(--dataset, --split_seed, --max_train_samples, --hold_out) that it was made with."
         )
     scores = results.read_scores(folder / "scores-train.parquet")
-    if len(scores["margin"]) != len(train) or not np.array_equal(scores["is_ai"], is_ai(train)):
-        raise ValueError(f"--hard_examples: the scores in {folder} are not those of the evaluation; {measure}.")
-    wrong = np.flatnonzero((scores["margin"] > 0) != scores["is_ai"])
+    if len(scores["log_odds"]) != len(train) or not np.array_equal(scores["is_ai"], is_ai(train)):
+        raise ValueError(
+            f"--hard_examples: the scores in {folder} are not those of the evaluation; {measure}."
+        )
+    wrong = np.flatnonzero((scores["log_odds"] > 0) != scores["is_ai"])
     if not len(wrong):
-        raise ValueError(f"--hard_examples: the evaluation in {folder} found no mistake to learn from.")
+        raise ValueError(
+            f"--hard_examples: the evaluation in {folder} found no mistake to learn from."
+        )
     return wrong
 
 
@@ -104,12 +106,17 @@ def mix(train: Dataset, mistakes: np.ndarray, share: float, seed: int) -> tuple[
     }
     lacking = [name for name in NAMES if not counts["mistakes"][name] + counts["ordinary"][name]]
     if lacking:
-        raise ValueError(f"--hard_share {share} leaves no {lacking[0]!r} image to train on; lower it.")
+        raise ValueError(
+            f"--hard_share {share} leaves no {lacking[0]!r} image to train on; lower it."
+        )
     return train.select(np.sort(np.concatenate([mistakes, ordinary]))), counts
 
 
 def prepare(
-    model_args: ModelArguments, data_args: DataArguments, args: RunArguments, parts: dict[str, Dataset]
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: RunArguments,
+    parts: dict[str, Dataset],
 ) -> dict:
     """Measure validation with the detector as it is, and replace `parts["train"]` by mistakes and ordinary images.
 
@@ -121,8 +128,12 @@ def prepare(
         OSError: As [`find_mistakes`].
     """
     mistakes = find_mistakes(data_args.hard_examples, parts["train"])
-    detector = Detector.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
-    before = validation_margins(detector, parts["validation"], args.per_device_eval_batch_size, "before")
+    detector = Detector.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision
+    )
+    before = validation_log_odds(
+        detector, parts["validation"], args.per_device_eval_batch_size, "before"
+    )
     parts["train"], counts = mix(parts["train"], mistakes, data_args.hard_share, args.seed)
     return {"before": before, "counts": counts}
 
@@ -131,22 +142,29 @@ def conclude(
     detector: Detector, prepared: Mapping, facts: dict, validation: Dataset, args: RunArguments
 ) -> None:
     """Measure validation again, write and print the comparison, and add it to the facts of the run."""
-    after = validation_margins(detector, validation, args.per_device_eval_batch_size, "after")
+    after = validation_log_odds(detector, validation, args.per_device_eval_batch_size, "after")
     if not PartialState().is_main_process:
         return
-    record = {**prepared["counts"], **before_and_after(prepared["before"], after, validation, args.seed)}
+    record = {
+        **prepared["counts"],
+        **before_and_after(prepared["before"], after, validation, args.seed),
+    }
     write_atomically(Path(args.output_dir) / FILE_NAME, json.dumps(record, indent=1) + "\n")
     facts["hard_examples"] = record
     print(summary(record), flush=True)
 
 
-def validation_margins(detector: Detector, validation: Dataset, batch_size: int, when: str) -> np.ndarray:
+def validation_log_odds(
+    detector: Detector, validation: Dataset, batch_size: int, when: str
+) -> np.ndarray:
     """Score the whole validation split, shared out over the processes that run; float64 array of shape `(n,)`."""
     logits = collect_logits(detector, validation, batch_size, progress=f"validation {when}")
-    return margin_from_logits(logits, detector.columns)
+    return log_odds_from_logits(logits, detector.columns)
 
 
-def before_and_after(before: np.ndarray, after: np.ndarray, validation: Dataset, seed: int = 0) -> dict:
+def before_and_after(
+    before: np.ndarray, after: np.ndarray, validation: Dataset, seed: int = 0
+) -> dict:
     """Compare the margins of the same images before and after.
 
     Returns:
@@ -157,13 +175,13 @@ def before_and_after(before: np.ndarray, after: np.ndarray, validation: Dataset,
     if groups is not None:
         groups = [name or f"row {row}" for row, name in enumerate(groups)]
     record = {"n": {REAL: int((~truth).sum()), AI: int(truth.sum())}}
-    for name, margin in (("before", before), ("after", after)):
+    for name, log_odds in (("before", before), ("after", after)):
         record[name] = {
-            "accuracy": float(accuracy(margin, truth)),
-            f"wrong_{REAL}": float((margin[~truth] > 0).mean()),
-            f"wrong_{AI}": float((margin[truth] <= 0).mean()),
-            "auroc": float(auroc(margin, truth)),
-            "ece": float(ece(expit(margin), truth, class_balanced_weights(truth))),
+            "accuracy": float(accuracy(log_odds, truth)),
+            f"wrong_{REAL}": float((log_odds[~truth] > 0).mean()),
+            f"wrong_{AI}": float((log_odds[truth] <= 0).mean()),
+            "auroc": float(auroc(log_odds, truth)),
+            "ece": float(ece(expit(log_odds), truth, class_balanced_weights(truth))),
         }
     for name, metric in (("auroc", auroc), ("accuracy", accuracy)):
 
@@ -193,5 +211,7 @@ def summary(record: Mapping) -> str:
         )
     for name in ("auroc", "accuracy"):
         change = record[f"{name}_difference"]
-        lines.append(f"  {name}: {change['value']:+.3f} ({change['low']:+.3f} … {change['high']:+.3f})")
+        lines.append(
+            f"  {name}: {change['value']:+.3f} ({change['low']:+.3f} … {change['high']:+.3f})"
+        )
     return "\n".join(lines)

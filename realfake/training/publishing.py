@@ -1,15 +1,251 @@
-"""The end of a run: the model card, the plots, and the push to the Hub."""
+"""What a finished run tells of itself: in its card, in `training.json`, and in the checkpoint's `config.json`."""
 
+import ast
+import dataclasses
 import json
+import os
+import platform
 import shlex
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
-from ..card.files import write_card_of
-from ..endpoint import write_endpoint
-from ..records import write_atomically
-from .arguments import RunArguments
-from .runs import FINISHED
+import torch
+from datasets import Dataset
+
+from realfake.card.facts import hub_id
+from realfake.card.render import write_card_of
+from realfake.corpus.load import Corpus
+from realfake.detector import Detector
+from realfake.io import command_line, versions, write_atomically
+from realfake.models.classifiers import input_size
+from realfake.statistics.calibration import Calibration
+from realfake.training.arguments import RunArguments
+from realfake.training.runs import FINISHED, Arguments
+from realfake.training.trainer import DetectorTrainer, ElapsedCallback, count_labels
+
+
+def training_facts(
+    trainer: DetectorTrainer,
+    corpus: Corpus,
+    parts: dict[str, Dataset],
+    calibration: Calibration,
+    arguments: Arguments,
+) -> dict:
+    """Collect what a reader of the card needs to know of the run, JSON-serialisable."""
+    args, model = trainer.args, trainer.model
+    options = {
+        name: value
+        for name, value in (
+            ("ema_decay", args.ema_decay),
+            ("backbone_lr_factor", args.backbone_lr_factor),
+            ("l2_to_pretrained", args.l2_to_pretrained),
+            ("head_epochs", args.head_epochs),
+            ("mixup", arguments.data.mixup),
+            ("cutmix", arguments.data.cutmix),
+            ("consistency", arguments.data.consistency),
+        )
+        if value != (1 if name == "backbone_lr_factor" else 0)
+    }
+    changed = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(args)
+        if field.name
+        in (
+            "learning_rate",
+            "lr_scheduler_type",
+            "warmup_steps",
+            "weight_decay",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "num_train_epochs",
+            "max_steps",
+            "label_smoothing_factor",
+            "seed",
+            "bf16",
+            "metric_for_best_model",
+            "early_stopping_patience",
+            "optim",
+            "max_grad_norm",
+        )
+    }
+    elapsed = next(
+        cb for cb in trainer.callback_handler.callbacks if isinstance(cb, ElapsedCallback)
+    )
+    return {
+        "command": command_line(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "world_size": args.world_size,
+        "hardware": hardware(),
+        "train_runtime_seconds": round(elapsed.seconds, 1),
+        "epochs_trained": round(float(trainer.state.epoch or 0), 2),
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "hyperparameters": {
+            **{key: getattr(value, "value", value) for key, value in changed.items()},
+            **options,
+        },
+        "model_class": type(trainer.plain_model()).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "base_model": arguments.model.model_name_or_path,
+        "base_model_id": hub_id(arguments.model.model_name_or_path),
+        "preprocessing": arguments.model.preprocessing,
+        "trainable": arguments.model.trainable,
+        "augmentation": trainer.train_dataset.augmentation.describe(),
+        "class_weights": arguments.data.class_weights,
+        "corpus": arguments.data.corpus_name,
+        "corpus_id": hub_id(arguments.data.dataset),
+        "hold_out": arguments.data.hold_out,
+        "corpus_revision": arguments.data.dataset_revision,
+        "corpus_report": corpus.report.to_dict(),
+        "parts": {
+            name: count_labels(part) for name, part in parts.items() if isinstance(part, Dataset)
+        },
+        "calibration": {**calibration.to_dict(), "folded": True},
+        "license": args.license,
+        "corpus_notes": Path(args.corpus_notes).read_text(encoding="utf-8")
+        if args.corpus_notes
+        else None,
+        "repo_id": args.hub_model_id,
+        "log_history": trainer.state.log_history,
+        "versions": versions(),
+    }
+
+
+def config_facts(facts: dict, detector: Detector) -> dict:
+    """Select what travels in `config.json`, where the page and the command line find it."""
+    kept = ("corpus", "preprocessing", "calibration", "parts")
+    return {**{name: facts[name] for name in kept}, "image_size": input_size(detector.processor)[0]}
+
+
+def hardware() -> str:
+    """Return the kind of machine in words, without its name."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+PACKAGE = Path(__file__).parents[1]
+TEMPLATES = PACKAGE / "templates" / "endpoint"
+# What the copied modules need that Endpoints' own image lacks or has in other versions.
+REQUIREMENTS = (
+    "transformers",
+    "huggingface_hub",
+    "captum",
+    "numpy",
+    "scipy",
+    "pillow",
+    "httpx",
+    "httpcore",
+    "safetensors",
+    "defusedxml",
+    "c2pa-python",
+)
+
+
+def write_endpoint(folder: str | Path, requirements: str | Path | None = None) -> list[Path]:
+    """Write the handler, the modules it imports and their requirements into a checkpoint's folder.
+
+    Args:
+        folder: Of the checkpoint.
+        requirements: *optional*. The project's list of requirements, whose bounds are taken over.
+
+    Returns:
+        The files, relative to the folder. Earlier copies that are needed no more are removed.
+    """
+    folder = Path(folder)
+    handler = (TEMPLATES / "handler.py").read_text(encoding="utf-8")
+    files = {Path("handler.py"): handler}
+    for path in modules_of(handler):
+        files[Path(PACKAGE.name) / path] = (PACKAGE / path).read_text(encoding="utf-8")
+    files[Path("requirements.txt")] = _requirements(requirements)
+    for old in (folder / PACKAGE.name).rglob("*.py"):
+        if old.relative_to(folder) not in files:
+            old.unlink()
+    for path, content in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, content)
+    return sorted(files)
+
+
+def modules_of(source: str) -> list[Path]:
+    """The files of this package that a program imports, directly or through others, relative to the package.
+
+    Imports inside functions count: they are made when the function is called. Those under `TYPE_CHECKING` never are.
+    """
+    found: set[Path] = set()
+    waiting = _imports(ast.parse(source), Path())
+    while waiting:
+        path = waiting.pop()
+        if path in found or not (PACKAGE / path).is_file():
+            continue
+        found.add(path)
+        waiting |= {parent / "__init__.py" for parent in path.parents}
+        waiting |= _imports(ast.parse((PACKAGE / path).read_text(encoding="utf-8")), path.parent)
+    return sorted(found)
+
+
+def _imports(tree: ast.AST, here: Path) -> set[Path]:
+    found: set[Path] = set()
+    for node in _executed(tree):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        parts = (node.module or "").split(".") if node.module else []
+        if node.level:
+            base = here
+            for _ in range(node.level - 1):
+                base = base.parent
+        elif parts[:1] == [PACKAGE.name]:
+            base, parts = Path(), parts[1:]
+        else:
+            continue
+        module = base.joinpath(*parts)
+        if parts:
+            found |= {module.with_suffix(".py"), module / "__init__.py"}
+        else:
+            found.add(module / "__init__.py")
+        # `from . import text` names modules, `from .text import percent` does not.
+        found |= {module / f"{alias.name}.py" for alias in node.names}
+    return found
+
+
+def _executed(tree: ast.AST):
+    """All nodes but those under `if TYPE_CHECKING:`."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for child in ast.iter_child_nodes(node):
+            checking = isinstance(child, ast.If) and ast.unparse(child.test).endswith(
+                "TYPE_CHECKING"
+            )
+            waiting += child.orelse if checking else [child]
+
+
+def _requirements(path: str | Path | None) -> str:
+    """The project's lines for the handler's packages; from the installed versions where there is no list."""
+    bounds = {}
+    path = PACKAGE.parent / "requirements.txt" if path is None else Path(path)
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name = line.split("#")[0].strip()
+            for mark in "[<>=~! ":
+                name = name.split(mark)[0]
+            bounds[name.lower()] = line.split("#")[0].strip()
+    lines = [bounds.get(name) or _installed(name) for name in REQUIREMENTS]
+    return "\n".join(["# What handler.py imports besides PyTorch.", *lines]) + "\n"
+
+
+def _installed(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        major = version(name).split(".")[0]
+    except PackageNotFoundError:
+        return name
+    return f"{name}>={major},<{int(major) + 1}"
+
 
 # What belongs to the run, not to the checkpoint.
 NOT_PUBLISHED = [
@@ -63,7 +299,10 @@ def check_login(args: RunArguments) -> None:
     try:
         owner = HfApi(token=args.hub_token).whoami()["name"]
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
-        refused = isinstance(error, LocalTokenNotFoundError) or error.response.status_code in (401, 403)
+        refused = isinstance(error, LocalTokenNotFoundError) or error.response.status_code in (
+            401,
+            403,
+        )
         if refused:
             raise ValueError(
                 "--push_to_hub: the Hub does not know who you are; run `hf auth login` first."

@@ -12,19 +12,19 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import HfArgumentParser
 
-from ..audit.audit import quick_audit
-from ..command import command_line, versions
-from ..corpus.hold_out import hold_out, parse_hold_out
-from ..corpus.load import Corpus, load_corpus
-from ..corpus.rows import column, corpus_fingerprint, is_ai
-from ..corpus.splits import VALIDATION_PARTS, part_validation
-from ..detector import Detector
-from ..evaluation import evaluation, results
-from ..evaluation.collecting import collect_scores
-from ..evaluation.measurement_log import log_measurement
-from ..statistics.calibration import Calibration
-from .arguments import DataArguments, ModelArguments, RunArguments
-from .trainer import DetectorTrainer, count_labels, last_complete_checkpoint
+from realfake.audit.audit import quick_audit
+from realfake.corpus.hold_out import hold_out, parse_hold_out
+from realfake.corpus.load import Corpus, load_corpus
+from realfake.corpus.rows import column, corpus_fingerprint, is_ai
+from realfake.corpus.splits import VALIDATION_PARTS, part_validation
+from realfake.detector import Detector
+from realfake.evaluation import measure, results
+from realfake.evaluation.collecting import collect_scores
+from realfake.evaluation.log import log_measurement
+from realfake.io import command_line, versions
+from realfake.statistics.calibration import Calibration
+from realfake.training.arguments import DataArguments, ModelArguments, RunArguments
+from realfake.training.trainer import DetectorTrainer, count_labels, last_complete_checkpoint
 
 # Written last: its presence says that the run is finished.
 FINISHED = "training.json"
@@ -59,7 +59,9 @@ def _check_together(arguments: Arguments) -> None:
                 "--evaluate_only measures a checkpoint: pass --model_name_or_path, not --model_type."
             )
         if args.dry_run:
-            raise ValueError("--evaluate_only and --dry_run exclude each other; leave one of them out.")
+            raise ValueError(
+                "--evaluate_only and --dry_run exclude each other; leave one of them out."
+            )
         folder = Path(args.output_dir)
         own = folder.resolve() == Path(model.model_name_or_path).resolve()
         if (folder / results.WEIGHTS_NAME).is_file() and not own:
@@ -67,7 +69,9 @@ def _check_together(arguments: Arguments) -> None:
                 f"--output_dir {folder} holds another checkpoint, whose figures would be mixed up with these; pass "
                 f"--output_dir {model.model_name_or_path}, or a new folder."
             )
-    if model.model_type and (args.backbone_lr_factor != 1 or args.l2_to_pretrained or args.head_epochs):
+    if model.model_type and (
+        args.backbone_lr_factor != 1 or args.l2_to_pretrained or args.head_epochs
+    ):
         raise ValueError(
             "--backbone_lr_factor, --l2_to_pretrained and --head_epochs spare a pretrained backbone: pass "
             "--model_name_or_path rather than --model_type."
@@ -77,9 +81,13 @@ def _check_together(arguments: Arguments) -> None:
             "--hard_examples goes on with a trained detector: pass --model_name_or_path rather than --model_type."
         )
     if model.trainable == "head" and args.head_epochs:
-        raise ValueError("--trainable head never trains more than the head; leave --head_epochs out.")
+        raise ValueError(
+            "--trainable head never trains more than the head; leave --head_epochs out."
+        )
     if not args.evaluate_only and data.streaming and args.max_steps <= 0:
-        raise ValueError("A streamed corpus has no known length: pass --max_steps with --streaming.")
+        raise ValueError(
+            "A streamed corpus has no known length: pass --max_steps with --streaming."
+        )
     if data.streaming and data.class_weights != "none":
         raise ValueError(
             "The classes of a stream cannot be counted beforehand: leave out --class_weights or --streaming."
@@ -157,7 +165,7 @@ def checkpoint_to_resume(args: RunArguments) -> str | None:
 
 def show_dry_run(trainer: DetectorTrainer, corpus: Corpus, parts: dict[str, Dataset]) -> None:
     """Print the model and the sizes, and save the first augmented batch as a picture."""
-    from ..imaging.contact_sheet import batch_sheet
+    from realfake.plotting import batch_sheet
 
     model = trainer.model
     total = sum(p.numel() for p in model.parameters())
@@ -179,7 +187,9 @@ def show_dry_run(trainer: DetectorTrainer, corpus: Corpus, parts: dict[str, Data
         rows = [row for row, _ in zip(images, range(count), strict=False)]
     shape = tuple(trainer.data_collator(rows)["pixel_values"].shape)
     path = Path(trainer.args.output_dir) / "first_batch.png"
-    batch_sheet(path, [row["image"] for row in rows], [model.config.id2label[row["label"]] for row in rows])
+    batch_sheet(
+        path, [row["image"] for row in rows], [model.config.id2label[row["label"]] for row in rows]
+    )
     print(f"First augmented batch, pixel_values {shape}: {path}")
 
 
@@ -209,20 +219,22 @@ def measure_split(
             raise ValueError(f"The corpus has no {split} split; it has {', '.join(parts)}.")
         return None
     if not isinstance(dataset, Dataset):
-        raise ValueError(f"The {split} split is streamed and cannot be measured; leave --streaming out.")
-    margins, novelty = collect_scores(
+        raise ValueError(
+            f"The {split} split is streamed and cannot be measured; leave --streaming out."
+        )
+    log_odds, ood = collect_scores(
         detector, dataset, args.per_device_eval_batch_size, progress=f"measuring {split}"
     )
     if not PartialState().is_main_process:
         return None
     truth = is_ai(dataset)
     known = {f"{name}s": column(dataset, name) for name in ("group", "generator", "source")}
-    novel = None if novelty is None else detector.novelty.is_novel(novelty)
-    figures = evaluation.measure(
-        margins,
+    out_of_distribution = None if ood is None else detector.ood.is_out_of_distribution(ood)
+    figures = measure.measure(
+        log_odds,
         truth,
         thresholds=detector.thresholds,
-        novel=novel,
+        out_of_distribution=out_of_distribution,
         seed=args.seed,
         **known,
     )
@@ -233,8 +245,8 @@ def measure_split(
         calibration = Calibration.from_dict(stored)
     if calibration is not None:
         # Two classes: the folding can be undone on the margins exactly.
-        raw = (margins - calibration.bias) * calibration.temperature
-        before = evaluation.measure(raw, truth, groups=known["groups"], seed=args.seed)
+        raw = (log_odds - calibration.bias) * calibration.temperature
+        before = measure.measure(raw, truth, groups=known["groups"], seed=args.seed)
     folder = Path(args.output_dir)
     source = Path(detector.model.config._name_or_path)
     weights = results.checkpoint_hash(source) if source.is_dir() else str(detector.revision)
@@ -246,9 +258,12 @@ def measure_split(
     }
     if split == "test":
         headline = {
-            name: figures["summary"][name] for name in ("accuracy", "balanced_accuracy", "auroc", "ece")
+            name: figures["summary"][name]
+            for name in ("accuracy", "balanced_accuracy", "auroc", "ece")
         }
-        log_measurement(args.measurement_log, split=split, n=figures["n"], figures=headline, **facts)
+        log_measurement(
+            args.measurement_log, split=split, n=figures["n"], figures=headline, **facts
+        )
     results.write_evaluation(
         folder,
         split,
@@ -258,7 +273,9 @@ def measure_split(
         versions=versions(),
         **facts,
     )
-    results.write_scores(folder, split, margins, truth, novel=novel, **known)
+    results.write_scores(
+        folder, split, log_odds, truth, out_of_distribution=out_of_distribution, **known
+    )
     if alone:
         results.add_calibration_bands(folder, stored)
     return figures

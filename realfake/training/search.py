@@ -16,13 +16,12 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 
-from ..card.markdown import code, fence, table
-from ..card.numbers import duration, number
-from ..models.heads import set_dropout
-from ..records import write_atomically
-from .arguments import ModelArguments, RunArguments
-from .preparation import prepare_classifier
-from .trainer import DetectorTrainer
+from realfake.formatting import code, duration, fence, number, table
+from realfake.io import write_atomically
+from realfake.models.folding import set_dropout
+from realfake.training.arguments import ModelArguments, RunArguments
+from realfake.training.model import prepare_classifier
+from realfake.training.trainer import DetectorTrainer
 
 STUDY = "study.db"
 NAME = "search"
@@ -46,7 +45,9 @@ def search_space(args: RunArguments, model_args: ModelArguments, model: PreTrain
     def suggest(trial) -> dict:
         drawn = {
             "learning_rate": trial.suggest_float("learning_rate", rate / 10, rate * 10, log=True),
-            "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", batches),
+            "per_device_train_batch_size": trial.suggest_categorical(
+                "per_device_train_batch_size", batches
+            ),
             "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.3, log=True),
             "augmentation": trial.suggest_float("augmentation", 0.0, 1.0),
         }
@@ -83,8 +84,12 @@ def search(trainer: DetectorTrainer, model_args: ModelArguments, n_trials: int) 
         drawn = suggest(trial) if trial is not None else {}
         images = trainer.train_dataset
         if "augmentation" in drawn:
-            images.augmentation = dataclasses.replace(images.augmentation, strength=drawn["augmentation"])
-        own = dataclasses.replace(model_args, config_overrides=json.dumps(model_args.config_overrides))
+            images.augmentation = dataclasses.replace(
+                images.augmentation, strength=drawn["augmentation"]
+            )
+        own = dataclasses.replace(
+            model_args, config_overrides=json.dumps(model_args.config_overrides)
+        )
         own.dropout = drawn.get("dropout", model_args.dropout)
         return prepare_classifier(own)[0]
 
@@ -94,14 +99,19 @@ def search(trainer: DetectorTrainer, model_args: ModelArguments, n_trials: int) 
     storage = f"sqlite:///{folder / STUDY}"
     left = [0]
     if PartialState().is_main_process:
-        study = optuna.create_study(storage=storage, study_name=NAME, direction=direction, load_if_exists=True)
+        study = optuna.create_study(
+            storage=storage, study_name=NAME, direction=direction, load_if_exists=True
+        )
         _check_same(study, folder)
         # A trial that was running when the process died never tells.
         for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         left = [max(0, n_trials - len(_ended(study)))]
         if left != [n_trials]:
-            print(f"Continuing the search: {len(_ended(study))} of {n_trials} trials are there.", flush=True)
+            print(
+                f"Continuing the search: {len(_ended(study))} of {n_trials} trials are there.",
+                flush=True,
+            )
     broadcast_object_list(left)
 
     args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
@@ -216,7 +226,8 @@ def page(found: Mapping) -> str:
     rows = [
         [
             str(trial["number"]),
-            number(trial["value"]) + ("" if trial["state"] == "complete" else f" ({trial['state']})"),
+            number(trial["value"])
+            + ("" if trial["state"] == "complete" else f" ({trial['state']})"),
             *(_value(trial["params"].get(name)) for name in names),
             duration(trial["seconds"]) if trial["seconds"] is not None else "–",
         ]

@@ -1,6 +1,6 @@
-"""What the Hugging Face `Trainer` is given: the loss, the metrics, the average of the weights and the checkpoints.
+"""Ways to move a pretrained backbone less than the new head: smaller steps, a pull towards its start, the head first.
 
-The model is made ready in [`realfake.training.preparation`], images and batches in [`realfake.training.images`].
+Given to [`~realfake.training.trainer.DetectorTrainer`] by `--backbone_lr_factor`, `--l2_to_pretrained` and `--head_epochs`.
 """
 
 import contextlib
@@ -12,19 +12,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
+from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import ExportableState
 
-from ..evaluation.detection_metrics import check_metric, metrics_of
-from ..labels import AI, NAMES, REAL
-from ..models.classifiers import input_size
-from ..records import write_atomically
-from .arguments import DataArguments, RunArguments
-from .augment import Augmentation
-from .averaging import AverageCallback, WeightAverage, load_unaveraged, save_unaveraged
-from .fine_tuning import HeadFirst, PullToStart, slow_backbone
-from .images import (
+from realfake.evaluation.measure import check_metric, metrics_of
+from realfake.io import write_atomically
+from realfake.labels import AI, NAMES, REAL
+from realfake.models.classifiers import input_size
+from realfake.models.folding import final_linears
+from realfake.training.arguments import DataArguments, RunArguments
+from realfake.training.augment import Augmentation
+from realfake.training.averaging import (
+    AverageCallback,
+    WeightAverage,
+    load_unaveraged,
+    save_unaveraged,
+)
+from realfake.training.data import (
     Collator,
     EpochCallback,
     MixingCollator,
@@ -33,7 +39,107 @@ from .images import (
     TrainingImages,
     training_processor,
 )
-from .preparation import try_out
+from realfake.training.model import try_out
+
+
+def head_parameters(model: PreTrainedModel) -> set[str]:
+    """Name the parameters of the last linear layer."""
+    heads = tuple(f"{name}." for name in final_linears(model))
+    return {name for name, _ in model.named_parameters() if name.startswith(heads)}
+
+
+def slow_backbone(
+    optimizer: torch.optim.Optimizer, model: PreTrainedModel, factor: float, decayed: bool
+) -> None:
+    """Give the backbone a learning rate of its own, in place; for an optimizer that has not made a step.
+
+    Args:
+        factor: The backbone's learning rate as a share of the head's.
+        decayed: Whether weight decay, towards zero, stays on the backbone. Pulled towards its start, it does not.
+    """
+    names = head_parameters(model)
+    head = {id(parameter) for name, parameter in model.named_parameters() if name in names}
+    groups = []
+    for group in optimizer.param_groups:
+        for is_head in (True, False):
+            parameters = [p for p in group["params"] if (id(p) in head) == is_head]
+            if not parameters:
+                continue
+            own = {**group, "params": parameters}
+            if not is_head:
+                own["lr"] = group["lr"] * factor
+                own["weight_decay"] = group["weight_decay"] if decayed else 0.0
+            groups.append((not is_head, own))
+    # The head's come first: the first group's learning rate is the one that is logged.
+    optimizer.param_groups[:] = [group for _, group in sorted(groups, key=lambda entry: entry[0])]
+
+
+class PullToStart(TrainerCallback):
+    """Pulls the backbone towards the weights it started from: before each step w ← w - lr · λ · (w - w₀).
+
+    The L2-SP penalty of Li, Grandvalet & Davoine (2018), "Explicit Inductive Bias for Transfer Learning with
+    Convolutional Networks", decoupled from the gradient as AdamW decouples weight decay.
+
+    Args:
+        model: With its pretrained weights; the head, which has none, is left alone.
+        strength: λ.
+    """
+
+    def __init__(self, model: PreTrainedModel, strength: float):
+        self.strength = strength
+        head = head_parameters(model)
+        self._start = {
+            id(parameter): parameter.detach().clone()
+            for name, parameter in model.named_parameters()
+            if name not in head and parameter.requires_grad
+        }
+
+    @torch.no_grad()
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                start = self._start.get(id(parameter))
+                if start is not None and parameter.grad is not None:  # frozen, for the time being
+                    parameter.lerp_(start, min(1.0, group["lr"] * self.strength))
+
+
+class HeadFirst(TrainerCallback):
+    """Trains the last linear layer alone for some epochs, so that its random start does not shake the backbone.
+
+    Linear probing before fine-tuning (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
+    Out-of-Distribution"). The backbone's normalisation keeps its running statistics meanwhile.
+
+    Args:
+        trainer: Its frozen modules are looked up again whenever they change.
+        epochs: For how long.
+    """
+
+    def __init__(self, trainer, epochs: int):
+        self.trainer = trainer
+        self.epochs = epochs
+        head = head_parameters(trainer.model)
+        self._backbone: list[nn.Parameter] = [
+            parameter
+            for name, parameter in trainer.model.named_parameters()
+            if name not in head and parameter.requires_grad
+        ]
+        self._next = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._next = int(state.epoch or 0)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Not before: every process must have registered all parameters that will be trained.
+        for parameter in self._backbone:
+            parameter.requires_grad_(self._next >= self.epochs)
+        self.trainer.find_frozen()
+        self._next += 1
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for parameter in self._backbone:
+            parameter.requires_grad_(True)
+        self.trainer.find_frozen()
+
 
 # In a checkpoint of a streamed corpus: how far it had come.
 STREAM_NAME = "stream.json"
@@ -53,7 +159,9 @@ class ElapsedCallback(TrainerCallback, ExportableState):
         self.seconds, self._started = self._total(), None
 
     def _total(self) -> float:
-        return self.seconds + (time.monotonic() - self._started if self._started is not None else 0.0)
+        return self.seconds + (
+            time.monotonic() - self._started if self._started is not None else 0.0
+        )
 
     def state(self) -> dict:
         return {"args": {"seconds": self._total()}, "attributes": {}}
@@ -83,7 +191,9 @@ class DetectorTrainer(Trainer):
         self.average: WeightAverage | None = None
         if self.args.ema_decay:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError("--ema_decay does not go with FSDP or DeepSpeed; leave one of them out.")
+                raise ValueError(
+                    "--ema_decay does not go with FSDP or DeepSpeed; leave one of them out."
+                )
             self.add_callback(AverageCallback(self))
         # The loss below is a mean over the batch, so gradient accumulation has to average.
         self.model_accepts_loss_kwargs = False
@@ -101,7 +211,9 @@ class DetectorTrainer(Trainer):
     def call_model_init(self, trial=None) -> PreTrainedModel:
         # A trial of a search begins with a new model.
         model = super().call_model_init(trial)
-        self.model = model.to(memory_format=torch.channels_last) if self.args.channels_last else model
+        self.model = (
+            model.to(memory_format=torch.channels_last) if self.args.channels_last else model
+        )
         self._look_at_model()
         return self.model
 
@@ -178,7 +290,9 @@ class DetectorTrainer(Trainer):
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         # `Trainer` counts a last, smaller batch as a whole one and, with several processes, some images twice: the
         # loss that chooses the checkpoint would depend on the batch size and on the number of processes.
-        loss = self._cross_entropy(torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids))
+        loss = self._cross_entropy(
+            torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
+        )
         output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
         return output
 
@@ -199,7 +313,9 @@ class DetectorTrainer(Trainer):
 
     def _epochs(self) -> EpochCallback:
         return next(
-            callback for callback in self.callback_handler.callbacks if isinstance(callback, EpochCallback)
+            callback
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EpochCallback)
         )
 
     def plain_model(self) -> PreTrainedModel:
@@ -232,7 +348,9 @@ class DetectorTrainer(Trainer):
     def _load_weights(self, folder: str) -> None:
         # `Trainer` matches the file's tensors by the names in it, but transformers 5 saves some architectures (ViT)
         # under their older names: it would warn of missing keys and load nothing. `from_pretrained` translates.
-        stored = type(self.model).from_pretrained(folder, dtype=self.model.dtype, use_safetensors=True)
+        stored = type(self.model).from_pretrained(
+            folder, dtype=self.model.dtype, use_safetensors=True
+        )
         self.model.load_state_dict(stored.state_dict())
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -270,7 +388,11 @@ def build_trainer(
     augmentation = Augmentation(strength=data.augmentation, crop_size=crop)
     streamed = isinstance(train, IterableDataset)
     common = (train, augmentation, model.config.label2id, args.seed, bool(data.consistency))
-    images = StreamedImages(*common, batch_rows=args.train_batch_size) if streamed else TrainingImages(*common)
+    images = (
+        StreamedImages(*common, batch_rows=args.train_batch_size)
+        if streamed
+        else TrainingImages(*common)
+    )
     if streamed:
         # `Trainer` would look for its place by passing over as many batches as it made steps, which ends the training
         # where the stream is shorter than that.
@@ -283,7 +405,9 @@ def build_trainer(
     check_metric(args.metric_for_best_model)
     callbacks: list[TrainerCallback] = [EpochCallback(images), ElapsedCallback()]
     if args.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
+        callbacks.append(
+            EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience)
+        )
     return DetectorTrainer(
         model=model.to(memory_format=torch.channels_last) if args.channels_last else model,
         args=args,
@@ -294,7 +418,9 @@ def build_trainer(
         eval_collator=Collator(processor),
         compute_metrics=metrics_of(model.config.label2id),
         callbacks=callbacks,
-        class_weights=None if streamed else class_weights(data.class_weights, train, model.config.label2id),
+        class_weights=None
+        if streamed
+        else class_weights(data.class_weights, train, model.config.label2id),
     )
 
 
@@ -347,4 +473,6 @@ def count_labels(dataset: Dataset) -> dict[str, int]:
     """Count the images of each label, by name."""
     names = dataset.features["label"].names
     counts = np.bincount(dataset["label"], minlength=len(names))
-    return {name: int(count) for name, count in zip(names, counts, strict=True) if name in (REAL, AI)}
+    return {
+        name: int(count) for name, count in zip(names, counts, strict=True) if name in (REAL, AI)
+    }

@@ -13,9 +13,19 @@ from PIL import Image, ImageDraw
 
 # Sizes of cameras, phones and generators, (width, height): 0.3 to 4 megapixels, 1.6 on average.
 SIZES = (
-    (640, 480), (800, 600), (1024, 768), (1024, 1024), (1280, 960), (768, 1344), (1600, 1200), (1200, 1600),
-    (1536, 1024), (1920, 1080), (2048, 1536), (2304, 1728),
-)  # fmt: skip
+    (640, 480),
+    (800, 600),
+    (1024, 768),
+    (1024, 1024),
+    (1280, 960),
+    (768, 1344),
+    (1600, 1200),
+    (1200, 1600),
+    (1536, 1024),
+    (1920, 1080),
+    (2048, 1536),
+    (2304, 1728),
+)
 _SIDE = 2304
 
 
@@ -26,7 +36,9 @@ class Drawer:
         rng = np.random.default_rng(0)
         self._noise = rng.normal(0, 5, (_SIDE, _SIDE, 3)).astype(np.float32)
         coarse = Image.fromarray(rng.normal(0, 14, (_SIDE // 8, _SIDE // 8)).astype(np.float32))
-        self._texture = np.asarray(coarse.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))[..., None]
+        self._texture = np.asarray(coarse.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))[
+            ..., None
+        ]
 
     def __call__(self, size: tuple[int, int], seed: int, residue: bool = False) -> Image.Image:
         """Draw one picture.
@@ -43,16 +55,19 @@ class Drawer:
         angle = rng.uniform(0, 2 * np.pi)
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * np.float32(np.sin(angle))
         x = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * np.float32(np.cos(angle))
-        light = rng.uniform(70, 180, 3).astype(np.float32) + (x + y) * rng.uniform(-60, 60, 3).astype(
-            np.float32
-        )
+        light = rng.uniform(70, 180, 3).astype(np.float32) + (x + y) * rng.uniform(
+            -60, 60, 3
+        ).astype(np.float32)
         picture = Image.fromarray(light.clip(0, 255).astype(np.uint8))
         draw = ImageDraw.Draw(picture)
         for _ in range(rng.integers(6, 18)):
             corner = rng.uniform(-0.2, 0.9, 2) * size
             extent = rng.uniform(0.05, 0.5, 2) * size
             shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
-            shape((*corner, *(corner + extent)), fill=tuple(int(level) for level in rng.integers(20, 235, 3)))
+            shape(
+                (*corner, *(corner + extent)),
+                fill=tuple(int(level) for level in rng.integers(20, 235, 3)),
+            )
         pixels = np.asarray(picture, dtype=np.float32) + self._noise[cut] + self._texture[cut]
         if residue:
             rows, columns = np.arange(height)[:, None] // 2, np.arange(width)[None, :] // 2
@@ -64,7 +79,10 @@ def draw_photographs(folder: Path, n: int, sizes=SIZES, quality: int = 90) -> li
     """Write `n` JPEG files, of all sizes in turn; those that are there already are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     sized = [sizes[number % len(sizes)] for number in range(n)]
-    paths = [folder / f"{number:05d}-{width}x{height}.jpg" for number, (width, height) in enumerate(sized)]
+    paths = [
+        folder / f"{number:05d}-{width}x{height}.jpg"
+        for number, (width, height) in enumerate(sized)
+    ]
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
     if missing:
         drawer = Drawer()

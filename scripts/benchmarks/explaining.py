@@ -12,8 +12,8 @@ import torch
 from captum.attr import IntegratedGradients
 from PIL import Image
 
-from realfake.attribution.baselines import baseline_pixels
-from realfake.attribution.methods import Margin
+from realfake.attribution.methods import LogOdds
+from realfake.attribution.perturbation import baseline_pixels
 from realfake.detector import Detector
 from realfake.labels import AI
 
@@ -68,18 +68,24 @@ def explaining(work: Path, quick: bool) -> dict:
     times = paired(ours, theirs, 5 if quick else 15)
     what = "Explaining: predict with Grad-CAM, time over predict and a plain pytorch-grad-cam"
     rows = [
-        ratio_row(what, [mine / other for mine, other in times], 0.9, at_least=False, seconds=_medians(times))
+        ratio_row(
+            what,
+            [mine / other for mine, other in times],
+            0.9,
+            at_least=False,
+            seconds=_medians(times),
+        )
     ]
 
     pixels = detector.pixels(photo)
-    margin = Margin(stock.model, stock.columns, AI)
+    log_odds = LogOdds(stock.model, stock.columns, AI)
 
     def with_evidence(_: int) -> None:
         detector.explain(photo, method="gradcam", evidence=True)
 
     def there_and_back(_: int) -> None:
         start = pixels.clone().requires_grad_()
-        torch.autograd.grad(margin(start).sum(), start)
+        torch.autograd.grad(log_odds(start).sum(), start)
 
     with_evidence(0), there_and_back(0)
     times = paired(with_evidence, there_and_back, 5 if quick else 15)
@@ -88,11 +94,13 @@ def explaining(work: Path, quick: bool) -> dict:
     rows.append(ratio_row(what, ratios, 5.0, at_least=False, seconds=_medians(times)))
 
     baseline = baseline_pixels(pixels, "blurred", None, 0)
-    captum = IntegratedGradients(margin)
+    captum = IntegratedGradients(log_odds)
     gaps = {}
 
     def ours_integrated(_: int) -> None:
-        said = detector.explain(photo, method="integrated_gradients", n_steps=STEPS, max_steps=STEPS).details
+        said = detector.explain(
+            photo, method="integrated_gradients", n_steps=STEPS, max_steps=STEPS
+        ).details
         gaps["ours"] = said["convergence_delta"]
 
     def theirs_integrated(_: int) -> None:
@@ -104,7 +112,11 @@ def explaining(work: Path, quick: bool) -> dict:
     times = paired(ours_integrated, theirs_integrated, 1 if quick else 3)
     what = f"Explaining: integrated gradients, {STEPS} steps, time over a plain Captum call"
     ratios = [mine / other for mine, other in times]
-    rows.append(ratio_row(what, ratios, 0.6, at_least=False, seconds=_medians(times), convergence_delta=gaps))
+    rows.append(
+        ratio_row(
+            what, ratios, 0.6, at_least=False, seconds=_medians(times), convergence_delta=gaps
+        )
+    )
     return {"rows": rows}
 
 

@@ -42,9 +42,13 @@ def gpu(work: Path, quick: bool) -> dict:
             for training in (False, True):
                 rate = _rate(run, model, training, 4 if quick else STEPS)
                 # A backward pass takes twice the arithmetic of a forward pass.
-                share = None if peak is None else rate * flops * (3 if training else 1) / (peak * 1e12)
+                share = (
+                    None if peak is None else rate * flops * (3 if training else 1) / (peak * 1e12)
+                )
                 what = f"{label}, bf16, {'training' if training else 'scoring'}, {'compiled' if compiled else 'eager'}"
-                results.append({"what": what, "images_a_second": rate, "share_of_peak": share, "runs": 1})
+                results.append(
+                    {"what": what, "images_a_second": rate, "share_of_peak": share, "runs": 1}
+                )
                 print(results[-1], flush=True)
         del model
     return {"rows": [], "device": name, "peak_tflops": peak, "gpu": results}

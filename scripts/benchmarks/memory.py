@@ -39,5 +39,7 @@ def allocator(work: Path, quick: bool) -> dict:
     for kind in in_turn(("kept", "default"), 1 if quick else 2):
         rates[kind].append(rate(kind))
     ratios = [kept / default for kept, default in zip(rates["kept"], rates["default"], strict=True)]
-    what = "Detector.predict, batches of 16, fp32: images a second over the C library's own allocation"
+    what = (
+        "Detector.predict, batches of 16, fp32: images a second over the C library's own allocation"
+    )
     return {"rows": [ratio_row(what, ratios, 1.0, at_least=True, images_a_second=rates)]}

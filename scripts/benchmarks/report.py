@@ -17,12 +17,17 @@ def table(parts: Mapping[str, Mapping]) -> str:
 def _line(row: Mapping) -> str:
     if "n" in row:
         spread = (
-            f" ({number(row['low'])} – {number(row['high'])}, n = {row['n']})" if row["n"] > 1 else " (n = 1)"
+            f" ({number(row['low'])} – {number(row['high'])}, n = {row['n']})"
+            if row["n"] > 1
+            else " (n = 1)"
         )
         value = number(row["value"]) + "×" + spread
         target = f"{'≥' if row['at_least'] else '≤'} {number(row['target'])}×"
     else:
-        value, target = number(row["value"]), f"{'≥' if row['at_least'] else '≤'} {number(row['target'])}"
+        value, target = (
+            number(row["value"]),
+            f"{'≥' if row['at_least'] else '≤'} {number(row['target'])}",
+        )
     return f"| {row['what']} | {value} | {target} | {'met' if row['met'] else '**missed**'} |"
 
 
@@ -30,12 +35,21 @@ def number(value: float) -> str:
     """Two decimals for ratios, and as many as it takes for small differences."""
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.4f}"
+    return (
+        f"{value:.2f}"
+        if abs(value) >= 0.1
+        else f"{value:.1e}"
+        if abs(value) < 1e-3
+        else f"{value:.4f}"
+    )
 
 
 def gpu_table(part: Mapping) -> str:
     """The measurements on a GPU, one run each."""
-    lines = [f"| {part['device']}, 1 run each | images a second | share of peak |", "| :-- | --: | --: |"]
+    lines = [
+        f"| {part['device']}, 1 run each | images a second | share of peak |",
+        "| :-- | --: | --: |",
+    ]
     for row in part["gpu"]:
         share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
         lines.append(f"| {row['what']} | {row['images_a_second']:,.0f} | {share} |")
@@ -67,7 +81,12 @@ def plot_scaling(runs: list[Mapping], path: Path) -> None:
     left.set(xlabel="images", ylabel="seconds", title="Time to score", ylim=(0, None))
     left.legend(frameon=False)
     right.plot(images, memory, "o-", color="#b4530a")
-    right.set(xlabel="images", ylabel="MiB", title="Peak memory of the process", ylim=(0, 1.2 * memory.max()))
+    right.set(
+        xlabel="images",
+        ylabel="MiB",
+        title="Peak memory of the process",
+        ylim=(0, 1.2 * memory.max()),
+    )
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -1,4 +1,4 @@
-"""How time and memory of `scripts/score.py` grow with the corpus, and what a second process brings."""
+"""How time and memory of `realfake/cli/score.py` grow with the corpus, and what a second process brings."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from .drawn import draw_photographs, link_many
 from .timing import ratio_row
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "score.py"
+SCRIPT = ROOT / "realfake" / "cli" / "score.py"
 STEPS = (100, 1_000, 5_000, 20_000)
 _FINAL = re.compile(r"([\d,]+)(?: of [\d,]+ \(\d+%\))? images, ([\d.]+) a second")
 _PAIRS = 3
@@ -30,7 +30,14 @@ def memory(work: Path, quick: bool) -> dict:
     runs = []
     for n in steps:
         images = link_many(paths, work / f"linked-{n}", n)
-        arguments = ["--model", str(BUNDLED / "cifake-mobilenet"), "--engine", engine, "--chunk_size", "256"]
+        arguments = [
+            "--model",
+            str(BUNDLED / "cifake-mobilenet"),
+            "--engine",
+            engine,
+            "--chunk_size",
+            "256",
+        ]
         said, peak = _measured([sys.executable, str(SCRIPT), str(images), *arguments])
         runs.append({"images": n, "seconds": _seconds(said), "peak_mib": peak / 2**20})
         print(runs[-1], flush=True)
@@ -45,9 +52,24 @@ def processes(work: Path, quick: bool) -> dict:
     n = 60 if quick else 480
     images = link_many(draw_photographs(work / "photographs", n), work / f"photographs-{n}", n)
     engine = "openvino-fp32" if has_openvino() else "torch-fp32"
-    arguments = [str(images), "--model", str(DEFAULT_CHECKPOINT), "--engine", engine, "--num_threads", "1"]
+    arguments = [
+        str(images),
+        "--model",
+        str(DEFAULT_CHECKPOINT),
+        "--engine",
+        engine,
+        "--num_threads",
+        "1",
+    ]
     arguments += ["--chunk_size", "10"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+    ]
     launch += [
         "--num_machines",
         "1",
@@ -68,7 +90,11 @@ def processes(work: Path, quick: bool) -> dict:
         ratios.append(times[-1][0] / times[-1][1])
     what = "Scoring, images a second with 2 processes over 1, a thread each"
     row = ratio_row(what, ratios, 1.7, at_least=True, images=len(list(images.glob("*.jpg"))))
-    return {"rows": [row | {"seconds": [statistics.median(column) for column in zip(*times, strict=True)]}]}
+    return {
+        "rows": [
+            row | {"seconds": [statistics.median(column) for column in zip(*times, strict=True)]}
+        ]
+    }
 
 
 def _measured(command: list[str]) -> tuple[str, int]:
@@ -85,7 +111,10 @@ def _measured(command: list[str]) -> tuple[str, int]:
             "OMP_NUM_THREADS": "1",
         }
         process = subprocess.Popen(
-            [*command, "--out", f"{out}/scores"], stdout=log, stderr=subprocess.STDOUT, env=environment
+            [*command, "--out", f"{out}/scores"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

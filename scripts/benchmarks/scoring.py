@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
+from realfake.distributed import Processes
 from realfake.labels import AI, REAL
 from realfake.models.preprocessing import Preprocessing
-from realfake.processes import Processes
 from realfake.scoring.engine import EXACT, SAFETY, Choice, choose
 from realfake.scoring.run import missing, score_chunks
 from realfake.scoring.scorer import Scorer, choose_engine
@@ -136,39 +136,63 @@ def deviations(work: Path, quick: bool) -> dict:
         detector = Detector.from_pretrained(BUNDLED / name, device="cpu")
         classify = pipeline("image-classification", model=str(BUNDLED / name), batch_size=16)
         expected = np.array(
-            [next(said["score"] for said in answer if said["label"] == AI) for answer in classify(pictures)]
+            [
+                next(said["score"] for said in answer if said["label"] == AI)
+                for answer in classify(pictures)
+            ]
         )
         predictions = detector.predict(pictures)
         preprocessing = Preprocessing(detector.processor)
         chosen = choose(detector, preprocessing(pictures[:24]))
         trials = chosen.trials
         exact = min(
-            (engine for engine in trials if engine.endswith("fp32") and trials[engine]["probability"] <= EXACT),
+            (
+                engine
+                for engine in trials
+                if engine.endswith("fp32") and trials[engine]["probability"] <= EXACT
+            ),
             key=lambda engine: trials[engine]["ms"],
         )
-        bf16 = next((engine for engine in ("openvino-bf16", "torch-bf16") if engine in trials), exact)
+        bf16 = next(
+            (engine for engine in ("openvino-bf16", "torch-bf16") if engine in trials), exact
+        )
         # Also where so much would be computed again that it does not pay, and is not chosen.
-        bands = [SAFETY * trials[bf16][key] if bf16 != exact else 0.0 for key in ("margin", "novelty")]
-        choices = {"chosen": chosen, "bf16": Choice(bf16, exact, *bands), "exact": Choice(exact, exact)}
+        bands = [
+            SAFETY * trials[bf16][key] if bf16 != exact else 0.0 for key in ("log_odds", "ood")
+        ]
+        choices = {
+            "chosen": chosen,
+            "bf16": Choice(bf16, exact, *bands),
+            "exact": Choice(exact, exact),
+        }
         details[name] = {}
         for kind, choice in choices.items():
             scorer = Scorer(detector, choice, preprocessing=preprocessing)
             rows = [
-                Row(str(number), None, {"bytes": data, "path": None}) for number, data in enumerate(encoded)
+                Row(str(number), None, {"bytes": data, "path": None})
+                for number, data in enumerate(encoded)
             ]
             answers = [
-                answer for start in range(0, len(rows), 16) for answer in scorer(rows[start : start + 16])[0]
+                answer
+                for start in range(0, len(rows), 16)
+                for answer in scorer(rows[start : start + 16])[0]
             ]
-            difference = float(np.abs(np.array([answer[AI] for answer in answers]) - expected).max())
+            difference = float(
+                np.abs(np.array([answer[AI] for answer in answers]) - expected).max()
+            )
             changed = sum(
-                answer["verdict"] != said.verdict for answer, said in zip(answers, predictions, strict=True)
+                answer["verdict"] != said.verdict
+                for answer, said in zip(answers, predictions, strict=True)
             )
             largest[kind] = max(largest[kind], difference)
             flipped[kind] += changed
             again = sum(answer["recomputed"] for answer in answers)
             details[name][kind] = {
-                "engine": choice.engine, "difference": difference, "verdicts_changed": changed, "recomputed": again
-            }  # fmt: skip
+                "engine": choice.engine,
+                "difference": difference,
+                "verdicts_changed": changed,
+                "recomputed": again,
+            }
     n = len(pictures) * 3
     rows = [
         _bound(
@@ -178,7 +202,9 @@ def deviations(work: Path, quick: bool) -> dict:
         ),
         _bound("The same with bfloat16 forced", largest["bf16"], 0.01),
         _bound("The same with `--exact`", largest["exact"], 1e-5),
-        _bound("Verdicts changed (chosen engine, bfloat16 forced, exact)", sum(flipped.values()), 0),
+        _bound(
+            "Verdicts changed (chosen engine, bfloat16 forced, exact)", sum(flipped.values()), 0
+        ),
     ]
     return {"rows": rows, "details": details}
 
@@ -204,4 +230,10 @@ def _cuttings(n: int) -> Sequence[Image.Image]:
 
 
 def _bound(what: str, value: float, target: float) -> dict:
-    return {"what": what, "value": value, "target": target, "at_least": False, "met": value <= target}
+    return {
+        "what": what,
+        "value": value,
+        "target": target,
+        "at_least": False,
+        "met": value <= target,
+    }

@@ -87,6 +87,8 @@ def serving(work: Path, *command: str) -> Iterator[Server]:
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"The page did not come up:\n{server.log.read_text()}") from None
+                    raise RuntimeError(
+                        f"The page did not come up:\n{server.log.read_text()}"
+                    ) from None
                 time.sleep(0.02)
         yield server

@@ -36,7 +36,9 @@ def start(work: Path, quick: bool) -> dict:
 
     def imports() -> None:
         command = [sys.executable, "-c", BARE]
-        bare.append(seconds(lambda: subprocess.run(command, check=True, cwd=ROOT, env=environment(work, 0))))
+        bare.append(
+            seconds(lambda: subprocess.run(command, check=True, cwd=ROOT, env=environment(work, 0)))
+        )
 
     pages: list[float] = []
     bare: list[float] = []
@@ -45,7 +47,9 @@ def start(work: Path, quick: bool) -> dict:
     for run in in_turn((page, imports), 1 if quick else 3):
         run()
     ratios = [page / alone for page, alone in zip(pages, bare, strict=True)]
-    row = ratio_row("Space: from start to first page over the bare imports", ratios, 1.3, at_least=False)
+    row = ratio_row(
+        "Space: from start to first page over the bare imports", ratios, 1.3, at_least=False
+    )
     return {"rows": [row | {"seconds": {"page": pages, "imports": bare}}]}
 
 
@@ -72,7 +76,11 @@ def drop(work: Path, quick: bool) -> dict:
     from playwright.sync_api import sync_playwright
 
     chromium = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
+        (
+            path
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (path := shutil.which(name))
+        ),
         None,
     )
     if chromium is None:
@@ -82,7 +90,8 @@ def drop(work: Path, quick: bool) -> dict:
     alone, empty, dropped = [], [], []
     with serving(work, "-c", _WITH_EMPTY_EVENT) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
         )
         page = browser.new_page()
         page.set_default_timeout(120_000)
@@ -95,7 +104,9 @@ def drop(work: Path, quick: bool) -> dict:
             before = page.inner_text("#bench-done")
             began = time.perf_counter()
             page.evaluate("document.querySelector('#bench-empty').click()")
-            page.wait_for_function("old => document.querySelector('#bench-done').innerText !== old", arg=before)
+            page.wait_for_function(
+                "old => document.querySelector('#bench-done').innerText !== old", arg=before
+            )
             empty.append(time.perf_counter() - began)
             # Another name each time, and a verdict that is taken away before the next comes.
             page.evaluate("document.querySelector('#rf-verdict').dataset.bench = ''")
@@ -113,11 +124,18 @@ def drop(work: Path, quick: bool) -> dict:
             page.reload()
             page.wait_for_selector("#rf-examples button")
         browser.close()
-    ratios = [whole / (one + none) for whole, one, none in zip(dropped[1:], alone[1:], empty[1:], strict=True)]
+    ratios = [
+        whole / (one + none)
+        for whole, one, none in zip(dropped[1:], alone[1:], empty[1:], strict=True)
+    ]
     what = "Space: from drop to verdict over Detector.predict(bytes) plus an empty event"
     row = ratio_row(what, ratios, 1.5, at_least=False)
     times = {"drop": dropped[1:], "predict": alone[1:], "empty_event": empty[1:]}
-    return {"rows": [row | {"seconds": {name: float(np.median(values)) for name, values in times.items()}}]}
+    return {
+        "rows": [
+            row | {"seconds": {name: float(np.median(values)) for name, values in times.items()}}
+        ]
+    }
 
 
 def users(work: Path, quick: bool) -> dict:
@@ -154,9 +172,13 @@ def users(work: Path, quick: bool) -> dict:
         urllib.request.urlopen(first).close()  # nosec B310  # loopback
         for _ in range(1 if quick else 3):
             batch = [bodies[index % len(bodies)] for index in range(USERS * each // 2)]
-            offline = len(batch) / seconds(lambda batch=batch: detector.predict(batch, batch_size=16))
+            offline = len(batch) / seconds(
+                lambda batch=batch: detector.predict(batch, batch_size=16)
+            )
             with ThreadPoolExecutor(USERS) as pool:
-                took = seconds(lambda url=url, pool=pool: list(pool.map(user, [url] * USERS, range(USERS))))
+                took = seconds(
+                    lambda url=url, pool=pool: list(pool.map(user, [url] * USERS, range(USERS)))
+                )
             rates.append((USERS * each / took, offline))
             ratios.append(rates[-1][0] / offline)
         with urllib.request.urlopen(f"{url}/health") as response:  # nosec B310  # loopback
@@ -170,6 +192,10 @@ def users(work: Path, quick: bool) -> dict:
         "max_batch": MAX_BATCH,
         "model": DEFAULT_CHECKPOINT.name,
     }
-    errors = {"what": f"Space: errors among {len(latencies)} requests", "value": len(problems), "target": 0}
+    errors = {
+        "what": f"Space: errors among {len(latencies)} requests",
+        "value": len(problems),
+        "target": 0,
+    }
     errors |= {"at_least": False, "met": not problems, "problems": problems[:5]}
     return {"rows": [ratio_row(what, ratios, 0.9, at_least=True, **facts), errors]}

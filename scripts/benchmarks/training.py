@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from realfake import processes
-from realfake.imaging.images import open_image
+from realfake import distributed
+from realfake.imaging.decode import open_image
 from realfake.training import runs
 from realfake.training import trainer as training
-from realfake.training.preparation import prepare_classifier
+from realfake.training.model import prepare_classifier
 
 from .drawn import draw_classes
 from .timing import in_turn, ratio_row
@@ -53,11 +53,29 @@ def build(work: Path, *words: str):
     draw_classes(work / "classes-480", 480, (512, 512))
     arguments = runs.parse(
         [
-            "--dataset", str(work / "classes-480"), "--output_dir", str(work / "training"), "--image_size", str(SIDE),
-            "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "False", "--disable_tqdm", "True",
-            "--logging_strategy", "no", "--preprocessing_num_workers", "1", "--augmentation", "1.0", *words,
+            "--dataset",
+            str(work / "classes-480"),
+            "--output_dir",
+            str(work / "training"),
+            "--image_size",
+            str(SIDE),
+            "--eval_strategy",
+            "no",
+            "--save_strategy",
+            "no",
+            "--load_best_model_at_end",
+            "False",
+            "--disable_tqdm",
+            "True",
+            "--logging_strategy",
+            "no",
+            "--preprocessing_num_workers",
+            "1",
+            "--augmentation",
+            "1.0",
+            *words,
         ]
-    )  # fmt: skip
+    )
     with contextlib.redirect_stdout(io.StringIO()):  # what it says of the corpus
         corpus = runs.load(arguments.data, arguments.run)
     parts = runs.parts_of(corpus, arguments.data.split_seed)
@@ -110,7 +128,8 @@ class ExampleImages(torch.utils.data.Dataset):
         width = min(image.width, round((area * ratio) ** 0.5))
         height = min(image.height, round((area / ratio) ** 0.5))
         left, top = (
-            int(torch.randint(0, most + 1, (1,))) for most in (image.width - width, image.height - height)
+            int(torch.randint(0, most + 1, (1,)))
+            for most in (image.width - width, image.height - height)
         )
         image = image.resize(
             (SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
@@ -118,7 +137,10 @@ class ExampleImages(torch.utils.data.Dataset):
         if torch.rand(1) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
-        return {"pixel_values": torch.from_numpy((pixels - self.mean) / self.std), "labels": row["label"]}
+        return {
+            "pixel_values": torch.from_numpy((pixels - self.mean) / self.std),
+            "labels": row["label"],
+        }
 
 
 def training_rate(work: Path, quick: bool) -> dict:
@@ -144,9 +166,15 @@ def training_rate(work: Path, quick: bool) -> dict:
         elif kind == "example":
             # Its defaults: fp32, no workers, 8 images.
             defaults = TrainingArguments(
-                str(work / "example"), max_steps=steps, per_device_train_batch_size=8, use_cpu=True,
-                remove_unused_columns=False, save_strategy="no", logging_strategy="no", disable_tqdm=True,
-            )  # fmt: skip
+                str(work / "example"),
+                max_steps=steps,
+                per_device_train_batch_size=8,
+                use_cpu=True,
+                remove_unused_columns=False,
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+            )
             images = ExampleImages(rows, trainer.eval_collator.processor)
             trainer = Trainer(trainer.model, defaults, data_collator=_stacked, train_dataset=images)
         times = StepTimes()
@@ -156,7 +184,9 @@ def training_rate(work: Path, quick: bool) -> dict:
     what = "Training, ViT-B/16: step rate with strong augmentation over random tensors in memory"
     ratios = [plain / ours for plain, ours in zip(took["random"], took["ours"], strict=True)]
     rows = [ratio_row(what, ratios, 0.9, at_least=True, seconds_a_step=took)]
-    what = "Training, ViT-B/16: step rate over the transformers example's loop at its defaults (fp32)"
+    what = (
+        "Training, ViT-B/16: step rate over the transformers example's loop at its defaults (fp32)"
+    )
     ratios = [example / ours for example, ours in zip(took["example"], took["ours"], strict=True)]
     return {"rows": [*rows, ratio_row(what, ratios, 1.3, at_least=True)]}
 
@@ -177,11 +207,22 @@ def training_processes(work: Path, quick: bool) -> dict:
         "--mixed_precision",
         "no",
     ]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", "1"]
+    launch += [
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        "--num_cpu_threads_per_process",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}", "OMP_NUM_THREADS": "1"}
     rates: dict[int, list[float]] = {1: [], 2: []}
     for count in in_turn((1, 2), 1 if quick else 2):
-        several = ["--multi_gpu", "--num_processes", "2"] if count == 2 else ["--num_processes", "1", "--cpu"]
+        several = (
+            ["--multi_gpu", "--num_processes", "2"]
+            if count == 2
+            else ["--num_processes", "1", "--cpu"]
+        )
         result = work / f"processes-{count}.json"
         result.unlink(missing_ok=True)
         command = [
@@ -227,15 +268,21 @@ def _work(work: Path, result: Path, quick: bool) -> None:
         "True",
     ]
     world = int(os.environ.get("WORLD_SIZE", 1))
-    words += ["--per_device_train_batch_size", str(EACH), *(["--ddp_backend", "gloo"] if world > 1 else [])]
+    words += [
+        "--per_device_train_batch_size",
+        str(EACH),
+        *(["--ddp_backend", "gloo"] if world > 1 else []),
+    ]
     trainer, _ = build(work, *words)
     times = StepTimes()
     trainer.add_callback(times)
     trainer.train()
     if trainer.is_world_process_zero():
         count = trainer.args.world_size
-        result.write_text(json.dumps({"processes": count, "images_a_second": EACH * count / times.seconds()}))
-    processes.end(0)
+        result.write_text(
+            json.dumps({"processes": count, "images_a_second": EACH * count / times.seconds()})
+        )
+    distributed.end(0)
 
 
 if __name__ == "__main__":

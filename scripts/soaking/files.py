@@ -41,12 +41,15 @@ def draw_files(detector, folder: Path, n: int) -> list[File]:
             form = ("PNG", "WEBP")[number % 5 - 3]
             buffer = BytesIO()
             with Image.open(path) as image:
-                image.save(buffer, form, **({"quality": 85} if form == "WEBP" else {"compress_level": 1}))
+                image.save(
+                    buffer, form, **({"quality": 85} if form == "WEBP" else {"compress_level": 1})
+                )
             data = buffer.getvalue()
         pictures.append((path.stem, data, f"image/{form.lower()}"))
     files = [File(name, data, kind, _offline(detector, data)) for name, data, kind in pictures]
     files += [
-        File(name, data, "image/jpeg", _offline(detector, data)) for name, data in _broken(pictures[0][1])
+        File(name, data, "image/jpeg", _offline(detector, data))
+        for name, data in _broken(pictures[0][1])
     ]
     for file in files[n:]:
         if file.scores is not None:
@@ -79,7 +82,8 @@ def _offline(detector, data: bytes) -> dict[str, dict[str, float]] | None:
     config = detector.model.config
     return {
         form: {
-            row["label"]: row["score"] for row in scores(logits, config, Parameters(function_to_apply=function))
+            row["label"]: row["score"]
+            for row in scores(logits, config, Parameters(function_to_apply=function))
         }
         for form, function in zip(FORMS, (None, "sigmoid", "none"), strict=True)
     }

@@ -54,12 +54,13 @@ def body(file: File, form: str) -> tuple[bytes, str]:
     if form == "file":
         return file.data, file.kind
     if form == "json":
-        sent = {"inputs": base64.b64encode(file.data).decode(), "parameters": {"function_to_apply": "none"}}
+        sent = {
+            "inputs": base64.b64encode(file.data).decode(),
+            "parameters": {"function_to_apply": "none"},
+        }
         return json.dumps(sent).encode(), "application/json"
     edge = b"--soak-7f3a9c"
-    head = (
-        b'\r\nContent-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    )
+    head = b'\r\nContent-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
     other = b'\r\nContent-Disposition: form-data; name="function_to_apply"\r\n\r\nsigmoid\r\n'
     data = edge + head + file.data + b"\r\n" + edge + other + edge + b"--\r\n"
     return data, "multipart/form-data; boundary=soak-7f3a9c"
@@ -84,7 +85,9 @@ def send(url: str, file: File, form: str, tally: Tally) -> float:
         tally.note("none", "no request is lost", f"{file.name}: {error}", time.monotonic() - began)
         return 0.0
     promise, words = judge(file, form, status, headers, text)
-    tally.note(str(status), promise, f"{file.name} as {form}: {status}, {words}", time.monotonic() - began)
+    tally.note(
+        str(status), promise, f"{file.name} as {form}: {status}, {words}", time.monotonic() - began
+    )
     return float(headers["Retry-After"]) if status in BUSY and not promise else 0.0
 
 
@@ -96,8 +99,16 @@ def judge(file: File, form: str, status: int, headers, text: bytes) -> tuple[str
     except ValueError:
         return "answers are as documented", f"no JSON: {words!r}"
     if status in BUSY:
-        honest = isinstance(said, dict) and said.get("error") and (headers["Retry-After"] or "").isdecimal()
-        return (None, "") if honest else ("only busy is said besides", f"not an honest busy: {words!r}")
+        honest = (
+            isinstance(said, dict)
+            and said.get("error")
+            and (headers["Retry-After"] or "").isdecimal()
+        )
+        return (
+            (None, "")
+            if honest
+            else ("only busy is said besides", f"not an honest busy: {words!r}")
+        )
     if file.scores is None:
         return (None, "") if 400 <= status < 500 else ("broken files are refused", words)
     if status != 200:
@@ -142,7 +153,9 @@ def hang_up(url: str, file: File, n: int) -> None:
     """Send a file over `n` connections and close each without reading the answer."""
     address = re.fullmatch(r"http://([^:/]+):(\d+)", url).groups()
     head = f"POST /predict HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: {file.kind}\r\nContent-Length: {len(file.data)}\r\n\r\n"
-    connections = [socket.create_connection((address[0], int(address[1])), PATIENCE) for _ in range(n)]
+    connections = [
+        socket.create_connection((address[0], int(address[1])), PATIENCE) for _ in range(n)
+    ]
     for connection in connections:
         with contextlib.suppress(OSError):  # refused before it was read
             connection.sendall(head.encode() + file.data)

@@ -4,7 +4,7 @@
 Another language is one more module and one more line here.
 """
 
-from . import en, nb
+from realfake.space.languages import en, nb
 
 LANGUAGES = {"en": en.STRINGS, "nb": nb.STRINGS}
 DEFAULT = "en"

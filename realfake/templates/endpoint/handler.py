@@ -66,23 +66,37 @@ class EndpointHandler:
             picture = io.BytesIO()
             explanation.overlay(options["opacity"]).save(picture, "PNG")
             encoded = base64.b64encode(picture.getvalue()).decode("ascii")
-            result["map"] = {"image": encoded, "method": explanation.method, "target": explanation.target}
+            result["map"] = {
+                "image": encoded,
+                "method": explanation.method,
+                "target": explanation.target,
+            }
             prediction = explanation.prediction
         else:
             prediction = self.detector.predict(decoded, prior_ai=options["prior_ai"])
         result["answer"] = compose(
-            self.detector, prediction, decoded, file,
-            stability=options["stability"], provenance=options["provenance"],
-        )  # fmt: skip
+            self.detector,
+            prediction,
+            decoded,
+            file,
+            stability=options["stability"],
+            provenance=options["provenance"],
+        )
         return result
 
 
 def _options(sent: dict) -> dict[str, Any]:
     """The parameters that are this handler's own, checked for their kinds; the detector checks their values."""
     options: dict[str, Any] = {
-        "details": False, "map": False, "stability": False, "provenance": False,
-        "method": "", "target": "ai", "opacity": 0.5, "prior_ai": 0.5,
-    }  # fmt: skip
+        "details": False,
+        "map": False,
+        "stability": False,
+        "provenance": False,
+        "method": "",
+        "target": "ai",
+        "opacity": 0.5,
+        "prior_ai": 0.5,
+    }
     for name, default in options.items():
         value = sent.get(name, default)
         kinds = (int, float) if isinstance(default, float) else type(default)

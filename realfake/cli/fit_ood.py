@@ -1,0 +1,116 @@
+"""Let a checkpoint know what the images look like that it was calibrated on, so that it can say "unlike anything I know".
+
+    python scripts/fit_novelty.py runs/vit --dataset ./corpus
+    python scripts/fit_novelty.py runs/vit --dataset ./corpus --false_alarms 0.01
+
+`train_hf.py` and `scripts/calibrate.py` do this for what they save; this is for a folder that was made before, or for another
+rate. The calibration half of the corpus' validation split is described and `ood.safetensors` written beside the weights,
+which stay as they are; the other half shows how many false alarms there are.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+PROGRAM = "fit_novelty.py"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Raises:
+        ValueError: An option's value makes no sense.
+    """
+    from realfake.cli.options import add_checkpoint_options, add_corpus_options
+    from realfake.io import check_least
+    from realfake.models.ood import ALPHA
+
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_checkpoint_options(parser)
+    add_corpus_options(parser)
+    parser.add_argument(
+        "--max_validation_samples", type=int, help="Use this many validation images at most."
+    )
+    parser.add_argument(
+        "--false_alarms",
+        type=float,
+        default=ALPHA,
+        help="Share of the images of each class taken for novel.",
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="Images in one forward pass.")
+    options = parser.parse_args(arguments)
+    if not 0 < options.false_alarms < 0.5:
+        raise ValueError(f"--false_alarms must lie between 0 and 0.5, not {options.false_alarms}.")
+    check_least(options, batch_size=1)
+    if not Path(options.model).is_dir():
+        raise ValueError(
+            f"{options.model} is no folder; download the checkpoint first, or calibrate a copy."
+        )
+    return options
+
+
+def main() -> int:
+    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
+    from realfake import io
+
+    try:
+        options = parse_arguments()
+        with io.output_folder(options.model):
+            return fit(options)
+    except (ValueError, OSError) as error:
+        return io.report_failure(PROGRAM, error)
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Checkpoint + corpus → statistics beside the weights → false alarms on the other half."""
+    from realfake.cli import options as cli_options
+    from realfake.corpus import rows
+    from realfake.detector import Detector
+    from realfake.evaluation import collecting
+    from realfake.labels import AI, REAL
+    from realfake.statistics.verdicts import binomial_interval
+    from realfake.training import release, runs
+
+    detector = cli_options.open_checkpoint(options)
+    corpus = cli_options.read_corpus(options, {"validation": options.max_validation_samples})
+    parts = runs.parts_of(corpus, options.split_seed)
+    fitted = release.fit_ood(
+        detector, options.model, parts["calibration"], options.false_alarms, options.batch_size
+    )
+    if fitted is None:
+        raise ValueError(
+            f"{len(parts['calibration'])} calibration images are too few to promise {options.false_alarms:g} false "
+            "alarms; nothing was stored."
+        )
+    stored = Detector.from_pretrained(options.model, label_map=detector_labels(detector))
+    rest = parts["selection"]
+    _, shares = collecting.collect_scores(stored, rest, options.batch_size, progress="false alarms")
+    out_of_distribution, truth = stored.ood.is_out_of_distribution(shares), rows.is_ai(rest)
+    print(
+        f"Fitted on {fitted.to_dict()['n'][REAL]:,} real and {fitted.to_dict()['n'][AI]:,} ai images."
+    )
+    for label, mine in ((REAL, ~truth), (AI, truth)):
+        count, n = int(out_of_distribution[mine].sum()), int(mine.sum())
+        low, high = binomial_interval(count, n)
+        share = count / n if n else float("nan")
+        print(
+            f"Taken for novel among {n:,} others ({label}): {share:.3f} ({low:.3f} to {high:.3f})"
+        )
+    print(f"Finished: {Path(options.model) / 'novelty.safetensors'}", flush=True)
+    return 0
+
+
+def detector_labels(detector) -> dict[str, str]:
+    """What each class of an opened detector means, by name."""
+    names = detector.model.config.id2label
+    return {
+        names[column]: label for label, columns in detector.columns.items() for column in columns
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

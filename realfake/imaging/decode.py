@@ -1,0 +1,390 @@
+"""From whatever names or holds an image to upright 8-bit RGB pixels: the only place where files are decoded.
+
+Training, evaluation, prediction and the Space all read images through [`open_image`], so they see the same
+pixels and refuse the same files. Limits are checked on the header, before any pixel is allocated.
+"""
+
+import codecs
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import ExifTags, Image, features
+from PIL.JpegImagePlugin import JpegImageFile
+
+from realfake.imaging.fetch import MAX_BYTES, fetch
+from realfake.imaging.limits import (
+    TooCostly,
+    check_decoder,
+    checked,
+    reads_within_bounds,
+    webp_size,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What [`open_image`] accepts.
+
+    Args:
+        max_bytes (`int`, *optional*, defaults to 64 MiB): Size of the file or of the download.
+        max_pixels (`int`, *optional*, defaults to 100 million): Width x height.
+        min_side (`int`, *optional*, defaults to 8): Shortest side in pixels; less holds nothing to classify.
+        max_aspect (`float`, *optional*, defaults to 100): Longest side over the shortest. Processors that bring the
+            shortest side to a size of theirs make gigabytes of a strip of 8 x 1,000,000 pixels.
+    """
+
+    max_bytes: int = MAX_BYTES
+    max_pixels: int = 100_000_000
+    min_side: int = 8
+    max_aspect: float = 100.0
+
+
+LIMITS = Limits()
+
+
+class OutOfMemory(ValueError, MemoryError):
+    """An image that the machine has too little memory for: nothing says that the file is damaged."""
+
+
+# Raster formats of photographs and of generators. Pillow reads 30 more (EPS runs Ghostscript, for one), which
+# only widen what a hostile upload can reach. MPO (phones' stereo JPEG) comes through the JPEG reader.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(
+    source: str | os.PathLike | bytes | Mapping | np.ndarray | Image.Image, limits: Limits = LIMITS
+) -> Image.Image:
+    """Read an image as upright 8-bit RGB.
+
+    EXIF orientation is applied. For 8-bit RGB and grey files the pixels equal those of
+    `transformers.image_utils.load_image`. Elsewhere this function differs on purpose: transparency is
+    composited on white (not dropped), and 16-bit and float images are scaled to 8 bits (not clipped). Of an
+    animation the first frame is read. Colours are taken as sRGB: an embedded profile is ignored, as in
+    transformers. The result carries no metadata, so nothing downstream can turn it a second time.
+
+    Args:
+        source: A path, an `http(s)` URL, the bytes of a file, a `PIL.Image.Image` (left unchanged), a
+            `datasets` row `{"bytes": ..., "path": ...}`, or an array: `uint8` of shape (height, width),
+            (height, width, 3 or 4), or float of the same shapes with values in 0..1.
+        limits (`Limits`, *optional*): What to accept.
+
+    Returns:
+        `PIL.Image.Image` of mode `"RGB"`.
+
+    Raises:
+        ValueError: The content is of no use: not an image, damaged, too large, too small. [`OutOfMemory`] where there
+            is too little memory for it.
+        OSError: The source cannot be read: no such file, a folder, no permission, unreachable host.
+            Both carry one line that names the source and what to do.
+    """
+    if isinstance(source, Mapping):
+        return _open_row(source, limits)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(bytes(source), "the uploaded bytes", limits)
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        return _decode(
+            fetch(source, max_bytes=limits.max_bytes), _short(source.split("?")[0]), limits
+        )
+    if isinstance(source, str) and source.startswith("data:"):
+        raise ValueError("A data: URL is not read; decode its base64 part and pass the bytes.")
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        return _decode(_read(path, limits), _basename(path), limits)
+    if isinstance(source, Image.Image):
+        name = _basename(getattr(source, "filename", "")) or "the image"
+        return _load(source, name, limits)
+    if isinstance(source, np.ndarray):
+        return _load(_from_array(source), "the array", limits)
+    raise ValueError(
+        f"An image cannot be read from {type(source).__name__}; "
+        "pass a path, a URL, bytes, a PIL image or a numpy array."
+    )
+
+
+def _open_row(row: Mapping, limits: Limits) -> Image.Image:
+    """Read a row of a `datasets.Image(decode=False)` column; its bytes win over its path, as in datasets."""
+    path = row.get("path")
+    if row.get("bytes") is not None:
+        name = _basename(path) if path else "the uploaded bytes"
+        return _decode(row["bytes"], name, limits)
+    if not path:
+        raise ValueError(
+            "The image's row holds neither 'bytes' nor 'path'; fill one of them or drop the row."
+        )
+    return open_image(path, limits)
+
+
+def _read(path: str, limits: Limits) -> bytes:
+    shown = _short(path)
+    if "\0" in path:
+        raise OSError(f"{shown} is not a path; it holds a NUL character.")
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(f"{shown} is a folder; name an image file in it.")
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{shown} is not a regular file; name an image file.")
+        if status.st_size > limits.max_bytes:
+            raise ValueError(_too_many_bytes(_basename(path), status.st_size, limits))
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{shown} does not exist; check the path.") from None
+    except OSError as error:
+        if error.strerror is None:  # one of ours
+            raise
+        raise type(error)(f"{shown} cannot be read: {error.strerror}.") from error
+
+
+def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
+    if len(data) > limits.max_bytes:
+        raise ValueError(_too_many_bytes(name, len(data), limits))
+    if (size := webp_size(data)) is not None:
+        _check_size(size, name, limits)
+    image = read_header(data, name)
+    for tile in getattr(image, "tile", []):
+        try:
+            check_decoder(tile.codec_name, *image.size, len(data))
+        except TooCostly as error:
+            raise ValueError(f"{name} is {error}. {_SAVE_ANEW}") from None
+    return _load(image, name, limits)
+
+
+def read_header(data: bytes, name: str) -> Image.Image:
+    """Read the header only.
+
+    This does what `PIL.Image.open(..., formats=FORMATS)` does, minus its decompression-bomb check: that one
+    warns through global state and cannot be set per call, and ours comes before pixels are allocated too.
+    """
+    if any(format not in Image.OPEN for format in FORMATS):
+        Image.init()
+    for format in FORMATS:
+        factory, accept = Image.OPEN.get(format, (None, None))
+        # `accept` gives a string, not True, where Pillow was built without the format's library.
+        if factory is None or accept is not None and accept(data[:16]) is not True:
+            continue
+        try:
+            content = checked(data, format)
+            # Not through Pillow's own factory for JPEG, which reads the directory of a second picture.
+            return (JpegImageFile if format == "JPEG" else factory)(BytesIO(content), "")
+        except TooCostly as error:
+            raise ValueError(f"{name} is {error}. {_SAVE_ANEW}") from None
+        except MemoryError as error:
+            raise _out_of_memory(name) from error
+        except (
+            Exception
+        ) as error:  # a hostile header can raise nearly anything in the format's reader
+            kind = _not_an_image(data)
+            if kind is None:
+                raise ValueError(
+                    f"{name} is damaged: its {format} header cannot be read. {_AGAIN}"
+                ) from error
+            break
+    kind = _not_an_image(data) or "not an image in a known format. Save it as JPEG or PNG"
+    raise ValueError(f"{name} is {kind}.")
+
+
+_AGAIN = "Download or export it again."
+_SAVE_ANEW = "Open it in an image program and save it as JPEG or PNG."
+
+
+def _out_of_memory(name: str) -> OutOfMemory:
+    return OutOfMemory(f"{name} needs too much memory to decode. Scale it down.")
+
+
+def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels, more than the limit of {limits.max_pixels / 1e6:g} million. "
+            "Scale it down or crop it."
+        )
+    if min(width, height) < limits.min_side:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; each side needs at least {limits.min_side}. "
+            "Use a larger version of the image."
+        )
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise ValueError(
+            f"{name} has {width} x {height} pixels, a strip more than {limits.max_aspect:g} times as long as it is wide. "
+            "Crop it."
+        )
+
+
+def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
+    """Check the size, then decode, turn upright and convert to RGB."""
+    _check_size(image.size, name, limits)
+    try:
+        image.load()
+        # Only after loading: Pillow's TIFF reader turns the image itself, and then drops the tag.
+        method = _UPRIGHT.get(orientation(image))
+        result = _to_rgb(image)
+        result = result.transpose(method) if method is not None else result
+    except MemoryError as error:
+        raise _out_of_memory(name) from error
+    except Exception as error:  # as in read_header
+        detail = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ValueError(f"{name} is truncated or damaged ({detail}). {_AGAIN}") from error
+    if result is image:
+        result = image.copy()
+    result.info = {}  # the EXIF and XMP blocks live here, and with them the orientation
+    return result
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8. A broken EXIF block says nothing about the pixels: it counts as 1."""
+    try:
+        block = image.info.get("exif")
+        if (
+            block is None and "Raw profile type exif" in image.info
+        ):  # what ImageMagick writes into PNG
+            block = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+        if isinstance(block, bytes) and not reads_within_bounds(block):
+            return 1
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        EOFError,
+        OSError,
+        struct.error,
+    ):
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(
+            _to_8_bits(np.asarray(image), always_16=image.mode.startswith("I;16"))
+        ).convert("RGB")
+    if image.has_transparency_data:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _to_8_bits(array: np.ndarray, always_16: bool = False) -> np.ndarray:
+    """Scale a grey (height, width) image of 16-bit, 32-bit or float values to `uint8`.
+
+    White is taken from the type where the type tells (16 bits: 65535), else from the smallest usual range
+    that holds the largest value: 1 (floats), 255, 65535; beyond that, the largest value itself. Negative
+    values and NaN become black.
+    """
+    if always_16:
+        white = 65535.0
+    else:
+        # Only once over all: the bands below must be scaled alike.
+        top = max((_top(band) for band in _bands(array)), default=0.0)
+        if array.dtype.kind == "f" and top <= 1:
+            white = 1.0
+        else:
+            white = next((level for level in (255.0, 65535.0) if top <= level), top)
+    scaled = np.empty(array.shape, np.uint8)
+    for band, target in zip(_bands(array), _bands(scaled), strict=True):
+        values = np.nan_to_num(band.astype(np.float32), nan=0.0, posinf=np.inf, neginf=0.0)
+        target[:] = np.rint(np.clip(values / white, 0, 1) * 255)
+    return scaled
+
+
+def _bands(array: np.ndarray, pixels: int = 2**20) -> Iterator[np.ndarray]:
+    """Views of some rows each: in float, a large image as a whole would take several times its own memory."""
+    rows = max(1, pixels // array.shape[1])
+    return (array[start : start + rows] for start in range(0, len(array), rows))
+
+
+def _top(array: np.ndarray) -> float:
+    finite = array[np.isfinite(array)]
+    return max(0.0, float(finite.max())) if finite.size else 0.0
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    wanted = "uint8, or float in 0..1, of shape (height, width), (height, width, 3) or (height, width, 4)"
+    if (
+        array.ndim not in (2, 3)
+        or array.ndim == 3
+        and array.shape[2] not in (3, 4)
+        or 0 in array.shape
+    ):
+        raise ValueError(f"The array has shape {array.shape}; an image is {wanted}.")
+    if array.dtype.kind == "f":
+        # not (...) so that NaN is refused too
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ValueError(
+                f"The float array holds values outside 0..1; an image is {wanted}. Divide by its white."
+            )
+        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"The array is of type {array.dtype}; an image is {wanted}.")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _not_an_image(data: bytes) -> str | None:
+    """Say what a file that is no readable image is, and what to do; `None` where that is unknown."""
+    head = data[:1024]
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not data:
+        return f"empty (0 bytes). {_AGAIN[:-1]}"
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+            return "a HEIC file. HEIC is not supported; save it as JPEG or PNG"
+        if brand in (b"avif", b"avis"):
+            if features.check("avif"):
+                return None  # it is an image, so it must be damaged
+            return "an AVIF file, which this build of Pillow cannot read. Save it as JPEG or PNG"
+        return "a video, not an image. Save one frame as JPEG or PNG"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the image itself. Run `git lfs pull`"
+    if b"<svg" in text:
+        return "an SVG drawing, not a raster image. Export it as PNG"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page, not an image. Download the image itself"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
+        return "an archive, not an image. Unpack it and use the images inside"
+    if head.startswith(b"%PDF"):
+        return "a PDF document, not an image. Export the image as JPEG or PNG"
+    if not any(byte < 9 or 13 < byte < 32 for byte in head):
+        try:
+            # incremental: the cut after 1024 bytes may fall inside a character
+            codecs.getincrementaldecoder("utf-8")().decode(head)
+        except UnicodeDecodeError:
+            return None
+        return "a text file, not an image. Choose a JPEG or PNG file"
+    return None
+
+
+def _too_many_bytes(name: str, size: int, limits: Limits) -> str:
+    return (
+        f"{name} has {size / 2**20:.1f} MiB, more than the limit of {limits.max_bytes / 2**20:g} MiB. "
+        "Scale it down or save it with more compression."
+    )
+
+
+def _basename(path: str | os.PathLike) -> str:
+    return _short(os.path.basename(os.fsdecode(path)))
+
+
+def _short(text: str, length: int = 200) -> str:
+    """One printable line of at most `length` characters; names of uploads can hold anything."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= length else f"{text[: length - 1]}…"

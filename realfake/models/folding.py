@@ -1,0 +1,276 @@
+"""The classifier's last linear layer: folding a calibration into it, and choosing what is trained.
+
+The stock image-classification pipeline applies a softmax to the raw logits and offers no hook for a
+temperature, so a calibration that every consumer is to see has to live in this layer's weight and bias.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers import PretrainedConfig, PreTrainedModel
+
+from realfake.labels import AI, REAL
+
+# Heads that some architectures average: DeiT, LeViT and SwiftFormer, each with a second one for distillation.
+_TWINS = (
+    ("cls_classifier", "distillation_classifier"),
+    ("classifier.linear", "classifier_distill.linear"),
+    ("head", "dist_head"),
+)
+# What the architectures call dropout in their configuration, the classifier's own first.
+_DROPOUT_FIELDS = (
+    "classifier_dropout_prob",
+    "classifier_dropout",
+    "dropout_rate",
+    "hidden_dropout_prob",
+)
+
+
+def final_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Find the linear layers that write the logits: one, or two where a distilled model averages two heads.
+
+    Raises:
+        ValueError: No linear layer has as many outputs as the model has labels.
+    """
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
+    }
+    if not linears:
+        raise ValueError(
+            f"{type(model).__name__} does not end in a linear layer with {model.config.num_labels} outputs, "
+            "so a calibration cannot be folded into it."
+        )
+    for twins in _TWINS:
+        if all(name in linears for name in twins):
+            return {name: linears[name] for name in twins}
+    last = list(linears)[-1]
+    return {last: linears[last]}
+
+
+@torch.no_grad()
+def fold(
+    model: PreTrainedModel, columns: dict[str, list[int]], temperature: float, bias: float
+) -> None:
+    """Fold a temperature and a bias into the last linear layer, in place: logits' = logits / T + b.
+
+    Args:
+        model: An image classifier of transformers.
+        columns: `{"real": [columns], "ai": [columns]}` of its logits.
+        temperature: T > 0 (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+        bias: Added to the logits of the `ai` columns, so to the log-odds of `ai` (Platt 1999).
+
+    Raises:
+        ValueError: T is not positive, there is no such layer, or a bias is to be folded into a layer without one.
+    """
+    if not temperature > 0:
+        raise ValueError(f"A temperature must be positive, not {temperature}.")
+    for name, linear in final_linears(model).items():
+        if linear.bias is None and bias != 0:
+            raise ValueError(
+                f"The last layer {name!r} has no bias to fold one into; calibrate with a temperature alone."
+            )
+        linear.weight.div_(temperature)
+        if linear.bias is not None:
+            linear.bias.div_(temperature)
+            linear.bias[columns[AI]] += bias
+
+
+def folding_error(
+    before: torch.Tensor,
+    after: torch.Tensor,
+    columns: dict[str, list[int]],
+    temperature: float,
+    bias: float,
+) -> float:
+    """Return the largest deviation of `after` from `before` / T + b, relative to the largest logit.
+
+    Args:
+        before, after: Logits of shape `(n, labels)`, from before and after [`fold`].
+    """
+    expected = before.double() / temperature
+    expected[:, columns[AI]] += bias
+    scale = max(1.0, expected.abs().max().item())
+    return (after.double() - expected).abs().max().item() / scale
+
+
+def check_foldable(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
+    """Fold a calibration in and take it out again, to find before a training that its result can be calibrated.
+
+    Raises:
+        ValueError: The logits do not follow the last linear layer's weight and bias.
+    """
+    linears = final_linears(model)
+    kept = {
+        name: {key: value.clone() for key, value in linear.state_dict().items()}
+        for name, linear in linears.items()
+    }
+    columns = {REAL: [model.config.label2id[REAL]], AI: [model.config.label2id[AI]]}
+    bias = 1.0 if has_bias(model) else 0.0
+    with torch.inference_mode():
+        before = model.eval()(pixel_values=pixel_values).logits
+        fold(model, columns, 2.0, bias)
+        after = model(pixel_values=pixel_values).logits
+        for name, linear in linears.items():
+            linear.load_state_dict(kept[name])
+    if folding_error(before, after, columns, 2.0, bias) > 1e-3:
+        raise ValueError(
+            f"{type(model).__name__} does more to its logits than its last linear layer does, so a calibration cannot "
+            "be folded into it; choose another architecture."
+        )
+
+
+def has_bias(model: PreTrainedModel) -> bool:
+    """Say whether the last linear layer has a bias that one can be folded into."""
+    return all(linear.bias is not None for linear in final_linears(model).values())
+
+
+def set_dropout(config: PretrainedConfig, dropout: float) -> str:
+    """Set the dropout in the configuration's own field, so that the architecture stays as transformers has it.
+
+    Returns:
+        The name of the field.
+
+    Raises:
+        ValueError: The architecture has no dropout, or the rate is outside [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"--dropout must lie in [0, 1), not {dropout}.")
+    for field in _DROPOUT_FIELDS:
+        if hasattr(config, field):
+            setattr(config, field, dropout)
+            return field
+    depth = (
+        " It has stochastic depth: --config_overrides '{\"drop_path_rate\": 0.1}'."
+        if hasattr(config, "drop_path_rate")
+        else ""
+    )
+    raise ValueError(
+        f"The architecture {config.model_type!r} has no dropout to set; leave --dropout out.{depth}"
+    )
+
+
+def select_trainable(model: PreTrainedModel, trainable: str) -> list[str]:
+    """Freeze all parameters but those asked for.
+
+    Args:
+        trainable: `"all"`, `"head"` (the last linear layer), or `"last:N"` (the last N blocks of the backbone and all
+            that comes after them).
+
+    Returns:
+        The names of the parameters that stay trainable.
+
+    Raises:
+        ValueError: The word is unknown, or the model has fewer blocks.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if trainable == "all":
+        chosen = set(names)
+    elif trainable == "head":
+        heads = tuple(f"{name}." for name in final_linears(model))
+        chosen = {name for name in names if name.startswith(heads)}
+    elif trainable.startswith("last:") and trainable[5:].isdigit() and int(trainable[5:]) > 0:
+        chosen = set(names[_first_of_last_blocks(model, names, int(trainable[5:])) :])
+    else:
+        raise ValueError(
+            f"--trainable must be 'all', 'head' or 'last:N' with N > 0, not {trainable!r}."
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return [name for name in names if name in chosen]
+
+
+def _first_of_last_blocks(model: PreTrainedModel, names: list[str], count: int) -> int:
+    # The backbone's blocks are the outermost list of modules with more than one entry, each with weights. Some
+    # architectures keep the embeddings between their stages in another such list.
+    lists = [
+        (name.count("."), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.ModuleList, nn.Sequential))
+        and len(module) > 1
+        and all(list(block.parameters()) for block in module)
+        and not any(word in name for word in ("classifier", "embed"))
+    ]
+    if not lists:
+        raise ValueError(
+            f"{type(model).__name__} has no list of blocks; use --trainable head or all."
+        )
+    _, name, blocks = min(lists, key=lambda entry: entry[0])
+    if count > len(blocks):
+        raise ValueError(
+            f"--trainable last:{count}: {type(model).__name__} has {len(blocks)} blocks ({name})."
+        )
+    prefix = f"{name}.{len(blocks) - count}."
+    return next(index for index, parameter in enumerate(names) if parameter.startswith(prefix))
+
+
+# Largest deviation of the folded logits, relative to the largest logit, that is taken for rounding in fp32.
+TOLERANCE = 1e-4
+
+
+@torch.no_grad()  # and not inference mode: maps need gradients of what comes out of it
+def fold_batch_norms(model: nn.Module, pixels: torch.Tensor) -> nn.Module:
+    """Return a copy of an image classifier whose batch normalisations are part of the convolutions before them.
+
+    Which convolution a normalisation follows is watched in one forward pass. Nothing tells whether something else takes the
+    convolution's output too, so the copy is compared with the model on these pixels.
+
+    Args:
+        model: In evaluation mode, in fp32.
+        pixels: A few preprocessed images, of shape `(n, channels, height, width)`.
+
+    Returns:
+        The copy, in channels-last layout, in which depthwise convolutions are faster on a CPU; the model itself where it has
+        no such layers, or where its answers would not stay as they are.
+    """
+    followed = _followed_by(model, pixels)
+    if not followed:
+        return model
+    folded = copy.deepcopy(model)
+    for normalisation, convolution in followed.items():
+        fused = fuse_conv_bn_eval(
+            folded.get_submodule(convolution), folded.get_submodule(normalisation)
+        )
+        folded.set_submodule(convolution, fused)
+        folded.set_submodule(normalisation, nn.Identity())
+    folded = folded.to(memory_format=torch.channels_last)
+    before, after = (each(pixel_values=pixels).logits for each in (model, folded))
+    same = torch.isfinite(after).all() and (
+        after - before
+    ).abs().max() <= TOLERANCE * before.abs().max().clamp(min=1)
+    return folded if same else model
+
+
+def _followed_by(model: nn.Module, pixels: torch.Tensor) -> dict[str, str]:
+    """`{batch normalisation: the convolution whose output it takes}`, by the names of the modules."""
+    # The outputs are kept while the pass runs, so that no two of them share an identity.
+    made: dict[int, tuple[torch.Tensor, str]] = {}
+    followed: dict[str, str] = {}
+
+    def note_output(name: str):
+        return lambda module, inputs, output: made.update({id(output): (output, name)})
+
+    def note_input(name: str):
+        def hook(module, inputs):
+            if id(inputs[0]) in made:
+                followed[name] = made[id(inputs[0])][1]
+
+        return hook
+
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(note_output(name)))
+        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            hooks.append(module.register_forward_pre_hook(note_input(name)))
+    try:
+        model(pixel_values=pixels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # A convolution that serves two normalisations can hold only one of them.
+    targets = list(followed.values())
+    return {bn: conv for bn, conv in followed.items() if targets.count(conv) == 1}

@@ -1,0 +1,268 @@
+"""Where a checkpoint's files come from when the Hub is slow, silent or wrong.
+
+[`~realfake.detector.Detector.from_pretrained`] asks here first. One question pins the commit, so that all files are of one
+state of the repository; where the Hub does not answer it, what an earlier start has downloaded is opened at once instead of
+after every file's own time-out. What arrived is compared with what the Hub announced: a proxy that alters a byte must not
+alter a verdict.
+"""
+
+import contextlib
+import hashlib
+import logging
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import (
+    HfApi,
+    constants,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.file_download import repo_folder_name
+
+from realfake.io import write_atomically
+
+logger = logging.getLogger(__name__)
+
+# Seconds of silence after which the Hub is not waited for when it is asked which commit is meant.
+TIMEOUT = 10.0
+# Seconds that a file of figures may take, without which a page is whole.
+RECORD_SECONDS = 30.0
+# What is opened of a checkpoint.
+_OPENED = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "model*.safetensors*",
+    "novelty.safetensors",
+)
+Opened = TypeVar("Opened")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Located:
+    """What to open.
+
+    Attributes:
+        source: A Hub id, or a folder: the one that was named, or that of an earlier download.
+        revision: What to ask the Hub for; `None` beside a folder.
+        commit: The Hub's commit, where it is known.
+        asked: The branch, tag or commit that was asked for.
+    """
+
+    source: str | Path
+    revision: str | None = None
+    commit: str | None = None
+    asked: str | None = None
+
+
+def locate(
+    model: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    max_seconds: float | None = None,
+) -> Located:
+    """Pin a checkpoint to a commit, or find what is left of it in the cache where the Hub does not answer.
+
+    Args:
+        model: Hub id or folder.
+        revision: *optional*. Branch, tag or commit.
+        max_seconds: *optional*. With it the files are downloaded here, and a Hub that takes longer for all of them together
+            counts as one that does not answer.
+
+    Raises:
+        OSError: The Hub does not answer, and nothing was downloaded before.
+    """
+    if Path(model).exists():
+        return Located(model, revision)
+    try:
+        commit = _within(
+            max_seconds, lambda: _pin(str(model), revision, token, max_seconds is not None)
+        )
+        return Located(model, commit, commit, revision or "main")
+    except HFValidationError:
+        return Located(model, revision)  # no name of the Hub's; whoever opens it says so
+    except HfHubHTTPError as error:
+        if error.response.status_code < 500 and error.response.status_code != 429:
+            return Located(
+                model, revision
+            )  # an answer: there is no such repository, or it is private
+        reason = f"it answers {error.response.status_code}"
+    except OfflineModeIsEnabled:
+        reason = "HF_HUB_OFFLINE is set"
+    except TimeoutError as error:
+        reason = str(error)
+    except (HTTPError, OSError) as error:
+        reason = type(error).__name__
+    try:
+        folder = Path(snapshot_download(str(model), revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        raise OSError(
+            f"No checkpoint {str(model)!r}: it is neither a folder here nor to be had from the Hub ({reason}), and no earlier "
+            "download of it is here. Check the name and the connection."
+        ) from None
+    logger.warning(
+        "The Hub does not answer (%s): %s is opened from the cache, at %s",
+        reason,
+        model,
+        folder.name,
+    )
+    return Located(folder, commit=folder.name)
+
+
+def _pin(model: str, revision: str | None, token: str | bool | None, download: bool) -> str:
+    """Ask which commit is meant, and download what is opened of it."""
+    info = HfApi(token=token).model_info(model, revision=revision, timeout=TIMEOUT)
+    names = [file.rfilename for file in info.siblings or []] if download else []
+    # Whoever opens it meets the same error, and says so.
+    with contextlib.suppress(HTTPError, OSError, ValueError):
+        for name in names:
+            if any(fnmatch(name, pattern) for pattern in _OPENED):
+                hf_hub_download(model, name, revision=info.sha, token=token)
+    return info.sha
+
+
+def _within(seconds: float | None, make: Callable[[], Made]) -> Made:
+    """What `make` returns, if that takes no longer; a client's own time-out begins anew with every byte.
+
+    Raises:
+        TimeoutError: It takes longer. It is left to itself.
+    """
+    if seconds is None:
+        return make()
+    made: Future[Made] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except Exception as error:
+            made.set_exception(error)
+
+    # A download without an end must not keep the program from ending.
+    threading.Thread(target=run, name="download", daemon=True).start()
+    if wait([made], seconds).not_done:
+        raise TimeoutError(f"it takes longer than {seconds:g} s")
+    return made.result()
+
+
+def find_record(model: str | Path, name: str, revision: str | None = None) -> Path | None:
+    """Find a file of figures beside a checkpoint, for a page that does without it where it cannot be had.
+
+    Unlike the client's own download, which tries five times, this asks once.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    found = try_to_load_from_cache(str(model), name, revision=revision)
+    if found is not None:
+        return Path(found) if isinstance(found, str) else None  # or known not to be there
+
+    def download() -> Path | None:
+        info = HfApi().model_info(str(model), revision=revision, timeout=TIMEOUT)
+        if name not in {file.rfilename for file in info.siblings or []}:
+            return None
+        return Path(hf_hub_download(str(model), name, revision=info.sha))
+
+    try:
+        return _within(RECORD_SECONDS, download)
+    except (HTTPError, OSError, ValueError) as error:
+        logger.info("%s of %s could not be had (%s)", name, model, type(error).__name__)
+    return None
+
+
+def verified(located: Located, opening: Callable[[], Opened]) -> Opened:
+    """Open a checkpoint, and once more if one of its files is not the one that the Hub announced.
+
+    Args:
+        opening: Downloads what is missing, and opens it.
+
+    Raises:
+        OSError: Its files arrive altered every time.
+    """
+    for _ in range(2):
+        failure = None
+        try:
+            opened = opening()
+        except (OSError, ValueError) as error:
+            failure = error
+        altered = remove_altered(located)
+        if not altered:
+            if failure is not None:
+                raise failure
+            _remember(located)
+            return opened
+        logger.warning("Not what the Hub announced, removed from the cache: %s", ", ".join(altered))
+    raise OSError(
+        f"{located.source}: {', '.join(altered)} arrived with another content than the Hub announced, twice; "
+        "something on the way alters it."
+    )
+
+
+def _remember(located: Located) -> None:
+    """Note in the cache what a branch or tag points at, now that all of it is there, for a start without the Hub."""
+    if located.asked in (None, located.commit):
+        return
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(
+        repo_id=str(located.source), repo_type="model"
+    )
+    with contextlib.suppress(OSError):  # a read-only cache
+        reference = folder / "refs" / located.asked
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(reference, located.commit)
+
+
+def remove_altered(located: Located) -> list[str]:
+    """Delete from the cache those files of a checkpoint whose content does not fit their hash.
+
+    The cache calls a file's content by what the Hub announced: the SHA-256 of a large file, git's hash of others. Where the
+    file system has no links there is nothing to compare with.
+
+    Returns:
+        Their names.
+    """
+    if isinstance(located.source, Path) and located.commit:
+        folder = located.source
+    elif located.commit:
+        found = try_to_load_from_cache(str(located.source), "config.json", revision=located.commit)
+        if not isinstance(found, str):
+            return []
+        folder = Path(found).parent
+    else:
+        return []
+    altered = []
+    for path in sorted(folder.rglob("*")):
+        content = path.resolve()
+        if path.is_symlink() and content.is_file() and not _fits(content):
+            content.unlink()
+            path.unlink()
+            altered.append(path.relative_to(folder).as_posix())
+    return altered
+
+
+def _fits(path: Path) -> bool:
+    name = path.name
+    if re.fullmatch("[0-9a-f]{64}", name):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == name
+    if re.fullmatch("[0-9a-f]{40}", name):
+        data = path.read_bytes()
+        # Git's own hash of a file, by which the Hub calls those that are not LFS; no secret hangs on it.
+        return (
+            hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == name
+        )
+    return True

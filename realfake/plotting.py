@@ -1,0 +1,129 @@
+"""How every plot of the project looks: colours, axes, resolution.
+
+Uses Matplotlib's object-oriented `Figure`, so that nothing global changes, and imports Matplotlib only when called: it is
+slow to load.
+"""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from realfake.io import write_atomically
+from realfake.labels import AI, REAL
+
+# From Okabe and Ito's palette, which the colour-blind tell apart; line styles and markers differ as well.
+COLOURS = {REAL: "#0072B2", AI: "#D55E00"}
+GREY = "#6E6E6E"
+INK = "#222222"
+DPI = 110
+
+
+def new_figure(width: float, height: float):
+    """A Matplotlib `Figure` of so many inches; nothing global changes."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+
+
+def plain_axes(axes, title: str | None = None):
+    """Give axes the project's look, and a line above them."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#E3E3E3", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=9)
+    if title:
+        axes.set_title(title, fontsize=10.5, color=INK, loc="left")
+    return axes
+
+
+def save(figure, path: str | os.PathLike) -> Path:
+    """Write a figure as a PNG."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = BytesIO()
+    # Without a software tag the same figures give the same bytes.
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def plain_text(text: str) -> str:
+    """Text that Matplotlib draws as it is."""
+    # Matplotlib reads "$" as the beginning of a formula.
+    return str(text).replace("$", r"\$")
+
+
+def batch_sheet(
+    path: str | os.PathLike,
+    images: Sequence[Image.Image],
+    labels: Sequence[str],
+    captions: Sequence[str] | None = None,
+    columns: int = 4,
+    tile: int = 224,
+) -> Path:
+    """Lay out images as the model is given them, each with its label: what a dry run shows.
+
+    Args:
+        path: The PNG to write.
+        images: RGB images. Those larger than a tile are reduced, small ones are enlarged by whole pixels.
+        labels: `"real"` or `"ai"` for each.
+        captions: *optional*. A few words for each, such as the source.
+        columns: Images in a row, *defaults to* 4.
+        tile: Side of a tile in pixels, *defaults to* 224.
+
+    Raises:
+        ValueError: No images, or not one label (and caption) for each.
+    """
+    captions = [""] * len(images) if captions is None else list(captions)
+    if not len(images) or not len(images) == len(labels) == len(captions):
+        raise ValueError(
+            f"A sheet needs a label and a caption for each image, not {len(images)} images, {len(labels)} labels "
+            f"and {len(captions)} captions."
+        )
+    gap, text_height = 10, 40
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new(
+        "RGB", (gap + columns * (tile + gap), gap + rows * (tile + text_height + gap)), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for index, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
+        left = gap + index % columns * (tile + gap)
+        top = gap + index // columns * (tile + text_height + gap)
+        shown = image.convert("RGB")
+        if max(shown.size) > tile:
+            shown.thumbnail((tile, tile), Image.Resampling.LANCZOS)
+        elif (times := tile // max(shown.size)) > 1:
+            shown = shown.resize(
+                (shown.width * times, shown.height * times), Image.Resampling.NEAREST
+            )
+        sheet.paste(shown, (left + (tile - shown.width) // 2, top + (tile - shown.height) // 2))
+        draw.rectangle(
+            (left - 3, top - 3, left + tile + 2, top + tile + 2),
+            outline=COLOURS.get(label, GREY),
+            width=2,
+        )
+        draw.text((left, top + tile + 4), label, fill=COLOURS.get(label, INK), font=font)
+        draw.text((left, top + tile + 20), _shorten(caption, font, tile), fill=INK, font=font)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def _shorten(text: str, font, width: int) -> str:
+    text = " ".join(str(text).split())
+    while text and font.getlength(text) > width:
+        text = (
+            textwrap.shorten(text, len(text) - 1, placeholder="…")
+            if " " in text
+            else text.rstrip("…")[:-1] + "…"
+        )
+    return text

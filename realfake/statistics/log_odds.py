@@ -1,0 +1,133 @@
+"""The arrays that every metric takes, and the checks they pass first.
+
+`log_odds` (n,) is the log-odds of ai at equal odds, `p_ai = expit(margin)` (n,) the probability, `is_ai` (n,) bool the
+truth. Calibration, conformal prediction and all metrics stand on this module; numpy and scipy alone.
+
+Weights: metrics take `weights` (n,), *optional*. Most also take weights of shape (resamples, n) and then return an
+array, one value per row: this is how the bootstrap evaluates them (see `bootstrap.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.special import logsumexp
+
+from realfake.labels import AI, REAL
+
+
+def check_labels(is_ai, n: int | None = None) -> np.ndarray:
+    """Return `is_ai` as (n,) bool.
+
+    Raises:
+        ValueError: It is empty, not one-dimensional, not of length `n`, or holds other values than 0 and 1.
+    """
+    labels = np.asarray(is_ai)
+    if labels.ndim != 1 or (n is not None and len(labels) != n):
+        raise ValueError(f"is_ai has shape {labels.shape}; one label for each score is needed.")
+    if not len(labels):
+        raise ValueError("There are no images to measure: the arrays are empty.")
+    if labels.dtype != bool:
+        if not np.isin(labels, (0, 1)).all():
+            raise ValueError("is_ai must hold booleans (or 0 and 1): True for ai, False for real.")
+        labels = labels.astype(bool)
+    return labels
+
+
+def check_log_odds(log_odds, is_ai) -> tuple[np.ndarray, np.ndarray]:
+    """Return `log_odds` as (n,) float64 and `is_ai` as (n,) bool.
+
+    Raises:
+        ValueError: Shapes differ, there are no images, or a margin is NaN.
+    """
+    log_odds = np.asarray(log_odds, dtype=np.float64)
+    if log_odds.ndim != 1:
+        raise ValueError(
+            f"margin has shape {log_odds.shape}; one log-odds of ai per image is needed."
+        )
+    is_ai = check_labels(is_ai, len(log_odds))
+    if np.isnan(log_odds).any():
+        raise ValueError(
+            f"{int(np.isnan(log_odds).sum())} of {len(log_odds)} margins are NaN; the model diverged."
+        )
+    return log_odds, is_ai
+
+
+def check_probability(p_ai, is_ai) -> tuple[np.ndarray, np.ndarray]:
+    p_ai = np.asarray(p_ai, dtype=np.float64)
+    if p_ai.ndim != 1 or not ((p_ai >= 0) & (p_ai <= 1)).all():
+        raise ValueError(
+            "p_ai must be a one-dimensional array of probabilities in [0, 1]; pass expit(margin)."
+        )
+    return p_ai, check_labels(is_ai, len(p_ai))
+
+
+def check_weights(weights, n: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(n)
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.ndim not in (1, 2) or weights.shape[-1] != n:
+        raise ValueError(
+            f"weights has shape {weights.shape}; one weight for each of the {n} images is needed."
+        )
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError("weights must be finite and not negative.")
+    return weights
+
+
+def ratio(numerator, denominator):
+    """Divide, NaN for 0/0 and x/0; a plain float for scalars."""
+    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return float(out) if out.ndim == 0 else out
+
+
+def class_balanced_weights(is_ai, weights=None) -> np.ndarray:
+    """Weights under which both classes have the same mass, 1/2 each.
+
+    Our probabilities mean equal odds before the image was seen, so a metric of probabilities on a test set
+    with another share of ai images is weighted with these. A class that is absent leaves the other with 1/2.
+
+    Args:
+        weights: (n,) or (resamples, n), *optional*. Weights to start from, such as bootstrap counts.
+
+    Returns:
+        Weights of the shape of `weights`, or (n,).
+    """
+    is_ai = check_labels(is_ai)
+    weights = check_weights(weights, len(is_ai))
+    ai = (weights * is_ai).sum(-1, keepdims=True)
+    real = (weights * ~is_ai).sum(-1, keepdims=True)
+    mass = np.where(is_ai, ai, real)
+    return np.divide(0.5 * weights, mass, out=np.zeros_like(weights), where=mass > 0)
+
+
+def log_odds_from_logits(logits, columns: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Log-odds of ai from a classifier's logits: logsumexp over the ai columns minus that over the real ones.
+
+    Args:
+        logits: (n, k).
+        columns: `{"real": [columns], "ai": [columns]}`, as `labels.class_indices` returns.
+
+    Returns:
+        (n,) float64; `expit` of it is the sum of the softmax over the ai columns if `columns` covers all.
+
+    Raises:
+        ValueError: `logits` is not two-dimensional or a column is out of range.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2:
+        raise ValueError(f"logits has shape {logits.shape}; (images, classes) is needed.")
+    used = [*columns[REAL], *columns[AI]]
+    if not columns[REAL] or not columns[AI] or min(used) < 0 or max(used) >= logits.shape[1]:
+        raise ValueError(
+            f"columns {dict(columns)} do not fit logits with {logits.shape[1]} classes."
+        )
+    return logsumexp(logits[:, list(columns[AI])], axis=1) - logsumexp(
+        logits[:, list(columns[REAL])], axis=1
+    )
+
+
+def nan_where(condition, value):
+    out = np.where(condition, np.nan, value)
+    return float(out) if out.ndim == 0 else out

@@ -1,0 +1,254 @@
+"""Every metric under one name, and [`binary_summary`], which computes all of them with their intervals.
+
+The metrics themselves live by kind: `decision_metrics` (at margin 0), `ranking_metrics` (thresholds moved about),
+`probability_metrics` (scores and calibration errors), `noise_floor` (what chance alone does to these). All take arrays
+as `log_odds` describes them. Evaluation and the Trainer's metrics stand on this module; numpy and scipy alone. A value
+that is not defined, such as AUROC on one class, is NaN; [`binary_summary`] writes `None`.
+"""
+
+import numpy as np
+from scipy.fft import dct
+from scipy.special import expit
+
+from realfake.labels import AI, NAMES, REAL
+from realfake.statistics import metrics
+from realfake.statistics.bootstrap import bootstrap_interval, percentile_interval, resample_counts
+from realfake.statistics.log_odds import (
+    check_labels,
+    check_log_odds,
+    class_balanced_weights,
+    log_odds_from_logits,
+)
+from realfake.statistics.metrics import (
+    N_BINS,
+    accuracy,
+    auroc,
+    average_precision,
+    balanced_accuracy,
+    brier,
+    brier_decomposition,
+    confusion_matrix,
+    debiased_ece,
+    ece,
+    f1,
+    fpr_at_tpr,
+    max_calibration_error,
+    nll,
+    precision,
+    recall,
+    reliability_curve,
+    signed_calibration_error,
+    smooth_ece,
+    tpr_at_fpr,
+)
+from realfake.statistics.noise_floor import calibrated_ece_band, noise_floor
+
+__all__ = [
+    "N_BINS",
+    "accuracy",
+    "auroc",
+    "average_precision",
+    "balanced_accuracy",
+    "binary_summary",
+    "bootstrap_interval",
+    "brier",
+    "brier_decomposition",
+    "calibrated_ece_band",
+    "check_labels",
+    "check_log_odds",
+    "class_balanced_weights",
+    "confusion_matrix",
+    "debiased_ece",
+    "ece",
+    "f1",
+    "fpr_at_tpr",
+    "log_odds_from_logits",
+    "max_calibration_error",
+    "nll",
+    "noise_floor",
+    "precision",
+    "recall",
+    "reliability_curve",
+    "signed_calibration_error",
+    "smooth_ece",
+    "tpr_at_fpr",
+]
+
+
+def _factor_interval(residual, deviations, size, level) -> tuple[float, float]:
+    """By which factors the residuals may be multiplied and still explain the size that was observed.
+
+    A calibration error is never negative and noise pushes it up; resampling adds noise a second time, so
+    percentiles of resampled errors lie above the truth and may leave out the value itself. Instead, a factor
+    is kept if `size(residual)` lies in the central `level` of `size(factor * residual + noise)`, with the
+    noise that resampling shows: a test turned into an interval. Factor 0 is a calibrated model.
+
+    Args:
+        residual: (cells,) signed residual masses of the sample.
+        deviations: (resamples, cells) resampled masses minus `residual`.
+        size: Maps (..., cells) to (...), rising with the factor.
+    """
+    value = size(residual)
+    factors = []
+    for quantile in ((1 + level) / 2, (1 - level) / 2):
+        low, high = 0.0, 4.0
+        for _ in range(14):
+            factor = (low + high) / 2
+            if np.quantile(size(factor * residual + deviations), quantile) < value:
+                low = factor
+            else:
+                high = factor
+        factors.append(low)
+    # An interval that leaves out the plug-in value would puzzle its readers; widening only makes it safer.
+    return factors[0], max(1.0, factors[1])
+
+
+def _bin_masses(p_ai, is_ai, weights, n_bins):
+    """Which bin each image is in, as a matrix of residuals (n, bins), and the errors of the bins' residual masses."""
+    mass = metrics.bins(p_ai, is_ai, weights, n_bins)[0]
+    _, index = np.unique(metrics.bin_index(p_ai, weights, n_bins), return_inverse=True)
+    residuals = np.zeros((len(p_ai), len(mass)))
+    residuals[np.arange(len(p_ai)), index] = p_ai - is_ai
+    errors = {
+        "ece": lambda x: np.abs(x).sum(-1),
+        "debiased_ece": lambda x: np.sqrt((x**2 / mass).sum(-1)),
+        "max_calibration_error": lambda x: (np.abs(x) / mass).max(-1),
+    }
+    return residuals, errors
+
+
+_LOW_FPR = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
+
+
+def _linear_metrics(log_odds, is_ai, counts, class_balanced) -> dict:
+    """The metrics whose bootstrap percentiles serve as they are; each of the shape `counts.shape[:-1]`."""
+    cells = metrics.cells_of(log_odds, is_ai, counts)
+    points = metrics.operating_points(log_odds, is_ai, counts)
+    weights = class_balanced_weights(is_ai, counts) if class_balanced else counts
+    p_ai = expit(log_odds)
+    values = {
+        "accuracy": metrics.accuracy_of(cells),
+        "balanced_accuracy": (metrics.recall_of(cells, REAL) + metrics.recall_of(cells, AI)) / 2,
+    }
+    for label in NAMES:
+        values[f"precision_{label}"] = metrics.precision_of(cells, label)
+        values[f"recall_{label}"] = metrics.recall_of(cells, label)
+        values[f"f1_{label}"] = metrics.f1_of(cells, label)
+    values["auroc"] = metrics.auroc_of(*points)
+    values["average_precision"] = metrics.average_precision_of(*points)
+    values |= {name: metrics.tpr_at_fpr_of(*points, max_fpr) for name, max_fpr in _LOW_FPR.items()}
+    values["fpr_at_tpr_95"] = metrics.fpr_at_tpr_of(*points, 0.95)
+    values["nll"] = nll(log_odds, is_ai, weights)
+    values["brier"] = brier(p_ai, is_ai, weights)
+    values["signed_calibration_error"] = signed_calibration_error(p_ai, is_ai, weights)
+    return values
+
+
+# Trivial or without meaning on one class: precision is 1, and the probabilities presuppose equal odds.
+_ONE_CLASS = ("accuracy", *(f"recall_{label}" for label in NAMES), "nll", "brier")
+
+
+def binary_summary(
+    log_odds,
+    is_ai,
+    groups=None,
+    class_balanced: bool = True,
+    n_bins: int = N_BINS,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, dict]:
+    """Every metric with its interval, as `evaluation.json` holds it.
+
+    Args:
+        log_odds: (n,) log-odds of ai.
+        is_ai: (n,) bool.
+        groups: (n,), *optional*. Images that share a source; intervals resample whole groups.
+        class_balanced: Weight the metrics of probabilities (`nll`, `brier*`, all calibration errors) with
+            [`class_balanced_weights`]. Accuracy, precision, F1 and average precision always describe the images
+            as given.
+        n_resamples: Bootstrap resamples; 0 leaves the intervals out.
+
+    Returns:
+        `{name: {"value", "low", "high", "n"}}`: plain floats, or `None` where something is not defined; `n` is
+        the number of images the metric rests on. Names: `accuracy`, `balanced_accuracy`,
+        `precision_real/ai`, `recall_real/ai`, `f1_real/ai`, `auroc`, `average_precision`, `tpr_at_fpr_1`,
+        `tpr_at_fpr_5` (per cent), `fpr_at_tpr_95`, `nll`, `brier`, `brier_reliability`, `brier_resolution`,
+        `brier_uncertainty`, `ece`, `debiased_ece`, `smooth_ece`, `max_calibration_error`,
+        `signed_calibration_error`, `ece_noise_floor` (its `low` and `high` are the 5 % and 95 % quantiles).
+
+        Intervals are bootstrap percentiles. For the four calibration errors that cannot be negative they are
+        the errors that would explain the plug-in value, noise included, widened to hold it; they reach 0 where
+        a calibrated model would. A proportion of exactly 0 or 1 has an interval of no width.
+    """
+    log_odds, is_ai = check_log_odds(log_odds, is_ai)
+    n, n_ai = len(log_odds), int(is_ai.sum())
+    p_ai = expit(log_odds)
+    two_classes = 0 < n_ai < n
+    values = _linear_metrics(log_odds, is_ai, np.ones(n), class_balanced)
+    weights = class_balanced_weights(is_ai) if class_balanced else np.full(n, 1 / n)
+    weights = weights / weights.sum()
+    residuals, errors = _bin_masses(p_ai, is_ai, weights, n_bins)
+    murphy = brier_decomposition(p_ai, is_ai, weights, n_bins)
+    values |= {
+        f"brier_{name}": murphy[name] for name in ("reliability", "resolution", "uncertainty")
+    }
+    values["ece"] = ece(p_ai, is_ai, weights, n_bins)
+    values["debiased_ece"] = debiased_ece(p_ai, is_ai, weights, n_bins)
+    values["smooth_ece"] = smooth_ece(p_ai, is_ai, weights)
+    values["max_calibration_error"] = max_calibration_error(p_ai, is_ai, weights, n_bins)
+
+    intervals = {}
+    if n_resamples:
+        samples, binned, smoothed = {}, [], []
+        for counts in resample_counts(n, groups, n_resamples, seed):
+            for name, sample in _linear_metrics(log_odds, is_ai, counts, class_balanced).items():
+                samples.setdefault(name, []).append(sample)
+            if two_classes:
+                drawn = class_balanced_weights(is_ai, counts) if class_balanced else counts
+                drawn = drawn / drawn.sum(-1, keepdims=True)
+                binned.append(drawn @ residuals)
+                smoothed.append(metrics.residual_grid(p_ai, is_ai, drawn))
+        intervals = {
+            name: percentile_interval(np.concatenate(parts), level)
+            for name, parts in samples.items()
+        }
+        if two_classes:
+            of_bins = weights @ residuals
+            deviations = np.concatenate(binned) - of_bins
+            for name, error in errors.items():
+                factors = _factor_interval(of_bins, deviations, error, level)
+                intervals[name] = tuple(min(1.0, error(factor * of_bins)) for factor in factors)
+            # The interval is that of the plug-in error, which the correction for noise may have left.
+            low, high = intervals["debiased_ece"]
+            intervals["debiased_ece"] = min(low, values["debiased_ece"]), high
+            # The smooth error exceeds a value if the error at that bandwidth does: no need to solve each row.
+            sigma = np.asarray(values["smooth_ece"])
+            grid = metrics.residual_grid(p_ai, is_ai, weights)
+            smoothed = metrics.smooth(dct(np.concatenate(smoothed), norm="ortho"), sigma)
+            at_sigma = metrics.smooth(dct(grid, norm="ortho"), sigma)
+            factors = _factor_interval(at_sigma, smoothed - at_sigma, errors["ece"], level)
+            intervals["smooth_ece"] = tuple(
+                float(metrics.smooth_ece_of_grid(factor * grid)) for factor in factors
+            )
+    if two_classes:
+        floor = noise_floor(p_ai, n_ai / n if class_balanced else None, n_bins, seed=seed)
+        values["ece_noise_floor"] = floor["mean"]
+        intervals["ece_noise_floor"] = floor["low"], floor["high"]
+    else:
+        values["ece_noise_floor"] = float("nan")
+
+    sizes = {
+        "recall_ai": n_ai,
+        "recall_real": n - n_ai,
+        "tpr_at_fpr_1": n_ai,
+        "tpr_at_fpr_5": n_ai,
+        "fpr_at_tpr_95": n - n_ai,
+    }
+    summary = {}
+    for name, value in values.items():
+        defined = two_classes or name in _ONE_CLASS
+        numbers = (value, *intervals.get(name, (None, None))) if defined else (None, None, None)
+        value, low, high = (None if x is None or np.isnan(x) else float(x) for x in numbers)
+        summary[name] = {"value": value, "low": low, "high": high, "n": sizes.get(name, n)}
+    return summary
