@@ -1,6 +1,6 @@
 """Throw damaged files at the whole path of an upload, decode → predict → explain → provenance, and report what they did.
 
-    python tests/bad_files.py /tmp/fuzz                                  # files to damage, and a tiny checkpoint
+    PYTHONPATH=tests python -m helpers.bad_files /tmp/fuzz                                  # files to damage, and a tiny checkpoint
     python scripts/fuzz.py /tmp/fuzz/files --model /tmp/fuzz/tiny --inputs 100000 --processes 2 --report fuzz.json
 
 Every input follows from the seed and its number alone. It runs in a process of its own kind that is watched from outside:
@@ -246,7 +246,7 @@ def read_files(folder: str | Path) -> list[bytes]:
     files = [path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()]
     if not files:
         raise ValueError(
-            f"{folder} holds no files to damage; write some with: python tests/bad_files.py FOLDER"
+            f"{folder} holds no files to damage; write some with: PYTHONPATH=tests python -m helpers.bad_files FOLDER"
         )
     return files
 
@@ -400,7 +400,7 @@ def report(options, done: list[dict], tried: int, seconds: float) -> dict:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("files", help="folder of files to damage, see tests/bad_files.py")
+    parser.add_argument("files", help="folder of files to damage, see tests/helpers/bad_files.py")
     parser.add_argument(
         "--model", help="checkpoint; defaults to the bundled one, a tiny one is faster"
     )

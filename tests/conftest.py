@@ -35,8 +35,8 @@ import ipaddress  # noqa: E402
 import socket  # noqa: E402
 
 import pytest  # noqa: E402
-from loopback_hub import LoopbackHub, point_clients_at  # noqa: E402
-from tiny import save_tiny  # noqa: E402
+from helpers.loopback_hub import LoopbackHub, point_clients_at  # noqa: E402
+from helpers.tiny import save_tiny  # noqa: E402
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers.tiny import draw_picture
 from PIL import Image
-from tiny import draw_picture
 
 from realfake import answer as answers_module
 from realfake.answer import answer, answers, read_once

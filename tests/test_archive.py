@@ -6,7 +6,7 @@ import struct
 import zipfile
 
 import pytest
-from tiny import draw_picture
+from helpers.tiny import draw_picture
 
 from realfake.imaging.archive import Bounds, count, is_archive, read_archive
 

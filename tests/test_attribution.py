@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from hand_built import red_square, red_vit
+from helpers.hand_built import red_square, red_vit
 from torch import nn
 
 from realfake.attribution.layers import candidate_layers, find_layer

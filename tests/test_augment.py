@@ -3,9 +3,9 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers.timing import least
 from PIL import Image
 from skimage import data
-from timing import least
 from transformers.image_transforms import center_crop
 
 from realfake.training import augment

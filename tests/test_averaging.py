@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import save_tiny
 from safetensors.torch import load_file
 from test_training import arguments, rows, trainer_for
-from tiny import save_tiny
 from transformers import TrainerCallback
 
 from realfake.training.averaging import UNAVERAGED_NAME, WeightAverage

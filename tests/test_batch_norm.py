@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import save_tiny
+from helpers.tiny import save_tiny
 from torch import nn
 from transformers import AutoModelForImageClassification
 

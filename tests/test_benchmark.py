@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import save_tiny
 from PIL import Image
-from tiny import save_tiny
 
 from realfake.detector import Detector
 

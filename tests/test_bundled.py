@@ -2,14 +2,14 @@
 
 import json
 
-import nonphotos
 import numpy as np
 import pytest
+from helpers import nonphotos
+from helpers.tiny import draw_picture
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from skimage import data as photographs
 from sklearn.datasets import load_sample_images
-from tiny import draw_picture
 from transformers import pipeline
 
 from realfake import Detector

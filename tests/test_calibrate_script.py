@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import draw_picture, save_tiny
 from sklearn.linear_model import LogisticRegression
-from tiny import draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
 from realfake.detector import Detector

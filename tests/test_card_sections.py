@@ -8,7 +8,7 @@ import shutil
 import markdown_it
 import numpy as np
 import pytest
-from tiny import save_tiny
+from helpers.tiny import save_tiny
 
 from realfake.card.facts import CardFacts, public_name
 from realfake.card.limits import in_short, unsuitable

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
+from helpers.tiny import draw_picture, save_tiny
 from safetensors.torch import load_file, save_file
-from tiny import draw_picture, save_tiny
 
 from realfake.detector import Detector
 from realfake.models.classifiers import (

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny import draw_picture
 from PIL import Image
-from tiny import draw_picture
 
 from realfake.cli.predict import main
 from realfake.detector import Detector

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.tiny import draw_corpus
 from scipy.special import expit
 from sklearn import metrics as sk
 from test_train_cli import SETTINGS, import_train_hf
-from tiny import draw_corpus
 
 from realfake.evaluation.results import read_evaluation, write_scores
 from realfake.io import locked_folder

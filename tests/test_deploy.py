@@ -15,12 +15,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from loopback_hub import LoopbackHub
+from helpers.loopback_hub import LoopbackHub
+from helpers.serving import free_port, started
+from helpers.signing import make_authority, sign
+from helpers.tiny import draw_picture, save_tiny
 from packaging.requirements import Requirement
 from PIL import Image
-from serving import free_port, started
-from signing import make_authority, sign
-from tiny import draw_picture, save_tiny
 
 from realfake.detector import Detector
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import draw_picture, save_tiny
 from PIL import Image
 from scipy.special import expit
-from tiny import draw_picture, save_tiny
 
 from realfake.detector import Detector
 from realfake.prediction import Explanation, Prediction

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import draw_picture, save_tiny
+from helpers.tiny import draw_picture, save_tiny
 
 from realfake import Detector
 from realfake.detector import DEFAULT_CHECKPOINT

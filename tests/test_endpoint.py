@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from helpers.tiny import draw_picture, save_tiny
 from huggingface_hub import InferenceClient, constants
 from PIL import Image
-from tiny import draw_picture, save_tiny
 from transformers import pipeline
 
 from realfake.detector import Detector

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import draw_picture, save_tiny
 from scipy.special import expit
-from tiny import draw_picture, save_tiny
 
 from realfake.detector import Detector
 from realfake.models.ood import fit, forward_with_features

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import draw_corpus, save_tiny
 from PIL import Image
-from tiny import draw_corpus, save_tiny
 
 from realfake.attribution.methods import LogOdds
 from realfake.detector import Detector

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
-from tiny import draw_picture, save_tiny
+from helpers.tiny import draw_picture, save_tiny
 
 from realfake.card.results import summary
 from realfake.detector import Detector

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import draw_picture, save_tiny
 from scipy.special import expit
-from tiny import draw_picture, save_tiny
 
 from realfake.attribution.faithfulness import Evidence, evidence_of
 from realfake.attribution.perturbation import importance_order, random_orders, replace, strongest

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback_hub import TOKEN
-from tiny import draw_corpus, draw_picture, save_tiny
+from helpers.loopback_hub import TOKEN
+from helpers.tiny import draw_corpus, draw_picture, save_tiny
 
 from realfake import Detector, io, plotting
 from realfake.audit.audit import audit

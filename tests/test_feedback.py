@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny import draw_picture
 from PIL import Image
-from tiny import draw_picture
 
 from realfake import feedback as module
 from realfake.feedback import Feedback, read_feedback

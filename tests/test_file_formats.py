@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
-from tiny import draw_corpus, draw_picture, save_tiny
+from helpers.tiny import draw_corpus, draw_picture, save_tiny
 
 from realfake.card.results import formats_section, formats_table
 from realfake.detector import Detector

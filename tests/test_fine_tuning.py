@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import save_tiny
 from PIL import Image
 from scipy.spatial.distance import jensenshannon
 from test_training import arguments, rows, trainer_for
-from tiny import save_tiny
 from transformers import TrainerCallback
 
 from realfake.training.arguments import DataArguments

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import draw_picture, save_tiny
 from sklearn.metrics import roc_auc_score
-from tiny import draw_picture, save_tiny
 from torch import nn
 from transformers import (
     DeiTForImageClassificationWithTeacher,

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import bad_files
 import numpy as np
 import pytest
-from bad_files import bit_flips, encode, greedy_directory, truncations, with_segment
+from helpers import bad_files
+from helpers.bad_files import bit_flips, encode, greedy_directory, truncations, with_segment
+from helpers.timing import least
+from helpers.tiny import draw_picture
 from PIL import Image, ImageFile
-from timing import least
-from tiny import draw_picture
 from transformers.image_utils import load_image
 
 from realfake import Detector
@@ -141,7 +141,7 @@ def test_strips_of_jpeg_are_read_where_each_has_its_own_bytes():
 _IN_LITTLE_MEMORY = """
 import sys
 sys.path[:0] = sys.argv[1:]
-import bad_files
+from helpers import bad_files
 from fuzz import peak_mib
 from realfake.allocator import keep_freed_memory
 from realfake.imaging.images import open_image
@@ -185,7 +185,7 @@ def test_bad_files_take_little_memory():
 _LARGE = """
 import sys
 sys.path[:0] = sys.argv[2:]
-from bad_files import encode
+from helpers.bad_files import encode
 from fuzz import pass_through, peak_mib
 from PIL import Image
 from realfake import Detector

@@ -25,10 +25,10 @@ import numpy as np
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from helpers.loopback_hub import TOKEN, LoopbackHub, point_clients_at
+from helpers.serving import free_port, started
+from helpers.tiny import draw_corpus, draw_picture, save_tiny
 from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
-from loopback_hub import TOKEN, LoopbackHub, point_clients_at
-from serving import free_port, started
-from tiny import draw_corpus, draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
 from realfake.corpus.load import load_corpus

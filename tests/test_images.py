@@ -4,8 +4,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from helpers.timing import least
 from PIL import Image, ImageFile
-from timing import least
 from transformers.image_utils import load_image
 
 from realfake.imaging import decode

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hand_built import RED, red_square
+from helpers.hand_built import RED, red_square
 
 from realfake.attribution.layers import find_layer
 from realfake.attribution.methods import METHODS, attribute

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+from helpers.loopback_hub import LoopbackHub, check_card
+from helpers.tiny import ARCHITECTURES, draw_corpus, draw_picture, save_tiny
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,
@@ -36,8 +38,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from loopback_hub import LoopbackHub, check_card
-from tiny import ARCHITECTURES, draw_corpus, draw_picture, save_tiny
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 CARD = """---

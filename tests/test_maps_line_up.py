@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import transformers
-from hand_built import red_convnextv2, red_vit
+from helpers.hand_built import red_convnextv2, red_vit
 from PIL import Image
 
 from realfake.attribution.regions import strongest_regions

@@ -6,13 +6,13 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nonphotos
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from helpers import nonphotos
+from helpers.tiny import ARCHITECTURES, draw_corpus, draw_picture, save_tiny
 from safetensors.numpy import load_file, save_file
-from tiny import ARCHITECTURES, draw_corpus, draw_picture, save_tiny
 
 from realfake.detector import Detector
 from realfake.evaluation import collecting

@@ -8,7 +8,7 @@ import urllib.request
 import gradio as gr
 import pytest
 from gradio import processing_utils
-from serving import free_port
+from helpers.serving import free_port
 
 from realfake.detector import Detector
 from realfake.space import api, page

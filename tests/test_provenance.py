@@ -7,10 +7,10 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers.signing import AI_SOURCE, CAPTURE, make_authority, sign
+from helpers.timing import least
+from helpers.tiny import draw_picture
 from PIL import ExifTags, Image, PngImagePlugin
-from signing import AI_SOURCE, CAPTURE, make_authority, sign
-from timing import least
-from tiny import draw_picture
 
 from realfake.provenance import content_credentials, metadata
 from realfake.provenance.metadata import MAX_XMP, read_blocks, read_xmp, term_of

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from helpers.tiny import draw_picture, save_tiny
 from safetensors.torch import load_file
-from tiny import draw_picture, save_tiny
 from torch import nn
 from transformers import pipeline
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
+from helpers.tiny import draw_picture
 from huggingface_hub import InferenceClient, constants
-from tiny import draw_picture
 from transformers import pipeline
 
 from realfake.detector import Detector

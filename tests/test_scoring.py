@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.tiny import draw_picture, save_tiny
 from PIL import Image
-from tiny import draw_picture, save_tiny
 
 from realfake.detector import Detector
 from realfake.scoring import run as scoring_run

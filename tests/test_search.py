@@ -4,8 +4,8 @@ import json
 
 import optuna
 import pytest
+from helpers.tiny import draw_corpus, save_tiny
 from test_train_cli import last_line, main
-from tiny import draw_corpus, save_tiny
 
 from realfake.training.arguments import ModelArguments, RunArguments
 from realfake.training.model import prepare_classifier

@@ -9,8 +9,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from serving import serving
-from tiny import draw_picture
+from helpers.serving import serving
+from helpers.tiny import draw_picture
 
 
 @pytest.fixture(scope="module")

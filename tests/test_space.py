@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import gradio as gr
 import numpy as np
 import pytest
+from helpers.tiny import draw_picture, save_tiny
 from PIL import Image
-from tiny import draw_picture, save_tiny
 
 from realfake.answer import answer
 from realfake.attribution.faithfulness import Evidence

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from serving import serving
-from tiny import draw_picture, save_tiny
+from helpers.serving import serving
+from helpers.tiny import draw_picture, save_tiny
 
 from realfake.attribution.methods import METHODS
 from realfake.detector import DEFAULT_CHECKPOINT, Detector

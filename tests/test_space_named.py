@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny import ARCHITECTURES, draw_picture, save_tiny
 from safetensors.torch import save_file
 from test_space_tabs import opened  # noqa: F401
-from tiny import ARCHITECTURES, draw_picture, save_tiny
 from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,

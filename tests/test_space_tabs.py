@@ -7,9 +7,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.tiny import draw_picture, save_tiny
 from PIL import Image
 from test_space import HOSTILE, FakeDetector, Norwegian, shown
-from tiny import draw_picture, save_tiny
 
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI

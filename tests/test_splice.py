@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
 from datasets.features import ClassLabel
+from helpers.tiny import draw_picture
 from PIL import Image as Picture
 from scipy.ndimage import binary_dilation, binary_erosion
 from sklearn.metrics import average_precision_score
-from tiny import draw_picture
 
 from realfake.evaluation.map_checks import (
     centred_map,

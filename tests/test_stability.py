@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers.tiny import draw_picture, save_tiny
 from PIL import Image
-from tiny import draw_picture, save_tiny
 
 from realfake.detector import Detector
 from realfake.imaging.degradations import GRID

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.serving import free_port
+from helpers.tiny import draw_corpus, draw_picture, save_tiny
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from serving import free_port
-from tiny import draw_corpus, draw_picture, save_tiny
 from transformers import AutoModelForImageClassification, pipeline
 
 from realfake.detector import Detector

@@ -10,9 +10,9 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
+from helpers.tiny import draw_picture, save_tiny
 from PIL import Image
 from scipy.special import log_softmax
-from tiny import draw_picture, save_tiny
 from transformers import EvalPrediction, TrainerControl, TrainerState
 
 from realfake.evaluation.measure import check_metric, metrics_of

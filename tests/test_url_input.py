@@ -9,7 +9,7 @@ import httpx
 import pytest
 from gradio import processing_utils
 from gradio.data_classes import ImageData
-from tiny import draw_picture
+from helpers.tiny import draw_picture
 
 from realfake.space import gradio_downloads, image_input
 from realfake.space.image_input import ImageInput

@@ -7,7 +7,7 @@ import types
 import weakref
 
 import pytest
-from tiny import draw_picture
+from helpers.tiny import draw_picture
 
 from realfake.detector import Detector
 from realfake.space import compare

@@ -8,7 +8,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Behind everything else: the scripts have names that others have as well.
 sys.path.append(str(ROOT / "scripts"))
 

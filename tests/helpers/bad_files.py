@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin, features
-from signing import make_authority, sign
-from tiny import draw_picture, save_tiny
+
+from helpers.signing import make_authority, sign
+from helpers.tiny import draw_picture, save_tiny
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:

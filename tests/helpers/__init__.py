@@ -1,0 +1,1 @@
+"""Helpers shared by the tests: tiny checkpoints, drawn corpora, damaged files, signed files, servers, clocks."""
