@@ -267,7 +267,7 @@ def _finite(scorer: Scorer, name: str, images: list[Image.Image]) -> np.ndarray:
 
 
 def _key(scorer: Scorer, name: str, fingerprint: str) -> str:
-    text = "|".join((str(_VERSION), scorer.key, name, GRID[name].__doc__ or "", fingerprint))
+    text = "|".join((str(_VERSION), scorer.key, name, str(GRID[name].version), fingerprint))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -103,7 +103,7 @@ def measure_robustness(
         "versions": versions(),
         "of": of or len(dataset),
         "headline": robustness_figures.headline(figures),
-        "described": {name: (GRID[name].__doc__ or name).split("\n")[0] for name in degradations},
+        "described": {name: GRID[name].description for name in degradations},
         "slices": dict(slices or {}),
         "degradations": figures,
         "controls": {

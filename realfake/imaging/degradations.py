@@ -1,10 +1,11 @@
-"""What happens to images on their way through the web: recompressed, resized, cropped, blurred, noisy.
+"""Image degradations that happen on the web: recompression, resizing, cropping, blur and noise.
 
-Pure functions from RGB image to RGB image, shared by training (through [`realfake.training.augment`]), evaluation
-and the stability check. [`GRID`] names the fixed set that results are reported on.
+Pure functions from RGB image to RGB image. Training, evaluation and the stability check share them.
+[`GRID`] is the fixed set that results are reported on.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -22,9 +23,9 @@ KERNELS = {
 }
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
-# The longest side that each format can hold.
+# The longest side that each format can store, in pixels.
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
-# What we encoded ourselves needs no limits.
+# Files that were encoded here need no limits.
 _UNLIMITED = Limits(max_bytes=2**40, max_pixels=2**40, min_side=1, max_aspect=float("inf"))
 
 
@@ -35,14 +36,14 @@ def recompress(
     subsampling: str = "4:2:0",
     effort: int = 4,
 ) -> Image.Image:
-    """Encode and decode again.
+    """Encode an image and decode it again.
 
     Args:
         image: An RGB image.
         format (`str`, *optional*, defaults to `"JPEG"`): `"JPEG"` or lossy `"WEBP"`.
-        quality (`int`, *optional*, defaults to 75): 1..100, on the encoder's own scale.
-        subsampling (`str`, *optional*, defaults to `"4:2:0"`): Chroma of JPEG, one of `SUBSAMPLINGS`. WebP is
-            always 4:2:0.
+        quality (`int`, *optional*, defaults to 75): 1..100, on the encoder's scale.
+        subsampling (`str`, *optional*, defaults to `"4:2:0"`): Chroma subsampling of JPEG, one of
+            `SUBSAMPLINGS`. WebP always uses 4:2:0.
         effort (`int`, *optional*, defaults to 4): WebP's `method`, 0 (fast) .. 6.
 
     Returns:
@@ -59,7 +60,8 @@ def recompress(
         )
     if max(image.size) > LONGEST_SIDE[format]:
         raise ValueError(
-            f"{format} holds at most {LONGEST_SIDE[format]} pixels a side, not {max(image.size)}; shrink first."
+            f"{format} stores at most {LONGEST_SIDE[format]} pixels per side, not {max(image.size)}; "
+            "shrink the image first."
         )
     buffer = BytesIO()
     if format == "JPEG":
@@ -76,16 +78,16 @@ def rescale(image: Image.Image, factor: float, kernel: str = "bicubic") -> Image
 
 
 def shrink(image: Image.Image, longest_side: int, kernel: str = "bicubic") -> Image.Image:
-    """Resize so that the longest side has at most `longest_side` pixels. Smaller images are left as they are."""
+    """Reduce an image so that its longest side has at most `longest_side` pixels."""
     if max(image.size) <= longest_side:
         return image
     return rescale(image, longest_side / max(image.size), kernel)
 
 
 def center_crop(image: Image.Image, share: float) -> Image.Image:
-    """Keep the central `share` (0..1) of each side; the pixels are left as they are."""
+    """Crop to the central `share` (0..1) of each side, without resampling."""
     if not 0 < share <= 1:
-        raise ValueError(f"share is {share}; it must lie in 0..1.")
+        raise ValueError(f"share is {share}; it must be above 0 and at most 1.")
     width, height = image.size
     new_width, new_height = max(1, round(width * share)), max(1, round(height * share))
     left, top = (width - new_width) // 2, (height - new_height) // 2
@@ -114,79 +116,70 @@ def _resize(image: Image.Image, size: tuple[int, int], kernel: str) -> Image.Ima
     return image.resize(size, KERNELS[kernel])
 
 
-def _clean(image: Image.Image, seed: int = 0) -> Image.Image:
-    """As it is."""
-    return image
-
-
-def _jpeg_40(image: Image.Image, seed: int = 0) -> Image.Image:
-    """JPEG at quality 40."""
-    return recompress(shrink(image, LONGEST_SIDE["JPEG"]), "JPEG", 40)
-
-
-def _messenger_768(image: Image.Image, seed: int = 0) -> Image.Image:
-    """Longest side at most 768 pixels, then JPEG at quality 60: a messenger or social network."""
-    return recompress(shrink(image, 768), "JPEG", 60)
-
-
-def _messenger_512(image: Image.Image, seed: int = 0) -> Image.Image:
-    """Longest side at most 512 pixels, then JPEG at quality 40."""
-    return recompress(shrink(image, 512), "JPEG", 40)
-
-
-def _webp_50(image: Image.Image, seed: int = 0) -> Image.Image:
-    """WebP at quality 50."""
-    return recompress(shrink(image, LONGEST_SIDE["WEBP"]), "WEBP", 50)
-
-
-def _half_size(image: Image.Image, seed: int = 0) -> Image.Image:
-    """Half of each side, bicubic."""
-    return rescale(image, 0.5, "bicubic")
-
-
-def _blur_1(image: Image.Image, seed: int = 0) -> Image.Image:
-    """Gaussian blur, sigma 1 pixel."""
-    return blur(image, 1.0)
-
-
-def _noise_5(image: Image.Image, seed: int = 0) -> Image.Image:
-    """Gaussian noise, standard deviation 5 of 255: a well visible ISO 3200 or so."""
-    return noise(image, 5.0, np.random.default_rng(seed))
-
-
-def _double_jpeg(image: Image.Image, seed: int = 0) -> Image.Image:
-    """JPEG at quality 75, the first row and column cut off, JPEG at quality 50: saved, edited and saved again.
-
-    The cut puts the second 8 x 8 grid off the first one, as nearly every edit does.
-    """
+def _double_jpeg(image: Image.Image) -> Image.Image:
     image = recompress(shrink(image, LONGEST_SIDE["JPEG"]), "JPEG", 75)
+    # The cut shifts the second 8 x 8 block grid against the first, as nearly every edit does.
     return recompress(image.crop((1, 1, *image.size)) if min(image.size) > 1 else image, "JPEG", 50)
 
 
-def _crop_60(image: Image.Image, seed: int = 0) -> Image.Image:
-    """The central 60 % of each side, pixels untouched."""
-    return center_crop(image, 0.6)
-
-
-def _screenshot(image: Image.Image, seed: int = 0) -> Image.Image:
-    """Enlarged by 1.25 (bilinear), brought back to its size (bicubic), saved without loss.
-
-    A picture on a scaled display, captured as PNG: no compression, but no pixel is the original one.
-    """
+def _screenshot(image: Image.Image) -> Image.Image:
     return _resize(rescale(image, 1.25, "bilinear"), image.size, "bicubic")
 
 
-# name -> function(image, seed); the same seed gives the same pixels. The docstrings say what each one does.
-GRID: dict[str, Callable[[Image.Image, int], Image.Image]] = {
-    "clean": _clean,
-    "jpeg_40": _jpeg_40,
-    "resize_768_jpeg_60": _messenger_768,
-    "resize_512_jpeg_40": _messenger_512,
-    "webp_50": _webp_50,
-    "half_size": _half_size,
-    "blur_1": _blur_1,
-    "noise_5": _noise_5,
-    "double_jpeg": _double_jpeg,
-    "crop_60": _crop_60,
-    "screenshot": _screenshot,
+@dataclass(frozen=True)
+class Degradation:
+    """One degradation of [`GRID`].
+
+    Args:
+        description: What it does, for reports.
+        apply: Function of the image and a seed. The same seed gives the same pixels.
+        version: Part of the key of cached scores. Increase it when `apply` changes.
+    """
+
+    description: str
+    apply: Callable[[Image.Image, int], Image.Image]
+    version: int = 1
+
+    def __call__(self, image: Image.Image, seed: int = 0) -> Image.Image:
+        return self.apply(image, seed)
+
+
+GRID: dict[str, Degradation] = {
+    "clean": Degradation("The image as it is.", lambda image, seed: image),
+    "jpeg_40": Degradation(
+        "JPEG at quality 40.",
+        lambda image, seed: recompress(shrink(image, LONGEST_SIDE["JPEG"]), "JPEG", 40),
+    ),
+    "resize_768_jpeg_60": Degradation(
+        "Longest side at most 768 pixels, then JPEG at quality 60, like a messenger.",
+        lambda image, seed: recompress(shrink(image, 768), "JPEG", 60),
+    ),
+    "resize_512_jpeg_40": Degradation(
+        "Longest side at most 512 pixels, then JPEG at quality 40.",
+        lambda image, seed: recompress(shrink(image, 512), "JPEG", 40),
+    ),
+    "webp_50": Degradation(
+        "WebP at quality 50.",
+        lambda image, seed: recompress(shrink(image, LONGEST_SIDE["WEBP"]), "WEBP", 50),
+    ),
+    "half_size": Degradation(
+        "Half the width and height, bicubic.", lambda image, seed: rescale(image, 0.5, "bicubic")
+    ),
+    "blur_1": Degradation("Gaussian blur, sigma 1 pixel.", lambda image, seed: blur(image, 1.0)),
+    "noise_5": Degradation(
+        "Gaussian noise, standard deviation 5 of 255, about ISO 3200.",
+        lambda image, seed: noise(image, 5.0, np.random.default_rng(seed)),
+    ),
+    "double_jpeg": Degradation(
+        "JPEG at quality 75, one row and column cut off, JPEG at quality 50: edited and saved again.",
+        lambda image, seed: _double_jpeg(image),
+    ),
+    "crop_60": Degradation(
+        "The central 60 % of each side, without resampling.",
+        lambda image, seed: center_crop(image, 0.6),
+    ),
+    "screenshot": Degradation(
+        "Enlarged 1.25 times (bilinear) and reduced again (bicubic), like a screenshot.",
+        lambda image, seed: _screenshot(image),
+    ),
 }
