@@ -267,12 +267,12 @@ def _with_legend(
     canvas_width = max(width, _LEGEND_WIDTH)
     size = 14 if canvas_width < 640 else 16
     font = ImageFont.load_default(size)
-    log_odds, line = 10, round(1.5 * size)
-    bar_width = min(canvas_width, 640) - 2 * log_odds
+    margin, line = 10, round(1.5 * size)
+    bar_width = min(canvas_width, 640) - 2 * margin
     written = [text for note in notes for text in _wrapped(note, font, bar_width)]
     rows = 1 + hidden + len(written)
     canvas = Image.new(
-        "RGB", (canvas_width, height + 2 * log_odds + size + 4 + rows * line), "white"
+        "RGB", (canvas_width, height + 2 * margin + size + 4 + rows * line), "white"
     )
     canvas.paste(picture, ((canvas_width - width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
@@ -280,7 +280,7 @@ def _with_legend(
     # The same blend as in the picture, over a middle grey.
     ramp = np.broadcast_to(np.linspace(-1, 1, bar_width, dtype=np.float32), (size, bar_width))
     bar = _coloured(np.full((size, bar_width, 3), 160, dtype=np.float32), ramp, max(opacity, 0.25))
-    left, top = (canvas_width - bar_width) // 2, height + log_odds
+    left, top = (canvas_width - bar_width) // 2, height + margin
     canvas.paste(Image.fromarray(bar.round().astype(np.uint8)), (left, top))
     draw.rectangle((left - 1, top - 1, left + bar_width, top + size), outline=(120, 120, 120))
 

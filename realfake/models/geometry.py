@@ -279,8 +279,8 @@ def _span(seen: np.ndarray) -> tuple[int, int]:
 def _window(line: tuple[float, float], span: tuple[int, int], length: int) -> tuple[float, float]:
     """The part of the image that a first, coarse fit finds, with a margin for its error."""
     start, stop = sorted(line[0] * u + line[1] for u in span)
-    log_odds = 2 * length / _TOP + 4
-    return float(max(0, np.floor(start - log_odds))), float(min(length, np.ceil(stop + log_odds)))
+    margin = 2 * length / _TOP + 4
+    return float(max(0, np.floor(start - margin))), float(min(length, np.ceil(stop + margin)))
 
 
 def _exact(processor, lengths, spans, order, lines):
