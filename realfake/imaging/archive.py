@@ -1,8 +1,9 @@
 """The images in a ZIP archive from a stranger, one at a time, never unpacked onto the disk.
 
-Between the page's upload of many images and the detector. What a hostile archive can do is bounded before a byte is
-decompressed (number of entries, sizes, compression ratio, overlapping entries) and again while reading, since its directory
-may lie. Names are only shown, never used as paths; one that tries to lead somewhere is refused all the same.
+Between the page's upload of many images and the detector. What a hostile archive can do is bounded
+before a byte is decompressed (number of entries, sizes, compression ratio, overlapping entries) and
+again while reading, since its directory may lie. Names are only shown, never used as paths; one
+that tries to lead somewhere is refused all the same.
 """
 
 import os
@@ -18,7 +19,8 @@ from realfake.imaging.decode import LIMITS
 
 # Of compressed archives of photographs hardly any goes beyond 2; text reaches 20, a bomb 1,000.
 MAX_RATIO = 100
-# Entries of the directory for each file that is read: folders count, and what operating systems leave behind.
+# Entries of the directory for each file that is read: folders count, and what operating systems
+# leave behind.
 _LISTED = 4
 # Bytes of the directory for each file that is read.
 _LINE = 2048
@@ -43,9 +45,12 @@ class Bounds:
 
     Args:
         max_entries (`int`, *optional*, defaults to 500): Files in it.
-        max_total (`int`, *optional*, defaults to 512 MiB): Bytes of all files together, decompressed.
-        max_entry (`int`, *optional*, defaults to the decoder's limit): Bytes of one file, decompressed.
-        max_ratio (`int`, *optional*, defaults to 100): Decompressed by compressed size, of one file.
+        max_total (`int`, *optional*, defaults to 512 MiB): Bytes of all files together,
+            decompressed.
+        max_entry (`int`, *optional*, defaults to the decoder's limit): Bytes of one file,
+            decompressed.
+        max_ratio (`int`, *optional*, defaults to 100): Decompressed by compressed size, of one
+            file.
     """
 
     max_entries: int = 500
@@ -82,19 +87,22 @@ def is_archive(path: str | os.PathLike) -> bool:
 
 
 def read_archive(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> Iterator[Entry]:
-    """Read an archive's files, in its order. Folders and what operating systems leave behind are passed over.
+    """Read an archive's files, in its order. Folders and what operating systems leave behind are
+    passed over.
 
     Args:
         path: A ZIP file.
         bounds: What to read of it.
 
     Returns:
-        An iterator of [`Entry`], whose length is not known before; see [`count`]. A single entry that is refused (a nested
-        archive, an encrypted or damaged one, a name that leads elsewhere) is an entry with its problem.
+        An iterator of [`Entry`], whose length is not known before; see [`count`]. A single entry
+        that is refused (a nested archive, an encrypted or damaged one, a name that leads elsewhere)
+        is an entry with its problem.
 
     Raises:
-        ValueError: The archive as a whole is refused, before any of it is decompressed: not a ZIP file, too many or too
-            large files, a compression ratio that no image has, or entries that share their bytes.
+        ValueError: The archive as a whole is refused, before any of it is decompressed: not a ZIP
+            file, too many or too large files, a compression ratio that no image has, or entries
+            that share their bytes.
     """
     name = _shown(os.path.basename(os.fsdecode(path)))
     try:
@@ -113,7 +121,9 @@ def read_archive(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> Iterator[E
 
 
 def count(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> int:
-    """Count the files that [`read_archive`] gives. It raises what that raises, and reads no file's content."""
+    """Count the files that [`read_archive`] gives. It raises what that raises, and reads no file's
+    content.
+    """
     name = _shown(os.path.basename(os.fsdecode(path)))
     try:
         _check_directory(path, name, bounds)
@@ -126,7 +136,9 @@ def count(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> int:
 
 
 def _check_directory(path: str | os.PathLike, name: str, bounds: Bounds) -> None:
-    """Bound the directory by the record at its end, before `zipfile` makes an object of each of a million entries."""
+    """Bound the directory by the record at its end, before `zipfile` makes an object of each of a
+    million entries.
+    """
     with open(path, "rb") as file:
         try:
             # The archive's own reader, so that both look at the same record; it knows ZIP64 too.
@@ -150,7 +162,9 @@ def _check_directory(path: str | os.PathLike, name: str, bounds: Bounds) -> None
 def _checked(
     archive: zipfile.ZipFile, name: str, size: int, bounds: Bounds
 ) -> list[zipfile.ZipInfo]:
-    """The entries that are files, after what can be known from the directory alone has been checked."""
+    """The entries that are files, after what can be known from the directory alone has been
+    checked.
+    """
     entries = [
         info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)
     ]
@@ -164,7 +178,8 @@ def _checked(
             f"{name} holds {total / 2**20:,.0f} MiB when unpacked, more than the limit of "
             f"{bounds.max_total / 2**20:,.0f} MiB. Split it."
         )
-    # Entries that overlap are the other way to pack much into little (Fifield, "A better zip bomb", 2019).
+    # Entries that overlap are the other way to pack much into little (Fifield, "A better zip bomb",
+    # 2019).
     if sum(info.compress_size for info in entries) > size:
         raise ValueError(
             f"{name} is refused: its files share their bytes, as in a zip bomb. Pack the images anew."

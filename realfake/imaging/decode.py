@@ -1,7 +1,7 @@
-"""From whatever names or holds an image to upright 8-bit RGB pixels: the only place where files are decoded.
+"""The one place where image files are decoded: path, URL, bytes or array to upright 8-bit RGB.
 
-Training, evaluation, prediction and the Space all read images through [`open_image`], so they see the same
-pixels and refuse the same files. Limits are checked on the header, before any pixel is allocated.
+Training, evaluation, prediction and the Space all call [`open_image`], so they see the same pixels
+and refuse the same files. Limits are checked on the header, before memory for pixels is allocated.
 """
 
 import codecs
@@ -28,14 +28,15 @@ from realfake.imaging.limits import (
 
 @dataclass(frozen=True)
 class Limits:
-    """What [`open_image`] accepts.
+    """Limits of what [`open_image`] accepts.
 
     Args:
         max_bytes (`int`, *optional*, defaults to 64 MiB): Size of the file or of the download.
         max_pixels (`int`, *optional*, defaults to 100 million): Width x height.
-        min_side (`int`, *optional*, defaults to 8): Shortest side in pixels; less holds nothing to classify.
-        max_aspect (`float`, *optional*, defaults to 100): Longest side over the shortest. Processors that bring the
-            shortest side to a size of theirs make gigabytes of a strip of 8 x 1,000,000 pixels.
+        min_side (`int`, *optional*, defaults to 8): Shortest side in pixels.
+        max_aspect (`float`, *optional*, defaults to 100): Longest side over the shortest. A
+            processor that resizes the shortest side turns a strip of 8 x 1,000,000 pixels into
+            gigabytes.
     """
 
     max_bytes: int = MAX_BYTES
@@ -48,11 +49,12 @@ LIMITS = Limits()
 
 
 class OutOfMemory(ValueError, MemoryError):
-    """An image that the machine has too little memory for: nothing says that the file is damaged."""
+    """The machine has too little memory for an image. The file may be intact."""
 
 
-# Raster formats of photographs and of generators. Pillow reads 30 more (EPS runs Ghostscript, for one), which
-# only widen what a hostile upload can reach. MPO (phones' stereo JPEG) comes through the JPEG reader.
+# Formats of photographs and of generators. Pillow reads 30 more, for example EPS through
+# Ghostscript; each of them is a further target for a hostile upload. The JPEG reader also reads
+# MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 _UPRIGHT = {
@@ -72,25 +74,25 @@ def open_image(
     """Read an image as upright 8-bit RGB.
 
     EXIF orientation is applied. For 8-bit RGB and grey files the pixels equal those of
-    `transformers.image_utils.load_image`. Elsewhere this function differs on purpose: transparency is
-    composited on white (not dropped), and 16-bit and float images are scaled to 8 bits (not clipped). Of an
-    animation the first frame is read. Colours are taken as sRGB: an embedded profile is ignored, as in
-    transformers. The result carries no metadata, so nothing downstream can turn it a second time.
+    `transformers.image_utils.load_image`. Two differences are intended: transparency is composited
+    on white instead of dropped, and 16-bit and float images are scaled to 8 bits instead of
+    clipped. The first frame of an animation is read. Embedded colour profiles are ignored, as in
+    transformers. The result carries no metadata, so the orientation cannot be applied twice.
 
     Args:
-        source: A path, an `http(s)` URL, the bytes of a file, a `PIL.Image.Image` (left unchanged), a
-            `datasets` row `{"bytes": ..., "path": ...}`, or an array: `uint8` of shape (height, width),
-            (height, width, 3 or 4), or float of the same shapes with values in 0..1.
+        source: A path, an `http(s)` URL, the bytes of a file, a `PIL.Image.Image` (left unchanged),
+            a `datasets` row `{"bytes": ..., "path": ...}`, or an array: `uint8` of shape (height,
+            width) or (height, width, 3 or 4), or float of the same shapes with values in 0..1.
         limits (`Limits`, *optional*): What to accept.
 
     Returns:
         `PIL.Image.Image` of mode `"RGB"`.
 
     Raises:
-        ValueError: The content is of no use: not an image, damaged, too large, too small. [`OutOfMemory`] where there
-            is too little memory for it.
+        ValueError: The content cannot be used: not an image, damaged, too large or too small.
+            [`OutOfMemory`] if the machine has too little memory.
         OSError: The source cannot be read: no such file, a folder, no permission, unreachable host.
-            Both carry one line that names the source and what to do.
+            Both messages are one line that names the source and the fix.
     """
     if isinstance(source, Mapping):
         return _open_row(source, limits)
@@ -101,7 +103,7 @@ def open_image(
             fetch(source, max_bytes=limits.max_bytes), _short(source.split("?")[0]), limits
         )
     if isinstance(source, str) and source.startswith("data:"):
-        raise ValueError("A data: URL is not read; decode its base64 part and pass the bytes.")
+        raise ValueError("data: URLs are not supported; decode the base64 part and pass the bytes.")
     if isinstance(source, (str, os.PathLike)):
         path = os.fsdecode(source)
         return _decode(_read(path, limits), _basename(path), limits)
@@ -117,14 +119,14 @@ def open_image(
 
 
 def _open_row(row: Mapping, limits: Limits) -> Image.Image:
-    """Read a row of a `datasets.Image(decode=False)` column; its bytes win over its path, as in datasets."""
+    """Read a row of a `datasets.Image(decode=False)` column. Bytes take precedence, as in datasets."""
     path = row.get("path")
     if row.get("bytes") is not None:
         name = _basename(path) if path else "the uploaded bytes"
         return _decode(row["bytes"], name, limits)
     if not path:
         raise ValueError(
-            "The image's row holds neither 'bytes' nor 'path'; fill one of them or drop the row."
+            "The image's row has neither 'bytes' nor 'path'; fill one of them or drop the row."
         )
     return open_image(path, limits)
 
@@ -132,7 +134,7 @@ def _open_row(row: Mapping, limits: Limits) -> Image.Image:
 def _read(path: str, limits: Limits) -> bytes:
     shown = _short(path)
     if "\0" in path:
-        raise OSError(f"{shown} is not a path; it holds a NUL character.")
+        raise OSError(f"{shown} is not a path; it contains a NUL character.")
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -146,7 +148,7 @@ def _read(path: str, limits: Limits) -> bytes:
     except FileNotFoundError:
         raise FileNotFoundError(f"{shown} does not exist; check the path.") from None
     except OSError as error:
-        if error.strerror is None:  # one of ours
+        if error.strerror is None:  # raised above
             raise
         raise type(error)(f"{shown} cannot be read: {error.strerror}.") from error
 
@@ -161,46 +163,47 @@ def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
         try:
             check_decoder(tile.codec_name, *image.size, len(data))
         except TooCostly as error:
-            raise ValueError(f"{name} is {error}. {_SAVE_ANEW}") from None
+            raise ValueError(f"{name} is {error}. {_RESAVE}") from None
     return _load(image, name, limits)
 
 
 def read_header(data: bytes, name: str) -> Image.Image:
-    """Read the header only.
+    """Read only the header of an image file.
 
-    This does what `PIL.Image.open(..., formats=FORMATS)` does, minus its decompression-bomb check: that one
-    warns through global state and cannot be set per call, and ours comes before pixels are allocated too.
+    Like `PIL.Image.open(..., formats=FORMATS)`, without Pillow's decompression-bomb check. That
+    check uses global state and cannot be set per call; `_check_size` takes its place.
+
+    Raises:
+        ValueError: Not an image, damaged, or too costly to decode.
     """
     if any(format not in Image.OPEN for format in FORMATS):
         Image.init()
     for format in FORMATS:
         factory, accept = Image.OPEN.get(format, (None, None))
-        # `accept` gives a string, not True, where Pillow was built without the format's library.
+        # `accept` returns a string, not True, if Pillow was built without the format's library.
         if factory is None or accept is not None and accept(data[:16]) is not True:
             continue
         try:
             content = checked(data, format)
-            # Not through Pillow's own factory for JPEG, which reads the directory of a second picture.
+            # Pillow's own factory for JPEG also reads the directory of a second picture.
             return (JpegImageFile if format == "JPEG" else factory)(BytesIO(content), "")
         except TooCostly as error:
-            raise ValueError(f"{name} is {error}. {_SAVE_ANEW}") from None
+            raise ValueError(f"{name} is {error}. {_RESAVE}") from None
         except MemoryError as error:
             raise _out_of_memory(name) from error
-        except (
-            Exception
-        ) as error:  # a hostile header can raise nearly anything in the format's reader
+        except Exception as error:  # a hostile header can raise nearly any error
             kind = _not_an_image(data)
             if kind is None:
                 raise ValueError(
                     f"{name} is damaged: its {format} header cannot be read. {_AGAIN}"
                 ) from error
             break
-    kind = _not_an_image(data) or "not an image in a known format. Save it as JPEG or PNG"
+    kind = _not_an_image(data) or "not an image in a supported format. Save it as JPEG or PNG"
     raise ValueError(f"{name} is {kind}.")
 
 
 _AGAIN = "Download or export it again."
-_SAVE_ANEW = "Open it in an image program and save it as JPEG or PNG."
+_RESAVE = "Open it in an image program and save it as JPEG or PNG."
 
 
 def _out_of_memory(name: str) -> OutOfMemory:
@@ -211,7 +214,7 @@ def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise ValueError(
-            f"{name} has {width} x {height} pixels, more than the limit of {limits.max_pixels / 1e6:g} million. "
+            f"{name} has {width} x {height} pixels; the limit is {limits.max_pixels / 1e6:g} million. "
             "Scale it down or crop it."
         )
     if min(width, height) < limits.min_side:
@@ -221,17 +224,17 @@ def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
         )
     if max(width, height) > limits.max_aspect * min(width, height):
         raise ValueError(
-            f"{name} has {width} x {height} pixels, a strip more than {limits.max_aspect:g} times as long as it is wide. "
-            "Crop it."
+            f"{name} has {width} x {height} pixels; one side is more than {limits.max_aspect:g} times "
+            "the other. Crop it."
         )
 
 
 def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
-    """Check the size, then decode, turn upright and convert to RGB."""
+    """Check the size, then decode, apply the orientation and convert to RGB."""
     _check_size(image.size, name, limits)
     try:
         image.load()
-        # Only after loading: Pillow's TIFF reader turns the image itself, and then drops the tag.
+        # After loading: Pillow's TIFF reader applies the orientation itself and then drops the tag.
         method = _UPRIGHT.get(orientation(image))
         result = _to_rgb(image)
         result = result.transpose(method) if method is not None else result
@@ -242,17 +245,16 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
         raise ValueError(f"{name} is truncated or damaged ({detail}). {_AGAIN}") from error
     if result is image:
         result = image.copy()
-    result.info = {}  # the EXIF and XMP blocks live here, and with them the orientation
+    result.info = {}  # holds the EXIF and XMP blocks, and with them the orientation
     return result
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1..8. A broken EXIF block says nothing about the pixels: it counts as 1."""
+    """Return the EXIF orientation, 1..8; 1 if the EXIF block is broken or missing."""
     try:
         block = image.info.get("exif")
-        if (
-            block is None and "Raw profile type exif" in image.info
-        ):  # what ImageMagick writes into PNG
+        # ImageMagick writes this into PNG files.
+        if block is None and "Raw profile type exif" in image.info:
             block = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
         if isinstance(block, bytes) and not reads_within_bounds(block):
             return 1
@@ -286,14 +288,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bits(array: np.ndarray, always_16: bool = False) -> np.ndarray:
     """Scale a grey (height, width) image of 16-bit, 32-bit or float values to `uint8`.
 
-    White is taken from the type where the type tells (16 bits: 65535), else from the smallest usual range
-    that holds the largest value: 1 (floats), 255, 65535; beyond that, the largest value itself. Negative
-    values and NaN become black.
+    White is 65535 for 16-bit types. Otherwise it is the smallest of 1 (floats only), 255 and 65535
+    that covers the largest value, or the largest value itself. Negative values and NaN become
+    black.
     """
     if always_16:
         white = 65535.0
     else:
-        # Only once over all: the bands below must be scaled alike.
+        # Over the whole image: all bands must use the same scale.
         top = max((_top(band) for band in _bands(array)), default=0.0)
         if array.dtype.kind == "f" and top <= 1:
             white = 1.0
@@ -307,7 +309,7 @@ def _to_8_bits(array: np.ndarray, always_16: bool = False) -> np.ndarray:
 
 
 def _bands(array: np.ndarray, pixels: int = 2**20) -> Iterator[np.ndarray]:
-    """Views of some rows each: in float, a large image as a whole would take several times its own memory."""
+    """Yield views of a few rows each. A large image in float would take several times its memory."""
     rows = max(1, pixels // array.shape[1])
     return (array[start : start + rows] for start in range(0, len(array), rows))
 
@@ -318,7 +320,7 @@ def _top(array: np.ndarray) -> float:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    wanted = "uint8, or float in 0..1, of shape (height, width), (height, width, 3) or (height, width, 4)"
+    wanted = "uint8 or float in 0..1, of shape (height, width) or (height, width, 3 or 4)"
     if (
         array.ndim not in (2, 3)
         or array.ndim == 3
@@ -330,7 +332,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         # not (...) so that NaN is refused too
         if not (array.min() >= 0 and array.max() <= 1):
             raise ValueError(
-                f"The float array holds values outside 0..1; an image is {wanted}. Divide by its white."
+                f"The float array has values outside 0..1; an image is {wanted}. Divide by its maximum."
             )
         array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
@@ -339,7 +341,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _not_an_image(data: bytes) -> str | None:
-    """Say what a file that is no readable image is, and what to do; `None` where that is unknown."""
+    """Describe a file that is not a readable image, with advice; `None` if unknown."""
     head = data[:1024]
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not data:
@@ -351,7 +353,7 @@ def _not_an_image(data: bytes) -> str | None:
         if brand in (b"avif", b"avis"):
             if features.check("avif"):
                 return None  # it is an image, so it must be damaged
-            return "an AVIF file, which this build of Pillow cannot read. Save it as JPEG or PNG"
+            return "an AVIF file, which this Pillow build cannot read. Save it as JPEG or PNG"
         return "a video, not an image. Save one frame as JPEG or PNG"
     if text.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the image itself. Run `git lfs pull`"
@@ -375,7 +377,7 @@ def _not_an_image(data: bytes) -> str | None:
 
 def _too_many_bytes(name: str, size: int, limits: Limits) -> str:
     return (
-        f"{name} has {size / 2**20:.1f} MiB, more than the limit of {limits.max_bytes / 2**20:g} MiB. "
+        f"{name} has {size / 2**20:.1f} MiB; the limit is {limits.max_bytes / 2**20:g} MiB. "
         "Scale it down or save it with more compression."
     )
 
@@ -385,6 +387,6 @@ def _basename(path: str | os.PathLike) -> str:
 
 
 def _short(text: str, length: int = 200) -> str:
-    """One printable line of at most `length` characters; names of uploads can hold anything."""
+    """Return one printable line of at most `length` characters."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -60,8 +60,8 @@ def recompress(
         )
     if max(image.size) > LONGEST_SIDE[format]:
         raise ValueError(
-            f"{format} stores at most {LONGEST_SIDE[format]} pixels per side, not {max(image.size)}; "
-            "shrink the image first."
+            f"{format} stores at most {LONGEST_SIDE[format]} pixels per side, "
+            f"not {max(image.size)}; shrink the image first."
         )
     buffer = BytesIO()
     if format == "JPEG":
@@ -171,7 +171,7 @@ GRID: dict[str, Degradation] = {
         lambda image, seed: noise(image, 5.0, np.random.default_rng(seed)),
     ),
     "double_jpeg": Degradation(
-        "JPEG at quality 75, one row and column cut off, JPEG at quality 50: edited and saved again.",
+        "JPEG at quality 75, one row and column cut off, JPEG at quality 50: edited and resaved.",
         lambda image, seed: _double_jpeg(image),
     ),
     "crop_60": Degradation(

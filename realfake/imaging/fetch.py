@@ -1,8 +1,8 @@
 """Download an image from a URL without becoming a proxy into the network the program runs in.
 
-[`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs, which on a public Space come from anybody:
-addresses that are not public are refused, whatever name, redirect or DNS answer leads there, and size and
-time are bounded.
+[`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs, which on a public Space
+come from anybody: addresses that are not public are refused, whatever name, redirect or DNS answer
+leads there, and size and time are bounded.
 """
 
 import ipaddress
@@ -16,7 +16,8 @@ import httpx
 
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 3
-# Images are served on these; on others one would ask mail servers and databases, and learn which of them are open.
+# Images are served on these; on others one would ask mail servers and databases, and learn which of
+# them are open.
 PORTS = (80, 443)
 
 _TYPES = (
@@ -24,7 +25,8 @@ _TYPES = (
     "application/octet-stream",
     "binary/octet-stream",
 )  # the last: what S3 says by default
-# RFC 6052 and RFC 8215: IPv6 addresses that stand for IPv4 addresses, of the internet and of a network of one's own.
+# RFC 6052 and RFC 8215: IPv6 addresses that stand for IPv4 addresses, of the internet and of a
+# network of one's own.
 _NAT64, _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -34,23 +36,25 @@ def fetch(
 ) -> bytes:
     """Download an image.
 
-    A host's name is resolved once per hop, every address it has must be public, and the connection goes to
-    the very address that was checked: a second DNS answer (DNS rebinding) has no effect. Proxies from the
-    environment are not used, since a proxy would resolve the name anew. Certificates are verified.
+    A host's name is resolved once per hop, every address it has must be public, and the connection
+    goes to the very address that was checked: a second DNS answer (DNS rebinding) has no effect.
+    Proxies from the environment are not used, since a proxy would resolve the name anew.
+    Certificates are verified.
 
     Args:
         url: An `http` or `https` URL. At most 3 redirects are followed, each checked anew.
         max_bytes (`int`, *optional*, defaults to 64 MiB): Reading stops there.
-        timeout (`float`, *optional*, defaults to 10): Seconds for everything together: names, connections,
-            redirects and the body.
-        allow_private (`bool`, *optional*, defaults to `False`): Allow loopback, private and link-local
-            addresses and any port, for services of one's own.
+        timeout (`float`, *optional*, defaults to 10): Seconds for everything together: names,
+            connections, redirects and the body.
+        allow_private (`bool`, *optional*, defaults to `False`): Allow loopback, private and
+            link-local addresses and any port, for services of one's own.
 
     Returns:
         The body, undecoded.
 
     Raises:
-        ValueError: The URL or what it leads to is refused: scheme, address, port, redirects, size, type.
+        ValueError: The URL or what it leads to is refused: scheme, address, port, redirects, size,
+            type.
         OSError: The host cannot be reached, answers with an error, or is too slow (`TimeoutError`).
             Both carry one line that names the URL without its query, which may hold a secret.
     """
@@ -147,7 +151,8 @@ def _too_large(max_bytes: int) -> str:
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    """Opens connections to public addresses only, and holds every read and write to one common deadline.
+    """Opens connections to public addresses only, and holds every read and write to one common
+    deadline.
 
     It stands below HTTP and TLS: the Host header, SNI and the certificate check still see the name.
     """
@@ -181,7 +186,9 @@ class _CheckedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A stream whose time-out is what is left until the deadline: a server that drips bytes cannot stall us."""
+    """A stream whose time-out is what is left until the deadline: a server that drips bytes cannot
+    stall us.
+    """
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float):
         self.stream = stream
@@ -244,7 +251,8 @@ def _lookup(host: str, timeout: float) -> list[_IPAddress]:
 def is_public(address: _IPAddress) -> bool:
     """Whether an address belongs to the public internet.
 
-    An IPv6 address that carries an IPv4 address (mapped, 6to4, Teredo, NAT64) is as public as that one.
+    An IPv6 address that carries an IPv4 address (mapped, 6to4, Teredo, NAT64) is as public as that
+    one.
     """
     if isinstance(address, ipaddress.IPv6Address):
         carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]

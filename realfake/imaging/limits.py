@@ -1,8 +1,9 @@
 """What an image file may ask of its reader, checked on the file's structure before Pillow opens it.
 
-Pillow bounds the number of pixels, but not what stands around them: a kilobyte of TIFF directory that names the same
-megabytes a thousand times, a JPEG of two million scans, a comment of a million blocks. [`realfake.imaging.decode`] calls
-[`checked`] with the bytes of every file, and then looks at what kind of decoder the opened image needs.
+Pillow bounds the number of pixels, but not what stands around them: a kilobyte of TIFF directory
+that names the same megabytes a thousand times, a JPEG of two million scans, a comment of a million
+blocks. [`realfake.imaging.decode`] calls [`checked`] with the bytes of every file, and then looks
+at what kind of decoder the opened image needs.
 """
 
 import math
@@ -14,28 +15,32 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import features
 
-# Work that a progressive JPEG may ask for: its pixels, times its scans. Encoders make about ten scans; this allows
-# twenty at 100 million pixels, about three seconds of one core.
+# Work that a progressive JPEG may ask for: its pixels, times its scans. Encoders make about ten
+# scans; this allows twenty at 100 million pixels, about three seconds of one core.
 MAX_SCANNED = 2_000_000_000
 # What one scan costs at the least, in pixels.
 SCAN_COST = 10_000
-# JPEG segments, PNG chunks, GIF blocks before the first frame: each costs Python code in Pillow a microsecond or two.
+# JPEG segments, PNG chunks, GIF blocks before the first frame: each costs Python code in Pillow a
+# microsecond or two.
 MAX_SEGMENTS = 100_000
 # A GIF's comment is joined block by block, each time anew.
 MAX_COMMENT_BLOCKS = 4096
 # Bytes that belong to no segment, which Pillow skips one by one.
 MAX_JUNK = 2**20
-# Cameras write some dozens of tags, and a scanner's file has two numbers for every strip of its image.
+# Cameras write some dozens of tags, and a scanner's file has two numbers for every strip of its
+# image.
 MAX_TAGS = 4096
 MAX_NUMBERS = 500_000
 # A tile is decoded whole, however small the image is.
 MAX_TILE = 16_777_216
-# JPEG scans in a strip or tile of a TIFF file: one for each component. A progressive one has more; libtiff writes none.
+# JPEG scans in a strip or tile of a TIFF file: one for each component. A progressive one has more;
+# libtiff writes none.
 MAX_STRIP_SCANS = 4
 # The header of a PPM file, which Pillow reads byte by byte.
 MAX_PPM_HEADER = 4096
 
-# Decoders of Pillow that are slow by nature: pixels and bytes that they get through within about two seconds.
+# Decoders of Pillow that are slow by nature: pixels and bytes that they get through within about
+# two seconds.
 SLOW = {
     "ppm": (1_000_000, 16 * 2**20, "a PPM file of more than 8 bits"),
     "ppm_plain": (0, 0, "a PPM file in text form"),
@@ -73,7 +78,8 @@ def checked(data: bytes, format: str) -> bytes:
         format: Pillow's name of the format that its first bytes announce.
 
     Returns:
-        `data`, or for a JPEG file what is left of it without an EXIF block that cannot be read within bounds.
+        `data`, or for a JPEG file what is left of it without an EXIF block that cannot be read
+        within bounds.
 
     Raises:
         TooCostly: It asks too much.
@@ -115,7 +121,8 @@ def check_decoder(codec: str, width: int, height: int, size: int) -> None:
 def webp_size(data: bytes) -> tuple[int, int] | None:
     """Width and height that a WebP file announces (RFC 9649); `None` for other files.
 
-    Pillow takes memory for two such pictures while it opens the file, before anybody can ask for its size.
+    Pillow takes memory for two such pictures while it opens the file, before anybody can ask for
+    its size.
     """
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
@@ -132,10 +139,12 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def reads_within_bounds(block: bytes, to_decode: bool = False) -> bool:
-    """Whether the TIFF directories of a block (an EXIF block or a TIFF file) can be read at a cost of the block's size.
+    """Whether the TIFF directories of a block (an EXIF block or a TIFF file) can be read at a cost
+    of the block's size.
 
-    Every entry names a place and a number of values, and readers copy them; entries may name the same place, so that
-    a small block can ask for terabytes. The first directory is looked at and those below it that Pillow reads.
+    Every entry names a place and a number of values, and readers copy them; entries may name the
+    same place, so that a small block can ask for terabytes. The first directory is looked at and
+    those below it that Pillow reads.
 
     Args:
         block: From the TIFF header on. One that is damaged in another way passes; it costs nothing.
@@ -156,9 +165,11 @@ def reads_within_bounds(block: bytes, to_decode: bool = False) -> bool:
 
 @dataclass
 class _Costs:
-    """What reading directories takes: tags, bytes copied, numbers made of them; a tile's pixels; directories below.
+    """What reading directories takes: tags, bytes copied, numbers made of them; a tile's pixels;
+    directories below.
 
-    `strips` are the tags that say where the pixels lie, the first of each as libtiff has it: type, number, place.
+    `strips` are the tags that say where the pixels lie, the first of each as libtiff has it: type,
+    number, place.
     """
 
     order: str
@@ -177,7 +188,8 @@ def _walk(block: bytes) -> _Costs:
         offsets = [
             struct.unpack_from(costs.order + ("Q" if big else "L"), block, 8 if big else 4)[0]
         ]
-        # EXIF hangs below the first, the one for interoperability below that; a longer chain goes in circles.
+        # EXIF hangs below the first, the one for interoperability below that; a longer chain goes
+        # in circles.
         for _ in range(3):
             costs.below = []
             for offset in offsets[:4]:
@@ -214,7 +226,9 @@ def _add_directory(costs: _Costs, block: bytes, offset: int, big: bool) -> None:
 
 
 def _check_strips(data: bytes) -> None:
-    """Bound the scans of JPEG inside TIFF: libtiff allows a hundred in each strip, and strips may share their bytes."""
+    """Bound the scans of JPEG inside TIFF: libtiff allows a hundred in each strip, and strips may
+    share their bytes.
+    """
     costs = _walk(data)
     if not set(_integers(data, costs, (_COMPRESSION,))) & set(_JPEG):
         return
@@ -222,7 +236,8 @@ def _check_strips(data: bytes) -> None:
     sizes = _integers(data, costs, _STRIP_SIZES)
     for index, start in enumerate(_integers(data, costs, _STRIPS)):
         size = sizes[index] if index < len(sizes) else 0
-        # Where the size is missing, libtiff guesses it; it cannot guess more than the rest of the file.
+        # Where the size is missing, libtiff guesses it; it cannot guess more than the rest of the
+        # file.
         strips[start, start + size if size > 0 or not start else len(data)] += 1
     if sum(max(0, min(stop, len(data)) - start) for start, stop in strips) > 2 * len(data) + 65536:
         raise TooCostly("a TIFF file whose strips share their bytes")
@@ -341,7 +356,8 @@ def _check_avif(data: bytes) -> None:
         return
     from PIL import _avif
 
-    # Pillow reads the EXIF block while it opens the file; the decoder beneath it can be asked for the block alone.
+    # Pillow reads the EXIF block while it opens the file; the decoder beneath it can be asked for
+    # the block alone.
     exif = _avif.AvifDecoder(data, "auto", 1).get_info()[4] or b""
     if not reads_within_bounds(exif):
         raise TooCostly("an AVIF file whose EXIF block asks for far more than it holds")

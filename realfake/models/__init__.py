@@ -1,1 +1,3 @@
-"""Image classifiers of transformers: opened, built and taken apart, and the arithmetic of their processors."""
+"""Image classifiers of transformers: opened, built and taken apart, and the arithmetic of their
+processors.
+"""

@@ -1,7 +1,7 @@
 """Opening and building image classifiers of transformers together with their image processor.
 
-The one place that knows how a checkpoint is found, which backend decodes for it, and which errors of the
-libraries a user's mistake turns into.
+The one place that knows how a checkpoint is found, which backend decodes for it, and which errors
+of the libraries a user's mistake turns into.
 """
 
 import json
@@ -28,7 +28,8 @@ from transformers.utils.hub import cached_file
 from realfake.labels import NAMES, class_indices
 from realfake.models.folding import final_linears
 
-# The side that every architecture accepts when it is built from scratch and nothing else is asked for.
+# The side that every architecture accepts when it is built from scratch and nothing else is asked
+# for.
 DEFAULT_IMAGE_SIZE = 224
 # Where a checkpoint's new files wait in its folder until all of them are written.
 SAVING = ".saving"
@@ -43,15 +44,17 @@ def load_classifier(
     config=None,
     new_head: bool = False,
 ) -> PreTrainedModel:
-    """Load an image classifier from a Hub id or a folder, from safetensors only and without remote code.
+    """Load an image classifier from a Hub id or a folder, from safetensors only and without remote
+    code.
 
     Args:
         config: *optional*. Its configuration, changed.
-        new_head: Whether the last linear layer may start from random weights, as for fine-tuning. Other weights
-            must have their stored shapes either way.
+        new_head: Whether the last linear layer may start from random weights, as for fine-tuning.
+            Other weights must have their stored shapes either way.
 
     Raises:
-        ValueError: The checkpoint is no image classifier, or its weights do not fit its configuration.
+        ValueError: The checkpoint is no image classifier, or its weights do not fit its
+            configuration.
         OSError: There is no such checkpoint, it is gated, or its files are missing or broken.
     """
     config = config or load_config(model, revision=revision, token=token)
@@ -111,8 +114,8 @@ def load_processor(
 ) -> BaseImageProcessor:
     """Load a checkpoint's image processor, always with the PIL backend.
 
-    The torchvision backend, which transformers prefers where it is installed, resizes to other pixels and so
-    would give other scores on other machines.
+    The torchvision backend, which transformers prefers where it is installed, resizes to other
+    pixels and so would give other scores on other machines.
 
     Raises:
         OSError: As [`load_classifier`].
@@ -126,10 +129,12 @@ def load_processor(
 def optional_file(
     model: str | Path, name: str, *, revision: str | None = None, token: str | None = None
 ) -> Path | None:
-    """Find a file that a checkpoint may hold beside its weights, in its folder or on the Hub; `None` where it does not.
+    """Find a file that a checkpoint may hold beside its weights, in its folder or on the Hub;
+    `None` where it does not.
 
     Raises:
-        OSError: The Hub answers with an error, or cannot be reached and the file is not in the cache.
+        OSError: The Hub answers with an error, or cannot be reached and the file is not in the
+            cache.
     """
     with _readable_errors(model, revision):
         path = cached_file(
@@ -171,7 +176,8 @@ def build_classifier(
         settings["image_size"] = image_size
     class_name = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[model_type]
     try:
-        # Made anew, because some fields follow from others, such as the names of a ConvNeXt's stages from its depths.
+        # Made anew, because some fields follow from others, such as the names of a ConvNeXt's
+        # stages from its depths.
         config = AutoConfig.for_model(model_type, **settings)
         name_labels(config)
         config.architectures = [class_name if isinstance(class_name, str) else class_name[0]]
@@ -200,7 +206,8 @@ def override_config(config, overrides: dict) -> None:
     """Set fields of a configuration.
 
     Raises:
-        ValueError: The configuration has no such field, the value is of another type, or it is the labels' field.
+        ValueError: The configuration has no such field, the value is of another type, or it is the
+            labels' field.
     """
     for key, value in overrides.items():
         if key in ("num_labels", "id2label", "label2id", "model_type"):
@@ -233,7 +240,8 @@ def _take_softmax(config) -> None:
 
 
 def keeps_head(config) -> bool:
-    """Say whether a checkpoint is a real/ai classifier already, so that fine-tuning starts from its own head.
+    """Say whether a checkpoint is a real/ai classifier already, so that fine-tuning starts from its
+    own head.
 
     Its two labels are renamed in place to the project's, in the order that they have.
     """
@@ -252,8 +260,8 @@ def keeps_head(config) -> bool:
 def use_native_pixels(processor: BaseImageProcessor, image_size: int) -> None:
     """Let a processor cut the centre out at native pixels instead of resampling, in place.
 
-    Resampling erases much of what a generator leaves behind in the pixels. Images smaller than the crop are
-    padded with zeros by the stock processors.
+    Resampling erases much of what a generator leaves behind in the pixels. Images smaller than the
+    crop are padded with zeros by the stock processors.
     """
     processor.do_resize = False
     processor.do_center_crop = True
@@ -273,7 +281,9 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
 
 
 def _missing_files(folder: Path) -> list[str]:
-    """Name what a checkpoint's folder lacks; large weights are in several files that an index names."""
+    """Name what a checkpoint's folder lacks; large weights are in several files that an index
+    names.
+    """
     return [
         name
         for name in ("config.json", "model.safetensors", "preprocessor_config.json")

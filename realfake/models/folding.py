@@ -1,7 +1,8 @@
 """The classifier's last linear layer: folding a calibration into it, and choosing what is trained.
 
 The stock image-classification pipeline applies a softmax to the raw logits and offers no hook for a
-temperature, so a calibration that every consumer is to see has to live in this layer's weight and bias.
+temperature, so a calibration that every consumer is to see has to live in this layer's weight and
+bias.
 """
 
 import copy
@@ -13,7 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from realfake.labels import AI, REAL
 
-# Heads that some architectures average: DeiT, LeViT and SwiftFormer, each with a second one for distillation.
+# Heads that some architectures average: DeiT, LeViT and SwiftFormer, each with a second one for
+# distillation.
 _TWINS = (
     ("cls_classifier", "distillation_classifier"),
     ("classifier.linear", "classifier_distill.linear"),
@@ -29,7 +31,8 @@ _DROPOUT_FIELDS = (
 
 
 def final_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Find the linear layers that write the logits: one, or two where a distilled model averages two heads.
+    """Find the linear layers that write the logits: one, or two where a distilled model averages
+    two heads.
 
     Raises:
         ValueError: No linear layer has as many outputs as the model has labels.
@@ -64,7 +67,8 @@ def fold(
         bias: Added to the logits of the `ai` columns, so to the log-odds of `ai` (Platt 1999).
 
     Raises:
-        ValueError: T is not positive, there is no such layer, or a bias is to be folded into a layer without one.
+        ValueError: T is not positive, there is no such layer, or a bias is to be folded into a
+            layer without one.
     """
     if not temperature > 0:
         raise ValueError(f"A temperature must be positive, not {temperature}.")
@@ -98,7 +102,8 @@ def folding_error(
 
 
 def check_foldable(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
-    """Fold a calibration in and take it out again, to find before a training that its result can be calibrated.
+    """Fold a calibration in and take it out again, to find before a training that its result can be
+    calibrated.
 
     Raises:
         ValueError: The logits do not follow the last linear layer's weight and bias.
@@ -129,7 +134,8 @@ def has_bias(model: PreTrainedModel) -> bool:
 
 
 def set_dropout(config: PretrainedConfig, dropout: float) -> str:
-    """Set the dropout in the configuration's own field, so that the architecture stays as transformers has it.
+    """Set the dropout in the configuration's own field, so that the architecture stays as
+    transformers has it.
 
     Returns:
         The name of the field.
@@ -157,8 +163,8 @@ def select_trainable(model: PreTrainedModel, trainable: str) -> list[str]:
     """Freeze all parameters but those asked for.
 
     Args:
-        trainable: `"all"`, `"head"` (the last linear layer), or `"last:N"` (the last N blocks of the backbone and all
-            that comes after them).
+        trainable: `"all"`, `"head"` (the last linear layer), or `"last:N"` (the last N blocks of
+            the backbone and all that comes after them).
 
     Returns:
         The names of the parameters that stay trainable.
@@ -184,8 +190,8 @@ def select_trainable(model: PreTrainedModel, trainable: str) -> list[str]:
 
 
 def _first_of_last_blocks(model: PreTrainedModel, names: list[str], count: int) -> int:
-    # The backbone's blocks are the outermost list of modules with more than one entry, each with weights. Some
-    # architectures keep the embeddings between their stages in another such list.
+    # The backbone's blocks are the outermost list of modules with more than one entry, each with
+    # weights. Some architectures keep the embeddings between their stages in another such list.
     lists = [
         (name.count("."), name, module)
         for name, module in model.named_modules()
@@ -207,24 +213,27 @@ def _first_of_last_blocks(model: PreTrainedModel, names: list[str], count: int) 
     return next(index for index, parameter in enumerate(names) if parameter.startswith(prefix))
 
 
-# Largest deviation of the folded logits, relative to the largest logit, that is taken for rounding in fp32.
+# Largest deviation of the folded logits, relative to the largest logit, that is taken for rounding
+# in fp32.
 TOLERANCE = 1e-4
 
 
 @torch.no_grad()  # and not inference mode: maps need gradients of what comes out of it
 def fold_batch_norms(model: nn.Module, pixels: torch.Tensor) -> nn.Module:
-    """Return a copy of an image classifier whose batch normalisations are part of the convolutions before them.
+    """Return a copy of an image classifier whose batch normalisations are part of the convolutions
+    before them.
 
-    Which convolution a normalisation follows is watched in one forward pass. Nothing tells whether something else takes the
-    convolution's output too, so the copy is compared with the model on these pixels.
+    Which convolution a normalisation follows is watched in one forward pass. Nothing tells whether
+    something else takes the convolution's output too, so the copy is compared with the model on
+    these pixels.
 
     Args:
         model: In evaluation mode, in fp32.
         pixels: A few preprocessed images, of shape `(n, channels, height, width)`.
 
     Returns:
-        The copy, in channels-last layout, in which depthwise convolutions are faster on a CPU; the model itself where it has
-        no such layers, or where its answers would not stay as they are.
+        The copy, in channels-last layout, in which depthwise convolutions are faster on a CPU; the
+        model itself where it has no such layers, or where its answers would not stay as they are.
     """
     followed = _followed_by(model, pixels)
     if not followed:

@@ -1,9 +1,9 @@
 """Which part of an upright image reaches the model, and where it lies in the model's input.
 
-Processors squash, crop, warp or pad, each with arithmetic of its own. Instead of repeating that arithmetic, this
-module sends test pictures through the processor and reads the geometry off what comes out, so it holds for any
-processor that maps the image onto its output along straight axes. Attribution maps, made on the model's input,
-are carried back onto the image with it.
+Processors squash, crop, warp or pad, each with arithmetic of its own. Instead of repeating that
+arithmetic, this module sends test pictures through the processor and reads the geometry off what
+comes out, so it holds for any processor that maps the image onto its output along straight axes.
+Attribution maps, made on the model's input, are carried back onto the image with it.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ class Region:
     """The part of an image that a model sees.
 
     Attributes:
-        box: `(left, top, right, bottom)` of the seen part in the upright image, in pixels; edges, not centres, so
-            the whole image is `(0, 0, width, height)`.
-        input_box: Where that part lies in the model's input, in the same form. What the input has outside of it
-            is padding.
+        box: `(left, top, right, bottom)` of the seen part in the upright image, in pixels; edges,
+            not centres, so the whole image is `(0, 0, width, height)`.
+        input_box: Where that part lies in the model's input, in the same form. What the input has
+            outside of it is padding.
         image_size: `(width, height)` of the upright image.
         input_size: `(width, height)` of the model's input.
     """
@@ -46,8 +46,9 @@ class Region:
     def to_image(self, heat: np.ndarray) -> np.ndarray:
         """Carry a map over the model's input back onto the upright image.
 
-        Bilinear where the image has more pixels than the model's input, a triangle-weighted mean where it has
-        fewer (PIL's `BILINEAR`), so that no part of the map is skipped. The map's values over padding are dropped.
+        Bilinear where the image has more pixels than the model's input, a triangle-weighted mean
+        where it has fewer (PIL's `BILINEAR`), so that no part of the map is skipped. The map's
+        values over padding are dropped.
 
         Args:
             heat: `(input height, input width)` array.
@@ -73,7 +74,9 @@ class Region:
 
 
 def _weights(start, stop, from_, to, length, input_length) -> tuple[slice, np.ndarray]:
-    """One axis of `to_image`: the image pixels whose centre is seen, and their weights over the input's pixels."""
+    """One axis of `to_image`: the image pixels whose centre is seen, and their weights over the
+    input's pixels.
+    """
     pixels = slice(max(0, int(np.ceil(start - 0.5))), min(length, int(np.floor(stop - 0.5)) + 1))
     scale = (to - from_) / (stop - start)
     centres = from_ + (np.arange(pixels.start, pixels.stop) + 0.5 - start) * scale
@@ -89,18 +92,20 @@ def _weights(start, stop, from_, to, length, input_length) -> tuple[slice, np.nd
 def seen_region(processor, width: int, height: int) -> Region:
     """Find which part of a `width` × `height` image a processor hands to the model.
 
-    Exact for native crops (the image's own pixels); for resized images within a tenth of a model pixel.
+    Exact for native crops (the image's own pixels); for resized images within a tenth of a model
+    pixel.
 
     Args:
-        processor: A transformers image processor whose `pixel_values` are one image, `(1, 3, h, w)`.
+        processor: A transformers image processor whose `pixel_values` are one image, `(1, 3, h,
+            w)`.
         width, height: The upright image's size in pixels.
 
     Returns:
         [`Region`]
 
     Raises:
-        ValueError: The processor gives something else than one image, or does not map straight axes onto straight
-            axes, so that no map can be carried back.
+        ValueError: The processor gives something else than one image, or does not map straight axes
+            onto straight axes, so that no map can be carried back.
     """
     name = f"{type(processor).__module__}.{type(processor).__qualname__}"
     return _measure(
@@ -136,7 +141,9 @@ def _value_range(processor: _Processor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _process(processor: _Processor, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Send through a picture whose channels hold `x` (by column), white and `y` (by row); 0-255 comes back."""
+    """Send through a picture whose channels hold `x` (by column), white and `y` (by row); 0-255
+    comes back.
+    """
     image = np.empty((len(y), len(x), 3), dtype=np.uint8)
     image[..., 0], image[..., 1], image[..., 2] = x[None, :], 255, y[:, None]
     black, white = _value_range(processor)
@@ -149,7 +156,8 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
     codes = [_Ramp(length, 0.0, float(length)) for length in lengths]
     out = _process(processor, *(code.greys for code in codes))
     input_size = (out.shape[2], out.shape[1])
-    # White marks what is image; the margin below 255 lets in what a bicubic filter does near a border.
+    # White marks what is image; the margin below 255 lets in what a bicubic filter does near a
+    # border.
     seen = out[1] > 200
     spans = (u0, u1), (v0, v1) = _span(seen.any(axis=0)), _span(seen.any(axis=1))
     if u1 - u0 < 2 or v1 - v0 < 2 or not seen[v0:v1, u0:u1].mean() > 0.98:
@@ -180,7 +188,8 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
         boxes = _exact(processor, lengths, spans, order, lines)
         if boxes:
             return Region(*boxes, lengths, input_size)
-    # A level of grey spans several pixels of a large image: look at the seen part alone where that is small.
+    # A level of grey spans several pixels of a large image: look at the seen part alone where that
+    # is small.
     if any(_period(slope) < 8 * length / _TOP for (slope, _), length in zip(lines, lengths)):
         codes = [
             _Ramp(length, *_window(*args, length)) for *args, length in zip(lines, spans, lengths)
@@ -207,11 +216,14 @@ def _type(processor: _Processor) -> str:
 
 
 class _Ramp:
-    """Grey that rises from pixel `start` to pixel `stop` and is constant outside: coarse, without ambiguity."""
+    """Grey that rises from pixel `start` to pixel `stop` and is constant outside: coarse, without
+    ambiguity.
+    """
 
     def __init__(self, length: int, start: float, stop: float):
         step = _TOP / max(1.0, stop - start - 1)
-        # A whole number of levels for each pixel where there are fewer pixels than levels: no rounding.
+        # A whole number of levels for each pixel where there are fewer pixels than levels: no
+        # rounding.
         self.start, self.step = start, float(np.floor(step)) if step >= 1 else step
         self.greys = np.round(((np.arange(length) - start) * self.step).clip(0, _TOP)).astype(
             np.uint8
@@ -237,7 +249,8 @@ class _Saw:
         """As [`_Ramp.decode`], near the `expected` coordinates."""
         fine = greys / _TOP * self.period + 0.5
         coordinates = fine + self.period * np.round((expected - fine) / self.period)
-        # Where grey falls back the filter mixes both ends; at the image's border it does what it likes.
+        # Where grey falls back the filter mixes both ends; at the image's border it does what it
+        # likes.
         phase = (expected - 0.5) % self.period / self.period
         good = (
             (phase > 0.15)
@@ -251,13 +264,16 @@ class _Saw:
 def _period(slope: float) -> float:
     """A saw's period in image pixels: 3.618 levels of grey for each model pixel.
 
-    With a simple fraction in its place the rounding of grey would follow the grid of pixels and bend the fit.
+    With a simple fraction in its place the rounding of grey would follow the grid of pixels and
+    bend the fit.
     """
     return max(_TOP / 3.618 * slope, 24.0)
 
 
 def _fit(greys: np.ndarray, code, span: tuple[int, int], before) -> tuple[float, float]:
-    """Least squares line from the model's coordinate to the image's, refitted without the worst outliers."""
+    """Least squares line from the model's coordinate to the image's, refitted without the worst
+    outliers.
+    """
     u = np.arange(span[0], span[1]) + 0.5
     x, good = code.decode(greys, None if before is None else np.polyval(before, u))
     if good.sum() < 2:
@@ -286,8 +302,8 @@ def _window(line: tuple[float, float], span: tuple[int, int], length: int) -> tu
 def _exact(processor, lengths, spans, order, lines):
     """Boxes of a native crop, or `None` where the pixels that arrive are not the image's own.
 
-    The coordinate modulo 256 is written into the pixels. A copied pixel gives it back without error, and the
-    coarse fit says which multiple of 256 to add.
+    The coordinate modulo 256 is written into the pixels. A copied pixel gives it back without
+    error, and the coarse fit says which multiple of 256 to add.
     """
     out = _process(processor, *(np.arange(length) % 256 for length in lengths))
     (u0, u1), (v0, v1) = spans
@@ -310,8 +326,8 @@ def _exact(processor, lengths, spans, order, lines):
 def _edges(line, span, length, full) -> tuple[float, float]:
     """One axis of a region: where it starts and ends in the image.
 
-    The image's own borders are put in exactly where the fit comes within 0.3 model pixels of them, or where
-    padding begins.
+    The image's own borders are put in exactly where the fit comes within 0.3 model pixels of them,
+    or where padding begins.
     """
     slope, offset = line
     edges = [slope * u + offset for u in span]

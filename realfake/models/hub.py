@@ -1,9 +1,9 @@
 """Where a checkpoint's files come from when the Hub is slow, silent or wrong.
 
-[`~realfake.detector.Detector.from_pretrained`] asks here first. One question pins the commit, so that all files are of one
-state of the repository; where the Hub does not answer it, what an earlier start has downloaded is opened at once instead of
-after every file's own time-out. What arrived is compared with what the Hub announced: a proxy that alters a byte must not
-alter a verdict.
+[`~realfake.detector.Detector.from_pretrained`] asks here first. One question pins the commit, so
+that all files are of one state of the repository; where the Hub does not answer it, what an earlier
+start has downloaded is opened at once instead of after every file's own time-out. What arrived is
+compared with what the Hub announced: a proxy that alters a byte must not alter a verdict.
 """
 
 import contextlib
@@ -77,13 +77,14 @@ def locate(
     token: str | bool | None = None,
     max_seconds: float | None = None,
 ) -> Located:
-    """Pin a checkpoint to a commit, or find what is left of it in the cache where the Hub does not answer.
+    """Pin a checkpoint to a commit, or find what is left of it in the cache where the Hub does not
+    answer.
 
     Args:
         model: Hub id or folder.
         revision: *optional*. Branch, tag or commit.
-        max_seconds: *optional*. With it the files are downloaded here, and a Hub that takes longer for all of them together
-            counts as one that does not answer.
+        max_seconds: *optional*. With it the files are downloaded here, and a Hub that takes longer
+            for all of them together counts as one that does not answer.
 
     Raises:
         OSError: The Hub does not answer, and nothing was downloaded before.
@@ -138,7 +139,8 @@ def _pin(model: str, revision: str | None, token: str | bool | None, download: b
 
 
 def _within(seconds: float | None, make: Callable[[], Made]) -> Made:
-    """What `make` returns, if that takes no longer; a client's own time-out begins anew with every byte.
+    """What `make` returns, if that takes no longer; a client's own time-out begins anew with every
+    byte.
 
     Raises:
         TimeoutError: It takes longer. It is left to itself.
@@ -161,7 +163,8 @@ def _within(seconds: float | None, make: Callable[[], Made]) -> Made:
 
 
 def find_record(model: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """Find a file of figures beside a checkpoint, for a page that does without it where it cannot be had.
+    """Find a file of figures beside a checkpoint, for a page that does without it where it cannot
+    be had.
 
     Unlike the client's own download, which tries five times, this asks once.
     """
@@ -214,7 +217,9 @@ def verified(located: Located, opening: Callable[[], Opened]) -> Opened:
 
 
 def _remember(located: Located) -> None:
-    """Note in the cache what a branch or tag points at, now that all of it is there, for a start without the Hub."""
+    """Note in the cache what a branch or tag points at, now that all of it is there, for a start
+    without the Hub.
+    """
     if located.asked in (None, located.commit):
         return
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(
@@ -229,8 +234,8 @@ def _remember(located: Located) -> None:
 def remove_altered(located: Located) -> list[str]:
     """Delete from the cache those files of a checkpoint whose content does not fit their hash.
 
-    The cache calls a file's content by what the Hub announced: the SHA-256 of a large file, git's hash of others. Where the
-    file system has no links there is nothing to compare with.
+    The cache calls a file's content by what the Hub announced: the SHA-256 of a large file, git's
+    hash of others. Where the file system has no links there is nothing to compare with.
 
     Returns:
         Their names.
@@ -261,7 +266,8 @@ def _fits(path: Path) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == name
     if re.fullmatch("[0-9a-f]{40}", name):
         data = path.read_bytes()
-        # Git's own hash of a file, by which the Hub calls those that are not LFS; no secret hangs on it.
+        # Git's own hash of a file, by which the Hub calls those that are not LFS; no secret hangs
+        # on it.
         return (
             hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == name
         )

@@ -1,17 +1,21 @@
-"""Is an image unlike those that a checkpoint was calibrated on? Then the detector says nothing, whatever the margin.
+"""Is an image unlike those that a checkpoint was calibrated on? Then the detector says nothing,
+whatever the margin.
 
-A two-class network answers on a page of text, a chart or a flat colour as readily as on a photograph. Its own features
-tell them apart: [`fit`] describes those of the calibration images, `ood.safetensors` keeps the description beside the
-weights, and [`Detector.predict`] withholds the verdict where the [`OodReference.p_value`] of an image is at most the stated rate.
+A two-class network answers on a page of text, a chart or a flat colour as readily as on a
+photograph. Its own features tell them apart: [`fit`] describes those of the calibration images,
+`ood.safetensors` keeps the description beside the weights, and [`Detector.predict`] withholds the
+verdict where the [`OodReference.p_value`] of an image is at most the stated rate.
 
-The features of an image are three pooled blocks, from the forward pass that gives the logits: the input of the last linear
-layer (L2-normalised), and mean and standard deviation over all positions of the hidden states at a quarter and at half of
-the network's depth. The last layer alone does not do: what it keeps is what tells real from ai, and flat areas and straight
-edges are gone by then. On drawn text, charts, screens, flat colours, gradients and noise it found 66 % at 5 % false alarms
+The features of an image are three pooled blocks, from the forward pass that gives the logits: the
+input of the last linear layer (L2-normalised), and mean and standard deviation over all positions
+of the hidden states at a quarter and at half of the network's depth. The last layer alone does not
+do: what it keeps is what tells real from ai, and flat areas and straight edges are gone by then. On
+drawn text, charts, screens, flat colours, gradients and noise it found 66 % at 5 % false alarms
 (the bundled photos detector, scenes), the three blocks together 98 % or more.
 
-Each block is scored by its Mahalanobis distance to the calibration images, with a covariance of low rank plus noise
-(probabilistic principal components: Tipping and Bishop 1999; Lee et al. 2018 for the use of such distances on features).
+Each block is scored by its Mahalanobis distance to the calibration images, with a covariance of low
+rank plus noise (probabilistic principal components: Tipping and Bishop 1999; Lee et al. 2018 for
+the use of such distances on features).
 """
 
 from collections.abc import Sequence
@@ -57,8 +61,8 @@ def forward_with_features(
         pixel_values: `(batch, 3, height, width)`.
 
     Returns:
-        The logits, `(batch, labels)`, and `{block: (batch, size)}`, both float32. A model that gives no hidden states has
-        the block `"penultimate"` alone.
+        The logits, `(batch, labels)`, and `{block: (batch, size)}`, both float32. A model that
+        gives no hidden states has the block `"penultimate"` alone.
     """
     with _inputs_of(final_linears(model).values()) as inputs:
         output = model(pixel_values=pixel_values, output_hidden_states=True)
@@ -99,7 +103,8 @@ def _inputs_of(modules):
 
 @dataclass(frozen=True)
 class _Block:
-    """Where the calibration images lie in one block of features, with a covariance of low rank plus noise.
+    """Where the calibration images lie in one block of features, with a covariance of low rank plus
+    noise.
 
     Args:
         mean, scale: (d,) by which features are standardised.
@@ -118,7 +123,8 @@ class _Block:
     def fit(cls, features: np.ndarray) -> "_Block":
         n, d = features.shape
         mean, scale = features.mean(0), features.std(0)
-        # A feature that hardly moves on the calibration images must not outweigh all others when it does.
+        # A feature that hardly moves on the calibration images must not outweigh all others when it
+        # does.
         scale = np.maximum(scale, 0.1 * scale.mean() + 1e-12)
         standard = (features - mean) / scale
         rank = min(RANK, d - 1, n - 2)
@@ -128,7 +134,9 @@ class _Block:
         return cls(mean, scale, rows[:rank], np.maximum(variances[:rank], rest), float(rest))
 
     def distance(self, features: np.ndarray) -> np.ndarray:
-        """Squared Mahalanobis distance per feature, (n,): about 1 for images like the calibration images."""
+        """Squared Mahalanobis distance per feature, (n,): about 1 for images like the calibration
+        images.
+        """
         standard = (features - self.mean) / self.scale
         along = standard @ self.components.T
         across = (standard**2).sum(1) - (along**2).sum(1)
@@ -142,8 +150,9 @@ class OodReference:
     Args:
         alpha: Share of the images of each class that may be taken for novel.
         blocks: `{name: description}` of the features' blocks.
-        scores: `{label: sorted scores}` of the calibration images, one a group, each scored by a description that was
-            fitted without it. Labels with too few images for `alpha` are left out.
+        scores: `{label: sorted scores}` of the calibration images, one a group, each scored by a
+            description that was fitted without it. Labels with too few images for `alpha` are left
+            out.
     """
 
     alpha: float
@@ -154,7 +163,8 @@ class OodReference:
         """How unusual images are, (n,): the sum of the blocks' distances.
 
         Raises:
-            ValueError: The features are not those of the network that the statistics were fitted on.
+            ValueError: The features are not those of the network that the statistics were fitted
+                on.
         """
         for name, block in self.blocks.items():
             if name not in features or features[name].shape[1:] != block.mean.shape:
@@ -167,12 +177,14 @@ class OodReference:
         )
 
     def p_value(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """Share of calibration images that are at least as unusual, (n,), counting the image itself.
+        """Share of calibration images that are at least as unusual, (n,), counting the image
+        itself.
 
-        It is the conformal p-value `(1 + #{calibration score >= score}) / (n + 1)` of each class, and the larger of the
-        two: an image that is usual for a photograph or usual for a generated one is nothing new. So at most `alpha` of
-        the images of either class fall to `alpha` or below, if they are like the calibration images; but for the
-        description, which is not quite the one that the calibration scores were made with, that is exact.
+        It is the conformal p-value `(1 + #{calibration score >= score}) / (n + 1)` of each class,
+        and the larger of the two: an image that is usual for a photograph or usual for a generated
+        one is nothing new. So at most `alpha` of the images of either class fall to `alpha` or
+        below, if they are like the calibration images; but for the description, which is not quite
+        the one that the calibration scores were made with, that is exact.
         """
         scores = self.score(features)
         shares = [
@@ -192,7 +204,8 @@ class OodReference:
         return {"alpha": self.alpha, "n": n, "blocks": list(self.blocks)}
 
     def save(self, folder: str | Path) -> Path:
-        """Write `ood.safetensors` into a checkpoint's folder: under 0.5 MB for features of up to 4,000 dimensions.
+        """Write `ood.safetensors` into a checkpoint's folder: under 0.5 MB for features of up to
+        4,000 dimensions.
 
         Raises:
             OSError: The folder cannot be written.
@@ -249,7 +262,9 @@ class OodReference:
 
 
 def choose(n: int, groups: Sequence | None = None, seed: int = 0) -> np.ndarray:
-    """Indices of the images to fit on, in order: all, or some of [`MAX_IMAGES`] groups drawn at random."""
+    """Indices of the images to fit on, in order: all, or some of [`MAX_IMAGES`] groups drawn at
+    random.
+    """
     index, n_groups = group_index(groups, n)
     if n <= MAX_IMAGES:
         return np.arange(n)
@@ -261,7 +276,8 @@ def choose(n: int, groups: Sequence | None = None, seed: int = 0) -> np.ndarray:
 def fit(
     features: dict[str, np.ndarray], is_ai, alpha: float = ALPHA, groups=None, seed: int = 0
 ) -> OodReference | None:
-    """Describe calibration images of both classes, and score each by a description fitted without its fold.
+    """Describe calibration images of both classes, and score each by a description fitted without
+    its fold.
 
     Both classes are described together, so that nothing is novel for being generated.
 
@@ -269,10 +285,12 @@ def fit(
         features: `{block: (n, size)}` of the calibration images.
         is_ai: (n,) bool.
         alpha: Share of the images of each class that may be taken for novel.
-        groups: (n,), *optional*. Images of a group stay in one fold, and one of each group and class is scored.
+        groups: (n,), *optional*. Images of a group stay in one fold, and one of each group and
+            class is scored.
 
     Returns:
-        [`OodReference`], or `None` where there are too few images of either class to promise `alpha`.
+        [`OodReference`], or `None` where there are too few images of either class to promise
+        `alpha`.
 
     Raises:
         ValueError: `alpha` is not inside (0, 1), lengths differ, or a feature is not finite.

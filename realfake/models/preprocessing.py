@@ -1,12 +1,14 @@
 """The arithmetic of an image processor without its detours: the same pixels in less time.
 
-The stock PIL processors carry an image from PIL to NumPy, to channels first, back to PIL for resizing, back again, and
-then through two passes in floating point. Here an image stays with PIL until it has the size the model takes, and since
-what follows depends on one 8-bit value alone, a table of 256 entries a channel replaces it, filled by the processor itself.
+The stock PIL processors carry an image from PIL to NumPy, to channels first, back to PIL for
+resizing, back again, and then through two passes in floating point. Here an image stays with PIL
+until it has the size the model takes, and since what follows depends on one 8-bit value alone, a
+table of 256 entries a channel replaces it, filled by the processor itself.
 
-Only steps that leave every pixel as it was are shortened. Decoding a JPEG at reduced size (`Image.draft`), resizing in two
-steps (`reducing_gap`) or resizing only what a crop keeps (`box`) would be faster and give other pixels. Used by
-`scorer.py`; a processor that is not known here, or gives other pixels than expected, is called as it is.
+Only steps that leave every pixel as it was are shortened. Decoding a JPEG at reduced size
+(`Image.draft`), resizing in two steps (`reducing_gap`) or resizing only what a crop keeps (`box`)
+would be faster and give other pixels. Used by `scorer.py`; a processor that is not known here, or
+gives other pixels than expected, is called as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +21,14 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
 
 TOLERANCE = 1e-6
-# (width, height): landscape, portrait, square, smaller than any model's input, tall and wide beyond measure.
+# (width, height): landscape, portrait, square, smaller than any model's input, tall and wide beyond
+# measure.
 _PROBES = ((401, 300), (230, 347), (512, 512), (9, 14), (31, 620), (1030, 24))
 
 
 class Preprocessing:
-    """What a processor does to an image, in two steps, so that the many images between them are held in 8 bits.
+    """What a processor does to an image, in two steps, so that the many images between them are
+    held in 8 bits.
 
     Args:
         processor: An image processor of transformers, PIL backend.
@@ -45,8 +49,8 @@ class Preprocessing:
         """Bring an upright RGB image to the size the model takes.
 
         Returns:
-            `uint8` array of shape `(height, width, 3)`; where there is no short way, the finished `float32` array of shape
-            `(3, height, width)`.
+            `uint8` array of shape `(height, width, 3)`; where there is no short way, the finished
+            `float32` array of shape `(3, height, width)`.
         """
         if not self.fast:
             return np.asarray(
@@ -58,7 +62,9 @@ class Preprocessing:
         return image if isinstance(image, np.ndarray) else np.asarray(image)
 
     def stack(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Bring what [`shrink`] gave, all of one shape, to the model's input: `(n, 3, height, width)`, `float32`."""
+        """Bring what [`shrink`] gave, all of one shape, to the model's input: `(n, 3, height,
+        width)`, `float32`.
+        """
         if not self.fast:
             return np.stack(images)
         height, width, channels = images[0].shape
@@ -73,7 +79,9 @@ class Preprocessing:
         return self.stack([self.shrink(image) for image in images])
 
     def _agrees(self) -> bool:
-        """Whether the short way and the processor give the same pixels, so that a new release cannot part them."""
+        """Whether the short way and the processor give the same pixels, so that a new release
+        cannot part them.
+        """
         rng = np.random.default_rng(0)
         for width, height in _PROBES:
             image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -90,7 +98,8 @@ class Preprocessing:
 
 
 def _steps_of(processor) -> list[Callable] | None:
-    """The geometry of a processor as functions from image to image, read off its settings, or `None` where it has others.
+    """The geometry of a processor as functions from image to image, read off its settings, or
+    `None` where it has others.
 
     A class with steps of its own that its settings do not tell is found out by `_agrees`.
     """
@@ -120,7 +129,9 @@ def _steps_of(processor) -> list[Callable] | None:
 
 
 def _target(size) -> Callable[[Image.Image], tuple[int, int]] | None:
-    """The size to resize to, (width, height), as `PilBackend.resize` reads it off the processor's `size`."""
+    """The size to resize to, (width, height), as `PilBackend.resize` reads it off the processor's
+    `size`.
+    """
     sides = {
         name: getattr(size, name, None)
         for name in ("shortest_edge", "longest_edge", "height", "width")
@@ -166,7 +177,9 @@ def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image | n
 
 
 def _table_of(processor) -> np.ndarray | None:
-    """What each 8-bit value of each channel becomes, (3, 256): the processor's own rescaling and normalisation."""
+    """What each 8-bit value of each channel becomes, (3, 256): the processor's own rescaling and
+    normalisation.
+    """
     levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256)).copy()
     offset = {"offset": processor.rescale_offset} if hasattr(processor, "rescale_offset") else {}
     if processor.do_rescale:

@@ -1,4 +1,5 @@
-"""What a file says of its own origin, read by structure: Content Credentials, XMP, EXIF, generators' settings.
+"""What a file says of its own origin, read by structure: Content Credentials, XMP, EXIF,
+generators' settings.
 
 `reading` puts it together; none of it is ever part of the score.
 """

@@ -1,10 +1,12 @@
 """Content Credentials: what a file's C2PA manifest says, and whether its signature holds.
 
-Three answers are kept apart: the signature holds and the signer is on the trust list, it holds and the signer is not
-known, or it does not hold. Nothing is fetched from the network: neither manifests that lie elsewhere nor revocation.
+Three answers are kept apart: the signature holds and the signer is on the trust list, it holds and
+the signer is not known, or it does not hold. Nothing is fetched from the network: neither manifests
+that lie elsewhere nor revocation.
 
-The trust list is a file of PEM certificates named by `REALFAKE_C2PA_TRUST_LIST`; without one no signer is known. C2PA
-publishes its own at https://github.com/c2pa-org/conformance-public/tree/main/trust-list.
+The trust list is a file of PEM certificates named by `REALFAKE_C2PA_TRUST_LIST`; without one no
+signer is known. C2PA publishes its own at
+https://github.com/c2pa-org/conformance-public/tree/main/trust-list.
 """
 
 import json
@@ -52,8 +54,9 @@ class Credentials:
     """What the active manifest says.
 
     Attributes:
-        state: `"trusted"`, `"untrusted"` (the signature holds, the signer is not known), `"invalid"`, `"absent"`, or
-            `"unchecked"` (too large, too slow, too little memory, or `c2pa` is not installed).
+        state: `"trusted"`, `"untrusted"` (the signature holds, the signer is not known),
+            `"invalid"`, `"absent"`, or `"unchecked"` (too large, too slow, too little memory, or
+            `c2pa` is not installed).
         signer: Who signed, as the certificate names them.
         signed_at: When, where a timestamp says so.
         generator: The program that wrote the manifest.
@@ -70,10 +73,12 @@ class Credentials:
 
 
 def trust_anchors(environ: Mapping[str, str] | None = None) -> str | None:
-    """The PEM certificates of the trust list that the environment names; `None` where it names none.
+    """The PEM certificates of the trust list that the environment names; `None` where it names
+    none.
 
     Args:
-        environ: *defaults to* `os.environ` as it is now: some libraries put another mapping in its place.
+        environ: *defaults to* `os.environ` as it is now: some libraries put another mapping in its
+            place.
 
     Raises:
         ValueError: The file is not one of PEM certificates.
@@ -105,7 +110,8 @@ def read_credentials(
     Args:
         data: The whole file.
         mime: Its media type.
-        size: Of its C2PA store in bytes, see [`~realfake.provenance.metadata.Blocks`]; `None` where nobody has looked.
+        size: Of its C2PA store in bytes, see [`~realfake.provenance.metadata.Blocks`]; `None` where
+            nobody has looked.
         anchors: PEM certificates of the signers, or their authorities, that are trusted.
         seconds: When to give up.
     """
@@ -191,7 +197,9 @@ def _credentials(store: dict) -> Credentials:
 
 
 def _source_types(manifests: dict, manifest: dict, depth: int = 16) -> tuple[str, ...]:
-    """The source types of a manifest's actions, then those of what it was made from (its `parentOf` ingredient)."""
+    """The source types of a manifest's actions, then those of what it was made from (its `parentOf`
+    ingredient).
+    """
     found: list[str] = []
     for _ in range(depth):
         for assertion in manifest.get("assertions") or []:

@@ -1,8 +1,10 @@
-"""The metadata blocks of an image file, found by walking its structure: XMP, EXIF, text, and whether there is a C2PA store.
+"""The metadata blocks of an image file, found by walking its structure: XMP, EXIF, text, and
+whether there is a C2PA store.
 
-[`realfake.provenance.reading`] reads what is in them. Nothing is searched for in the bytes: what lies behind the end of the
-image, inside its pixels or in a chunk whose checksum is wrong is not metadata, whatever words it holds. Every block is
-bounded in size, and a damaged file ends the walk instead of raising.
+[`realfake.provenance.reading`] reads what is in them. Nothing is searched for in the bytes: what
+lies behind the end of the image, inside its pixels or in a chunk whose checksum is wrong is not
+metadata, whatever words it holds. Every block is bounded in size, and a damaged file ends the walk
+instead of raising.
 """
 
 import struct
@@ -47,8 +49,10 @@ class Blocks:
         mime: Its media type; `None` where C2PA knows none.
         xmp: The XMP packets.
         exif: The EXIF block, beginning at its TIFF header.
-        text: `(keyword, text)` of PNG text chunks, and `("comment", text)` of JPEG and GIF comments.
-        c2pa: Size of the C2PA store in bytes, 0 where there is none; `None` where only a C2PA reader can tell.
+        text: `(keyword, text)` of PNG text chunks, and `("comment", text)` of JPEG and GIF
+            comments.
+        c2pa: Size of the C2PA store in bytes, 0 where there is none; `None` where only a C2PA
+            reader can tell.
     """
 
     format: str | None = None
@@ -119,7 +123,9 @@ def _walk_jpeg(data: bytes, blocks: Blocks) -> None:
 
 
 def _walk_png(data: bytes, blocks: Blocks) -> None:
-    """Chunks (PNG specification, 5.3) up to IEND; one whose CRC is wrong counts as damaged and is passed over."""
+    """Chunks (PNG specification, 5.3) up to IEND; one whose CRC is wrong counts as damaged and is
+    passed over.
+    """
     position, texts = 8, 0
     for _ in range(MAX_SEGMENTS):
         if position + 12 > len(data):
@@ -248,7 +254,8 @@ _VOCABULARIES = ("cv.iptc.org/newscodes/digitalsourcetype/", "c2pa.org/digitalso
 _LONGEST = 300
 # IPTC's longest term has 36 characters.
 _LONGEST_TERM = 80
-# Bytes of a file's packets together. One in a JPEG file has at most 64 KiB; an editor's history can fill more.
+# Bytes of a file's packets together. One in a JPEG file has at most 64 KiB; an editor's history can
+# fill more.
 MAX_XMP = 2**20
 MAX_ELEMENTS = 10_000
 # Source types, which are all shown; files have one or two.
@@ -304,7 +311,8 @@ class XmpFacts:
 def read_xmp(packets: list[bytes], most: int = 4) -> XmpFacts:
     """Read XMP packets; of more than `most` the first ones. Never raises for what they hold.
 
-    What is read of them is bounded: `MAX_XMP` bytes, `MAX_ELEMENTS` elements of a packet, `MAX_TERMS` source types.
+    What is read of them is bounded: `MAX_XMP` bytes, `MAX_ELEMENTS` elements of a packet,
+    `MAX_TERMS` source types.
     """
     types: dict[str, None] = {}  # in order, each once
     system = remote = None
@@ -329,7 +337,9 @@ def read_xmp(packets: list[bytes], most: int = 4) -> XmpFacts:
 
 
 def term_of(uri: str) -> str | None:
-    """The last part of a term's URI, of IPTC's vocabulary or C2PA's additions to it; `None` for other URIs."""
+    """The last part of a term's URI, of IPTC's vocabulary or C2PA's additions to it; `None` for
+    other URIs.
+    """
     address = uri.strip().removeprefix("https://").removeprefix("http://")
     for vocabulary in _VOCABULARIES:
         if address.lower().startswith(vocabulary):
@@ -340,10 +350,11 @@ def term_of(uri: str) -> str | None:
 
 
 def _values(element: Element, name: str) -> Iterator[str]:
-    """A property's values, which RDF writes as an attribute, an element's text, a resource or a list of either.
+    """A property's values, which RDF writes as an attribute, an element's text, a resource or a
+    list of either.
 
-    Text further down is not this property's, and to gather it for every one of nested elements would take the square of
-    their number.
+    Text further down is not this property's, and to gather it for every one of nested elements
+    would take the square of their number.
     """
     found = [element.attrib[name]] if name in element.attrib else []
     if element.tag == name:

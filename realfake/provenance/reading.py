@@ -1,7 +1,9 @@
-"""The settings that programs for generating images leave in their files: which program, which settings.
+"""The settings that programs for generating images leave in their files: which program, which
+settings.
 
-Works on the text blocks that [`realfake.provenance.metadata`] found and on EXIF's user comment, where the same text lies in
-JPEG and WebP files. Such text is written by anybody who likes: it tells how a file presents itself, and proves nothing.
+Works on the text blocks that [`realfake.provenance.metadata`] found and on EXIF's user comment,
+where the same text lies in JPEG and WebP files. Such text is written by anybody who likes: it tells
+how a file presents itself, and proves nothing.
 """
 
 import json
@@ -27,9 +29,9 @@ from realfake.provenance.content_credentials import (
 from realfake.provenance.metadata import Blocks, XmpFacts, read_blocks
 
 _LONGEST = 2000
-# The last line that Stable Diffusion web UI and its relatives write: "Steps: 20, Sampler: Euler a, CFG scale: 7, …".
-# The space before it stays within its line: across lines, a text of nothing but line ends would take the square of its
-# length.
+# The last line that Stable Diffusion web UI and its relatives write: "Steps: 20, Sampler: Euler a,
+# CFG scale: 7, …". The space before it stays within its line: across lines, a text of nothing but
+# line ends would take the square of its length.
 _SETTINGS = re.compile(r"^[^\S\n]*(Steps: \d{1,5}, [^\n]{0,4000})", re.MULTILINE)
 
 
@@ -101,7 +103,9 @@ def _web_ui(text: str) -> str:
 
 
 def _is_graph(text: str | None) -> bool:
-    """Whether it is a graph of ComfyUI: an object of nodes that each have a class, or a `nodes` list."""
+    """Whether it is a graph of ComfyUI: an object of nodes that each have a class, or a `nodes`
+    list.
+    """
     if not text or not text.lstrip().startswith("{"):
         return False
     try:
@@ -132,12 +136,13 @@ class Finding:
 
     Attributes:
         kind: `"c2pa"`, `"iptc"`, `"generator_parameters"` or `"camera"`.
-        state: Of C2PA `"trusted"`, `"untrusted"`, `"invalid"`, `"absent"` or `"unchecked"`; of the others `"present"` or
-            `"absent"`.
+        state: Of C2PA `"trusted"`, `"untrusted"`, `"invalid"`, `"absent"` or `"unchecked"`; of the
+            others `"present"` or `"absent"`.
         title: In a few words.
         detail: In a sentence or two, with what it is worth.
-        claim: What the file claims of how the image was made: `"ai"`, `"partly_ai"`, `"camera"`, `"other"`, or `None`
-            where it claims nothing, or where the claim's signature does not hold.
+        claim: What the file claims of how the image was made: `"ai"`, `"partly_ai"`, `"camera"`,
+            `"other"`, or `None` where it claims nothing, or where the claim's signature does not
+            hold.
         fields: What was read, by name.
     """
 
@@ -169,8 +174,9 @@ def read_provenance(data: bytes, anchors: str | None = None) -> Provenance:
 
     Args:
         data: The original file, as it was uploaded or downloaded.
-        anchors: PEM certificates of the C2PA signers that are trusted, *defaults to* the trust list that the environment
-            names, see [`~realfake.provenance.content_credentials.trust_anchors`].
+        anchors: PEM certificates of the C2PA signers that are trusted, *defaults to* the trust list
+            that the environment names, see
+            [`~realfake.provenance.content_credentials.trust_anchors`].
 
     Raises:
         ValueError: The trust list that the environment names is not one.
@@ -381,7 +387,8 @@ def _comment(value) -> str:
         return value
     code, body = bytes(value[:8]), bytes(value[8:])
     if code == b"UNICODE\0":
-        # The byte order is the block's by the specification, and big-endian or little-endian by what programs write.
+        # The byte order is the block's by the specification, and big-endian or little-endian by
+        # what programs write.
         little = body[1:2] == b"\0" and body[:1] != b"\0"
         return body.decode("utf-16-le" if little else "utf-16-be", "replace").rstrip("\0")
     return (
