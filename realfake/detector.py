@@ -76,7 +76,7 @@ class Detector:
             raise ValueError(
                 f"{name or 'The model'} has a single output; a detector needs a class for real and one for ai."
             )
-        self.columns = class_indices(model.config.id2label, label_map)
+        self.class_indices = class_indices(model.config.id2label, label_map)
         self.model = model.eval()
         self.processor = processor
         self.name = name
@@ -196,7 +196,7 @@ class Detector:
         Returns:
             Float64 array of shape `(len(images),)`.
         """
-        return log_odds_from_logits(self.logits(images, batch_size), self.columns)
+        return log_odds_from_logits(self.logits(images, batch_size), self.class_indices)
 
     def scores(
         self, images: Sequence, batch_size: int = 16
@@ -215,7 +215,7 @@ class Detector:
             rows, shares = self.examine(pixels)
             logits.append(rows)
             ood.append(shares)
-        log_odds = log_odds_from_logits(self._joined(logits), self.columns)
+        log_odds = log_odds_from_logits(self._joined(logits), self.class_indices)
         if self.ood is None:
             return log_odds, None
         return log_odds, np.concatenate([*ood, np.zeros(0)])
@@ -321,12 +321,12 @@ class Detector:
         region = seen_region(self.processor, *decoded.size)
         with self.lock:
             logits, ood = self.examine(pixels)
-            log_odds = log_odds_from_logits(logits, self.columns)
+            log_odds = log_odds_from_logits(logits, self.class_indices)
             # Every pass that is not made twice keeps the map affordable.
             score = float(log_odds[0]) * (1 if target == AI else -1)
             model = self.for_maps(pixels)
             attribution = attribute(
-                model, pixels, self.columns, method, target, score=score, **options
+                model, pixels, self.class_indices, method, target, score=score, **options
             )
             tested = self._evidence(model, pixels, attribution, region) if evidence else None
         return Explanation(
@@ -360,7 +360,7 @@ class Detector:
         from realfake.attribution.faithfulness import evidence_of
         from realfake.attribution.methods import LogOdds
 
-        log_odds = LogOdds(model, self.columns, attribution.target)
+        log_odds = LogOdds(model, self.class_indices, attribution.target)
         # Random parts must not fall on padding, where removing costs nothing.
         box = tuple(round(edge) for edge in region.input_box)
         score = attribution.details["score"]

@@ -174,13 +174,13 @@ def class_indices(
     overrides: Mapping[str, str] | None = None,
     option: str = "label_map",
 ) -> dict[str, list[int]]:
-    """Find the columns of a classifier's logits that belong to each label.
+    """Return the class indices of a checkpoint that belong to each label.
 
     Args:
         id2label: The checkpoint's `config.id2label`. More than two classes are allowed (one per generator, say).
 
     Returns:
-        `{"real": [columns], "ai": [columns]}`, both non-empty.
+        `{"real": [indices], "ai": [indices]}`, both non-empty.
 
     Raises:
         ValueError: As [`resolve`].

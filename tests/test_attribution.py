@@ -14,7 +14,7 @@ from realfake.attribution.layers import candidate_layers, find_layer
 from realfake.attribution.methods import METHODS, LogOdds, _superpixels, attribute
 from realfake.attribution.perturbation import baseline_pixels, black_pixel
 
-COLUMNS = {"real": [0], "ai": [1]}
+CLASS_INDICES = {"real": [0], "ai": [1]}
 
 
 class Linear(nn.Module):
@@ -51,10 +51,11 @@ def test_layers_can_be_listed_and_named():
     assert (named.name, named.grid, named.prefix) == ("vit.layers.0", (3, 4), 1)
     pixels = red_square((48, 64), (0, 16), (32, 48))
     assert (
-        attribute(model, pixels, COLUMNS, layer="vit.layers.0").details["layer"] == "vit.layers.0"
+        attribute(model, pixels, CLASS_INDICES, layer="vit.layers.0").details["layer"]
+        == "vit.layers.0"
     )
     model.config.realfake = {"gradcam_layer": "vit.layers.0"}
-    assert attribute(model, pixels, COLUMNS).details["layer"] == "vit.layers.0"
+    assert attribute(model, pixels, CLASS_INDICES).details["layer"] == "vit.layers.0"
     for name in ("vit.layers.1", "nowhere"):
         with pytest.raises(
             ValueError, match="there are vit.layers.0, vit.layers.1.layernorm_before"
@@ -98,7 +99,7 @@ def test_gradient_methods_are_exact_on_a_linear_model(linear, method, options):
     start = baseline_pixels(pixels, "mean")
     expected = (model.weight * (pixels - start))[0].sum(dim=0).detach().numpy()
     assert np.allclose(
-        attribute(model, pixels, COLUMNS, method, baseline="mean", **options).heatmap,
+        attribute(model, pixels, CLASS_INDICES, method, baseline="mean", **options).heatmap,
         expected,
         atol=1e-4,
     )
@@ -107,7 +108,14 @@ def test_gradient_methods_are_exact_on_a_linear_model(linear, method, options):
 def test_occlusion_is_exact_on_a_linear_model(linear):
     model, pixels = linear
     heat = attribute(
-        model, pixels, COLUMNS, "occlusion", baseline="black", black=(0, 0, 0), window=8, stride=8
+        model,
+        pixels,
+        CLASS_INDICES,
+        "occlusion",
+        baseline="black",
+        black=(0, 0, 0),
+        window=8,
+        stride=8,
     ).heatmap
     fall = (model.weight * pixels).detach()[0, :, 8:16, 16:24].sum()
     assert np.allclose(heat[8:16, 16:24], float(fall), atol=1e-4)
@@ -116,7 +124,7 @@ def test_occlusion_is_exact_on_a_linear_model(linear):
 def test_kernel_shap_is_exact_on_a_linear_model(linear):
     model, pixels = linear
     result = attribute(
-        model, pixels, COLUMNS, "kernel_shap", baseline="black", black=(0, 0, 0), n_segments=6
+        model, pixels, CLASS_INDICES, "kernel_shap", baseline="black", black=(0, 0, 0), n_segments=6
     )
     contribution = (model.weight * pixels).detach()[0].sum(dim=0).numpy()
     assert result.heatmap.sum() == pytest.approx(contribution.sum(), rel=1e-3)
@@ -132,7 +140,7 @@ def test_kernel_shap_is_exact_on_a_linear_model(linear):
 def test_kernel_shap_of_an_image_of_a_few_pixels(size):
     model, pixels = Linear(torch.ones(3, *size)), torch.ones(1, 3, *size)
     heat = attribute(
-        model, pixels, COLUMNS, "kernel_shap", baseline="black", black=(0, 0, 0)
+        model, pixels, CLASS_INDICES, "kernel_shap", baseline="black", black=(0, 0, 0)
     ).heatmap
     assert np.allclose(heat, 3, atol=1e-3)
 
@@ -151,7 +159,7 @@ def test_gradcam_is_exact_on_a_map_that_is_averaged():
     with torch.no_grad():
         cells = (model.conv(pixels)[:, 1:] - model.conv(pixels)[:, :1]) / 15
     expected = nn.functional.interpolate(cells, (12, 20), mode="bilinear")[0, 0].numpy()
-    assert np.allclose(attribute(model, pixels, COLUMNS).heatmap, expected, atol=1e-6)
+    assert np.allclose(attribute(model, pixels, CLASS_INDICES).heatmap, expected, atol=1e-6)
 
 
 def test_the_margin_sums_over_all_columns_of_a_label():
@@ -171,8 +179,8 @@ def test_integrated_gradients_sum_to_the_difference(baseline):
     torch.manual_seed(0)
     model = tf.ViTForImageClassification(tiny(tf.ViTConfig, initializer_range=0.3)).eval()
     pixels = torch.randn(1, 3, 32, 32)
-    result = attribute(model, pixels, COLUMNS, "integrated_gradients", baseline=baseline)
-    log_odds = LogOdds(model, COLUMNS, "ai")
+    result = attribute(model, pixels, CLASS_INDICES, "integrated_gradients", baseline=baseline)
+    log_odds = LogOdds(model, CLASS_INDICES, "ai")
     with torch.no_grad():
         difference = float(log_odds(pixels) - log_odds(baseline_pixels(pixels, baseline)))
     gap = result.details["completeness_gap"]
@@ -193,11 +201,11 @@ def test_the_path_is_refined_until_the_sum_is_right():
 
     pixels = torch.ones(1, 3, 8, 8)
     options = {"baseline": "black", "black": (0, 0, 0), "n_steps": 8}
-    details = attribute(Steep(), pixels, COLUMNS, "integrated_gradients", **options).details
+    details = attribute(Steep(), pixels, CLASS_INDICES, "integrated_gradients", **options).details
     # All of the difference lies on a hundredth of the path: refined everywhere it would take over 256 steps.
     assert 8 < details["n_steps"] < 100 and details["completeness_gap"] <= 0.01
     capped = attribute(
-        Steep(), pixels, COLUMNS, "integrated_gradients", max_steps=16, **options
+        Steep(), pixels, CLASS_INDICES, "integrated_gradients", max_steps=16, **options
     ).details
     assert capped["n_steps"] == 16 and capped["completeness_gap"] > 0.01
 
@@ -205,7 +213,7 @@ def test_the_path_is_refined_until_the_sum_is_right():
 def test_smoothing_keeps_the_sum(linear):
     model, pixels = linear
     sharp, soft = (
-        attribute(model, pixels, COLUMNS, "integrated_gradients", smooth=s).heatmap
+        attribute(model, pixels, CLASS_INDICES, "integrated_gradients", smooth=s).heatmap
         for s in (0, 2.0)
     )
     assert soft.sum() == pytest.approx(sharp.sum(), rel=1e-3) and soft.std() < 0.5 * sharp.std()
@@ -331,7 +339,7 @@ def test_every_architecture_has_a_map(name):
         ("integrated_gradients", {"n_steps": 4, "max_steps": 4}),
     ):
         ai, real = (
-            attribute(model, pixels, COLUMNS, method, target, **options)
+            attribute(model, pixels, CLASS_INDICES, method, target, **options)
             for target in ("ai", "real")
         )
         assert (
@@ -351,7 +359,7 @@ def test_every_architecture_has_a_map(name):
 def test_other_methods_are_antisymmetric_and_repeat(method):
     model, pixels = build("ViT").eval(), torch.randn(1, 3, 32, 32)
     maps = [
-        attribute(model, pixels, COLUMNS, method, target, baseline="noise").heatmap
+        attribute(model, pixels, CLASS_INDICES, method, target, baseline="noise").heatmap
         for target in ("ai", "real", "ai")
     ]
     assert np.array_equal(maps[0], maps[2])
@@ -379,7 +387,7 @@ def test_the_model_is_left_as_it_was(method):
     model.classifier.bias.requires_grad_(False)
     pixels = torch.randn(1, 3, 32, 32)
     before, random_state, copy = state(model), torch.get_rng_state(), pixels.clone()
-    attribute(model, pixels, COLUMNS, method)
+    attribute(model, pixels, CLASS_INDICES, method)
     assert state(model) == before
     assert torch.equal(torch.get_rng_state(), random_state)
     assert torch.equal(pixels, copy) and not pixels.requires_grad and pixels.grad is None
@@ -400,16 +408,16 @@ def test_another_threads_pass_does_not_reach_the_tap():
 
 def test_frozen_parameters_and_no_grad_do_not_matter():
     model, pixels = build("ConvNext").eval(), torch.randn(1, 3, 32, 32)
-    expected = attribute(model, pixels, COLUMNS).heatmap
+    expected = attribute(model, pixels, CLASS_INDICES).heatmap
     frozen = build("ConvNext").eval().requires_grad_(False)
     with torch.no_grad():
-        assert np.allclose(attribute(frozen, pixels, COLUMNS).heatmap, expected, atol=1e-7)
+        assert np.allclose(attribute(frozen, pixels, CLASS_INDICES).heatmap, expected, atol=1e-7)
 
 
 def test_hooks_go_even_if_the_model_fails():
     model = build("ViT").eval()
     with pytest.raises(ValueError):
-        attribute(model, torch.zeros(1, 3, 40, 40), COLUMNS)  # not its size
+        attribute(model, torch.zeros(1, 3, 40, 40), CLASS_INDICES)  # not its size
     assert state(model) == state(build("ViT").eval())
 
 
@@ -426,7 +434,11 @@ def test_hooks_go_even_if_the_model_fails():
     ],
 )
 def test_mistakes_get_one_line_that_names_the_way_out(arguments, words):
-    arguments = {"pixel_values": torch.zeros(1, 3, 8, 8), "columns": COLUMNS, **arguments}
+    arguments = {
+        "pixel_values": torch.zeros(1, 3, 8, 8),
+        "class_indices": CLASS_INDICES,
+        **arguments,
+    }
     with pytest.raises(ValueError, match=words) as error:
         attribute(Linear(torch.ones(3, 8, 8)), **arguments)
     assert "\n" not in str(error.value)

@@ -193,7 +193,7 @@ def test_the_plain_grad_cam_is_ours_without_its_negative_part(part, tmp_path):
     )
     ours = detector.explain(picture)
     layer = detector.model.get_submodule(ours.details["layer"])
-    plain = explaining.PlainGradCam(detector.model, layer, detector.columns["ai"][0])
+    plain = explaining.PlainGradCam(detector.model, layer, detector.class_indices["ai"][0])
     heat = plain(detector.pixels(picture))[0, 0]
     assert heat.shape == (32, 32) and heat.min() >= 0 and heat.max() <= 1
     weights = plain.gradients.mean(dim=(2, 3), keepdim=True)

@@ -53,7 +53,7 @@ def give_head(folder: Path, corpus: Path, factor: float) -> None:
     with torch.no_grad():
         linear.weight.zero_()
         linear.bias.zero_()
-        for place, column in enumerate(detector.columns["ai"]):
+        for place, column in enumerate(detector.class_indices["ai"]):
             linear.weight[column] = torch.from_numpy(head.coef_[0] * scale).float()
             linear.bias[column] = float(head.intercept_[0] * scale) - 0.3 * place
     detector.model.save_pretrained(folder)

@@ -320,17 +320,20 @@ def test_grouped_with_two_columns_is_fit():
 
 def test_grouped_with_four_columns():
     rng = np.random.default_rng(0)
-    columns, k = {"real": [2], "ai": [0, 1, 3]}, 4
+    class_indices, k = {"real": [2], "ai": [0, 1, 3]}, 4
     truth = rng.choice(k, p=[0.2, 0.1, 0.5, 0.2], size=800)
     logits = 3 * (rng.normal(size=(800, k)) + 2.0 * np.eye(k)[truth])
-    is_ai = np.isin(truth, columns["ai"])
-    calibration = fit_grouped(logits, columns, is_ai)
+    is_ai = np.isin(truth, class_indices["ai"])
+    calibration = fit_grouped(logits, class_indices, is_ai)
     weights = summary.class_balanced_weights(is_ai)
 
     def nll(x):
         # Independent: through the softmax of scaled logits, the bias as odds.
         p = np.exp(log_softmax(logits * np.exp(x[0]), axis=1))
-        ai, real = p[:, columns["ai"]].sum(1) * np.exp(x[1]), p[:, columns["real"]].sum(1)
+        ai, real = (
+            p[:, class_indices["ai"]].sum(1) * np.exp(x[1]),
+            p[:, class_indices["real"]].sum(1),
+        )
         return -(weights * np.log(np.where(is_ai, ai, real) / (ai + real))).sum()
 
     best = minimize(nll, [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
@@ -338,28 +341,29 @@ def test_grouped_with_four_columns():
     assert calibration.bias == pytest.approx(best.x[1], abs=1e-4)
     assert calibration.nll_after == pytest.approx(best.fun, abs=1e-8)
     assert calibration.nll_after < calibration.nll_before
-    # What folding into the last layer does: divide the logits, add the bias to the ai columns.
+    # What folding into the last layer does: divide the logits, add the bias to the ai classes.
     folded = logits / calibration.temperature
-    folded[:, columns["ai"]] += calibration.bias
+    folded[:, class_indices["ai"]] += calibration.bias
     np.testing.assert_allclose(
-        calibration.apply_logits(logits, columns), summary.log_odds_from_logits(folded, columns)
+        calibration.apply_logits(logits, class_indices),
+        summary.log_odds_from_logits(folded, class_indices),
     )
 
 
 @pytest.mark.parametrize("method", ["temperature", "temperature_bias"])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_grouped_is_as_good_as_a_search_on_a_grid(method, size):
-    # Two ai columns that disagree, logits far from zero on the whole, and a bias that is wanted.
+    # Two ai classes that disagree, logits far from zero on the whole, and a bias that is wanted.
     rng = np.random.default_rng(3)
-    columns = {"real": [0], "ai": [1, 2]}
+    class_indices = {"real": [0], "ai": [1, 2]}
     truth = rng.choice(3, p=[0.5, 0.25, 0.25], size=600)
     raw = 2.5 * (rng.normal(size=(600, 3)) + 1.5 * np.eye(3)[truth] + [0.4, 0, 0])
     logits, is_ai = size * raw + 50 * size, truth > 0
-    calibration = fit_grouped(logits, columns, is_ai, method)
+    calibration = fit_grouped(logits, class_indices, is_ai, method)
     weights = summary.class_balanced_weights(is_ai)
 
     def nll(x):
-        log_odds = summary.log_odds_from_logits(raw * np.exp(x[0]), columns) + (
+        log_odds = summary.log_odds_from_logits(raw * np.exp(x[0]), class_indices) + (
             x[1] if len(x) > 1 else 0.0
         )
         return summary.nll(log_odds, is_ai, weights)
@@ -387,11 +391,11 @@ def test_grouped_wrong_way_and_separable():
     rng = np.random.default_rng(1)
     is_ai = np.arange(100) < 50
     logits = rng.normal(size=(100, 3))
-    columns = {"real": [0], "ai": [1, 2]}
+    class_indices = {"real": [0], "ai": [1, 2]}
     logits[:, 1] += np.where(is_ai, 30, -30)
-    calibration = fit_grouped(logits, columns, is_ai)
+    calibration = fit_grouped(logits, class_indices, is_ai)
     assert "separate" in calibration.reason and calibration.temperature > 1
-    assert fit_grouped(logits, columns, ~is_ai).method == "identity"
+    assert fit_grouped(logits, class_indices, ~is_ai).method == "identity"
 
 
 def test_round_trip_and_bad_input():

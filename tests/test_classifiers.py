@@ -177,7 +177,7 @@ def test_labels_that_say_nothing_need_a_label_map(tmp_path):
         Detector.from_pretrained(folder)
     assert "label_map" in one_line(error)
     detector = Detector.from_pretrained(folder, label_map={"LABEL_0": "ai", "LABEL_1": "real"})
-    assert detector.columns == {"real": [1], "ai": [0]}
+    assert detector.class_indices == {"real": [1], "ai": [0]}
     log_odds = detector.predict(draw_picture()).log_odds
     swapped = Detector.from_pretrained(folder, label_map={"LABEL_1": "ai", "LABEL_0": "real"})
     assert swapped.predict(draw_picture()).log_odds == pytest.approx(-log_odds)

@@ -253,7 +253,7 @@ def test_a_prior_that_is_none_is_refused_before_the_image_is_opened(detector, pr
 
 def test_what_a_detector_knows_of_itself(tiny_vit, detector):
     assert detector.name == "vit" and detector.revision is None and detector.facts == {}
-    assert detector.columns == {"real": [0], "ai": [1]}
+    assert detector.class_indices == {"real": [0], "ai": [1]}
     assert not detector.model.training and detector.model.dtype == torch.float32
     assert (
         Detector.from_pretrained(str(tiny_vit), dtype=torch.bfloat16).model.dtype == torch.bfloat16
@@ -263,7 +263,7 @@ def test_what_a_detector_knows_of_itself(tiny_vit, detector):
 def test_more_than_two_classes_are_summed(tmp_path, picture):
     folder = save_tiny("vit", tmp_path / "vit", labels=("real", "generated", "photo", "diffusion"))
     detector = Detector.from_pretrained(folder)
-    assert detector.columns == {"real": [0, 2], "ai": [1, 3]}
+    assert detector.class_indices == {"real": [0, 2], "ai": [1, 3]}
     pixels = detector.processor(images=picture, return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         p = detector.model(pixel_values=pixels).logits.double().softmax(-1)[0]

@@ -234,6 +234,8 @@ def test_margins_of_the_choice_stay_within_its_band(opened):
     detector, pixels = opened("mobilenet_v2")
     choice = choose(detector, pixels, names=["torch-fp32", "torch-bf16"])
     bf16 = open_engine("torch-bf16", detector, pixels)
-    expected = log_odds_from_logits(detector.examine(torch.from_numpy(pixels))[0], detector.columns)
-    found = log_odds_from_logits(bf16(pixels)[0], detector.columns)
+    expected = log_odds_from_logits(
+        detector.examine(torch.from_numpy(pixels))[0], detector.class_indices
+    )
+    found = log_odds_from_logits(bf16(pixels)[0], detector.class_indices)
     assert np.abs(found - expected).max() <= 3 * choice.trials["torch-bf16"]["log_odds"] + 1e-6

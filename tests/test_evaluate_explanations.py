@@ -246,5 +246,5 @@ def test_fast_margins_are_those_that_methods_explain(tmp_path, monkeypatch, engi
         pixels = torch.randn(3, 3, height, side, generator=generator)
         for target in ("real", "ai"):
             with torch.no_grad():
-                expected = LogOdds(detector.model, detector.columns, target)(pixels)
+                expected = LogOdds(detector.model, detector.class_indices, target)(pixels)
                 np.testing.assert_allclose(log_odds(target)(pixels), expected, atol=1e-5)

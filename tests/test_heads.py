@@ -39,7 +39,7 @@ FOLDABLE = (
     "efficientnet",
     "mobilenet_v2",
 )
-COLUMNS = {"real": [0], "ai": [1]}
+CLASS_INDICES = {"real": [0], "ai": [1]}
 LABELS = {"id2label": {0: "real", 1: "ai"}, "label2id": {"real": 0, "ai": 1}}
 PICTURES = [draw_picture(40, seed=seed, residue=bool(seed % 2)) for seed in range(24)]
 
@@ -70,7 +70,7 @@ def test_folding_gives_logits_over_t_plus_b(architecture, checkpoints):
     pixels = processor(images=PICTURES, return_tensors="pt")["pixel_values"]
     before = logits_of(model, pixels)
     assert np.ptp(before[:, 1] - before[:, 0]) > 0.05, "the scores must depend on the image"
-    fold(model, COLUMNS, 1.7, -0.6)
+    fold(model, CLASS_INDICES, 1.7, -0.6)
     after = logits_of(model, pixels)
 
     expected = before / 1.7 + np.array([0, -0.6])
@@ -126,7 +126,7 @@ def test_both_heads_of_a_distilled_model_are_folded(build, side, tmp_path):
         nn.init.normal_(head.bias)
     pixels = torch.randn(6, 3, side, side)
     before = logits_of(model, pixels)
-    fold(model, COLUMNS, 0.5, 0.8)
+    fold(model, CLASS_INDICES, 0.5, 0.8)
     after = logits_of(model, pixels)
     expected = before / 0.5 + np.array([0, 0.8])
     assert np.abs(after - expected).max() <= 2e-6 * max(1, np.abs(expected).max())
@@ -148,7 +148,7 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature, checkpoints)
     model = load_classifier(checkpoints("vit"))
     kept = model.classifier.weight.clone()
     with pytest.raises(ValueError, match="temperature must be positive"):
-        fold(model, COLUMNS, temperature, 0.0)
+        fold(model, CLASS_INDICES, temperature, 0.0)
     assert torch.equal(model.classifier.weight, kept)
 
 
@@ -157,9 +157,9 @@ def test_a_bias_is_refused_where_the_layer_has_none(checkpoints):
     model.classifier = nn.Linear(32, 2, bias=False)
     kept = model.classifier.weight.clone()
     with pytest.raises(ValueError, match="has no bias"):
-        fold(model, COLUMNS, 2.0, 0.1)
+        fold(model, CLASS_INDICES, 2.0, 0.1)
     assert torch.equal(model.classifier.weight, kept), "refused, yet half done"
-    fold(model, COLUMNS, 2.0, 0.0)
+    fold(model, CLASS_INDICES, 2.0, 0.0)
     assert torch.equal(model.classifier.weight, kept / 2)
     check_foldable(model, torch.zeros(1, 3, 32, 32))
 
@@ -174,9 +174,9 @@ def test_a_model_without_a_last_linear_layer_is_refused(checkpoints):
 def test_folding_error_is_relative_to_the_largest_logit():
     before = torch.tensor([[0.0, 40.0]])
     exact = torch.tensor([[0.0, 21.0]])
-    assert folding_error(before, exact, COLUMNS, 2.0, 1.0) == 0
+    assert folding_error(before, exact, CLASS_INDICES, 2.0, 1.0) == 0
     assert folding_error(
-        before, exact + torch.tensor([[0.0, 2.1]]), COLUMNS, 2.0, 1.0
+        before, exact + torch.tensor([[0.0, 2.1]]), CLASS_INDICES, 2.0, 1.0
     ) == pytest.approx(0.1)
 
 

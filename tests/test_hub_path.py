@@ -296,7 +296,7 @@ def test_the_stock_pipeline_gives_the_detectors_calibrated_probabilities(hub, pu
         pushed.folder / f"checkpoint-{step}"
     ).eval()
     raw = log_odds_from_logits(
-        Detector(model, detector.processor).logits(pictures), detector.columns
+        Detector(model, detector.processor).logits(pictures), detector.class_indices
     )
     calibrated = np.asarray([prediction.log_odds for prediction in predictions])
     expected = raw / facts["temperature"] + facts["bias"]

@@ -8,7 +8,7 @@ from helpers.hand_built import RED, red_square
 from realfake.attribution.layers import find_layer
 from realfake.attribution.methods import METHODS, attribute
 
-COLUMNS = {"real": [0], "ai": [1]}
+CLASS_INDICES = {"real": [0], "ai": [1]}
 # Fewer passes than by default; and less noise: on black it makes red where there is none.
 FEWER = {
     "gradient_shap": {"noise": 0.005},
@@ -44,7 +44,9 @@ def test_the_map_points_at_the_place_that_decides(models, name, method):
     for rows, columns in places(size):
         pixels = red_square(size, rows, columns)
         options = {"baseline": torch.zeros_like(pixels)} if method != "gradcam" else {}
-        heat = attribute(model, pixels, COLUMNS, method, **options, **FEWER.get(method, {})).heatmap
+        heat = attribute(
+            model, pixels, CLASS_INDICES, method, **options, **FEWER.get(method, {})
+        ).heatmap
         y, x = np.unravel_index(heat.argmax(), heat.shape)
         # Bilinear upsampling spreads a cell by half a cell, strided convolutions look a little to the side.
         spread = {"gradcam": 12, "occlusion": 8, "kernel_shap": 12}.get(method, 4)
@@ -74,7 +76,7 @@ def test_a_transformers_map_is_not_flat_transposed_or_shifted(models, name):
     for row in range(layer.grid[0]):
         for column in range(layer.grid[1]):
             pixels = red_square(size, (16 * row, 16 * row + 16), (16 * column, 16 * column + 16))
-            heat = attribute(model, pixels, COLUMNS).heatmap
+            heat = attribute(model, pixels, CLASS_INDICES).heatmap
             y, x = np.unravel_index(heat.argmax(), heat.shape)
             assert (y // 16, x // 16) == (row, column)
             assert np.ptp(heat) > 0.5 * heat.max() > 0

@@ -323,15 +323,15 @@ def test_class_balanced_weights():
 
 
 def test_margin_from_logits():
-    columns = {"real": [1], "ai": [0, 2]}
+    class_indices = {"real": [1], "ai": [0, 2]}
     probabilities = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
-    log_odds = statistics_summary.log_odds_from_logits(np.log(probabilities) + 7, columns)
+    log_odds = statistics_summary.log_odds_from_logits(np.log(probabilities) + 7, class_indices)
     np.testing.assert_allclose(expit(log_odds), [0.5, 0.9])
     assert statistics_summary.log_odds_from_logits(
         [[-2000.0, 1000.0]], {"real": [0], "ai": [1]}
     ) == pytest.approx([3000])
     for wrong in (
-        columns,
+        class_indices,
         {"real": [], "ai": [0]},
         {"real": [0], "ai": []},
         {"real": [-1], "ai": [0]},

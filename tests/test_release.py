@@ -79,7 +79,7 @@ def pictures():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_stock_pipeline_gives_the_detectors_probabilities(architecture, tmp_path, pictures):
     detector = Detector.from_pretrained(save_tiny(architecture, tmp_path / "start"))
-    release.fold(detector.model, detector.columns, 0.6, 0.4)
+    release.fold(detector.model, detector.class_indices, 0.6, 0.4)
     folder = tmp_path / "saved"
     save_checkpoint(detector.model, detector.processor, folder)
 
@@ -117,11 +117,11 @@ def test_calibrate_and_fold_leaves_the_calibrated_margins_in_the_weights(tiny_vi
     before = collect_logits(detector, sixty)
     calibration = calibrate_and_fold(detector, sixty)
     after = collect_logits(detector, sixty)
-    log_odds = log_odds_from_logits(before, detector.columns)
+    log_odds = log_odds_from_logits(before, detector.class_indices)
     np.testing.assert_allclose(
-        log_odds_from_logits(after, detector.columns), calibration.apply(log_odds), atol=1e-5
+        log_odds_from_logits(after, detector.class_indices), calibration.apply(log_odds), atol=1e-5
     )
-    expected = fit_grouped(before, detector.columns, is_ai(sixty))
+    expected = fit_grouped(before, detector.class_indices, is_ai(sixty))
     assert (calibration.temperature, calibration.bias) == (expected.temperature, expected.bias)
     assert calibration.n == 60
 
@@ -134,7 +134,7 @@ def test_calibrate_and_fold_with_several_classes_a_label(tmp_path, sixty):
     truth = is_ai(sixty)
     # Make the classes mean something, so that there is a temperature to find.
     logits = collect_logits(detector, sixty)
-    log_odds = log_odds_from_logits(logits, detector.columns)
+    log_odds = log_odds_from_logits(logits, detector.class_indices)
     if log_odds[truth].mean() < log_odds[~truth].mean():
         with torch.no_grad():
             detector.model.classifier.weight.neg_()
@@ -142,8 +142,10 @@ def test_calibrate_and_fold_with_several_classes_a_label(tmp_path, sixty):
     calibration = calibrate_and_fold(detector, sixty)
     assert calibration.method == "temperature_bias"
     after = collect_logits(detector, sixty)
-    expected = calibration.apply_logits(logits, detector.columns)
-    np.testing.assert_allclose(log_odds_from_logits(after, detector.columns), expected, atol=1e-5)
+    expected = calibration.apply_logits(logits, detector.class_indices)
+    np.testing.assert_allclose(
+        log_odds_from_logits(after, detector.class_indices), expected, atol=1e-5
+    )
     p = torch.from_numpy(after).double().softmax(-1).numpy()
     found = [
         prediction.probabilities["ai"] for prediction in detector.predict(list(sixty["image"]))
@@ -156,7 +158,9 @@ def test_a_head_without_bias_gets_a_temperature_alone(tiny_vit, sixty):
     torch.manual_seed(0)
     detector.model.classifier = nn.Linear(32, 2, bias=False)
     before = collect_logits(detector, sixty)
-    if (log_odds_from_logits(before, detector.columns) * np.where(is_ai(sixty), 2, -1)).mean() < 0:
+    if (
+        log_odds_from_logits(before, detector.class_indices) * np.where(is_ai(sixty), 2, -1)
+    ).mean() < 0:
         with torch.no_grad():
             detector.model.classifier.weight.neg_()
         before = -before

@@ -47,10 +47,10 @@ class LogOdds(nn.Module):
     Called with (batch, 3, h, w), returns (batch,).
     """
 
-    def __init__(self, model: nn.Module, columns: Mapping[str, Sequence[int]], target: str):
+    def __init__(self, model: nn.Module, class_indices: Mapping[str, Sequence[int]], target: str):
         super().__init__()
         self.model = model
-        self.ai, self.real = list(columns[AI]), list(columns[REAL])
+        self.ai, self.real = list(class_indices[AI]), list(class_indices[REAL])
         self.sign = 1.0 if target == AI else -1.0
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ class LogOdds(nn.Module):
 def attribute(
     model: nn.Module,
     pixel_values: torch.Tensor,
-    columns: Mapping[str, Sequence[int]],
+    class_indices: Mapping[str, Sequence[int]],
     method: str = "gradcam",
     target: str = AI,
     score: float | None = None,
@@ -75,7 +75,7 @@ def attribute(
     Args:
         model: A transformers image classifier.
         pixel_values: `(1, 3, h, w)`, as the processor gives it.
-        columns: `{"real": [...], "ai": [...]}`, from [`~realfake.labels.columns_by_label`].
+        class_indices: `{"real": [...], "ai": [...]}`, from [`~realfake.labels.columns_by_label`].
         method: A key of [`METHODS`].
         target: The label whose evidence is positive.
         score: *optional*. Its log-odds for this input, where the caller knows them: one pass less.
@@ -104,7 +104,7 @@ def attribute(
     parameter = next(model.parameters())
     pixels = pixel_values.detach().to(parameter.device, parameter.dtype)
     if log_odds is None or method not in GRADIENT_FREE:
-        log_odds = LogOdds(model, columns, target)
+        log_odds = LogOdds(model, class_indices, target)
     with evaluating(model), torch.enable_grad():
         heat, details = METHODS[method](log_odds, pixels, **options)
         if score is None:

@@ -156,7 +156,7 @@ def calibrate(options: argparse.Namespace) -> int:
             name: release.count(parts[name]) for name in ("selection", "calibration")
         },
     }
-    columns = detector.columns
+    class_indices = detector.class_indices
     result = release.fold_save_reopen(
         detector,
         fitted,
@@ -177,7 +177,7 @@ def calibrate(options: argparse.Namespace) -> int:
             parts,
             name,
             *scores,
-            log_odds_from_logits(before[name], columns),
+            log_odds_from_logits(before[name], class_indices),
         )
     _finish(options, result, original)
     return publishing.push(options, PROGRAM) if options.push_to_hub else 0

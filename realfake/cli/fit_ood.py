@@ -108,7 +108,9 @@ def detector_labels(detector) -> dict[str, str]:
     """What each class of an opened detector means, by name."""
     names = detector.model.config.id2label
     return {
-        names[column]: label for label, columns in detector.columns.items() for column in columns
+        names[index]: label
+        for label, indices in detector.class_indices.items()
+        for index in indices
     }
 
 

@@ -125,11 +125,16 @@ class Candidate:
     options: dict
 
     def explain(
-        self, model, pixels: torch.Tensor, columns, target: str, log_odds: Callable | None = None
+        self,
+        model,
+        pixels: torch.Tensor,
+        class_indices,
+        target: str,
+        log_odds: Callable | None = None,
     ):
         """[`attribute`], by this method."""
         return attribute(
-            model, pixels, columns, self.method, target, log_odds=log_odds, **self.options
+            model, pixels, class_indices, self.method, target, log_odds=log_odds, **self.options
         )
 
 
@@ -174,7 +179,7 @@ def measure_faithfulness(
         findings: What an earlier run found is not done again.
         progress: Called with the number of maps that were dealt with.
     """
-    columns, broken = detector.columns, randomised(detector.model, settings.seed)
+    class_indices, broken = detector.class_indices, randomised(detector.model, settings.seed)
     fast = None
     everyone = compared
     for item in range(len(dataset)):
@@ -191,7 +196,7 @@ def measure_faithfulness(
         pixels, box = _input(detector, image)
         model = detector.for_maps(pixels)
         with torch.no_grad():
-            target = AI if float(LogOdds(model, columns, AI)(pixels)) > 0 else REAL
+            target = AI if float(LogOdds(model, class_indices, AI)(pixels)) > 0 else REAL
         fast = fast or fast_log_odds(detector, pixels)
         log_odds = fast(target)
         masks, effects = removal_effects(log_odds, pixels, seed=settings.seed)
@@ -203,7 +208,7 @@ def measure_faithfulness(
             as_users = item < settings.n_timed
             start = time.perf_counter()
             heat, details = _explained(
-                one, model, pixels, columns, target, None if as_users else log_odds
+                one, model, pixels, class_indices, target, None if as_users else log_odds
             )
             seconds = time.perf_counter() - start
             maps[one.name] = heat
@@ -227,13 +232,13 @@ def measure_faithfulness(
                 found["road_gain"] = road(log_odds, pixels, heat, **options)
                 found["sensitivity"] = max_sensitivity(
                     lambda noisy, by=one, on=model, to=target, fast=log_odds: _explained(
-                        by, on, noisy, columns, to, fast
+                        by, on, noisy, class_indices, to, fast
                     )[0],
                     pixels,
                     n_samples=2,
                     seed=settings.seed,
                 )
-                other, _ = _explained(one, broken, pixels, columns, target)
+                other, _ = _explained(one, broken, pixels, class_indices, target)
                 # Signed, and of the magnitudes: a method that draws edges keeps the latter whatever the weights are.
                 found["randomised"] = rank_correlation(heat, other)
                 found["randomised_magnitude"] = rank_correlation(np.abs(heat), np.abs(other))
@@ -272,8 +277,8 @@ def fast_log_odds(detector: Detector, pixels: torch.Tensor) -> Callable[[str], C
         if strays < _STRAYS:
             break
     else:
-        return lambda target: LogOdds(detector.model, detector.columns, target)
-    usual = LogOdds(detector.model, detector.columns, AI)
+        return lambda target: LogOdds(detector.model, detector.class_indices, target)
+    usual = LogOdds(detector.model, detector.class_indices, AI)
 
     def for_target(target: str):
         sign = 1 if target == AI else -1
@@ -282,7 +287,7 @@ def fast_log_odds(detector: Detector, pixels: torch.Tensor) -> Callable[[str], C
             if inputs.shape[1:] != pixels.shape[1:]:
                 return sign * usual(inputs)
             logits = engine(inputs.cpu().numpy())[0]
-            return torch.from_numpy(sign * log_odds_from_logits(logits, detector.columns))
+            return torch.from_numpy(sign * log_odds_from_logits(logits, detector.class_indices))
 
         return signed
 
@@ -296,9 +301,9 @@ def _input(detector: Detector, image) -> tuple[torch.Tensor, tuple[int, int, int
 
 
 def _explained(
-    one: Candidate, model, pixels, columns, target, log_odds=None
+    one: Candidate, model, pixels, class_indices, target, log_odds=None
 ) -> tuple[np.ndarray, dict]:
-    attribution = one.explain(model, pixels, columns, target, log_odds)
+    attribution = one.explain(model, pixels, class_indices, target, log_odds)
     # Of broken weights a map may overflow: nothing is then said there.
     return np.nan_to_num(attribution.heatmap, posinf=0, neginf=0), attribution.details
 
@@ -335,7 +340,7 @@ def measure_localisation(
                 else:
                     model = detector.for_maps(pixels)
                     heat, _ = _explained(
-                        one, model, pixels, detector.columns, splice.target, log_odds
+                        one, model, pixels, detector.class_indices, splice.target, log_odds
                     )
                 heat = region.to_image(heat)
                 found |= {

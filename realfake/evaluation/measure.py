@@ -378,11 +378,11 @@ class DetectionMetrics(evaluate.Metric):
 def metrics_of(label2id: dict[str, int]):
     """Make the function that `Trainer` computes its metrics with every epoch."""
     metric = DetectionMetrics()
-    columns = {name: [label2id[name]] for name in NAMES}
+    class_indices = {name: [label2id[name]] for name in NAMES}
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         log_odds = log_odds_from_logits(
-            np.asarray(prediction.predictions, dtype=np.float64), columns
+            np.asarray(prediction.predictions, dtype=np.float64), class_indices
         )
         return metric.compute(
             predictions=log_odds, references=(prediction.label_ids == label2id[AI]).astype(int)

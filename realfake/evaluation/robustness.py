@@ -71,7 +71,7 @@ def detector_scorer(detector: Detector, identity: str, batch_size: int) -> Score
     parts = [
         detector.name,
         identity,
-        json.dumps(detector.columns),
+        json.dumps(detector.class_indices),
         processor,
         str(detector.model.dtype),
     ]

@@ -248,11 +248,11 @@ def keeps_head(config) -> bool:
     if config.num_labels != len(NAMES):
         return False
     try:
-        columns = class_indices(config.id2label)
+        indices = class_indices(config.id2label)
     except ValueError:
         return False
-    config.id2label = {column: name for name, (column,) in columns.items()}
-    config.label2id = {name: column for name, (column,) in columns.items()}
+    config.id2label = {index: name for name, (index,) in indices.items()}
+    config.label2id = {name: index for name, (index,) in indices.items()}
     _take_softmax(config)
     return True
 

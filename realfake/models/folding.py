@@ -56,15 +56,15 @@ def final_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 @torch.no_grad()
 def fold(
-    model: PreTrainedModel, columns: dict[str, list[int]], temperature: float, bias: float
+    model: PreTrainedModel, class_indices: dict[str, list[int]], temperature: float, bias: float
 ) -> None:
     """Fold a temperature and a bias into the last linear layer, in place: logits' = logits / T + b.
 
     Args:
         model: An image classifier of transformers.
-        columns: `{"real": [columns], "ai": [columns]}` of its logits.
+        class_indices: `{"real": [indices], "ai": [indices]}` of its logits.
         temperature: T > 0 (Guo et al. 2017, "On Calibration of Modern Neural Networks").
-        bias: Added to the logits of the `ai` columns, so to the log-odds of `ai` (Platt 1999).
+        bias: Added to the logits of the `ai` classes, so to the log-odds of `ai` (Platt 1999).
 
     Raises:
         ValueError: T is not positive, there is no such layer, or a bias is to be folded into a
@@ -80,13 +80,13 @@ def fold(
         linear.weight.div_(temperature)
         if linear.bias is not None:
             linear.bias.div_(temperature)
-            linear.bias[columns[AI]] += bias
+            linear.bias[class_indices[AI]] += bias
 
 
 def folding_error(
     before: torch.Tensor,
     after: torch.Tensor,
-    columns: dict[str, list[int]],
+    class_indices: dict[str, list[int]],
     temperature: float,
     bias: float,
 ) -> float:
@@ -96,7 +96,7 @@ def folding_error(
         before, after: Logits of shape `(n, labels)`, from before and after [`fold`].
     """
     expected = before.double() / temperature
-    expected[:, columns[AI]] += bias
+    expected[:, class_indices[AI]] += bias
     scale = max(1.0, expected.abs().max().item())
     return (after.double() - expected).abs().max().item() / scale
 
@@ -113,15 +113,15 @@ def check_foldable(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
         name: {key: value.clone() for key, value in linear.state_dict().items()}
         for name, linear in linears.items()
     }
-    columns = {REAL: [model.config.label2id[REAL]], AI: [model.config.label2id[AI]]}
+    class_indices = {REAL: [model.config.label2id[REAL]], AI: [model.config.label2id[AI]]}
     bias = 1.0 if has_bias(model) else 0.0
     with torch.inference_mode():
         before = model.eval()(pixel_values=pixel_values).logits
-        fold(model, columns, 2.0, bias)
+        fold(model, class_indices, 2.0, bias)
         after = model(pixel_values=pixel_values).logits
         for name, linear in linears.items():
             linear.load_state_dict(kept[name])
-    if folding_error(before, after, columns, 2.0, bias) > 1e-3:
+    if folding_error(before, after, class_indices, 2.0, bias) > 1e-3:
         raise ValueError(
             f"{type(model).__name__} does more to its logits than its last linear layer does, so a calibration cannot "
             "be folded into it; choose another architecture."

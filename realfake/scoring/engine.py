@@ -276,7 +276,7 @@ def available(detector: Detector) -> list[str]:
 def _scores(detector: Detector, outputs: Sequence[Output]) -> tuple[np.ndarray, np.ndarray | None]:
     """Margins and novelty of several batches."""
     log_odds = np.concatenate(
-        [log_odds_from_logits(logits, detector.columns) for logits, _ in outputs]
+        [log_odds_from_logits(logits, detector.class_indices) for logits, _ in outputs]
     )
     return log_odds, None if detector.ood is None else np.concatenate([ood for _, ood in outputs])
 

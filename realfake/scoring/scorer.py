@@ -130,7 +130,7 @@ class Scorer:
 
     def _run(self, engine, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         logits, ood = engine(self.preprocessing.stack(images))
-        return log_odds_from_logits(logits, self.detector.columns), ood
+        return log_odds_from_logits(logits, self.detector.class_indices), ood
 
 
 def _decoded(row: Row) -> Image.Image:

@@ -52,10 +52,12 @@ class Calibration:
         """Calibrate margins (n,) of a two-class model; for more classes use [`apply_logits`]."""
         return np.asarray(log_odds, dtype=np.float64) / self.temperature + self.bias
 
-    def apply_logits(self, logits, columns: Mapping[str, Sequence[int]]) -> np.ndarray:
+    def apply_logits(self, logits, class_indices: Mapping[str, Sequence[int]]) -> np.ndarray:
         """Calibrated margins (n,) from logits (n, k): the temperature acts before classes are summed."""
         return (
-            log_odds_from_logits(np.asarray(logits, dtype=np.float64) / self.temperature, columns)
+            log_odds_from_logits(
+                np.asarray(logits, dtype=np.float64) / self.temperature, class_indices
+            )
             + self.bias
         )
 
@@ -109,7 +111,7 @@ def fit(
 
 def fit_grouped(
     logits,
-    columns: Mapping[str, Sequence[int]],
+    class_indices: Mapping[str, Sequence[int]],
     is_ai,
     method: str = "temperature_bias",
     class_balanced: bool = True,
@@ -125,7 +127,7 @@ def fit_grouped(
 
     Args:
         logits: (n, k).
-        columns: `{"real": [columns], "ai": [columns]}`.
+        class_indices: `{"real": [indices], "ai": [indices]}`.
 
     Returns, raises: as [`fit`].
     """
@@ -134,13 +136,13 @@ def fit_grouped(
             f"Unknown calibration method {method!r}; use one of {', '.join((*METHODS, 'auto'))}."
         )
     logits = np.asarray(logits, dtype=np.float64)
-    log_odds, is_ai = check_log_odds(log_odds_from_logits(logits, columns), is_ai)
+    log_odds, is_ai = check_log_odds(log_odds_from_logits(logits, class_indices), is_ai)
     if not np.isfinite(logits).all():
         raise ValueError("The logits hold infinite values; calibration needs finite ones.")
     group_index(groups, len(log_odds))  # refuses groups of another length
     if method == "auto":
-        return _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed)
-    return _fit(logits, columns, is_ai, method, class_balanced)
+        return _choose(logits, class_indices, is_ai, class_balanced, groups, n_folds, seed)
+    return _fit(logits, class_indices, is_ai, method, class_balanced)
 
 
 def _objective(is_ai, class_balanced, smooth):
@@ -159,23 +161,27 @@ def _nll(log_odds, weights, target) -> float:
     return float(weights @ (np.logaddexp(0, log_odds) - target * log_odds))
 
 
-def _separable(logits, columns, is_ai, with_bias) -> bool:
+def _separable(logits, class_indices, is_ai, with_bias) -> bool:
     """Whether a temperature towards 0 drives the NLL to its infimum, so that there is no finite optimum."""
     # At low temperatures logsumexp becomes the maximum.
-    log_odds = logits[:, list(columns[AI])].max(1) - logits[:, list(columns[REAL])].max(1)
+    log_odds = logits[:, list(class_indices[AI])].max(1) - logits[:, list(class_indices[REAL])].max(
+        1
+    )
     if with_bias:
         # With all margins equal there is no slope to drive.
         return bool(log_odds[is_ai].min() >= log_odds[~is_ai].max() and np.ptp(log_odds) > 0)
     return bool(log_odds[is_ai].min() >= 0 >= log_odds[~is_ai].max() and np.abs(log_odds).max() > 0)
 
 
-def _fit(logits, columns, is_ai, method, class_balanced) -> Calibration:
+def _fit(logits, class_indices, is_ai, method, class_balanced) -> Calibration:
     n = len(is_ai)
-    log_odds = log_odds_from_logits(logits, columns)
+    log_odds = log_odds_from_logits(logits, class_indices)
     one_class = is_ai.all() or not is_ai.any()
     with_bias = method == "temperature_bias"
     smooth = (
-        not one_class and method != "identity" and _separable(logits, columns, is_ai, with_bias)
+        not one_class
+        and method != "identity"
+        and _separable(logits, class_indices, is_ai, with_bias)
     )
     weights, target = _objective(is_ai, class_balanced, smooth)
     before = _nll(log_odds, weights, target)
@@ -187,16 +193,16 @@ def _fit(logits, columns, is_ai, method, class_balanced) -> Calibration:
         return identity(None)
     if one_class:
         return identity("the calibration images are all of one class")
-    if len(columns[REAL]) == len(columns[AI]) == 1:
+    if len(class_indices[REAL]) == len(class_indices[AI]) == 1:
         slope, bias = _solve_pair(log_odds, weights, target, with_bias)
     else:
-        slope, bias = _solve_grouped(logits, columns, weights, target, with_bias)
+        slope, bias = _solve_grouped(logits, class_indices, weights, target, with_bias)
     if not slope > 0:
         return identity(
             "higher margins do not mean ai on the calibration images: the best temperature is not positive"
         )
     temperature = 1 / slope
-    after = _nll(log_odds_from_logits(logits / temperature, columns) + bias, weights, target)
+    after = _nll(log_odds_from_logits(logits / temperature, class_indices) + bias, weights, target)
     if not (math.isfinite(temperature) and math.isfinite(bias) and after < before):
         return identity("no temperature lowers the NLL of the calibration images")
     reason = (
@@ -230,16 +236,16 @@ def _solve_pair(log_odds, weights, target, with_bias) -> tuple[float, float]:
     return float(x[0] / scale), float(x[1]) if with_bias else 0.0
 
 
-def _solve_grouped(logits, columns, weights, target, with_bias) -> tuple[float, float]:
+def _solve_grouped(logits, class_indices, weights, target, with_bias) -> tuple[float, float]:
     """Slope (inverse temperature) and bias with classes summed, by L-BFGS-B from several slopes."""
-    ai, real = logits[:, list(columns[AI])], logits[:, list(columns[REAL])]
+    ai, real = logits[:, list(class_indices[AI])], logits[:, list(class_indices[REAL])]
     scale = float(np.sqrt(np.mean((logits - logits.mean(1, keepdims=True)) ** 2)))
     if scale == 0:
         return 0.0, 0.0
 
     def value_and_gradient(x):
         slope, bias = x[0] / scale, x[1] if with_bias else 0.0
-        z = log_odds_from_logits(logits * slope, columns) + bias
+        z = log_odds_from_logits(logits * slope, class_indices) + bias
         by_slope = (softmax(ai * slope, axis=1) * ai).sum(1) - (
             softmax(real * slope, axis=1) * real
         ).sum(1)
@@ -278,11 +284,11 @@ def folds(is_ai, groups, n_folds, seed) -> np.ndarray | None:
     return fold[index]
 
 
-def _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed) -> Calibration:
+def _choose(logits, class_indices, is_ai, class_balanced, groups, n_folds, seed) -> Calibration:
     fold = folds(is_ai, groups, n_folds, seed)
     weights, target = _objective(is_ai, class_balanced, smooth=False)
     if fold is None:
-        before = _nll(log_odds_from_logits(logits, columns), weights, target)
+        before = _nll(log_odds_from_logits(logits, class_indices), weights, target)
         reason = "too few calibration images to choose a method by cross-validation"
         return Calibration("identity", 1.0, 0.0, before, before, len(is_ai), class_balanced, reason)
     scores = {}
@@ -290,13 +296,13 @@ def _choose(logits, columns, is_ai, class_balanced, groups, n_folds, seed) -> Ca
         held_out = np.empty(len(is_ai))
         for k in range(fold.max() + 1):
             test = fold == k
-            fitted = _fit(logits[~test], columns, is_ai[~test], method, class_balanced)
-            held_out[test] = fitted.apply_logits(logits[test], columns)
+            fitted = _fit(logits[~test], class_indices, is_ai[~test], method, class_balanced)
+            held_out[test] = fitted.apply_logits(logits[test], class_indices)
         scores[method] = _nll(held_out, weights, target)
     best = min(
         METHODS, key=scores.__getitem__
     )  # METHODS runs from simple to flexible; min keeps the first
-    chosen = _fit(logits, columns, is_ai, best, class_balanced)
+    chosen = _fit(logits, class_indices, is_ai, best, class_balanced)
     if best == "identity":
         reason = "neither temperature nor bias lowers the cross-validated NLL"
         chosen = Calibration(**{**chosen.to_dict(), "reason": reason})

@@ -102,15 +102,15 @@ def class_balanced_weights(is_ai, weights=None) -> np.ndarray:
     return np.divide(0.5 * weights, mass, out=np.zeros_like(weights), where=mass > 0)
 
 
-def log_odds_from_logits(logits, columns: Mapping[str, Sequence[int]]) -> np.ndarray:
-    """Log-odds of ai from a classifier's logits: logsumexp over the ai columns minus that over the real ones.
+def log_odds_from_logits(logits, class_indices: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Log-odds of ai from a classifier's logits: logsumexp over the ai classes minus that over the real ones.
 
     Args:
         logits: (n, k).
-        columns: `{"real": [columns], "ai": [columns]}`, as `labels.class_indices` returns.
+        class_indices: `{"real": [indices], "ai": [indices]}`, as `labels.class_indices` returns.
 
     Returns:
-        (n,) float64; `expit` of it is the sum of the softmax over the ai columns if `columns` covers all.
+        (n,) float64; `expit` of it is the sum of the softmax over the ai classes if `class_indices` covers all.
 
     Raises:
         ValueError: `logits` is not two-dimensional or a column is out of range.
@@ -118,13 +118,18 @@ def log_odds_from_logits(logits, columns: Mapping[str, Sequence[int]]) -> np.nda
     logits = np.asarray(logits, dtype=np.float64)
     if logits.ndim != 2:
         raise ValueError(f"logits has shape {logits.shape}; (images, classes) is needed.")
-    used = [*columns[REAL], *columns[AI]]
-    if not columns[REAL] or not columns[AI] or min(used) < 0 or max(used) >= logits.shape[1]:
+    used = [*class_indices[REAL], *class_indices[AI]]
+    if (
+        not class_indices[REAL]
+        or not class_indices[AI]
+        or min(used) < 0
+        or max(used) >= logits.shape[1]
+    ):
         raise ValueError(
-            f"columns {dict(columns)} do not fit logits with {logits.shape[1]} classes."
+            f"class_indices {dict(class_indices)} do not fit logits with {logits.shape[1]} classes."
         )
-    return logsumexp(logits[:, list(columns[AI])], axis=1) - logsumexp(
-        logits[:, list(columns[REAL])], axis=1
+    return logsumexp(logits[:, list(class_indices[AI])], axis=1) - logsumexp(
+        logits[:, list(class_indices[REAL])], axis=1
     )
 
 

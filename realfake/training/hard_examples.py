@@ -159,7 +159,7 @@ def validation_log_odds(
 ) -> np.ndarray:
     """Score the whole validation split, shared out over the processes that run; float64 array of shape `(n,)`."""
     logits = collect_logits(detector, validation, batch_size, progress=f"validation {when}")
-    return log_odds_from_logits(logits, detector.columns)
+    return log_odds_from_logits(logits, detector.class_indices)
 
 
 def before_and_after(

@@ -60,17 +60,17 @@ def calibrate_and_fold(
     Raises:
         ValueError: The folded layer does not give logits / T + b.
     """
-    model, columns = detector.model, detector.columns
+    model, class_indices = detector.model, detector.class_indices
     before = collect_logits(detector, calibration_part, batch_size, progress="calibration")
     method = "temperature_bias" if has_bias(model) else "temperature"
-    calibration = fit_grouped(before, columns, is_ai(calibration_part), method=method)
-    fold(model, columns, calibration.temperature, calibration.bias)
+    calibration = fit_grouped(before, class_indices, is_ai(calibration_part), method=method)
+    fold(model, class_indices, calibration.temperature, calibration.bias)
     sample = calibration_part.select(range(min(len(calibration_part), 256)))
     after = torch.from_numpy(detector.logits(sample["image"], batch_size))
     error = folding_error(
         torch.from_numpy(before[: len(sample)]),
         after,
-        columns,
+        class_indices,
         calibration.temperature,
         calibration.bias,
     )
@@ -159,7 +159,8 @@ def save_and_reopen(
     state.wait_for_everyone()
     stored = Detector.from_pretrained(folder, device=detector.model.device)
     log_odds = log_odds_from_logits(
-        collect_logits(stored, calibration_part, batch_size, progress="thresholds"), stored.columns
+        collect_logits(stored, calibration_part, batch_size, progress="thresholds"),
+        stored.class_indices,
     )
     decisions = decision_facts(
         log_odds,
@@ -257,11 +258,13 @@ def name_classes(detector: Detector) -> list[str]:
     """
     config = detector.model.config
     before = [config.id2label[index] for index in sorted(config.id2label)]
-    label_of = {index: label for label, columns in detector.columns.items() for index in columns}
+    label_of = {
+        index: label for label, indices in detector.class_indices.items() for index in indices
+    }
     names = []
     for index, name in enumerate(before):
         label = label_of[index]
-        alone = len(detector.columns[label]) == 1
+        alone = len(detector.class_indices[label]) == 1
         if len(before) == len(NAMES):
             names.append(label)
         elif canonical(name) == label:
@@ -357,7 +360,9 @@ def fit(
                 "temperature",
                 "the last layer has no bias, so only a temperature was fitted",
             )
-    fitted = fit_grouped(logits, detector.columns, truth, method=method, groups=own_groups(groups))
+    fitted = fit_grouped(
+        logits, detector.class_indices, truth, method=method, groups=own_groups(groups)
+    )
     if fitted.method != "identity" and fitted.nll_before - fitted.nll_after < SMALLEST_GAIN:
         return unchanged(fitted, f"calibration would lower the NLL by less than {SMALLEST_GAIN:g}")
     return dataclasses.replace(fitted, reason=fitted.reason or reason)
@@ -406,7 +411,7 @@ def fold_save_reopen(
         OSError: The folder cannot be written.
     """
     truth, groups = is_ai(part), column(part, "group")
-    old_nll = balanced_nll(log_odds_from_logits(before, detector.columns), truth)
+    old_nll = balanced_nll(log_odds_from_logits(before, detector.class_indices), truth)
     kept = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
     while True:
         if calibration.method != "identity":
@@ -414,7 +419,7 @@ def fold_save_reopen(
         save_checkpoint(detector.model, detector.processor, folder)
         stored = Detector.from_pretrained(folder, device=detector.model.device)
         logits = compute_logits(stored, part, batch_size, "calibrated", degraded)
-        log_odds = log_odds_from_logits(logits, stored.columns)
+        log_odds = log_odds_from_logits(logits, stored.class_indices)
         new_nll = balanced_nll(log_odds, truth)
         if new_nll <= old_nll or calibration.method == "identity":
             break
@@ -462,10 +467,10 @@ def _fold_and_check(
 ) -> None:
     sample = part.select(range(min(len(part), 128)))["image"]
     before = torch.from_numpy(detector.logits(sample, batch_size))
-    fold(detector.model, detector.columns, calibration.temperature, calibration.bias)
+    fold(detector.model, detector.class_indices, calibration.temperature, calibration.bias)
     after = torch.from_numpy(detector.logits(sample, batch_size))
     error = folding_error(
-        before, after, detector.columns, calibration.temperature, calibration.bias
+        before, after, detector.class_indices, calibration.temperature, calibration.bias
     )
     if error > FOLDING_TOLERANCE:
         raise ValueError(

@@ -54,7 +54,7 @@ def explaining(work: Path, quick: bool) -> dict:
     detector, stock = (Detector.from_pretrained(device="cpu") for _ in range(2))
     details = detector.explain(photo, method="gradcam").details
     layer = stock.model.get_submodule(details["layer"])
-    plain = PlainGradCam(stock.model, layer, stock.columns[AI][0])
+    plain = PlainGradCam(stock.model, layer, stock.class_indices[AI][0])
 
     def ours(_: int) -> None:
         detector.explain(photo, method="gradcam")
@@ -78,7 +78,7 @@ def explaining(work: Path, quick: bool) -> dict:
     ]
 
     pixels = detector.pixels(photo)
-    log_odds = LogOdds(stock.model, stock.columns, AI)
+    log_odds = LogOdds(stock.model, stock.class_indices, AI)
 
     def with_evidence(_: int) -> None:
         detector.explain(photo, method="gradcam", evidence=True)
