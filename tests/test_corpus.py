@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from realfake.corpus import cleaning
 from realfake.corpus.columns import as_text
 from realfake.corpus.load import load_corpus
-from realfake.corpus.splits import part_validation
+from realfake.corpus.splits import split_validation
 
 
 def picture(number: int, side: int = 12) -> PILImage.Image:
@@ -652,5 +652,5 @@ def test_scenes(tmp_path):
     )
     assert not corpus.report.dropped
     assert not set(corpus.splits["train"]["group"]) & set(corpus.splits["validation"]["group"])
-    selection, calibration = part_validation(corpus.splits["validation"])
+    selection, calibration = split_validation(corpus.splits["validation"])
     assert not set(selection["group"]) & set(calibration["group"])

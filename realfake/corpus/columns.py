@@ -1,34 +1,22 @@
-"""Which columns of a corpus hold the image and the class, and what their values are called.
+"""The columns of a corpus: which one holds the image, which one the class, and what their values mean.
 
-Used by the corpus loader for rows of every origin, streamed or not. Classes leave this module by name.
+The corpus loader uses these functions for every kind of source, streamed or not.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from datasets import ClassLabel, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
 
 from realfake.labels import AI, resolve
 
 IMAGE_COLUMNS = (
-    "image",
-    "img",
-    "images",
-    "file",
-    "file_name",
-    "filename",
-    "path",
-    "file_path",
-    "filepath",
-    "image_path",
-    "image_file",
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
+    *("image", "img", "images", "file", "file_name", "filename", "path", "file_path", "filepath"),
+    *("image_path", "image_file", "jpg", "jpeg", "png", "webp"),
 )
 LABEL_COLUMNS = ("label", "labels", "class", "target")
-# Kept as text where a corpus has them.
+# These columns are kept as text where a corpus has them.
 TEXT_COLUMNS = ("generator", "group", "source", "family", "subject")
 UNKNOWN_GENERATOR = "unknown"
 NO_GENERATOR = "none"
@@ -37,10 +25,15 @@ _MOST_CLASSES = 100
 
 
 def find_image_column(features: Features, asked: str | None, source: str) -> str:
-    """Name the column that holds the images.
+    """Return the name of the column that holds the images.
+
+    Args:
+        features: The columns of the corpus.
+        asked: The name that the user gave, or `None`.
+        source: Name of the corpus, for the error message.
 
     Raises:
-        ValueError: It cannot be told, or `asked` does not exist. The message lists the columns.
+        ValueError: `asked` does not exist, or no column or more than one column qualifies.
     """
     listed = ", ".join(features)
     if asked is not None:
@@ -56,20 +49,25 @@ def find_image_column(features: Features, asked: str | None, source: str) -> str
     for name in IMAGE_COLUMNS:
         if name in by_name:
             return by_name[name]
-    what = "several image columns" if typed else "no image column"
+    problem = "several image columns" if typed else "no image column"
     raise ValueError(
-        f"{source} has {what}; its columns are: {listed}. Name one with --image_column."
+        f"{source} has {problem}; its columns are: {listed}. Name one with --image_column."
     )
 
 
 def find_label_column(features: Features, asked: str | None, source: str) -> str:
-    """Name the column that holds the classes.
+    """Return the name of the column that holds the classes.
+
+    Args:
+        features: The columns of the corpus.
+        asked: The name that the user gave, or `None`.
+        source: Name of the corpus, for the error message.
 
     Raises:
-        ValueError: There is none. The message lists the columns.
+        ValueError: `asked` does not exist, or no column qualifies.
     """
     columns = [name for name in features if name != "image"]
-    listed = ", ".join(columns) or "none besides the image"
+    listed = ", ".join(columns) or "none, apart from the image"
     if asked is not None:
         if asked not in columns:
             raise ValueError(
@@ -86,22 +84,57 @@ def find_label_column(features: Features, asked: str | None, source: str) -> str
     )
 
 
-def class_names(values: Sequence, feature, column: str, source: str) -> list[str | None]:
-    """Every label as the name of its class; `None` where there is none (null, empty, or -1 of a `ClassLabel`)."""
-    if isinstance(feature, ClassLabel):
-        return [
-            feature.names[value] if value is not None and value >= 0 else None for value in values
-        ]
-    if not isinstance(feature, Value):
+def features_of(rows: Dataset | IterableDataset) -> Features:
+    """Return the features of a dataset; those of a stream without a schema come from its first rows."""
+    if rows.features is not None:
+        return rows.features
+    return Dataset.from_list(list(rows.take(20))).features
+
+
+def is_text(feature: Any) -> bool:
+    """Return whether a feature holds strings."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
+
+
+def undecoded(
+    rows: Dataset | IterableDataset, features: Features, column: str
+) -> Dataset | IterableDataset:
+    """Rename the image column to `image` and switch off its decoding."""
+    if isinstance(rows, IterableDataset) and rows.features is not None:
+        # Streams from the Hub are decoded in threads, which a cast does not reach.
+        rows = rows.decode(False)
+    if column != "image":
+        if "image" in features:
+            rows = rows.remove_columns("image")
+        rows = rows.rename_column(column, "image")
+    return rows.cast_column("image", Image(decode=False))
+
+
+def class_names(values: Sequence, feature: Any, column: str, source: str) -> list[str | None]:
+    """Return every label as the name of its class.
+
+    Args:
+        values: The label column.
+        feature: Its type.
+        column: Its name, for the error message.
+        source: Name of the corpus, for the error message.
+
+    Returns:
+        `None` where a label is missing: null, empty, or -1 of a `ClassLabel`.
+
+    Raises:
+        ValueError: The column does not hold one class per image.
+    """
+    if not isinstance(feature, ClassLabel | Value):
         raise ValueError(
-            f"{source}: column {column!r} holds {type(feature).__name__} values, not one class per image; name another "
-            "one with --label_column."
+            f"{source}: column {column!r} holds {type(feature).__name__} values, not one class per "
+            "image; name another one with --label_column."
         )
-    return [as_text(value) for value in values]
+    return as_texts(values, feature)
 
 
-def as_texts(values: Sequence, feature) -> list[str | None]:
-    """Values of a descriptive column as text, `None` where they are missing."""
+def as_texts(values: Sequence, feature: Any) -> list[str | None]:
+    """Return the values of a column as text, `None` where they are missing."""
     if isinstance(feature, ClassLabel):
         return [
             feature.names[value] if value is not None and value >= 0 else None for value in values
@@ -109,8 +142,8 @@ def as_texts(values: Sequence, feature) -> list[str | None]:
     return [as_text(value) for value in values]
 
 
-def as_text(value) -> str | None:
-    """A value as text, so that 3, 3.0 (a CSV column with gaps) and "3" are the same; `None` where it is missing."""
+def as_text(value: Any) -> str | None:
+    """Return a value as text, so that 3, 3.0 and "3" are equal; `None` where it is missing."""
     if value is None or value != value:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -121,13 +154,17 @@ def as_text(value) -> str | None:
 def resolve_classes(
     seen: Counter, possible: set[str], label_map: Mapping[str, str] | None, column: str, source: str
 ) -> dict[str, str]:
-    """[`~realfake.labels.resolve`] with a message that says where the classes were found and how often.
+    """Map the classes of a corpus to `"real"` and `"ai"`.
 
     Args:
-        seen: How many rows each class has.
-        possible: Classes that the column's type knows; those without rows need no mapping, but may have one.
-        label_map: What the user said.
-        column: For the message, like `source`.
+        seen: Number of rows by class.
+        possible: Classes that the column's type names. Those without rows need no mapping.
+        label_map: *optional*. The mapping that the user gave.
+        column: Name of the label column, for the error message.
+        source: Name of the corpus, for the error message.
+
+    Raises:
+        ValueError: As [`~realfake.labels.resolve`]. The message lists the classes with their rows.
     """
     where = f"{source}: column {column!r} holds"
     if not seen and not possible:
@@ -135,8 +172,8 @@ def resolve_classes(
     if len(seen) > _MOST_CLASSES:
         examples = ", ".join(sorted(seen)[:5])
         raise ValueError(
-            f"{where} {len(seen):,} different values ({examples}, …), too many for classes; name another one with "
-            "--label_column."
+            f"{where} {len(seen):,} different values ({examples}, …), too many for classes; name "
+            "another one with --label_column."
         )
     names = sorted(set(seen) | (possible & {str(key) for key in label_map or {}}))
     try:
@@ -149,7 +186,7 @@ def resolve_classes(
 
 
 def generators(names: Sequence[str | None], labels: Sequence[str | None]) -> list[str]:
-    """Name what is missing in a `generator` column: `"unknown"` for an AI image, `"none"` for a real one."""
+    """Fill the gaps of a `generator` column: `"unknown"` for an AI image, `"none"` for a real one."""
     return [
         name or (UNKNOWN_GENERATOR if label == AI else NO_GENERATOR)
         for name, label in zip(names, labels)

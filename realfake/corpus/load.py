@@ -24,7 +24,7 @@ from realfake.corpus.columns import (
     resolve_classes,
 )
 from realfake.corpus.report import CorpusReport, count_rows, raise_empty, require_both
-from realfake.corpus.rows import Source
+from realfake.corpus.local import Source
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import (
     SPLITS,

@@ -19,8 +19,9 @@ from datasets.utils.file_utils import xopen
 from transformers.utils.hub import resolve_revision
 
 from realfake.corpus.columns import find_image_column
-from realfake.corpus.rows import Source
-from realfake.corpus.sources import IMAGE_SUFFIXES, read_source
+from realfake.corpus.local import Source
+from realfake.corpus.local import IMAGE_SUFFIXES
+from realfake.corpus.sources import read_source
 from realfake.corpus.splits import TRAIN
 
 # For streams, whose length nobody knows.

@@ -16,7 +16,7 @@ from realfake.audit.audit import quick_audit
 from realfake.corpus.hold_out import hold_out, parse_hold_out
 from realfake.corpus.load import Corpus, load_corpus
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai
-from realfake.corpus.splits import VALIDATION_PARTS, part_validation
+from realfake.corpus.splits import VALIDATION_HALVES, split_validation
 from realfake.detector import Detector
 from realfake.evaluation import measure, results
 from realfake.evaluation.collecting import collect_scores
@@ -126,18 +126,18 @@ def load(data: DataArguments, args: RunArguments) -> Corpus:
 
 def parts_of(corpus: Corpus, seed: int) -> dict[str, Dataset]:
     """Return the corpus' splits, with validation parted by group into `selection` and `calibration`."""
-    selection, calibration = part_validation(corpus.splits["validation"], seed)
+    selection, calibration = split_validation(corpus.splits["validation"], seed)
     return {**corpus.splits, "selection": selection, "calibration": calibration}
 
 
 def split_to_read(split: str) -> str:
     """Return the split of the corpus that a split of [`parts_of`] is a part of, or is."""
-    return "validation" if split in VALIDATION_PARTS else split
+    return "validation" if split in VALIDATION_HALVES else split
 
 
 def part_of(corpus: Corpus, split: str, seed: int) -> Dataset:
     """Return one of [`parts_of`]; validation is parted only where a part of it is asked for."""
-    return (parts_of(corpus, seed) if split in VALIDATION_PARTS else corpus.splits)[split]
+    return (parts_of(corpus, seed) if split in VALIDATION_HALVES else corpus.splits)[split]
 
 
 def checkpoint_to_resume(args: RunArguments) -> str | None:

@@ -1,0 +1,382 @@
+"""Read a corpus from this machine: class folders, data files, or a folder written by `save_to_disk`.
+
+First step of the corpus loader, for everything that is not on the Hub. No image is decoded here.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pyarrow.compute
+from datasets import Dataset, DatasetInfo, Features, Image, IterableDataset, Value
+from datasets.data_files import DataFilesDict, DataFilesList
+from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.arrow.arrow import Arrow
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.json.json import Json
+from datasets.packaged_modules.parquet.parquet import Parquet
+
+from realfake.corpus.columns import (
+    LABEL_COLUMNS,
+    features_of,
+    find_image_column,
+    is_text,
+    undecoded,
+)
+from realfake.corpus.splits import TRAIN, split_role
+from realfake.labels import REAL, canonical
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm .pgm .heic .heif".split()
+)
+# Where a folder holds several kinds of data files, the first of these wins.
+BUILDERS = {
+    ".parquet": Parquet,
+    ".arrow": Arrow,
+    ".csv": Csv,
+    ".tsv": Csv,
+    ".jsonl": Json,
+    ".json": Json,
+}
+_NOT_DATA = frozenset(
+    f"{name}.json"
+    for name in "dataset_infos dataset_info dataset_dict state config report package".split()
+)
+_SHARD = re.compile(r"^(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
+
+
+@dataclass
+class Source:
+    """The rows of a corpus as they were found.
+
+    Args:
+        splits: `{name of the split: rows}`; each has a column `image` of type `Image(decode=False)`.
+        kind: Kind of the source, for the report.
+        image_column: Original name of the image column.
+        notes: Remarks for the report, such as files that were not read.
+    """
+
+    splits: dict[str, Dataset | IterableDataset]
+    kind: str
+    image_column: str = "image"
+    notes: list[str] = field(default_factory=list)
+
+
+def is_saved(path: Path) -> bool:
+    """Return whether a folder was written by `save_to_disk`."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """Return the message of an error on one line of at most `length` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def read_local(
+    path: Path,
+    image_column: str | None,
+    label_map: Mapping[str, str],
+    streaming: bool,
+    cache_dir: str | None,
+) -> Source:
+    """Read the rows of a file or folder. For the arguments see [`~realfake.corpus.load.load_corpus`].
+
+    Raises:
+        ValueError: The file or folder cannot be read as a corpus.
+    """
+    if "::" in str(path):
+        raise ValueError(f"{path}: paths with '::' are not supported; rename the file or folder.")
+    if path.is_file():
+        if path.suffix.lower() not in BUILDERS:
+            raise ValueError(
+                f"{path} is not a corpus; pass a folder of class folders or a "
+                f"{', '.join(BUILDERS)} file."
+            )
+        return _read_files(path.parent, [path], image_column, streaming, cache_dir)
+    if is_saved(path):
+        return _read_saved(path, image_column, streaming)
+
+    images, data = [], []
+    for file in walk(path):
+        suffix = file.suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            images.append(file)
+        elif suffix in BUILDERS and file.name.lower() not in _NOT_DATA:
+            data.append(file)
+    # Labels in a metadata file win over folder names, as for datasets' "imagefolder".
+    metadata = [file for file in data if file.stem.lower() == "metadata" and _has_labels(file)]
+    tables = {file.suffix.lower() for file in data} & {".parquet", ".arrow"}
+    if metadata or tables:
+        return _read_files(path, metadata or data, image_column, streaming, cache_dir)
+    layout = _read_layout(path, images, label_map) if images else None
+    if layout is not None and (layout.has_known_class or not data):
+        found = _read_class_folders(layout, streaming)
+        if data:
+            found.notes.append(f"Not read, beside the class folders: {_listed(data, path)}.")
+        return found
+    if data:
+        return _read_files(path, data, image_column, streaming, cache_dir)
+    raise ValueError(
+        f"{path} holds no images and no data files; pass a folder of class folders (real/, ai/), "
+        "Parquet, Arrow, CSV or JSON files, or a folder written by save_to_disk."
+    )
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder in the order of their names.
+
+    Links are followed, except into a folder that was visited already. Hidden files and folders, and
+    folders that begin with `__`, are skipped.
+    """
+    visited = set()
+    for top, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(top)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(top, name)
+
+
+def _listed(files: Sequence[Path], root: Path, most: int = 3) -> str:
+    names = ", ".join(str(file.relative_to(root)) for file in files[:most])
+    return names + (f" and {len(files) - most} more" if len(files) > most else "")
+
+
+# Class folders
+
+
+@dataclass
+class _Layout:
+    """The meaning of the folders above the images."""
+
+    splits: dict[str, list[tuple[Path, str, str | None]]]  # image, class, generator
+    has_known_class: bool
+    has_generators: bool
+
+
+def _read_layout(root: Path, images: Sequence[Path], label_map: Mapping[str, str]) -> _Layout:
+    """Read `[split/]class/…` and `generator/[split/]class/…`, inside any number of outer folders."""
+
+    def is_class(name: str) -> bool:
+        return name in label_map or canonical(name) is not None
+
+    folders = {image: image.relative_to(root).parts[:-1] for image in images}
+    while len(first := {names[:1] for names in folders.values()}) == 1 and first != {()}:
+        ((name,),) = first
+        if split_role(name) or is_class(name) or any(len(names) == 1 for names in folders.values()):
+            break
+        folders = {image: names[1:] for image, names in folders.items()}
+
+    def refuse(stray: list[Path]) -> None:
+        raise ValueError(
+            f"{len(stray)} images lie outside any class folder, {_listed(stray, root)} for one; put "
+            "each image in a folder named after its class, such as real/ or ai/."
+        )
+
+    if stray := [
+        image
+        for image, names in folders.items()
+        if not names or len(names) == 1 and split_role(names[0])
+    ]:
+        refuse(stray)
+    by_generator = all(
+        not (split_role(names[0]) or is_class(names[0]))
+        and len(names) > 1
+        and (split_role(names[1]) or is_class(names[1]))
+        for names in folders.values()
+    )
+    splits: dict[str, list] = {}
+    for image, names in folders.items():
+        generator, names = (names[0], names[1:]) if by_generator else (None, names)
+        split, names = (names[0], names[1:]) if split_role(names[0]) else ("", names)
+        if not names:
+            refuse([image])
+        # A generator's folder may hold photographs too.
+        if label_map.get(names[0], canonical(names[0])) == REAL:
+            generator = None
+        splits.setdefault(split, []).append((image, names[0], generator))
+    if "" in splits and len(splits) > 1:
+        others = ", ".join(sorted({name for _, name, _ in splits[""]}))
+        raise ValueError(
+            f"{root} holds folders of splits ({', '.join(sorted(filter(None, splits)))}) and others "
+            f"beside them ({others}); move the others into a split or out of the corpus."
+        )
+    if "" in splits:
+        splits[TRAIN] = splits.pop("")
+    known = any(is_class(name) for rows in splits.values() for _, name, _ in rows)
+    return _Layout(splits, known, by_generator)
+
+
+def _read_class_folders(layout: _Layout, streaming: bool) -> Source:
+    found = Source({}, "class folders")
+    for split, rows in layout.splits.items():
+        columns = {
+            "image": [{"bytes": None, "path": str(image)} for image, _, _ in rows],
+            "label": [label for _, label, _ in rows],
+        }
+        features = Features({"image": Image(decode=False), "label": Value("string")})
+        if layout.has_generators:
+            columns["generator"] = [generator for _, _, generator in rows]
+            features["generator"] = Value("string")
+        dataset = Dataset.from_dict(columns, features=features)
+        found.splits[split] = dataset.to_iterable_dataset() if streaming else dataset
+    return found
+
+
+# Data files
+
+
+def _read_files(
+    root: Path,
+    files: Sequence[Path],
+    image_column: str | None,
+    streaming: bool,
+    cache_dir: str | None,
+) -> Source:
+    """Read files of one kind, whose paths may name their split."""
+    suffixes = {file.suffix.lower() for file in files}
+    suffix = next(suffix for suffix in BUILDERS if suffix in suffixes)
+    chosen = [file for file in files if file.suffix.lower() == suffix]
+    found = Source({}, f"{suffix[1:].upper()} files")
+    by_split = _by_split(root, chosen)
+    not_read = [file for file in files if file not in chosen]
+    if len(by_split) > 1:
+        not_read += by_split.pop(None, [])
+    if not_read:
+        found.notes.append(f"Not read: {_listed(not_read, root)}.")
+    for split, members in by_split.items():
+        if streaming and suffix in (".parquet", ".arrow"):
+            rows = _load_files(suffix, members, True, cache_dir)
+            features = features_of(rows)
+            found.image_column = find_image_column(features, image_column, str(root))
+            if is_text(features[found.image_column]):
+                raise ValueError(
+                    f"{root}: files named in a column cannot be streamed; leave out --streaming."
+                )
+            found.splits[split or TRAIN] = undecoded(rows, features, found.image_column)
+            continue
+        pieces = []
+        for folder in sorted({file.parent for file in members}):
+            # Paths in a file are relative to its folder, so each folder is loaded separately.
+            here = [file for file in members if file.parent == folder]
+            rows = _load_files(suffix, here, False, cache_dir)
+            found.image_column = find_image_column(rows.features, image_column, str(root))
+            rows = _with_absolute_paths(rows, found.image_column, folder)
+            pieces.append(undecoded(rows, rows.features, found.image_column))
+        try:
+            rows = datasets.concatenate_datasets(pieces)
+        except ValueError as error:
+            raise ValueError(
+                f"The files of {root} do not have the same columns: {one_line(error)}"
+            ) from error
+        found.splits[split or TRAIN] = rows.to_iterable_dataset() if streaming else rows
+    return found
+
+
+def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, list[Path]]:
+    """Sort files by the split that their path names: a shard's prefix, or a word of the path."""
+    by_split: dict[str | None, list[Path]] = {}
+    for file in files:
+        shard = _SHARD.match(file.name)
+        names = (*file.relative_to(root).parts[:-1], file.stem)
+        words = [word for name in names for word in re.split(r"[-._ 0-9]+", name)]
+        split = next((word.lower() for word in words if split_role(word)), None)
+        by_split.setdefault(shard.group(1) if shard else split, []).append(file)
+    return by_split
+
+
+def _load_files(
+    suffix: str, files: Sequence[Path], streaming: bool, cache_dir: str | None
+) -> Dataset | IterableDataset:
+    options = {"sep": "\t"} if suffix == ".tsv" else {}
+    # `load_dataset` takes paths for patterns, in which brackets and stars have a meaning.
+    stamps = [(f"{file.stat().st_mtime_ns}", f"{file.stat().st_size}") for file in files]
+    named = DataFilesDict({TRAIN: DataFilesList([str(file) for file in files], stamps)})
+    try:
+        builder = BUILDERS[suffix](cache_dir=cache_dir, data_files=named, **options)
+        if streaming:
+            return builder.as_streaming_dataset(split=TRAIN)
+        builder.download_and_prepare()
+        return builder.as_dataset(split=TRAIN)
+    except (DatasetsError, ValueError) as error:
+        label = files[0] if len(files) == 1 else f"{files[0].parent} ({len(files)} {suffix} files)"
+        raise ValueError(f"{label} cannot be read: {one_line(error.__cause__ or error)}") from error
+
+
+def _has_labels(file: Path) -> bool:
+    """Return whether the first line of a metadata file names a label column."""
+    if file.suffix.lower() == ".parquet":
+        return True
+    with open(file, encoding="utf-8-sig", errors="replace") as lines:
+        first = lines.readline()
+    if file.suffix.lower() in (".csv", ".tsv"):
+        names = [name.strip().strip('"') for name in re.split(r"[,;\t]", first)]
+    else:
+        try:
+            names = list(json.loads(first))
+        except (json.JSONDecodeError, TypeError):
+            return False
+    return any(name.lower() in LABEL_COLUMNS for name in names)
+
+
+# Folders written by save_to_disk
+
+
+def _read_saved(path: Path, image_column: str | None, streaming: bool) -> Source:
+    folders = {TRAIN: path}
+    if (path / "dataset_dict.json").is_file():
+        names = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        folders = {name: path / name for name in names}
+    found = Source({}, "folder written by save_to_disk")
+    for name, folder in folders.items():
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        if state["_data_files"]:
+            rows = datasets.load_from_disk(str(folder))
+        else:  # load_from_disk fails on a split without rows
+            features = DatasetInfo.from_directory(str(folder)).features
+            rows = Dataset.from_dict({column: [] for column in features}, features=features)
+        found.image_column = find_image_column(rows.features, image_column, str(path))
+        rows = _with_absolute_paths(rows, found.image_column, path)
+        rows = undecoded(rows, rows.features, found.image_column)
+        found.splits[name] = rows.to_iterable_dataset() if streaming else rows
+    return found
+
+
+def _with_absolute_paths(rows: Dataset, column: str, folder: Path) -> Dataset:
+    """Make paths relative to `folder` absolute, in a column of paths or of images without bytes."""
+    if not len(rows):
+        return rows
+    if is_text(rows.features[column]):
+        paths = rows[column][:]
+    else:
+        chunks = rows.data.column(column).chunks
+        if not all(pyarrow.types.is_struct(chunk.type) and _lacks_bytes(chunk) for chunk in chunks):
+            return rows
+        paths = [value and value.get("path") for chunk in chunks for value in chunk.to_pylist()]
+    urls = [path for path in paths if path and path.lower().startswith(("http://", "https://"))]
+    if urls:
+        raise ValueError(
+            f"Column {column!r} holds URLs ({urls[0][:80]} for one); download the images and name "
+            "the files instead."
+        )
+    values = [
+        {"bytes": None, "path": os.path.join(folder, path) if path else None} for path in paths
+    ]
+    return rows.remove_columns(column).add_column(column, values, feature=Image(decode=False))
+
+
+def _lacks_bytes(chunk: pyarrow.StructArray) -> bool:
+    names = [chunk.type.field(index).name for index in range(chunk.type.num_fields)]
+    return "bytes" not in names or pyarrow.compute.struct_field(chunk, "bytes").null_count == len(
+        chunk
+    )
