@@ -16,8 +16,8 @@ import pytest
 from helpers.tiny import draw_picture
 from PIL import Image
 
-from realfake import feedback as module
-from realfake.feedback import Feedback, read_feedback
+from realfake.space import feedback as module
+from realfake.space.feedback import Feedback, read_feedback
 
 SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "feedback.py"
 _spec = importlib.util.spec_from_file_location("feedback_corpus", SCRIPT)
@@ -133,12 +133,12 @@ def test_the_disk_does_not_fill_up(tmp_path, monkeypatch, caplog):
 
 _KILLED = """
 import os, signal, sys
-from realfake import records
-from realfake.feedback import Feedback
+from realfake import io
+from realfake.space.feedback import Feedback
 answer = {"sha256": sys.argv[3]}
 kept = Feedback(sys.argv[1])
 kept.record(answer, consent=True, note="whole")
-records.os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
+io.os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
 kept.record(answer, consent=True, image=open(sys.argv[2], "rb").read())
 """
 

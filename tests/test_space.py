@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import gradio as gr
 import numpy as np
 import pytest
-from helpers.tiny import draw_picture, save_tiny
+from helpers.tiny import draw_picture
 from PIL import Image
 
 from realfake.answer import answer
@@ -16,7 +16,7 @@ from realfake.attribution.methods import METHODS
 from realfake.detector import Detector
 from realfake.labels import AI, REAL
 from realfake.prediction import Explanation, Prediction, Stability
-from realfake.space import check, loading, report, text
+from realfake.space import check, report, text
 from realfake.space.api import Api
 from realfake.space.check import FOLDER, fetch_image
 from realfake.space.handlers import Handlers, at_prior, begin, bounded, recolour
@@ -444,7 +444,7 @@ def test_the_examples_are_small_and_credited():
 
 
 def test_a_correction_is_kept_with_consent_only(tmp_path):
-    from realfake.feedback import Feedback
+    from realfake.space.feedback import Feedback
     from realfake.space.feedback_form import Form
 
     detector = FakeDetector()
@@ -469,59 +469,6 @@ def test_a_correction_is_kept_with_consent_only(tmp_path):
 
 
 # Finding a detector
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, (None, None)),
-        ({"REALFAKE_MODEL": " ", "REALFAKE_REVISION": "v1"}, (None, None)),
-        ({"REALFAKE_MODEL": "user/name"}, ("user/name", None)),
-        ({"REALFAKE_MODEL": "user/name@v2"}, ("user/name", "v2")),
-        ({"REALFAKE_MODEL": "user/name", "REALFAKE_REVISION": "v3"}, ("user/name", "v3")),
-        ({"REALFAKE_MODEL": "user/name@v2", "REALFAKE_REVISION": "v3"}, ("user/name", "v2")),
-    ],
-)
-def test_the_environment_names_model_and_revision(environ, expected):
-    assert loading.source(environ) == expected
-
-
-def test_a_folder_with_an_at_sign_is_a_folder(tmp_path):
-    folder = tmp_path / "run@2"
-    folder.mkdir()
-    assert loading.source({"REALFAKE_MODEL": str(folder)}) == (str(folder), None)
-
-
-def test_a_folder_is_opened_with_its_records(tmp_path):
-    folder = save_tiny("vit", tmp_path / "vit")
-    (folder / "evaluation.json").write_text(json.dumps({"test": {}}))
-    (folder / "robustness.json").write_text("{broken")
-    loaded = loading.load({"REALFAKE_MODEL": str(folder)})
-    assert loaded.detector.name == "vit" and loaded.evaluation == {"test": {}}
-    assert loaded.robustness is None and loaded.missing is None and loaded.source == str(folder)
-
-
-@pytest.mark.parametrize("broken", ["missing", "no config", "labels", "facts"])
-def test_a_detector_that_cannot_be_opened_is_replaced_by_the_bundled_one(
-    tmp_path, monkeypatch, broken, caplog
-):
-    bundled = save_tiny("convnext", tmp_path / "bundled")
-    monkeypatch.setattr("realfake.detector.DEFAULT_CHECKPOINT", bundled)
-    monkeypatch.setattr(loading, "DEFAULT_CHECKPOINT", bundled)
-    folder = tmp_path / "model"
-    if broken == "no config":
-        folder.mkdir()
-    elif broken != "missing":
-        save_tiny("vit", folder, labels=("cat", "dog") if broken == "labels" else ("real", "ai"))
-    if broken == "facts":
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(
-            json.dumps({**config, "realfake": {"thresholds": ["nonsense"]}})
-        )
-    loaded = loading.load({"REALFAKE_MODEL": str(folder)})
-    assert loaded.detector.name == "bundled"
-    assert loaded.missing == str(folder)
-    assert "could not be loaded" in caplog.text
 
 
 def test_a_picture_without_metadata_and_one_with_are_told_apart():

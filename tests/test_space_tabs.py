@@ -7,21 +7,20 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers.tiny import draw_picture, save_tiny
+from helpers.tiny import draw_picture
 from PIL import Image
 from test_space import HOSTILE, FakeDetector, Norwegian, shown
 
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI
 from realfake.space import batch as batch_module
-from realfake.space import compare as compare_module
-from realfake.space import named, quality, rows
+from realfake.space import quality, rows
 from realfake.space.batch import Batch, stop
-from realfake.space.compare import Compare, Opened
-from realfake.space.loading import Loaded
+from realfake.space.compare import Compare
+from realfake.space.loading import Detectors, Loaded
 from realfake.space.rows import Row
 from realfake.space.text import ENGLISH, words
-from realfake.statistics.summary import auroc
+from realfake.statistics.metrics import auroc
 
 
 def pictures(folder, n: int) -> list[str]:
@@ -112,8 +111,8 @@ def test_a_verdict_that_flips_is_withheld_here_as_on_the_first_tab(tmp_path, ope
         ]
     *_, (_, table, *_) = Batch(flipping).judge({}, [path], False)
     assert "Likely AI-generated 90%" in shown(table)
-    monkeypatch.setattr(opened, "get", lambda name, words: flipping)
-    *_, compared = Compare(opened).compare({}, path, ["a", "b"], "")
+    monkeypatch.setattr(opened, "get", lambda name: flipping)
+    *_, compared = Compare(opened).compare({}, path, ["a", "b"])
     assert shown(compared).count(f"Inconclusive {ENGLISH('short.unstable')}") == 2
 
 
@@ -150,105 +149,51 @@ def test_names_cannot_become_markup_or_formulas(tmp_path):
 
 @pytest.fixture(scope="module")
 def opened(tiny_vit, tiny_convnext):
-    opened = Opened(Loaded(Detector.from_pretrained(tiny_vit)))
-    opened._bundled["cifake"] = Detector.from_pretrained(tiny_convnext)
+    opened = Detectors(Loaded(Detector.from_pretrained(tiny_vit)))
+    opened._open["cifake"] = Detector.from_pretrained(tiny_convnext)
     return opened
 
 
 def test_detectors_answer_side_by_side(opened, tmp_path):
     (path,) = pictures(tmp_path, 1)
-    steps = list(Compare(opened).compare({}, path, ["vit", "cifake"], ""))
+    steps = list(Compare(opened).compare({}, path, ["vit", "cifake"]))
     assert "Asking vit" in shown(steps[0]) and "Asking cifake" in shown(steps[1])
     assert steps[-1].count("<section") == 2 and steps[-1].count("<img") == 2
     for name in ("vit", "cifake"):
-        expected = opened.get(name, ENGLISH).predict(path)
+        expected = opened.get(name).predict(path)
         assert f"AI-generated {ENGLISH.percent(expected.probabilities[AI])}" in shown(steps[-1])
     assert 'alt="The image, coloured where vit finds' in steps[-1]
 
 
 @pytest.mark.parametrize(
-    ("models", "hub", "said"),
-    [
-        (["vit"], "", "at least two"),
-        (["vit", "cifake"], "a/b c/d,e/f;g/h", "at most 5"),
-        (["vit"], "vit", "at least two"),
-    ],
+    ("models", "message"),
+    [(["vit"], "at least two"), (list("abcdef"), "at most 5"), (["vit", "vit"], "at least two")],
 )
-def test_too_few_and_too_many_are_refused_with_advice(opened, tmp_path, models, hub, said):
+def test_too_few_and_too_many_are_refused_with_advice(opened, tmp_path, models, message):
     (path,) = pictures(tmp_path, 1)
-    (step,) = Compare(opened).compare({}, path, models, hub)
-    assert said in shown(step)
-    (step,) = Compare(opened).compare({}, None, models, hub)
+    (step,) = Compare(opened).compare({}, path, models)
+    assert message in shown(step)
+    (step,) = Compare(opened).compare({}, None, models)
     assert "Drop an image" in shown(step)
 
 
 def test_one_that_cannot_answer_leaves_the_others_standing(opened, tmp_path):
     (path,) = pictures(tmp_path, 1)
-    *_, last = Compare(opened).compare({}, path, ["vit"], f"../../etc {HOSTILE.replace(' ', '')}")
-    assert (
-        last.count("rf-problem") == 2 and "is no Hub id" in shown(last) and "<img src=x" not in last
-    )
+    *_, last = Compare(opened).compare({}, path, ["vit", "../../etc", HOSTILE])
+    assert last.count("rf-problem") == 2 and "<img src=x" not in last
     letter = tmp_path / "letter.jpg"
     letter.write_text("a letter")
-    *_, last = Compare(opened).compare({}, str(letter), ["vit", "cifake"], "")
+    *_, last = Compare(opened).compare({}, str(letter), ["vit", "cifake"])
     assert shown(last).count("letter.jpg is a text file") == 2
 
 
 def test_a_newer_comparison_ends_an_older_one(opened, tmp_path):
     (path,) = pictures(tmp_path, 1)
     run = {}
-    older = Compare(opened).compare(run, path, ["vit", "cifake"], "")
+    older = Compare(opened).compare(run, path, ["vit", "cifake"])
     next(older)
-    next(Compare(opened).compare(run, path, ["vit", "cifake"], ""))
+    next(Compare(opened).compare(run, path, ["vit", "cifake"]))
     assert list(older) == []
-
-
-def test_a_folder_of_the_servers_is_not_opened_for_a_visitor(tmp_path, monkeypatch):
-    save_tiny("vit", tmp_path / "user" / "name")
-    monkeypatch.chdir(tmp_path)
-    for name in ("user/name", str(tmp_path / "user" / "name"), "../x", "photos", ""):
-        with pytest.raises(ValueError, match="is no Hub id"):
-            named.open_named(name, ENGLISH)
-
-
-def push(hub, name, folder):
-    from huggingface_hub import HfApi
-
-    HfApi().create_repo(name, exist_ok=True)
-    HfApi().upload_folder(repo_id=name, folder_path=folder)
-
-
-def test_a_checkpoint_on_the_hub_is_opened_as_a_stranger_would(hub, tmp_path, monkeypatch):
-    push(hub, "user/tiny", save_tiny("vit", tmp_path / "tiny"))
-    (tmp_path / "pickled").mkdir()
-    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"no")
-    push(hub, "user/pickled", tmp_path / "pickled")
-    tokens = []
-    opening = Detector.from_pretrained
-    monkeypatch.setattr(
-        named.Detector,
-        "from_pretrained",
-        lambda *a, **k: tokens.append(k.get("token")) or opening(*a, **k),
-    )
-    detector = named.open_named("user/tiny@main", words("nb"))
-    assert detector.name == "user/tiny" and len(detector.revision) == 40 and tokens == [False]
-    with pytest.raises(ValueError, match="no safetensors"):
-        named.open_named("user/pickled", ENGLISH)
-    with pytest.raises(ValueError, match="more than the limit of 0 MiB"):
-        named.open_named("user/tiny", ENGLISH, max_weights=1000)
-    with pytest.raises(ValueError, match="could not be opened"):
-        named.open_named("user/nothing", ENGLISH)
-
-
-def test_detectors_from_the_hub_are_kept_open_up_to_a_number(opened, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        compare_module, "open_named", lambda name, words: asked.append(name) or object()
-    )
-    monkeypatch.setattr(opened, "_from_hub", type(opened._from_hub)())
-    for name in ("a/1", "a/2", "a/3", "a/1", "a/4", "a/1", "a/2"):
-        opened.get(name, ENGLISH)
-    assert asked == ["a/1", "a/2", "a/3", "a/4", "a/2"]
 
 
 # How good is it?

@@ -16,10 +16,11 @@ import argparse
 import csv
 import hashlib
 import re
-import sys
 from pathlib import Path
 
-PROGRAM = "feedback_corpus.py"
+from realfake import io
+from realfake.cli import options
+
 COLUMNS = (
     "sha256",
     "truth",
@@ -34,53 +35,27 @@ COLUMNS = (
 )
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("feedback", help="Folder of feedback, or a dataset on the Hub.")
-    parser.add_argument(
-        "--output", required=True, help="Folder for the two sets; must not exist or be empty."
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("feedback", metavar="SOURCE", help="folder of feedback, or Hub dataset")
+    options.add_output(parser, "folder of the two sets; it must be empty or not exist yet")
     parser.add_argument(
         "--accept",
-        help="File of SHA-256 hashes, one a line, of images whose label somebody has checked.",
+        metavar="FILE",
+        help="SHA-256 hashes, one per line, of images with a checked label",
     )
     parser.add_argument(
         "--evaluation_share",
-        type=float,
+        type=options.between(0, 1, inclusive=True),
         default=0.5,
-        help="Share of images for the evaluation set.",
+        help="share of the images for the evaluation set",
     )
-    args = parser.parse_args(arguments)
-    if not 0 <= args.evaluation_share <= 1:
-        raise ValueError(f"--evaluation_share {args.evaluation_share} is no share; give 0 to 1.")
-    output = Path(args.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"--output {output} is there already; name a new folder.")
-    return args
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the script and return the exit status."""
-    try:
-        args = parse_arguments(arguments)
-        return _make(args)
-    except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+def run(args: argparse.Namespace) -> int:
+    from realfake.space.feedback import read_feedback
 
-
-def _make(args: argparse.Namespace) -> int:
-    from realfake.feedback import read_feedback
-
+    io.check_empty(args.output)
     folder = _folder(args.feedback)
     accepted = _accepted(args.accept)
     rows = _by_image(read_feedback(folder))
@@ -221,7 +196,3 @@ def _inert(note: str | None) -> str:
     """A spreadsheet takes a cell that begins like this for a formula."""
     note = " ".join((note or "").split())
     return f"'{note}" if note[:1] in ("=", "+", "-", "@") else note
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,12 +11,12 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
 from realfake.attribution.methods import METHODS
-from realfake.feedback import Feedback
 from realfake.imaging.decode import LIMITS
 from realfake.imaging.fetch import fetch
 from realfake.labels import AI, REAL
 from realfake.space import render
 from realfake.space.about import about
+from realfake.space.feedback import Feedback
 from realfake.space.feedback_form import build_feedback
 from realfake.space.handlers import Handlers, begin, language, recolour
 from realfake.space.image_input import ImageInput, file_name

@@ -1,15 +1,11 @@
 """The third tab: several detectors on one image, verdicts and maps side by side.
 
-Widgets and the loop that asks one detector after another; strangers' checkpoints are opened by `named`.
+Widgets and the loop that runs one detector after another; `loading.Detectors` opens them.
 """
 
 import logging
-import re
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from uuid import uuid4
-from weakref import WeakValueDictionary
 
 import gradio as gr
 
@@ -18,18 +14,14 @@ from realfake.detector import Detector
 from realfake.space import about, render
 from realfake.space.handlers import bounded, judge, language
 from realfake.space.image_input import ImageInput
-from realfake.space.loading import Loaded, bundled, open_bundled
+from realfake.space.loading import Detectors, Loaded
 from realfake.space.localised import Localised
 from realfake.space.markup import escape, icon, paragraph, picture, unbroken
-from realfake.space.named import open_named
 from realfake.space.text import Words
-from realfake.space.zero_gpu import lend
 
 logger = logging.getLogger(__name__)
 
 MAX_MODELS = 5
-# Detectors from the Hub that stay open; the one unused longest is closed first.
-MAX_OPEN = 3
 MAP_SIDE = 512
 
 
@@ -41,7 +33,7 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
         local: Takes the texts.
         time_to_live: Seconds that the state of a comparison is kept.
     """
-    opened = Opened(loaded)
+    detectors = Detectors(loaded)
     with gr.Column(elem_id="rf-compare", elem_classes="rf-panel"):
         gr.HTML(local.html("compare_title", lambda words: render.section(words, "compare")))
         with gr.Row(elem_id="rf-compare-input"):
@@ -57,17 +49,12 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
                     elem_id="rf-compare-drop",
                 )
             with gr.Column(min_width=240):
-                names = opened.names()
+                names = detectors.names()
                 models = gr.CheckboxGroup(
-                    names, value=names, label=local("compare.models"), elem_id="rf-models"
-                )
-                hub = gr.Textbox(
-                    label=local("compare.hub"),
-                    info=local("compare.hub_info"),
-                    placeholder="user/name",
-                    lines=1,
-                    max_lines=1,
-                    elem_id="rf-hub",
+                    names,
+                    value=names[:MAX_MODELS],
+                    label=local("compare.models"),
+                    elem_id="rf-models",
                 )
                 start = gr.Button(
                     local("compare.start"), variant="primary", elem_id="rf-compare-start"
@@ -79,9 +66,9 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
         )
     run = gr.State({}, time_to_live=time_to_live)
     gr.on(
-        [image.change, start.click, hub.submit],
-        Compare(opened).compare,
-        [run, image, models, hub],
+        [image.change, start.click],
+        Compare(detectors).compare,
+        [run, image, models],
         cards,
         show_progress="hidden",
         trigger_mode="multiple",
@@ -91,76 +78,14 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
     )
 
 
-class Opened:
-    """Detectors by name, opened when first asked for.
-
-    Args:
-        loaded: The page's own detector.
-    """
-
-    def __init__(self, loaded: Loaded):
-        self._own = loaded.detector
-        self._bundled: dict[str, Detector] = {}
-        self._from_hub: OrderedDict[str, Detector] = OrderedDict()
-        self._lock = threading.Lock()
-        self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
-
-    def names(self) -> list[str]:
-        """What is offered: the page's own detector first, then the bundled ones."""
-        return list(dict.fromkeys([self._own.name, *bundled()]))
-
-    def get(self, name: str, words: Words) -> Detector:
-        """Open a detector.
-
-        Args:
-            name: One of [`Opened.names`], or a Hub id.
-            words: For the reason where it is refused.
-
-        Raises:
-            ValueError: It is refused, or could not be opened.
-        """
-        if name == self._own.name:
-            return self._own
-        with self._lock:
-            opening = self._opening.setdefault(name, threading.Lock())
-        # Two visitors who name the same checkpoint download it once; those who name others do not wait for it.
-        with opening:
-            detector = self._opened(name)
-            if detector is None:
-                is_bundled = name in bundled()
-                detector = lend(open_bundled(name) if is_bundled else open_named(name, words))
-                self._keep(name, detector, is_bundled)
-            return detector
-
-    def _opened(self, name: str) -> Detector | None:
-        with self._lock:
-            if name in self._from_hub:
-                self._from_hub.move_to_end(name)
-            return self._bundled.get(name) or self._from_hub.get(name)
-
-    def _keep(self, name: str, detector: Detector, is_bundled: bool) -> None:
-        with self._lock:
-            if is_bundled:
-                self._bundled[name] = detector
-                return
-            self._from_hub[name] = detector
-            while len(self._from_hub) > MAX_OPEN:
-                self._from_hub.popitem(last=False)
-
-
 class Compare:
     """Asks several detectors about one image."""
 
-    def __init__(self, opened: Opened):
-        self.opened = opened
+    def __init__(self, detectors: Detectors):
+        self.detectors = detectors
 
     def compare(
-        self,
-        run: dict,
-        path: str | None,
-        models: list[str],
-        hub: str,
-        request: gr.Request | None = None,
+        self, run: dict, path: str | None, models: list[str], request: gr.Request | None = None
     ) -> Iterator[str]:
         """Ask one detector after another.
 
@@ -168,15 +93,13 @@ class Compare:
             run: The session's record of what is being compared; a newer comparison ends this one.
             path: The image.
             models: Names that the page offers.
-            hub: Hub ids, with commas or spaces between them.
 
         Yields:
             The cards so far, as HTML.
         """
         words = language(request)
         token = run["token"] = uuid4().hex
-        asked = list(dict.fromkeys([*models, *re.split(r"[\s,;]+", (hub or "").strip())]))
-        asked = [name for name in asked if name]
+        asked = list(dict.fromkeys(models))
         if path is None:
             yield said(words("compare.empty"))
             return
@@ -203,7 +126,7 @@ class Compare:
     def _ask(self, words: Words, name: str, path: str) -> tuple[str, str | None]:
         """One detector's card, and its verdict."""
         try:
-            detector = self.opened.get(name, words)
+            detector = self.detectors.get(name)
             prediction, _ = judge(detector, read_once(path)[0])
         except (ValueError, OSError) as error:
             return failed(words, name, render.reason(error, path)), None

@@ -1,4 +1,4 @@
-"""The form under an answer for who knows better: what is sent is kept only with consent, by `realfake.feedback`.
+"""The form under an answer for who knows better: what is sent is kept only with consent, by `realfake.space.feedback`.
 
 Part of the first tab, there only where the environment says that feedback is taken.
 """
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from realfake.feedback import MAX_NOTE, Feedback
 from realfake.labels import AI, REAL
+from realfake.space.feedback import MAX_NOTE, Feedback
 from realfake.space.handlers import Checked, Handlers, language
 from realfake.space.localised import Localised
 from realfake.space.markup import escape

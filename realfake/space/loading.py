@@ -1,38 +1,48 @@
-"""Which detectors the page opens: its own, from the environment, and the bundled ones. Those that visitors name: `named`.
-
-The first is opened once, before the page is built. A Space whose model was renamed or made private still answers, with the
-bundled detector, and says so.
-"""
+"""The detectors of the page: its own, the bundled ones, and those that the operator lists for
+comparison."""
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
-from realfake.models.hub import find_record
+from realfake.models.hub import find_record, locate
+from realfake.space.zero_gpu import lend
 
 logger = logging.getLogger(__name__)
 
-# How long the page waits for its checkpoint: far less than the half hour after which a Space that does not start is given up.
+MODEL = "REALFAKE_MODEL"
+REVISION = "REALFAKE_REVISION"
+FALLBACK = "REALFAKE_FALLBACK"
+COMPARE = "REALFAKE_COMPARE"
+# Spaces are stopped if they have not started after half an hour.
 START_SECONDS = 600.0
-# While it builds a network, transformers puts functions of its own in torch's place: one is built at a time.
-BUILDING = threading.Lock()
+# transformers replaces functions of torch while it builds a network, so one is built at a time.
+_BUILDING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A detector and what the page says of it.
+    """The page's own detector and what is known about it.
 
     Attributes:
         detector: The detector.
         evaluation: The `evaluation.json` of its checkpoint, if it has one.
         robustness: The `robustness.json` of its checkpoint, if it has one.
         source: Hub id or folder; `None` is the bundled checkpoint.
-        missing: The checkpoint that was asked for, where it could not be opened and another stands in for it.
+        missing: The checkpoint named by `REALFAKE_MODEL`, if it could not be opened and the bundled
+            one replaces it.
+        compare: Hub ids (`user/name` or `user/name@revision`) and folders that the page offers for
+            comparison.
     """
 
     detector: Detector
@@ -40,72 +50,154 @@ class Loaded:
     robustness: Any = None
     source: str | None = None
     missing: str | None = None
+    compare: tuple[str, ...] = ()
 
 
-def load(environ: Mapping[str, str]) -> Loaded:
+def load(environ: Mapping[str, str] | None = None) -> Loaded:
     """Open the detector named by `REALFAKE_MODEL`, or the bundled one.
 
-    `REALFAKE_MODEL` is a folder or a Hub id, which may carry its revision (`user/name@v2`); `REALFAKE_REVISION` gives
-    the revision apart. If that detector cannot be opened, or does not arrive in time and no earlier download of it is there, the
-    bundled one is, with a notice.
+    `REALFAKE_MODEL` is a folder or a Hub id, optionally with a revision (`user/name@v2`).
+    `REALFAKE_REVISION` also sets the revision. With `REALFAKE_FALLBACK=bundled`, a detector that
+    cannot be opened is replaced by the bundled one.
+
+    Args:
+        environ: *optional*. *Defaults to* the environment of the process.
 
     Raises:
-        ValueError: The bundled checkpoint is unusable.
-        OSError: The bundled checkpoint is missing.
+        ValueError: A variable has a wrong value, or the detector cannot be opened; one line.
     """
+    environ = os.environ if environ is None else environ
+    compare = compared(environ)
+    fallback = environ.get(FALLBACK, "").strip()
+    if fallback not in ("", "bundled"):
+        raise ValueError(f"{FALLBACK} is {fallback!r}; set it to 'bundled', or remove it.")
     model, revision = source(environ)
-    if model is None:
-        return _loaded(Detector.from_pretrained(), None)
     try:
-        return _loaded(
-            Detector.from_pretrained(model, revision=revision, max_seconds=START_SECONDS), model
+        detector = Detector.from_pretrained(
+            model, revision=revision, max_seconds=None if model is None else START_SECONDS
         )
-    except Exception:
-        # A stranger's checkpoint can fail in any way. The page stays up whatever it was, and the log has all of it.
-        logger.exception("%s could not be loaded; the bundled detector is used instead", model)
-    return _loaded(Detector.from_pretrained(), None, missing=model)
-
-
-def _loaded(detector: Detector, model: str | None, missing: str | None = None) -> Loaded:
-    # The figures of these very weights, even if somebody pushes in the meantime.
-    revision = None if model is None else detector.revision
-    found = [
-        _record(model or DEFAULT_CHECKPOINT, revision, name)
-        for name in ("evaluation.json", "robustness.json")
-    ]
-    return Loaded(detector, *found, source=model, missing=missing)
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)):
+            logger.exception("%s could not be opened", model)
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if model is None:
+            raise ValueError(f"The bundled checkpoint cannot be opened: {reason}") from error
+        if not fallback:
+            raise ValueError(
+                f"{MODEL}={model} cannot be opened: {reason} Correct it, or set {FALLBACK}=bundled."
+            ) from error
+        logger.error("%s could not be opened, the bundled detector replaces it: %s", model, reason)
+        detector = Detector.from_pretrained()
+        return Loaded(detector, *_records(None, None), missing=model, compare=compare)
+    # The figures of these weights, even if somebody pushes in the meantime.
+    records = _records(model, detector.revision)
+    return Loaded(detector, *records, source=model, compare=compare)
 
 
 def source(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Read the checkpoint and its revision from the environment; `(None, None)` means the bundled one."""
-    model = environ.get("REALFAKE_MODEL", "").strip()
-    revision = environ.get("REALFAKE_REVISION", "").strip() or None
+    """Return the checkpoint and its revision that the environment names; `(None, None)` is the
+    bundled one."""
+    model = environ.get(MODEL, "").strip()
     if not model:
         return None, None
-    if "@" in model and not Path(model).is_dir():
-        model, _, inline = model.rpartition("@")
-        revision = inline or revision
-    return model, revision
+    name, revision = _parsed(model)
+    return name, revision or environ.get(REVISION, "").strip() or None
+
+
+def compared(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the checkpoints that `REALFAKE_COMPARE` lists, separated by commas.
+
+    Raises:
+        ValueError: An entry is neither a folder nor a Hub id.
+    """
+    entries = [entry.strip() for entry in environ.get(COMPARE, "").split(",")]
+    for entry in filter(None, entries):
+        name, _ = _parsed(entry)
+        if Path(name).is_dir():
+            continue
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            name = ""
+        if name.count("/") != 1:
+            raise ValueError(
+                f"{COMPARE} lists {entry!r}, which is neither a folder nor a Hub id; "
+                "list entries such as user/name or user/name@revision, separated by commas."
+            )
+    return tuple(dict.fromkeys(filter(None, entries)))
+
+
+class Detectors:
+    """The detectors that the page compares, opened on first use and kept open.
+
+    Args:
+        loaded: The page's own detector, and the list of the others.
+    """
+
+    def __init__(self, loaded: Loaded):
+        own = loaded.detector
+        self._sources: dict[str, str | Path] = {name: BUNDLED / name for name in bundled()}
+        for entry in loaded.compare:
+            self._sources[Path(entry).name if Path(entry).is_dir() else entry] = entry
+        self._sources.pop(own.name, None)
+        self._open = {own.name: own}
+        self._lock = threading.Lock()
+        self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+
+    def names(self) -> list[str]:
+        """Return the names on offer: the page's own detector, the bundled ones, the listed ones."""
+        own = next(iter(self._open))
+        return [own, *self._sources]
+
+    def get(self, name: str) -> Detector:
+        """Return a detector by its name; open it if it is not open yet.
+
+        Raises:
+            ValueError: It is not on offer, or cannot be opened; one line.
+        """
+        if name not in self._open and name not in self._sources:
+            raise ValueError(f"{name[:100]} is not on the list of detectors to compare.")
+        with self._lock:
+            opening = self._opening.setdefault(name, threading.Lock())
+        # Two visitors open the same checkpoint once, and a slow download delays no other.
+        with opening:
+            if name not in self._open:
+                self._open[name] = lend(_opened(name, self._sources[name]))
+            return self._open[name]
 
 
 def bundled() -> list[str]:
-    """The names of the checkpoints that come with the package."""
+    """Return the names of the checkpoints that come with the package."""
     return sorted(folder.name for folder in BUNDLED.iterdir() if (folder / "config.json").is_file())
 
 
-def open_bundled(name: str) -> Detector:
-    """Open a bundled checkpoint by its name."""
-    if name not in bundled():
-        raise ValueError(f"There is no bundled checkpoint {name!r}.")
-    with BUILDING:
-        return Detector.from_pretrained(BUNDLED / name)
-
-
-def _record(model: str | Path, revision: str | None, name: str) -> Any:
-    """A JSON file beside a checkpoint, or `None`: a detector without it is still a detector."""
-    path = find_record(model, name, revision)
+def _opened(name: str, checkpoint: str | Path) -> Detector:
+    model, revision = _parsed(str(checkpoint))
     try:
-        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        logger.info("%s has no readable %s: %s", model, name, error)
-        return None
+        locate(model, revision, max_seconds=START_SECONDS)  # downloads it, outside the lock
+        with _BUILDING:
+            return Detector.from_pretrained(model, revision=revision)
+    except Exception as error:
+        logger.exception("%s could not be opened", name)
+        raise ValueError(f"{name} could not be opened; the server's log has the reason.") from error
+
+
+def _parsed(model: str) -> tuple[str, str | None]:
+    """Split `user/name@revision`; a folder may have an @ in its name."""
+    if "@" not in model or Path(model).is_dir():
+        return model, None
+    name, _, revision = model.rpartition("@")
+    return name, revision or None
+
+
+def _records(model: str | None, revision: str | None) -> list[Any]:
+    """Return the figures beside a checkpoint, `None` for each file that is missing or damaged."""
+    records = []
+    for name in ("evaluation.json", "robustness.json"):
+        path = find_record(model or DEFAULT_CHECKPOINT, name, revision)
+        try:
+            records.append(None if path is None else json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            logger.info("%s beside %s cannot be read: %s", name, model or "the bundled one", error)
+            records.append(None)
+    return records

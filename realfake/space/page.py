@@ -12,7 +12,6 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from realfake.detector import Detector
-from realfake.feedback import Feedback
 from realfake.space import gradio_downloads, render
 from realfake.space.api import add_api
 from realfake.space.batch import build_batch
@@ -21,6 +20,7 @@ from realfake.space.check import build_check, name_the_examples
 from realfake.space.closed_routes import ClosedRoutes
 from realfake.space.code import build_code
 from realfake.space.compare import build_compare
+from realfake.space.feedback import Feedback
 from realfake.space.guard import Guard
 from realfake.space.handlers import Handlers
 from realfake.space.loading import Loaded

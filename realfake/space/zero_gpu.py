@@ -1,17 +1,15 @@
-"""A detector on ZeroGPU, where a GPU is there for the length of a call, in a process forked for it.
+"""A detector on ZeroGPU, where a GPU is available only during a call, in a forked process.
 
-Hugging Face's `spaces` package is installed on Spaces and nowhere else; without it, and on Spaces of other hardware, nothing
-changes. Detectors are lent out once, when they are opened: the page's own by `app.py`, those of a comparison by `compare`. The
-page, the API and the HTTP routes need not know.
+Hugging Face's `spaces` package exists on Spaces only. Without it, and on Spaces with other
+hardware, nothing changes.
 """
 
-import weakref
 from collections.abc import Callable
 from functools import wraps
 
 from realfake.detector import Detector
 
-# Every method that runs the model. One that calls another stays in the process it is in.
+# The methods that run the model. Inside the forked process they call each other directly.
 METHODS = (
     "forward",
     "examine",
@@ -27,11 +25,14 @@ SECONDS = 60
 
 
 def lend(detector: Detector, seconds: int = SECONDS) -> Detector:
-    """Run a detector's methods where the GPU is.
+    """Run a detector's methods on ZeroGPU, if this is a ZeroGPU Space.
 
     Args:
         detector: Changed in place.
-        seconds: What one call may take.
+        seconds: The longest duration of one call.
+
+    Returns:
+        The same detector.
     """
     try:
         from spaces import GPU
@@ -45,13 +46,10 @@ def lend(detector: Detector, seconds: int = SECONDS) -> Detector:
 
 
 def _lent(gpu: Callable, method: Callable, seconds: int) -> Callable:
-    """Of an error in the other process only the class comes back; ours say what is wrong with an image."""
-    # `spaces` keeps what it decorates for good: a detector that the page closes must not stay in memory with it.
-    weak = weakref.WeakMethod(method)
-
+    # `spaces` passes on only the class of an error; the detector's errors have a message to show.
     def carry(*args, **options):
         try:
-            return weak()(*args, **options), None
+            return method(*args, **options), None
         except (ValueError, OSError) as error:
             return None, error
 

@@ -1,10 +1,9 @@
-"""Visitors' corrections: what is kept of "this is wrong", where, and only if they agree.
+"""Visitors' corrections: kept only with consent, in a folder or in a private dataset on the Hub.
 
-The page calls [`Feedback.record`]. Nothing is written without consent, and the image itself only where that is agreed to as
-well. Records go to a local folder, or, where `REALFAKE_FEEDBACK_REPO` names one, on to a private dataset on the Hub;
-`scripts/feedback_corpus.py` makes a corpus of them.
+The page calls [`Feedback.record`]; `realfake corpus feedback` turns the records into a corpus.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ REPO = "REALFAKE_FEEDBACK_REPO"
 DEFAULT_FOLDER = "feedback"
 MAX_NOTE = 1000
 MAX_IMAGE = 32 * 2**20
-# A visitor can send as often as they like; the disk is not to fill up.
+# Bounds of what one process keeps, so that visitors cannot fill the disk.
 MAX_RECORDS = 100_000
 MAX_TOTAL = 2**30
 MINUTES = 10
@@ -45,15 +44,17 @@ _KEPT = (
 
 
 class Feedback:
-    """Where corrections are kept.
+    """A folder of corrections.
 
     Args:
-        folder: Made when the first one comes. Records are lines of `records/*.jsonl`, images lie under `images/`.
-        repo: *optional*. Hub dataset that the folder is pushed to every ten minutes; made private where it is new.
+        folder: Created with the first record. Records are lines of `records/*.jsonl`, images are
+            under `images/`.
+        repo: *optional*. Hub dataset that receives the folder every ten minutes. A new one is
+            private.
         token: *optional*. Hub token.
 
     Raises:
-        ValueError: `repo` is no name of a repository, or the Hub does not accept the token.
+        ValueError: `repo` is not a repository name, or the Hub refuses the token.
         OSError: The Hub cannot be reached.
     """
 
@@ -62,7 +63,7 @@ class Feedback:
         self.repo = repo
         self.scheduler = _schedule(self.folder, repo, token) if repo else None
         self._lock = self.scheduler.lock if self.scheduler else threading.Lock()
-        # A file of its own for every run: on the Hub, a Space's earlier files are never written again.
+        # One file per process, so that files pushed earlier are never rewritten.
         self._file = (
             self.folder / "records" / f"{time.strftime('%Y-%m-%d')}-{uuid.uuid4().hex[:12]}.jsonl"
         )
@@ -71,14 +72,16 @@ class Feedback:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Feedback | None":
-        """What the environment asks for: `REALFAKE_FEEDBACK_FOLDER` (`feedback`; set to nothing, no feedback is taken) and
-        `REALFAKE_FEEDBACK_REPO`. Where the Hub refuses, records stay in the folder, and the log says so.
+        """Open the folder named by `REALFAKE_FEEDBACK_FOLDER` and the dataset named by
+        `REALFAKE_FEEDBACK_REPO`.
+
+        If the Hub refuses, records stay in the folder and the log has the reason.
 
         Args:
-            environ: *optional*. The environment, as it is when this is called.
+            environ: *optional*. *Defaults to* the environment of the process.
 
         Returns:
-            [`Feedback`], or `None` where none is to be taken.
+            [`Feedback`], or `None` if the folder is set to nothing and no dataset is named.
         """
         environ = os.environ if environ is None else environ
         folder = environ.get(FOLDER, DEFAULT_FOLDER).strip()
@@ -103,26 +106,30 @@ class Feedback:
         """Keep a correction.
 
         Args:
-            answer: What was answered, in the form of [`realfake.answer.answer`]; it must hold `sha256`.
-            consent: Whether the visitor agreed to this being kept. Without it nothing is.
-            truth: What the image is, according to the visitor: `"real"`, `"ai"`, or `None` where they do not know.
-            note: In their words; 1,000 characters are kept.
-            image: The file, only if they agreed to that as well. It is kept as it is, with its metadata.
+            answer: The answer that is corrected, as [`realfake.answer.answer`] returns it, with
+                `sha256`.
+            consent: Whether the visitor agreed. Without consent nothing is kept.
+            truth: The label according to the visitor: `"real"`, `"ai"`, or `None` if they do not
+                know.
+            note: Free text; 1,000 characters are kept.
+            image: *optional*. The file, if the visitor agreed to share it. It is kept unchanged,
+                with its metadata.
 
         Returns:
-            The record's id; `None` where nothing was kept.
+            The record's id, or `None` without consent.
 
         Raises:
-            ValueError: `truth` is no label, the answer names no file, or the image is not the one that was answered for.
-            OSError: It cannot be written, or there is no room for more.
+            ValueError: `truth` is not a label, the answer has no hash, or the image has another
+                hash.
+            OSError: The record cannot be written, or a bound is reached.
         """
         if not consent:
             return None
         if truth is not None and truth not in NAMES:
-            raise ValueError(f"truth is {truth!r}; it must be 'real', 'ai' or None.")
+            raise ValueError(f"truth is {truth!r}; pass 'real', 'ai' or None.")
         digest = str(answer.get("sha256") or "")
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise ValueError("The answer names no file (sha256); feedback is kept for files only.")
+            raise ValueError("The answer has no sha256; pass the answer for a file.")
         entry = {
             "id": uuid.uuid4().hex,
             "time": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
@@ -134,7 +141,7 @@ class Feedback:
         }
         with self._lock:
             if self._records >= MAX_RECORDS:
-                raise OSError("No more feedback can be kept at the moment.")
+                raise OSError("No more feedback can be kept; the limit of records is reached.")
             if image is not None:
                 entry["image"] = self._keep_image(image, digest)
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -143,10 +150,8 @@ class Feedback:
         return entry["id"]
 
     def _keep_image(self, data: bytes, digest: str) -> str | None:
-        import hashlib
-
         if hashlib.sha256(data).hexdigest() != digest:
-            raise ValueError("The image is not the one that was answered for.")
+            raise ValueError("The image is not the one that the answer is about.")
         if self._bytes is None:
             self._bytes = sum(
                 path.stat().st_size for path in self.folder.rglob("images/*") if path.is_file()
@@ -156,7 +161,7 @@ class Feedback:
         if path.is_file():
             return name
         if len(data) > MAX_IMAGE or self._bytes + len(data) > MAX_TOTAL:
-            logger.warning("An image was not kept: there is no room for it")
+            logger.warning("An image was not kept: the limit of bytes is reached")
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
@@ -164,13 +169,14 @@ class Feedback:
         return name
 
     def flush(self) -> None:
-        """Push what has come to the Hub now, where there is a dataset for it."""
+        """Push new records to the Hub now, if there is a dataset."""
         if self.scheduler:
             self.scheduler.trigger().result()
 
 
 def read_feedback(folder: str | Path) -> Iterator[dict]:
-    """The records of a folder, oldest file first; lines that are damaged are passed over, with a warning."""
+    """Yield the records of a folder, oldest file first; damaged lines are skipped with a
+    warning."""
     for path in sorted(Path(folder).glob("records/*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
@@ -181,7 +187,7 @@ def read_feedback(folder: str | Path) -> Iterator[dict]:
                 ):
                     raise ValueError("it has no hash, or an unknown label")
             except (ValueError, KeyError, TypeError) as error:
-                logger.warning("%s, line %d is no record: %s", path.name, number, error)
+                logger.warning("%s, line %d is not a record: %s", path.name, number, error)
                 continue
             yield entry
 
@@ -199,7 +205,7 @@ def _schedule(folder: Path, repo: str, token: str | None):
             private=True,
             token=token,
             allow_patterns=["records/*.jsonl", "images/*"],
-            ignore_patterns=["images/.*"],  # half an image of a process that died
+            ignore_patterns=["images/.*"],  # an unfinished file
         )
     except (HFValidationError, LocalTokenNotFoundError, HfHubHTTPError) as error:
         reason = " ".join(str(error).split())[:200]
