@@ -1,7 +1,7 @@
 """Calibrate an existing checkpoint: any image classifier that tells photographs from AI-generated images.
 
-    python scripts/calibrate.py user/detector --dataset ./corpus --output_dir runs/calibrated
-    python scripts/calibrate.py user/detector --label_map LABEL_0=real,LABEL_1=ai --dataset ./corpus --output_dir runs/calibrated \
+    python scripts/calibrate.py user/detector --dataset ./corpus --output runs/calibrated
+    python scripts/calibrate.py user/detector --label_map LABEL_0=real,LABEL_1=ai --dataset ./corpus --output runs/calibrated \
         --degraded --push_to_hub --hub_model_id user/detector-calibrated
 
 A temperature and a bias are fitted on the calibration half of the corpus' validation split and folded into the last layer, so
@@ -11,114 +11,77 @@ degraded first, so that the calibration holds after a trip through the web. Wher
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from realfake import io
+from realfake.cli import options as cli_options
 
-PROGRAM = "calibrate.py"
 
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
-    from realfake.cli.options import add_checkpoint_options, add_corpus_options
-    from realfake.io import check_least
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     from realfake.training.release import METHODS
 
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_checkpoint_options(parser)
-    add_corpus_options(parser)
+    cli_options.add_model(parser)
+    cli_options.add_corpus(parser)
+    cli_options.add_limits(parser, "validation", "test")
+    cli_options.add_output(parser, "folder of the calibrated checkpoint and its card")
     parser.add_argument(
-        "--max_validation_samples", type=int, help="Use this many validation images at most."
-    )
-    parser.add_argument("--max_test_samples", type=int, help="Use this many test images at most.")
-    parser.add_argument(
-        "--output_dir", required=True, help="Folder of the calibrated checkpoint and its card."
-    )
-    parser.add_argument(
-        "--method",
-        choices=METHODS,
-        default="auto",
-        help="What is fitted; 'auto' chooses by cross-validation.",
+        "--method", choices=METHODS, default="auto", help="what to fit; auto: by cross-validation"
     )
     parser.add_argument(
         "--alpha",
-        type=float,
+        type=cli_options.between(0, 0.5),
         default=0.05,
-        help="Rate of wrong verdicts among the images of a class; the rest is inconclusive.",
+        help="rate of wrong verdicts per class; less certain images are inconclusive",
     )
     parser.add_argument(
-        "--degraded",
-        action="store_true",
-        help="Fit on degraded images, one way of the grid for each.",
+        "--degraded", action="store_true", help="fit on images with a random degradation each"
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="Images in one forward pass.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the bootstrap.")
+    cli_options.add_batch_size(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     parser.add_argument(
-        "--measure_test", action="store_true", help="Measure the test split too, and log it."
+        "--measure_test", action="store_true", help="measure the test split, too, and log it"
     )
-    parser.add_argument(
-        "--measurement_log",
-        default="realfake/checkpoints/measurements.jsonl",
-        help="File that every measurement of a test split is added to.",
-    )
-    parser.add_argument("--license", help="Licence of the original weights, for the card.")
+    cli_options.add_measurement_log(parser)
+    parser.add_argument("--license", help="licence of the original weights, for the card")
     hub = parser.add_argument_group("Hub")
-    hub.add_argument("--push_to_hub", action="store_true", help="Push the result.")
-    hub.add_argument("--hub_model_id", help="Where to, e.g. user/detector-calibrated.")
-    hub.add_argument("--hub_token", help="Token; defaults to the one of `hf auth login`.")
-    hub.add_argument("--hub_private_repo", action="store_true", help="Make the repository private.")
-    hub.add_argument("--hub_revision", help="Branch to push to.")
-    options = parser.parse_args(arguments)
-    if not 0 < options.alpha < 0.5:
-        raise ValueError(f"--alpha must lie between 0 and 0.5, not {options.alpha}.")
-    check_least(options, batch_size=1)
+    hub.add_argument("--push_to_hub", action="store_true", help="upload the result")
+    hub.add_argument("--hub_model_id", help="where to upload, such as user/detector-calibrated")
+    hub.add_argument("--hub_token", help="token (default: that of `hf auth login`)")
+    hub.add_argument("--hub_private_repo", action="store_true", help="create it private")
+    hub.add_argument("--hub_revision", help="branch to upload to")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Calibrate, in a folder that no other process writes to."""
     _check_output(options)
-    return options
+    options.output_dir = options.output
+    with io.output_folder(options.output):
+        return calibrate(options)
 
 
 def _check_output(options: argparse.Namespace) -> None:
     from realfake.training.runs import FINISHED
 
-    folder = Path(options.output_dir)
+    folder = Path(options.output)
     if folder.resolve() == Path(options.model).resolve():
         raise ValueError(
-            "--output_dir is the checkpoint itself, which would be overwritten; pass another folder."
+            "--output is the checkpoint itself, which would be overwritten; pass another folder."
         )
     if (folder / FINISHED).is_file():
-        raise ValueError(f"{folder} holds a finished training run; pass another --output_dir.")
-
-
-def main() -> int:
-    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-
-    try:
-        options = parse_arguments()
-        with io.output_folder(options.output_dir):
-            return calibrate(options)
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
+        raise ValueError(f"{folder} holds a finished training run; pass another --output.")
 
 
 def calibrate(options: argparse.Namespace) -> int:
     """Checkpoint → logits → calibration → stored checkpoint → figures → card → Hub."""
-    from realfake.cli import options as cli_options
     from realfake.corpus import rows
-    from realfake.statistics.summary import log_odds_from_logits
+    from realfake.statistics.log_odds import log_odds_from_logits
     from realfake.training import publishing, release, runs
 
     limits = {"validation": options.max_validation_samples}
     if options.measure_test:
         limits["test"] = options.max_test_samples
-    detector = cli_options.open_checkpoint(options)
+    detector = cli_options.open_model(options)
     if options.push_to_hub:
         publishing.check_login(options)
     parts = runs.parts_of(cli_options.read_corpus(options, limits), options.split_seed)
@@ -162,7 +125,7 @@ def calibrate(options: argparse.Namespace) -> int:
         fitted,
         part,
         before["calibration"],
-        options.output_dir,
+        options.output,
         facts,
         options.alpha,
         options.batch_size,
@@ -180,14 +143,12 @@ def calibrate(options: argparse.Namespace) -> int:
             log_odds_from_logits(before[name], class_indices),
         )
     _finish(options, result, original)
-    return publishing.push(options, PROGRAM) if options.push_to_hub else 0
+    return publishing.push(options, "realfake calibrate") if options.push_to_hub else 0
 
 
 def _identity(options, detector) -> str | None:
-    from realfake.cli.options import checkpoint_identity
-
     try:
-        return checkpoint_identity(options.model, detector)
+        return cli_options.model_identity(options.model, detector)
     except OSError:
         # Weights in several files are opened all the same; they have no single hash.
         return None
@@ -196,7 +157,6 @@ def _identity(options, detector) -> str | None:
 def _write_down(options, detector, parts, name: str, log_odds, out_of_distribution, before) -> None:
     from datetime import UTC, datetime
 
-    from realfake import io
     from realfake.corpus import rows
     from realfake.evaluation import measure, results
     from realfake.evaluation.log import log_measurement
@@ -213,7 +173,7 @@ def _write_down(options, detector, parts, name: str, log_odds, out_of_distributi
         **known,
     )
     facts = {
-        "checkpoint_hash": results.checkpoint_hash(options.output_dir),
+        "checkpoint_hash": results.checkpoint_hash(options.output),
         "command": io.command_line(),
         "corpus": options.corpus_name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -224,10 +184,14 @@ def _write_down(options, detector, parts, name: str, log_odds, out_of_distributi
             for key in ("accuracy", "balanced_accuracy", "auroc", "ece")
         }
         log_measurement(
-            options.measurement_log, split=name, n=figures["n"], figures=headline, **facts
+            cli_options.measurement_log(options),
+            split=name,
+            n=figures["n"],
+            figures=headline,
+            **facts,
         )
     results.write_evaluation(
-        options.output_dir,
+        options.output,
         name,
         figures,
         before=measure.measure(before, truth, groups=known["groups"], seed=options.seed),
@@ -236,19 +200,18 @@ def _write_down(options, detector, parts, name: str, log_odds, out_of_distributi
         **facts,
     )
     results.write_scores(
-        options.output_dir, name, log_odds, truth, out_of_distribution=out_of_distribution, **known
+        options.output, name, log_odds, truth, out_of_distribution=out_of_distribution, **known
     )
 
 
 def _finish(options, result, original) -> None:
     """Write the card, and say what the calibration was worth."""
-    from realfake import io
     from realfake.card.facts import hub_id
     from realfake.evaluation import log, results
     from realfake.evaluation.plots import write_plots
     from realfake.training import release
 
-    folder = Path(options.output_dir)
+    folder = Path(options.output)
     content = results.read_evaluation(folder)
     split = "test" if options.measure_test else "selection"
     scores = results.read_scores(folder / f"scores-{split}.parquet")
@@ -269,7 +232,9 @@ def _finish(options, result, original) -> None:
         "ood": result.detector.facts.get("ood"),
         "versions": io.versions(),
         "plots": write_plots(folder, split, scores["log_odds"], scores["is_ai"], record["figures"]),
-        "measurements": log.count(options.measurement_log, split="test", corpus=options.corpus_name)
+        "measurements": log.count(
+            cli_options.measurement_log(options), split="test", corpus=options.corpus_name
+        )
         if options.measure_test
         else None,
     }
@@ -305,7 +270,3 @@ def _figure(figure) -> str:
     return (
         text if figure["low"] is None else f"{text} ({figure['low']:.4f} to {figure['high']:.4f})"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

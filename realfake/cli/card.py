@@ -7,36 +7,20 @@ the card says what this version of the project says of them.
 """
 
 import argparse
-import sys
 
-PROGRAM = "write_card.py"
+from realfake.cli import options
 
 
-def main() -> int:
-    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="Folder of a finished run.")
-    parser.add_argument(
-        "--measurement_log",
-        default="realfake/checkpoints/measurements.jsonl",
-        help="File in which measurements of test splits are noted.",
-    )
-    options = parser.parse_args()
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="folder of a finished run")
+    options.add_measurement_log(parser)
 
-    from realfake import io
+
+def run(args: argparse.Namespace) -> int:
+    """Write the cards."""
     from realfake.card.render import rewrite_card
 
-    try:
-        for folder in options.folders:
-            print(f"Finished: {rewrite_card(folder, options.measurement_log)}", flush=True)
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
+    for folder in args.folders:
+        print(f"Finished: {rewrite_card(folder, args.measurement_log or folder)}", flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,65 +16,57 @@ models train with the same options, splits and seeds, and end calibrated. The ta
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from realfake import io
+from realfake.cli import options as cli_options
 
-PROGRAM = "compare.py"
 
-
-def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the command line.
-
-    Returns:
-        The script's own options, and the words for `train_hf.py`.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     from realfake.training.series import ARCHITECTURES, SCALES
 
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        epilog="All other options go to train_hf.py.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output_dir", required=True, help="Folder of the runs and of the table.")
+    cli_options.add_output(parser, "folder of the runs and the table")
     parser.add_argument(
         "--models",
         default=",".join(ARCHITECTURES),
-        help="Names of these seven, Hub ids or folders, separated by commas; or a JSON file.",
+        help="names of these seven, Hub ids or folders, separated by commas; or a JSON file",
     )
     parser.add_argument(
-        "--from_scratch", action="store_true", help="Random weights instead of the Hub's."
+        "--from_scratch", action="store_true", help="start from random weights, not the Hub's"
     )
-    parser.add_argument("--scale", choices=SCALES, default="full", help="How large, from scratch.")
-    parser.add_argument("--seeds", default="42", help="One run of each model for each of these.")
+    parser.add_argument("--scale", choices=SCALES, default="full", help="size, from scratch")
+    parser.add_argument("--seeds", default="42", help="one run of each model for each seed")
     parser.add_argument(
         "--split",
         choices=("validation", "held_out", "test"),
         default="validation",
-        help="What is compared on; test is measured only if you ask for it here.",
+        help="split to compare on",
     )
     parser.add_argument(
         "--tier_samples",
-        type=int,
+        type=cli_options.at_least(0),
         default=400,
-        help="Images of validation (or held_out) that are recompressed, resized, … for the worst tier; 0 for none.",
+        help="images of validation (or held_out) to degrade for the worst tier; 0: no tiers",
     )
     parser.add_argument(
-        "--launcher", help='What starts a run, e.g. "accelerate launch --num_processes 2".'
+        "--launcher",
+        help='command that starts a run, such as "accelerate launch --num_processes 2"',
     )
-    options, words = parser.parse_known_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, compare and print, in a folder that no other process writes to."""
+    words = options.training_options
+    _check(options, words)
+    series = runs_of(options, words)
+    with io.locked_folder(options.output):
+        return train_and_compare(options, series)
+
+
+def _check(options: argparse.Namespace, words: list[str]) -> None:
     if options.scale != "full" and not options.from_scratch:
-        raise ValueError(
-            "--scale is for --from_scratch: a pretrained checkpoint has the size that it has."
-        )
-    if options.tier_samples < 0:
-        raise ValueError(f"--tier_samples must not be negative, as {options.tier_samples} is.")
+        raise ValueError("--scale needs --from_scratch: a pretrained checkpoint has a fixed size.")
     try:
         options.seeds = list(dict.fromkeys(int(seed) for seed in options.seeds.split(",")))
     except ValueError:
@@ -87,12 +79,12 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
         "--model_name_or_path",
         "--model_type",
         "--config_overrides",
+        "--output_dir",
     ):
         if any(given == word or given.startswith(f"{word}=") for given in words):
             raise ValueError(
-                f"{word} is set for each run; say it with --seeds, --split or --models."
+                f"{word} is set for each run; use --seeds, --split, --models or --output."
             )
-    return options, words
 
 
 def runs_of(options: argparse.Namespace, words: list[str]):
@@ -122,7 +114,7 @@ def runs_of(options: argparse.Namespace, words: list[str]):
     found = []
     for seed in options.seeds:
         for name, own in models.items():
-            folder = Path(options.output_dir) / f"{slug(name.replace('/', '-'))}-s{seed}"
+            folder = Path(options.output) / f"{slug(name.replace('/', '-'))}-s{seed}"
             whole = (
                 *words,
                 *own,
@@ -156,21 +148,6 @@ def _read_models(path: Path) -> dict[str, list[str]]:
         ) from error
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train, compare and print; a user's mistake ends in one line and exit status 2."""
-    try:
-        return compare(*parse_arguments(arguments))
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
-
-
-def compare(options: argparse.Namespace, words: list[str]) -> int:
-    """Options → runs → table, in a folder that nobody else writes to."""
-    series = runs_of(options, words)
-    with io.locked_folder(options.output_dir):
-        return train_and_compare(options, series)
-
-
 def train_and_compare(options: argparse.Namespace, series: list) -> int:
     """Runs → scores → figures → table."""
     from realfake.training import comparison
@@ -191,9 +168,5 @@ def train_and_compare(options: argparse.Namespace, series: list) -> int:
     for name, figures in beside.items():
         found["models"][name] |= figures
     return training_series.conclude(
-        Path(options.output_dir), "comparison", found, failed, comparison.comparison_page
+        Path(options.output), "comparison", found, failed, comparison.comparison_page
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,120 +14,90 @@ import contextlib
 import sys
 from pathlib import Path
 
-PROGRAM = "evaluate_explanations.py"
+from realfake.cli import options as cli_options
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     from realfake.attribution.methods import METHODS
-    from realfake.cli.options import (
-        add_checkpoint_options,
-        add_corpus_options,
-        add_measuring_options,
-    )
-    from realfake.io import check_least
 
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_checkpoint_options(parser)
-    add_corpus_options(parser)
-    add_measuring_options(parser, split="validation", seed="Seed of everything that is drawn.")
+    at_least = cli_options.at_least
+    cli_options.add_model(parser)
+    cli_options.add_corpus(parser)
+    cli_options.add_measurement(parser, split="validation", seed="seed of everything random")
+    cli_options.add_output(parser, "folder of the figures and the findings so far")
     parser.add_argument(
-        "--output_dir", required=True, help="Folder of the figures, and of the findings so far."
+        "--methods", default=",".join(METHODS), help="methods to measure, separated by commas"
     )
     parser.add_argument(
-        "--methods", default=",".join(METHODS), help="Which methods, separated by commas."
-    )
-    parser.add_argument(
-        "--layers", type=int, default=0, help="On how many layers Grad-CAM is tried besides."
+        "--layers", type=at_least(0), default=0, help="number of further layers for Grad-CAM"
     )
     parser.add_argument(
         "--store",
         action="store_true",
-        help="Write the best method and Grad-CAM's best layer into the checkpoint; never from test images.",
+        help="store the best method and Grad-CAM's best layer in the checkpoint; not with --split test",
     )
     parser.add_argument(
-        "--max_samples", type=int, default=200, help="Explain this many images at most."
+        "--max_samples", type=at_least(2), default=200, help="number of images to explain"
     )
     parser.add_argument(
         "--max_slow_samples",
-        type=int,
-        help="Images that integrated gradients, occlusion and KernelSHAP explain; by default all. With fewer they are not chosen.",
+        type=at_least(2),
+        help="number of images for integrated gradients, occlusion and KernelSHAP (default: all); with fewer images "
+        "these methods are not candidates for --store",
     )
     parser.add_argument(
-        "--splices", type=int, default=50, help="Spliced pictures of each kind; 0 for none."
+        "--splices", type=at_least(0), default=50, help="spliced pictures of each kind"
     )
     parser.add_argument(
         "--save_splices",
         metavar="FOLDER",
-        help="Write the spliced pictures, controls and masks there as well.",
+        help="write the spliced pictures, controls and masks there",
     )
     parser.add_argument(
-        "--steps", type=int, default=8, help="Of the deletion and insertion curves."
+        "--steps", type=at_least(2), default=8, help="steps of the deletion and insertion curves"
     )
     parser.add_argument(
-        "--n_random", type=int, default=3, help="Random maps that each map is compared with."
+        "--n_random", type=at_least(1), default=3, help="random maps to compare each map with"
     )
     parser.add_argument(
         "--n_checks",
-        type=int,
+        type=at_least(0),
         default=32,
-        help="Images for the slow checks: ROAD, sensitivity, shuffled weights.",
+        help="images for the slow checks: ROAD, sensitivity, shuffled weights",
     )
-    options = parser.parse_args(arguments)
-    check_least(
-        options,
-        layers=0,
-        max_samples=2,
-        max_slow_samples=2,
-        splices=0,
-        steps=2,
-        n_random=1,
-        n_checks=0,
-        n_resamples=0,
-    )
-    options.methods = list(dict.fromkeys(options.methods.split(",")))
-    if unknown := [name for name in options.methods if name not in METHODS]:
-        raise ValueError(f"--methods knows no {unknown[0]!r}; there are {', '.join(METHODS)}.")
-    if options.store and options.split == "test":
-        raise ValueError("--store chooses, which test images are not for; pass --split validation.")
-    if options.save_splices and not options.splices:
-        raise ValueError(
-            "--save_splices has nothing to write with --splices 0; leave it out, or ask for splices."
-        )
-    if options.store and not options.layers:
-        raise ValueError("--store needs layers to choose among; pass --layers as well.")
-    if options.store and not (Path(options.model) / "config.json").is_file():
-        raise ValueError(
-            f"--store writes into a folder, which {options.model} is not; download it first."
-        )
-    return options
 
 
-def main() -> int:
-    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
+def run(options: argparse.Namespace) -> int:
+    """Measure, in folders that no other process writes to."""
     from realfake import io
 
-    try:
-        options = parse_arguments()
-        with contextlib.ExitStack() as folders:
-            for folder in _written(options):
-                folders.enter_context(io.output_folder(folder))
-            return evaluate(options)
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
+    _check(options)
+    with contextlib.ExitStack() as folders:
+        for folder in _written(options):
+            folders.enter_context(io.output_folder(folder))
+        return evaluate(options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from realfake.attribution.methods import METHODS
+
+    options.methods = list(dict.fromkeys(options.methods.split(",")))
+    if unknown := [name for name in options.methods if name not in METHODS]:
+        raise ValueError(f"--methods: {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}.")
+    if options.store and options.split == "test":
+        raise ValueError("--store must not use test images; pass --split validation.")
+    if options.save_splices and not options.splices:
+        raise ValueError("--save_splices needs splices; leave it out, or raise --splices.")
+    if options.store and not options.layers:
+        raise ValueError("--store needs candidate layers; pass --layers as well.")
+    if options.store and not (Path(options.model) / "config.json").is_file():
+        raise ValueError(f"--store needs a folder; download {options.model} first.")
 
 
 def _written(options: argparse.Namespace) -> list[Path]:
     """The folders that are written to."""
-    output, model = Path(options.output_dir), Path(options.model)
+    output, model = Path(options.output), Path(options.model)
     return [output, model] if options.store and model.resolve() != output.resolve() else [output]
 
 
@@ -140,7 +110,6 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from realfake import io
     from realfake.card import method as card_method
-    from realfake.cli import options as cli_options
     from realfake.corpus import rows
     from realfake.evaluation import explanation_report, explanations
     from realfake.evaluation.explanations import Findings, findings_file
@@ -148,8 +117,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from realfake.evaluation.splices import save_splices
     from realfake.training import runs
 
-    detector = cli_options.open_checkpoint(options)
-    identity = cli_options.checkpoint_identity(options.model, detector)
+    detector = cli_options.open_model(options)
+    identity = cli_options.model_identity(options.model, detector)
     corpus = cli_options.read_corpus(
         options, {runs.split_to_read(options.split): options.max_samples}
     )
@@ -164,7 +133,7 @@ def evaluate(options: argparse.Namespace) -> int:
     first = detector.pixels(dataset[0]["image"])
     compared = explanations.candidates(detector, options.methods, options.layers, first)
     stored = detector.facts.get("gradcam_layer")
-    path = findings_file(options.output_dir, identity, stored, fingerprint, asdict(settings))
+    path = findings_file(options.output, identity, stored, fingerprint, asdict(settings))
     findings = Findings(path)
     before = len(findings.lines)
 
@@ -208,18 +177,18 @@ def evaluate(options: argparse.Namespace) -> int:
         "corpus": f"{options.corpus_name} (maps)",
     }
     if options.split == "test" and not (
-        len(findings.lines) == before and count(options.measurement_log, **known)
+        len(findings.lines) == before and count(cli_options.measurement_log(options), **known)
     ):
         gains = {name: found["gain"]["value"] for name, found in figures["faithfulness"].items()}
         log_measurement(
-            options.measurement_log,
+            cli_options.measurement_log(options),
             n=len(dataset),
             date=record["date"],
             command=record["command"],
             figures={"gain_over_chance": gains, "supports": figures["default"]},
             **known,
         )
-    folder = Path(options.output_dir)
+    folder = Path(options.output)
     everything = {**io.read_records(folder / card_method.EXPLANATIONS_FILE), options.split: record}
     io.write_atomically(folder / card_method.EXPLANATIONS_FILE, records_text(everything))
     pages = [explanation_report.render(known) for known in everything.values()]
@@ -260,7 +229,3 @@ def store(model: str, detector, compared, figures: dict) -> None:
     print(
         f"Stored in {model}/config.json: {said or 'nothing, for no map beats chance'}.", flush=True
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

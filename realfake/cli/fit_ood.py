@@ -9,65 +9,41 @@ which stay as they are; the other half shows how many false alarms there are.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-PROGRAM = "fit_novelty.py"
+from realfake.cli import options as cli_options
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
-    from realfake.cli.options import add_checkpoint_options, add_corpus_options
-    from realfake.io import check_least
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     from realfake.models.ood import ALPHA
 
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_checkpoint_options(parser)
-    add_corpus_options(parser)
-    parser.add_argument(
-        "--max_validation_samples", type=int, help="Use this many validation images at most."
-    )
+    cli_options.add_model(parser)
+    cli_options.add_corpus(parser)
+    cli_options.add_limits(parser, "validation")
     parser.add_argument(
         "--false_alarms",
-        type=float,
+        type=cli_options.between(0, 0.5),
         default=ALPHA,
-        help="Share of the images of each class taken for novel.",
+        help="share of the images of each class that are flagged",
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="Images in one forward pass.")
-    options = parser.parse_args(arguments)
-    if not 0 < options.false_alarms < 0.5:
-        raise ValueError(f"--false_alarms must lie between 0 and 0.5, not {options.false_alarms}.")
-    check_least(options, batch_size=1)
-    if not Path(options.model).is_dir():
-        raise ValueError(
-            f"{options.model} is no folder; download the checkpoint first, or calibrate a copy."
-        )
-    return options
+    cli_options.add_batch_size(parser)
 
 
-def main() -> int:
-    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
+def run(options: argparse.Namespace) -> int:
+    """Fit, in a folder that no other process writes to."""
     from realfake import io
 
-    try:
-        options = parse_arguments()
-        with io.output_folder(options.model):
-            return fit(options)
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
+    if not Path(options.model).is_dir():
+        raise ValueError(
+            f"{options.model} is not a folder; download the checkpoint, or calibrate a copy."
+        )
+    with io.output_folder(options.model):
+        return fit(options)
 
 
 def fit(options: argparse.Namespace) -> int:
     """Checkpoint + corpus → statistics beside the weights → false alarms on the other half."""
-    from realfake.cli import options as cli_options
     from realfake.corpus import rows
     from realfake.detector import Detector
     from realfake.evaluation import collecting
@@ -75,7 +51,7 @@ def fit(options: argparse.Namespace) -> int:
     from realfake.statistics.verdicts import binomial_interval
     from realfake.training import release, runs
 
-    detector = cli_options.open_checkpoint(options)
+    detector = cli_options.open_model(options)
     corpus = cli_options.read_corpus(options, {"validation": options.max_validation_samples})
     parts = runs.parts_of(corpus, options.split_seed)
     fitted = release.fit_ood(
@@ -112,7 +88,3 @@ def detector_labels(detector) -> dict[str, str]:
         for label, indices in detector.class_indices.items()
         for index in indices
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

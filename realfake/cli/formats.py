@@ -7,50 +7,26 @@ which the card shows where it lies beside the weights (`scripts/write_card.py`).
 """
 
 import argparse
-import sys
 
-PROGRAM = "evaluate_formats.py"
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
-    from realfake.cli.options import (
-        add_checkpoint_options,
-        add_corpus_options,
-        add_measuring_options,
-    )
-    from realfake.io import check_least
-
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_checkpoint_options(parser)
-    add_corpus_options(parser)
-    add_measuring_options(parser, split="test")
-    parser.add_argument("--output_dir", required=True, help="Folder of the figures.")
-    parser.add_argument("--max_samples", type=int, help="Measure this many images at most.")
-    parser.add_argument("--batch_size", type=int, default=32, help="Images in one forward pass.")
-    options = parser.parse_args(arguments)
-    check_least(options, max_samples=2, batch_size=1, n_resamples=0)
-    return options
+from realfake.cli import options as cli_options
 
 
-def main() -> int:
-    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    cli_options.add_model(parser)
+    cli_options.add_corpus(parser)
+    cli_options.add_measurement(parser, split="test")
+    cli_options.add_output(parser, "folder of the figures")
+    parser.add_argument("--max_samples", type=cli_options.at_least(2), help="images to measure")
+    cli_options.add_batch_size(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, in a folder that no other process writes to."""
     from realfake import io
 
-    try:
-        options = parse_arguments()
-        with io.output_folder(options.output_dir):
-            return evaluate(options)
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
+    with io.output_folder(options.output):
+        return evaluate(options)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -60,13 +36,12 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from realfake import io
     from realfake.card import results as words
-    from realfake.cli import options as cli_options
     from realfake.corpus.rows import corpus_fingerprint
     from realfake.evaluation import formats
     from realfake.evaluation.log import log_once
     from realfake.training import runs
 
-    detector = cli_options.open_checkpoint(options)
+    detector = cli_options.open_model(options)
     corpus = cli_options.read_corpus(
         options, {runs.split_to_read(options.split): options.max_samples}
     )
@@ -74,7 +49,7 @@ def evaluate(options: argparse.Namespace) -> int:
     scores = formats.score_formats(detector, dataset, options.batch_size)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": cli_options.checkpoint_identity(options.model, detector),
+        "checkpoint_sha256": cli_options.model_identity(options.model, detector),
         "model": detector.name,
         "corpus": options.corpus_name,
         "corpus_fingerprint": corpus_fingerprint(dataset),
@@ -88,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> int:
     }
     if options.split == "test":
         log_once(
-            options.measurement_log,
+            cli_options.measurement_log(options),
             checkpoint_hash=record["checkpoint_sha256"],
             # Named apart: these figures say nothing of how often the detector is right.
             corpus=f"{options.corpus_name} (files)",
@@ -98,12 +73,8 @@ def evaluate(options: argparse.Namespace) -> int:
             command=record["command"],
             figures={name: figures["kept"]["value"] for name, figures in record["formats"].items()},
         )
-    written = Path(options.output_dir) / words.FILE_NAME
+    written = Path(options.output) / words.FILE_NAME
     io.write_record(written, options.split, record)
     print(words.formats_table(record))
     print(f"Finished: {written}", flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,65 +9,40 @@ once, at the end. Finished runs are kept when the same command is given again.
 """
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
-PROGRAM = "leave_one_out.py"
+from realfake.cli import options as cli_options
 
 
-def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the command line.
-
-    Returns:
-        The script's own options, and the words for `train_hf.py`.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        epilog="All other options go to train_hf.py.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output_dir", required=True, help="Folder of the runs and of the table.")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    cli_options.add_output(parser, "folder of the runs and the table")
     parser.add_argument(
-        "--column",
-        default="generator",
-        help="Whose values are left out: generator, family, source.",
+        "--column", default="generator", help="column to leave out: generator, family or source"
     )
     parser.add_argument(
-        "--values",
-        help="Which of them, separated by commas; defaults to all that are large enough.",
+        "--values", help="values to leave out, separated by commas (default: all large ones)"
     )
     parser.add_argument(
         "--min_images",
-        type=int,
+        type=cli_options.at_least(1),
         default=30,
-        help="Leave out values with so many ai images, or more.",
+        help="smallest number of ai images of a value",
     )
     parser.add_argument(
-        "--launcher", help='What starts a run, e.g. "accelerate launch --num_processes 2".'
+        "--launcher",
+        help='command that starts a run, such as "accelerate launch --num_processes 2"',
     )
-    options, words = parser.parse_known_args(arguments)
-    if options.min_images < 1:
-        raise ValueError(f"--min_images must be at least 1, not {options.min_images}.")
-    for word in ("--hold_out", "--measure_test"):
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, compare and print; `options.training_options` go to each run."""
+    words = options.training_options
+    for word in ("--hold_out", "--measure_test", "--output_dir"):
         if any(given == word or given.startswith(f"{word}=") for given in words):
             raise ValueError(f"{word} is set for each run; leave it out.")
-    return options, words
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Train, compare and print; a user's mistake ends in one line and exit status 2."""
-    from realfake import io
-
-    try:
-        return leave_one_out(*parse_arguments(arguments))
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
+    return leave_one_out(options, words)
 
 
 def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
@@ -77,7 +52,7 @@ def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
     from realfake.training import runs
     from realfake.training import series as training_series
 
-    folder = Path(options.output_dir)
+    folder = Path(options.output)
     words = [*words, "--measure_test", "False"]
     parsed = runs.parse([*words, "--output_dir", str(folder)])
     corpus = runs.load(parsed.data, parsed.run)
@@ -109,7 +84,7 @@ def train_and_compare(options: argparse.Namespace, series: list) -> int:
         )
     found = {"column": options.column, "values": comparison.held_out_figures(done)}
     return training_series.conclude(
-        Path(options.output_dir), "leave_one_out", found, failed, comparison.held_out_page
+        Path(options.output), "leave_one_out", found, failed, comparison.held_out_page
     )
 
 
@@ -140,7 +115,3 @@ def _values(options: argparse.Namespace, corpus) -> list[str]:
             f"No {options.column} has {options.min_images} ai images; lower --min_images."
         )
     return large
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,203 +1,242 @@
-"""The options by which scripts are told their corpus and checkpoint, and how they say what went wrong.
-
-Scripts that work on a corpus alone (`prepare_corpus.py`, `audit_corpus.py`) take it as an argument, with the options of
-[`add_source_options`]. Those that measure (`calibrate.py`, `evaluate_checkpoint.py`) take a finished checkpoint, whose classes
-need a mapping of their own: `--label_map` is about the checkpoint there, and the corpus is told by [`add_corpus_options`].
-"""
+"""Options that several commands share: the model, the corpus, the output folder, what is measured."""
 
 import argparse
-import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realfake.corpus.load import Corpus, load_corpus
-from realfake.corpus.splits import EVALUABLE_SPLITS, SPLITS
-from realfake.evaluation.results import checkpoint_hash
 from realfake.labels import parse_overrides
 
 if TYPE_CHECKING:
+    from realfake.corpus.load import Corpus
     from realfake.detector import Detector
 
-# Of a split that is read only because the corpus has it, this many images are enough.
+_SPLITS = ("train", "validation", "test")
+# Images read from a split that a command does not use.
 _UNUSED = 100
 
+# Types of numbers. A value outside its range is a `ValueError` that names the option.
 
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Add the checkpoint and what is needed to open it."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="Hub id or folder of any image-classification checkpoint."
-    )
-    parser.add_argument("--model_revision", help="Branch, tag or commit of the checkpoint.")
+
+def at_least(smallest: int) -> Callable[[str], int]:
+    """Return an argument type: a whole number that is `smallest` or larger."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"must be at least {smallest}, not {value}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def between(low: float, high: float, inclusive: bool = False) -> Callable[[str], float]:
+    """Return an argument type: a number between two bounds."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not (low <= value <= high if inclusive else low < value < high):
+            raise argparse.ArgumentTypeError(f"must lie between {low:g} and {high:g}, not {text}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+# The model
+
+
+def add_model(parser: argparse.ArgumentParser, positional: bool = True) -> None:
+    """Add the model: a required argument, or `--model` where the bundled detector is the default."""
+    text = "Hub id, user/name@revision, or folder of an image classifier"
+    if positional:
+        parser.add_argument("model", metavar="MODEL", help=text)
+    else:
+        parser.add_argument("--model", metavar="MODEL", help=f"{text} (default: the bundled one)")
     parser.add_argument(
         "--label_map",
-        help="Which of the checkpoint's classes are real and which ai, where their names do not say it: "
-        "'LABEL_0=real,LABEL_1=ai'.",
+        metavar="NAME=real,NAME=ai",
+        help="meaning of the model's classes, if their names do not tell",
     )
 
 
-def _add_where(group) -> None:
-    """What a corpus' own names are, whichever way it is told."""
-    group.add_argument("--dataset_config", help="Configuration name of a Hub dataset.")
-    group.add_argument("--dataset_revision", help="Branch, tag or commit of a Hub dataset.")
-    for split in SPLITS:
-        group.add_argument(
-            f"--{split}_split", help=f"Name of the {split} split, where it is unusual."
-        )
-    group.add_argument("--image_column", help="Name of the column that holds the image.")
-    group.add_argument("--label_column", help="Name of the column that holds the label.")
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the device."""
+    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
 
 
-def add_source_options(parser: argparse.ArgumentParser, seed_help: str) -> None:
-    """Add what [`load_corpus`] can be told, but for the source itself."""
-    _add_where(parser)
-    for split in SPLITS:
-        parser.add_argument(
-            f"--max_{split}_samples", type=int, help=f"Use this many {split} images at most."
-        )
-    parser.add_argument(
-        "--label_map", help="Which classes are real and which ai: 'nature=real,midjourney=ai'."
-    )
-    parser.add_argument("--seed", type=int, default=42, help=seed_help)
-    parser.add_argument("--num_proc", type=int, help="Processes that check the images.")
-    parser.add_argument("--cache_dir", help="Where datasets keeps its files.")
-
-
-def read_source(options: argparse.Namespace, limits: dict[str, int | None] | None = None) -> Corpus:
-    """Load the corpus that the options of [`add_source_options`] name.
+def open_model(options: argparse.Namespace, device=None) -> "Detector":
+    """Open the detector that the options of [`add_model`] name.
 
     Args:
-        limits: *optional*. `{split: images at most}`, instead of what the options say.
-
-    Raises:
-        ValueError: As [`load_corpus`].
-        OSError: As [`load_corpus`].
-    """
-    limits = limits or {split: getattr(options, f"max_{split}_samples") for split in SPLITS}
-    return _load(
-        options,
-        options.source,
-        limits,
-        label_map=parse_overrides(options.label_map),
-        seed=options.seed,
-        num_proc=options.num_proc,
-        cache_dir=options.cache_dir,
-    )
-
-
-def add_corpus_options(parser: argparse.ArgumentParser) -> None:
-    """Add the corpus options of `train_hf.py`."""
-    group = parser.add_argument_group("corpus")
-    group.add_argument(
-        "--dataset",
-        required=True,
-        help="Hub dataset id, folder of class folders, or folder or file of Parquet/Arrow/CSV/JSON.",
-    )
-    group.add_argument(
-        "--corpus_name", help="What the corpus is called; defaults to its id or folder name."
-    )
-    _add_where(group)
-    group.add_argument(
-        "--dataset_label_map",
-        help="Which classes of the corpus are real and which ai: 'nature=real,midjourney=ai'.",
-    )
-    group.add_argument(
-        "--split_seed", type=int, default=42, help="Seed of the splits that are carved."
-    )
-    group.add_argument(
-        "--preprocessing_num_workers",
-        type=int,
-        help="Processes that check the images; defaults to one per core.",
-    )
-
-
-def add_measuring_options(
-    parser: argparse.ArgumentParser, split: str, seed: str = "Seed of the bootstrap."
-) -> None:
-    """Add what every script that measures a split is told: which one, the intervals, and where a look at a test split is noted."""
-    parser.add_argument(
-        "--split", choices=EVALUABLE_SPLITS, default=split, help="What is measured."
-    )
-    parser.add_argument(
-        "--n_resamples", type=int, default=1000, help="Bootstrap resamples; 0 for no intervals."
-    )
-    parser.add_argument("--seed", type=int, default=0, help=seed)
-    parser.add_argument(
-        "--measurement_log",
-        default="realfake/checkpoints/measurements.jsonl",
-        help="File that every measurement of a test split is added to.",
-    )
-
-
-def read_corpus(options: argparse.Namespace, limits: dict[str, int | None]) -> Corpus:
-    """Load the corpus that the options of [`add_corpus_options`] name.
-
-    Args:
-        limits: `{split: images at most}` for the splits that are used, `None` for all of them. Of the others only a
-            few are read.
-
-    Raises:
-        ValueError: As [`load_corpus`].
-        OSError: As [`load_corpus`].
-    """
-    local = Path(options.dataset)
-    options.corpus_name = options.corpus_name or (
-        local.resolve().name if local.exists() else options.dataset
-    )
-    label_map = parse_overrides(options.dataset_label_map, "--dataset_label_map")
-    try:
-        corpus = _load(
-            options,
-            options.dataset,
-            {split: limits.get(split, _UNUSED) for split in SPLITS},
-            label_map=label_map,
-            seed=options.split_seed,
-            num_proc=options.preprocessing_num_workers,
-        )
-    except ValueError as error:
-        # The loader names the option as the training script has it.
-        raise ValueError(str(error).replace("--label_map", "--dataset_label_map")) from error
-    print(corpus.report.summary(), flush=True)
-    return corpus
-
-
-def _load(
-    options: argparse.Namespace, source: str, limits: dict[str, int | None], **more
-) -> Corpus:
-    return load_corpus(
-        source,
-        config_name=options.dataset_config,
-        revision=options.dataset_revision,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        **{f"{split}_split": getattr(options, f"{split}_split") for split in SPLITS},
-        **{f"max_{split}_samples": limits[split] for split in SPLITS},
-        **more,
-    )
-
-
-def open_checkpoint(options: argparse.Namespace) -> "Detector":
-    """Open the checkpoint that the options name.
+        device: *optional*. Where it computes; *defaults to* `--device`, if the command has that option.
 
     Raises:
         ValueError: As [`Detector.from_pretrained`].
         OSError: As [`Detector.from_pretrained`].
     """
-    # Scripts that work on a corpus alone do not wait for torch.
     from realfake.detector import Detector
 
-    label_map = parse_overrides(options.label_map)
-    try:
-        return Detector.from_pretrained(
-            options.model, revision=options.model_revision, label_map=label_map
-        )
-    except ValueError as error:
-        raise ValueError(re.sub(r"(?<!-)\blabel_map\b", "--label_map", str(error))) from error
+    model, revision = split_revision(options.model)
+    label_map = parse_overrides(options.label_map) or None
+    return Detector.from_pretrained(
+        model,
+        revision=revision,
+        device=device or getattr(options, "device", None),
+        label_map=label_map,
+    )
 
 
-def checkpoint_identity(model: str | Path, detector: "Detector") -> str:
-    """Return what names the weights: their SHA-256 for a folder, the commit for a checkpoint of the Hub.
+def split_revision(model: str | None) -> tuple[str | None, str | None]:
+    """Split `user/name@revision` into the id and the revision; a folder has no revision."""
+    if not model or "@" not in model or Path(model).exists():
+        return model, None
+    model, _, revision = model.rpartition("@")
+    return model, revision or None
+
+
+def model_identity(model: str | Path, detector: "Detector") -> str:
+    """Return an identifier of the weights: their SHA-256 for a folder, the commit for a Hub id.
 
     Raises:
         OSError: The folder holds no `model.safetensors`.
     """
+    from realfake.evaluation.results import checkpoint_hash
+
     return checkpoint_hash(model) if Path(model).is_dir() else str(detector.revision)
+
+
+# The corpus
+
+
+def add_corpus(parser: argparse.ArgumentParser, measured: bool = True) -> None:
+    """Add the corpus and its reading.
+
+    Args:
+        measured: Whether a model is measured on the corpus. Then the corpus is `--dataset`, and its classes are
+            named by `--dataset_label_map`; else it is the argument SOURCE, with `--label_map`.
+    """
+    group = parser.add_argument_group("corpus") if measured else parser
+    text = "Hub dataset, folder of class folders, data files, or save_to_disk folder"
+    if measured:
+        group.add_argument("--dataset", metavar="SOURCE", required=True, help=text)
+        group.add_argument("--corpus_name", help="name in reports (default: id or folder name)")
+    else:
+        group.add_argument("source", metavar="SOURCE", help=text)
+    group.add_argument("--dataset_config", help="configuration of a Hub dataset")
+    group.add_argument("--dataset_revision", help="branch, tag or commit of a Hub dataset")
+    for split in _SPLITS:
+        group.add_argument(f"--{split}_split", help=f"name of the {split} split")
+    group.add_argument("--image_column", help="column of the images")
+    group.add_argument("--label_column", help="column of the labels")
+    group.add_argument(
+        "--dataset_label_map" if measured else "--label_map",
+        metavar="NAME=real,NAME=ai",
+        help="meaning of the corpus' classes, such as nature=real,midjourney=ai",
+    )
+    group.add_argument("--split_seed", type=int, default=42, help="seed of splits that are drawn")
+    group.add_argument(
+        "--preprocessing_num_workers",
+        type=at_least(1),
+        help="processes that check the images (default: one per core)",
+    )
+    group.add_argument("--cache_dir", help="folder for the files of the datasets library")
+
+
+def add_limits(parser: argparse.ArgumentParser, *splits: str) -> None:
+    """Add `--max_SPLIT_samples` for each split."""
+    for split in splits:
+        parser.add_argument(
+            f"--max_{split}_samples", type=at_least(1), help=f"number of {split} images to read"
+        )
+
+
+def read_corpus(
+    options: argparse.Namespace, limits: Mapping[str, int | None] | None = None
+) -> "Corpus":
+    """Load the corpus that the options of [`add_corpus`] name.
+
+    Args:
+        limits: *optional*. `{split: maximal number of images}`, `None` for all of them; of a split that is left out,
+            few are read. *Defaults to* the options of [`add_limits`].
+
+    Raises:
+        ValueError: As [`load_corpus`].
+        OSError: As [`load_corpus`].
+    """
+    from realfake.corpus.load import load_corpus
+
+    measured = hasattr(options, "dataset")
+    source = options.dataset if measured else options.source
+    option = "--dataset_label_map" if measured else "--label_map"
+    label_map = parse_overrides(getattr(options, option.removeprefix("--")), option)
+    if limits is None:
+        limits = {split: getattr(options, f"max_{split}_samples") for split in _SPLITS}
+    try:
+        corpus = load_corpus(
+            source,
+            config_name=options.dataset_config,
+            revision=options.dataset_revision,
+            image_column=options.image_column,
+            label_column=options.label_column,
+            label_map=label_map,
+            seed=options.split_seed,
+            num_proc=options.preprocessing_num_workers,
+            cache_dir=options.cache_dir,
+            **{f"{split}_split": getattr(options, f"{split}_split") for split in _SPLITS},
+            **{f"max_{split}_samples": limits.get(split, _UNUSED) for split in _SPLITS},
+        )
+    except ValueError as error:
+        # The loader names the option as the training command has it.
+        raise ValueError(str(error).replace("--label_map", option)) from error
+    if measured:
+        local = Path(source)
+        name = local.resolve().name if local.exists() else source
+        options.corpus_name = options.corpus_name or name
+        print(corpus.report.summary(), flush=True)
+    return corpus
+
+
+# Output and measurement
+
+
+def add_output(parser: argparse.ArgumentParser, text: str, required: bool = True) -> None:
+    """Add `--output`."""
+    parser.add_argument("-o", "--output", required=required, metavar="PATH", help=text)
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int = 32) -> None:
+    """Add `--batch_size`."""
+    parser.add_argument(
+        "--batch_size", type=at_least(1), default=default, help="images in one forward pass"
+    )
+
+
+def add_measurement(
+    parser: argparse.ArgumentParser, split: str, seed: str = "seed of the bootstrap"
+) -> None:
+    """Add the split to measure, the bootstrap and the log of test measurements."""
+    choices = ("train", "validation", "selection", "calibration", "test")
+    parser.add_argument("--split", choices=choices, default=split, help="split to measure")
+    parser.add_argument(
+        "--n_resamples", type=at_least(0), default=1000, help="bootstrap samples; 0: no intervals"
+    )
+    parser.add_argument("--seed", type=int, default=0, help=seed)
+    add_measurement_log(parser)
+
+
+def add_measurement_log(parser: argparse.ArgumentParser) -> None:
+    """Add the log to which each measurement of a test split is added."""
+    parser.add_argument(
+        "--measurement_log",
+        metavar="FILE",
+        help="log of measurements on test splits (default: measurements.jsonl in the output folder)",
+    )
+
+
+def measurement_log(options: argparse.Namespace) -> Path:
+    """Return the log of measurements on test splits."""
+    from realfake.evaluation.log import FILE_NAME
+
+    return Path(options.measurement_log or Path(options.output) / FILE_NAME)

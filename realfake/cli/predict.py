@@ -1,24 +1,16 @@
-"""The command line: verdicts, maps and provenance of image files.
-
-    python -m realfake predict photo.jpg holiday/ --json
-    python -m realfake explain photo.jpg -o map.png --method integrated_gradients
-    python -m realfake provenance photo.jpg
-
-The exit status is 0 where every file was answered, 1 where one was not (its reason is on stderr), 2 for wrong usage.
-"""
+"""The commands for single images: predict, explain, provenance."""
 
 import argparse
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from realfake import io
-from realfake.labels import AI, NAMES, REAL, parse_overrides
+from realfake.cli import options
+from realfake.labels import AI, NAMES, REAL
 
-ANSWERED, FAILED = 0, 1
+OK, FAILED = 0, 1
 # What is looked for in a folder; a file that is named is always tried.
 SUFFIXES = (
     ".jpg",
@@ -56,96 +48,81 @@ COLUMNS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    try:
-        return args.run(args)
-    except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has what it wanted
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return FAILED
-        return io.report_failure(f"realfake {args.command}", error)
-    except KeyboardInterrupt:
-        return 130
+def configure_predict(parser: argparse.ArgumentParser) -> None:
+    """Tell whether images are photographs or AI-generated.
+
+    realfake predict photo.jpg
+    realfake predict holiday/ photo.heic --json --stability
+    curl -s https://example.com/a.jpg | realfake predict -
+
+    The exit status is 1 if a file could not be read; its error is on stderr.
+    """
+    _add_files(parser)
+    _add_detector(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object per line")
+    form.add_argument("--csv", action="store_true", help="print CSV with a header")
+    parser.add_argument(
+        "--stability", action="store_true", help="test recompressed, resized and cropped copies"
+    )
+    parser.add_argument("--provenance", action="store_true", help="add the origin a file records")
+    options.add_batch_size(parser, default=16)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="realfake", description="Tell photographs from AI-generated images."
+def configure_explain(parser: argparse.ArgumentParser) -> None:
+    """Draw a map of the evidence in an image.
+
+    realfake explain photo.jpg -o map.png
+    realfake explain photo.jpg -o map.png --method integrated_gradients --target real
+    """
+    parser.add_argument("file", metavar="FILE", help="image, URL, or - for stdin")
+    options.add_output(parser, "picture to write, such as map.png")
+    _add_detector(parser)
+    parser.add_argument(
+        "--method", help="attribution method (default: the best measured one of the checkpoint)"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument(
-        "--model",
-        help="Hub id, user/name@revision, or folder of the detector (default: the bundled one)",
+    parser.add_argument(
+        "--target", choices=NAMES, default=AI, help="class whose evidence is orange"
     )
-    model.add_argument(
-        "--label_map",
-        metavar="NAME=real,NAME=ai",
-        help="what the model's classes mean, if not obvious",
+    parser.add_argument(
+        "--opacity",
+        type=options.between(0, 1, inclusive=True),
+        default=0.5,
+        help="opacity of the map, 0 to 1",
     )
-    model.add_argument("--device", help="such as cpu or cuda (default: the GPU where there is one)")
-    model.add_argument(
+    parser.add_argument("--json", action="store_true", help="print the answer as a JSON object")
+
+
+def configure_provenance(parser: argparse.ArgumentParser) -> None:
+    """Show what a file records about its origin: Content Credentials, metadata, generator tags.
+
+    realfake provenance photo.jpg
+    realfake provenance holiday/ --json
+    """
+    _add_files(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="image, folder, URL, or - for stdin"
+    )
+
+
+def _add_detector(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser, positional=False)
+    options.add_device(parser)
+    parser.add_argument(
         "--prior_ai",
-        type=_share,
+        type=options.between(0, 1),
         default=0.5,
         metavar="P",
-        help="share of AI-generated images expected beforehand, 0 to 1; moves the probabilities, not the verdict",
-    )
-    files = argparse.ArgumentParser(add_help=False)
-    files.add_argument(
-        "files", nargs="+", metavar="FILE", help="image, folder, URL, or - for an image on stdin"
+        help="expected share of AI-generated images; changes probabilities, not verdicts",
     )
 
-    predict = commands.add_parser(
-        "predict", parents=[model, files], help="photograph or AI-generated?"
-    )
-    predict.set_defaults(run=_predict)
-    form = predict.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object a line")
-    form.add_argument("--csv", action="store_true", help="one line a file, with a header")
-    predict.add_argument(
-        "--stability",
-        action="store_true",
-        help="judge it recompressed, resized and cropped as well",
-    )
-    predict.add_argument(
-        "--provenance", action="store_true", help="add what the files say of their origin"
-    )
-    predict.add_argument(
-        "--batch_size", type=_positive, default=16, help="images in one forward pass (default: 16)"
-    )
 
-    explain = commands.add_parser("explain", parents=[model], help="draw where the evidence lies")
-    explain.set_defaults(run=_explain)
-    explain.add_argument("file", metavar="FILE", help="image, URL, or - for an image on stdin")
-    explain.add_argument(
-        "-o", "--output", required=True, metavar="MAP.png", help="where the picture goes"
-    )
-    explain.add_argument(
-        "--method",
-        help="attribution method (default: the one that measurements of the checkpoint support)",
-    )
-    explain.add_argument(
-        "--target", choices=NAMES, default=AI, help="whose evidence is orange (default: ai)"
-    )
-    explain.add_argument(
-        "--opacity", type=_share_or_end, default=0.5, help="of the map, 0 to 1 (default: 0.5)"
-    )
-    explain.add_argument("--json", action="store_true", help="print the answer as a JSON object")
-
-    provenance = commands.add_parser(
-        "provenance", parents=[files], help="what a file says of its origin"
-    )
-    provenance.set_defaults(run=_provenance)
-    provenance.add_argument("--json", action="store_true", help="one JSON object a line")
-    return parser
-
-
-def _predict(args) -> int:
+def run_predict(args: argparse.Namespace) -> int:
+    """Print one answer per file."""
     from realfake.answer import answers
 
     files, failed = _collect(args.files), False
@@ -175,15 +152,16 @@ def _predict(args) -> int:
         else:
             print(json.dumps(answer, ensure_ascii=False) if args.json else _sentence(answer))
         sys.stdout.flush()
-    return FAILED if failed else ANSWERED
+    return FAILED if failed else OK
 
 
-def _explain(args) -> int:
+def run_explain(args: argparse.Namespace) -> int:
+    """Write the map and print the answer."""
     from realfake.answer import compose, read_once
 
     output = Path(args.output)
     if not output.parent.is_dir():
-        raise ValueError(f"-o {output}: there is no folder {output.parent}; create it first.")
+        raise ValueError(f"--output {output}: there is no folder {output.parent}; create it first.")
     _check_picture(output)
     detector = _open(args)
     _check_method(args.method)
@@ -203,10 +181,11 @@ def _explain(args) -> int:
         if args.json
         else f"{_sentence(answer)}; {output} shows where"
     )
-    return ANSWERED
+    return OK
 
 
-def _provenance(args) -> int:
+def run_provenance(args: argparse.Namespace) -> int:
+    """Print what each file records."""
     from realfake.answer import read_once
     from realfake.provenance.content_credentials import trust_anchors
     from realfake.provenance.reading import read_provenance
@@ -227,22 +206,14 @@ def _provenance(args) -> int:
         else:
             lines = [f"{finding.title}. {finding.detail}" for finding in found.findings]
             print("\n  ".join([f"{_line(file)}:", *lines]))
-    return FAILED if failed else ANSWERED
+    return FAILED if failed else OK
 
 
-def _open(args):
+def _open(args: argparse.Namespace):
     from transformers.utils import logging
 
-    from realfake.detector import Detector
-
-    logging.disable_progress_bar()  # stderr is for what failed
-    model, revision = args.model, None
-    if model and "@" in model and not Path(model).is_dir():
-        model, _, revision = model.rpartition("@")
-    label_map = parse_overrides(args.label_map) or None
-    return Detector.from_pretrained(
-        model, revision=revision or None, device=args.device, label_map=label_map
-    )
+    logging.disable_progress_bar()  # stderr is for errors
+    return options.open_model(args)
 
 
 def _collect(names: Sequence[str]) -> list[str]:
@@ -278,7 +249,7 @@ def _check_picture(output: Path) -> None:
     if output.suffix.lower() not in (
         suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE
     ):
-        raise ValueError(f"-o {output}: name a picture, such as map.png.")
+        raise ValueError(f"--output {output}: name a picture, such as map.png.")
 
 
 def _check_method(method: str | None) -> None:
@@ -314,30 +285,3 @@ def _row(answer: dict) -> dict:
         (finding["state"] for finding in findings if finding["kind"] == "c2pa"), None
     )
     return row
-
-
-def _share(text: str) -> float:
-    value = _share_or_end(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
-    return value
-
-
-def _share_or_end(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
-    return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,6 @@ import argparse
 import csv
 import json
 import math
-import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +23,7 @@ from datasets import Dataset, Features, Image
 from huggingface_hub import DatasetCardData, HfApi
 
 from realfake import io
-from realfake.cli.options import add_source_options, read_source
+from realfake.cli import options
 from realfake.corpus.load import Corpus
 from realfake.imaging.decode import open_image
 from realfake.labels import NAMES
@@ -43,90 +42,79 @@ _SIGNATURES = (
 )
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "source",
-        help="Hub dataset id, folder of class folders, data files, or save_to_disk folder.",
-    )
-    parser.add_argument(
-        "--output", required=True, help="Folder to write; it must be empty or not exist yet."
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    options.add_corpus(parser, measured=False)
+    options.add_limits(parser, "train", "validation", "test")
+    options.add_output(parser, "folder to write; it must be empty or not exist yet")
     parser.add_argument(
         "--format",
         choices=("folders", "parquet", "hub"),
         default="folders",
-        help="'folders': split/label/file with a metadata.csv per split. 'parquet': shards with a dataset card. "
-        "'hub': the same, and uploaded to --push_to_hub.",
+        help="folders: split/label/file with a metadata.csv per split; parquet: shards with a dataset card; "
+        "hub: the same, uploaded to --push_to_hub",
     )
     parser.add_argument(
         "--resize",
-        type=int,
-        help="Shrink images whose longest side has more pixels; encodes all anew.",
+        type=options.at_least(8),
+        metavar="PIXELS",
+        help="shrink images to this longest side; encodes every image again",
     )
     parser.add_argument(
-        "--encoding",
-        choices=("jpeg", "png"),
-        help="Encode all anew; 'jpeg' where only --resize is given.",
+        "--encoding", choices=("jpeg", "png"), help="encode every image again (--resize: jpeg)"
     )
-    add_source_options(parser, "Seed of the splits that are carved.")
     parser.add_argument(
-        "--push_to_hub", metavar="USER/NAME", help="Hub dataset to upload to, with --format hub."
+        "--push_to_hub", metavar="USER/NAME", help="Hub dataset to upload to, with --format hub"
     )
-    parser.add_argument("--private", action="store_true", help="Make the Hub dataset private.")
-    return parser.parse_args(arguments)
+    parser.add_argument("--private", action="store_true", help="make the Hub dataset private")
 
 
-def prepare(options: argparse.Namespace) -> Corpus:
+def prepare(args: argparse.Namespace) -> Corpus:
     """Load, write and, if asked to, upload a corpus.
 
     Raises:
         ValueError: The options contradict each other, the output is not empty, or as [`load_corpus`].
         OSError: Something cannot be read, written or uploaded.
     """
-    output = Path(options.output)
-    if (options.format == "hub") != bool(options.push_to_hub):
+    output = Path(args.output)
+    if (args.format == "hub") != bool(args.push_to_hub):
         raise ValueError(
             "--format hub and --push_to_hub USER/NAME go together; give both or neither."
         )
-    if options.private and not options.push_to_hub:
+    if args.private and not args.push_to_hub:
         raise ValueError(
             "--private is about a Hub dataset; give --format hub and --push_to_hub USER/NAME too."
         )
-    if options.resize is not None and options.resize < 8:
-        raise ValueError(f"--resize must be at least 8 pixels, not {options.resize}.")
     io.check_empty(output)
-    corpus = read_source(options)
+    corpus = options.read_corpus(args)
     with io.locked_folder(output):
         io.check_empty(output)  # of what somebody else wrote there meanwhile, too
-        write_corpus(corpus, output, options)
-        if options.push_to_hub:
-            push(output, options.push_to_hub, options.private)
+        write_corpus(corpus, output, args)
+        if args.push_to_hub:
+            push(output, args.push_to_hub, args.private)
     return corpus
 
 
-def write_corpus(corpus: Corpus, output: Path, options: argparse.Namespace) -> None:
+def write_corpus(corpus: Corpus, output: Path, args: argparse.Namespace) -> None:
     """Write the splits, the report and, beside Parquet, the card."""
-    encoding = options.encoding or ("jpeg" if options.resize else None)
-    write = write_folders if options.format == "folders" else write_parquet
+    encoding = args.encoding or ("jpeg" if args.resize else None)
+    write = write_folders if args.format == "folders" else write_parquet
     for split, rows in corpus.splits.items():
-        write(output, split, rows, options.resize, encoding)
+        write(output, split, rows, args.resize, encoding)
     settings = {
-        "format": options.format,
-        "resize": options.resize,
+        "format": args.format,
+        "resize": args.resize,
         "encoding": encoding,
-        "seed": options.seed,
+        "seed": args.split_seed,
     }
     report = {"settings": settings, "corpus": corpus.report.to_dict()}
     (output / "report.json").write_text(
         json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    if options.format != "folders":
-        name = (options.push_to_hub or output.resolve().name).split("/")[-1]
+    if args.format != "folders":
+        name = (args.push_to_hub or output.resolve().name).split("/")[-1]
         (output / "README.md").write_text(
-            dataset_card(name, corpus, options.resize, encoding), encoding="utf-8"
+            dataset_card(name, corpus, args.resize, encoding), encoding="utf-8"
         )
 
 
@@ -260,19 +248,10 @@ def push(folder: Path, repo_id: str, private: bool) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    try:
-        corpus = prepare(options)
-    except (ValueError, OSError) as error:
-        return io.report_failure("prepare_corpus.py", error)
+def run(args: argparse.Namespace) -> int:
+    """Prepare the corpus and print what it holds."""
+    corpus = prepare(args)
     print(corpus.report.summary())
-    print(
-        f"Written to {options.output}"
-        + (f", uploaded to {options.push_to_hub}" if options.push_to_hub else "")
-    )
+    uploaded = f", uploaded to {args.push_to_hub}" if args.push_to_hub else ""
+    print(f"Written to {args.output}{uploaded}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

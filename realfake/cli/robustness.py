@@ -15,64 +15,52 @@ the record and its plots go into the checkpoint's own folder, and its card is wr
 import argparse
 import sys
 
-PROGRAM = "evaluate_checkpoint.py"
+from realfake.cli import options as cli_options
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
-    from realfake.cli.options import (
-        add_checkpoint_options,
-        add_corpus_options,
-        add_measuring_options,
-    )
-    from realfake.evaluation.robustness import check_degradations
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     from realfake.imaging.degradations import GRID
-    from realfake.io import check_least
 
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_checkpoint_options(parser)
-    add_corpus_options(parser)
-    add_measuring_options(parser, split="test")
-    parser.add_argument("--output_dir", help="Folder of the figures, and of the scores so far.")
+    cli_options.add_model(parser)
+    cli_options.add_corpus(parser)
+    cli_options.add_measurement(parser, split="test")
+    cli_options.add_output(parser, "folder of the figures and the scores", required=False)
     parser.add_argument(
         "--update_card",
         action="store_true",
-        help="Write the figures beside the weights, and the card of this finished run anew; instead of --output_dir.",
+        help="write the figures beside the weights and rewrite the card, instead of --output",
     )
     parser.add_argument(
-        "--degradations", default=",".join(GRID), help="Which of the grid, separated by commas."
+        "--degradations", default=",".join(GRID), help="names of the grid, separated by commas"
     )
-    parser.add_argument("--max_samples", type=int, help="Measure this many images at most.")
-    parser.add_argument(
-        "--batch_size", type=int, default=16, help="Images in one forward pass of a core."
-    )
+    parser.add_argument("--max_samples", type=cli_options.at_least(2), help="images to measure")
+    cli_options.add_batch_size(parser, default=16)
     parser.add_argument(
         "--slice",
         action="append",
         metavar="NAME=SOURCE,SOURCE",
-        help="Look at the images of these sources by themselves; may be repeated. By default faces and sources of matched "
-        "subjects, where the corpus has those that are known.",
+        help="report the images of these sources separately; can be repeated (default: known faces and matched "
+        "subjects)",
     )
-    parser.add_argument("--no_controls", action="store_true", help="Leave the two controls out.")
+    parser.add_argument("--no_controls", action="store_true", help="leave out the two controls")
     parser.add_argument(
         "--max_control_samples",
-        type=int,
+        type=cli_options.at_least(20),
         default=2000,
-        help="Training images that the controls are fitted on.",
+        help="training images for the controls",
     )
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, in a folder that no other process writes to."""
+    from realfake import io
+    from realfake.evaluation.robustness import check_degradations
+
     _choose_folder(options)
     options.degradations = check_degradations(options.degradations.split(","))
-    check_least(options, batch_size=1, max_control_samples=20, max_samples=2, n_resamples=0)
-    return options
+    with io.output_folder(options.output):
+        return evaluate(options)
 
 
 def _choose_folder(options: argparse.Namespace) -> None:
@@ -80,28 +68,15 @@ def _choose_folder(options: argparse.Namespace) -> None:
 
     from realfake.card.render import TRAINING
 
-    if bool(options.output_dir) == options.update_card:
-        raise ValueError("Pass either --output_dir, for a report by itself, or --update_card.")
+    if bool(options.output) == options.update_card:
+        raise ValueError("Pass either --output, for a separate report, or --update_card.")
     if not options.update_card:
         return
     if not (Path(options.model) / TRAINING).is_file():
         raise ValueError(
-            f"--update_card: {options.model} holds no {TRAINING}; it writes the card of a checkpoint that was trained here. "
-            "Pass --output_dir for a report by itself."
+            f"--update_card: {options.model} has no {TRAINING}, so it was not trained by this project; pass --output."
         )
-    options.output_dir = options.model
-
-
-def main() -> int:
-    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import io
-
-    try:
-        options = parse_arguments()
-        with io.output_folder(options.output_dir):
-            return evaluate(options)
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
+    options.output = options.model
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -111,23 +86,22 @@ def evaluate(options: argparse.Namespace) -> int:
     from realfake import io
     from realfake.card.render import rewrite_card
     from realfake.card.results import summary
-    from realfake.cli import options as cli_options
     from realfake.corpus.rows import column, is_ai
     from realfake.evaluation import robustness_plots, robustness_report
     from realfake.evaluation.robustness_run import measure_robustness
 
-    detector = cli_options.open_checkpoint(options)
-    identity = cli_options.checkpoint_identity(options.model, detector)
+    detector = cli_options.open_model(options)
+    identity = cli_options.model_identity(options.model, detector)
     dataset, train = _splits(options)
     record, log_odds = measure_robustness(
         detector,
         identity,
         dataset,
-        options.output_dir,
+        options.output,
         split=options.split,
         corpus=options.corpus_name,
         command=io.command_line(),
-        measurement_log=options.measurement_log,
+        measurement_log=cli_options.measurement_log(options),
         train=train,
         degradations=options.degradations,
         slices=_slices(options, column(dataset, "source")),
@@ -136,16 +110,12 @@ def evaluate(options: argparse.Namespace) -> int:
         n_resamples=options.n_resamples,
     )
     if options.update_card:
-        written = rewrite_card(options.output_dir, options.measurement_log)
+        written = rewrite_card(options.output, cli_options.measurement_log(options))
     else:
         plots = robustness_plots.write_robustness_plots(
-            options.output_dir,
-            options.split,
-            log_odds["model"],
-            is_ai(dataset),
-            record["degradations"],
+            options.output, options.split, log_odds["model"], is_ai(dataset), record["degradations"]
         )
-        written = Path(options.output_dir) / robustness_report.REPORT_NAME
+        written = Path(options.output) / robustness_report.REPORT_NAME
         io.write_atomically(written, robustness_report.render(record, options.split, plots))
     print(summary(record).replace("**", ""))
     print(f"Finished: {written}", flush=True)
@@ -154,7 +124,6 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _splits(options: argparse.Namespace):
     """The split to measure, and the training images of the controls or `None`."""
-    from realfake.cli import options as cli_options
     from realfake.training import runs
 
     limits = {runs.split_to_read(options.split): options.max_samples}
@@ -181,7 +150,3 @@ def _slices(options: argparse.Namespace, sources) -> dict[str, list[str]]:
     from realfake.evaluation.robustness_figures import known_slices, read_slices
 
     return read_slices(options.slice, sources) if options.slice else known_slices(sources)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,76 +41,64 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROGRAM = "score.py"
+from realfake.cli import options as cli_options
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        ValueError: An option's value makes no sense.
-    """
-    from realfake.io import check_least
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    # PyTorch reads it when it is imported. Each thread of this command computes on one core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from realfake.scoring.engine import ENGINES
 
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        epilog="The top of the file has examples.",
-    )
+    at_least = cli_options.at_least
     parser.add_argument(
-        "source", metavar="SOURCE", help="Folder, file, Hub dataset id, or URL of files."
+        "source", metavar="SOURCE", help="folder, file, Hub dataset, or URL of files"
     )
+    cli_options.add_output(parser, "folder of the shards, or a URL that fsspec opens")
+    cli_options.add_model(parser, positional=False)
     parser.add_argument(
-        "--out", required=True, help="Folder of the shards, or a URL that fsspec opens."
+        "--split", action="append", help="score this split only; can be repeated (default: all)"
     )
-    parser.add_argument(
-        "--model", help="Hub id or folder of the detector (default: the bundled one)."
-    )
-    parser.add_argument("--model_revision", help="Branch, tag or commit of the detector.")
-    parser.add_argument(
-        "--label_map",
-        help="Which of the detector's classes are real and which ai, where their names do not say it: 'LABEL_0=real,LABEL_1=ai'.",
-    )
-    parser.add_argument(
-        "--split", action="append", help="Score this split alone; may be repeated (default: all)."
-    )
-    parser.add_argument("--dataset_config", help="Configuration name of a Hub dataset.")
-    parser.add_argument("--dataset_revision", help="Branch, tag or commit of a Hub dataset.")
-    parser.add_argument("--image_column", help="Name of the column that holds the image.")
+    parser.add_argument("--dataset_config", help="configuration of a Hub dataset")
+    parser.add_argument("--dataset_revision", help="branch, tag or commit of a Hub dataset")
+    parser.add_argument("--image_column", help="column of the images")
     parser.add_argument(
         "--streaming",
         action="store_true",
-        help="Read the dataset as it is scored, without a copy here.",
+        help="read the dataset while scoring, without a local copy",
     )
-    parser.add_argument("--cache_dir", help="Where datasets keeps its files.")
+    parser.add_argument("--cache_dir", help="folder for the files of the datasets library")
     parser.add_argument(
-        "--exact",
-        action="store_true",
-        help="Compute in fp32 alone: the pipeline's probabilities to 1e-5.",
+        "--exact", action="store_true", help="compute in fp32: the pipeline's probabilities to 1e-5"
     )
     parser.add_argument(
-        "--engine", choices=ENGINES, help="Use this engine instead of choosing by measurement."
+        "--engine", choices=ENGINES, help="use this engine instead of measuring which is fastest"
     )
-    parser.add_argument("--batch_size", type=int, help="Images in one forward pass (default: 16).")
+    parser.add_argument(
+        "--batch_size", type=at_least(1), help="images in one forward pass (default: 16)"
+    )
     parser.add_argument(
         "--chunk_size",
-        type=int,
-        help="Images in one shard, which is what a kill can cost (default: by the source's size).",
+        type=at_least(1),
+        help="images in one shard, which a kill can cost (default: by the source's size)",
     )
     parser.add_argument(
-        "--num_threads", type=int, help="Threads of each process (default: its share of the cores)."
+        "--num_threads",
+        type=at_least(1),
+        help="threads of each process (default: its share of the cores)",
     )
     parser.add_argument(
-        "--part",
-        metavar="I/N",
-        help="Score the I-th of N parts, for jobs that know nothing of each other.",
+        "--part", metavar="I/N", help="score the I-th of N parts, for separate jobs"
     )
-    parser.add_argument("--quiet", action="store_true", help="Print the summary alone.")
-    options = parser.parse_args(arguments)
-    check_least(options, batch_size=1, chunk_size=1, num_threads=1)
+    parser.add_argument("--quiet", action="store_true", help="print the summary only")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score the share of this process."""
+    from realfake.distributed import ProcessGroup
+
     options.part = _part(options.part)
-    return options
+    return score(options, ProcessGroup.join())
 
 
 def _part(text: str | None) -> tuple[int, int]:
@@ -125,24 +113,11 @@ def _part(text: str | None) -> tuple[int, int]:
     return int(number) - 1, int(total)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and do what it says; a user's mistake ends in one line and exit status 2."""
-    from realfake import io
-    from realfake.distributed import Processes
-
-    try:
-        options = parse_arguments(arguments)
-        return score(options, Processes.join())
-    except (ValueError, OSError) as error:
-        return io.report_failure(PROGRAM, error)
-
-
 def score(options: argparse.Namespace, processes) -> int:
     """Source and detector → share of the chunks → scores → shards → summary."""
     from transformers.utils import logging
 
-    from realfake.detector import DEFAULT_CHECKPOINT, Detector
-    from realfake.labels import parse_overrides
+    from realfake.detector import DEFAULT_CHECKPOINT
     from realfake.models.preprocessing import Preprocessing
     from realfake.scoring import run as scoring_run
     from realfake.scoring import scorer as scoring
@@ -155,19 +130,14 @@ def score(options: argparse.Namespace, processes) -> int:
     def tell(text: str) -> None:
         if not options.quiet:
             who = (
-                f"process {processes.index + 1} of {processes.count}: "
-                if processes.count > 1
+                f"process {processes.rank + 1} of {processes.world_size}: "
+                if processes.world_size > 1
                 else ""
             )
             print(who + text, file=sys.stderr, flush=True)
 
-    folder = ScoreFolder(options.out)
-    detector = Detector.from_pretrained(
-        options.model,
-        revision=options.model_revision,
-        device=processes.device(),
-        label_map=parse_overrides(options.label_map),
-    )
+    folder = ScoreFolder(options.output)
+    detector = cli_options.open_model(options, processes.device())
     preprocessing = Preprocessing(detector.processor)
     checkpoint = scoring.model_identity(options.model or DEFAULT_CHECKPOINT, detector)
     threads = options.num_threads or processes.threads()
@@ -191,7 +161,7 @@ def score(options: argparse.Namespace, processes) -> int:
             used = manifest["engine"]["engine"]
             if options.engine not in (None, used):
                 raise ValueError(
-                    f"{options.out} was begun with --engine {used}; leave --engine out or choose another --out."
+                    f"{options.output} was begun with --engine {used}; leave --engine out or choose another --output."
                 )
             chunks = (
                 []
@@ -200,13 +170,13 @@ def score(options: argparse.Namespace, processes) -> int:
             )
             return {"fingerprint": source.fingerprint, "manifest": manifest, "chunks": chunks}
 
-        told = processes.told_by_first(prepare)
+        told = processes.broadcast_from_first(prepare)
         source = _open(options, scratch, told["fingerprint"])
         if source.fingerprint != told["fingerprint"]:
             raise ValueError(
                 "The processes do not see the same source; give all of them the same files."
             )
-        if processes.first:
+        if processes.is_first:
             for note in source.notes:
                 tell(note)
         identity, choice = (
@@ -228,15 +198,15 @@ def score(options: argparse.Namespace, processes) -> int:
                 scorer(),
                 source,
                 folder,
-                process=part * processes.count + processes.index,
-                processes=parts * processes.count,
+                process=part * processes.world_size + processes.rank,
+                processes=parts * processes.world_size,
                 say=tell,
                 **settings,
             )
         else:
             # By the chunk's own number among the parts, because these are not started together; by what is left within one.
             mine = [chunk for chunk in told["chunks"] if chunk[1] % parts == part][
-                processes.index :: processes.count
+                processes.rank :: processes.world_size
             ]
             tell(
                 f"Scoring {len(mine):,} chunks of {identity['chunk_size']:,} images with {choice.engine}, threads: {threads}."
@@ -248,15 +218,15 @@ def score(options: argparse.Namespace, processes) -> int:
             else:
                 progress = scoring_run.Progress(0)
         tell(progress.line())
-        processes.wait()
-        if processes.first:
+        processes.barrier()
+        if processes.is_first:
             _report(options, scoring_run.summarise(source, folder, identity["chunk_size"]), parts)
         if choice.band and progress.strayed > choice.band:
             tell(
                 f"A margin strayed by {progress.strayed:.3f} from fp32, more than the {choice.band:.3f} that was allowed for; "
                 "use --exact where a verdict must not depend on that."
             )
-        processes.wait()
+        processes.barrier()
     return 0
 
 
@@ -298,15 +268,7 @@ def _report(options: argparse.Namespace, summary: dict, parts: int) -> None:
     )
     unreadable = f", {summary['unreadable']:,} unreadable" if summary["unreadable"] else ""
     again = f"; {summary['recomputed']:,} computed again in fp32" if summary["recomputed"] else ""
-    print(f"{options.out}: {summary['images']:,} images: {verdicts}{unreadable}{again}.")
+    print(f"{options.output}: {summary['images']:,} images: {verdicts}{unreadable}{again}.")
     if summary["missing"]:
         why = "by the other parts" if parts > 1 else "by the same command"
         print(f"{summary['missing']:,} images are still to be scored, {why}.")
-
-
-if __name__ == "__main__":
-    # Set before PyTorch is imported: each of this script's threads computes on one core.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from realfake.distributed import end
-
-    end(main())

@@ -1,18 +1,8 @@
-"""Create a Space that runs this page with a model of one's own, or bring one up to date.
-
-    python scripts/deploy_space.py --space user/name --model user/model
-    python scripts/deploy_space.py --space user/name --model user/model@v2 --hardware zero-a10g --feedback_repo user/feedback \
-        --secret HF_TOKEN
-
-Needs `hf auth login` and huggingface_hub alone. Only what is not yet as asked for is changed, so the command can be given again
-at any time: files that differ are uploaded in one commit, files that are gone here are removed, and settings that are not named
-stay as they are. The hardware is a name of the Hub's: cpu-basic (free), zero-a10g (ZeroGPU), t4-small, …
-"""
+"""The commands of the web page: serve it on this machine, deploy it as a Space on the Hub."""
 
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -25,7 +15,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-PROGRAM = "deploy_space.py"
 ROOT = Path(__file__).resolve().parents[2]
 # What the page runs on. The scores behind the figures are large and not shown.
 FILES = ("app.py", "requirements.txt", "README.md", "LICENSE", "realfake")
@@ -33,40 +22,62 @@ NOT_NEEDED = shutil.ignore_patterns("__pycache__", "*.pyc", "scores-*.parquet", 
 TRUST_LIST = "c2pa-trust-list.pem"
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
+def configure_serve(parser: argparse.ArgumentParser) -> None:
+    """Serve the web page and the HTTP API on this machine.
 
-    Raises:
-        ValueError: An option's value makes no sense.
+    realfake space run
+    REALFAKE_MODEL=user/name@revision GRADIO_SERVER_PORT=8080 realfake space run
+
+    The settings are environment variables: realfake/space/README.md lists them.
     """
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Serve until the process is stopped."""
+    from realfake.space import log
+    from realfake.space.feedback import Feedback
+    from realfake.space.loading import load
+    from realfake.space.page import build, launch
+    from realfake.space.zero_gpu import lend
+
+    log.set_up()
+    loaded = load()
+    lend(loaded.detector)
+    launch(build(loaded, Feedback.from_environ()))
+    return 0
+
+
+def configure_deploy(parser: argparse.ArgumentParser) -> None:
+    """Create or update a Space on the Hugging Face Hub that serves a model.
+
+    realfake space deploy user/name --model user/model
+    realfake space deploy user/name --model user/model@v2 --hardware zero-a10g --secret HF_TOKEN
+
+    Needs `hf auth login`. The command changes only what differs, so it can be repeated at any time:
+    it uploads changed files in one commit, removes files that no longer exist, and keeps settings that
+    are not named. Examples of hardware: cpu-basic (free), zero-a10g (ZeroGPU), t4-small.
+    """
+    parser.add_argument("space", metavar="USER/NAME", help="Space; created if it does not exist")
     parser.add_argument(
-        "--space", required=True, help="The Space, user/name; created where there is none."
+        "--model", help="detector: user/model or user/model@revision (default: the bundled one)"
     )
-    parser.add_argument(
-        "--model",
-        help="Its detector on the Hub: user/model, or user/model@revision. [the bundled one]",
-    )
-    parser.add_argument("--hardware", help="What it runs on. [as it is; cpu-basic where it is new]")
-    parser.add_argument("--private", action="store_true", help="Create it private.")
-    parser.add_argument(
-        "--feedback_repo", help="Dataset on the Hub that visitors' corrections go to."
-    )
-    parser.add_argument("--trust_list", help="PEM file of the C2PA signers that are trusted.")
+    parser.add_argument("--hardware", help="hardware of the Space (default: no change)")
+    parser.add_argument("--private", action="store_true", help="create a private Space")
+    parser.add_argument("--feedback_repo", help="Hub dataset for visitors' corrections")
+    parser.add_argument("--trust_list", metavar="FILE", help="PEM file of trusted C2PA signers")
     parser.add_argument(
         "--secret",
         action="append",
         default=[],
         metavar="NAME",
-        help="Hand the environment variable of this name to the Space as a secret; can be repeated.",
+        help="environment variable to store as a secret of the Space; can be repeated",
     )
-    args = parser.parse_args(arguments)
+
+
+def run_deploy(args: argparse.Namespace) -> int:
+    """Check the options and deploy."""
     if args.space.count("/") != 1:
-        raise ValueError(f"--space {args.space}: name it with its owner, user/name.")
+        raise ValueError(f"{args.space}: name the Space with its owner, user/name.")
     for name in args.secret:
         if not os.environ.get(name):
             raise ValueError(f"--secret {name}: there is no environment variable of this name.")
@@ -74,24 +85,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         errors="replace"
     ):
         raise ValueError(f"--trust_list {args.trust_list} holds no PEM certificate.")
-    return args
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the script and return the exit status."""
     try:
-        args = parse_arguments(arguments)
         deploy(args)
-    except (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalTokenNotFoundError,
-        ValueError,
-        OSError,
-    ) as error:
-        reason = " ".join(str(error).split())[:300]
-        print(f"{PROGRAM}: error: {reason}", file=sys.stderr)
-        return 2
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
     return 0
 
 
@@ -202,7 +199,3 @@ def _kept_trust_list(api: HfApi, args: argparse.Namespace) -> bytes | None:
     if args.trust_list or not api.file_exists(args.space, TRUST_LIST, repo_type="space"):
         return None
     return Path(api.hf_hub_download(args.space, TRUST_LIST, repo_type="space")).read_bytes()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

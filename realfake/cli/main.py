@@ -1,0 +1,222 @@
+"""The `realfake` command: find the subcommand, parse its options, run it, turn errors into one line.
+
+A command is a module of `realfake.cli` with two functions:
+
+    configure(parser)      adds the arguments
+    run(options) -> int    does the work and returns the exit status
+
+A user's mistake is a `ValueError` or an `OSError`. A module imports torch, transformers and datasets
+inside its functions only, so that `--help` is fast.
+
+The module's docstring is the help text: the first paragraph is the description, the rest follows the
+options. A module with several commands has `configure_NAME` and `run_NAME`, and the docstring of
+`configure_NAME` is the help text. A module with `parse(arguments)` parses the options itself.
+"""
+
+import argparse
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NoReturn
+
+from realfake import io
+
+OK, FAILED, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Args:
+        module: Module of `realfake.cli`.
+        help: One line for `realfake --help`.
+        resumable: Whether the same command continues an interrupted run.
+        name: Ending of the functions `configure_NAME` and `run_NAME`, if the module has several commands.
+        training_options: Whether unknown options are kept, as `options.training_options`.
+    """
+
+    module: str
+    help: str
+    name: str = ""
+    resumable: bool = False
+    training_options: bool = False
+
+
+COMMANDS = {
+    "predict": Command(
+        "predict", "tell whether images are photographs or AI-generated", name="predict"
+    ),
+    "explain": Command("predict", "draw a map of the evidence in an image", name="explain"),
+    "provenance": Command(
+        "predict", "show what a file records about its origin", name="provenance"
+    ),
+    "score": Command("score", "score a corpus of any size into Parquet files", resumable=True),
+    "train": Command("train", "fine-tune, calibrate and document a detector", resumable=True),
+    "evaluate robustness": Command(
+        "robustness", "measure a detector on degraded images", resumable=True
+    ),
+    "evaluate formats": Command("formats", "measure how the file format changes verdicts"),
+    "evaluate explanations": Command(
+        "explanations", "measure the faithfulness of the maps", resumable=True
+    ),
+    "compare": Command(
+        "compare", "train several models and compare them", resumable=True, training_options=True
+    ),
+    "leave-one-out": Command(
+        "leave_one_out",
+        "train without each generator in turn",
+        resumable=True,
+        training_options=True,
+    ),
+    "calibrate": Command("calibrate", "calibrate an existing image classifier"),
+    "fit-ood": Command("fit_ood", "fit the out-of-distribution check of a checkpoint"),
+    "corpus prepare": Command("prepare", "clean and split raw images"),
+    "corpus audit": Command("audit", "check whether a corpus gives its labels away"),
+    "corpus feedback": Command("feedback", "turn feedback from the Space into a corpus"),
+    "card": Command("card", "rewrite the model card of a finished run"),
+    "space run": Command("space", "serve the web page and the HTTP API", name="serve"),
+    "space deploy": Command(
+        "space", "create or update a Space on the Hugging Face Hub", name="deploy"
+    ),
+}
+GROUPS = {
+    "evaluate": "measure a detector: robustness, formats, explanations",
+    "corpus": "prepare, audit or collect training images",
+    "space": "serve the web page, here or on the Hugging Face Hub",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser without abbreviations, whose errors become one line."""
+
+    def __init__(self, **settings):
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str):
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the examples' lines, adds the default where a help text has none and the value says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []) or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: *optional*. The command line without the program; *defaults to* that of this
+            process, which then ends with the exit status.
+
+    Returns:
+        The exit status: 0, 1 if some files could not be processed, 2 for a user's mistake, 130 after
+        Ctrl-C.
+
+    Raises:
+        SystemExit: After `--help` or `--version`.
+    """
+    if arguments is None:
+        end(dispatch(sys.argv[1:]))
+    argv = sys.argv
+    # Records store the command as typed, see `io.command_line`.
+    sys.argv = ["realfake", *map(str, arguments)]
+    try:
+        return dispatch(sys.argv[1:])
+    finally:
+        sys.argv = argv
+
+
+def end(status: int) -> NoReturn:
+    """End this process, also if it is one of several that compute together."""
+    if "torch" in sys.modules:
+        from realfake import distributed
+
+        distributed.end(status)
+    sys.exit(status)
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run the command that the arguments name, as [`main`], but leave `sys.argv` as it is."""
+    command = None
+    try:
+        name, rest = _find(arguments)
+        command = COMMANDS[name]
+        module = importlib.import_module(f"realfake.cli.{command.module}")
+        if hasattr(module, "parse"):
+            options = module.parse(rest)
+        else:
+            options = _parse(name, command, module, rest)
+        return _function(module, "run", command)(options)
+    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (ValueError, OSError) as error:
+        return io.report_failure(error)
+    except KeyboardInterrupt:
+        resumable = command is not None and command.resumable
+        hint = "; give the same command again to continue" if resumable else ""
+        print(f"stopped{hint}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _find(arguments: list[str]) -> tuple[str, list[str]]:
+    """Split the command line into the command's name and its own arguments."""
+    for length in (2, 1):
+        name = " ".join(arguments[:length])
+        if len(arguments) >= length and name in COMMANDS:
+            return name, arguments[length:]
+    group = arguments[0] if arguments and arguments[0] in GROUPS else None
+    _overview(group).parse_args(arguments[1:] if group else arguments)
+    raise AssertionError("unreachable: no command was found")
+
+
+def _overview(group: str | None) -> Parser:
+    """The parser of `realfake`, or of a group of commands: for help and errors only."""
+    from realfake import __version__
+
+    prog = f"realfake {group}" if group else "realfake"
+    known = {
+        name.removeprefix(f"{group} "): command.help
+        for name, command in COMMANDS.items()
+        if (name.startswith(f"{group} ") if group else " " not in name)
+    } | ({} if group else GROUPS)
+    parser = Parser(prog=prog, description="Tell photographs from AI-generated images.")
+    if group:
+        parser.description = f"{GROUPS[group][0].upper()}{GROUPS[group][1:]}."
+    else:
+        parser.add_argument("--version", action="version", version=f"realfake {__version__}")
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, title="commands", parser_class=Parser
+    )
+    for name, text in known.items():
+        commands.add_parser(name, help=text)
+    return parser
+
+
+def _parse(
+    name: str, command: Command, module: ModuleType, arguments: list[str]
+) -> argparse.Namespace:
+    configure = _function(module, "configure", command)
+    text = configure.__doc__ if command.name else module.__doc__
+    description, _, epilog = inspect.cleandoc(text or "").partition("\n\n")
+    parser = Parser(
+        prog=f"realfake {name}", description=description, epilog=epilog, formatter_class=_Formatter
+    )
+    configure(parser)
+    if not command.training_options:
+        return parser.parse_args(arguments)
+    options, options.training_options = parser.parse_known_args(arguments)
+    return options
+
+
+def _function(module: ModuleType, kind: str, command: Command) -> Callable:
+    return getattr(module, f"{kind}_{command.name}" if command.name else kind)
