@@ -1,4 +1,4 @@
-"""The columns of a corpus: which one holds the image, which one the class, and what their values mean.
+"""The columns of a corpus: which holds the image, which the class, and what their values mean.
 
 The corpus loader uses these functions for every kind of source, streamed or not.
 """
@@ -85,7 +85,7 @@ def find_label_column(features: Features, asked: str | None, source: str) -> str
 
 
 def features_of(rows: Dataset | IterableDataset) -> Features:
-    """Return the features of a dataset; those of a stream without a schema come from its first rows."""
+    """Return the features of a dataset, from its first rows if a stream has no schema."""
     if rows.features is not None:
         return rows.features
     return Dataset.from_list(list(rows.take(20))).features
@@ -186,7 +186,7 @@ def resolve_classes(
 
 
 def generators(names: Sequence[str | None], labels: Sequence[str | None]) -> list[str]:
-    """Fill the gaps of a `generator` column: `"unknown"` for an AI image, `"none"` for a real one."""
+    """Fill gaps of a `generator` column: `"unknown"` for AI images, `"none"` for real ones."""
     return [
         name or (UNKNOWN_GENERATOR if label == AI else NO_GENERATOR)
         for name, label in zip(names, labels)

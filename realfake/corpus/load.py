@@ -23,8 +23,8 @@ from realfake.corpus.columns import (
     generators,
     resolve_classes,
 )
-from realfake.corpus.report import CorpusReport, count_rows, raise_empty, require_both
 from realfake.corpus.local import Source
+from realfake.corpus.report import CorpusReport, count_rows, raise_empty, require_both
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import (
     SPLITS,

@@ -1,4 +1,4 @@
-"""Read a corpus from this machine: class folders, data files, or a folder written by `save_to_disk`.
+"""Read a local corpus: class folders, data files, or a folder written by `save_to_disk`.
 
 First step of the corpus loader, for everything that is not on the Hub. No image is decoded here.
 """
@@ -32,7 +32,8 @@ from realfake.corpus.splits import TRAIN, split_role
 from realfake.labels import REAL, canonical
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm .pgm .heic .heif".split()
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
+    + (".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".heic", ".heif")
 )
 # Where a folder holds several kinds of data files, the first of these wins.
 BUILDERS = {
@@ -44,8 +45,8 @@ BUILDERS = {
     ".json": Json,
 }
 _NOT_DATA = frozenset(
-    f"{name}.json"
-    for name in "dataset_infos dataset_info dataset_dict state config report package".split()
+    ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+    + ("config.json", "report.json", "package.json")
 )
 _SHARD = re.compile(r"^(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
 
@@ -55,7 +56,7 @@ class Source:
     """The rows of a corpus as they were found.
 
     Args:
-        splits: `{name of the split: rows}`; each has a column `image` of type `Image(decode=False)`.
+        splits: `{name: rows}`; each has a column `image` of type `Image(decode=False)`.
         kind: Kind of the source, for the report.
         image_column: Original name of the image column.
         notes: Remarks for the report, such as files that were not read.
@@ -85,7 +86,7 @@ def read_local(
     streaming: bool,
     cache_dir: str | None,
 ) -> Source:
-    """Read the rows of a file or folder. For the arguments see [`~realfake.corpus.load.load_corpus`].
+    """Read the rows of a file or folder; the arguments are those of [`load_corpus`].
 
     Raises:
         ValueError: The file or folder cannot be read as a corpus.
@@ -165,7 +166,7 @@ class _Layout:
 
 
 def _read_layout(root: Path, images: Sequence[Path], label_map: Mapping[str, str]) -> _Layout:
-    """Read `[split/]class/…` and `generator/[split/]class/…`, inside any number of outer folders."""
+    """Read `[split/]class/…` or `generator/[split/]class/…`, inside any outer folders."""
 
     def is_class(name: str) -> bool:
         return name in label_map or canonical(name) is not None
@@ -179,8 +180,8 @@ def _read_layout(root: Path, images: Sequence[Path], label_map: Mapping[str, str
 
     def refuse(stray: list[Path]) -> None:
         raise ValueError(
-            f"{len(stray)} images lie outside any class folder, {_listed(stray, root)} for one; put "
-            "each image in a folder named after its class, such as real/ or ai/."
+            f"{len(stray)} images lie outside any class folder, {_listed(stray, root)} for one; "
+            "put each image in a folder named after its class, such as real/ or ai/."
         )
 
     if stray := [
@@ -206,10 +207,11 @@ def _read_layout(root: Path, images: Sequence[Path], label_map: Mapping[str, str
             generator = None
         splits.setdefault(split, []).append((image, names[0], generator))
     if "" in splits and len(splits) > 1:
+        named = ", ".join(sorted(filter(None, splits)))
         others = ", ".join(sorted({name for _, name, _ in splits[""]}))
         raise ValueError(
-            f"{root} holds folders of splits ({', '.join(sorted(filter(None, splits)))}) and others "
-            f"beside them ({others}); move the others into a split or out of the corpus."
+            f"{root} holds folders of splits ({named}) and others beside them ({others}); move the "
+            "others into a split or out of the corpus."
         )
     if "" in splits:
         splits[TRAIN] = splits.pop("")

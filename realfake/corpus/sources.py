@@ -98,8 +98,8 @@ def _read_hub(
         found.image_column = find_image_column(features, image_column, source)
         if is_text(features[found.image_column]):
             raise ValueError(
-                f"Column {found.image_column!r} of the Hub dataset {source} holds text, not images. "
-                "If it names files, download them (`hf download --repo-type dataset "
+                f"Column {found.image_column!r} of the Hub dataset {source} holds text, not "
+                "images. If it names files, download them (`hf download --repo-type dataset "
                 f"{shlex.quote(source)} --local-dir FOLDER`) and pass the folder."
             )
         found.splits[name] = undecoded(rows, features, found.image_column)

@@ -1,7 +1,7 @@
-"""Training, validation and test splits: their names, how rows are drawn for them, and leaks through groups.
+"""Training, validation and test splits: names, random draws, and leaks through groups.
 
-All functions but [`split_validation`] work on plain sequences. A draw depends on the seed and the data
-only: its order comes from a hash, so it is the same in every process and on every platform.
+All functions but [`split_validation`] work on plain sequences. A draw depends on the seed and the
+data only. Its order comes from a hash, so it is the same in every process and on every platform.
 """
 
 import hashlib
@@ -247,8 +247,8 @@ def split_validation(dataset: Dataset, seed: int = 42) -> tuple[Dataset, Dataset
         if lacking:
             raise ValueError(
                 f"The validation split ({len(labels)} images) is too small to be divided into "
-                f"selection and calibration: one half would hold no '{min(lacking)}' image. Give it "
-                "more images or smaller groups."
+                f"selection and calibration: one half would hold no '{min(lacking)}' image. Give "
+                "it more images or smaller groups."
             )
     return dataset.select(halves[0]), dataset.select(halves[1])
 
@@ -270,7 +270,7 @@ class _Balance:
         return (self.held + self._count(rows) <= self.target + 0.5).all(axis=1)
 
     def lacking(self, rows: list[int]) -> np.ndarray:
-        """Share of its rows that each split lacks, averaged over the classes of `rows`; (splits,)."""
+        """Share of its rows that each split lacks, mean over the classes of `rows`; (splits,)."""
         counts = self._count(rows)
         present = counts > 0
         missing = (self.target - self.held)[:, present] / self.target[:, present]

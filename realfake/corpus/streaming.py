@@ -30,8 +30,8 @@ from realfake.corpus.columns import (
     generators,
     resolve_classes,
 )
-from realfake.corpus.report import CorpusReport, count_rows, raise_empty, require_both
 from realfake.corpus.local import Source
+from realfake.corpus.report import CorpusReport, count_rows, raise_empty, require_both
 from realfake.corpus.splits import SPLITS, TEST, TRAIN, VALIDATION, shared_groups
 from realfake.labels import NAMES, canonical
 
