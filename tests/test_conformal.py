@@ -17,10 +17,8 @@ from realfake.statistics.verdicts import (
     coverage_band,
     fit_thresholds,
     operating_point,
-    operating_rates,
     prediction_sets,
     rank_allowed,
-    verdict_rates,
     verdicts,
     with_prior,
 )
@@ -114,7 +112,7 @@ def test_round_trip():
     assert Thresholds.from_dict({"alpha": 0.1, "n": {"ai": 3}}) == Thresholds(0.1, None, None, 0, 3)
 
 
-def test_margins_are_compared_in_double_precision():
+def test_log-odds_are_compared_in_double_precision():
     # 0.1 in single precision is a little more than 0.1, and -0.1 a little less than -0.1.
     thresholds = Thresholds(0.1, real=-0.1, ai=0.1, n_real=20, n_ai=20)
     assert verdicts(np.float32([0.1, -0.1]), thresholds).tolist() == ["ai", "real"]
@@ -207,8 +205,8 @@ def assert_simulated_coverage(alpha, n_cal, n_test, repetitions, tolerance):
             coverage = sets[label][of_class].mean()
             coverages.append(coverage)
             inside[label] += low - 1e-12 <= coverage <= high + 1e-12
-        rates = verdict_rates(log_odds, is_ai, thresholds)
-        wrong += [rates["real"]["wrong"]["value"], rates["ai"]["wrong"]["value"]]
+        given = verdicts(log_odds, thresholds)
+        wrong += [np.mean(given[~is_ai] == "ai"), np.mean(given[is_ai] == "real")]
     # The mean is 1 - k / (n + 1), and at least 95 % fall in the band.
     expected = 1 - rank_allowed(n_cal, alpha) / (n_cal + 1)
     print(
@@ -232,35 +230,12 @@ def test_coverage_band_by_hand():
     )
 
 
-def test_verdict_rates_by_hand():
-    thresholds = Thresholds(0.1, real=-1.0, ai=1.0, n_real=20, n_ai=20)
-    log_odds = np.array([-2.0, -2.0, 0.0, 2.0, 2.0, -2.0])
-    rates = verdict_rates(log_odds, [0, 0, 0, 0, 1, 1], thresholds)
-    assert [rates["real"][name]["value"] for name in ("right", "wrong", "inconclusive")] == [
-        0.5,
-        0.25,
-        0.25,
-    ]
-    assert [rates["ai"][name]["value"] for name in ("right", "wrong", "inconclusive")] == [
-        0.5,
-        0.5,
-        0,
-    ]
-    exact = binomtest(1, 4).proportion_ci(method="exact")
-    assert (rates["real"]["wrong"]["low"], rates["real"]["wrong"]["high"]) == pytest.approx(
-        (exact.low, exact.high)
-    )
-    half = verdict_rates(log_odds, [0, 0, 0, 0, 1, 1], thresholds, level=0.5)["real"]["wrong"]
-    exact = binomtest(1, 4).proportion_ci(0.5, method="exact")
-    assert (half["low"], half["high"]) == pytest.approx((exact.low, exact.high))
-    absent = verdict_rates(log_odds[:4], np.zeros(4), thresholds)["ai"]
-    assert absent["n"] == 0 and absent["wrong"] == {
-        "value": None,
-        "low": None,
-        "high": None,
-        "n": 0,
-    }
-    json.dumps(rates, allow_nan=False)
+def test_binomial_interval_against_scipy():
+    for level in (0.95, 0.5):
+        exact = binomtest(1, 4).proportion_ci(level, method="exact")
+        assert binomial_interval(1, 4, level) == pytest.approx((exact.low, exact.high))
+    assert binomial_interval(0, 4)[0] == 0 and binomial_interval(4, 4)[1] == 1
+    assert binomial_interval(0, 0) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (3, 17)])
@@ -288,7 +263,7 @@ def test_check_prior(prior):
 
 
 def test_operating_point_by_hand():
-    # 99 photographs with margins 1..99 and a rate of 5 %: k = floor(0.05 * 100) = 5, the fifth largest is 95.
+    # 99 photographs with log-odds 1..99 and a rate of 5 %: k = floor(0.05 * 100) = 5, the fifth largest is 95.
     log_odds, is_ai = np.r_[np.arange(1.0, 100), [1000.0] * 7], np.arange(106) >= 99
     point = operating_point(log_odds, is_ai, 0.05)
     assert (point.threshold, point.fpr, point.n_real) == (95.0, 0.05, 99)
@@ -300,7 +275,7 @@ def test_operating_point_by_hand():
     assert (wide.low, wide.high, wide.threshold) == (91.0, 98.0, 95.0)
     # The outermost photographs count: of one, at a rate of one half, it is the threshold itself.
     assert operating_point([3.0], [False], 0.5).threshold == 3.0
-    # ai images are passed over, whatever their margins.
+    # ai images are passed over, whatever their log-odds.
     assert operating_point(np.r_[log_odds[:99], -log_odds[99:]], is_ai, 0.05) == point
     few = operating_point(log_odds[:18], is_ai[:18], 0.05)
     assert (few.threshold, few.low, few.n_real) == (None, 15.0, 18) and few.high is None
@@ -354,28 +329,6 @@ def test_operating_point_holds_its_rate_and_its_interval_the_quantile():
         held += point.low <= norm.isf(0.05) <= point.high
     assert np.mean(exceeded) == pytest.approx(10 / 201, abs=0.003)
     assert held / 400 >= 0.93
-
-
-def test_operating_rates_by_hand():
-    point = OperatingPoint(0.05, 1.0, 0.5, 2.0, 100)
-    rates = operating_rates([1.0, 1.5, 0.0, 2.0, 0.9], [False, False, False, True, True], point)
-    exact = binomtest(1, 3).proportion_ci(method="exact")
-    assert rates["fpr"] == pytest.approx(
-        {"value": 1 / 3, "low": exact.low, "high": exact.high, "n": 3}
-    )
-    assert (rates["tpr"]["value"], rates["tpr"]["n"]) == (1 / 2, 2)
-    half = operating_rates(
-        [1.0, 1.5, 0.0, 2.0, 0.9], [False, False, False, True, True], point, level=0.5
-    )
-    exact = binomtest(1, 3).proportion_ci(0.5, method="exact")
-    assert (half["fpr"]["low"], half["fpr"]["high"]) == pytest.approx((exact.low, exact.high))
-    only = operating_rates([5.0], [True], OperatingPoint(0.05, None, None, None, 3))
-    assert only["tpr"]["value"] == 0 and only["fpr"] == {
-        "value": None,
-        "low": None,
-        "high": None,
-        "n": 0,
-    }
 
 
 def test_bad_rate():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from realfake.statistics import summary
+from realfake.statistics import metrics
 from realfake.statistics.calibration import fit
-from realfake.statistics.noise_floor import _perfect_model, calibrated_ece_band
+from realfake.statistics.log_odds import class_balanced_weights
+from realfake.statistics.noise_floor import _perfect_model, calibrated_ece_band, noise_floor
 
 
 def draw(n, seed=0, prior=0.4, sharpness=1.0):
@@ -20,7 +21,7 @@ def draw(n, seed=0, prior=0.4, sharpness=1.0):
 
 def test_noise_floor_by_hand():
     # Four images at 1/2: |0.5 - share of ai| is 0.5, 0.25, 0 with chances 2/16, 8/16, 6/16.
-    floor = summary.noise_floor(np.full(4, 0.5), n_simulations=20_000)
+    floor = noise_floor(np.full(4, 0.5), n_simulations=20_000)
     assert floor["mean"] == pytest.approx(0.5 * 2 / 16 + 0.25 * 8 / 16, abs=0.005)
     assert floor["low"] == 0 and floor["high"] == 0.5
 
@@ -28,11 +29,11 @@ def test_noise_floor_by_hand():
 def test_noise_floor_by_hand_under_a_prior():
     # One image of even odds where three in four are ai: ai with chance 3/4. Whatever it is, |p - label| is 1/2, and the
     # weights of a single image cancel.
-    floor = summary.noise_floor([0.5], prior_ai=0.75, n_simulations=50)
+    floor = noise_floor([0.5], prior_ai=0.75, n_simulations=50)
     assert floor == {"mean": 0.5, "low": 0.5, "high": 0.5}
     # Two such images share a bin. Both ai (9/16) or both real (1/16): 1/2. One of each (6/16), with weights 0.5 / 0.75
     # and 0.5 / 0.25: a share of ai of 1/4.
-    floor = summary.noise_floor([0.5, 0.5], prior_ai=0.75, n_simulations=20_000)
+    floor = noise_floor([0.5, 0.5], prior_ai=0.75, n_simulations=20_000)
     assert floor["mean"] == pytest.approx(10 / 16 * 0.5 + 6 / 16 * 0.25, abs=0.005)
     assert (floor["low"], floor["high"]) == (0.25, 0.5)
 
@@ -40,7 +41,7 @@ def test_noise_floor_by_hand_under_a_prior():
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.5])
 def test_noise_floor_needs_both_classes(prior):
     with pytest.raises(ValueError, match="prior_ai is"):
-        summary.noise_floor([0.5], prior_ai=prior)
+        noise_floor([0.5], prior_ai=prior)
 
 
 def calibrated_exceedance(n, prior, repetitions):
@@ -49,11 +50,11 @@ def calibrated_exceedance(n, prior, repetitions):
     for seed in range(repetitions):
         log_odds, is_ai = draw(n, seed=seed, prior=prior or 0.5)
         p_ai = expit(log_odds)
-        weights = None if prior is None else summary.class_balanced_weights(is_ai)
-        floor = summary.noise_floor(
+        weights = None if prior is None else class_balanced_weights(is_ai)
+        floor = noise_floor(
             p_ai, None if prior is None else is_ai.mean(), n_simulations=200, seed=seed
         )
-        means.append(summary.ece(p_ai, is_ai, weights))
+        means.append(metrics.ece(p_ai, is_ai, weights))
         floors.append(floor["mean"])
         above += means[-1] > floor["high"]
     return above / repetitions, np.mean(means) / np.mean(floors)
@@ -66,9 +67,9 @@ def test_noise_floor_on_simulated_models(prior):
     assert share <= 8 / 60
     assert ratio == pytest.approx(1, abs=0.12)
     log_odds, is_ai = draw(1000, prior=prior or 0.5, sharpness=3.0)
-    weights = summary.class_balanced_weights(is_ai)
-    floor = summary.noise_floor(expit(log_odds), is_ai.mean(), n_simulations=200)
-    assert summary.ece(expit(log_odds), is_ai, weights) > 2 * floor["high"]
+    weights = class_balanced_weights(is_ai)
+    floor = noise_floor(expit(log_odds), is_ai.mean(), n_simulations=200)
+    assert metrics.ece(expit(log_odds), is_ai, weights) > 2 * floor["high"]
 
 
 @pytest.mark.slow
@@ -86,7 +87,7 @@ def test_noise_floor_on_a_thousand_simulated_models(prior):
 
 
 def test_a_perfect_model_is_drawn_by_bayes_rule():
-    # Three real images at odds 1 to 3, one ai image at 3 to 1. With both masses equal, of ai margins 3/4 are the high one.
+    # Three real images at odds 1 to 3, one ai image at 3 to 1. With both masses equal, of ai log-odds 3/4 are the high one.
     log_odds, is_ai = logit([0.25, 0.25, 0.25, 0.75]), np.array([False, False, False, True])
     draw_once = _perfect_model(log_odds, is_ai, np.random.default_rng(0))
     found = {False: [], True: []}
@@ -112,9 +113,7 @@ def banded(seed, n, n_calibration, sharpness=1.0, **options):
 def test_band_says_what_it_compares():
     log_odds, is_ai = draw(400, seed=5)
     band = calibrated_ece_band(log_odds, is_ai, *draw(200, seed=6), n_simulations=100)
-    assert band["value"] == summary.ece(
-        expit(log_odds), is_ai, summary.class_balanced_weights(is_ai)
-    )
+    assert band["value"] == metrics.ece(expit(log_odds), is_ai, class_balanced_weights(is_ai))
     assert (band["n"], band["n_calibration"]) == (400, 200)
     assert 0 < band["low"] < band["mean"] < band["high"] and band["within"]
     assert band == json.loads(json.dumps(band, allow_nan=False))
@@ -124,14 +123,14 @@ def test_band_says_what_it_compares():
 def test_band_asks_what_it_is_told_to():
     log_odds, is_ai = draw(300, seed=5)
     others = draw(150, seed=6)
-    weights = summary.class_balanced_weights(is_ai)
+    weights = class_balanced_weights(is_ai)
 
     def band(**options):
         return calibrated_ece_band(log_odds, is_ai, *others, **{"n_simulations": 120, **options})
 
     few, many = band(n_bins=2), band(n_bins=40)
-    assert few["value"] == summary.ece(expit(log_odds), is_ai, weights, 2)
-    assert many["value"] == summary.ece(expit(log_odds), is_ai, weights, 40)
+    assert few["value"] == metrics.ece(expit(log_odds), is_ai, weights, 2)
+    assert many["value"] == metrics.ece(expit(log_odds), is_ai, weights, 40)
     assert few["mean"] < 0.7 * many["mean"]
     # The same simulations, cut elsewhere; half of them lie in the central half.
     wide, narrow = band(level=0.95), band(level=0.5)
@@ -143,7 +142,7 @@ def test_band_asks_what_it_is_told_to():
 def test_few_calibration_images_widen_the_band():
     few = banded(0, 2000, 60, n_simulations=150)
     many = banded(0, 2000, 6000, n_simulations=150)
-    test_alone = summary.noise_floor(expit(draw(2000, seed=1)[0]), 0.4, n_simulations=150)
+    test_alone = noise_floor(expit(draw(2000, seed=1)[0]), 0.4, n_simulations=150)
     assert few["high"] > 1.5 * many["high"]
     assert many["mean"] == pytest.approx(test_alone["mean"], rel=0.15)
     # With nothing fitted, the size of the calibration set does not matter.

@@ -21,7 +21,7 @@ from realfake.corpus.rows import is_ai, own_groups
 from realfake.detector import Detector
 from realfake.evaluation.collecting import collect_logits
 from realfake.statistics.calibration import Calibration, fit_grouped
-from realfake.statistics.summary import log_odds_from_logits
+from realfake.statistics.log_odds import log_odds_from_logits
 from realfake.statistics.verdicts import OperatingPoint, operating_point
 from realfake.training import release
 from realfake.training.release import (

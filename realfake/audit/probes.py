@@ -15,7 +15,7 @@ from realfake.audit.result import Audit
 from realfake.corpus.splits import TEST, TRAIN
 from realfake.labels import AI, NAMES
 from realfake.statistics.bootstrap import bootstrap_interval
-from realfake.statistics.summary import auroc
+from realfake.statistics.metrics import auroc
 
 FOLDS = 5
 MIN_ROWS = 10  # of each label, below which nothing is measured

@@ -14,17 +14,15 @@ from transformers import EvalPrediction
 
 from realfake.evaluation.log import plain
 from realfake.labels import AI, NAMES, REAL
-from realfake.statistics import summary
+from realfake.statistics import metrics
 from realfake.statistics.bootstrap import bootstrap_interval, group_index
-from realfake.statistics.log_odds import log_odds_from_logits
-from realfake.statistics.summary import (
-    auroc,
-    binary_summary,
+from realfake.statistics.log_odds import (
     check_log_odds,
     class_balanced_weights,
-    confusion_matrix,
-    reliability_curve,
+    log_odds_from_logits,
 )
+from realfake.statistics.metrics import auroc, confusion_matrix, reliability_curve
+from realfake.statistics.summary import binary_summary
 from realfake.statistics.verdicts import (
     INCONCLUSIVE,
     OperatingPoint,
@@ -357,21 +355,21 @@ class DetectionMetrics(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, class_balanced: bool = True) -> dict[str, float]:
-        log_odds, is_ai = summary.check_log_odds(np.asarray(predictions), np.asarray(references))
-        weights = summary.class_balanced_weights(is_ai) if class_balanced else None
+        log_odds, is_ai = check_log_odds(np.asarray(predictions), np.asarray(references))
+        weights = class_balanced_weights(is_ai) if class_balanced else None
         p_ai = expit(log_odds)
         values = {
-            "accuracy": summary.accuracy(log_odds, is_ai),
-            "balanced_accuracy": summary.balanced_accuracy(log_odds, is_ai),
+            "accuracy": metrics.accuracy(log_odds, is_ai),
+            "balanced_accuracy": metrics.balanced_accuracy(log_odds, is_ai),
         }
         for label in NAMES:
-            values[f"precision_{label}"] = summary.precision(log_odds, is_ai, label)
-            values[f"recall_{label}"] = summary.recall(log_odds, is_ai, label)
-            values[f"f1_{label}"] = summary.f1(log_odds, is_ai, label)
-        values["auroc"] = summary.auroc(log_odds, is_ai)
-        values["ece"] = summary.ece(p_ai, is_ai, weights)
-        values["nll"] = summary.nll(log_odds, is_ai, weights)
-        values["brier"] = summary.brier(p_ai, is_ai, weights)
+            values[f"precision_{label}"] = metrics.precision(log_odds, is_ai, label)
+            values[f"recall_{label}"] = metrics.recall(log_odds, is_ai, label)
+            values[f"f1_{label}"] = metrics.f1(log_odds, is_ai, label)
+        values["auroc"] = metrics.auroc(log_odds, is_ai)
+        values["ece"] = metrics.ece(p_ai, is_ai, weights)
+        values["nll"] = metrics.nll(log_odds, is_ai, weights)
+        values["brier"] = metrics.brier(p_ai, is_ai, weights)
         return values
 
 

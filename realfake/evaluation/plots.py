@@ -12,12 +12,8 @@ from scipy.special import expit
 
 from realfake.labels import AI, NAMES, REAL
 from realfake.plotting import COLOURS, GREY, INK, new_figure, plain_axes, plain_text, save
-from realfake.statistics.summary import (
-    check_log_odds,
-    class_balanced_weights,
-    ece,
-    reliability_curve,
-)
+from realfake.statistics.log_odds import check_log_odds, class_balanced_weights
+from realfake.statistics.metrics import ece, reliability_curve
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds
 
 # Draws of a perfectly calibrated model, for the band of noise.

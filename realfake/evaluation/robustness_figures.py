@@ -12,7 +12,7 @@ from realfake.evaluation.log import plain
 from realfake.evaluation.measure import measure
 from realfake.labels import NAMES
 from realfake.statistics.bootstrap import bootstrap_interval
-from realfake.statistics.summary import balanced_accuracy
+from realfake.statistics.metrics import balanced_accuracy
 from realfake.statistics.verdicts import Thresholds
 
 CLEAN = "clean"

@@ -1,1 +1,1 @@
-"""Metrics, calibration and conformal prediction, from margins and labels alone: numpy and scipy, no model and no image."""
+"""Metrics, calibration and conformal thresholds on arrays: numpy and scipy only."""

@@ -1,18 +1,19 @@
-"""Percentile bootstrap intervals over images or over groups of images that belong together.
+"""Percentile bootstrap intervals over images, or over groups of images that belong together.
 
-A resample is a row of counts, how often each image was drawn, so a statistic that takes weights is
-evaluated on many resamples at once without copying images. Stands under `metrics.py`; numpy alone.
+A resample is a row of counts: how often each image was drawn. A statistic that takes weights is
+evaluated on many resamples at once, without copies of the images.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _CHUNK = 4_000_000  # counts held in memory at once: 32 MB of float64
 
 
-def group_index(groups, n: int) -> tuple[np.ndarray, int]:
-    """Number the groups of `n` images; without groups each image is its own.
+def group_index(groups: ArrayLike | None, n: int) -> tuple[np.ndarray, int]:
+    """Number the groups of `n` images. Without groups each image is its own group.
 
     Returns:
         The group number of each image, (n,), and the number of groups.
@@ -34,14 +35,14 @@ def group_index(groups, n: int) -> tuple[np.ndarray, int]:
 
 
 def resample_counts(
-    n: int, groups=None, n_resamples: int = 1000, seed: int = 0
+    n: int, groups: ArrayLike | None = None, n_resamples: int = 1000, seed: int = 0
 ) -> Iterator[np.ndarray]:
     """Draw bootstrap resamples as counts.
 
     Args:
         n: Number of images.
-        groups: (n,), *optional*. Whole groups are drawn with replacement, so that images which share a
-            source do not count as independent.
+        groups: (n,), *optional*. Whole groups are drawn with replacement, because images of one
+            group are not independent.
 
     Yields:
         (resamples, n) float64 counts, in chunks of bounded size, `n_resamples` rows in all.
@@ -56,8 +57,8 @@ def resample_counts(
         yield counts.astype(np.float64)[:, index]
 
 
-def percentile_interval(samples, level: float = 0.95) -> tuple[float, float]:
-    """The central `level` of `samples` that are not NaN; `(nan, nan)` where there is none."""
+def percentile_interval(samples: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Return the central `level` of the samples without NaN; `(nan, nan)` if none is left."""
     samples = np.asarray(samples, dtype=np.float64)
     samples = samples[~np.isnan(samples)]
     if not len(samples):
@@ -68,25 +69,24 @@ def percentile_interval(samples, level: float = 0.95) -> tuple[float, float]:
 
 def bootstrap_interval(
     statistic: Callable,
-    *arrays,
-    groups=None,
+    *arrays: ArrayLike,
+    groups: ArrayLike | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
     weighted: bool = False,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic (Efron and Tibshirani 1993, chapter 13).
+    """Return the percentile bootstrap interval of a statistic (Efron and Tibshirani 1993, ch. 13).
 
     Args:
         statistic: `statistic(*arrays) -> float`, called on resampled arrays. With `weighted=True`:
-            `statistic(*arrays, weights=counts) -> (resamples,)`, called on the arrays as they are with
-            counts of shape (resamples, n); every metric in `metrics.py` that takes 2-d weights can be
-            given, and this is many times faster.
+            `statistic(*arrays, weights=counts) -> (resamples,)`, called on the arrays as they are
+            with counts of shape (resamples, n). This is many times faster.
         arrays: Arrays whose first dimension is the image.
         groups: (n,), *optional*. Resample whole groups.
 
     Returns:
-        `(low, high)`. Resamples on which the statistic is NaN (a class missing, say) are left out.
+        `(low, high)`. Resamples on which the statistic is NaN are left out.
 
     Raises:
         ValueError: No arrays, or lengths differ.
@@ -105,18 +105,20 @@ def bootstrap_interval(
     return percentile_interval(samples, level)
 
 
-def mean_figure(values, groups=None, n_resamples: int = 1000, seed: int = 0) -> dict:
-    """A mean as figures are stored: `{"value", "low", "high", "n"}`.
+def mean_figure(
+    values: ArrayLike, groups: ArrayLike | None = None, n_resamples: int = 1000, seed: int = 0
+) -> dict[str, float | int | None]:
+    """Return a mean as records store it: `{"value", "low", "high", "n"}`, `None` for no values.
 
     Args:
-        values: Numbers, (n,). Of none of them there is no mean.
-        groups, n_resamples, seed: As in [`bootstrap_interval`]; without resamples there is no interval.
+        values: (n,) numbers.
+        groups, n_resamples, seed: As in [`bootstrap_interval`]; 0 resamples give no interval.
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return {"value": None, "low": None, "high": None, "n": 0}
 
-    def mean(numbers, weights):
+    def mean(numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return weights @ numbers / weights.sum(axis=-1)
 
     low = high = None

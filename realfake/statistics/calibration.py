@@ -1,14 +1,15 @@
-"""Temperature and bias that turn a classifier's margins into probabilities that can be believed.
+"""Temperature and bias that calibrate the probabilities of a classifier.
 
-Fitted on images held out from training, after training and before the evaluation; the result is folded into
-the checkpoint's last linear layer. Works on arrays of margins or logits: numpy and scipy alone.
+They are fitted on images held out from training, after training and before the evaluation, and then
+folded into the checkpoint's last linear layer. All functions work on arrays of log-odds or logits.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
@@ -26,17 +27,18 @@ _PAIR = {REAL: [0], AI: [1]}
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted calibration: `margin / temperature + bias`.
+    """A fitted calibration: `log_odds / temperature + bias`.
 
     Args:
-        method: `"identity"`, `"temperature"` or `"temperature_bias"`: what was applied in the end.
-        temperature: Above 0; 1 leaves margins as they are, larger values make the model less sure.
-        bias: Added to the margin, in nats; positive moves towards ai.
-        nll_before: Mean NLL of the calibration images in nats before, on the objective that was minimised.
+        method: What was applied: `"identity"`, `"temperature"` or `"temperature_bias"`.
+        temperature: Above 0; larger values make the model less confident.
+        bias: Added to the log-odds, in nats; positive moves towards ai.
+        nll_before: Mean NLL of the calibration images in nats before, on the minimised objective.
         nll_after: The same after; never above `nll_before`.
         n: Number of calibration images.
-        class_balanced: Whether both classes had the same mass, so that probabilities mean equal odds.
-        reason: Why the identity was kept, or that labels were smoothed; `None` for an ordinary fit.
+        class_balanced: Whether both classes had the same mass, so that probabilities assume equal
+            odds.
+        reason: Why the identity was kept, or that labels were smoothed; else `None`.
     """
 
     method: str
@@ -48,18 +50,16 @@ class Calibration:
     class_balanced: bool = True
     reason: str | None = None
 
-    def apply(self, log_odds) -> np.ndarray:
-        """Calibrate margins (n,) of a two-class model; for more classes use [`apply_logits`]."""
+    def apply(self, log_odds: ArrayLike) -> np.ndarray:
+        """Calibrate log-odds (n,) of a two-class model; for more classes use [`apply_logits`]."""
         return np.asarray(log_odds, dtype=np.float64) / self.temperature + self.bias
 
-    def apply_logits(self, logits, class_indices: Mapping[str, Sequence[int]]) -> np.ndarray:
-        """Calibrated margins (n,) from logits (n, k): the temperature acts before classes are summed."""
-        return (
-            log_odds_from_logits(
-                np.asarray(logits, dtype=np.float64) / self.temperature, class_indices
-            )
-            + self.bias
-        )
+    def apply_logits(
+        self, logits: ArrayLike, class_indices: Mapping[str, Sequence[int]]
+    ) -> np.ndarray:
+        """Return calibrated log-odds (n,) of logits (n, k), scaled before classes are summed."""
+        scaled = np.asarray(logits, dtype=np.float64) / self.temperature
+        return log_odds_from_logits(scaled, class_indices) + self.bias
 
     def to_dict(self) -> dict:
         """Plain values that `json` can write."""
@@ -72,37 +72,40 @@ class Calibration:
 
 
 def fit(
-    log_odds,
-    is_ai,
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
     method: str = "temperature_bias",
     class_balanced: bool = True,
-    groups=None,
+    groups: ArrayLike | None = None,
     n_folds: int = 5,
     seed: int = 0,
 ) -> Calibration:
-    """Fit temperature and bias to the margins of a two-class model.
+    """Fit temperature and bias to the log-odds of a two-class model.
 
-    Minimises the NLL of the labels (Guo et al. 2017 for the temperature; with the bias it is Platt's scaling,
-    1999, in other parameters). The problem is convex in `(1 / temperature, bias)` and solved to convergence.
+    Minimises the NLL of the labels (Guo et al. 2017 for the temperature; with the bias it is
+    Platt's scaling, 1999, in other parameters). The problem is convex in `(1 / temperature, bias)`
+    and solved to convergence.
 
-    Where the margins separate the classes without an error, the plain optimum lies at temperature 0, with
+    If the log-odds separate the classes without an error, the optimum lies at temperature 0, with
     probabilities of exactly 0 and 1. Only then labels are smoothed as Platt proposes, to
-    `(n_ai + 1) / (n_ai + 2)` and `1 / (n_real + 2)`; both NLL values are then those of the smoothed labels.
+    `(n_ai + 1) / (n_ai + 2)` and `1 / (n_real + 2)`; both NLL values are then those of the smoothed
+    labels.
 
     Args:
         log_odds: (n,) log-odds of ai.
         is_ai: (n,) bool.
-        method: `"temperature_bias"`, `"temperature"` (bias 0), or `"auto"`: the one of identity, temperature
-            and temperature_bias with the lowest cross-validated NLL, the simpler one on a tie.
+        method: `"temperature_bias"`, `"temperature"` (bias 0), or `"auto"`: the one of identity,
+            temperature and temperature_bias with the lowest cross-validated NLL, the simpler one on
+            a tie.
         class_balanced: Give both classes the same mass.
         groups: (n,), *optional*. Images of a group stay in one fold of the cross-validation.
 
     Returns:
-        [`Calibration`]. The identity, with a `reason`, where a class is absent, where the best temperature is
-        not positive (higher margins do not mean ai), or where the fit would not lower the NLL.
+        [`Calibration`]. The identity, with a `reason`, if a class is absent, if the best
+        temperature is not positive, or if the fit would not lower the NLL.
 
     Raises:
-        ValueError: Unknown method, shapes that differ, or margins that are not finite.
+        ValueError: Unknown method, shapes that differ, or log-odds that are not finite.
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     logits = np.stack([np.zeros_like(log_odds), log_odds], axis=1)
@@ -110,20 +113,20 @@ def fit(
 
 
 def fit_grouped(
-    logits,
+    logits: ArrayLike,
     class_indices: Mapping[str, Sequence[int]],
-    is_ai,
+    is_ai: ArrayLike,
     method: str = "temperature_bias",
     class_balanced: bool = True,
-    groups=None,
+    groups: ArrayLike | None = None,
     n_folds: int = 5,
     seed: int = 0,
 ) -> Calibration:
-    """Fit temperature and bias to the logits of a model with any number of classes, such as one per generator.
+    """Fit temperature and bias to the logits of a model with any number of classes.
 
-    Minimises the NLL of `margin = logsumexp(ai logits / T) - logsumexp(real logits / T) + bias`. With one
-    column each for real and ai this is [`fit`]. With more the problem need not be convex; the best of several
-    starts is taken.
+    Minimises the NLL of `logsumexp(ai logits / T) - logsumexp(real logits / T) + bias`. With one
+    class each for real and ai this is [`fit`]. With more, the problem need not be convex; the best
+    of several starts is taken.
 
     Args:
         logits: (n, k).
@@ -139,14 +142,16 @@ def fit_grouped(
     log_odds, is_ai = check_log_odds(log_odds_from_logits(logits, class_indices), is_ai)
     if not np.isfinite(logits).all():
         raise ValueError("The logits hold infinite values; calibration needs finite ones.")
-    group_index(groups, len(log_odds))  # refuses groups of another length
+    group_index(groups, len(log_odds))  # checks the length
     if method == "auto":
         return _choose(logits, class_indices, is_ai, class_balanced, groups, n_folds, seed)
     return _fit(logits, class_indices, is_ai, method, class_balanced)
 
 
-def _objective(is_ai, class_balanced, smooth):
-    """Weights that sum to 1 and target probabilities of ai."""
+def _objective(
+    is_ai: np.ndarray, class_balanced: bool, smooth: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights that sum to 1, and target probabilities of ai."""
     weights = class_balanced_weights(is_ai) if class_balanced else np.ones(len(is_ai))
     n_ai, n_real = int(is_ai.sum()), int((~is_ai).sum())
     if smooth:
@@ -156,19 +161,19 @@ def _objective(is_ai, class_balanced, smooth):
     return weights / weights.sum(), target
 
 
-def _nll(log_odds, weights, target) -> float:
-    """Weighted cross-entropy of target probabilities, from margins."""
+def _nll(log_odds: np.ndarray, weights: np.ndarray, target: np.ndarray) -> float:
+    """Return the weighted cross-entropy of target probabilities."""
     return float(weights @ (np.logaddexp(0, log_odds) - target * log_odds))
 
 
 def _separable(logits, class_indices, is_ai, with_bias) -> bool:
-    """Whether a temperature towards 0 drives the NLL to its infimum, so that there is no finite optimum."""
+    """Return whether the NLL has its infimum at temperature 0, without a finite optimum."""
     # At low temperatures logsumexp becomes the maximum.
     log_odds = logits[:, list(class_indices[AI])].max(1) - logits[:, list(class_indices[REAL])].max(
         1
     )
     if with_bias:
-        # With all margins equal there is no slope to drive.
+        # With all log-odds equal there is no slope.
         return bool(log_odds[is_ai].min() >= log_odds[~is_ai].max() and np.ptp(log_odds) > 0)
     return bool(log_odds[is_ai].min() >= 0 >= log_odds[~is_ai].max() and np.abs(log_odds).max() > 0)
 
@@ -199,26 +204,27 @@ def _fit(logits, class_indices, is_ai, method, class_balanced) -> Calibration:
         slope, bias = _solve_grouped(logits, class_indices, weights, target, with_bias)
     if not slope > 0:
         return identity(
-            "higher margins do not mean ai on the calibration images: the best temperature is not positive"
+            "higher log-odds do not mean ai on the calibration images: the best temperature "
+            "is not positive"
         )
     temperature = 1 / slope
     after = _nll(log_odds_from_logits(logits / temperature, class_indices) + bias, weights, target)
     if not (math.isfinite(temperature) and math.isfinite(bias) and after < before):
         return identity("no temperature lowers the NLL of the calibration images")
     reason = (
-        "the margins separate the classes; labels were smoothed (Platt 1999)" if smooth else None
+        "the log-odds separate the classes; labels were smoothed (Platt 1999)" if smooth else None
     )
     return Calibration(method, temperature, bias, before, after, n, class_balanced, reason)
 
 
 def _solve_pair(log_odds, weights, target, with_bias) -> tuple[float, float]:
-    """Slope and bias of a logistic regression on one feature, by a Newton method with a trust region."""
+    """Solve a logistic regression on one feature by a Newton method with a trust region."""
     # Unit scale keeps the Hessian well conditioned whatever the size of the logits.
     scale = float(np.sqrt(weights @ log_odds**2))
     if scale == 0:
         return 0.0, 0.0
-    columns = [log_odds / scale, np.ones_like(log_odds)] if with_bias else [log_odds / scale]
-    design = np.stack(columns, axis=1)
+    features = [log_odds / scale, np.ones_like(log_odds)] if with_bias else [log_odds / scale]
+    design = np.stack(features, axis=1)
 
     def value_and_gradient(x):
         z = design @ x
@@ -237,7 +243,7 @@ def _solve_pair(log_odds, weights, target, with_bias) -> tuple[float, float]:
 
 
 def _solve_grouped(logits, class_indices, weights, target, with_bias) -> tuple[float, float]:
-    """Slope (inverse temperature) and bias with classes summed, by L-BFGS-B from several slopes."""
+    """Solve for slope (inverse temperature) and bias by L-BFGS-B from several slopes."""
     ai, real = logits[:, list(class_indices[AI])], logits[:, list(class_indices[REAL])]
     scale = float(np.sqrt(np.mean((logits - logits.mean(1, keepdims=True)) ** 2)))
     if scale == 0:
@@ -270,8 +276,13 @@ def _solve_grouped(logits, class_indices, weights, target, with_bias) -> tuple[f
     return float(best[0] / scale), float(best[1]) if with_bias else 0.0
 
 
-def folds(is_ai, groups, n_folds, seed) -> np.ndarray | None:
-    """Fold of each image, (n,), groups whole and classes spread; `None` where a class has under two groups."""
+def folds(
+    is_ai: np.ndarray, groups: ArrayLike | None, n_folds: int, seed: int
+) -> np.ndarray | None:
+    """Return the fold of each image, (n,), with whole groups and classes spread evenly.
+
+    `None` if a class has fewer than two groups.
+    """
     index, n_groups = group_index(groups, len(is_ai))
     share = np.bincount(index, is_ai, n_groups) / np.bincount(index, minlength=n_groups)
     smallest = min(len(np.unique(index[is_ai])), len(np.unique(index[~is_ai])))
@@ -299,11 +310,10 @@ def _choose(logits, class_indices, is_ai, class_balanced, groups, n_folds, seed)
             fitted = _fit(logits[~test], class_indices, is_ai[~test], method, class_balanced)
             held_out[test] = fitted.apply_logits(logits[test], class_indices)
         scores[method] = _nll(held_out, weights, target)
-    best = min(
-        METHODS, key=scores.__getitem__
-    )  # METHODS runs from simple to flexible; min keeps the first
+    # METHODS runs from simple to flexible, and min keeps the first.
+    best = min(METHODS, key=scores.__getitem__)
     chosen = _fit(logits, class_indices, is_ai, best, class_balanced)
     if best == "identity":
         reason = "neither temperature nor bias lowers the cross-validated NLL"
-        chosen = Calibration(**{**chosen.to_dict(), "reason": reason})
+        chosen = replace(chosen, reason=reason)
     return chosen

@@ -1,25 +1,26 @@
 """The arrays that every metric takes, and the checks they pass first.
 
-`log_odds` (n,) is the log-odds of ai at equal odds, `p_ai = expit(margin)` (n,) the probability, `is_ai` (n,) bool the
-truth. Calibration, conformal prediction and all metrics stand on this module; numpy and scipy alone.
+`log_odds` (n,) is the log-odds of ai at equal odds, `p_ai = expit(log_odds)` (n,) the probability,
+and `is_ai` (n,) bool the truth. Calibration, conformal thresholds and all metrics build on this.
 
-Weights: metrics take `weights` (n,), *optional*. Most also take weights of shape (resamples, n) and then return an
-array, one value per row: this is how the bootstrap evaluates them (see `bootstrap.py`).
+Metrics take `weights` (n,), *optional*. Most also take weights of shape (resamples, n) and then
+return one value per row. The bootstrap evaluates them this way (see `bootstrap.py`).
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from realfake.labels import AI, REAL
 
 
-def check_labels(is_ai, n: int | None = None) -> np.ndarray:
+def check_labels(is_ai: ArrayLike, n: int | None = None) -> np.ndarray:
     """Return `is_ai` as (n,) bool.
 
     Raises:
-        ValueError: It is empty, not one-dimensional, not of length `n`, or holds other values than 0 and 1.
+        ValueError: It is empty, not one-dimensional, not of length `n`, or not of 0 and 1.
     """
     labels = np.asarray(is_ai)
     if labels.ndim != 1 or (n is not None and len(labels) != n):
@@ -33,35 +34,44 @@ def check_labels(is_ai, n: int | None = None) -> np.ndarray:
     return labels
 
 
-def check_log_odds(log_odds, is_ai) -> tuple[np.ndarray, np.ndarray]:
+def check_log_odds(log_odds: ArrayLike, is_ai: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return `log_odds` as (n,) float64 and `is_ai` as (n,) bool.
 
     Raises:
-        ValueError: Shapes differ, there are no images, or a margin is NaN.
+        ValueError: Shapes differ, there are no images, or a value is NaN.
     """
     log_odds = np.asarray(log_odds, dtype=np.float64)
     if log_odds.ndim != 1:
         raise ValueError(
-            f"margin has shape {log_odds.shape}; one log-odds of ai per image is needed."
+            f"log_odds has shape {log_odds.shape}; one log-odds of ai per image is needed."
         )
     is_ai = check_labels(is_ai, len(log_odds))
-    if np.isnan(log_odds).any():
-        raise ValueError(
-            f"{int(np.isnan(log_odds).sum())} of {len(log_odds)} margins are NaN; the model diverged."
-        )
+    missing = int(np.isnan(log_odds).sum())
+    if missing:
+        raise ValueError(f"{missing} of {len(log_odds)} log-odds are NaN; the model diverged.")
     return log_odds, is_ai
 
 
-def check_probability(p_ai, is_ai) -> tuple[np.ndarray, np.ndarray]:
+def check_probability(p_ai: ArrayLike, is_ai: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return `p_ai` as (n,) float64 and `is_ai` as (n,) bool.
+
+    Raises:
+        ValueError: Shapes differ, there are no images, or a value lies outside [0, 1].
+    """
     p_ai = np.asarray(p_ai, dtype=np.float64)
     if p_ai.ndim != 1 or not ((p_ai >= 0) & (p_ai <= 1)).all():
         raise ValueError(
-            "p_ai must be a one-dimensional array of probabilities in [0, 1]; pass expit(margin)."
+            "p_ai must be a one-dimensional array of probabilities in [0, 1]; pass expit(log_odds)."
         )
     return p_ai, check_labels(is_ai, len(p_ai))
 
 
-def check_weights(weights, n: int) -> np.ndarray:
+def check_weights(weights: ArrayLike | None, n: int) -> np.ndarray:
+    """Return `weights` as float64, (n,) or (resamples, n); ones where there are none.
+
+    Raises:
+        ValueError: The shape is another one, or a weight is negative or not finite.
+    """
     if weights is None:
         return np.ones(n)
     weights = np.asarray(weights, dtype=np.float64)
@@ -74,22 +84,14 @@ def check_weights(weights, n: int) -> np.ndarray:
     return weights
 
 
-def ratio(numerator, denominator):
-    """Divide, NaN for 0/0 and x/0; a plain float for scalars."""
-    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
-    out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
-    np.divide(numerator, denominator, out=out, where=denominator > 0)
-    return float(out) if out.ndim == 0 else out
+def class_balanced_weights(is_ai: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    """Return weights under which both classes have the same mass, 1/2 each.
 
-
-def class_balanced_weights(is_ai, weights=None) -> np.ndarray:
-    """Weights under which both classes have the same mass, 1/2 each.
-
-    Our probabilities mean equal odds before the image was seen, so a metric of probabilities on a test set
-    with another share of ai images is weighted with these. A class that is absent leaves the other with 1/2.
+    The probabilities assume equal odds. A metric of probabilities on a test set with another share
+    of ai images is weighted with these. If one class is absent, the other keeps mass 1/2.
 
     Args:
-        weights: (n,) or (resamples, n), *optional*. Weights to start from, such as bootstrap counts.
+        weights: (n,) or (resamples, n), *optional*. Initial weights, such as bootstrap counts.
 
     Returns:
         Weights of the shape of `weights`, or (n,).
@@ -102,37 +104,41 @@ def class_balanced_weights(is_ai, weights=None) -> np.ndarray:
     return np.divide(0.5 * weights, mass, out=np.zeros_like(weights), where=mass > 0)
 
 
-def log_odds_from_logits(logits, class_indices: Mapping[str, Sequence[int]]) -> np.ndarray:
-    """Log-odds of ai from a classifier's logits: logsumexp over the ai classes minus that over the real ones.
+def log_odds_from_logits(
+    logits: ArrayLike, class_indices: Mapping[str, Sequence[int]]
+) -> np.ndarray:
+    """Return the log-odds of ai: logsumexp of the ai logits minus logsumexp of the real ones.
 
     Args:
         logits: (n, k).
         class_indices: `{"real": [indices], "ai": [indices]}`, as `labels.class_indices` returns.
 
     Returns:
-        (n,) float64; `expit` of it is the sum of the softmax over the ai classes if `class_indices` covers all.
+        (n,) float64. If all k classes are listed, `expit` of it is the softmax mass of ai.
 
     Raises:
-        ValueError: `logits` is not two-dimensional or a column is out of range.
+        ValueError: `logits` is not two-dimensional or an index is out of range.
     """
     logits = np.asarray(logits, dtype=np.float64)
     if logits.ndim != 2:
         raise ValueError(f"logits has shape {logits.shape}; (images, classes) is needed.")
-    used = [*class_indices[REAL], *class_indices[AI]]
-    if (
-        not class_indices[REAL]
-        or not class_indices[AI]
-        or min(used) < 0
-        or max(used) >= logits.shape[1]
-    ):
+    ai, real = list(class_indices[AI]), list(class_indices[REAL])
+    if not ai or not real or min(ai + real) < 0 or max(ai + real) >= logits.shape[1]:
         raise ValueError(
-            f"class_indices {dict(class_indices)} do not fit logits with {logits.shape[1]} classes."
+            f"class indices {dict(class_indices)} do not fit logits with {logits.shape[1]} classes."
         )
-    return logsumexp(logits[:, list(class_indices[AI])], axis=1) - logsumexp(
-        logits[:, list(class_indices[REAL])], axis=1
-    )
+    return logsumexp(logits[:, ai], axis=1) - logsumexp(logits[:, real], axis=1)
 
 
-def nan_where(condition, value):
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> float | np.ndarray:
+    """Divide. The result is NaN where the denominator is 0, and a float for scalars."""
+    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return float(out) if out.ndim == 0 else out
+
+
+def nan_where(condition: ArrayLike, value: ArrayLike) -> float | np.ndarray:
+    """Return `value` with NaN where `condition` holds; a float for scalars."""
     out = np.where(condition, np.nan, value)
     return float(out) if out.ndim == 0 else out

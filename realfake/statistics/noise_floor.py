@@ -1,10 +1,13 @@
-"""What chance alone does to the calibration error of a model whose probabilities are right.
+"""The calibration error that a perfectly calibrated model shows by chance.
 
-An ECE is never zero on a finite sample. [`noise_floor`] says how large it comes out on these images for a perfect
-model; [`calibrated_ece_band`] for a perfect model that was then calibrated on as few images as ours was.
+An ECE is never zero on a finite sample. [`noise_floor`] simulates it for a perfect model on these
+images, [`calibrated_ece_band`] for a perfect model that was also calibrated on a finite sample.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
 from realfake.statistics.calibration import fit
@@ -13,25 +16,24 @@ from realfake.statistics.metrics import N_BINS, bin_index, ece
 
 
 def noise_floor(
-    p_ai,
+    p_ai: ArrayLike,
     prior_ai: float | None = None,
     n_bins: int = N_BINS,
     n_simulations: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The [`ece`] that a perfectly calibrated model with these predictions would show on this many images.
+    """Simulate the [`ece`] of a perfectly calibrated model with these predictions.
 
-    Without `prior_ai`, labels are drawn from Bernoulli(`p_ai`). With it, `p_ai` means equal odds beforehand
+    Without `prior_ai`, labels are drawn from Bernoulli(`p_ai`). With it, `p_ai` assumes equal odds
     while the test set holds a share `prior_ai` of ai images, and ECE is measured with
-    [`class_balanced_weights`]. A calibrated model's label is then ai with odds
+    [`class_balanced_weights`]. The label of a calibrated model is then ai with odds
     `p_ai / (1 - p_ai) * prior_ai / (1 - prior_ai)`, and a label weighs `0.5 / prior_ai` or
-    `0.5 / (1 - prior_ai)`: given the image, the weighted residual has mean 0. The weights are those of the
-    known prior, not of the simulated counts, because `p_ai` of a model that is not calibrated does not
-    reproduce the counts. Images are taken as independent: groups raise the floor.
+    `0.5 / (1 - prior_ai)`: given the image, the weighted residual has mean 0. Images are taken as
+    independent; groups raise the floor.
 
     Returns:
-        `{"mean", "low", "high"}`: the mean and the 5 % and 95 % quantiles. An ECE above `high` is evidence
-        of miscalibration.
+        `{"mean", "low", "high"}`: the mean and the 5 % and 95 % quantiles. An ECE above `high` is
+        evidence of miscalibration.
 
     Raises:
         ValueError: `prior_ai` is not inside (0, 1).
@@ -63,10 +65,10 @@ def noise_floor(
 
 
 def calibrated_ece_band(
-    log_odds,
-    is_ai,
-    calibration_log_odds,
-    calibration_is_ai,
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
+    calibration_log_odds: ArrayLike,
+    calibration_is_ai: ArrayLike,
     *,
     method: str = "temperature_bias",
     n_bins: int = N_BINS,
@@ -74,28 +76,29 @@ def calibrated_ece_band(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, float | int | bool | None]:
-    """The class-balanced [`ece`] of a calibrated model, beside what a perfect model would show that went the same way.
+    """Compare a calibrated model's class-balanced [`ece`] with that of perfect models.
 
-    A model may be perfect and still show an ECE for two reasons: this many test images, and a temperature and bias
-    fitted on this many calibration images. A perfect model with margins like ours is simulated: given a margin, an
-    image is ai with probability `expit(margin)` at equal odds. In each simulation as many images of each class are
-    drawn anew, for calibration and for testing; the calibration is fitted and applied as on ours. Images are taken as
-    independent: groups widen the band.
+    A perfect model shows an ECE for two reasons: the test set is finite, and so is the set on which
+    the calibration was fitted. Perfect models with log-odds like these are simulated: an image is
+    ai with probability `expit(log_odds)` at equal odds. Each simulation draws as many images of
+    each class for calibration and for testing, fits the calibration and applies it. Images are
+    taken as independent; groups widen the band.
 
     Args:
         log_odds: (n,) log-odds of ai of the test images, calibrated.
         is_ai: (n,) bool.
-        calibration_log_odds: (m,) the same of the calibration images, with the calibration applied.
+        calibration_log_odds: (m,) the same of the calibration images, calibrated.
         calibration_is_ai: (m,) bool.
         method: What was fitted, see [`calibration.fit`].
-        level: Probability that a perfect model's ECE falls into the band.
+        level: Probability that the ECE of a perfect model falls into the band.
 
     Returns:
-        `{"value", "mean", "low", "high", "within", "n", "n_calibration"}`: our ECE, the simulated ones' mean and
-        central band, and whether `value` is at most `high`. Where a class is absent, the figures are `None`.
+        `{"value", "mean", "low", "high", "within", "n", "n_calibration"}`: the model's ECE, the
+        mean and the central band of the simulations, and whether `value` is at most `high`. All are
+        `None` if a class is absent.
 
     Raises:
-        ValueError: Shapes differ, there are no images, or a margin is NaN.
+        ValueError: Shapes differ, there are no images, or a value is NaN.
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     calibration_log_odds, calibration_is_ai = check_log_odds(
@@ -125,11 +128,13 @@ def calibrated_ece_band(
     }
 
 
-def _perfect_model(log_odds, is_ai, rng):
-    """A function that draws `(margins, is_ai)`, real images first, with as many of each class as there are.
+def _perfect_model(
+    log_odds: np.ndarray, is_ai: np.ndarray, rng: np.random.Generator
+) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+    """Return a function that draws `(log_odds, is_ai)` with as many images of each class.
 
-    With both classes' masses equal, margins of ai images are distributed as `expit(margin)` times all margins, those of
-    real images as the rest (Bayes' rule).
+    With equal masses, log-odds of ai images are distributed as `expit(log_odds)` times all
+    log-odds, those of real images as the rest (Bayes' rule).
     """
     mass = class_balanced_weights(is_ai)
     p_ai = expit(log_odds)
@@ -137,7 +142,7 @@ def _perfect_model(log_odds, is_ai, rng):
     shares = [(mass * part).cumsum() for part in (1 - p_ai, p_ai)]
     truth = np.arange(len(log_odds)) >= len(log_odds) - n_ai
 
-    def draw():
+    def draw() -> tuple[np.ndarray, np.ndarray]:
         drawn = [
             np.searchsorted(share, rng.random(size) * share[-1], side="right")
             for share, size in zip(shares, (len(log_odds) - n_ai, n_ai), strict=True)

@@ -1,87 +1,33 @@
-"""Every metric under one name, and [`binary_summary`], which computes all of them with their intervals.
+"""All metrics of a split with their intervals, as `evaluation.json` holds them."""
 
-The metrics themselves live by kind: `decision_metrics` (at margin 0), `ranking_metrics` (thresholds moved about),
-`probability_metrics` (scores and calibration errors), `noise_floor` (what chance alone does to these). All take arrays
-as `log_odds` describes them. Evaluation and the Trainer's metrics stand on this module; numpy and scipy alone. A value
-that is not defined, such as AUROC on one class, is NaN; [`binary_summary`] writes `None`.
-"""
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.fft import dct
 from scipy.special import expit
 
 from realfake.labels import AI, NAMES, REAL
 from realfake.statistics import metrics
-from realfake.statistics.bootstrap import bootstrap_interval, percentile_interval, resample_counts
-from realfake.statistics.log_odds import (
-    check_labels,
-    check_log_odds,
-    class_balanced_weights,
-    log_odds_from_logits,
-)
-from realfake.statistics.metrics import (
-    N_BINS,
-    accuracy,
-    auroc,
-    average_precision,
-    balanced_accuracy,
-    brier,
-    brier_decomposition,
-    confusion_matrix,
-    debiased_ece,
-    ece,
-    f1,
-    fpr_at_tpr,
-    max_calibration_error,
-    nll,
-    precision,
-    recall,
-    reliability_curve,
-    signed_calibration_error,
-    smooth_ece,
-    tpr_at_fpr,
-)
-from realfake.statistics.noise_floor import calibrated_ece_band, noise_floor
+from realfake.statistics.bootstrap import percentile_interval, resample_counts
+from realfake.statistics.log_odds import check_log_odds, class_balanced_weights
+from realfake.statistics.metrics import N_BINS
+from realfake.statistics.noise_floor import noise_floor
 
-__all__ = [
-    "N_BINS",
-    "accuracy",
-    "auroc",
-    "average_precision",
-    "balanced_accuracy",
-    "binary_summary",
-    "bootstrap_interval",
-    "brier",
-    "brier_decomposition",
-    "calibrated_ece_band",
-    "check_labels",
-    "check_log_odds",
-    "class_balanced_weights",
-    "confusion_matrix",
-    "debiased_ece",
-    "ece",
-    "f1",
-    "fpr_at_tpr",
-    "log_odds_from_logits",
-    "max_calibration_error",
-    "nll",
-    "noise_floor",
-    "precision",
-    "recall",
-    "reliability_curve",
-    "signed_calibration_error",
-    "smooth_ece",
-    "tpr_at_fpr",
-]
+_LOW_FPR = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
+# Defined on one class as well. Precision is then 1, and probabilities assume equal odds.
+_ONE_CLASS = ("accuracy", *(f"recall_{label}" for label in NAMES), "nll", "brier")
 
 
-def _factor_interval(residual, deviations, size, level) -> tuple[float, float]:
-    """By which factors the residuals may be multiplied and still explain the size that was observed.
+def _factor_interval(
+    residual: np.ndarray, deviations: np.ndarray, size: Callable, level: float
+) -> tuple[float, float]:
+    """Return the range of factors of the residuals that explain the observed size.
 
-    A calibration error is never negative and noise pushes it up; resampling adds noise a second time, so
-    percentiles of resampled errors lie above the truth and may leave out the value itself. Instead, a factor
-    is kept if `size(residual)` lies in the central `level` of `size(factor * residual + noise)`, with the
-    noise that resampling shows: a test turned into an interval. Factor 0 is a calibrated model.
+    A calibration error is never negative, and noise raises it. Resampling adds noise a second time,
+    so percentiles of resampled errors lie above the truth. Instead, a factor is kept if
+    `size(residual)` lies in the central `level` of `size(factor * residual + noise)`: a test turned
+    into an interval. Factor 0 is a calibrated model.
 
     Args:
         residual: (cells,) signed residual masses of the sample.
@@ -99,12 +45,14 @@ def _factor_interval(residual, deviations, size, level) -> tuple[float, float]:
             else:
                 high = factor
         factors.append(low)
-    # An interval that leaves out the plug-in value would puzzle its readers; widening only makes it safer.
+    # The interval is widened to hold the plug-in value.
     return factors[0], max(1.0, factors[1])
 
 
-def _bin_masses(p_ai, is_ai, weights, n_bins):
-    """Which bin each image is in, as a matrix of residuals (n, bins), and the errors of the bins' residual masses."""
+def _bin_masses(
+    p_ai: np.ndarray, is_ai: np.ndarray, weights: np.ndarray, n_bins: int
+) -> tuple[np.ndarray, dict[str, Callable]]:
+    """Return residuals by image and bin, (n, bins), and each error as a function of bin mass."""
     mass = metrics.bins(p_ai, is_ai, weights, n_bins)[0]
     _, index = np.unique(metrics.bin_index(p_ai, weights, n_bins), return_inverse=True)
     residuals = np.zeros((len(p_ai), len(mass)))
@@ -117,11 +65,10 @@ def _bin_masses(p_ai, is_ai, weights, n_bins):
     return residuals, errors
 
 
-_LOW_FPR = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
-
-
-def _linear_metrics(log_odds, is_ai, counts, class_balanced) -> dict:
-    """The metrics whose bootstrap percentiles serve as they are; each of the shape `counts.shape[:-1]`."""
+def _linear_metrics(
+    log_odds: np.ndarray, is_ai: np.ndarray, counts: np.ndarray, class_balanced: bool
+) -> dict[str, metrics.Value]:
+    """Return the metrics with plain bootstrap percentiles, each of shape `counts.shape[:-1]`."""
     cells = metrics.cells_of(log_odds, is_ai, counts)
     points = metrics.operating_points(log_odds, is_ai, counts)
     weights = class_balanced_weights(is_ai, counts) if class_balanced else counts
@@ -138,48 +85,46 @@ def _linear_metrics(log_odds, is_ai, counts, class_balanced) -> dict:
     values["average_precision"] = metrics.average_precision_of(*points)
     values |= {name: metrics.tpr_at_fpr_of(*points, max_fpr) for name, max_fpr in _LOW_FPR.items()}
     values["fpr_at_tpr_95"] = metrics.fpr_at_tpr_of(*points, 0.95)
-    values["nll"] = nll(log_odds, is_ai, weights)
-    values["brier"] = brier(p_ai, is_ai, weights)
-    values["signed_calibration_error"] = signed_calibration_error(p_ai, is_ai, weights)
+    values["nll"] = metrics.nll(log_odds, is_ai, weights)
+    values["brier"] = metrics.brier(p_ai, is_ai, weights)
+    values["signed_calibration_error"] = metrics.signed_calibration_error(p_ai, is_ai, weights)
     return values
 
 
-# Trivial or without meaning on one class: precision is 1, and the probabilities presuppose equal odds.
-_ONE_CLASS = ("accuracy", *(f"recall_{label}" for label in NAMES), "nll", "brier")
-
-
 def binary_summary(
-    log_odds,
-    is_ai,
-    groups=None,
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
+    groups: ArrayLike | None = None,
     class_balanced: bool = True,
     n_bins: int = N_BINS,
     n_resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, dict]:
-    """Every metric with its interval, as `evaluation.json` holds it.
+    """Return every metric with its interval, as `evaluation.json` holds it.
 
     Args:
         log_odds: (n,) log-odds of ai.
         is_ai: (n,) bool.
         groups: (n,), *optional*. Images that share a source; intervals resample whole groups.
-        class_balanced: Weight the metrics of probabilities (`nll`, `brier*`, all calibration errors) with
-            [`class_balanced_weights`]. Accuracy, precision, F1 and average precision always describe the images
-            as given.
+        class_balanced: Weight the metrics of probabilities (`nll`, `brier*`, all calibration
+            errors) with [`class_balanced_weights`]. Accuracy, precision, F1 and average precision
+            always describe the images as given.
         n_resamples: Bootstrap resamples; 0 leaves the intervals out.
 
     Returns:
-        `{name: {"value", "low", "high", "n"}}`: plain floats, or `None` where something is not defined; `n` is
-        the number of images the metric rests on. Names: `accuracy`, `balanced_accuracy`,
-        `precision_real/ai`, `recall_real/ai`, `f1_real/ai`, `auroc`, `average_precision`, `tpr_at_fpr_1`,
-        `tpr_at_fpr_5` (per cent), `fpr_at_tpr_95`, `nll`, `brier`, `brier_reliability`, `brier_resolution`,
-        `brier_uncertainty`, `ece`, `debiased_ece`, `smooth_ece`, `max_calibration_error`,
-        `signed_calibration_error`, `ece_noise_floor` (its `low` and `high` are the 5 % and 95 % quantiles).
+        `{name: {"value", "low", "high", "n"}}`: plain floats, `None` for what is not defined, and
+        the number of images. Names: `accuracy`, `balanced_accuracy`, `precision_real/ai`,
+        `recall_real/ai`, `f1_real/ai`, `auroc`, `average_precision`, `tpr_at_fpr_1`,
+        `tpr_at_fpr_5` (per cent), `fpr_at_tpr_95`, `nll`, `brier`, `brier_reliability`,
+        `brier_resolution`, `brier_uncertainty`, `ece`, `debiased_ece`, `smooth_ece`,
+        `max_calibration_error`, `signed_calibration_error`, `ece_noise_floor` (its `low` and `high`
+        are the 5 % and 95 % quantiles).
 
-        Intervals are bootstrap percentiles. For the four calibration errors that cannot be negative they are
-        the errors that would explain the plug-in value, noise included, widened to hold it; they reach 0 where
-        a calibrated model would. A proportion of exactly 0 or 1 has an interval of no width.
+        Intervals are bootstrap percentiles. For the four calibration errors that cannot be negative
+        they are the errors that explain the plug-in value, noise included, widened to hold it. They
+        reach 0 if a calibrated model explains it. A proportion of exactly 0 or 1 has an interval of
+        width 0.
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     n, n_ai = len(log_odds), int(is_ai.sum())
@@ -189,14 +134,14 @@ def binary_summary(
     weights = class_balanced_weights(is_ai) if class_balanced else np.full(n, 1 / n)
     weights = weights / weights.sum()
     residuals, errors = _bin_masses(p_ai, is_ai, weights, n_bins)
-    murphy = brier_decomposition(p_ai, is_ai, weights, n_bins)
+    murphy = metrics.brier_decomposition(p_ai, is_ai, weights, n_bins)
     values |= {
         f"brier_{name}": murphy[name] for name in ("reliability", "resolution", "uncertainty")
     }
-    values["ece"] = ece(p_ai, is_ai, weights, n_bins)
-    values["debiased_ece"] = debiased_ece(p_ai, is_ai, weights, n_bins)
-    values["smooth_ece"] = smooth_ece(p_ai, is_ai, weights)
-    values["max_calibration_error"] = max_calibration_error(p_ai, is_ai, weights, n_bins)
+    values["ece"] = metrics.ece(p_ai, is_ai, weights, n_bins)
+    values["debiased_ece"] = metrics.debiased_ece(p_ai, is_ai, weights, n_bins)
+    values["smooth_ece"] = metrics.smooth_ece(p_ai, is_ai, weights)
+    values["max_calibration_error"] = metrics.max_calibration_error(p_ai, is_ai, weights, n_bins)
 
     intervals = {}
     if n_resamples:
@@ -210,8 +155,8 @@ def binary_summary(
                 binned.append(drawn @ residuals)
                 smoothed.append(metrics.residual_grid(p_ai, is_ai, drawn))
         intervals = {
-            name: percentile_interval(np.concatenate(parts), level)
-            for name, parts in samples.items()
+            name: percentile_interval(np.concatenate(chunks), level)
+            for name, chunks in samples.items()
         }
         if two_classes:
             of_bins = weights @ residuals
@@ -219,10 +164,10 @@ def binary_summary(
             for name, error in errors.items():
                 factors = _factor_interval(of_bins, deviations, error, level)
                 intervals[name] = tuple(min(1.0, error(factor * of_bins)) for factor in factors)
-            # The interval is that of the plug-in error, which the correction for noise may have left.
+            # The interval is that of the plug-in error; the corrected value may lie below it.
             low, high = intervals["debiased_ece"]
             intervals["debiased_ece"] = min(low, values["debiased_ece"]), high
-            # The smooth error exceeds a value if the error at that bandwidth does: no need to solve each row.
+            # The smooth error exceeds a value if the error at that bandwidth does.
             sigma = np.asarray(values["smooth_ece"])
             grid = metrics.residual_grid(p_ai, is_ai, weights)
             smoothed = metrics.smooth(dct(np.concatenate(smoothed), norm="ortho"), sigma)

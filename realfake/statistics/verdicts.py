@@ -1,17 +1,19 @@
-"""When to say `real`, when `ai`, and when nothing: conformal thresholds on the margin with a bounded error rate.
+"""The verdict `real`, `ai` or `inconclusive`: conformal thresholds with a bounded error rate.
 
-Thresholds are fitted on calibration images after `calibration.py` and travel in the checkpoint's config;
-detector and evaluation turn margins into verdicts with them. numpy and scipy alone.
+Thresholds are fitted on calibration images after `calibration.py` and stored in the checkpoint's
+configuration. Detector and evaluation turn log-odds into verdicts with them.
 
-The guarantee (class-conditional, or Mondrian, split conformal prediction: Vovk, Gammerman and Shafer 2005,
-section 4.5; Sadinle, Lei and Wasserman 2019). If the calibration images of a class and a new image of that
-class are exchangeable, the new image receives the wrong verdict with probability at most alpha. This bounds
-the wrong verdicts among all images of a class, not among the verdicts given, and says nothing of images
-from another source, such as a generator that the calibration images do not hold.
+The guarantee is that of class-conditional (Mondrian) split conformal prediction (Vovk, Gammerman
+and Shafer 2005, section 4.5; Sadinle, Lei and Wasserman 2019). If the calibration images of a class
+and a new image of that class are exchangeable, the new image receives the wrong verdict with
+probability at most alpha. This bounds the wrong verdicts among all images of a class, not among the
+verdicts given. It does not cover images from another source, such as a generator that is not in the
+calibration set.
 
-A threshold depends on the ranks of margins within one class alone. A recalibration `margin / T + b` with
-T > 0 keeps ranks and moves thresholds along, so one fitted on the same images does not break the guarantee.
-(With more than two classes a temperature can reorder margins: then the two are best fitted on separate images.)
+A threshold depends only on the ranks of log-odds within one class. Recalibration to
+`log_odds / T + b` with T > 0 keeps ranks and moves thresholds along, so fitting both on the same
+images does not break the guarantee. With more than two classes a temperature can reorder log-odds;
+then fit the two on separate images.
 """
 
 import math
@@ -20,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import logit
 from scipy.stats import beta, betabinom, binom
 
@@ -32,15 +35,15 @@ INCONCLUSIVE = "inconclusive"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Margins outside of which a verdict is given.
+    """Log-odds beyond which a verdict is given.
 
     Args:
         alpha: The error rate allowed in each class.
-        real: An image below it is not taken for ai; `None` where there were too few ai calibration images
-            for `alpha`, and `real` is then never said.
-        ai: An image above it is not taken for real; `None` as above, and `ai` is then never said.
-        n_real: Number of real calibration images used (one a group); `ai` rests on them.
-        n_ai: Number of ai calibration images used (one a group); `real` rests on them.
+        real: An image below it is not called ai; `None` if there were too few ai calibration images
+            for `alpha`. The verdict is then never `real`.
+        ai: An image above it is not called real; `None` as above. The verdict is then never `ai`.
+        n_real: Number of real calibration images, one per group; `ai` rests on them.
+        n_ai: Number of ai calibration images, one per group; `real` rests on them.
     """
 
     alpha: float
@@ -62,11 +65,11 @@ class Thresholds:
 
 
 def rank_allowed(n: int, alpha: float) -> int:
-    """`floor(alpha (n + 1))`: the rank, counted from the outside, of the calibration margin that is the threshold.
+    """Return `floor(alpha (n + 1))`: the rank, from the outside, of the threshold's image.
 
-    0 where `n < 1 / alpha - 1`: no threshold can then promise `alpha`.
+    It is 0 if `n < 1 / alpha - 1`: no threshold can then guarantee `alpha`.
     """
-    # 0.07 * 100 is 7.000000000000001 and 0.29 * 100 is 28.999999999999996: forgive the last digits.
+    # 0.07 * 100 is 7.000000000000001 and 0.29 * 100 is 28.999999999999996.
     return math.floor(alpha * (n + 1) + 1e-9)
 
 
@@ -77,22 +80,28 @@ def _check_alpha(alpha: float) -> None:
         )
 
 
-def _one_per_group(log_odds, index, rng) -> np.ndarray:
-    """One margin of each group, chosen at random: images of one group are not exchangeable with new ones."""
+def _one_per_group(log_odds: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return one value of each group, at random: only independent images are exchangeable."""
     order = rng.permutation(len(log_odds))
     _, first = np.unique(index[order], return_index=True)
     return log_odds[order[first]]
 
 
-def fit_thresholds(log_odds, is_ai, alpha: float = 0.05, groups=None, seed: int = 0) -> Thresholds:
+def fit_thresholds(
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
+    alpha: float = 0.05,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+) -> Thresholds:
     """Fit the thresholds of both verdicts.
 
-    With `k = floor(alpha (n + 1))`, `real` is the k-th smallest margin of the `n` ai calibration images and
-    `ai` the k-th largest of the real ones. A margin below `real` is one whose conformal p-value for ai,
-    `(1 + #{calibration margin <= margin}) / (n + 1)`, is at most alpha.
+    With `k = floor(alpha (n + 1))`, `real` is the k-th smallest log-odds of the `n` ai calibration
+    images and `ai` the k-th largest of the real ones. Below `real`, the conformal p-value for ai,
+    `(1 + #{calibration log-odds <= log-odds}) / (n + 1)`, is at most alpha.
 
     Args:
-        log_odds: (n,) log-odds of ai, calibrated if the verdicts are to be given on calibrated margins.
+        log_odds: (n,) log-odds of ai, calibrated if the verdicts use calibrated ones.
         is_ai: (n,) bool. A class without images leaves its threshold `None`.
         alpha: The error rate allowed in each class.
         groups: (n,), *optional*. One image of each group and class is used, chosen with `seed`.
@@ -116,11 +125,11 @@ def fit_thresholds(log_odds, is_ai, alpha: float = 0.05, groups=None, seed: int 
     )
 
 
-def prediction_sets(log_odds, thresholds: Thresholds) -> dict[str, np.ndarray]:
-    """Which labels the images may have: `{"real": (n,) bool, "ai": (n,) bool}`.
+def prediction_sets(log_odds: ArrayLike, thresholds: Thresholds) -> dict[str, np.ndarray]:
+    """Return the labels that each image may have: `{"real": (n,) bool, "ai": (n,) bool}`.
 
-    Both may hold (the margin lies between the classes) and neither may (the classes lie so far apart that the
-    margin is unusual for both; the thresholds have then crossed).
+    Both hold if the log-odds lie between the classes. Neither holds if the thresholds have crossed
+    and the log-odds are unusual for both classes.
     """
     log_odds = np.asarray(log_odds, dtype=np.float64)
     real = -np.inf if thresholds.real is None else thresholds.real
@@ -128,11 +137,11 @@ def prediction_sets(log_odds, thresholds: Thresholds) -> dict[str, np.ndarray]:
     return {REAL: ~(log_odds > ai), AI: ~(log_odds < real)}
 
 
-def verdicts(log_odds, thresholds: Thresholds) -> np.ndarray:
-    """`"real"`, `"ai"` or `"inconclusive"` for each margin, (n,).
+def verdicts(log_odds: ArrayLike, thresholds: Thresholds) -> np.ndarray:
+    """Return the verdict for each image, (n,): `"real"`, `"ai"` or `"inconclusive"`.
 
-    A label is said if it alone is in the prediction set. The empty set and the set of both are inconclusive,
-    and so is a margin that is NaN.
+    The verdict is a label if the prediction set holds that label alone. An empty set, a set of both
+    and NaN are inconclusive.
     """
     sets = prediction_sets(log_odds, thresholds)
     return np.where(
@@ -141,49 +150,23 @@ def verdicts(log_odds, thresholds: Thresholds) -> np.ndarray:
 
 
 def binomial_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's (1934) exact interval of a proportion; `(0, 1)` for no trials."""
+    """Return Clopper and Pearson's (1934) interval of a proportion; `(0, 1)` for no trials."""
     tail = (1 - level) / 2
     low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
     high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
     return low, high
 
 
-def verdict_rates(log_odds, is_ai, thresholds: Thresholds, level: float = 0.95) -> dict[str, dict]:
-    """How often the verdict is right, wrong and not given, among all images of each class.
-
-    Returns:
-        `{"real" or "ai": {"n", "right", "wrong", "inconclusive"}}`, each rate
-        `{"value", "low", "high", "n"}` with the Clopper-Pearson interval (which takes images as independent);
-        `value`, `low` and `high` are `None` for a class without images.
-    """
-    log_odds, is_ai = check_log_odds(log_odds, is_ai)
-    said = verdicts(log_odds, thresholds)
-    rates = {}
-    for label, of_class, wrong in ((REAL, ~is_ai, AI), (AI, is_ai, REAL)):
-        n = int(of_class.sum())
-        rates[label] = {"n": n}
-        for name, verdict in (("right", label), ("wrong", wrong), (INCONCLUSIVE, INCONCLUSIVE)):
-            count = int((said[of_class] == verdict).sum())
-            low, high = binomial_interval(count, n, level) if n else (None, None)
-            rates[label][name] = {
-                "value": count / n if n else None,
-                "low": low,
-                "high": high,
-                "n": n,
-            }
-    return rates
-
-
 def coverage_band(
     n_cal: int, n_test: int, alpha: float, level: float = 0.95
 ) -> tuple[float, float]:
-    """Range in which a class's coverage on `n_test` images falls with probability `level`, thresholds valid.
+    """Return the range of a class's coverage on `n_test` images, if the thresholds are valid.
 
     Given the calibration images, the share of new images outside the threshold follows
-    Beta(k, n_cal + 1 - k) with `k = floor(alpha (n_cal + 1))`, for margins without ties (Vovk 2012), so the
-    number among `n_test` is beta-binomial. Coverage is the share of images of a class whose prediction set
-    holds the class; the rate of wrong verdicts is at most 1 minus it. A coverage below the band is evidence
-    that test images are not like calibration images.
+    Beta(k, n_cal + 1 - k) with `k = floor(alpha (n_cal + 1))`, for log-odds without ties (Vovk
+    2012). The number among `n_test` is beta-binomial. Coverage is the share of images of a class
+    whose prediction set holds the class; the rate of wrong verdicts is at most 1 minus it. Coverage
+    below the band is evidence that test images differ from calibration images.
     """
     _check_alpha(alpha)
     k = rank_allowed(n_cal, alpha)
@@ -196,15 +179,15 @@ def coverage_band(
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A moderator's threshold: above it an image is called ai, at a stated rate of photographs called so.
+    """A moderator's threshold: images above it are called ai, at a stated false-positive rate.
 
     Args:
-        fpr: The rate of photographs called ai that is allowed.
-        threshold: An image with a margin above it is called ai; `None` where there were too few photographs for
-            `fpr`, and nothing is then called ai.
-        low, high: 95 % interval of the margin that exactly `fpr` of all photographs exceed; `None` where the
-            photographs set no bound.
-        n_real: Number of photographs used (one a group).
+        fpr: The allowed share of photographs called ai.
+        threshold: Images with log-odds above it are called ai; `None` if there were too few
+            photographs for `fpr`. Nothing is then called ai.
+        low, high: 95 % interval of the log-odds that exactly `fpr` of all photographs exceed;
+            `None` if there were too few photographs for a bound.
+        n_real: Number of photographs used, one per group.
     """
 
     fpr: float
@@ -224,21 +207,26 @@ class OperatingPoint:
 
 
 def operating_point(
-    log_odds, is_ai, fpr: float, groups=None, seed: int = 0, level: float = 0.95
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
+    fpr: float,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> OperatingPoint:
-    """Fit the threshold above which at most a share `fpr` of photographs lies.
+    """Fit the threshold that at most a share `fpr` of photographs exceeds.
 
-    It is the k-th largest margin of the `n` photographs, `k = floor(fpr (n + 1))`: a new photograph exceeds it with
-    probability at most `fpr`, as in [`fit_thresholds`]. What is called ai at it may be real for want of better
-    evidence, and the other side promises nothing: this is a queue for people to look through, not a verdict.
+    It is the k-th largest log-odds of the `n` photographs, `k = floor(fpr (n + 1))`: a new
+    photograph exceeds it with probability at most `fpr`, as in [`fit_thresholds`]. It ranks images
+    for review and guarantees nothing about generated images.
 
-    The interval is that of a quantile by order statistics, whatever the distribution (Conover 1999, section 3.2): the
-    number of photographs above the true quantile is binomial.
+    The interval is that of a quantile by order statistics (Conover 1999, section 3.2): the number
+    of photographs above the true quantile is binomial.
 
     Args:
         log_odds: (n,) log-odds of ai.
-        is_ai: (n,) bool; images of ai are passed over.
-        fpr: The rate of photographs called ai that is allowed, for example 0.01.
+        is_ai: (n,) bool; ai images are ignored.
+        fpr: The allowed share of photographs called ai, for example 0.01.
         groups: (n,), *optional*. One photograph of each group is used, chosen with `seed`.
 
     Raises:
@@ -250,36 +238,18 @@ def operating_point(
         )
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     index, _ = group_index(groups, len(log_odds))
-    highest = np.sort(_one_per_group(log_odds[~is_ai], index[~is_ai], np.random.default_rng(seed)))[
-        ::-1
-    ]
+    rng = np.random.default_rng(seed)
+    highest = np.sort(_one_per_group(log_odds[~is_ai], index[~is_ai], rng))[::-1]
     n = len(highest)
     tail = (1 - level) / 2
-    # The r-th largest margin exceeds the quantile if r or more photographs do.
+    # The r-th largest value exceeds the quantile if r or more photographs do.
     ranks = rank_allowed(n, fpr), int(binom.ppf(1 - tail, n, fpr)) + 1, int(binom.ppf(tail, n, fpr))
     threshold, low, high = (float(highest[rank - 1]) if 1 <= rank <= n else None for rank in ranks)
     return OperatingPoint(float(fpr), threshold, low, high, n)
 
 
-def operating_rates(log_odds, is_ai, point: OperatingPoint, level: float = 0.95) -> dict[str, dict]:
-    """How many photographs and how many ai images of a test set an operating point calls ai.
-
-    Returns:
-        `{"fpr", "tpr"}`, each `{"value", "low", "high", "n"}` with the Clopper-Pearson interval (which takes images as
-        independent); `None` in place of the figures for a class without images.
-    """
-    log_odds, is_ai = check_log_odds(log_odds, is_ai)
-    called = log_odds > (np.inf if point.threshold is None else point.threshold)
-    rates = {}
-    for name, of_class in (("fpr", ~is_ai), ("tpr", is_ai)):
-        n, count = int(of_class.sum()), int(called[of_class].sum())
-        low, high = binomial_interval(count, n, level) if n else (None, None)
-        rates[name] = {"value": count / n if n else None, "low": low, "high": high, "n": n}
-    return rates
-
-
 def check_prior(prior_ai: float) -> None:
-    """Refuse a share of ai images that is none.
+    """Check a share of ai images.
 
     Raises:
         ValueError: `prior_ai` is not a number inside (0, 1).
@@ -290,11 +260,10 @@ def check_prior(prior_ai: float) -> None:
         )
 
 
-def with_prior(log_odds, prior_ai: float) -> np.ndarray:
-    """Move a margin that means equal odds beforehand to another prior, by Bayes' rule: `margin + logit(prior_ai)`.
+def with_prior(log_odds: ArrayLike, prior_ai: float) -> np.ndarray:
+    """Move log-odds from equal odds to another prior by Bayes' rule: `log_odds + logit(prior_ai)`.
 
-    For probabilities shown under a prior; verdicts are given on the margin without it, where the thresholds were
-    fitted.
+    Use it for displayed probabilities. Verdicts use the log-odds without it.
 
     Raises:
         ValueError: `prior_ai` is not inside (0, 1).
