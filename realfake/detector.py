@@ -6,7 +6,7 @@ the verdict's thresholds are in the checkpoint's configuration.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,18 @@ BUNDLED = Path(__file__).parent / "checkpoints"
 # For checkpoints whose maps nobody has measured: two passes, and a map for every spatial layer.
 DEFAULT_METHOD = "gradcam"
 DEFAULT_CHECKPOINT = BUNDLED / "photos"
+
+
+# Keys of `config.realfake` under the names that earlier versions wrote.
+_OLD_KEYS = {"novelty": "ood"}
+
+
+def stored_facts(facts: Mapping | None) -> dict:
+    """Return the `realfake` section of a `config.json` with the keys of this version."""
+    facts = facts or {}
+    renamed = {_OLD_KEYS.get(key, key): value for key, value in facts.items()}
+    # A key of this version is newer than the old key beside it.
+    return {**renamed, **{key: value for key, value in facts.items() if key not in _OLD_KEYS}}
 
 
 class Detector:
@@ -82,7 +94,7 @@ class Detector:
         self.name = name
         self.revision = revision
         self.ood = ood
-        self.facts: dict = getattr(model.config, "realfake", None) or {}
+        self.facts: dict = stored_facts(getattr(model.config, "realfake", None))
         if ood is not None:
             # The file itself decides: a fit that was stopped may have left an older description of it.
             self.facts = {**self.facts, "ood": ood.to_dict()}
@@ -127,7 +139,10 @@ class Detector:
         def opening():
             classifier = load_classifier(files, revision=pinned, token=token, dtype=dtype)
             processor = load_processor(files, revision=pinned, token=token)
-            return classifier, processor, _load_ood(files, classifier.config, pinned, token)
+            facts = stored_facts(getattr(classifier.config, "realfake", None))
+            if facts:
+                classifier.config.realfake = facts
+            return classifier, processor, _load_ood(files, facts, pinned, token)
 
         classifier, processor, ood = verified(located, opening)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -415,14 +430,14 @@ class Detector:
 
 
 def _load_ood(
-    files: str | Path, config, revision: str | None, token: str | None
+    files: str | Path, facts: Mapping, revision: str | None, token: str | None
 ) -> OodReference | None:
     """The statistics of a checkpoint whose configuration says that it has them; no other one is asked for them.
 
     Raises:
         OSError: They are missing or broken, or cannot be had.
     """
-    if not (getattr(config, "realfake", None) or {}).get("ood"):
+    if not facts.get("ood"):
         return None
     path = optional_file(files, OOD_FILE, revision=revision, token=token)
     if path is None:

@@ -26,6 +26,7 @@ from realfake.card.results import (
     headline_section,
     results_section,
 )
+from realfake.detector import stored_facts
 from realfake.evaluation import measure, results
 from realfake.evaluation.log import count_weights
 from realfake.evaluation.plots import write_plots
@@ -250,7 +251,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
         ValueError: A file is not what this project writes.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own = config.get("realfake") or {}
+    own = stored_facts(config.get("realfake"))
     measured = results.read_evaluation(folder)
     base = facts.get("base_model")
     named = sorted(config["id2label"].items(), key=lambda entry: int(entry[0]))

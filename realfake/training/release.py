@@ -26,7 +26,7 @@ from realfake.card.facts import CardFacts
 from realfake.card.limits import limits
 from realfake.card.render import card_data
 from realfake.corpus.rows import column, is_ai, own_groups
-from realfake.detector import Detector
+from realfake.detector import Detector, stored_facts
 from realfake.evaluation.collecting import collect_features, collect_logits, collect_scores
 from realfake.evaluation.robustness import image_seed
 from realfake.formatting import code, fence, md, table
@@ -38,7 +38,8 @@ from realfake.models import ood
 from realfake.models.classifiers import SAVING, input_size
 from realfake.models.folding import fold, folding_error, has_bias
 from realfake.statistics.calibration import Calibration, fit_grouped
-from realfake.statistics.summary import class_balanced_weights, log_odds_from_logits, nll
+from realfake.statistics.log_odds import class_balanced_weights, log_odds_from_logits
+from realfake.statistics.metrics import nll
 from realfake.statistics.verdicts import fit_thresholds, operating_point
 
 # Largest relative deviation of the folded logits from logits / T + b that is taken for rounding in fp32.
@@ -224,7 +225,7 @@ def store_facts(folder: str | Path, facts: dict) -> None:
     """Write facts (calibration, thresholds, corpus) into the checkpoint's `config.json` under `realfake`."""
     path = Path(folder) / "config.json"
     config = json.loads(path.read_text())
-    config["realfake"] = {**config.get("realfake", {}), **facts}
+    config["realfake"] = {**stored_facts(config.get("realfake")), **facts}
     write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
