@@ -5,10 +5,8 @@ encoders leave traces in the pixels, and then it fails on files that another pro
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -138,17 +136,6 @@ class ContainerFacts:
     def upright_size(self) -> tuple[int, int]:
         """Width and height as [`~realfake.imaging.decode.open_image`] returns them."""
         return (self.height, self.width) if self.turned else (self.width, self.height)
-
-
-def image_bytes(image: Mapping) -> bytes:
-    """The file's bytes of a row of an undecoded image column, `{"bytes", "path"}`.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    if image["bytes"] is not None:
-        return image["bytes"]
-    return Path(os.fspath(image["path"])).read_bytes()
 
 
 def container_facts(data: bytes, name: str = "the image") -> ContainerFacts:

@@ -9,18 +9,12 @@ import dataclasses
 import numpy as np
 from datasets import Dataset
 
-from realfake.audit.file_facts import (
-    NUMBERS,
-    ContainerFacts,
-    container_facts,
-    image_bytes,
-    radial_spectrum,
-)
+from realfake.audit.file_facts import NUMBERS, ContainerFacts, container_facts, radial_spectrum
 from realfake.audit.probes import line
 from realfake.corpus.rows import is_ai
 from realfake.evaluation.robustness import Scorer
 from realfake.evaluation.robustness_figures import CLEAN
-from realfake.imaging.decode import open_image
+from realfake.imaging.decode import image_bytes, open_image
 
 SPECTRUM = "power-spectrum"
 CONTAINER = "container-facts"

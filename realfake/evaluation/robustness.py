@@ -22,9 +22,8 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from realfake.audit.file_facts import image_bytes
 from realfake.detector import Detector
-from realfake.imaging.decode import LIMITS, open_image
+from realfake.imaging.decode import LIMITS, image_bytes, open_image
 from realfake.imaging.degradations import GRID
 from realfake.models.folding import fold_batch_norms
 from realfake.runtime import lone_threads

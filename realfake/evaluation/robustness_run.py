@@ -17,7 +17,7 @@ from realfake.detector import Detector
 from realfake.evaluation import controls, robustness, robustness_figures
 from realfake.evaluation.log import log_once
 from realfake.evaluation.robustness_report import write_record
-from realfake.imaging.decode import LIMITS
+from realfake.imaging.decode import LIMITS, image_bytes
 from realfake.imaging.degradations import GRID
 from realfake.io import versions
 
@@ -145,7 +145,7 @@ def possible(dataset: Dataset, names: Sequence[str] = tuple(GRID)) -> list[str]:
     import numpy as np
     from PIL import Image
 
-    from realfake.audit.file_facts import container_facts, image_bytes
+    from realfake.audit.file_facts import container_facts
 
     sizes = {container_facts(image_bytes(row)).upright_size for row in dataset["image"]}
     # What is left depends on the size alone, and is least of the narrowest, the lowest and the most oblong images.

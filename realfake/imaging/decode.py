@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, features
@@ -116,6 +117,20 @@ def open_image(
         f"An image cannot be read from {type(source).__name__}; "
         "pass a path, a URL, bytes, a PIL image or a numpy array."
     )
+
+
+def image_bytes(image: Mapping) -> bytes:
+    """Return the file of a row of a `datasets.Image(decode=False)` column.
+
+    Args:
+        image: `{"bytes", "path"}`. Bytes take precedence, as in datasets.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if image["bytes"] is not None:
+        return image["bytes"]
+    return Path(os.fspath(image["path"])).read_bytes()
 
 
 def _open_row(row: Mapping, limits: Limits) -> Image.Image:

@@ -21,7 +21,6 @@ from PIL import Image
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from realfake.audit.file_facts import image_bytes
 from realfake.card.facts import CardFacts
 from realfake.card.limits import limits
 from realfake.card.render import card_data
@@ -30,7 +29,7 @@ from realfake.detector import Detector, stored_facts
 from realfake.evaluation.collecting import collect_features, collect_logits, collect_scores
 from realfake.evaluation.robustness import image_seed
 from realfake.formatting import code, fence, md, table
-from realfake.imaging.decode import LIMITS, open_image
+from realfake.imaging.decode import LIMITS, image_bytes, open_image
 from realfake.imaging.degradations import GRID
 from realfake.io import write_atomically
 from realfake.labels import AI, NAMES, REAL, canonical
