@@ -1,11 +1,8 @@
 """The audit of a corpus: planted leaks are found and named, a clean corpus passes, and the equalized copy is clean."""
 
-import importlib.util
 import json
-import sys
 from html.parser import HTMLParser
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,25 +12,14 @@ from PIL import Image as PILImage
 from realfake.audit.audit import audit, quick_audit
 from realfake.audit.report import markdown, write_report
 from realfake.audit.result import LEAK
+from realfake.cli.main import main
 from realfake.corpus.load import load_corpus
-
-SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "audit.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("audit_corpus", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
-def run(script, monkeypatch, tmp_path, capsys):
+def run(tmp_path, capsys):
     def run(*arguments):
-        command = [str(SCRIPT), *map(str, arguments), "--cache_dir", str(tmp_path / "cache")]
-        monkeypatch.setattr(sys, "argv", command)
-        code = script.main()
+        code = main(["corpus", "audit", *arguments, "--cache_dir", tmp_path / "cache"])
         return code, capsys.readouterr()
 
     return run

@@ -1,9 +1,7 @@
 """realfake/cli/calibrate.py: an over-confident checkpoint comes to the noise floor, for every consumer, and nothing gets worse."""
 
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +11,13 @@ from helpers.tiny import draw_picture, save_tiny
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForImageClassification, pipeline
 
+from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.evaluation.log import read_log
 from realfake.evaluation.results import checkpoint_hash, read_scores
 from realfake.imaging.decode import open_image
 from realfake.training import release
 
-SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "calibrate.py"
 SIZES = {"train": 60, "validation": 320, "test": 60}
 WRONG = 0.2  # share of labels that are wrong: nobody can be surer than 80 %
 
@@ -74,24 +72,15 @@ def overconfident(tmp_path_factory, corpus):
     return folder
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("calibrate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(script, monkeypatch, capsys, model, corpus, output, *options):
-    words = [str(model), "--dataset", str(corpus), "--output_dir", str(output), *map(str, options)]
+def call(capsys, model, corpus, output, *options):
+    words = [str(model), "--dataset", str(corpus), "--output", str(output), *map(str, options)]
     log = [
         "--measurement_log",
         str(Path(output).parent / "log.jsonl"),
         "--preprocessing_num_workers",
         "1",
     ]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words, *log])
-    code = script.main()
+    code = main(["calibrate", *words, *log])
     return code, capsys.readouterr()
 
 
@@ -103,19 +92,11 @@ def strict(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def calibrated(script, overconfident, corpus, tmp_path_factory):
+def calibrated(overconfident, corpus, tmp_path_factory):
     """The folder that the script makes of the over-confident checkpoint, and what it printed."""
     output = tmp_path_factory.mktemp("calibrated") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        log = [
-            "--measurement_log",
-            str(output.parent / "log.jsonl"),
-            "--preprocessing_num_workers",
-            "1",
-        ]
-        words = [str(overconfident), "--dataset", str(corpus), "--output_dir", str(output), *log]
-        patch.setattr(sys, "argv", [str(SCRIPT), *words])
-        assert script.main() == 0
+    log = ["--measurement_log", output.parent / "log.jsonl", "--preprocessing_num_workers", "1"]
+    assert main(["calibrate", overconfident, "--dataset", corpus, "--output", output, *log]) == 0
     return output
 
 
@@ -175,13 +156,9 @@ def test_the_card_claims_no_training(calibrated):
     assert f"{record['figures']['summary']['nll']['value']:.4f}" in card
 
 
-def test_what_is_calibrated_stays_as_it_is(
-    script, monkeypatch, capsys, calibrated, corpus, tmp_path
-):
+def test_what_is_calibrated_stays_as_it_is(capsys, calibrated, corpus, tmp_path):
     method = strict(calibrated / "config.json")["realfake"]["calibration"]["method"]
-    code, said = call(
-        script, monkeypatch, capsys, calibrated, corpus, tmp_path / "out", "--method", method
-    )
+    code, said = call(capsys, calibrated, corpus, tmp_path / "out", "--method", method)
     assert code == 0, said.err
     assert "Nothing was changed" in said.out
     assert (
@@ -196,7 +173,7 @@ def test_what_is_calibrated_stays_as_it_is(
     )
 
 
-def test_many_classes_whose_names_say_nothing(script, monkeypatch, capsys, corpus, tmp_path):
+def test_many_classes_whose_names_say_nothing(capsys, corpus, tmp_path):
     model = save_tiny("vit", tmp_path / "many", labels=list(MANY))
     give_head(model, corpus, 8)
     out = tmp_path / "out"
@@ -211,7 +188,7 @@ def test_many_classes_whose_names_say_nothing(script, monkeypatch, capsys, corpu
         "--method",
         "temperature_bias",
     )
-    code, said = call(script, monkeypatch, capsys, model, corpus, out, *options)
+    code, said = call(capsys, model, corpus, out, *options)
     assert code == 0, said.err
     detector = Detector.from_pretrained(out)  # without a mapping
     assert detector.model.config.id2label == {0: "real", 1: "ai 1", 2: "ai 2"}
@@ -273,18 +250,10 @@ def test_a_calibration_that_is_worse_once_stored_is_taken_back(overconfident, co
     assert result.detector.thresholds.alpha == 0.1
 
 
-def test_it_is_pushed_whole(script, monkeypatch, capsys, overconfident, corpus, tmp_path, hub):
+def test_it_is_pushed_whole(capsys, overconfident, corpus, tmp_path, hub):
     out = tmp_path / "out"
     code, said = call(
-        script,
-        monkeypatch,
-        capsys,
-        overconfident,
-        corpus,
-        out,
-        "--push_to_hub",
-        "--hub_model_id",
-        "user/calm",
+        capsys, overconfident, corpus, out, "--push_to_hub", "--hub_model_id", "user/calm"
     )
     assert code == 0, said.err
     from huggingface_hub import HfApi, ModelCard
@@ -303,19 +272,13 @@ def test_it_is_pushed_whole(script, monkeypatch, capsys, overconfident, corpus, 
         (("--batch_size", "0"), "--batch_size"),
     ],
 )
-def test_mistakes_end_in_one_line(
-    script, monkeypatch, capsys, overconfident, corpus, tmp_path, options, message
-):
-    code, said = call(
-        script, monkeypatch, capsys, overconfident, corpus, tmp_path / "out", *options
-    )
+def test_mistakes_end_in_one_line(capsys, overconfident, corpus, tmp_path, options, message):
+    code, said = call(capsys, overconfident, corpus, tmp_path / "out", *options)
     lines = [line for line in said.err.splitlines() if "error" in line]
     assert code == 2 and len(lines) == 1
     assert lines[0].startswith("calibrate.py: error: ") and message in lines[0]
 
 
-def test_the_checkpoint_itself_is_not_overwritten(
-    script, monkeypatch, capsys, overconfident, corpus
-):
-    code, said = call(script, monkeypatch, capsys, overconfident, corpus, overconfident)
+def test_the_checkpoint_itself_is_not_overwritten(capsys, overconfident, corpus):
+    code, said = call(capsys, overconfident, corpus, overconfident)
     assert code == 2 and "would be overwritten" in said.err

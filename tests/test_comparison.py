@@ -4,7 +4,6 @@ The runs are in-process here; that they are processes of their own is tried once
 """
 
 import contextlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from scipy.special import expit
 from sklearn import metrics as sk
 from test_train_cli import SETTINGS, import_train_hf
 
+from realfake.cli.main import main
 from realfake.evaluation.results import read_evaluation, write_scores
 from realfake.io import locked_folder
 from realfake.training import comparison, series
@@ -25,13 +25,6 @@ from realfake.training.series import ARCHITECTURES, words_for
 
 ROOT = Path(__file__).parent.parent
 RESAMPLING = {"seed": 0, "n_resamples": 300}
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "realfake" / "cli" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -151,7 +144,7 @@ def test_the_seven_from_scratch(name, scale):
     [
         (["--scale", "tiny"], "--scale is for --from_scratch"),
         (["--seeds", "a"], "--seeds must be whole numbers"),
-        (["--tier_samples", "-1"], "--tier_samples must not be negative"),
+        (["--tier_samples", "-1"], "--tier_samples: must be at least 0"),
         (["--seed", "1"], "--seed is set for each run"),
         (["--measure_test=True"], "--measure_test is set for each run"),
         (["--models", "resnet-18"], "fewer than two models"),
@@ -162,10 +155,10 @@ def test_the_seven_from_scratch(name, scale):
     ],
 )
 def test_mistakes(words, message, tmp_path, capsys):
-    base = ["--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out")]
-    assert script("compare").main([*base, *words]) == 2
+    base = ["--dataset", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main(["compare", *base, *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert line.startswith("compare.py: error: ") and message in line
+    assert line.startswith("realfake: error: ") and message in line
     assert not (tmp_path / "out").exists()
 
 
@@ -188,7 +181,7 @@ def words(corpus, out, *more):
     return [
         "--dataset",
         str(corpus),
-        "--output_dir",
+        "--output",
         str(out),
         *SETTINGS,
         "--num_train_epochs",
@@ -208,14 +201,14 @@ def test_compare(by_generator, tiny_vit, tiny_convnext, in_process, tmp_path, ca
     out = tmp_path / "out"
     command = words(by_generator, out, "--models", tmp_path / "models.json", "--tier_samples", "8")
     in_process.fail = {str(tiny_convnext)}
-    assert script("compare").main(command) == 2
+    assert main(["compare", *command]) == 2
     assert (
         "Fewer than two models were trained; convnext-s42: train_hf.py: error: it was meant to fail"
         in capsys.readouterr().err
     )
 
     in_process.fail = set()
-    assert script("compare").main(command) == 0
+    assert main(["compare", *command]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if "finished before" in line] == [
         "[1/2] vit-s42: finished before"
     ]
@@ -235,22 +228,22 @@ def test_compare(by_generator, tiny_vit, tiny_convnext, in_process, tmp_path, ca
     assert not (tmp_path / "log.jsonl").exists(), "test was not measured"
 
     times = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
-    assert script("compare").main(command) == 0
+    assert main(["compare", *command]) == 0
     assert len(in_process.commands) == 3 and times == {
         path: path.stat().st_mtime_ns for path in times
     }
     assert json.loads((out / "comparison.json").read_text())["models"] == record["models"]
     capsys.readouterr()
-    assert script("compare").main([*command, "--weight_decay", "0.1"]) == 2
+    assert main(["compare", *command, "--weight_decay", "0.1"]) == 2
     assert "holds a run of other options" in capsys.readouterr().err
 
 
 def test_leave_one_out(by_generator, tiny_vit, in_process, tmp_path, capsys):
     out = tmp_path / "out"
     command = words(by_generator, out, "--model_name_or_path", tiny_vit, "--column", "generator")
-    assert script("leave_one_out").main([*command, "--min_images", "1000"]) == 2
+    assert main(["leave-one-out", *command, "--min_images", "1000"]) == 2
     assert "No generator has 1000 ai images" in capsys.readouterr().err
-    assert script("leave_one_out").main([*command, "--min_images", "5"]) == 0
+    assert main(["leave-one-out", *command, "--min_images", "5"]) == 0
     record = json.loads((out / "leave_one_out.json").read_text())
     assert list(record["values"]) == ["a", "b"]
     for name, figures in record["values"].items():
@@ -261,13 +254,13 @@ def test_leave_one_out(by_generator, tiny_vit, in_process, tmp_path, capsys):
     page = (out / "leave_one_out.md").read_text()
     assert "| a |" in page and "| b |" in page and "minimum" in page
     capsys.readouterr()
-    assert script("leave_one_out").main([*command, "--column", "camera"]) == 2
+    assert main(["leave-one-out", *command, "--column", "camera"]) == 2
     assert "the corpus has no column 'camera'" in capsys.readouterr().err
-    assert script("leave_one_out").main([*command, "--hold_out", "generator=a"]) == 2
+    assert main(["leave-one-out", *command, "--hold_out", "generator=a"]) == 2
     assert "--hold_out is set for each run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["compare", "leave_one_out"])
+@pytest.mark.parametrize("name", ["compare", "leave-one-out"])
 def test_two_of_them_do_not_write_to_one_folder(
     name, by_generator, tiny_vit, in_process, tmp_path, capsys
 ):
@@ -281,10 +274,10 @@ def test_two_of_them_do_not_write_to_one_folder(
             "--image_size",
             "32",
         ],
-        "leave_one_out": ["--model_name_or_path", tiny_vit, "--min_images", "5"],
+        "leave-one-out": ["--model_name_or_path", tiny_vit, "--min_images", "5"],
     }
     with locked_folder(tmp_path / "out"):
-        assert script(name).main(words(by_generator, tmp_path / "out", *more[name])) == 2
+        assert main([name, *words(by_generator, tmp_path / "out", *more[name])]) == 2
     assert "Another run is writing to" in capsys.readouterr().err and not in_process.commands
 
 

@@ -1,9 +1,7 @@
 """The script that measures maps: what it writes, that it continues, that it chooses what is better, and what it refuses."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +10,13 @@ from helpers.tiny import draw_corpus, save_tiny
 from PIL import Image
 
 from realfake.attribution.methods import LogOdds
+from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.evaluation import explanations
 from realfake.evaluation.explanation_report import choose, conclusion, render, summarise
 from realfake.evaluation.explanations import Findings
 
-SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "explanations.py"
 METHODS = "gradcam,occlusion"
-_spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-script = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(script)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +29,7 @@ def inputs(tmp_path_factory):
 
 def run(monkeypatch, inputs, output, *options):
     model, corpus = inputs
-    arguments = [script.PROGRAM, str(model), "--dataset", str(corpus), "--output_dir", str(output)]
+    arguments = [model, "--dataset", corpus, "--output", output]
     if "--methods" not in options:
         options = ("--methods", METHODS, *options)
     small = [
@@ -50,8 +45,7 @@ def run(monkeypatch, inputs, output, *options):
         "50",
     ]
     log = ["--measurement_log", str(output / "log.jsonl")]
-    monkeypatch.setattr("sys.argv", [*arguments, *small, *log, *options])
-    return script.main()
+    return main(["evaluate", "explanations", *arguments, *small, *log, *options])
 
 
 def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_path, capsys):

@@ -1,9 +1,7 @@
 """realfake/cli/robustness.py: figures that can be checked by hand, the same ones after an interruption, and controls beside them."""
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from datasets import Dataset, Features, Image
 from helpers.tiny import draw_picture, save_tiny
 
 from realfake.card.results import summary
+from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.evaluation import controls, robustness
 from realfake.evaluation.log import read_log
@@ -22,7 +21,6 @@ from realfake.imaging.decode import open_image
 from realfake.imaging.degradations import GRID
 from realfake.statistics.verdicts import Thresholds
 
-SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "robustness.py"
 SIZES = {"train": 60, "validation": 24, "test": 40}
 FEW = "clean,jpeg_40,noise_5"
 
@@ -52,25 +50,15 @@ def corpus(tmp_path_factory):
     return draw_described_corpus(tmp_path_factory.mktemp("described") / "corpus")
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(script, model, corpus, output, *options):
-    words = [str(model), "--dataset", str(corpus), "--output_dir", str(output), *map(str, options)]
+def call(model, corpus, output, *options):
+    words = [str(model), "--dataset", str(corpus), "--output", str(output), *map(str, options)]
     words += [
         "--measurement_log",
         str(Path(output).parent / "log.jsonl"),
         "--preprocessing_num_workers",
         "1",
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(SCRIPT), *words])
-        return script.main()
+    return main(["evaluate", "robustness", *words])
 
 
 def strict(path: Path) -> dict:
@@ -81,11 +69,11 @@ def strict(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def measured(script, tiny_vit, corpus, tmp_path_factory):
+def measured(tiny_vit, corpus, tmp_path_factory):
     """The folder of one run of the script."""
     output = tmp_path_factory.mktemp("measured") / "out"
     options = ("--degradations", FEW, "--n_resamples", 50, "--batch_size", 16)
-    assert call(script, tiny_vit, corpus, output, *options) == 0
+    assert call(tiny_vit, corpus, output, *options) == 0
     return output
 
 
@@ -154,14 +142,14 @@ def test_record_and_report(measured, tiny_vit):
         assert (measured / "plots" / name).is_file() and f"plots/{name}" in text
 
 
-def test_a_finished_run_is_logged_once(script, measured, tiny_vit, corpus, tmp_path):
+def test_a_finished_run_is_logged_once(measured, tiny_vit, corpus, tmp_path):
     log = measured.parent / "log.jsonl"
     (line,) = read_log(log)
     assert line["split"] == "test" and line["checkpoint_sha256"] == checkpoint_hash(tiny_vit)
     assert line["figures"]["headline"]["worst_degradation"]["degradation"] in FEW.split(",")
     before = strict(measured / "robustness.json")["test"]
     options = ("--degradations", FEW, "--n_resamples", 50, "--batch_size", 16)
-    assert call(script, tiny_vit, corpus, measured, *options) == 0
+    assert call(tiny_vit, corpus, measured, *options) == 0
     assert len(read_log(log)) == 1  # nothing was scored
     after = strict(measured / "robustness.json")["test"]
     assert (
@@ -169,7 +157,6 @@ def test_a_finished_run_is_logged_once(script, measured, tiny_vit, corpus, tmp_p
     )
     assert (
         call(
-            script,
             tiny_vit,
             corpus,
             tmp_path / "out",
@@ -189,7 +176,7 @@ def test_a_finished_run_is_logged_once(script, measured, tiny_vit, corpus, tmp_p
 
 
 def test_what_a_killed_run_left_is_used_and_gives_the_same(
-    script, measured, tiny_vit, corpus, tmp_path, monkeypatch
+    measured, tiny_vit, corpus, tmp_path, monkeypatch
 ):
     out, left = tmp_path / "out", tmp_path / "left"
     options = ("--degradations", FEW, "--n_resamples", 50, "--batch_size", 16)
@@ -207,7 +194,7 @@ def test_what_a_killed_run_left_is_used_and_gives_the_same(
     monkeypatch.setattr(score_grid, "__defaults__", (16, 0.0, 1))
     monkeypatch.setattr(Detector, "log_odds", dies)
     with pytest.raises(KeyboardInterrupt):
-        call(script, tiny_vit, corpus, out, *options)
+        call(tiny_vit, corpus, out, *options)
     assert not (out / "robustness.json").exists() and not (tmp_path / "log.jsonl").exists()
     shutil.rmtree(out / ".margins")
     shutil.copytree(left, out / ".margins")
@@ -218,7 +205,7 @@ def test_what_a_killed_run_left_is_used_and_gives_the_same(
         "log_odds",
         lambda self, images, size=16: again.append(len(images)) or log_odds(self, images, size),
     )
-    assert call(script, tiny_vit, corpus, out, *options) == 0
+    assert call(tiny_vit, corpus, out, *options) == 0
     assert sum(again) == 3 * 40 - sum(calls[:4])  # what was scored before the last call was saved
     whole, resumed = (strict(folder / "robustness.json")["test"] for folder in (measured, out))
     for key in ("degradations", "controls", "headline"):
@@ -343,21 +330,20 @@ def test_the_headline_is_the_worst_case():
         (("--model_revision", "x", "--label_map", "cat=ai"), "--label_map names the class 'cat'"),
     ],
 )
-def test_mistakes_end_in_one_line(script, tiny_vit, corpus, tmp_path, capsys, options, message):
-    code = call(script, tiny_vit, corpus, tmp_path / "out", "--no_controls", *options)
+def test_mistakes_end_in_one_line(tiny_vit, corpus, tmp_path, capsys, options, message):
+    code = call(tiny_vit, corpus, tmp_path / "out", "--no_controls", *options)
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert code == 2 and len(lines) == 1
     assert lines[0].startswith("evaluate_checkpoint.py: error: ") and message in lines[0]
 
 
-def test_the_card_of_a_run_that_is_not_one(script, tiny_vit, corpus, tmp_path, capsys, monkeypatch):
+def test_the_card_of_a_run_that_is_not_one(tiny_vit, corpus, tmp_path, capsys, monkeypatch):
     words = [str(tiny_vit), "--dataset", str(corpus), "--update_card"]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
-    assert script.main() == 2
+    assert main(["evaluate", "robustness", *words]) == 2
     assert "holds no training.json" in capsys.readouterr().err
 
 
-def test_the_card_is_updated(script, tiny_vit, corpus, tmp_path, monkeypatch):
+def test_the_card_is_updated(tiny_vit, corpus, tmp_path, monkeypatch):
     """And says what robustness.json, which lies beside the weights then, says."""
     folder = shutil.copytree(tiny_vit, tmp_path / "run")
     (folder / "training.json").write_text(json.dumps({"hyperparameters": {}, "model_class": "ViT"}))
@@ -373,15 +359,14 @@ def test_the_card_is_updated(script, tiny_vit, corpus, tmp_path, monkeypatch):
         "20",
     ]
     words += ["--preprocessing_num_workers", "1", "--measurement_log", str(log), "--no_controls"]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
-    assert script.main() == 0
+    assert main(["evaluate", "robustness", *words]) == 0
     record = strict(folder / "robustness.json")["test"]
     assert record["checkpoint_sha256"] == checkpoint_hash(folder) and record["of"] == 40
     # Nothing else was measured of this checkpoint: the record alone is no figure of its own split.
     assert "No figures were measured" in (folder / "README.md").read_text()
     (line,) = read_log(log)
     assert line["degradations"] == ["blur_1", "clean"]
-    assert script.main() == 0 and len(read_log(log)) == 1
+    assert main(["evaluate", "robustness", *words]) == 0 and len(read_log(log)) == 1
     assert not list(folder.glob("*.md.tmp")) and (folder / ".margins").is_dir()
 
 

@@ -4,7 +4,6 @@ Nothing that was complete may be lost, nothing half may be loaded, and the next 
 """
 
 import errno
-import importlib.util
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from realfake.audit.audit import audit
 from realfake.audit.report import write_report
 from realfake.card.facts import CardFacts
 from realfake.card.render import write_card
+from realfake.cli.main import main
 from realfake.corpus.load import load_corpus
 from realfake.evaluation import measure, results
 from realfake.models import hub as models_hub
@@ -450,15 +450,13 @@ def killed(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 module.{name} = killed
 import runpy
-runpy.run_path({script!r}, run_name="__main__")
+runpy.run_module("realfake", run_name="__main__")
 """
 
 
-def run_killed(script: str, argv: list[str], module: str, name: str, after: bool) -> None:
-    """Run a script in a process that kills itself where `module.name` is called."""
-    code = _KILLED.format(
-        argv=[script, *argv], module=module, name=name, script=str(ROOT / script), after=after
-    )
+def run_killed(argv: list[str], module: str, name: str, after: bool) -> None:
+    """Run a command in a process that kills itself where `module.name` is called."""
+    code = _KILLED.format(argv=["realfake", *argv], module=module, name=name, after=after)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT
@@ -482,23 +480,21 @@ def test_a_calibration_that_was_killed_is_done_again(
     corpus, tiny_vit, tmp_path, module, name, after
 ):
     argv = [
+        "calibrate",
         str(tiny_vit),
         "--dataset",
         str(corpus),
-        "--output_dir",
+        "--output",
         str(tmp_path / "out"),
         "--corpus_name",
         "drawn",
         "--measurement_log",
         str(tmp_path / "log.jsonl"),
     ]
-    run_killed("realfake/cli/calibrate.py", argv, module, name, after)
+    run_killed(argv, module, name, after)
     for path in (tmp_path / "out").glob("*.json"):
         json.loads(path.read_text())  # whole, as far as it came
-    calibrate = _script("realfake/cli/calibrate.py")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["calibrate.py", *argv])
-        assert calibrate.main() == 0
+    assert main(argv) == 0
     assert Detector.from_pretrained(tmp_path / "out").thresholds is not None
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.endswith(".tmp")]
 
@@ -546,15 +542,15 @@ def test_what_a_killed_writer_leaves_is_not_published():
 @pytest.mark.parametrize(
     ("words", "locked"),
     [
-        ("audit_corpus.py {corpus} --output {out}", "{out}"),
-        ("audit_corpus.py {corpus} --output {out} --equalize {equal}", "{equal}"),
-        ("prepare_corpus.py {corpus} --output {out}", "{out}"),
-        ("fit_novelty.py {model} --dataset {corpus}", "{model}"),
+        ("corpus audit {corpus} --output {out}", "{out}"),
+        ("corpus audit {corpus} --output {out} --equalize {equal}", "{equal}"),
+        ("corpus prepare {corpus} --output {out}", "{out}"),
+        ("fit-ood {model} --dataset {corpus}", "{model}"),
         (
-            "evaluate_explanations.py {model} --dataset {corpus} --output_dir {out} --layers 2 --store",
+            "evaluate explanations {model} --dataset {corpus} --output {out} --layers 2 --store",
             "{model}",
         ),
-        ("score.py {corpus} --model {model} --out {out}", "{out}"),
+        ("score {corpus} --model {model} --output {out}", "{out}"),
     ],
 )
 def test_two_commands_do_not_write_to_one_folder(
@@ -572,33 +568,23 @@ def test_two_commands_do_not_write_to_one_folder(
     folder = Path(locked.format(**places))
     folder.mkdir(exist_ok=True)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    script, *arguments = (word.format(**places) for word in words.split())
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    arguments = [word.format(**places) for word in words.split()]
     with FileLock(folder / ".lock"):
-        assert _script(f"realfake/cli/{script}").main() == 2
+        assert main(arguments) == 2
     assert f"Another run is writing to {folder}; wait for it" in capsys.readouterr().err
     assert {
         path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"
     } == before
 
 
-@pytest.mark.parametrize("script", ["calibrate.py", "evaluate_checkpoint.py"])
-def test_two_processes_do_not_share_a_folder(script, corpus, tiny_vit, tmp_path, capsys):
+@pytest.mark.parametrize("command", ["calibrate", "evaluate robustness"])
+def test_two_processes_do_not_share_a_folder(command, corpus, tiny_vit, tmp_path, capsys):
     from filelock import FileLock
 
     (tmp_path / "out").mkdir()
-    module = _script(f"realfake/cli/{script}")
-    argv = [script, str(tiny_vit), "--dataset", str(corpus), "--output_dir", str(tmp_path / "out")]
+    argv = [*command.split(), tiny_vit, "--dataset", corpus, "--output", tmp_path / "out"]
     argv += ["--corpus_name", "drawn", "--measurement_log", str(tmp_path / "log.jsonl")]
-    with FileLock(tmp_path / "out" / ".lock"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", argv)
-        assert module.main() == 2
+    with FileLock(tmp_path / "out" / ".lock"):
+        assert main(argv) == 2
     assert "Another run is writing to" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {".lock"}
-
-
-def _script(path: str):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

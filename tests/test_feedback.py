@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import importlib.util
 import io
 import json
 import logging
@@ -16,13 +15,11 @@ import pytest
 from helpers.tiny import draw_picture
 from PIL import Image
 
+from realfake.cli.main import main
 from realfake.space import feedback as module
 from realfake.space.feedback import Feedback, read_feedback
 
-SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "feedback.py"
-_spec = importlib.util.spec_from_file_location("feedback_corpus", SCRIPT)
-feedback_corpus = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(feedback_corpus)
+ROOT = Path(__file__).parent.parent
 
 
 def jpeg(seed: int, quality: int = 90) -> bytes:
@@ -147,7 +144,7 @@ def test_a_page_that_is_killed_while_it_keeps_an_image_leaves_what_was_whole(tmp
     data, folder = jpeg(0), tmp_path / "feedback"
     (tmp_path / "x.jpg").write_bytes(data)
     arguments = [str(folder), str(tmp_path / "x.jpg"), hashlib.sha256(data).hexdigest()]
-    killed = subprocess.run([sys.executable, "-c", _KILLED, *arguments], cwd=SCRIPT.parents[1])
+    killed = subprocess.run([sys.executable, "-c", _KILLED, *arguments], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     assert [entry["note"] for entry in read_feedback(folder)] == ["whole"]
     # The next page keeps the image, and what lies half written is nobody's.
@@ -265,7 +262,7 @@ def digest(seed: int, quality: int = 90) -> str:
 
 def test_feedback_becomes_an_evaluation_set_and_hard_examples(collected, tmp_path, capsys):
     output = tmp_path / "out"
-    assert feedback_corpus.main([str(collected), "--output", str(output)]) == 0
+    assert main(["corpus", "feedback", str(collected), "--output", str(output)]) == 0
     found = rows(output)
     sets = {
         name: {path.stem for path in (output / name).rglob("*.jpg")}
@@ -297,7 +294,7 @@ def test_only_what_somebody_has_checked_is_used(collected, tmp_path):
         "--evaluation_share",
         "0",
     ]
-    assert feedback_corpus.main(arguments) == 0
+    assert main(["corpus", "feedback", *arguments]) == 0
     assert {path.stem for path in output.rglob("*.jpg")} == {digest(3), digest(4)}
     assert {path.parent for path in output.rglob("*.jpg")} == {output / "hard" / "real"}
 
@@ -306,7 +303,17 @@ def test_a_dataset_on_the_hub_works_too(hub, collected, tmp_path):
     hub.put("user/feedback", collected, "dataset")
     output = tmp_path / "out"
     assert (
-        feedback_corpus.main(["user/feedback", "--output", str(output), "--evaluation_share", "1"])
+        main(
+            [
+                "corpus",
+                "feedback",
+                "user/feedback",
+                "--output",
+                str(output),
+                "--evaluation_share",
+                "1",
+            ]
+        )
         == 0
     )
     assert len(list((output / "evaluation").rglob("*.jpg"))) == 14
@@ -322,7 +329,7 @@ def test_a_record_cannot_point_outside_the_folder(tmp_path):
     entry = json.loads(path.read_text())
     path.write_text(json.dumps(entry | {"image": "../secret.jpg"}) + "\n")
     output = tmp_path / "out"
-    assert feedback_corpus.main([str(folder), "--output", str(output)]) == 0
+    assert main(["corpus", "feedback", str(folder), "--output", str(output)]) == 0
     assert rows(output)[digest(0)]["set"] == ""
 
 
@@ -333,7 +340,7 @@ def test_what_cannot_be_opened_is_left_out_with_its_reason(tmp_path):
     Feedback(folder).record(answer(changed), consent=True, truth="real", image=changed)
     (folder / "images" / f"{digest(1)}.jpg").write_bytes(jpeg(2))
     output = tmp_path / "out"
-    assert feedback_corpus.main([str(folder), "--output", str(output)]) == 0
+    assert main(["corpus", "feedback", str(folder), "--output", str(output)]) == 0
     reasons = {row["why_left_out"] for row in rows(output).values()}
     assert any("text file" in reason for reason in reasons)
     assert "its file is not the one that was judged" in reasons
@@ -357,7 +364,7 @@ def test_wrong_usage_ends_in_one_line(arguments, words, collected, tmp_path, cap
         "new": tmp_path / "new",
         "collected": collected,
     }
-    assert feedback_corpus.main([argument.format(**names) for argument in arguments]) == 2
+    assert main(["corpus", "feedback", *(each.format(**names) for each in arguments)]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

@@ -1,9 +1,6 @@
 """realfake/cli/formats.py: the same picture in other files, and a detector that judges the file."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +9,13 @@ from datasets import Dataset, Features, Image
 from helpers.tiny import draw_corpus, draw_picture, save_tiny
 
 from realfake.card.results import formats_section, formats_table
+from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.evaluation import formats
 from realfake.evaluation.formats import AS_IT_IS, FORMATS, format_figures, score_formats
 from realfake.evaluation.log import read_log
 from realfake.imaging.decode import open_image
 from realfake.statistics.verdicts import Thresholds
-
-SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "formats.py"
 
 
 @pytest.fixture(scope="module")
@@ -94,22 +90,18 @@ def test_the_script_writes_a_record_that_the_card_shows(tmp_path, monkeypatch, c
         save_tiny("mobilenet_v2", tmp_path / "tiny"),
         draw_corpus(tmp_path / "corpus", 24),
     )
-    spec = importlib.util.spec_from_file_location("evaluate_formats", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     log = tmp_path / "log.jsonl"
     words = [
         "--dataset",
         str(corpus),
-        "--output_dir",
+        "--output",
         str(tmp_path / "out"),
         "--measurement_log",
         str(log),
     ]
     words += ["--n_resamples", "20", "--preprocessing_num_workers", "1"]
     for _ in range(2):  # the second time the split is looked at no more often
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(checkpoint), *words])
-        assert script.main() == 0
+        assert main(["evaluate", "formats", checkpoint, *words]) == 0
     assert "WebP, quality 80" in capsys.readouterr().out
     (line,) = read_log(log)
     assert line["corpus"].endswith("(files)") and set(line["figures"]) == set(FORMATS)
@@ -125,6 +117,5 @@ def test_the_script_writes_a_record_that_the_card_shows(tmp_path, monkeypatch, c
     assert f"The {record['n']} test images" in formats_section(facts)["formats_note"]
     facts.record = {"checkpoint_sha256": "of other weights"}
     assert formats_section(facts)["formats"] is None
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(checkpoint), *words, "--batch_size", "0"])
-    assert script.main() == 2
-    assert "--batch_size must be at least 1" in capsys.readouterr().err
+    assert main(["evaluate", "formats", checkpoint, *words, "--batch_size", "0"]) == 2
+    assert "--batch_size: must be at least 1" in capsys.readouterr().err

@@ -1,10 +1,8 @@
 """Novelty against distances and p-values worked out by hand, on every architecture, and through files and the Hub."""
 
-import importlib.util
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +12,12 @@ from helpers import nonphotos
 from helpers.tiny import ARCHITECTURES, draw_corpus, draw_picture, save_tiny
 from safetensors.numpy import load_file, save_file
 
+from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.evaluation import collecting
 from realfake.models import ood
 from realfake.models.ood import OodReference, choose, fit, forward_with_features
 from realfake.training import release
-
-SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "fit_ood.py"
 
 
 def block(mean, scale, components, variances, rest):
@@ -416,14 +413,6 @@ def test_from_the_hub(folder, hub):
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("fit_novelty", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     for split, n in {"train": 12, "validation": 160, "test": 12}.items():
@@ -431,17 +420,14 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def run(script, monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["fit_novelty.py", *(str(word) for word in words)])
-    return script.main()
+def run(*words):
+    return main(["fit-ood", *words])
 
 
-def test_the_script_fits_an_existing_checkpoint(
-    script, corpus, tiny_vit, tmp_path, monkeypatch, capsys
-):
+def test_the_script_fits_an_existing_checkpoint(corpus, tiny_vit, tmp_path, capsys):
     copy = shutil.copytree(tiny_vit, tmp_path / "copy")
     before = (copy / "model.safetensors").read_bytes()
-    assert run(script, monkeypatch, copy, "--dataset", corpus, "--false_alarms", "0.1") == 0
+    assert run(copy, "--dataset", corpus, "--false_alarms", "0.1") == 0
     said = capsys.readouterr().out
     assert "Fitted on 40 real and 40 ai images." in said
     assert (
@@ -457,8 +443,8 @@ def test_the_script_fits_an_existing_checkpoint(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--false_alarms", "0"), "--false_alarms must lie between 0 and 0.5"),
-        (("--batch_size", "0"), "--batch_size must be at least 1"),
+        (("--false_alarms", "0"), "--false_alarms: must lie between 0 and 0.5"),
+        (("--batch_size", "0"), "--batch_size: must be at least 1"),
         (
             ("--max_validation_samples", "30"),
             "too few to promise 0.05 false alarms; nothing was stored",
@@ -466,21 +452,19 @@ def test_the_script_fits_an_existing_checkpoint(
     ],
 )
 def test_the_script_says_what_is_wrong_in_one_line(
-    words, message, script, corpus, tiny_vit, tmp_path, monkeypatch, capsys
+    words, message, corpus, tiny_vit, tmp_path, capsys
 ):
     copy = shutil.copytree(tiny_vit, tmp_path / "copy")
-    assert run(script, monkeypatch, copy, "--dataset", corpus, *words) == 2
+    assert run(copy, "--dataset", corpus, *words) == 2
     (line,) = [
-        line
-        for line in capsys.readouterr().err.splitlines()
-        if line.startswith("fit_novelty.py: error")
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("realfake: error")
     ]
     assert message in line and not (copy / "novelty.safetensors").exists()
 
 
-def test_the_script_needs_a_folder(script, corpus, monkeypatch, capsys):
-    assert run(script, monkeypatch, "user/model", "--dataset", corpus) == 2
-    assert "user/model is no folder" in capsys.readouterr().err
+def test_the_script_needs_a_folder(corpus, capsys):
+    assert run("user/model", "--dataset", corpus) == 2
+    assert "user/model is not a folder" in capsys.readouterr().err
 
 
 # --- what the pictures are

@@ -1,9 +1,7 @@
 """realfake/cli/prepare.py: what is written reads again as the same splits, and mistakes end in one line."""
 
 import csv
-import importlib.util
 import json
-import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -12,25 +10,15 @@ import pytest
 from datasets import load_dataset
 from PIL import Image as PILImage
 
+from realfake.cli import prepare
+from realfake.cli.main import main
 from realfake.corpus.load import load_corpus
-
-SCRIPT = Path(__file__).parent.parent / "realfake" / "cli" / "prepare.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("prepare_corpus", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
-def run(script, monkeypatch, tmp_path, capsys):
+def run(tmp_path, capsys):
     def run(*arguments):
-        command = [str(SCRIPT), *map(str, arguments), "--cache_dir", str(tmp_path / "cache")]
-        monkeypatch.setattr(sys, "argv", command)
-        code = script.main()
+        code = main(["corpus", "prepare", *arguments, "--cache_dir", tmp_path / "cache"])
         return code, capsys.readouterr()
 
     return run
@@ -152,8 +140,8 @@ def test_max_samples_and_a_parquet_card(run, raw, tmp_path):
     assert dataset["train"][0]["image"].mode == "RGB"
 
 
-def test_several_shards(run, raw, tmp_path, script, monkeypatch):
-    monkeypatch.setattr(script, "SHARD_BYTES", 100_000)
+def test_several_shards(run, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 100_000)
     output = tmp_path / "out"
     assert run(raw, "--output", output, "--format", "parquet", "--label_map", "sd=ai")[0] == 0
     shards = sorted(path.name for path in (output / "data").glob("train-*"))

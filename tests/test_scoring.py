@@ -1,6 +1,5 @@
 """Scoring a corpus: the detector's own answers, in shards that do not depend on who wrote them or how often they were killed."""
 
-import importlib.util
 import json
 import os
 import random
@@ -18,6 +17,7 @@ import pytest
 from helpers.tiny import draw_picture, save_tiny
 from PIL import Image
 
+from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.scoring import run as scoring_run
 from realfake.scoring import scorer as scoring
@@ -28,11 +28,6 @@ from realfake.scoring.source import FolderPart, Row, iter_images, list_images, o
 ROOT = Path(__file__).parents[1]
 # For streams, of which nobody knows whether trying out engines would pay.
 PLAIN = ("--engine", "torch-fp32")
-SPEC = importlib.util.spec_from_file_location(
-    "score_script", ROOT / "realfake" / "cli" / "score.py"
-)
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +71,11 @@ def images(tmp_path_factory) -> Path:
 
 
 def run(*arguments, code: int = 0) -> None:
-    assert script.main(list(map(str, arguments))) == code
+    assert main(["score", *arguments]) == code
 
 
 def score(source, out, checkpoint, *arguments) -> pa.Table:
-    run(source, "--out", out, "--model", checkpoint, "--quiet", *arguments)
+    run(source, "--output", out, "--model", checkpoint, "--quiet", *arguments)
     return union(out)
 
 
@@ -249,7 +244,7 @@ def test_parts_that_know_nothing_of_each_other(images, checkpoint, scored, tmp_p
     for number in (3, 1, 2):
         run(
             images,
-            "--out",
+            "--output",
             tmp_path / "out",
             "--model",
             checkpoint,
@@ -333,9 +328,11 @@ def test_two_machines(images, checkpoint, scored, tmp_path):
 
 def command(source, out, checkpoint) -> list[str]:
     named = [
-        str(ROOT / "realfake" / "cli" / "score.py"),
+        "-m",
+        "realfake",
+        "score",
         str(source),
-        "--out",
+        "--output",
         str(out),
         "--model",
         str(checkpoint),
@@ -399,7 +396,7 @@ def test_other_images_models_and_settings_are_refused(images, checkpoint, scored
         (images, checkpoint, ("--chunk_size", "30"), "chunk_size was 20, now 30"),
         (images, checkpoint, ("--engine", "torch-bf16"), "begun with --engine torch-fp32"),
     ):
-        run(source, "--out", out, "--model", model, *extra, code=2)
+        run(source, "--output", out, "--model", model, *extra, code=2)
         said = capsys.readouterr().err
         assert told in said and said.startswith("score.py: error: ") and said.count("\n") == 1
     assert shards(out) == shards(scored)
@@ -434,7 +431,7 @@ def test_mistakes_end_in_one_line(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     words = [word.format(images=images, empty=tmp_path / "empty") for word in arguments]
     model = () if "--model" in words else ("--model", checkpoint)
-    run(*words, "--out", tmp_path / "out", *model, code=2)
+    run(*words, "--output", tmp_path / "out", *model, code=2)
     said = capsys.readouterr().err
     assert told in said and "Traceback" not in said
     assert said.rstrip().splitlines()[-1].startswith("score.py: error: ")
@@ -476,7 +473,7 @@ def test_a_run_of_another_model_that_began_meanwhile_is_not_mixed_in(
         return Choice()
 
     monkeypatch.setattr(scoring, "choose_engine", slowly)
-    run(images, "--out", out, "--model", other, "--chunk_size", "20", code=2)
+    run(images, "--output", out, "--model", other, "--chunk_size", "20", code=2)
     assert "holds scores of something else (checkpoint was" in capsys.readouterr().err
     assert shards(out) == shards(scored)
 
@@ -484,10 +481,12 @@ def test_a_run_of_another_model_that_began_meanwhile_is_not_mixed_in(
 def test_one_run_at_a_time_but_any_number_of_parts(images, checkpoint, scored, tmp_path, capsys):
     out = tmp_path / "out"
     with ScoreFolder(out).alone():
-        run(images, "--out", out, "--model", checkpoint, "--chunk_size", "20", code=2)
+        run(images, "--output", out, "--model", checkpoint, "--chunk_size", "20", code=2)
         assert "Another run is writing to" in capsys.readouterr().err and not shards(out)
         for part in ("1/2", "2/2"):
-            run(images, "--out", out, "--model", checkpoint, "--chunk_size", "20", "--part", part)
+            run(
+                images, "--output", out, "--model", checkpoint, "--chunk_size", "20", "--part", part
+            )
     assert shards(out) == shards(scored)
 
 
@@ -495,10 +494,10 @@ def test_scores_without_a_manifest_are_left_alone(images, checkpoint, scored, tm
     out = tmp_path / "out"
     shutil.copytree(scored, out)
     (out / "manifest.json").unlink()
-    run(images, "--out", out, "--model", checkpoint, code=2)
+    run(images, "--output", out, "--model", checkpoint, code=2)
     assert "without a manifest.json" in capsys.readouterr().err
     (out / "manifest.json").write_text("{}")
-    run(images, "--out", out, "--model", checkpoint, code=2)
+    run(images, "--output", out, "--model", checkpoint, code=2)
     assert "none that this version reads" in capsys.readouterr().err
 
 
@@ -548,7 +547,7 @@ def test_parts_of_a_stream_killed_and_begun_again(parquet, checkpoint, tmp_path,
     for number in range(1, parts + 1):
         run(
             parquet,
-            "--out",
+            "--output",
             out,
             "--model",
             checkpoint,
@@ -604,7 +603,7 @@ def test_scores_in_an_object_store(images, checkpoint, scored):
 
     run(
         images,
-        "--out",
+        "--output",
         "memory://bucket/run",
         "--model",
         checkpoint,
@@ -621,7 +620,7 @@ def test_scores_in_an_object_store(images, checkpoint, scored):
     assert manifest["identity"]["chunk_size"] == 20
     assert found == shards(scored)
     files.rm("/bucket/run/files-000001.parquet")
-    run(images, "--out", "memory://bucket/run", "--model", checkpoint, "--quiet")
+    run(images, "--output", "memory://bucket/run", "--model", checkpoint, "--quiet")
     assert (
         files.cat_file("/bucket/run/files-000001.parquet") == shards(scored)["files-000001.parquet"]
     )
