@@ -193,7 +193,7 @@ def test_mistakes_end_in_one_line(arguments, said, run, tmp_path, monkeypatch):
     make_corpus(tmp_path / "corpus", plain, train=8, test=8)
     code, printed = run("corpus", "--output", "out", *arguments)
     assert code == 2
-    assert printed.err.strip().splitlines()[-1].startswith("audit_corpus.py: error: ")
+    assert printed.err.strip().splitlines()[-1].startswith("realfake: error: ")
     assert said in printed.err
     assert not (tmp_path / "out").exists()
 
@@ -201,7 +201,7 @@ def test_mistakes_end_in_one_line(arguments, said, run, tmp_path, monkeypatch):
 def test_a_source_that_does_not_exist(run, tmp_path):
     code, printed = run(tmp_path / "nothing", "--output", tmp_path / "out")
     assert code == 2
-    assert printed.err.strip().splitlines()[-1].startswith("audit_corpus.py: error: ")
+    assert printed.err.strip().splitlines()[-1].startswith("realfake: error: ")
 
 
 def test_duplicates_across_splits_and_labels(run, tmp_path):

@@ -276,7 +276,7 @@ def test_mistakes_end_in_one_line(capsys, overconfident, corpus, tmp_path, optio
     code, said = call(capsys, overconfident, corpus, tmp_path / "out", *options)
     lines = [line for line in said.err.splitlines() if "error" in line]
     assert code == 2 and len(lines) == 1
-    assert lines[0].startswith("calibrate.py: error: ") and message in lines[0]
+    assert lines[0].startswith("realfake: error: ") and message in lines[0]
 
 
 def test_the_checkpoint_itself_is_not_overwritten(capsys, overconfident, corpus):

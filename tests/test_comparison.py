@@ -35,7 +35,7 @@ def in_process(monkeypatch):
     def run(words, stdout, stderr):
         made.commands.append(words)
         if made.fail & set(words):
-            stdout.write("train_hf.py: error: it was meant to fail\n")
+            stdout.write("realfake: error: it was meant to fail\n")
             return SimpleNamespace(returncode=2)
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
             patch.setattr(sys, "argv", ["train_hf.py", *words[2:]])
@@ -142,9 +142,9 @@ def test_the_seven_from_scratch(name, scale):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--scale", "tiny"], "--scale is for --from_scratch"),
+        (["--scale", "tiny"], "--scale needs --from_scratch"),
         (["--seeds", "a"], "--seeds must be whole numbers"),
-        (["--tier_samples", "-1"], "--tier_samples: must be at least 0"),
+        (["--tier_samples", "-1"], "--tier_samples must be at least 0"),
         (["--seed", "1"], "--seed is set for each run"),
         (["--measure_test=True"], "--measure_test is set for each run"),
         (["--models", "resnet-18"], "fewer than two models"),
@@ -203,7 +203,7 @@ def test_compare(by_generator, tiny_vit, tiny_convnext, in_process, tmp_path, ca
     in_process.fail = {str(tiny_convnext)}
     assert main(["compare", *command]) == 2
     assert (
-        "Fewer than two models were trained; convnext-s42: train_hf.py: error: it was meant to fail"
+        "Fewer than two models were trained; convnext-s42: realfake: error: it was meant to fail"
         in capsys.readouterr().err
     )
 
@@ -285,6 +285,6 @@ def test_a_run_is_a_process_of_its_own(tmp_path):
     run = series.Run("x", ("--dataset", "./nowhere", "--model_type", "vit"), tmp_path / "run")
     failed = series.train_all([run])
     assert failed == {
-        "run": "train_hf.py: error: There is no file or folder ./nowhere; check the path."
+        "run": "realfake: error: There is no file or folder ./nowhere; check the path."
     }
     assert not run.finished and failed["run"] in run.log.read_text()

@@ -334,7 +334,7 @@ def test_mistakes_end_in_one_line(tiny_vit, corpus, tmp_path, capsys, options, m
     code = call(tiny_vit, corpus, tmp_path / "out", "--no_controls", *options)
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert code == 2 and len(lines) == 1
-    assert lines[0].startswith("evaluate_checkpoint.py: error: ") and message in lines[0]
+    assert lines[0].startswith("realfake: error: ") and message in lines[0]
 
 
 def test_the_card_of_a_run_that_is_not_one(tiny_vit, corpus, tmp_path, capsys, monkeypatch):

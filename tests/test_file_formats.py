@@ -118,4 +118,4 @@ def test_the_script_writes_a_record_that_the_card_shows(tmp_path, monkeypatch, c
     facts.record = {"checkpoint_sha256": "of other weights"}
     assert formats_section(facts)["formats"] is None
     assert main(["evaluate", "formats", checkpoint, *words, "--batch_size", "0"]) == 2
-    assert "--batch_size: must be at least 1" in capsys.readouterr().err
+    assert "--batch_size must be at least 1" in capsys.readouterr().err

@@ -533,7 +533,7 @@ def train(script, monkeypatch, capsys, tmp_path):
 
 
 def error_line(printed: str) -> str:
-    (line,) = [line for line in printed.splitlines() if line.startswith("train_hf.py: error:")]
+    (line,) = [line for line in printed.splitlines() if line.startswith("realfake: error:")]
     assert "Traceback" not in printed
     return line
 

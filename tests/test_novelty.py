@@ -443,8 +443,8 @@ def test_the_script_fits_an_existing_checkpoint(corpus, tiny_vit, tmp_path, caps
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--false_alarms", "0"), "--false_alarms: must lie between 0 and 0.5"),
-        (("--batch_size", "0"), "--batch_size: must be at least 1"),
+        (("--false_alarms", "0"), "--false_alarms must lie between 0 and 0.5"),
+        (("--batch_size", "0"), "--batch_size must be at least 1"),
         (
             ("--max_validation_samples", "30"),
             "too few to promise 0.05 false alarms; nothing was stored",

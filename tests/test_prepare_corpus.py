@@ -173,7 +173,7 @@ def test_mistakes_end_in_one_line_and_write_nothing(run, raw, tmp_path, extra, m
     assert code == 2
     # datasets' progress bars go to stderr too; the error is the last line.
     last = printed.err.rstrip("\n").split("\n")[-1]
-    assert last.startswith("prepare_corpus.py: error: ") and message in last
+    assert last.startswith("realfake: error: ") and message in last
     assert "Traceback" not in printed.err
     assert not (tmp_path / "out").exists()
 

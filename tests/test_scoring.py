@@ -398,7 +398,7 @@ def test_other_images_models_and_settings_are_refused(images, checkpoint, scored
     ):
         run(source, "--output", out, "--model", model, *extra, code=2)
         said = capsys.readouterr().err
-        assert told in said and said.startswith("score.py: error: ") and said.count("\n") == 1
+        assert told in said and said.startswith("realfake: error: ") and said.count("\n") == 1
     assert shards(out) == shards(scored)
 
 
@@ -434,7 +434,7 @@ def test_mistakes_end_in_one_line(
     run(*words, "--output", tmp_path / "out", *model, code=2)
     said = capsys.readouterr().err
     assert told in said and "Traceback" not in said
-    assert said.rstrip().splitlines()[-1].startswith("score.py: error: ")
+    assert said.rstrip().splitlines()[-1].startswith("realfake: error: ")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

@@ -705,10 +705,10 @@ def last_line(capsys) -> str:
     """What was said on stderr: one line of ours, the last one, and no traceback."""
     said = capsys.readouterr().err
     lines = said.strip().splitlines()
-    assert lines[-1].startswith("train_hf.py: error: ")
-    assert sum(line.startswith("train_hf.py: error:") for line in lines) == 1
+    assert lines[-1].startswith("realfake: error: ")
+    assert sum(line.startswith("realfake: error:") for line in lines) == 1
     assert "Traceback" not in said
-    return lines[-1].removeprefix("train_hf.py: error: ")
+    return lines[-1].removeprefix("realfake: error: ")
 
 
 @pytest.fixture
@@ -860,11 +860,11 @@ def test_help_names_every_option(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "rank, start", [("0", "train_hf.py: error: "), ("1", "train_hf.py: process 1: ")]
+    "rank, start", [("0", "realfake: error: "), ("1", "train_hf.py: process 1: ")]
 )
 def test_a_mistake_is_said_once_and_not_lost(rank, start, capsys, monkeypatch):
     from realfake.io import report_failure
 
     monkeypatch.setenv("RANK", rank)
-    assert report_failure("train_hf.py", ValueError("first\n  second")) == 2
+    assert report_failure(ValueError("first\n  second")) == 2
     assert capsys.readouterr().err == f"{start}first second\n"

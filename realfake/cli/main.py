@@ -17,6 +17,7 @@ import argparse
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str):
+        message = re.sub(r"^argument (?:-\w/)?(\S+): (must )?", _name_option, message)
         raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def _name_option(match: re.Match) -> str:
+    return f"{match[1]} {match[2]}" if match[2] else f"{match[1]}: "
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
