@@ -352,8 +352,8 @@ def test_what_cannot_be_opened_is_left_out_with_its_reason(tmp_path):
     [
         (["{empty}", "--output", "{new}"], "holds no feedback"),
         (["{missing}", "--output", "{new}"], "neither a folder nor a dataset"),
-        (["{collected}", "--output", "{collected}"], "is there already"),
-        (["{collected}", "--output", "{new}", "--evaluation_share", "2"], "no share"),
+        (["{collected}", "--output", "{collected}"], "not empty"),
+        (["{collected}", "--output", "{new}", "--evaluation_share", "2"], "--evaluation_share must lie"),
         (["{collected}", "--output", "{new}", "--accept", "{missing}"], "No such file"),
     ],
 )
