@@ -1,1 +1,1 @@
-"""Corpora of photographs and generated images: read, labelled, cleaned and split by `load`, the one loader for all scripts."""
+"""Corpora of photographs and generated images: read, label, split and clean them with `load`."""

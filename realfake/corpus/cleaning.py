@@ -1,7 +1,7 @@
-"""Find the images of a corpus that cannot be used, by decoding each of them once.
+"""Find the images of a corpus that cannot be decoded, by decoding each of them once.
 
-Third step of the corpus loader, after splitting. The decoding is the one of training and prediction
-([`~realfake.imaging.decode.open_image`]); results are cached, images are neither changed nor rewritten.
+Third step of the corpus loader, after splitting. It decodes as training and prediction do, with
+[`~realfake.imaging.decode.open_image`]. Results are cached; images are not changed.
 """
 
 import hashlib
@@ -13,14 +13,15 @@ from pathlib import Path
 import datasets
 import numpy as np
 import PIL
+import pyarrow
 import pyarrow.compute
 from datasets import Dataset, Features, Value
 
 from realfake.imaging import decode
 from realfake.imaging.decode import open_image
 
-# Images in a batch of the check. Small, because a batch is held in memory undecoded.
-CHECKED_AT_ONCE = 32
+# Images per batch of the check. A batch is held in memory, undecoded.
+CHECK_BATCH = 32
 
 
 def find_problems(
@@ -30,17 +31,17 @@ def find_problems(
     num_proc: int | None = None,
     cache_dir: str | None = None,
 ) -> dict[int, str]:
-    """Decode images to see whether they can be.
+    """Decode images and return why some cannot be decoded.
 
     Args:
         dataset: Rows with an undecoded `image`.
-        rows: Indices of those to look at.
-        split: For the progress bar.
-        num_proc: Processes to use.
-        cache_dir: Where the result is kept; by default datasets' cache.
+        rows: Indices of the rows to check.
+        split: Name of the split, for the progress bar.
+        num_proc: *optional*. Number of processes.
+        cache_dir: *optional*. Folder of the results; *defaults to* the cache of datasets.
 
     Returns:
-        `{index in the dataset: reason}` for those that cannot be decoded.
+        `{index in the dataset: reason}`
     """
     if not len(rows):
         return {}
@@ -50,7 +51,7 @@ def find_problems(
         .map(
             _check_batch,
             batched=True,
-            batch_size=CHECKED_AT_ONCE,
+            batch_size=CHECK_BATCH,
             remove_columns=["image"],
             features=Features({"problem": Value("string")}),
             num_proc=num_proc if num_proc and 1 < num_proc <= len(rows) else None,
@@ -58,9 +59,8 @@ def find_problems(
             desc=f"Checking the {split} images",
         )
     )
-    return {
-        int(row): problem for row, problem in zip(rows, checked["problem"]) if problem is not None
-    }
+    problems = zip(rows, checked["problem"], strict=True)
+    return {int(row): problem for row, problem in problems if problem is not None}
 
 
 def _check_batch(batch: Mapping[str, list]) -> dict[str, list[str | None]]:
@@ -68,7 +68,7 @@ def _check_batch(batch: Mapping[str, list]) -> dict[str, list[str | None]]:
 
 
 def problem_of(image: Mapping | None) -> str | None:
-    """Why an image `{"bytes", "path"}` cannot be used, on one line; `None` if it can."""
+    """Return why an image `{"bytes", "path"}` cannot be decoded, on one line; `None` if it can."""
     if not image or image["bytes"] is None and not image["path"]:
         return "it has no image"
     try:
@@ -79,42 +79,33 @@ def problem_of(image: Mapping | None) -> str | None:
 
 
 def _cache_file(dataset: Dataset, rows: np.ndarray, cache_dir: str | None) -> str:
-    """Where the result is kept: apart from the source, which may be read-only.
-
-    The name depends on all that the result depends on: the rows, the files they name, the code that decodes them.
-    """
+    """Name the result by all it depends on: the rows, their files, the code that decodes them."""
     key = hashlib.sha256(f"{dataset._fingerprint}\0{PIL.__version__}\0".encode())
     key.update(inspect.getsource(decode).encode())
     key.update(np.asarray(rows, dtype="<i8").tobytes())
-    files = _files(dataset)
-    for path in (files[row] for row in rows) if files else ():
-        try:
-            status = os.stat(path or "")
-            stamp = f"{status.st_size} {status.st_mtime_ns}"
-        except (OSError, ValueError):
-            stamp = "missing"
-        key.update(f"{path}\0{stamp}\0".encode("utf-8", "backslashreplace"))
+    inline = [
+        valid for array in _fields(dataset, "bytes") for valid in array.is_valid().to_pylist()
+    ]
+    if not all(inline):
+        paths = image_paths(dataset)
+        for path in (paths[row] for row in rows if not inline[row]):
+            try:
+                status = os.stat(path or "")
+                stamp = f"{status.st_size} {status.st_mtime_ns}"
+            except (OSError, ValueError):
+                stamp = "missing"
+            key.update(f"{path}\0{stamp}\0".encode("utf-8", "backslashreplace"))
+    # Not beside the source, which may be read-only.
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "realfake"
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / f"checked-{key.hexdigest()[:32]}.arrow")
 
 
 def image_paths(dataset: Dataset) -> list[str | None]:
-    """The path of every image of a dataset that has not been indexed; no bytes are read."""
-    chunks = dataset.data.column("image").chunks
-    return [
-        path for chunk in chunks for path in pyarrow.compute.struct_field(chunk, "path").to_pylist()
-    ]
+    """Return the path of every image of a dataset without indices; no bytes are read."""
+    return [path for array in _fields(dataset, "path") for path in array.to_pylist()]
 
 
-def _files(dataset: Dataset) -> list[str | None]:
-    """The path of every image that is read from its file; empty where all images are bytes."""
+def _fields(dataset: Dataset, name: str) -> list[pyarrow.Array]:
     chunks = dataset.data.column("image").chunks
-    inline = [
-        is_inline
-        for chunk in chunks
-        for is_inline in pyarrow.compute.struct_field(chunk, "bytes").is_valid().to_pylist()
-    ]
-    if all(inline):
-        return []
-    return [None if is_inline else path for is_inline, path in zip(inline, image_paths(dataset))]
+    return [pyarrow.compute.struct_field(chunk, name) for chunk in chunks]

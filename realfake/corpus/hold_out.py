@@ -1,7 +1,8 @@
-"""Leave a generator, a family or a source out of training and measure it by itself, so that test need not be looked at.
+"""Hold a generator, a family or a source out of training, as a split that is measured separately.
 
-Between the corpus loader and the training: rows move from train and validation into a split of their own. `--hold_out`
-asks for it; `scripts/leave_one_out.py` does it for one value after the other.
+This step lies between the corpus loader and the training: rows move from train and validation
+into the split `held_out`. `--hold_out` names one value; `leave-one-out` repeats a training for
+every value.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ from datasets import Dataset, concatenate_datasets
 
 from realfake.corpus.load import Corpus
 from realfake.corpus.report import count_rows
+from realfake.corpus.rows import column as column_of
 from realfake.corpus.splits import TRAIN, VALIDATION, carve
 from realfake.labels import NAMES
 
 HELD_OUT = "held_out"
-# Of the training images of the other class, so many at most are held out to stand against them.
+# At most this share of the training images of the other class is held out for comparison.
 _COUNTERPARTS = 0.15
 
 
@@ -23,7 +25,7 @@ def parse_hold_out(text: str | None) -> tuple[str, list[str]] | None:
     """Read `generator=dall-e 2,midjourney`: a column and its values.
 
     Raises:
-        ValueError: It does not have that form.
+        ValueError: The text does not have that form.
     """
     if not text:
         return None
@@ -35,107 +37,105 @@ def parse_hold_out(text: str | None) -> tuple[str, list[str]] | None:
 
 
 def hold_out(corpus: Corpus, column: str, values: Sequence[str], seed: int = 42) -> Corpus:
-    """Move the rows with one of these values from train and validation into the split `held_out`.
+    """Move the rows with certain values from train and validation into the split `held_out`.
 
-    All rows of their groups leave too. Those of the other class come along (the photograph that a generated image was
-    made from); others, made by generators that stay in train, are left out. Where the rows are of one class, images of the
-    other are drawn from train to stand against them, by group: as many, but 15 % of them at most. Test stays as it is.
+    All rows of their groups leave too. Rows of the other class come along, such as the photograph
+    that a generated image was made from. Rows of the same class, made by other generators, are
+    not used. Where the held-out rows are of one class only, images of the other class are drawn
+    from train, by
+    group: the same number, but at most 15 % of them. Test does not change.
 
     Args:
+        corpus: The corpus; it is changed.
         column: A text column: `generator`, `family`, `source`, …
-        values: As they stand there.
-        seed: Of the draw.
+        values: Values of that column.
+        seed: Seed of the draw.
+
+    Returns:
+        The same corpus.
 
     Raises:
-        ValueError: The corpus is streamed, has no such column or value, or too little of it is left.
+        ValueError: The corpus is streamed, has no such column or value, or a split would lack a
+            class.
     """
     train, validation = corpus.splits[TRAIN], corpus.splits[VALIDATION]
     if not isinstance(train, Dataset):
-        raise ValueError("--hold_out cannot look into a stream; leave out --streaming.")
+        raise ValueError("--hold_out does not work with a stream; leave out --streaming.")
     texts = [name for name in train.column_names if name not in ("image", "label", "group")]
     if column not in texts:
         raise ValueError(
             f"--hold_out: the corpus has no column {column!r}; it has {', '.join(texts) or 'none'}."
         )
     both = concatenate_datasets([train, validation])
-    found = {value for value in both[column] if value is not None}
-    unknown = [value for value in values if value not in found]
+    present = {value for value in both[column] if value is not None}
+    unknown = [value for value in values if value not in present]
     if unknown:
         raise ValueError(
-            f"--hold_out: train and validation hold no {column} {', '.join(map(repr, unknown))}; there are: "
-            f"{', '.join(sorted(found))}."
+            f"--hold_out: train and validation hold no {column} {', '.join(map(repr, unknown))}; "
+            f"there are: {', '.join(sorted(present))}."
         )
-    names = both.features["label"].names
-    labels = np.asarray([names[label] for label in both["label"]])
+    labels = np.asarray(_labels(both))
     hit = np.isin(np.asarray([value or "" for value in both[column]]), list(values))
-    groups = both["group"][:] if "group" in both.column_names else None
-    touched = (
-        {group for group, here in zip(groups, hit) if here and group is not None}
-        if groups
-        else set()
-    )
-    mate = (
-        np.asarray([group in touched for group in groups], dtype=bool) & ~hit
-        if groups
-        else np.zeros_like(hit)
-    )
-    held = hit | (mate & ~np.isin(labels, np.unique(labels[hit])))
-    drawn = _counterparts(
-        both,
-        labels,
-        groups,
-        held,
-        free=(np.arange(len(both)) < len(train)) & ~hit & ~mate,
-        seed=seed,
-    )
+    groups = column_of(both, "group")
+    same_group = np.zeros_like(hit)
+    if groups:
+        touched = {group for group, here in zip(groups, hit) if here and group is not None}
+        same_group = np.asarray([group in touched for group in groups], dtype=bool) & ~hit
+    held = hit | (same_group & ~np.isin(labels, np.unique(labels[hit])))
+    free = (np.arange(len(both)) < len(train)) & ~hit & ~same_group
+    drawn = _counterparts(both, labels, groups, held, free, seed)
 
-    gone = hit | mate | drawn
-    parts = {
+    gone = hit | same_group | drawn
+    report = corpus.report
+    for split, rows in {
         TRAIN: train.select(np.flatnonzero(~gone[: len(train)])),
         VALIDATION: validation.select(np.flatnonzero(~gone[len(train) :])),
         HELD_OUT: both.select(np.flatnonzero(held | drawn)),
-    }
-    report = corpus.report
-    for split, rows in parts.items():
-        counts = _counts(rows)
+    }.items():
+        counts = count_rows(_labels(rows), column_of(rows, "group"), column_of(rows, "generator"))
         report.splits[split] = counts
         lacking = [name for name in NAMES if not counts[name]]
         if lacking and split != HELD_OUT:
             raise ValueError(
-                f"--hold_out leaves no {lacking[0]!r} image in {split} ({counts['rows']:,} rows); hold out less."
+                f"--hold_out leaves no {lacking[0]!r} image in {split} ({counts['rows']:,} rows); "
+                "hold out less."
             )
         corpus.splits[split] = rows
     report.origins[HELD_OUT] = (
-        f"{column} {', '.join(values)}, taken out of train and validation with their groups, and {int(drawn.sum()):,} images "
-        f"of the other class, taken out of train (seed {seed})"
+        f"{column} {', '.join(values)}, taken out of train and validation with their groups, and "
+        f"{int(drawn.sum()):,} images of the other class, taken out of train (seed {seed})"
     )
-    lost = int((mate & ~held).sum())
+    lost = int((same_group & ~held).sum())
     if lost:
         report.notes.append(
-            f"{lost:,} rows are not used, because they share a group with what is held out."
+            f"{lost:,} rows are not used, because they share a group with held-out rows."
         )
     return corpus
 
 
-def _counterparts(both: Dataset, labels, groups, held, free, seed: int) -> np.ndarray:
-    """Which of the free rows stand against the held ones, (n,) bool."""
+def _counterparts(
+    both: Dataset,
+    labels: np.ndarray,
+    groups: list[str | None] | None,
+    held: np.ndarray,
+    free: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Draw free rows of the class that the held-out rows lack, (n,) bool."""
     chosen = np.zeros(len(both), dtype=bool)
     counts = {name: int((labels[held] == name).sum()) for name in NAMES}
     less, more = sorted(NAMES, key=counts.__getitem__)
     candidates = np.flatnonzero(free & (labels == less))
     if groups is not None:
-        # A group that holds the other class too stays whole, in train.
+        # A group of both classes stays in train as a whole.
         mixed = {
             group for group, label in zip(groups, labels) if group is not None and label == more
         }
-        candidates = np.asarray(
-            [row for row in candidates if groups[row] not in mixed], dtype=np.int64
-        )
+        candidates = np.asarray([row for row in candidates if groups[row] not in mixed], np.int64)
     wanted = min(counts[more] - counts[less], int(_COUNTERPARTS * len(candidates)))
     if counts[less] or wanted < 1:
         return chosen
-    by = next((name for name in ("source", "generator") if name in both.column_names), None)
-    strata = both[by][:] if by else None
+    strata = column_of(both, "source") or column_of(both, "generator")
     share = wanted / len(candidates)
     picked, _ = carve(
         [less] * len(candidates),
@@ -148,10 +148,6 @@ def _counterparts(both: Dataset, labels, groups, held, free, seed: int) -> np.nd
     return chosen
 
 
-def _counts(rows: Dataset) -> dict:
+def _labels(rows: Dataset) -> list[str]:
     names = rows.features["label"].names
-    known = {
-        name: rows[name][:] if name in rows.column_names else None
-        for name in ("group", "generator")
-    }
-    return count_rows([names[label] for label in rows["label"]], known["group"], known["generator"])
+    return [names[label] for label in rows["label"]]

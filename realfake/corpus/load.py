@@ -1,8 +1,8 @@
-"""Load a corpus of photographs and AI-generated images: one loader for every source, used by all scripts.
+"""Load a corpus of photographs and AI-generated images. All commands use this loader.
 
-Reads the rows (`sources`), maps the labels by name (`columns`), carves the splits that are missing (`splits`), drops
-what cannot be decoded (`cleaning`), and says what it did (`report`). Images stay undecoded: the transforms and
-the detector decode them, through the same [`~realfake.imaging.decode.open_image`] that checks them here.
+It reads the rows (`sources`, `local`), maps the labels by name (`columns`), carves missing splits
+(`splits`), drops what cannot be decoded (`cleaning`), and reports what it did (`report`). Images
+stay undecoded: transforms and detector decode them with [`~realfake.imaging.decode.open_image`].
 """
 
 import logging
@@ -24,7 +24,15 @@ from realfake.corpus.columns import (
     resolve_classes,
 )
 from realfake.corpus.local import Source
-from realfake.corpus.report import CorpusReport, count_rows, raise_empty, require_both
+from realfake.corpus.report import (
+    SHARED_GROUP,
+    UNLABELLED,
+    UNREADABLE,
+    CorpusReport,
+    count_rows,
+    raise_empty,
+    require_both,
+)
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import (
     SPLITS,
@@ -41,8 +49,9 @@ from realfake.labels import NAMES
 
 logger = logging.getLogger(__name__)
 
-# Of all rows, where a corpus has one split; of the training split, where only one of these is missing.
+# Share of all rows, or of the training split, that each missing split gets.
 CARVED_FRACTION = 0.15
+_EXAMPLES = 3
 
 
 @dataclass
@@ -51,9 +60,10 @@ class Corpus:
 
     Args:
         splits: `train`, `validation` and `test`. Features: `image` (`Image(decode=False)`), `label`
-            (`ClassLabel(names=["real", "ai"])`), and, where the source has them, the texts `generator`, `group`,
-            `source`, `family` and `subject`. A streamed `train` is an `IterableDataset`.
-        report: What was done.
+            (`ClassLabel(names=["real", "ai"])`), and, where the source has them, the texts
+            `generator`, `group`, `source`, `family` and `subject`. A streamed `train` is an
+            `IterableDataset`.
+        report: What was loaded, and how.
     """
 
     splits: DatasetDict
@@ -82,48 +92,51 @@ def load_corpus(
 ) -> Corpus:
     """Load, split and clean a corpus.
 
-    **Splits.** Existing ones are recognised by name. A corpus with one split is parted 70/15/15 into train,
-    validation and test; where only validation or only test is missing, 15 % of the training split become it.
-    Carving is stratified by label and generator, seeded, and never goes through a `group`. Where given splits share
-    a group, its rows are dropped from train (or validation), never from test.
+    **Splits.** Existing splits are recognised by name. A corpus with one split is divided
+    70/15/15 into train, validation and test. Where only validation or only test is missing, it
+    gets 15 % of train. Carving is stratified by label and generator, seeded, and never divides a
+    `group`. Where existing splits share a group, its rows are dropped from train (or validation),
+    never from test.
 
-    **Order of things.** Rows without a label go first, then groups that are shared, then splits are carved, then
-    `max_*_samples` rows are drawn (stratified), and only those are decoded once to see whether they can be. So a
-    small `max_*_samples` is fast, a split can end up a little smaller than asked, and a broken file changes nothing
-    for the others. The result of the check is cached.
+    **Order.** Rows without a label are dropped, then rows of shared groups. Then splits are
+    carved and `max_*_samples` rows are drawn, stratified. Only these are decoded, once, to drop
+    broken images. So a small `max_*_samples` is fast, a split can be a little smaller than
+    requested, and a broken file does not move any other row. The result of the check is cached.
 
-    **Generator.** Where the corpus has the column, a missing value becomes `"unknown"` for an AI image and `"none"`
-    for a real one.
+    **Generator.** Where the corpus has this column, a missing value becomes `"unknown"` for an AI
+    image and `"none"` for a real one.
 
-    **Streaming.** The training split is not downloaded: its rows are mapped, checked and shuffled (buffer of 1,000)
-    as they pass; images that cannot be decoded are skipped, logged, and added to `report.dropped` as they are met
-    (in a worker process of a `DataLoader` they are logged only). Validation and test are materialised, half of each
-    class as far as there are enough, and must exist as splits.
+    **Streaming.** The training split is not downloaded: its rows are mapped, checked and shuffled
+    (buffer of 1,000) while they are read. Images that cannot be decoded are skipped, logged, and
+    added to `report.dropped` (in a worker of a `DataLoader` they are only logged). Validation and
+    test must exist. They are read into memory, half of each class as far as there are enough
+    images.
 
     Args:
-        source: A Hub dataset id; a folder of class folders, with or without folders of splits above them; a file, or
-            a folder of files, of type Parquet, Arrow, CSV, TSV, JSON or JSON Lines with a column of images or of
-            paths relative to the file; or a folder written by `save_to_disk`.
-        config_name: Configuration of a Hub dataset (of a local one: subfolder).
+        source: A Hub dataset id; a folder of class folders, with or without folders of splits
+            above them; a file, or a folder of files, of type Parquet, Arrow, CSV, TSV, JSON or
+            JSON Lines with a column of images or of paths relative to the file; or a folder
+            written by `save_to_disk`.
+        config_name: Configuration of a Hub dataset, or subfolder of a local one.
         revision: Branch, tag or commit of a Hub dataset.
-        token: Hub token; by default the one of `hf auth login`.
-        train_split: Name of the training split, where it is unusual. Likewise `validation_split` and `test_split`;
-            for these, `"none"` leaves an existing split unused, so that one is carved.
-        image_column: Where it cannot be told: the column that holds the images.
-        label_column: Where it cannot be told: the column that holds the classes.
-        label_map: `{class found: "real" or "ai"}` for classes whose names do not say it.
+        token: Hub token; *defaults to* the one of `hf auth login`.
+        train_split: Name of the training split, if it is unusual. `validation_split` and
+            `test_split` likewise; for these, `"none"` leaves an existing split unused, so that
+            one is carved.
+        image_column: Column of the images, if its name or type does not tell.
+        label_column: Column of the classes, if its name does not tell.
+        label_map: `{class: "real" or "ai"}` for classes whose names do not tell.
         streaming: Do not download the training split.
-        seed: Of carving, of subsets, and of the shuffling of a stream.
-        max_train_samples: Use this many rows at most (of a stream: in each epoch). Likewise `max_validation_samples` and `max_test_samples`,
-            which default to 2,000 where the corpus is streamed.
-        num_proc: Processes that check the images.
-        cache_dir: Where datasets keeps its files; *optional*, defaults to datasets' own cache.
-
-    Returns:
-        [`Corpus`]
+        seed: Seed of carving, of subsets, and of the shuffling of a stream.
+        max_train_samples: Largest number of training rows (in a stream: per epoch).
+            `max_validation_samples` and `max_test_samples` likewise; for a stream they *default
+            to* 2,000.
+        num_proc: Number of processes that check the images.
+        cache_dir: Folder of the files of datasets; *defaults to* datasets' own cache.
 
     Raises:
-        ValueError: Columns, labels or splits cannot be made sense of, or a split ends up empty or with one class.
+        ValueError: Columns, labels or splits are not as needed, or a split is empty or lacks a
+            class.
         OSError: The source does not exist or cannot be reached.
     """
     found = read_source(
@@ -156,50 +169,49 @@ def load_corpus(
     for split, name in roles.items():
         if not len(found.splits[name]):
             raise_empty(split, "it has no rows")
-    tables = _label(found, roles, label_column, label_map, report)
+    tables = _read_tables(found, roles, label_column, label_map, report)
     _drop_shared_groups(tables, report)
-    parts = _carve_missing(tables, seed, report)
     splits = DatasetDict()
-    for split, (base, rows) in parts.items():
-        table = tables[base]
+    for split, (table, rows) in _carve_missing(tables, seed, report).items():
         available = len(rows)
-        rows = rows[
-            subset(
-                table.take(table.labels, rows), limits[split], seed, table.take(table.strata, rows)
-            )
-        ]
+        labels, strata = table.take(table.labels, rows), table.take(table.strata, rows)
+        rows = rows[subset(labels, limits[split], seed, strata)]
         if len(rows) < available:
             report.origins[split] += f"; {len(rows):,} of {available:,} drawn"
         problems = find_problems(table.dataset, rows, split, num_proc, cache_dir)
-        report.dropped += [table.dropped(row, problem) for row, problem in problems.items()]
+        for row, problem in problems.items():
+            table.drop(report, row, UNREADABLE, problem)
         rows = np.asarray([row for row in rows if row not in problems], dtype=np.int64)
         labels = table.take(table.labels, rows)
-        dropped = [entry for entry in report.dropped if entry["split"] == table.name]
-        limited = available > (limits[split] or available)
-        require_both(split, labels, report.origins[split], dropped, split not in tables, limited)
-        report.splits[split] = count_rows(
-            labels, table.take(table.groups, rows), table.take(table.strata, rows)
+        require_both(
+            split,
+            labels,
+            report.origins[split],
+            report.dropped_from(table.name),
+            carved=split not in tables,
+            limited=available > (limits[split] or available),
         )
-        splits[split] = table.dataset.select(rows)
-    for split, counts in report.splits.items():
+        counts = count_rows(labels, table.take(table.groups, rows), table.take(table.strata, rows))
         for name in NAMES:
             if counts[name] < 0.1 * counts["rows"]:
                 report.notes.append(
                     f"Only {counts[name]:,} of {counts['rows']:,} images of {split} are {name}."
                 )
+        report.splits[split] = counts
+        splits[split] = table.dataset.select(rows)
     return Corpus(splits, report)
 
 
 @dataclass
 class _Table:
-    """The rows of one split of the source, and what is known of each without decoding it."""
+    """The rows of one split of the source, and what is known of them without decoding."""
 
     name: str
     dataset: Dataset
     labels: list[str | None]
     texts: dict[str, list[str | None]]
-    paths: list[str | None]  # of the image; None where it is bytes without a name
-    alive: np.ndarray  # (rows,) bool
+    paths: list[str | None]  # None for images without a path
+    kept: np.ndarray  # (rows,) bool
 
     @property
     def groups(self) -> list[str | None] | None:
@@ -213,43 +225,36 @@ class _Table:
     def take(values: Sequence | None, rows: np.ndarray) -> list | None:
         return None if values is None else [values[row] for row in rows]
 
-    def dropped(self, index: int, reason: str) -> dict:
-        """The entry of a row in the report."""
-        return {
-            "split": self.name,
-            "index": int(index),
-            "path": self.paths[index],
-            "reason": reason,
-        }
+    def drop(self, report: CorpusReport, index: int, code: str, reason: str) -> None:
+        report.drop(self.name, int(index), self.paths[index], code, reason)
 
 
-def _label(
+def _read_tables(
     found: Source,
     roles: Mapping[str, str],
     label_column: str | None,
     label_map: Mapping[str, str] | None,
     report: CorpusReport,
 ) -> dict[str, _Table]:
-    """Map the labels of all splits at once, by name, and bring the columns into their final form."""
-    named, texts = {}, {}
+    """Map the labels of all splits together, and bring the columns into their final form."""
+    classes: dict[str, list[str | None]] = {}
+    texts: dict[str, dict[str, list[str | None]]] = {}
     seen: Counter = Counter()
     possible: set[str] = set()
-    present = [
-        name
-        for name in TEXT_COLUMNS
-        if any(name in found.splits[split].features for split in roles.values())
-    ]
+    features = {role: found.splits[split].features for role, split in roles.items()}
+    present = [name for name in TEXT_COLUMNS if any(name in each for each in features.values())]
     for role, split in roles.items():
         dataset = found.splits[split]
-        column = find_label_column(dataset.features, label_column, report.source)
-        report.label_column = column
-        feature = dataset.features[column]
-        named[role] = class_names(dataset[column][:], feature, column, report.source)
+        column = report.label_column = find_label_column(
+            features[role], label_column, report.source
+        )
+        feature = features[role][column]
+        classes[role] = class_names(dataset[column][:], feature, column, report.source)
         possible.update(feature.names if isinstance(feature, ClassLabel) else ())
-        seen.update(name for name in named[role] if name is not None)
+        seen.update(name for name in classes[role] if name is not None)
         texts[role] = {
-            name: as_texts(dataset[name][:], dataset.features[name])
-            if name in dataset.features
+            name: as_texts(dataset[name][:], features[role][name])
+            if name in features[role]
             else [None] * len(dataset)
             for name in present
             if name != column
@@ -260,77 +265,70 @@ def _label(
 
     tables = {}
     for role, split in roles.items():
-        labels = [report.label_map.get(name) for name in named[role]]
+        labels = [report.label_map.get(name) for name in classes[role]]
         if "generator" in texts[role]:
             texts[role]["generator"] = generators(texts[role]["generator"], labels)
-        dataset = _standard(found.splits[split], labels, texts[role])
-        alive = np.asarray([label is not None for label in labels], dtype=bool)
-        table = _Table(split, dataset, labels, texts[role], image_paths(dataset), alive)
-        report.dropped += [
-            table.dropped(index, "it has no label") for index in np.flatnonzero(~table.alive)
-        ]
+        dataset = found.splits[split].select_columns("image")
+        ids = [None if label is None else NAMES.index(label) for label in labels]
+        dataset = dataset.add_column("label", ids, feature=ClassLabel(names=list(NAMES)))
+        for name, values in texts[role].items():
+            dataset = dataset.add_column(name, values, feature=Value("string"))
+        kept = np.asarray([label is not None for label in labels], dtype=bool)
+        table = _Table(split, dataset, labels, texts[role], image_paths(dataset), kept)
+        for index in np.flatnonzero(~kept):
+            table.drop(report, index, UNLABELLED, "it has no label")
+        for name, path in zip(classes[role], table.paths, strict=True):
+            if name is not None and path is not None:
+                examples = report.examples.setdefault(name, [])
+                if len(examples) < _EXAMPLES:
+                    examples.append(path)
         tables[role] = table
     return tables
 
 
-def _standard(
-    dataset: Dataset, labels: list[str | None], texts: Mapping[str, list[str | None]]
-) -> Dataset:
-    """The image column as it is, the others anew. The bytes of the images are not touched."""
-    dataset = dataset.select_columns("image")
-    ids = [None if label is None else NAMES.index(label) for label in labels]
-    dataset = dataset.add_column("label", ids, feature=ClassLabel(names=list(NAMES)))
-    for name, values in texts.items():
-        dataset = dataset.add_column(name, values, feature=Value("string"))
-    return dataset
-
-
 def _drop_shared_groups(tables: Mapping[str, _Table], report: CorpusReport) -> None:
     groups = {
-        role: [group if alive else None for group, alive in zip(table.groups, table.alive)]
+        role: [group if kept else None for group, kept in zip(table.groups, table.kept)]
         for role, table in tables.items()
         if table.groups is not None
     }
     for role, rows in shared_groups(groups).items():
         table = tables[role]
         for index, keeper in rows.items():
-            table.alive[index] = False
+            table.kept[index] = False
             reason = f"its group {table.groups[index]!r} is in {keeper} too"
-            report.dropped.append(table.dropped(index, reason))
+            table.drop(report, index, SHARED_GROUP, reason)
         if rows:
             keepers = " and ".join(sorted(set(rows.values())))
             number = len({table.groups[index] for index in rows})
             report.notes.append(
-                f"Splits share groups: {len(rows):,} rows of {number:,} groups were dropped from {role}, because {keepers} "
-                "would not have been independent of it."
+                f"Splits share groups: {len(rows):,} rows of {number:,} groups were dropped from "
+                f"{role}, because {keepers} has the same groups."
             )
             logger.warning(report.notes[-1])
 
 
 def _carve_missing(
     tables: Mapping[str, _Table], seed: int, report: CorpusReport
-) -> dict[str, tuple[str, np.ndarray]]:
-    """For each split, the table it comes from and its rows there."""
-    parts = {}
+) -> dict[str, tuple[_Table, np.ndarray]]:
+    """Return the table and the rows of each split."""
+    chosen = {}
     for role, table in tables.items():
-        parts[role] = (role, np.flatnonzero(table.alive))
+        chosen[role] = (table, np.flatnonzero(table.kept))
         report.origins[role] = f"the split {table.name!r} of the corpus"
     missing = [split for split in SPLITS if split not in tables]
     if missing:
-        table, (_, rows) = tables[TRAIN], parts[TRAIN]
+        table, rows = chosen[TRAIN]
         shares = [1 - CARVED_FRACTION * len(missing)] + [CARVED_FRACTION] * len(missing)
-        carved = carve(
-            table.take(table.labels, rows),
-            table.take(table.groups, rows),
-            shares,
-            seed,
-            table.take(table.strata, rows),
+        labels, groups, strata = (
+            table.take(values, rows) for values in (table.labels, table.groups, table.strata)
         )
-        by = "label" + (" and generator" if table.strata is not None else "")
-        kept = ", groups kept together" if table.groups is not None else ""
-        for split, share, chosen in zip([TRAIN, *missing], shares, carved):
-            parts[split] = (TRAIN, rows[chosen])
+        by = "label" + (" and generator" if strata is not None else "")
+        together = ", groups kept together" if groups is not None else ""
+        carved = carve(labels, groups, shares, seed, strata)
+        for split, share, indices in zip([TRAIN, *missing], shares, carved, strict=True):
+            chosen[split] = (table, rows[indices])
             report.origins[split] = (
-                f"{share:.0%} of {table.name!r}, stratified by {by}{kept} (seed {seed})"
+                f"{share:.0%} of {table.name!r}, stratified by {by}{together} (seed {seed})"
             )
-    return {split: parts[split] for split in SPLITS}
+    return {split: chosen[split] for split in SPLITS}
