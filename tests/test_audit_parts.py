@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from realfake.audit import probes
 from realfake.audit.duplicates import dhash, near_hashes, same_files, similar_pictures, thumbnail
 from realfake.audit.equalize import equalized, match_sizes
-from realfake.audit.file_facts import container_facts, estimated_quality, radial_spectrum
 from realfake.imaging.decode import open_image
+from realfake.imaging.file_facts import container_facts, estimated_quality, radial_spectrum
 
 
 def pixels(width=40, height=24, seed=0, mode="RGB"):

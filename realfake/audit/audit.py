@@ -14,13 +14,13 @@ from tqdm.auto import tqdm
 
 from realfake.audit import probes
 from realfake.audit.duplicates import dhash, same_files, similar_pictures, thumbnail
-from realfake.audit.file_facts import container_facts, radial_spectrum
 from realfake.audit.findings import leaking, list_findings, single_class
 from realfake.audit.probes import describe, facts_alone, matrix, probe_all, trees_for
 from realfake.audit.result import Audit, Pair
 from realfake.corpus.load import Corpus
 from realfake.corpus.splits import SPLITS, TRAIN, subset
 from realfake.imaging.decode import image_bytes, open_image
+from realfake.imaging.file_facts import container_facts, radial_spectrum
 from realfake.labels import AI, NAMES, REAL
 
 SAMPLE = 5000

@@ -17,10 +17,10 @@ from huggingface_hub import DatasetCardData
 from tqdm.auto import tqdm
 
 from realfake.audit.duplicates import dhash, similar_pictures, thumbnail
-from realfake.audit.file_facts import container_facts
 from realfake.corpus.load import Corpus
 from realfake.corpus.splits import SPLITS
 from realfake.imaging.decode import image_bytes, open_image
+from realfake.imaging.file_facts import container_facts
 from realfake.io import check_empty
 from realfake.labels import AI, NAMES, REAL
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from realfake.audit.file_facts import NUMBERS, ContainerFacts
 from realfake.audit.result import Audit
 from realfake.corpus.splits import TEST, TRAIN
+from realfake.imaging.file_facts import NUMBERS, ContainerFacts
 from realfake.labels import AI, NAMES
 from realfake.statistics.bootstrap import bootstrap_interval
 from realfake.statistics.metrics import auroc

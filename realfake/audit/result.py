@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from datasets import DatasetDict
 
-from realfake.audit.file_facts import ContainerFacts
+from realfake.imaging.file_facts import ContainerFacts
 
 LEAK, WARNING, NOTE = "leak", "warning", "note"
 

@@ -1,13 +1,11 @@
-"""Properties of the rows of a loaded corpus: labels, columns, groups, the bytes of the images."""
+"""Properties of the rows of a loaded corpus: labels, columns, groups, a fingerprint."""
 
 import hashlib
-import os
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 
+from realfake.imaging.decode import image_bytes
 from realfake.labels import AI
 
 
@@ -26,17 +24,6 @@ def own_groups(groups: list | None) -> list[str] | None:
     if groups is None:
         return None
     return [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
-
-
-def image_bytes(image: Mapping) -> bytes:
-    """Return the file's bytes of an undecoded image `{"bytes", "path"}`.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    if image["bytes"] is not None:
-        return image["bytes"]
-    return Path(os.fspath(image["path"])).read_bytes()
 
 
 def corpus_fingerprint(dataset: Dataset) -> str:

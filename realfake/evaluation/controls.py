@@ -1,91 +1,88 @@
-"""Controls that a detector has to beat: logistic regressions on a few plain numbers of an image, or of its file.
+"""Baselines that a detector has to beat: logistic regressions on simple features.
 
-Fitted on the corpus' training split and measured like the detector. Where one of them does as well, the corpus gives its
-labels away by something that has nothing to do with what the images show.
+They are fitted on the training split and measured like the detector. If one of them comes close to
+the detector, the labels of the corpus depend on something other than the content of the images.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from datasets import Dataset
+from PIL import Image
 
-from realfake.audit.file_facts import NUMBERS, ContainerFacts, container_facts, radial_spectrum
 from realfake.audit.probes import line
 from realfake.corpus.rows import is_ai
-from realfake.evaluation.robustness import Scorer
-from realfake.evaluation.robustness_figures import CLEAN
 from realfake.imaging.decode import image_bytes, open_image
+from realfake.imaging.file_facts import NUMBERS, ContainerFacts, container_facts, radial_spectrum
 
 SPECTRUM = "power-spectrum"
 CONTAINER = "container-facts"
 NAMES = {
     SPECTRUM: "logistic regression on the radial power spectrum",
-    CONTAINER: "logistic regression on facts of the file alone",
+    CONTAINER: "logistic regression on facts of the file, without its pixels",
 }
-# Words that fewer training images than this have are left out.
+# Values of file facts that fewer training images have are left out.
 _RARE = 5
 
 
-def spectrum_scorer(train: Dataset, fingerprint: str) -> Scorer:
-    """Fit a logistic regression on the radial power spectra of the training images, as they are.
+def spectrum_control(train: Dataset) -> Callable[[list[Image.Image]], np.ndarray]:
+    """Fit a logistic regression on the radial power spectra of the training images.
 
     Args:
         train: Rows with an undecoded `image` and `label`.
-        fingerprint: Of these images, see [`rows.corpus_fingerprint`].
+
+    Returns:
+        A function from RGB images to log-odds, (n,).
 
     Raises:
         ValueError: An image is unusable.
         OSError: An image cannot be read.
     """
     decision = line(_spectra(open_image(row) for row in _images(train)), is_ai(train))
-    return Scorer(SPECTRUM, fingerprint, lambda images: decision(_spectra(images)))
+    return lambda images: decision(_spectra(images))
 
 
-def container_log_odds(train: Dataset, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Score images by a logistic regression on their files' facts, without decoding them.
+def container_log_odds(train: Dataset, dataset: Dataset) -> np.ndarray:
+    """Score images by a logistic regression on their file facts, without decoding pixels.
 
     Returns:
-        `{"clean": margins of shape (n,)}`: a degraded image has no file of its own.
+        (n,) log-odds.
 
     Raises:
-        ValueError: A file is no image.
+        ValueError: A file is not an image.
         OSError: A file cannot be read.
     """
-    known = [container_facts(image_bytes(row)) for row in _images(train)]
-    words = _words(known)
-    decision = line(_numbers(known, words), is_ai(train))
-    met = [container_facts(image_bytes(row)) for row in _images(dataset)]
-    return {CLEAN: decision(_numbers(met, words))}
+    facts = [container_facts(image_bytes(row)) for row in _images(train)]
+    values = _frequent_values(facts)
+    decision = line(_features(facts, values), is_ai(train))
+    measured = [container_facts(image_bytes(row)) for row in _images(dataset)]
+    return decision(_features(measured, values))
 
 
-def _images(dataset: Dataset):
+def _images(dataset: Dataset) -> Iterator[dict]:
     return (row["image"] for row in dataset.select_columns(["image"]))
 
 
-def _spectra(images) -> np.ndarray:
+def _spectra(images: Iterable[Image.Image]) -> np.ndarray:
     return np.stack([radial_spectrum(image) for image in images])
 
 
-def _words(known: list[ContainerFacts]) -> list[tuple[str, str]]:
-    """The facts in words, and their values, that enough of the training images have."""
-    names = [
-        field.name for field in dataclasses.fields(ContainerFacts) if field.name not in NUMBERS
-    ]
-    words = []
-    for name in names:
-        values, counts = np.unique(
-            [str(getattr(facts, name)) for facts in known], return_counts=True
-        )
-        words += [(name, str(value)) for value, count in zip(values, counts) if count >= _RARE]
-    return words
+def _frequent_values(facts: list[ContainerFacts]) -> list[tuple[str, str]]:
+    """Return (name, value) of the categorical facts that enough images have."""
+    fields = [field.name for field in dataclasses.fields(ContainerFacts)]
+    frequent = []
+    for name in (name for name in fields if name not in NUMBERS):
+        values, counts = np.unique([str(getattr(one, name)) for one in facts], return_counts=True)
+        frequent += [(name, str(value)) for value, n in zip(values, counts) if n >= _RARE]
+    return frequent
 
 
-def _numbers(known: list[ContainerFacts], words: list[tuple[str, str]]) -> np.ndarray:
-    """Features of shape `(n, features)`: the numbers, and for each known word whether it is said."""
+def _features(facts: list[ContainerFacts], values: list[tuple[str, str]]) -> np.ndarray:
+    """Return (n, features): the numeric facts, 0 if absent, and an indicator for each value."""
     rows = []
-    for facts in known:
-        numbers = [getattr(facts, name) for name in NUMBERS]
-        # What a file does not have, such as the quality of a PNG, is told by the words.
+    for one in facts:
+        numbers = [getattr(one, name) for name in NUMBERS]
         row = [0.0 if number is None else float(number) for number in numbers]
-        rows.append(row + [float(str(getattr(facts, name)) == value) for name, value in words])
+        rows.append(row + [float(str(getattr(one, name)) == value) for name, value in values])
     return np.array(rows)

@@ -145,7 +145,7 @@ def possible(dataset: Dataset, names: Sequence[str] = tuple(GRID)) -> list[str]:
     import numpy as np
     from PIL import Image
 
-    from realfake.audit.file_facts import container_facts
+    from realfake.imaging.file_facts import container_facts
 
     sizes = {container_facts(image_bytes(row)).upright_size for row in dataset["image"]}
     # What is left depends on the size alone, and is least of the narrowest, the lowest and the most oblong images.

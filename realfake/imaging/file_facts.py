@@ -1,11 +1,13 @@
-"""What an image's file says before any pixel is decoded: format, JPEG tables, size, metadata.
+"""Facts of an image file that need no look at the picture: format, JPEG tables, size, metadata.
 
-The corpus audit asks whether these facts give the label away. A detector trained on such a corpus can learn them, because
-encoders leave traces in the pixels, and then it fails on files that another program has saved.
+The corpus audit and the controls of an evaluation measure how much of the label these facts
+reveal. A detector can learn them, because encoders leave traces in the pixels. It then fails on
+files that another program saved. The radial power spectrum, the other plain description, is here
+too.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,74 +17,12 @@ from realfake.imaging.decode import orientation, read_header
 
 # Table K.1 of ITU-T T.81: libjpeg's luminance quantisation at quality 50.
 _LUMINANCE = np.array(
-    [
-        16,
-        11,
-        10,
-        16,
-        24,
-        40,
-        51,
-        61,
-        12,
-        12,
-        14,
-        19,
-        26,
-        58,
-        60,
-        55,
-        14,
-        13,
-        16,
-        24,
-        40,
-        57,
-        69,
-        56,
-        14,
-        17,
-        22,
-        29,
-        51,
-        87,
-        80,
-        62,
-        18,
-        22,
-        37,
-        56,
-        68,
-        109,
-        103,
-        77,
-        24,
-        35,
-        55,
-        64,
-        81,
-        104,
-        113,
-        92,
-        49,
-        64,
-        78,
-        87,
-        103,
-        121,
-        120,
-        101,
-        72,
-        92,
-        95,
-        98,
-        112,
-        100,
-        103,
-        99,
-    ]
+    (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55)
+    + (14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62)
+    + (18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92)
+    + (49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99)
 )
-# How libjpeg scales it for the qualities 1..100, rows of 64 steps.
+# libjpeg's tables for the qualities 1 to 100, (100, 64).
 _QUALITIES = np.arange(1, 101)
 _SCALES = np.where(_QUALITIES < 50, 5000 // _QUALITIES, 200 - 2 * _QUALITIES)
 _STANDARD = ((_LUMINANCE * _SCALES[:, None] + 50) // 100).clip(1, 255)
@@ -95,24 +35,36 @@ _SUBSAMPLINGS = {
     (4, 1): "4:1:1",
 }
 NUMBERS = ("width", "height", "aspect_ratio", "megapixels", "bytes_per_pixel", "jpeg_quality")
+BINS = 24
+LARGEST_CROP = 256
+# Keeps flat pictures finite. It is below the power of rounding to 8 bits, 1/12.
+_FLOOR = 1e-2
 
 
 @dataclass(frozen=True)
 class ContainerFacts:
-    """What is known of a file without its pixels.
+    """Facts in the header of an image file.
 
     Args:
         format: `"JPEG"`, `"PNG"`, ...
-        mode: Pillow's name of the pixel format, such as `"RGB"`, `"L"`, `"RGBA"`, `"P"`.
-        width: Of the stored picture, in pixels; likewise `height`. `aspect_ratio` is width / height.
+        mode: Pillow's pixel format, such as `"RGB"`, `"L"`, `"RGBA"`, `"P"`.
+        width: Width of the stored picture in pixels.
+        height: Height of the stored picture in pixels.
+        aspect_ratio: Width / height.
         megapixels: Millions of pixels.
-        bytes_per_pixel: Size of the file over the number of pixels. With one encoder for all it is a property of the pixels.
-        jpeg_quality: libjpeg's quality whose luminance table is nearest, 1..100; `None` where the file is no JPEG.
-        jpeg_tables: First digits of the SHA-256 of the quantisation tables; `"none"` where there are none.
-        subsampling: Of a JPEG's chroma, such as `"4:2:0"`; `"grey"` for one channel; `"none"` for other formats.
-        progressive: A progressive JPEG, or an interlaced PNG.
-        exif: There is an EXIF block. Likewise `icc`, `xmp`, and `text`: a comment, or PNG text other than XMP.
-        turned: The EXIF orientation swaps width and height.
+        bytes_per_pixel: Size of the file / number of pixels.
+        jpeg_quality: libjpeg's quality with the nearest luminance table, 1..100; `None` for other
+            formats.
+        jpeg_tables: First digits of the SHA-256 of the quantisation tables; `"none"` without
+            tables.
+        subsampling: Chroma subsampling of a JPEG, such as `"4:2:0"`; `"grey"` for one channel;
+            `"none"` for other formats.
+        progressive: Whether it is a progressive JPEG or an interlaced PNG.
+        exif: Whether there is an EXIF block.
+        icc: Whether there is a colour profile.
+        xmp: Whether there is XMP metadata.
+        text: Whether there is a comment, or PNG text other than XMP.
+        turned: Whether the EXIF orientation swaps width and height.
     """
 
     format: str
@@ -143,10 +95,10 @@ def container_facts(data: bytes, name: str = "the image") -> ContainerFacts:
 
     Args:
         data: The whole file.
-        name: For the message.
+        name: Name of the file, for the error message.
 
     Raises:
-        ValueError: It is no image in a known format, or the header is damaged.
+        ValueError: The file is not an image in a known format, or its header is damaged.
     """
     image = read_header(data, name)
     width, height = image.size
@@ -167,18 +119,19 @@ def container_facts(data: bytes, name: str = "the image") -> ContainerFacts:
         exif=bool(info.get("exif")),
         icc=bool(info.get("icc_profile")),
         xmp=bool(info.get("xmp")),
-        # Programs that generate images write their prompt into PNG text.
+        # Image generators write their prompt into PNG text.
         text="comment" in info
         or any(isinstance(v, str) and not k.startswith("XML:") for k, v in info.items()),
         turned=orientation(image) in (5, 6, 7, 8),
     )
 
 
-def estimated_quality(luminance) -> int:
-    """The quality of libjpeg, 1..100, whose luminance table is nearest in the sum of absolute differences.
+def estimated_quality(luminance: Sequence[int]) -> int:
+    """Return libjpeg's quality, 1..100, whose luminance table is nearest in absolute differences.
 
     Args:
-        luminance: 64 quantisation steps in natural order. Cameras have tables of their own: for them it is an estimate.
+        luminance: 64 quantisation steps in natural order. For the tables of cameras the result is
+            an estimate.
     """
     table = np.asarray(luminance, dtype=np.int64).reshape(64)
     return int(_QUALITIES[np.abs(_STANDARD - table).sum(axis=1).argmin()])
@@ -202,26 +155,23 @@ def _subsampling(layers: list[tuple] | None) -> str:
     return _SUBSAMPLINGS.get(ratio, f"{luma_h}x{luma_v} to {chroma_h}x{chroma_v}")
 
 
-BINS = 24
-LARGEST_CROP = 256
-_FLOOR = 1e-2  # below the power of rounding to 8 bits (1/12): flat pictures stay finite
-
-
 def radial_spectrum(
     image: Image.Image, bins: int = BINS, largest: int = LARGEST_CROP
 ) -> np.ndarray:
-    """Log power of the luminance at `bins` frequencies, from a centre crop at native size.
+    """Return the log power of the luminance by frequency, from a centre crop at native size.
 
-    The crop, a square of at most `largest` pixels, has its mean removed and is weighted by a Hann window. Powers are per
-    pixel: white noise of variance v gives log10(v) in every bin, whatever the size.
+    The crop is a square of at most `largest` pixels. Its mean is removed, and it is weighted by a
+    Hann window. Powers are per pixel: white noise of variance v gives log10(v) in every bin, at
+    every size.
 
     Args:
         image: An RGB image.
-        bins: Rings between 0 and 0.5 cycles per pixel. A ring that holds no frequency, in a small picture, is interpolated.
-        largest: Longest side of the crop, in pixels.
+        bins: Number of rings between 0 and 0.5 cycles per pixel. Rings that hold no frequency, in
+            small pictures, are interpolated.
+        largest: Longest side of the crop in pixels.
 
     Returns:
-        `np.ndarray` of shape `(bins,)`, log10 of grey levels squared.
+        `np.ndarray` of shape `(bins,)`, log10 of squared grey levels.
     """
     width, height = image.size
     side = min(width, height, largest)
