@@ -1,9 +1,8 @@
-"""The images in a ZIP archive from a stranger, one at a time, never unpacked onto the disk.
+"""Read the images of an untrusted ZIP archive one at a time, without unpacking it to disk.
 
-Between the page's upload of many images and the detector. What a hostile archive can do is bounded
-before a byte is decompressed (number of entries, sizes, compression ratio, overlapping entries) and
-again while reading, since its directory may lie. Names are only shown, never used as paths; one
-that tries to lead somewhere is refused all the same.
+The batch tab of the page uses this. The number of entries, sizes, compression ratio and overlaps
+are checked before anything is decompressed, and sizes again while reading, because the archive's
+directory can be wrong. Names are never used as paths, and names that point outside are refused.
 """
 
 import os
@@ -17,12 +16,11 @@ from pathlib import PurePosixPath
 
 from realfake.imaging.decode import LIMITS
 
-# Of compressed archives of photographs hardly any goes beyond 2; text reaches 20, a bomb 1,000.
+# Archives of photographs rarely exceed 2, text reaches 20, zip bombs 1,000.
 MAX_RATIO = 100
-# Entries of the directory for each file that is read: folders count, and what operating systems
-# leave behind.
+# Directory entries allowed per file that is read: folders and system files are listed too.
 _LISTED = 4
-# Bytes of the directory for each file that is read.
+# Bytes of the directory allowed per file that is read.
 _LINE = 2048
 _CHUNK = 2**16
 _ARCHIVES = (
@@ -35,22 +33,20 @@ _ARCHIVES = (
     b"\xfd7zXZ\x00",
 )
 _ENCRYPTED = 0x1
-# What operating systems put beside people's files.
+# Files that operating systems add to archives.
 _CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is read of an archive.
+    """Limits of what is read from an archive.
 
     Args:
-        max_entries (`int`, *optional*, defaults to 500): Files in it.
-        max_total (`int`, *optional*, defaults to 512 MiB): Bytes of all files together,
-            decompressed.
-        max_entry (`int`, *optional*, defaults to the decoder's limit): Bytes of one file,
-            decompressed.
-        max_ratio (`int`, *optional*, defaults to 100): Decompressed by compressed size, of one
-            file.
+        max_entries (`int`, *optional*, defaults to 500): Number of files.
+        max_total (`int`, *optional*, defaults to 512 MiB): Decompressed bytes of all files.
+        max_entry (`int`, *optional*, defaults to the decoder's limit): Decompressed bytes
+            of a file.
+        max_ratio (`int`, *optional*, defaults to 100): Decompressed over compressed size of a file.
     """
 
     max_entries: int = 500
@@ -64,12 +60,12 @@ BOUNDS = Bounds()
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of an archive: its bytes, or why there are none.
+    """One file of an archive: its bytes, or the reason why it was refused.
 
     Attributes:
-        name: Its name in the archive, printable and short.
-        data: Its bytes; `None` where it was refused.
-        problem: Why it was refused, one line.
+        name: The name in the archive, made printable and short.
+        data: The bytes; `None` if the file was refused.
+        problem: The reason for the refusal, one line.
     """
 
     name: str
@@ -87,22 +83,19 @@ def is_archive(path: str | os.PathLike) -> bool:
 
 
 def read_archive(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> Iterator[Entry]:
-    """Read an archive's files, in its order. Folders and what operating systems leave behind are
-    passed over.
+    """Read the files of an archive in their order, without folders and system files.
 
     Args:
         path: A ZIP file.
-        bounds: What to read of it.
+        bounds: Limits of what is read.
 
-    Returns:
-        An iterator of [`Entry`], whose length is not known before; see [`count`]. A single entry
-        that is refused (a nested archive, an encrypted or damaged one, a name that leads elsewhere)
-        is an entry with its problem.
+    Yields:
+        One [`Entry`] per file; [`count`] tells their number. A refused file (a nested archive, an
+        encrypted or damaged file, a name that points outside) is an entry with its problem.
 
     Raises:
-        ValueError: The archive as a whole is refused, before any of it is decompressed: not a ZIP
-            file, too many or too large files, a compression ratio that no image has, or entries
-            that share their bytes.
+        ValueError: The whole archive is refused before anything is decompressed: not a ZIP file,
+            too many or too large files, an extreme compression ratio, or overlapping entries.
     """
     name = _shown(os.path.basename(os.fsdecode(path)))
     try:
@@ -116,13 +109,15 @@ def read_archive(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> Iterator[E
                 yield entry
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(
-            f"{name} is damaged or no ZIP archive ({_reason(error)}). Pack the images anew."
+            f"{name} is damaged or not a ZIP archive ({_reason(error)}). Pack the images again."
         ) from error
 
 
 def count(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> int:
-    """Count the files that [`read_archive`] gives. It raises what that raises, and reads no file's
-    content.
+    """Count the files that [`read_archive`] yields, without reading their content.
+
+    Raises:
+        ValueError: As [`read_archive`].
     """
     name = _shown(os.path.basename(os.fsdecode(path)))
     try:
@@ -131,58 +126,56 @@ def count(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> int:
             return len(_checked(archive, name, os.path.getsize(path), bounds))
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(
-            f"{name} is damaged or no ZIP archive ({_reason(error)}). Pack the images anew."
+            f"{name} is damaged or not a ZIP archive ({_reason(error)}). Pack the images again."
         ) from error
 
 
 def _check_directory(path: str | os.PathLike, name: str, bounds: Bounds) -> None:
-    """Bound the directory by the record at its end, before `zipfile` makes an object of each of a
-    million entries.
-    """
+    """Check the size of the directory before `zipfile` creates an object per entry."""
     with open(path, "rb") as file:
         try:
-            # The archive's own reader, so that both look at the same record; it knows ZIP64 too.
+            # zipfile's own reader, so that both use the same record; it supports ZIP64.
             record = zipfile._EndRecData(file)
         except OSError:
             record = None
     if not record:
-        return  # `zipfile` says what is wrong
+        return  # `zipfile` reports the error
     entries, size = record[zipfile._ECD_ENTRIES_TOTAL], record[zipfile._ECD_SIZE]
     if entries > _LISTED * bounds.max_entries:
         raise ValueError(
-            f"{name} lists {entries:,} entries, more than {bounds.max_entries:,} files need. Split it."
+            f"{name} lists {entries:,} entries, too many for {bounds.max_entries:,} files. "
+            "Split it."
         )
-    # The number may lie; `zipfile` reads as many entries as there are bytes.
+    # The number can be wrong; `zipfile` reads as many entries as there are bytes.
     if size > _LINE * bounds.max_entries:
         raise ValueError(
-            f"{name} has a directory of {size:,} bytes, more than {bounds.max_entries:,} files need. Split it."
+            f"{name} has a directory of {size:,} bytes, too large for "
+            f"{bounds.max_entries:,} files. Split it."
         )
 
 
 def _checked(
     archive: zipfile.ZipFile, name: str, size: int, bounds: Bounds
 ) -> list[zipfile.ZipInfo]:
-    """The entries that are files, after what can be known from the directory alone has been
-    checked.
-    """
+    """Return the entries that are files, after checks that need only the directory."""
     entries = [
         info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)
     ]
     if len(entries) > bounds.max_entries:
         raise ValueError(
-            f"{name} holds {len(entries):,} files, more than the limit of {bounds.max_entries:,}. Split it."
+            f"{name} has {len(entries):,} files; the limit is {bounds.max_entries:,}. Split it."
         )
     total = sum(info.file_size for info in entries)
     if total > bounds.max_total:
         raise ValueError(
-            f"{name} holds {total / 2**20:,.0f} MiB when unpacked, more than the limit of "
+            f"{name} has {total / 2**20:,.0f} MiB when unpacked; the limit is "
             f"{bounds.max_total / 2**20:,.0f} MiB. Split it."
         )
-    # Entries that overlap are the other way to pack much into little (Fifield, "A better zip bomb",
+    # Overlapping entries also pack much into little (Fifield, "A better zip bomb", 2019).
     # 2019).
     if sum(info.compress_size for info in entries) > size:
         raise ValueError(
-            f"{name} is refused: its files share their bytes, as in a zip bomb. Pack the images anew."
+            f"{name} is refused: its files overlap, as in a zip bomb. Pack the images again."
         )
     for info in entries:
         if (
@@ -190,8 +183,8 @@ def _checked(
             and info.file_size > _CHUNK
         ):
             raise ValueError(
-                f"{name} is refused: {_shown(info.filename)} grows more than {bounds.max_ratio} times when unpacked, as in "
-                "a zip bomb. Pack the images without it."
+                f"{name} is refused: {_shown(info.filename)} grows more than "
+                f"{bounds.max_ratio} times when unpacked, as in a zip bomb. Pack the images without it."
             )
     return entries
 
@@ -199,10 +192,10 @@ def _checked(
 def _read(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, bounds: Bounds, budget: int
 ) -> tuple[Entry, int]:
-    """One file, and how many bytes were decompressed for it."""
+    """Return one file and the number of bytes that were decompressed for it."""
     shown = _shown(info.filename)
     if _leads_elsewhere(info):
-        return Entry(shown, problem="Its name leads out of the archive; it is not read."), 0
+        return Entry(shown, problem="Its name points outside the archive; rename it."), 0
     if info.flag_bits & _ENCRYPTED:
         return Entry(shown, problem="It is encrypted; pack it without a password."), 0
     limit = min(bounds.max_entry, budget)
@@ -211,7 +204,7 @@ def _read(
         with archive.open(info) as file:
             while chunk := file.read(_CHUNK):
                 data += chunk
-                # The directory said less, or the entry would not have been opened.
+                # More than the directory stated; otherwise the entry would not have been opened.
                 if len(data) > limit:
                     return Entry(
                         shown,
@@ -219,7 +212,7 @@ def _read(
                     ), len(data)
                 if data[:6].startswith(_ARCHIVES):
                     return Entry(
-                        shown, problem="It is an archive inside the archive, which is not opened."
+                        shown, problem="It is an archive inside the archive; unpack it first."
                     ), len(data)
     except (
         zipfile.BadZipFile,
@@ -229,7 +222,7 @@ def _read(
         EOFError,
         OSError,
     ) as error:
-        return Entry(shown, problem=f"It is damaged ({_reason(error)}); pack it anew."), len(data)
+        return Entry(shown, problem=f"It is damaged ({_reason(error)}); pack it again."), len(data)
     return Entry(shown, bytes(data)), len(data)
 
 

@@ -134,7 +134,7 @@ def image_bytes(image: Mapping) -> bytes:
 
 
 def _open_row(row: Mapping, limits: Limits) -> Image.Image:
-    """Read a row of a `datasets.Image(decode=False)` column. Bytes take precedence, as in datasets."""
+    """Read a row of a `datasets.Image(decode=False)` column. Bytes win over the path."""
     path = row.get("path")
     if row.get("bytes") is not None:
         name = _basename(path) if path else "the uploaded bytes"
@@ -229,8 +229,8 @@ def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise ValueError(
-            f"{name} has {width} x {height} pixels; the limit is {limits.max_pixels / 1e6:g} million. "
-            "Scale it down or crop it."
+            f"{name} has {width} x {height} pixels; the limit is {limits.max_pixels / 1e6:g} "
+            "million. Scale it down or crop it."
         )
     if min(width, height) < limits.min_side:
         raise ValueError(
@@ -239,8 +239,8 @@ def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
         )
     if max(width, height) > limits.max_aspect * min(width, height):
         raise ValueError(
-            f"{name} has {width} x {height} pixels; one side is more than {limits.max_aspect:g} times "
-            "the other. Crop it."
+            f"{name} has {width} x {height} pixels; one side is more than {limits.max_aspect:g} "
+            "times the other. Crop it."
         )
 
 
@@ -324,7 +324,7 @@ def _to_8_bits(array: np.ndarray, always_16: bool = False) -> np.ndarray:
 
 
 def _bands(array: np.ndarray, pixels: int = 2**20) -> Iterator[np.ndarray]:
-    """Yield views of a few rows each. A large image in float would take several times its memory."""
+    """Yield views of a few rows each, which bounds the memory of the conversion to float."""
     rows = max(1, pixels // array.shape[1])
     return (array[start : start + rows] for start in range(0, len(array), rows))
 
@@ -347,7 +347,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         # not (...) so that NaN is refused too
         if not (array.min() >= 0 and array.max() <= 1):
             raise ValueError(
-                f"The float array has values outside 0..1; an image is {wanted}. Divide by its maximum."
+                f"The float array has values outside 0..1; an image is {wanted}. "
+                "Divide by its maximum."
             )
         array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
     if array.dtype != np.uint8:

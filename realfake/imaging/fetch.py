@@ -1,8 +1,8 @@
-"""Download an image from a URL without becoming a proxy into the network the program runs in.
+"""Download an image from a URL without giving access to private networks.
 
-[`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs, which on a public Space
-come from anybody: addresses that are not public are refused, whatever name, redirect or DNS answer
-leads there, and size and time are bounded.
+[`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs. On a public Space anybody
+can enter one. Addresses that are not public are refused, whatever name, redirect or DNS answer
+leads to them. Size and time are bounded.
 """
 
 import ipaddress
@@ -16,17 +16,12 @@ import httpx
 
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 3
-# Images are served on these; on others one would ask mail servers and databases, and learn which of
-# them are open.
+# Images are served on these ports. Others would allow port scans through the Space.
 PORTS = (80, 443)
 
-_TYPES = (
-    "image/",
-    "application/octet-stream",
-    "binary/octet-stream",
-)  # the last: what S3 says by default
-# RFC 6052 and RFC 8215: IPv6 addresses that stand for IPv4 addresses, of the internet and of a
-# network of one's own.
+# The last one is the default of S3.
+_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+# IPv6 addresses that stand for public and for private IPv4 addresses (RFC 6052, RFC 8215).
 _NAT64, _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -36,27 +31,26 @@ def fetch(
 ) -> bytes:
     """Download an image.
 
-    A host's name is resolved once per hop, every address it has must be public, and the connection
-    goes to the very address that was checked: a second DNS answer (DNS rebinding) has no effect.
-    Proxies from the environment are not used, since a proxy would resolve the name anew.
-    Certificates are verified.
+    The host name is resolved once per redirect, every address must be public, and the connection
+    goes to a checked address. A second DNS answer (DNS rebinding) has no effect. Proxies from the
+    environment are not used, because a proxy would resolve the name again. Certificates are
+    verified.
 
     Args:
-        url: An `http` or `https` URL. At most 3 redirects are followed, each checked anew.
-        max_bytes (`int`, *optional*, defaults to 64 MiB): Reading stops there.
-        timeout (`float`, *optional*, defaults to 10): Seconds for everything together: names,
-            connections, redirects and the body.
+        url: An `http` or `https` URL. Up to 3 redirects are followed, with the same checks.
+        max_bytes (`int`, *optional*, defaults to 64 MiB): Size limit of the body.
+        timeout (`float`, *optional*, defaults to 10): Seconds for names, connections, redirects and
+            the body together.
         allow_private (`bool`, *optional*, defaults to `False`): Allow loopback, private and
-            link-local addresses and any port, for services of one's own.
+            link-local addresses and any port.
 
     Returns:
         The body, undecoded.
 
     Raises:
-        ValueError: The URL or what it leads to is refused: scheme, address, port, redirects, size,
-            type.
+        ValueError: The URL or its target is refused: scheme, address, port, redirects, size, type.
         OSError: The host cannot be reached, answers with an error, or is too slow (`TimeoutError`).
-            Both carry one line that names the URL without its query, which may hold a secret.
+            Messages are one line with the URL, without its query, which may contain a secret.
     """
     deadline = time.monotonic() + timeout
     shown = _shown(url)
@@ -70,7 +64,7 @@ def fetch(
         raise ValueError(f"{shown} was not fetched: {error}") from None
     except (httpcore.TimeoutException, TimeoutError):
         raise TimeoutError(
-            f"{shown} took longer than {timeout:g} s; try again, or download the image and pass the file."
+            f"{shown} took longer than {timeout:g} s; try again, or download the image first."
         ) from None
     except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
         if isinstance(error, _Answered):
@@ -80,11 +74,11 @@ def fetch(
 
 
 class _Refused(Exception):
-    """Raised below [`fetch`], where only the reason is known; becomes a `ValueError` there."""
+    """The reason for a refusal; [`fetch`] turns it into a `ValueError`."""
 
 
 class _Answered(OSError):
-    """The server was reached and said no."""
+    """The server answered with an error."""
 
 
 def _parse(url: str) -> httpx.URL:
@@ -95,13 +89,13 @@ def _parse(url: str) -> httpx.URL:
     if parsed.scheme not in ("http", "https"):
         raise _Refused("only http and https URLs are read.")
     if not parsed.raw_host:
-        raise _Refused("it names no host.")
+        raise _Refused("it has no host name.")
     return parsed
 
 
 def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, shown: str) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
-        # The fragment and any user:password@ stay here.
+        # Without the fragment and any user:password@.
         target = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path or b"/"
         )
@@ -126,13 +120,13 @@ def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, shown
             kind = answer.get(b"content-type", "application/octet-stream").strip().lower()
             if not kind.startswith(_TYPES):
                 raise _Refused(
-                    f"it is {kind.split(';')[0][:60]}, not an image; give the address of the image itself."
+                    f"it is {kind.split(';')[0][:60]}, not an image; enter the image's own address."
                 )
             length = answer.get(b"content-length", "")
             if length.isdecimal() and int(length) > max_bytes:
                 raise _Refused(_too_large(max_bytes))
             return _body(response.iter_stream(), max_bytes)
-    raise _Refused(f"it redirects more than {MAX_REDIRECTS} times; give the final address.")
+    raise _Refused(f"it redirects more than {MAX_REDIRECTS} times; enter the final address.")
 
 
 def _body(chunks: Iterable[bytes], max_bytes: int) -> bytes:
@@ -151,10 +145,9 @@ def _too_large(max_bytes: int) -> str:
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    """Opens connections to public addresses only, and holds every read and write to one common
-    deadline.
+    """Opens connections to public addresses only, with one deadline for all reads and writes.
 
-    It stands below HTTP and TLS: the Host header, SNI and the certificate check still see the name.
+    It works below HTTP and TLS, so the Host header, SNI and the certificate check use the name.
     """
 
     def __init__(self, deadline: float, allow_private: bool):
@@ -164,15 +157,18 @@ class _CheckedBackend(httpcore.NetworkBackend):
 
     def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
         if not self.allow_private and port not in PORTS:
-            raise _Refused(f"it names port {port}; only {' and '.join(map(str, PORTS))} are asked.")
+            raise _Refused(
+                f"it uses port {port}; only {' and '.join(map(str, PORTS))} are allowed."
+            )
         addresses = _lookup(host, _left(self.deadline))
         if not self.allow_private:
             for address in addresses:
                 if not is_public(address):
                     raise _Refused(
-                        f"its host's address {address} is not public; download the image and pass the file."
+                        f"its address {address} is not public; download the image and pass the "
+                        "file."
                     )
-        # One after the other, as many hosts have an IPv6 address that this machine cannot reach.
+        # In turn: many hosts have an IPv6 address that this machine cannot reach.
         for position, address in enumerate(addresses):
             try:
                 stream = self.backend.connect_tcp(
@@ -186,9 +182,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A stream whose time-out is what is left until the deadline: a server that drips bytes cannot
-    stall us.
-    """
+    """A stream whose time-out is the time left, so that a slow server cannot stall."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float):
         self.stream = stream
@@ -219,7 +213,7 @@ def _left(deadline: float) -> float:
 
 
 def _lookup(host: str, timeout: float) -> list[_IPAddress]:
-    """Every address of a host, in the resolver's order."""
+    """Return all addresses of a host, in the resolver's order."""
     try:
         return [ipaddress.ip_address(host)]
     except ValueError:
@@ -232,27 +226,27 @@ def _lookup(host: str, timeout: float) -> list[_IPAddress]:
         except Exception as error:  # raised again below, in the caller's thread
             found.append(error)
 
-    # getaddrinfo knows no time-out; a thread that is left behind ends with the resolver's own.
+    # getaddrinfo has no time-out. A thread that is left behind ends with the resolver's.
     thread = threading.Thread(target=resolve, daemon=True)
     thread.start()
     thread.join(timeout)
     if not found:
         raise TimeoutError
     if isinstance(found[0], (OSError, UnicodeError)):
-        raise OSError(f"the name {host} is not known")
+        raise OSError(f"the name {host} is unknown")
     if isinstance(found[0], Exception):
         raise found[0]
-    # "fe80::1%eth0": the scope is no part of the address
+    # "fe80::1%eth0": the scope is not part of the address
     return list(
         dict.fromkeys(ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found[0])
     )
 
 
 def is_public(address: _IPAddress) -> bool:
-    """Whether an address belongs to the public internet.
+    """Return whether an address belongs to the public internet.
 
-    An IPv6 address that carries an IPv4 address (mapped, 6to4, Teredo, NAT64) is as public as that
-    one.
+    An IPv6 address that contains an IPv4 address (mapped, 6to4, Teredo, NAT64) is as public as the
+    IPv4 address.
     """
     if isinstance(address, ipaddress.IPv6Address):
         carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
