@@ -100,7 +100,7 @@ def _finisher(
 def compose(
     detector: Detector,
     prediction: Prediction,
-    decoded: Image.Image,
+    decoded: Image.Image | None,
     data: bytes | None,
     *,
     stability: "bool | Stability" = False,

@@ -1,106 +1,99 @@
-"""What a checkpoint says of itself, as a card: corpus, input, calibration, thresholds, figures and limits.
+"""What a checkpoint states about itself, in sentences: corpus, input, calibration, verdicts, tests.
 
-All of it comes from whoever uploaded the checkpoint, in any shape: what is missing or malformed is said to be missing.
+A checkpoint can be anybody's: its facts may have any shape, and what is missing is left out.
 """
 
-import re
 from typing import Any
 
+from realfake.detector import Detector
 from realfake.labels import AI, REAL
-from realfake.space.markup import dig, escape, number
-from realfake.space.text import Words
+from realfake.models.geometry import seen_region
+from realfake.space.handlers import is_calibrated
+from realfake.space.text import Words, dig, number
 
-LIMITS = ("limits.1", "limits.2", "limits.3")
+# Size of the picture that tells whether the edges are cut off.
+_WIDTH, _HEIGHT = 1500, 1000
 
 
-def about(words: Words, name: str, revision: str | None, facts: Any, evaluation: Any = None) -> str:
-    """Describe a checkpoint.
+def about(words: Words, detector: Detector, evaluation: Any = None) -> list[tuple[str, str]]:
+    """Describe a detector.
 
     Args:
-        words: In which language.
-        name: The Hub id, or the folder's name.
-        revision: *optional*. The commit on the Hub.
-        facts: `config.realfake`.
-        evaluation: *optional*. The checkpoint's `evaluation.json`.
+        words: The language.
+        detector: The detector.
+        evaluation: *optional*. Its `evaluation.json`, of any shape.
+
+    Returns:
+        Pairs of a name and a sentence.
     """
-    rows = [(words("about.model"), model_link(name))]
-    if revision:
-        rows.append((words("about.revision"), f"<code>{escape(str(revision)[:12])}</code>"))
-    rows += [(fact, escape(said)) for fact, said in statements(words, facts, evaluation)]
-    listed = "".join(f"<div><dt>{escape(fact)}</dt><dd>{said}</dd></div>" for fact, said in rows)
-    limits = "".join(f"<li>{escape(words(limit))}</li>" for limit in LIMITS)
-    return (
-        f'<section class="rf-card rf-about"><h2>{escape(words("about.title"))}</h2><dl>{listed}</dl>'
-        f"<h3>{escape(words('limits.title'))}</h3><ul>{limits}</ul></section>"
-    )
-
-
-def statements(words: Words, facts: Any, evaluation: Any = None) -> list[tuple[str, str]]:
-    """Word the facts of a checkpoint: a list of `(what, sentence)`, not yet escaped."""
+    facts = detector.facts
+    pairs = [(words("about.model"), str(detector.name))]
+    if detector.revision:
+        pairs.append((words("about.revision"), str(detector.revision)[:12]))
     corpus = dig(facts, "corpus")
-    said = [
-        (
-            words("about.corpus"),
-            corpus if isinstance(corpus, str) and corpus.strip() else words("about.silent"),
-        )
-    ]
-    size, kind = number(dig(facts, "image_size")), str(dig(facts, "preprocessing"))
-    if size and kind in ("native", "processor"):
-        said.append((words("about.input"), words(f"about.input_{kind}", size=f"{size:.0f}")))
-    images = number(dig(facts, "calibration", "n"))
-    if not is_calibrated(facts):
-        calibration = words("about.uncalibrated")
-    elif images:
-        calibration = words("about.calibrated", n=words.number(images))
-    else:
-        calibration = words("about.calibrated_bare")
-    said.append((words("about.calibration"), calibration))
+    stated = isinstance(corpus, str) and corpus.strip()
+    pairs.append((words("about.corpus"), corpus if stated else words("about.silent")))
+    if seen := _input(words, detector):
+        pairs.append((words("about.input"), seen))
+    pairs.append((words("about.calibration"), _calibration(words, facts)))
     alpha = number(dig(facts, "thresholds", "alpha"))
-    thresholds = (
-        words("about.with_thresholds", alpha=words("number.percent", n=f"{100 * alpha:g}"))
-        if alpha
-        else words("about.without_thresholds")
-    )
-    said.append((words("about.thresholds"), thresholds))
-    measured = measurement(words, evaluation)
-    return said + [(words("about.measured"), measured)] if measured else said
+    thresholds = words("about.without_thresholds")
+    if alpha:
+        thresholds = words("about.with_thresholds", alpha=words.rate(alpha))
+    pairs.append((words("about.thresholds"), thresholds))
+    if measured := measurement(words, evaluation):
+        pairs.append((words("about.measured"), measured))
+    return pairs
+
+
+def _input(words: Words, detector: Detector) -> str | None:
+    """What the detector looks at, measured on a landscape picture."""
+    processor = getattr(detector, "processor", None)
+    if processor is None:
+        return None
+    try:
+        region = seen_region(processor, _WIDTH, _HEIGHT)
+    except ValueError:
+        return None
+    width, height = region.input_size
+    left, top, right, bottom = region.box
+    if region.complete:
+        kind = "whole"
+    elif round(right - left) == width and round(bottom - top) == height:
+        kind = "native"
+    else:
+        kind = "part"
+    return words(f"about.input_{kind}", width=width, height=height)
+
+
+def _calibration(words: Words, facts: Any) -> str:
+    if not is_calibrated(facts):
+        return words("about.uncalibrated")
+    images = number(dig(facts, "calibration", "n"))
+    if images:
+        return words("about.calibrated", n=words.number(images))
+    return words("about.calibrated_bare")
 
 
 def measurement(words: Words, evaluation: Any) -> str | None:
-    """Word the figures of the test split, or `None` where there are none."""
+    """Say how the detector did in its test, or return `None` if there is no record of one."""
     figures = dig(evaluation, "test", "figures")
-    auroc = number(dig(figures, "summary", "auroc", "value"))
-    images = number(dig(figures, "summary", "auroc", "n"))
-    if auroc is None or not images:
+    auroc = dig(figures, "summary", "auroc")
+    value, low, high, n = (number(dig(auroc, key)) for key in ("value", "low", "high", "n"))
+    if value is None or low is None or high is None or not n:
         return None
-    said = [words("about.ranking", n=words.number(images), auroc=words.decimal(auroc))]
-    given = number(dig(figures, "verdicts", "given", "value"))
-    wrong = {
-        label: number(dig(figures, "verdicts", "wrong", label, "value")) for label in (REAL, AI)
+    interval = {"low": words.decimal(low), "high": words.decimal(high)}
+    sentences = [words("about.ranking", n=words.number(n), auroc=words.decimal(value), **interval)]
+    verdicts = dig(figures, "verdicts")
+    shares = {
+        "given": number(dig(verdicts, "given", "value")),
+        REAL: number(dig(verdicts, "wrong", REAL, "value")),
+        AI: number(dig(verdicts, "wrong", AI, "value")),
     }
-    if given is not None and None not in wrong.values():
-        shares = {label: words.percent(share) for label, share in wrong.items()}
-        said.append(words("about.verdicts", given=words.percent(given), **shares))
+    if None not in shares.values():
+        shown = {name: words.rate(share) for name, share in shares.items()}
+        sentences.append(words("about.verdicts", **shown))
     worst = dig(figures, "worst_generator")
     if isinstance(worst, str):
-        said.append(words("about.worst", generator=worst))
-    return "; ".join(said)
-
-
-def is_calibrated(facts: Any) -> bool:
-    """Tell whether a checkpoint says that its calibration is folded into its weights."""
-    return dig(facts, "calibration", "folded") is True
-
-
-def is_hub_id(name: str) -> bool:
-    """Tell whether a name has the form of a Hub id."""
-    form = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
-    return re.fullmatch(form, name) is not None and ".." not in name and "--" not in name
-
-
-def model_link(name: str) -> str:
-    """The name, as a link where it has the form of a Hub id: a name cannot smuggle in an address."""
-    shown = escape(name)
-    if is_hub_id(name):
-        return f'<a href="https://huggingface.co/{shown}" rel="noopener">{shown}</a>'
-    return shown
+        sentences.append(words("about.worst", generator=worst))
+    return "; ".join(sentences)

@@ -15,9 +15,9 @@ from realfake.attribution.methods import METHODS
 from realfake.detector import Detector
 from realfake.labels import AI, NAMES
 from realfake.provenance.reading import read_provenance
-from realfake.space import render
 from realfake.space.handlers import REGIONS, bounded
 from realfake.space.image_input import ImageInput
+from realfake.space.render import error_line
 from realfake.space.text import ENGLISH
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _one_line_for_the_client(path: str | None) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise gr.Error(render.reason(error, path), print_exception=False) from error
+        raise gr.Error(error_line(error, path), print_exception=False) from error
     except Exception as error:
         logger.exception("An API call failed")
         raise gr.Error(ENGLISH("problem.unexpected"), print_exception=False) from error

@@ -1,11 +1,11 @@
-"""The second tab: many images or a ZIP archive, a row each as they are judged, a table to sort and to keep.
+"""The second tab: many images or ZIP archives, one row for each image, as a table, CSV and JSON."""
 
-Widgets and the loop that fills the table; archives are read by `realfake.imaging.archive`, rows are drawn by `rows`.
-"""
-
+import csv
+import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from uuid import uuid4
@@ -16,35 +16,72 @@ from PIL import Image
 from realfake.answer import compose, read_once
 from realfake.detector import Detector
 from realfake.imaging.archive import Bounds, count, is_archive, read_archive
+from realfake.labels import NAMES
 from realfake.prediction import VARIANTS, Prediction, Stability
-from realfake.space import render, rows
-from realfake.space.handlers import judge, language
-from realfake.space.localised import Localised
-from realfake.space.rows import Row
-from realfake.space.text import Words
+from realfake.space.handlers import judge
+from realfake.space.render import error_line, jpeg, render
+from realfake.space.text import Localised, Words, words_for
+from realfake.space.tidying import new_folder
 
 logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 200
 BOUNDS = Bounds(max_entries=MAX_IMAGES)
-# Inputs of the model between two looks at whether to go on.
+# Model inputs between two checks whether to go on.
 CHUNK = 8
-# Seconds between two pictures of the table.
+# Seconds between two updates of the table.
 REFRESH = 0.7
+THUMBNAIL = 112
+COLUMNS = (
+    "file",
+    "verdict",
+    "reason",
+    "label",
+    *NAMES,
+    "log_odds",
+    "alpha",
+    "ood",
+    "model",
+    "revision",
+    "sha256",
+    "error",
+)
+# A cell that starts with one of these is a formula to a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+SCRIPT = Path(__file__).with_name("sorting.js")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a batch.
+
+    Attributes:
+        name: The file's name.
+        answer: In the form of `realfake.answer`, or `None` if the image could not be checked.
+        thumbnail: A JPEG.
+        problem: Why there is no answer.
+    """
+
+    name: str
+    answer: dict | None = None
+    thumbnail: bytes = field(default=b"", repr=False)
+    problem: str | None = None
+
+
+# The name of an image, its path or bytes, and why it cannot be read.
+Source = tuple[str, str | bytes | None, str | None]
 
 
 def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None:
-    """Lay the tab out, inside `gr.Blocks`.
+    """Lay out the tab, inside `gr.Blocks`.
 
     Args:
-        detector: Judges the images.
+        detector: Checks the images.
         local: Takes the texts.
-        time_to_live: Seconds that the state of a run is kept.
+        time_to_live: Seconds after which the state of a run is dropped.
     """
     with gr.Column(elem_id="rf-batch", elem_classes="rf-panel"):
-        gr.HTML(
-            local.html("batch_title", lambda words: render.section(words, "batch", n=MAX_IMAGES))
-        )
+        gr.HTML(local.html("batch_title", lambda t: render("batch", "title", t, n=MAX_IMAGES)))
         files = gr.File(
             label=local("batch.files"),
             file_count="multiple",
@@ -59,7 +96,7 @@ def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None
             elem_id="rf-batch-stability",
         )
         status = gr.HTML(
-            local.html("batch_idle", lambda words: rows.status(words("batch.idle"))),
+            local.html("batch_idle", lambda t: _status(t, t("batch.idle"))),
             elem_id="rf-batch-status",
             js_on_load="element.setAttribute('aria-live', 'polite');",
         )
@@ -67,22 +104,20 @@ def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None
             cancel = gr.Button(
                 local("batch.cancel"), interactive=False, elem_id="rf-cancel", min_width=110
             )
-            csv = gr.DownloadButton(
-                local("batch.csv"), interactive=False, elem_id="rf-csv", min_width=110
+            table_file, data_file = (
+                gr.DownloadButton(
+                    local(f"batch.{kind}"), interactive=False, elem_id=elem_id, min_width=110
+                )
+                for kind, elem_id in (("csv", "rf-csv"), ("json", "rf-batch-json"))
             )
-            data = gr.DownloadButton(
-                local("batch.json"), interactive=False, elem_id="rf-batch-json", min_width=110
-            )
-        table = gr.HTML(elem_id="rf-rows", js_on_load=rows.SORTING)
-
+        table = gr.HTML(elem_id="rf-rows", js_on_load=SCRIPT.read_text(encoding="utf-8"))
     run = gr.State({}, time_to_live=time_to_live)
-    batch = Batch(detector)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on(
         [files.change, stability.input],
-        batch.judge,
+        Batch(detector).judge,
         [run, files, stability],
-        [status, table, cancel, csv, data],
+        [status, table, cancel, table_file, data_file],
         concurrency_limit=2,
         concurrency_id="batch",
         trigger_mode="multiple",
@@ -92,13 +127,13 @@ def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None
 
 
 def stop(run: dict) -> dict:
-    """Ask the run of this session to end after the images it is at."""
+    """End the run of this session after the images that it is working on."""
     run["stop"] = True
     return gr.update(interactive=False)
 
 
 class Batch:
-    """Judges many images with one detector."""
+    """Checks many images with one detector."""
 
     def __init__(self, detector: Detector):
         self.detector = detector
@@ -110,33 +145,30 @@ class Batch:
         stability: bool = True,
         request: gr.Request | None = None,
     ) -> Iterator[tuple]:
-        """Judge files, those in archives included.
+        """Check files, and those in archives.
 
         Args:
-            run: The session's record of what is being judged; a newer run ends this one, as [`stop`] does.
+            run: The state of the session's run. A newer run ends an older one, and so does [`stop`].
             files: Paths.
-            stability: Whether to judge changed copies as well, as the first tab does.
+            stability: Whether to check changed copies as well, as the first tab does.
 
         Yields:
-            The status and the table as HTML, and updates of the buttons for cancelling and for both downloads.
+            Status and table as HTML, and updates of the cancel button and of both downloads.
         """
-        words = language(request)
+        words = words_for(request)
         token = run["token"] = uuid4().hex
         run["stop"] = False
         if not files:
-            yield rows.status(words("batch.idle")), "", *_buttons(running=False)
+            yield _status(words, words("batch.idle")), "", *_buttons(running=False)
             return
         total = min(sum(_expected(path) for path in files), MAX_IMAGES)
-        done: list[Row] = []
+        message = words("batch.progress", done=0, total=total)
+        yield _status(words, message, 0, total), "", *_buttons(running=True)
+        rows: list[Row] = []
         started, shown = time.monotonic(), 0.0
-        yield (
-            rows.status(words("batch.progress", done=0, total=total), 0, total),
-            "",
-            *_buttons(running=True),
-        )
         sources = islice(_sources(files), MAX_IMAGES + 1)
         while chunk := list(islice(sources, CHUNK // len(VARIANTS) if stability else CHUNK)):
-            done += self._judge(words, chunk, stability)
+            rows += self._check(words, chunk, stability)
             if run.get("token") != token:
                 return
             if run.get("stop"):
@@ -144,102 +176,117 @@ class Batch:
             now = time.monotonic()
             if now - shown > REFRESH:
                 shown = now
-                left = (now - started) / len(done) * max(total - len(done), 0)
+                left = (now - started) / len(rows) * max(total - len(rows), 0)
                 key = "batch.eta" if now - started > 1 else "batch.progress"
-                said = words(key, done=len(done), total=total, left=words.duration(left))
-                yield (
-                    rows.status(said, len(done), total),
-                    rows.table(words, done),
-                    *_buttons(running=True),
-                )
-        more, done = len(done) > MAX_IMAGES, done[:MAX_IMAGES]
-        said = self._summary(words, done, total, run.get("stop"))
-        if more:
-            said = f"{said} {words('batch.too_many', n=MAX_IMAGES)}"
-        yield (
-            rows.status(said, len(done), max(total, len(done))),
-            rows.table(words, done),
-            *_buttons(False, done),
-        )
+                message = words(key, done=len(rows), total=total, left=words.duration(left))
+                status = _status(words, message, len(rows), total)
+                yield status, table(words, rows), *_buttons(running=True)
+        message = _summary(words, rows[:MAX_IMAGES], total, run.get("stop"))
+        if len(rows) > MAX_IMAGES:
+            rows = rows[:MAX_IMAGES]
+            message = f"{message} {words('batch.too_many', n=MAX_IMAGES)}"
+        status = _status(words, message, len(rows), max(total, len(rows)))
+        yield status, table(words, rows), *_buttons(running=False, rows=rows)
 
-    def _judge(
-        self,
-        words: Words,
-        sources: list[tuple[str, str | bytes | None, str | None]],
-        stability: bool,
-    ) -> list[Row]:
-        """One chunk: read each, judge together those that could be read."""
-        read = []
-        for name, source, problem in sources:
-            if problem is None:
-                try:
-                    read.append(
-                        (
-                            name,
-                            *read_once(
-                                source
-                                if isinstance(source, str)
-                                else {"bytes": source, "path": name}
-                            ),
-                            None,
-                        )
-                    )
-                    continue
-                except (ValueError, OSError) as error:
-                    problem = render.reason(error, source if isinstance(source, str) else name)
-                except Exception:
-                    logger.exception("An image of a batch could not be read")
-                    problem = words("problem.unexpected")
-            read.append((name, None, None, problem))
-        usable = [decoded for _, decoded, _, _ in read if decoded is not None]
+    def _check(self, words: Words, sources: list[Source], stability: bool) -> list[Row]:
+        """The rows of one chunk. Without changed copies, the chunk is one batch of the model."""
+        read = [self._read(words, *source) for source in sources]
+        images = [decoded for _, decoded, _ in read if decoded is not None]
         try:
-            found = iter(self._found(usable, stability))
+            results = iter(self._predict(images, stability))
         except Exception:
             logger.exception("The detector failed on a batch")
+            failed = words("problem.unexpected")
             return [
-                Row(name, problem=problem or words("problem.unexpected"))
-                for name, _, _, problem in read
+                Row(name, problem=extra if decoded is None else failed)
+                for name, decoded, extra in read
             ]
-        done = []
-        for name, decoded, data, problem in read:
+        rows = []
+        for name, decoded, extra in read:
             if decoded is None:
-                done.append(Row(name, problem=problem))
-            else:
-                prediction, stable = next(found)
-                stable = stable if isinstance(stable, Stability) else False
-                answer = compose(self.detector, prediction, decoded, data, stability=stable)
-                done.append(Row(name, answer, rows.thumbnail(decoded)))
-        return done
+                rows.append(Row(name, problem=extra))
+                continue
+            prediction, stable = next(results)
+            answer = compose(self.detector, prediction, decoded, extra, stability=stable)
+            rows.append(Row(name, answer, jpeg(decoded, THUMBNAIL, quality=60)))
+        return rows
 
-    def _found(
+    def _read(
+        self, words: Words, name: str, source: str | bytes | None, problem: str | None
+    ) -> tuple[str, Image.Image | None, bytes | str | None]:
+        """The name, the image and its bytes; or the name, `None` and the problem."""
+        if problem is not None:
+            return name, None, problem
+        is_path = isinstance(source, str)
+        try:
+            return name, *read_once(source if is_path else {"bytes": source, "path": name})
+        except (ValueError, OSError) as error:
+            return name, None, error_line(error, source if is_path else name)
+        except Exception:
+            logger.exception("An image of a batch could not be read")
+            return name, None, words("problem.unexpected")
+
+    def _predict(
         self, images: list[Image.Image], stability: bool
-    ) -> list[tuple[Prediction, Stability | str | None]]:
-        if stability:
-            return [judge(self.detector, image) for image in images]
-        return (
-            [(prediction, None) for prediction in self.detector.predict(images)] if images else []
-        )
+    ) -> list[tuple[Prediction, Stability | bool]]:
+        if not stability:
+            return [(each, False) for each in self.detector.predict(images)] if images else []
+        results = [judge(self.detector, image) for image in images]
+        return [
+            (prediction, stable if isinstance(stable, Stability) else False)
+            for prediction, stable in results
+        ]
 
-    @staticmethod
-    def _summary(words: Words, done: list[Row], total: int, stopped: bool) -> str:
-        if stopped:
-            return words("batch.cancelled", done=len(done), total=total)
-        verdicts = [row.answer["verdict"] for row in done if row.answer]
-        counts = {verdict: verdicts.count(verdict) for verdict in ("ai", "real", "inconclusive")}
-        return words("batch.finished", total=len(done), bad=len(done) - len(verdicts), **counts)
+
+def table(words: Words, rows: Sequence[Row]) -> str:
+    """Return the rows as an HTML table, which `sorting.js` sorts."""
+    return render("batch", "table", words, rows=rows)
+
+
+def write(rows: Sequence[Row]) -> tuple[str, str]:
+    """Write the rows as CSV and as JSON, and return both paths."""
+    folder = new_folder()
+    with open(folder / "realfake.csv", "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for row in rows:
+            answer = row.answer or {}
+            cells = {**answer, **answer.get("probabilities", {})}
+            names = {"file": _harmless(row.name), "error": _harmless(row.problem or "")}
+            writer.writerow(cells | names)
+    entries = [{"file": row.name, **(row.answer or {"error": row.problem})} for row in rows]
+    text = json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "realfake.json").write_text(text + "\n", encoding="utf-8")
+    return str(folder / "realfake.csv"), str(folder / "realfake.json")
+
+
+def _harmless(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def _status(words: Words, message: str, done: int | None = None, total: int = 0) -> str:
+    return render("batch", "status", words, message=message, done=done, total=total)
+
+
+def _summary(words: Words, rows: list[Row], total: int, stopped: bool) -> str:
+    if stopped:
+        return words("batch.cancelled", done=len(rows), total=total)
+    verdicts = [row.answer["verdict"] for row in rows if row.answer]
+    counts = {verdict: verdicts.count(verdict) for verdict in ("ai", "real", "inconclusive")}
+    return words("batch.finished", total=len(rows), bad=len(rows) - len(verdicts), **counts)
 
 
 def _expected(path: str) -> int:
+    """How many rows a file gives. An archive that is refused gives one, which says why."""
     if not is_archive(path):
         return 1
     try:
         return count(path, BOUNDS)
     except ValueError:
-        return 1  # the row that says why it is refused
+        return 1
 
 
-def _sources(files: Iterable[str]) -> Iterator[tuple[str, str | bytes | None, str | None]]:
-    """`(name, path or bytes, problem)` of each image, archives opened."""
+def _sources(files: Iterable[str]) -> Iterator[Source]:
     for path in files:
         if not is_archive(path):
             yield Path(path).name, path, None
@@ -248,13 +295,16 @@ def _sources(files: Iterable[str]) -> Iterator[tuple[str, str | bytes | None, st
             for entry in read_archive(path, BOUNDS):
                 yield entry.name, entry.data, entry.problem
         except (ValueError, OSError) as error:
-            yield Path(path).name, None, render.reason(error, path)
+            yield Path(path).name, None, error_line(error, path)
 
 
-def _buttons(running: bool, done: list[Row] | None = None) -> tuple:
-    """Cancel, and both downloads, which there is something for once the run has ended."""
+def _buttons(running: bool, rows: Sequence[Row] = ()) -> tuple[dict, dict, dict]:
     cancel = gr.update(interactive=running)
-    if not done:
+    if not rows:
         return cancel, gr.update(interactive=False), gr.update(interactive=False)
-    csv, data = rows.write(done)
-    return cancel, gr.update(value=csv, interactive=True), gr.update(value=data, interactive=True)
+    table_file, data_file = write(rows)
+    return (
+        cancel,
+        gr.update(value=table_file, interactive=True),
+        gr.update(value=data_file, interactive=True),
+    )

@@ -1,10 +1,11 @@
-"""The first tab: drop an image, read the verdict, see the evidence.
+"""The first tab: add an image, read the verdict, see the evidence, download a report.
 
-Only widgets and what happens when one changes; the answers are in `handlers`, the HTML in `render`.
+The layout and the events. Answers are made by `handlers`, and the browser decides which of them it
+shows (`page.js`).
 """
 
-import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -14,43 +15,46 @@ from realfake.attribution.methods import METHODS
 from realfake.imaging.decode import LIMITS
 from realfake.imaging.fetch import fetch
 from realfake.labels import AI, REAL
-from realfake.space import render
+from realfake.prediction import VARIANTS
 from realfake.space.about import about
-from realfake.space.feedback import Feedback
-from realfake.space.feedback_form import build_feedback
-from realfake.space.handlers import Handlers, begin, language, recolour
+from realfake.space.feedback import MAX_NOTE, Feedback
+from realfake.space.handlers import Handlers, Session
 from realfake.space.image_input import ImageInput, file_name
 from realfake.space.loading import Loaded
-from realfake.space.localised import Localised, marker
-from realfake.space.markup import escape
-from realfake.space.report import write_json, write_pdf
-from realfake.space.text import EXAMPLES
+from realfake.space.render import error_line, render
+from realfake.space.report import as_dict, write_html, write_json
+from realfake.space.text import EXAMPLES, Localised, words_for
 
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "examples"
-# Two at a time: while the model works for one visitor, another's image is decoded.
-AT_A_TIME = {"concurrency_limit": 2, "concurrency_id": "model"}
+SCRIPT = Path(__file__).with_name("page.js")
+UNKNOWN = "unknown"
+# Two at a time: while the model works for one visitor, the image of another is decoded.
+MODEL_QUEUE = {"concurrency_limit": 2, "concurrency_id": "model"}
+# Screen readers announce changes inside an element that was live before the change.
+ANNOUNCE = "element.setAttribute('aria-live', 'polite');"
 
 
 def build_check(
-    loaded: Loaded,
-    handlers: Handlers,
-    local: Localised,
-    time_to_live: int,
-    feedback: Feedback | None = None,
+    loaded: Loaded, local: Localised, time_to_live: int, feedback: Feedback | None = None
 ) -> None:
-    """Lay the tab out, inside `gr.Blocks`.
+    """Lay out the tab, inside `gr.Blocks`.
 
     Args:
-        loaded: The detector and what is known of it.
-        handlers: The answers.
+        loaded: The detector and its records.
         local: Takes the texts.
-        time_to_live: Seconds that an answer is kept for the sliders and the report.
-        feedback: *optional*. Keeps corrections; without it the page asks for none.
+        time_to_live: Seconds after which a visitor's answers are dropped.
+        feedback: *optional*. Stores corrections; without it the page asks for none.
     """
-    detector = loaded.detector
-    kept, changed, current = gr.State(time_to_live=time_to_live), gr.State(), gr.State({})
+    handlers = Handlers(loaded.detector, loaded.evaluation)
+    session = gr.State(Session(), time_to_live=time_to_live)
+    number = gr.Number(visible=False)
+
+    def slot(name: str, elem_id: str, live: bool = False, **values: object) -> None:
+        draw = local.html(f"{name}_slot", lambda t: render("check", f"{name}_slot", t, **values))
+        gr.HTML(draw, elem_id=elem_id, js_on_load=ANNOUNCE if live else None)
+
     with gr.Column(elem_id="rf-layout"):
         with gr.Column(elem_id="rf-pictures"):
             with gr.Column(elem_id="rf-input"):
@@ -64,17 +68,7 @@ def build_check(
                     alt_text=local("image.label"),
                     elem_id="rf-drop",
                 )
-                with gr.Row(elem_id="rf-url"):
-                    url = gr.Textbox(
-                        label=local("url.label"),
-                        placeholder=local("url.placeholder"),
-                        lines=1,
-                        max_lines=1,
-                        scale=4,
-                        min_width=120,
-                    )
-                    get = gr.Button(local("url.button"), scale=0, min_width=90)
-                url_note = gr.HTML(elem_id="rf-url-note")
+                _url_field(local, image)
                 gr.Examples(
                     [str(FOLDER / name) for name in EXAMPLES],
                     image,
@@ -84,36 +78,31 @@ def build_check(
                     elem_id="rf-examples",
                 )
             with gr.Column(elem_id="rf-map"):
-                gr.HTML(local.html("map_title", render.map_title))
-                picture = gr.Image(
-                    label=local("map.label"),
-                    show_label=False,
-                    interactive=False,
-                    format="jpeg",
-                    height=400,
-                    buttons=["download", "fullscreen"],
-                    alt_text=local("map.label"),
-                    elem_id="rf-picture",
-                )
-                note = gr.HTML(local.html("map_empty", render.map_empty), elem_id="rf-note")
+                gr.HTML(local.html("map_title", lambda t: render("check", "map_title", t)))
+                slot("map", "rf-evidence")
                 method = gr.Radio(
                     [(local(f"method.{name}"), name) for name in METHODS],
-                    value=detector.explanation_method,
+                    value=loaded.detector.explanation_method,
                     label=local("map.method"),
+                    elem_id="rf-method",
                 )
                 target = gr.Radio(
                     [(local(f"label.{name}"), name) for name in (AI, REAL)],
                     value=AI,
                     label=local("map.target"),
+                    elem_id="rf-target",
                 )
                 opacity = gr.Slider(
-                    0, 100, value=50, step=5, label=local("map.opacity"), buttons=[]
+                    0,
+                    100,
+                    value=50,
+                    step=5,
+                    label=local("map.opacity"),
+                    buttons=[],
+                    elem_id="rf-strength",
                 )
         with gr.Column(elem_id="rf-words"):
-            # Screen readers read out what changes inside an element that was live before the change.
-            verdict = gr.HTML(
-                local.html("empty", render.empty), elem_id="rf-verdict", js_on_load=_ANNOUNCE
-            )
+            slot("verdict", "rf-verdict", live=True)
             with gr.Column(elem_id="rf-prior"):
                 prior = gr.Slider(
                     1,
@@ -124,167 +113,206 @@ def build_check(
                     info=local("prior.info"),
                     buttons=[],
                 )
-            stability = gr.HTML(
-                local.html("stability", render.stability_empty), elem_id="rf-stability"
-            )
-            provenance = gr.HTML(
-                local.html("provenance", render.provenance_empty), elem_id="rf-provenance"
-            )
-            with gr.Column(elem_id="rf-report"):
-                gr.HTML(local.html("report_title", render.report_title))
-                with gr.Row():
-                    pdf = gr.Button(
-                        local("report.pdf"), elem_id="rf-pdf", interactive=False, min_width=120
-                    )
-                    data = gr.Button(
-                        local("report.json"), elem_id="rf-json", interactive=False, min_width=120
-                    )
-                # A file is made when it is asked for, and the browser then presses these.
-                pdf_file = gr.DownloadButton(visible="hidden", elem_id="rf-pdf-file")
-                data_file = gr.DownloadButton(visible="hidden", elem_id="rf-json-file")
+            slot("stability", "rf-stability", names=list(VARIANTS))
+            slot("provenance", "rf-provenance")
+            settings = [session, image, method, target, prior]
+            _report(handlers, local, [*settings, opacity])
             if feedback is not None:
-                build_feedback(feedback, handlers, local, image, kept, prior)
+                _feedback(handlers, local, feedback, settings)
             gr.HTML(
                 local.html(
                     "about",
-                    lambda words: about(
-                        words, detector.name, detector.revision, detector.facts, loaded.evaluation
+                    lambda t: render(
+                        "check", "about", t, pairs=about(t, loaded.detector, loaded.evaluation)
                     ),
                 ),
                 elem_id="rf-about",
             )
-    local.html("waiting", render.waiting)
-    local.html("map_waiting", lambda words: render.map_empty(words, waiting=True))
+    names = [name.removesuffix(".jpg") for name in EXAMPLES]
+    gr.HTML(local.html("script", lambda t: render("check", "script_words", t, examples=names)))
+    messages = gr.HTML(
+        html_template="", js_on_load=SCRIPT.read_text(encoding="utf-8"), elem_id="rf-messages"
+    )
 
-    answer = [verdict, picture, note, stability, provenance, kept]
-    analysis = changed.change(
-        handlers.analyse,
-        [current, image, method, target, opacity, prior],
-        answer,
+    changes = [image.change, method.input, target.input]
+    # The first event runs at once, so that answers to older events stop early.
+    gr.on(
+        changes,
+        Session.see,
+        [session, number],
+        js="session => [session, window.realfakeEvent()]",
         show_progress="hidden",
         trigger_mode="multiple",
-        api_visibility="private",
-        **AT_A_TIME,
-    )
-    redrawn = gr.on(
-        [method.input, target.input],
-        handlers.remap,
-        [current, image, method, target, opacity, kept],
-        [picture, note, kept],
-        show_progress_on=picture,
-        trigger_mode="always_last",
-        api_visibility="private",
-        **AT_A_TIME,
-    )
-    light = {"show_progress": "hidden", "concurrency_limit": 4, "api_visibility": "private"}
-    opacity.input(recolour, [kept, opacity], picture, trigger_mode="always_last", **light)
-    prior.input(
-        handlers.reprior, [kept, prior], [verdict, stability], trigger_mode="always_last", **light
-    )
-    # No answer may stand beside an image it is not for. The browser takes the listeners of an event in this order
-    # and waits for each: clear at once, cancel what is on its way, clear what came meanwhile and start anew.
-    # Through the queue, because only there does Gradio tell the browser that a state has changed.
-    image.change(
-        None, image, [verdict, picture, note], js=_clear_at_once(), api_visibility="private"
-    )
-    image.change(None, cancels=[analysis, redrawn])
-    image.change(
-        begin,
-        [current, image],
-        [*answer, changed],
-        show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",
     )
     gr.on(
-        [url.submit, get.click],
+        changes,
+        handlers.answer,
+        [session, image, method, target, number],
+        [messages, session],
+        js="(...inputs) => [...inputs.slice(0, -1), window.realfakeEvent()]",
+        show_progress="hidden",
+        trigger_mode="multiple",
+        api_visibility="private",
+        **MODEL_QUEUE,
+    )
+
+
+def _url_field(local: Localised, image: gr.Image) -> None:
+    with gr.Row(elem_id="rf-url"):
+        url = gr.Textbox(
+            label=local("url.label"),
+            placeholder=local("url.placeholder"),
+            lines=1,
+            max_lines=1,
+            scale=4,
+            min_width=120,
+        )
+        button = gr.Button(local("url.button"), scale=0, min_width=90)
+    note = gr.HTML(elem_id="rf-url-note")
+    gr.on(
+        [url.submit, button.click],
         fetch_image,
         url,
-        [image, url_note],
-        show_progress_on=url_note,
+        [image, note],
+        show_progress_on=note,
         trigger_mode="once",
         concurrency_limit=4,
         api_visibility="private",
     )
-    kept.change(
-        lambda checked: [gr.update(interactive=checked is not None)] * 2,
-        kept,
-        [pdf, data],
-        queue=True,
-        **light,
-    )
-    for button, file, name, write in (
-        (pdf, pdf_file, "rf-pdf-file", write_pdf),
-        (data, data_file, "rf-json-file", write_json),
-    ):
-        button.click(
-            _reporter(handlers, write),
-            [kept, prior],
-            file,
-            show_progress_on=button,
-            concurrency_limit=2,
-            api_visibility="private",
-        ).then(
-            None, js=f"() => document.querySelector('#{name}').click()", api_visibility="private"
-        )
 
 
 def fetch_image(address: str, request: gr.Request | None = None) -> tuple:
-    """Download an image into the drop area; what goes wrong stands under the field, beside the old answer."""
-    words = language(request)
+    """Download an image into the drop area. An error is shown below the field."""
+    words = words_for(request)
     address = (address or "").strip()
     if not address:
-        return gr.skip(), _alert(words("url.empty"))
+        return gr.skip(), render("check", "alert", words, message=words("url.empty"))
     try:
         data = fetch(address, max_bytes=LIMITS.max_bytes)
     except (ValueError, OSError) as error:
-        return gr.skip(), _alert(str(error).splitlines()[0], "en")
+        message = error_line(error, "")
+        return gr.skip(), render("check", "alert", words, message=message, language="en")
     except Exception:
         logger.exception("An address could not be fetched")
-        return gr.skip(), _alert(words("problem.unexpected"))
+        return gr.skip(), render("check", "alert", words, message=words("problem.unexpected"))
     return save_bytes_to_cache(data, file_name(address, data), ImageInput().GRADIO_CACHE), ""
 
 
-def _alert(message: str, language: str = "") -> str:
-    spoken = f' lang="{language}"' if language else ""
-    return f'<p class="rf-alert" role="alert"{spoken}>{escape(message)}</p>'
+def _report(handlers: Handlers, local: Localised, inputs: list) -> None:
+    with gr.Column(elem_id="rf-report"):
+        gr.HTML(local.html("report_title", lambda t: render("check", "report_title", t)))
+        with gr.Row():
+            for kind, write in (("html", write_html), ("json", write_json)):
+                button = gr.Button(
+                    local(f"report.{kind}"), elem_id=f"rf-report-{kind}", min_width=120
+                )
+                # The browser presses this one once the file is there.
+                file = gr.DownloadButton(visible="hidden", elem_id=f"rf-report-{kind}-file")
+                button.click(
+                    reporter(handlers, write),
+                    inputs,
+                    file,
+                    show_progress_on=button,
+                    api_visibility="private",
+                    **MODEL_QUEUE,
+                ).success(
+                    None,
+                    js=f"() => document.querySelector('#rf-report-{kind}-file').click()",
+                    api_visibility="private",
+                )
 
 
-def _reporter(handlers: Handlers, write):
-    def report(checked, prior: float, request: gr.Request | None = None):
-        words = language(request)
-        if checked is None:
+def reporter(handlers: Handlers, write: Callable[..., str]) -> Callable[..., str]:
+    """Return the event handler that writes a report of the image in the drop area."""
+
+    def report(
+        session: Session,
+        path: str | None,
+        method: str,
+        target: str,
+        prior: float,
+        opacity: float,
+        request: gr.Request | None = None,
+    ) -> str:
+        words = words_for(request)
+        if path is None:
             raise gr.Error(words("report.none"), print_exception=False)
-        return write(handlers.detector, checked, prior / 100, words)
+        try:
+            record = handlers.record(session, path)
+        except (ValueError, OSError) as error:
+            raise gr.Error(error_line(error, path), print_exception=False) from error
+        try:
+            drawn = handlers.map(record, method, target)
+        except Exception:
+            logger.exception("The map of a report could not be drawn by %s", method)
+            drawn = None
+        return write(handlers, record, drawn, prior / 100, opacity / 100, words)
 
     return report
 
 
-_ANNOUNCE = "element.setAttribute('aria-live', 'polite');"
+def _feedback(handlers: Handlers, local: Localised, feedback: Feedback, settings: list) -> None:
+    with gr.Accordion(local("feedback.title"), open=False, elem_id="rf-feedback"):
+        truth = gr.Radio(
+            [(local(f"label.{name}"), name) for name in (AI, REAL)]
+            + [(local("feedback.unknown"), UNKNOWN)],
+            value=UNKNOWN,
+            label=local("feedback.truth"),
+        )
+        note = gr.Textbox(label=local("feedback.note"), lines=2, max_length=MAX_NOTE)
+        consent = gr.Checkbox(label=local("feedback.consent"))
+        with_image = gr.Checkbox(label=local("feedback.image"))
+        send = gr.Button(local("feedback.send"), elem_id="rf-send")
+        reply = gr.HTML(elem_id="rf-feedback-reply", js_on_load=ANNOUNCE)
+    send.click(
+        sender(handlers, feedback),
+        [*settings, truth, note, consent, with_image],
+        reply,
+        show_progress_on=reply,
+        trigger_mode="once",
+        api_visibility="private",
+        **MODEL_QUEUE,
+    )
 
 
-def _clear_at_once() -> str:
-    waiting = [marker("html.waiting"), None, marker("html.map_waiting")]
-    empty = [marker("html.empty"), None, marker("html.map_empty")]
-    return f"image => image ? {json.dumps(waiting)} : {json.dumps(empty)}"
+def sender(handlers: Handlers, feedback: Feedback) -> Callable[..., str]:
+    """Return the event handler that stores a correction, if its sender agrees."""
 
+    def send(
+        session: Session,
+        path: str | None,
+        method: str,
+        target: str,
+        prior: float,
+        truth: str,
+        note: str,
+        consent: bool,
+        with_image: bool,
+        request: gr.Request | None = None,
+    ) -> str:
+        words = words_for(request)
 
-def name_the_examples() -> str:
-    """JavaScript that gives the thumbnails names: they are buttons with no text, drawn anew when the gallery likes."""
-    from realfake.space.languages import ALSO, LANGUAGES
-    from realfake.space.text import words
+        def reply(key: str) -> str:
+            return render("check", "lead", words, message=words(key))
 
-    names = {
-        language: [words(language)(f"example.{name.removesuffix('.jpg')}") for name in EXAMPLES]
-        for language in LANGUAGES
-    }
-    return f"""() => {{
-        const all = {json.dumps(names)}, also = {json.dumps(ALSO)};
-        const language = document.documentElement.lang.split("-")[0];
-        const names = all[also[language] || language] || all.en;
-        const name = () => document.querySelectorAll("#rf-examples button").forEach(
-            (button, i) => button.setAttribute("aria-label", names[i])
-        );
-        name();
-        new MutationObserver(name).observe(document.body, {{childList: true, subtree: true}});
-    }}"""
+        if path is None:
+            return reply("report.none")
+        if not consent:
+            return reply("feedback.nothing")
+        try:
+            record = handlers.record(session, path)
+            feedback.record(
+                as_dict(handlers, record, record.maps.get((method, target)), prior / 100),
+                consent=True,
+                truth=None if truth == UNKNOWN else truth,
+                note=note or "",
+                image=Path(path).read_bytes() if with_image else None,
+            )
+        except (ValueError, OSError):
+            logger.exception("A correction could not be stored")
+            return reply("feedback.failed")
+        return reply("feedback.kept_image" if with_image else "feedback.kept")
+
+    return send

@@ -1,41 +1,39 @@
-"""The fifth tab: the same answers from code, as snippets to copy. The tests run them.
-
-`snippets` knows the ways in; the rest shows them.
-"""
+"""The fifth tab: the same answers from code, as snippets to copy. The tests run them."""
 
 import json
 
 import gradio as gr
 
-from realfake.space import render
 from realfake.space.loading import Loaded
-from realfake.space.localised import Localised
-from realfake.space.markup import escape, literal
-from realfake.space.text import Words
+from realfake.space.render import render
+from realfake.space.text import Localised, Words
 
-# Stands in the snippets until the browser puts in where the page is.
+# In the snippets until the browser puts in the page's own address.
 ADDRESS = "http://127.0.0.1:7860"
 
 
 def build_code(loaded: Loaded, local: Localised) -> None:
-    """Lay the tab out, inside `gr.Blocks`."""
-    # A folder's path on the server is nobody's business, and of no use elsewhere.
-    folder = loaded.source is not None and loaded.source != loaded.detector.name
-    model = f"path/to/{loaded.detector.name}" if folder else loaded.source
+    """Lay out the tab, inside `gr.Blocks`."""
+    # The path of a folder on the server is private, and of no use elsewhere.
+    is_folder = loaded.source is not None and loaded.source != loaded.detector.name
+    model = f"path/to/{loaded.detector.name}" if is_folder else loaded.source
     with gr.Column(elem_id="rf-code", elem_classes="rf-panel"):
-        gr.HTML(local.html("code", lambda words: code(words, model)), js_on_load=_COPYING)
+        gr.HTML(local.html("code", lambda t: code(t, model)), js_on_load=_COPYING)
 
 
 def snippets(model: str | None, address: str = ADDRESS, image: str = "photo.jpg") -> dict[str, str]:
-    """The snippets by name.
+    """Return the snippets by name.
 
     Args:
         model: Hub id or folder; `None` is the bundled checkpoint.
-        address: Where the page is, without a slash at its end.
-        image: The image they are about.
+        address: The page's address, without a slash at its end.
+        image: The image that they check.
     """
     named = json.dumps(model) if model else ""
     option = f" --model {model}" if model else ""
+    # The bundled checkpoint is inside the installed package, wherever that is.
+    imported = "" if model else "from realfake.detector import DEFAULT_CHECKPOINT\n"
+    folder = named or "str(DEFAULT_CHECKPOINT)"
     return {
         "client": f"""from gradio_client import Client, handle_file
 
@@ -55,12 +53,12 @@ client = InferenceClient(model="{address}/predict")
 with open("{image}", "rb") as file:
     scores = client.image_classification(file.read())
 print(scores[0].label, scores[0].score)""",
-        "pipeline": f"""from transformers import pipeline
+        "pipeline": f"""{imported}from transformers import pipeline
 
-classifier = pipeline("image-classification", model={named or '"realfake/checkpoints/photos"'})
+classifier = pipeline("image-classification", model={folder})
 print(classifier("{image}"))""",
         "curl": f"curl -F file=@{image} {address}/predict",
-        "shell": f"python -m realfake predict {image} --json{option}",
+        "shell": f"realfake predict {image} --json{option}",
         "mcp": json.dumps(
             {"mcpServers": {"realfake": {"url": f"{address}/gradio_api/mcp/"}}}, indent=2
         ),
@@ -68,31 +66,20 @@ print(classifier("{image}"))""",
 
 
 def code(words: Words, model: str | None) -> str:
-    """Draw the snippets, each with a button that copies it."""
-    blocks = []
-    for name, snippet in snippets(model).items():
-        title = words(f"code.{name}")
-        shown = literal(snippet).replace(ADDRESS, f'<span class="rf-origin">{ADDRESS}</span>')
-        blocks.append(
-            f'<section class="rf-card rf-snippet"><div class="rf-snippet-head"><h3>{escape(title)}</h3>'
-            f'<button type="button" data-copied="{escape(words("code.copied"))}" aria-label="{escape(words("code.copy"))}: '
-            f'{escape(title)}">{escape(words("code.copy"))}</button></div><pre tabindex="0" aria-label="{escape(title)}">'
-            f"<code>{shown}</code></pre></section>"
-        )
-    # Relative, so that it also holds behind a proxy with a path of its own.
-    docs = f'<p><a href="docs" target="_blank" rel="noopener">{escape(words("code.docs"))}</a></p>'
-    return f'{render.section(words, "code")}{docs}<div class="rf-snippets">{"".join(blocks)}</div>'
+    """Render the snippets, each with a button that copies it."""
+    return render("code", "code", words, snippets=snippets(model), address=ADDRESS)
 
 
 _COPYING = """
-    const here = location.origin + location.pathname.replace(/\\/$/, '');
-    element.querySelectorAll('.rf-origin').forEach(place => { place.textContent = here; });
-    element.addEventListener('click', async event => {
-        const button = event.target.closest('button[data-copied]');
-        if (!button) return;
-        await navigator.clipboard.writeText(button.closest('section').querySelector('code').textContent);
-        const said = button.textContent;
-        button.textContent = button.dataset.copied;
-        setTimeout(() => { button.textContent = said; }, 1500);
-    });
+const here = location.origin + location.pathname.replace(/\\/$/, "");
+element.querySelectorAll(".rf-origin").forEach(place => { place.textContent = here; });
+element.addEventListener("click", async event => {
+    const button = event.target.closest("button[data-copied]");
+    if (!button) return;
+    const code = button.closest("section").querySelector("code").textContent;
+    await navigator.clipboard.writeText(code);
+    const before = button.textContent;
+    button.textContent = button.dataset.copied;
+    setTimeout(() => { button.textContent = before; }, 1500);
+});
 """

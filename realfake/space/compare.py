@@ -1,7 +1,4 @@
-"""The third tab: several detectors on one image, verdicts and maps side by side.
-
-Widgets and the loop that runs one detector after another; `loading.Detectors` opens them.
-"""
+"""The third tab: several detectors on one image, verdicts and maps side by side."""
 
 import logging
 from collections.abc import Iterator
@@ -10,14 +7,12 @@ from uuid import uuid4
 import gradio as gr
 
 from realfake.answer import read_once
-from realfake.detector import Detector
-from realfake.space import about, render
-from realfake.space.handlers import bounded, judge, language
+from realfake.space.about import about
+from realfake.space.handlers import bounded, is_calibrated, judge
 from realfake.space.image_input import ImageInput
 from realfake.space.loading import Detectors, Loaded
-from realfake.space.localised import Localised
-from realfake.space.markup import escape, icon, paragraph, picture, unbroken
-from realfake.space.text import Words
+from realfake.space.render import error_line, jpeg, render
+from realfake.space.text import Localised, Words, words_for
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +21,17 @@ MAP_SIDE = 512
 
 
 def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
-    """Lay the tab out, inside `gr.Blocks`.
+    """Lay out the tab, inside `gr.Blocks`.
 
     Args:
-        loaded: The page's own detector, which is compared as well.
+        loaded: The page's own detector, and the list of the others.
         local: Takes the texts.
-        time_to_live: Seconds that the state of a comparison is kept.
+        time_to_live: Seconds after which the state of a comparison is dropped.
     """
     detectors = Detectors(loaded)
+    names = detectors.names()
     with gr.Column(elem_id="rf-compare", elem_classes="rf-panel"):
-        gr.HTML(local.html("compare_title", lambda words: render.section(words, "compare")))
+        gr.HTML(local.html("compare_title", lambda t: render("compare", "title", t)))
         with gr.Row(elem_id="rf-compare-input"):
             with gr.Column(min_width=240):
                 image = ImageInput(
@@ -49,7 +45,6 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
                     elem_id="rf-compare-drop",
                 )
             with gr.Column(min_width=240):
-                names = detectors.names()
                 models = gr.CheckboxGroup(
                     names,
                     value=names[:MAX_MODELS],
@@ -60,7 +55,7 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
                     local("compare.start"), variant="primary", elem_id="rf-compare-start"
                 )
         cards = gr.HTML(
-            local.html("compare_empty", lambda words: said(words("compare.empty"))),
+            local.html("compare_empty", lambda t: _line(t, t("compare.empty"))),
             elem_id="rf-compared",
             js_on_load="element.setAttribute('aria-live', 'polite');",
         )
@@ -79,7 +74,7 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
 
 
 class Compare:
-    """Asks several detectors about one image."""
+    """Checks one image with several detectors."""
 
     def __init__(self, detectors: Detectors):
         self.detectors = detectors
@@ -87,101 +82,85 @@ class Compare:
     def compare(
         self, run: dict, path: str | None, models: list[str], request: gr.Request | None = None
     ) -> Iterator[str]:
-        """Ask one detector after another.
+        """Check an image with one detector after another.
 
         Args:
-            run: The session's record of what is being compared; a newer comparison ends this one.
+            run: The state of the session's comparison. A newer comparison ends an older one.
             path: The image.
             models: Names that the page offers.
 
         Yields:
             The cards so far, as HTML.
         """
-        words = language(request)
+        words = words_for(request)
         token = run["token"] = uuid4().hex
-        asked = list(dict.fromkeys(models))
+        names = list(dict.fromkeys(models))
         if path is None:
-            yield said(words("compare.empty"))
+            yield _line(words, words("compare.empty"))
             return
-        if len(asked) < 2:
-            yield said(words("compare.few"))
+        if len(names) < 2:
+            yield _line(words, words("compare.few"))
             return
-        if len(asked) > MAX_MODELS:
-            yield said(words("compare.many", n=MAX_MODELS))
+        if len(names) > MAX_MODELS:
+            yield _line(words, words("compare.many", n=MAX_MODELS))
             return
-        cards, verdicts = [], []
-        for name in asked:
-            yield grid(said(words("compare.waiting", model=name), waiting=True), cards)
-            card, verdict = self._ask(words, name, path)
+        cards: list[str] = []
+        verdicts: list[str] = []
+        for name in names:
+            summary = words("compare.waiting", model=name)
+            yield _grid(words, summary, cards, waiting=True)
+            card, verdict = self._check(words, name, path)
             if run.get("token") != token:
+                yield gr.skip()
                 return
             cards.append(card)
-            verdicts.append(verdict)
-        given = [verdict for verdict in verdicts if verdict]
+            verdicts += [verdict] if verdict else []
         summary = ""
-        if len(given) > 1:
-            summary = said(words("compare.agree" if len(set(given)) == 1 else "compare.differ"))
-        yield grid(summary, cards)
+        if len(verdicts) > 1:
+            summary = words("compare.agree" if len(set(verdicts)) == 1 else "compare.differ")
+        yield _grid(words, summary, cards)
 
-    def _ask(self, words: Words, name: str, path: str) -> tuple[str, str | None]:
-        """One detector's card, and its verdict."""
+    def _check(self, words: Words, name: str, path: str) -> tuple[str, str | None]:
+        """The card of one detector, and its verdict."""
         try:
             detector = self.detectors.get(name)
             prediction, _ = judge(detector, read_once(path)[0])
         except (ValueError, OSError) as error:
-            return failed(words, name, render.reason(error, path)), None
+            return _failed(words, name, error_line(error, path)), None
         except Exception:
-            logger.exception("%s could not be asked", name)
-            return failed(words, name, words("problem.unexpected")), None
+            logger.exception("%s could not check an image", name)
+            return _failed(words, name, words("problem.unexpected")), None
+        drawn = problem = None
         try:
             explanation = bounded(detector.explain(path), MAP_SIDE)
-            drawn = picture(
-                explanation.overlay(),
-                words("compare.map_alt", model=name),
-                MAP_SIDE,
-                "rf-compare-map",
-            )
+            drawn = jpeg(explanation.overlay(), MAP_SIDE)
         except (ValueError, OSError) as error:
-            drawn = paragraph(words("map.failed", reason=render.reason(error, path)), "rf-small")
+            problem = error_line(error, path)
         except Exception:
             logger.exception("%s could not draw a map", name)
-            drawn = paragraph(words("map.unexpected"), "rf-small")
-        return answered(words, detector, prediction, drawn), prediction.verdict
+        facts = dict(about(words, detector))
+        shown = (words("about.corpus"), words("about.input"))
+        card = render(
+            "compare",
+            "answered",
+            words,
+            name=detector.name,
+            prediction=prediction,
+            calibrated=is_calibrated(detector.facts),
+            map=drawn,
+            map_problem=problem,
+            facts=[(fact, facts[fact]) for fact in shown if fact in facts],
+        )
+        return card, prediction.verdict
 
 
-def said(message: str, waiting: bool = False) -> str:
-    """A line above the cards."""
-    return f'<p class="rf-lead{" rf-breathing" if waiting else ""}">{escape(message)}</p>'
+def _line(words: Words, message: str) -> str:
+    return render("compare", "line", words, message=message)
 
 
-def grid(summary: str, cards: list[str]) -> str:
-    return f'{summary}<div class="rf-compare-grid">{"".join(cards)}</div>'
+def _grid(words: Words, summary: str, cards: list[str], waiting: bool = False) -> str:
+    return render("compare", "grid", words, summary=summary, cards=cards, waiting=waiting)
 
 
-def answered(words: Words, detector: Detector, prediction, drawn: str) -> str:
-    """A detector's answer: verdict, probabilities, map."""
-    named = prediction.verdict
-    calibrated = about.is_calibrated(detector.facts)
-    why = words.named("short", prediction.reason) if prediction.reason else ""
-    facts = dict(about.statements(words, detector.facts))
-    listed = "".join(
-        f'<p class="rf-small">{escape(name)}: {escape(facts[name])}</p>'
-        for name in (words("about.corpus"), words("about.input"))
-        if name in facts
-    )
-    return (
-        f'<section class="rf-card rf-compared rf-{named}"><h3>{about.model_link(detector.name)}</h3>'
-        f'<p class="rf-verdict-line">{icon(named, 22)}<span>{unbroken(words(f"verdict.{named}"))}</span>'
-        f'<span class="rf-small">{escape(why)}</span></p>'
-        f"{render.bars(words, prediction.probabilities, calibrated, level=4)}{drawn}"
-        f"{listed}</section>"
-    )
-
-
-def failed(words: Words, name: str, reason: str) -> str:
-    """A detector that gave no answer."""
-    return (
-        f'<section class="rf-card rf-compared rf-problem"><h3>{escape(name)}</h3>'
-        f'<p class="rf-verdict-line">{icon("problem", 22)}<span>{escape(words("compare.failed"))}</span></p>'
-        f"{paragraph(reason)}</section>"
-    )
+def _failed(words: Words, name: str, reason: str) -> str:
+    return render("compare", "failed", words, name=name, reason=reason)

@@ -1,16 +1,19 @@
-"""What the first tab does with an image: judge it, map the evidence, test it, read its file, keep the answer.
+"""The answers of the first tab: a record of each image, and the messages that the browser shows.
 
-Functions of a detector and plain values, between the widgets of `check` and the detector. A file that cannot be used becomes a
-message with advice; an unforeseen failure becomes a general one, and its traceback goes to the log alone.
+Every message names the image it answers for, and every map its method and target. The browser keeps
+the messages and shows only those that match its drop area and its settings (`page.js`), so the order
+in which they arrive does not matter. The report is made from the same record.
 """
 
 import hashlib
 import logging
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import gradio as gr
 import numpy as np
@@ -18,229 +21,282 @@ from PIL import Image
 from scipy.special import expit
 
 from realfake.answer import read_once
+from realfake.attribution.overlay import SMOOTH, caveats, overlay
 from realfake.detector import Detector
 from realfake.labels import AI, REAL
 from realfake.prediction import Explanation, Prediction, Stability
 from realfake.provenance.reading import Provenance, read_provenance
-from realfake.space import about, render
-from realfake.space.localised import marker
-from realfake.space.text import Words
+from realfake.space.render import error_line, jpeg, render
+from realfake.space.text import Words, words_for
 from realfake.statistics.verdicts import with_prior
 
 logger = logging.getLogger(__name__)
 
-# The map is drawn, kept for the opacity slider and sent to the browser at no more than this many pixels a side.
+# Pixels of the longer side of the pictures that are kept and sent to the browser.
 MAP_SIDE = 1024
 REGIONS = 3
+# Images of one visitor that are kept for the report, and for how many seconds.
+MAX_RECORDS, KEEP_SECONDS = 3, 1800
 
 
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """All that was found out about an image, kept while the visitor looks at it.
+@dataclass(frozen=True)
+class Map:
+    """A drawn map.
 
     Attributes:
-        name: The file's name.
-        sha256: Of the file's bytes.
-        size: Width and height of the upright image.
-        image: The upright image, no larger than the map.
-        date: When it was judged.
-        prediction: At equal odds beforehand, its verdict withheld where it flips.
-        stability: The variants, or `None` where they could not be judged.
-        provenance: `None` where the metadata could not be read.
-        explanation: No larger than the map; `None` until there is one.
+        method: Attribution method.
+        target: `"real"` or `"ai"`.
+        plain: JPEG of the image in grey with the outlined regions: the map at no opacity.
+        coloured: The same at full opacity. A blend of the two is the map at any opacity.
+        regions: `((left, top, right, bottom), share)` of the strongest regions; edges as shares of the
+            image's sides.
+        partial: Whether the detector did not look at some part.
+        evidence: Whether the map holds, a `realfake.attribution.faithfulness.Evidence`.
+        caveats: What a reader of the map must know, in English.
+        file_name: For the file that the visitor saves.
     """
 
-    name: str
+    method: str
+    target: str
+    plain: bytes = field(repr=False)
+    coloured: bytes = field(repr=False)
+    regions: tuple[tuple[tuple[float, ...], float], ...]
+    partial: bool
+    evidence: object
+    caveats: tuple[str, ...]
+    file_name: str
+
+
+@dataclass(eq=False)
+class Record:
+    """All that is known of one image.
+
+    Attributes:
+        path: The uploaded file.
+        sha256: Hash of the file's bytes.
+        size: Width and height of the upright image.
+        picture: JPEG of the upright image.
+        date: When it was checked.
+        prediction: At a prior of one half. Its verdict is withheld if the changed copies contradict it.
+        stability: The changed copies, or `None` if they could not be checked.
+        stability_problem: Why they could not be checked.
+        provenance: `None` if the metadata could not be read.
+        maps: `{(method, target): Map}`
+    """
+
+    path: str
     sha256: str
     size: tuple[int, int]
-    image: Image.Image
+    picture: bytes = field(repr=False)
     date: datetime
     prediction: Prediction
-    stability: Stability | None = None
-    provenance: Provenance | None = None
-    explanation: Explanation | None = None
+    stability: Stability | None
+    stability_problem: str | None
+    provenance: Provenance | None
+    maps: dict[tuple[str, str], Map] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return Path(self.path).name
+
+
+class Session:
+    """The images of one visitor, and the number of the newest event of their browser."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.newest = 0.0
+        self.records: OrderedDict[str, tuple[float, Record]] = OrderedDict()
+
+    def __deepcopy__(self, memo: dict) -> "Session":
+        # Gradio copies a state's first value for each visitor.
+        return Session()
+
+    def see(self, number: float) -> None:
+        """Note the number of an event. Numbers rise in the order of the browser's events."""
+        self.newest = max(self.newest, number)
+
+    def find(self, path: str) -> Record | None:
+        """Return the record of an image, and drop those that are too old."""
+        before = time.monotonic() - KEEP_SECONDS
+        for key in [key for key, (made, _) in self.records.items() if made < before]:
+            del self.records[key]
+        found = self.records.get(path)
+        return found and found[1]
+
+    def keep(self, record: Record) -> None:
+        """Keep a record, and drop the oldest one over the limit."""
+        self.records[record.path] = time.monotonic(), record
+        while len(self.records) > MAX_RECORDS:
+            self.records.popitem(last=False)
 
 
 class Handlers:
-    """The page's answers, given by one detector."""
+    """The answers of one detector.
 
-    def __init__(self, detector: Detector):
+    Args:
+        detector: The detector.
+        evaluation: *optional*. Its `evaluation.json`, of any shape, for its measured error rates.
+    """
+
+    def __init__(self, detector: Detector, evaluation: object = None):
         self.detector = detector
-        self.calibrated = about.is_calibrated(detector.facts)
+        self.evaluation = evaluation
+        self.calibrated = is_calibrated(detector.facts)
 
-    def analyse(
+    def answer(
         self,
-        current: dict,
+        session: Session,
         path: str | None,
         method: str,
         target: str,
-        opacity: float,
-        prior: float,
+        number: float,
         request: gr.Request | None = None,
-    ) -> Iterator[tuple]:
-        """Answer for the image in the drop area: the verdict, what its file says, then the map.
+    ) -> Iterator[tuple[dict, Session]]:
+        """Answer for the image in the drop area: the verdict, then the map.
 
-        Whether the verdict holds when the image is changed is found out with it, in one batch: a verdict that is taken back
-        a second later would be worse than one that comes a moment later.
+        The newest event of a browser is always answered in full. An older one stops at the next step,
+        to save work.
 
         Args:
-            current: The session's record of what lies in the drop area, see [`begin`]. Once it is another image nothing more
-                is said of this one.
-            path: The uploaded file; `None` once it was taken away.
+            session: The visitor's records.
+            path: The uploaded file, or `None` if the drop area is empty.
             method: Attribution method.
             target: `"real"` or `"ai"`.
-            opacity: Of the map, in percent.
-            prior: Share of AI-generated images expected beforehand, in percent.
+            number: Of the browser's event, see [`Session.see`].
 
         Yields:
-            The verdict, the map, the note under it, stability and provenance as HTML, and the `Checked` to keep.
+            A message for `page.js`, and the session.
         """
-        if current.get("path") != path:
+        session.see(number)
+        if path is None or number < session.newest:
             return
-        if path is None:
-            yield blank()
-            return
-        words = language(request)
-        checked, verdict, stability, provenance = self._judge(words, path, prior / 100)
-        if current.get("path") != path:
-            return
-        if checked is None:
-            yield verdict, *blank()[1:]
-            return
-        yield verdict, *_drawing(), stability, provenance, checked
-        picture, note, checked = self._draw(words, checked, path, method, target, opacity)
-        if current.get("path") == path:
-            yield gr.skip(), picture, note, gr.skip(), gr.skip(), checked
-
-    def _judge(self, words: Words, path: str, prior_ai: float) -> tuple:
+        words = words_for(request)
+        message: dict = {"image": image_id(path), "maps": {}}
         try:
-            decoded, data = read_once(path)
-            found, stable = judge(self.detector, decoded)
+            record = self.record(session, path)
         except (ValueError, OSError) as error:
-            return None, _problem(words, render.reason(error, path)), None, None
+            yield message | {"parts": _problem(words, error_line(error, path))}, session
+            return
         except Exception:
             logger.exception("The detector failed on an upload")
-            return None, _problem(words), None, None
-        checked = Checked(
-            Path(path).name,
-            hashlib.sha256(data).hexdigest(),
-            decoded.size,
-            shrunk(decoded),
-            datetime.now(UTC),
-            found,
-            None if isinstance(stable, str) else stable,
-            _provenance(data),
-        )
-        verdict, stability = self._said(words, checked, prior_ai)
-        if isinstance(stable, str):
-            stability = render.stability_failed(words, stable)
-        if checked.provenance is None:
-            return checked, verdict, stability, render.provenance_failed(words)
-        return checked, verdict, stability, render.provenance(words, checked.provenance)
+            yield message | {"parts": _problem(words)}, session
+            return
+        message["parts"] = self.parts(words, record)
+        if (method, target) not in record.maps:
+            yield message, session
+        if number < session.newest:
+            return
+        drawn = self._drawn(words, record, method, target)
+        yield message | {"maps": {f"{method}/{target}": drawn}}, session
 
-    def _said(self, words: Words, checked: Checked, prior_ai: float) -> tuple[str, str | None]:
-        """The verdict and stability cards under a prior."""
-        verdict = render.verdict(words, at_prior(checked.prediction, prior_ai), self.calibrated)
-        if checked.stability is None:
-            return verdict, None
-        variants = [
-            (name, at_prior(prediction, prior_ai))
-            for name, prediction in checked.stability.variants
-        ]
-        return verdict, render.stability(words, replace(checked.stability, variants=variants))
+    def record(self, session: Session, path: str) -> Record:
+        """Return the record of an image, and check the image if there is none.
 
-    def reprior(
-        self, checked: Checked | None, prior: float, request: gr.Request | None = None
-    ) -> tuple:
-        """Word the answer under another prior, in percent. The model does not run."""
-        if checked is None:
-            return gr.skip(), gr.skip()
-        verdict, stability = self._said(language(request), checked, prior / 100)
-        return verdict, gr.skip() if stability is None else stability
-
-    def remap(
-        self,
-        current: dict,
-        path: str | None,
-        method: str,
-        target: str,
-        opacity: float,
-        checked: Checked | None,
-        request: gr.Request | None = None,
-    ) -> tuple:
-        """Compute the map anew, for another method or target.
-
-        Returns:
-            The map, the note under it, and the `Checked` to keep.
+        Raises:
+            ValueError: The image is unusable.
+            OSError: The image cannot be read.
         """
-        if path is None or checked is None or current.get("path") != path:
-            return gr.skip(), gr.skip(), gr.skip()
-        drawn = self._draw(language(request), checked, path, method, target, opacity)
-        return drawn if current.get("path") == path else (gr.skip(), gr.skip(), gr.skip())
+        with session.lock:
+            record = session.find(path)
+            if record is None:
+                record = check(self.detector, path)
+                session.keep(record)
+            return record
 
-    def _draw(
-        self, words: Words, checked: Checked, path: str, method: str, target: str, opacity: float
-    ) -> tuple:
-        without = replace(checked, explanation=None)
-        try:
-            explanation = self.detector.explain(path, method=method, target=target, evidence=True)
-            explanation = bounded(explanation)
-            note = render.map_evidence(words, explanation, explanation.regions(REGIONS))
-            return (
-                _picture(words, explanation, opacity),
-                note,
-                replace(checked, explanation=explanation),
+    def map(self, record: Record, method: str, target: str) -> Map:
+        """Return a map of an image, and draw it if there is none.
+
+        Raises:
+            ValueError: The detector cannot be explained by this method.
+            OSError: The file is gone.
+        """
+        key = method, target
+        if key not in record.maps:
+            explanation = self.detector.explain(
+                record.path, method=method, target=target, evidence=True
             )
+            record.maps[key] = _map(explanation, Path(record.path).stem)
+        return record.maps[key]
+
+    def parts(self, words: Words, record: Record) -> dict[str, str]:
+        """Return the cards of an image as HTML, at a prior of one half."""
+        prediction = record.prediction
+        return {
+            "verdict": render(
+                "check",
+                "verdict",
+                words,
+                prediction=prediction,
+                calibrated=self.calibrated,
+                why=words.reason(prediction),
+                rate=words.error_rate(prediction.verdict, self.evaluation),
+            ),
+            "stability": render(
+                "check",
+                "stability",
+                words,
+                stable=record.stability,
+                problem=record.stability_problem,
+            ),
+            "provenance": render("check", "provenance", words, provenance=record.provenance),
+        }
+
+    def _drawn(self, words: Words, record: Record, method: str, target: str) -> str:
+        try:
+            return render("check", "map", words, map=self.map(record, method, target))
         except (ValueError, OSError) as error:
-            message = words("map.failed", reason=render.reason(error, path))
+            reason = error_line(error, record.path)
         except Exception:
             logger.exception("The map of an upload could not be drawn by %s", method)
-            message = words("map.unexpected")
-        return gr.update(value=None), render.map_note(message), without
+            reason = None
+        return render("check", "map_failed", words, reason=reason)
+
+
+def check(detector: Detector, path: str) -> Record:
+    """Check an image: verdict, changed copies and metadata.
+
+    Raises:
+        ValueError: The image is unusable.
+        OSError: The image cannot be read.
+    """
+    decoded, data = read_once(path)
+    prediction, stable = judge(detector, decoded)
+    try:
+        provenance = read_provenance(data)
+    except Exception:
+        logger.exception("The metadata of an upload could not be read")
+        provenance = None
+    return Record(
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=decoded.size,
+        picture=jpeg(decoded, MAP_SIDE),
+        date=datetime.now(UTC),
+        prediction=prediction,
+        stability=None if isinstance(stable, str) else stable,
+        stability_problem=stable if isinstance(stable, str) else None,
+        provenance=provenance,
+    )
 
 
 def judge(detector: Detector, decoded: Image.Image) -> tuple[Prediction, Stability | str]:
-    """Judge an image and its changed copies: the verdict that all tabs show.
+    """Predict an image and its changed copies, as all tabs do.
 
     Returns:
-        The prediction with its final verdict, and the `Stability`, or why there is none: an image can be judged as it is
-        and too small to be halved.
+        The prediction, its verdict withheld if the copies contradict it, and the `Stability`, or the
+        reason why there is none: an image can be too small to be halved.
     """
     try:
         stable = detector.stability(decoded)
     except (ValueError, OSError) as error:
-        return detector.predict(decoded), render.reason(error, "")
+        return detector.predict(decoded), error_line(error, "")
     return replace(stable.variants[0][1], verdict=stable.verdict, reason=stable.reason), stable
 
 
-def begin(current: dict, path: str | None) -> tuple:
-    """Clear the previous answer the moment the image changes, so that none stands beside another image.
-
-    Args:
-        current: The session's record of what lies in the drop area, written here for the answers on their way to
-            read: the browser's request to cancel one does not always arrive in time.
-        path: What lies there now.
-
-    Returns:
-        What [`Handlers.analyse`] yields, and a value that never comes twice, whose change starts it: also for an
-        image that was taken away and dropped again before anything was said of it.
-    """
-    current["path"] = path
-    if path is None:
-        return *blank(), uuid4().hex
-    _, _, _, stability, provenance, _ = blank()
-    return marker("html.waiting"), *_drawing(), stability, provenance, None, uuid4().hex
-
-
-def recolour(checked: Checked | None, opacity: float, request: gr.Request | None = None):
-    """Redraw the map at another opacity, from the kept attribution: the model does not run."""
-    if checked is None or checked.explanation is None:
-        return gr.skip()
-    return _picture(language(request), checked.explanation, opacity)
-
-
 def at_prior(prediction: Prediction, prior_ai: float) -> Prediction:
-    """Move a prediction to another prior by Bayes' rule, as `Detector.predict(prior_ai=…)` gives it."""
+    """Move a prediction to another prior by Bayes' rule, as `Detector.predict(prior_ai=…)` does."""
     log_odds = float(with_prior(prediction.log_odds, prior_ai))
     return replace(
         prediction,
@@ -250,61 +306,69 @@ def at_prior(prediction: Prediction, prior_ai: float) -> Prediction:
     )
 
 
+def is_calibrated(facts: object) -> bool:
+    """Tell whether a checkpoint states that its calibration is folded into its weights."""
+    stated = facts.get("calibration") if isinstance(facts, dict) else None
+    return isinstance(stated, dict) and stated.get("folded") is True
+
+
+def image_id(path: str) -> str:
+    """Return the id of an upload: the folder that Gradio names after the hash of the file's bytes.
+
+    The browser reads it from the address of the picture that it shows.
+    """
+    return Path(path).parent.name
+
+
 def bounded(explanation: Explanation, side: int = MAP_SIDE) -> Explanation:
-    """Shrink an explanation's image and map to at most `side` pixels, so that a kept one costs a few megabytes."""
+    """Shrink an explanation's image and map to at most `side` pixels."""
     width, height = explanation.image.size
-    image = shrunk(explanation.image, side)
-    if image.size == (width, height):
+    if max(width, height) <= side:
         return explanation
+    image = explanation.image.copy()
+    image.thumbnail((side, side))
     # The nearest value keeps NaN, which marks what the model did not look at, from spreading.
-    rows = (np.arange(image.height) + 0.5) * height // image.height
-    columns = (np.arange(image.width) + 0.5) * width // image.width
-    heatmap = explanation.heatmap[rows.astype(int)][:, columns.astype(int)]
-    return replace(explanation, image=image, heatmap=heatmap)
+    rows = ((np.arange(image.height) + 0.5) * height // image.height).astype(int)
+    columns = ((np.arange(image.width) + 0.5) * width // image.width).astype(int)
+    return replace(explanation, image=image, heatmap=explanation.heatmap[rows][:, columns])
 
 
-def shrunk(image: Image.Image, side: int = MAP_SIDE) -> Image.Image:
-    """At most `side` pixels a side."""
-    scale = side / max(image.size)
-    if scale >= 1:
-        return image
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+def _map(explanation: Explanation, stem: str) -> Map:
+    explanation = bounded(explanation)
+    width, height = explanation.image.size
+    regions = explanation.regions(REGIONS)
 
-
-def language(request: gr.Request | None) -> Words:
-    """The words for whoever asks."""
-    return Words.asked_for(request.headers.get("accept-language") if request else None)
-
-
-def blank() -> tuple:
-    """What [`Handlers.analyse`] yields where there is no image, in whatever language the browser has."""
-    static = [marker(f"html.{name}") for name in ("empty", "map_empty", "stability", "provenance")]
-    return static[0], gr.update(value=None), *static[1:], None
-
-
-def _drawing() -> tuple:
-    return gr.update(value=None), marker("html.map_waiting")
-
-
-def _problem(words: Words, reason: str | None = None) -> str:
-    if reason is None:
-        return render.problem(
-            words, words("problem.unexpected"), words("problem.unexpected_advice")
+    def drawn(opacity: float) -> bytes:
+        picture = overlay(
+            explanation.image,
+            explanation.heatmap,
+            explanation.target,
+            opacity,
+            legend=False,
+            regions=regions,
+            smooth=SMOOTH,
         )
-    return render.problem(words, reason, words("problem.advice"))
+        return jpeg(picture, MAP_SIDE)
+
+    return Map(
+        method=explanation.method,
+        target=explanation.target,
+        plain=drawn(0.0),
+        coloured=drawn(1.0),
+        regions=tuple(
+            (
+                tuple(edge / side for edge, side in zip(region.box, (width, height) * 2)),
+                region.share,
+            )
+            for region in regions
+        ),
+        partial=bool(np.isnan(explanation.heatmap).any()),
+        evidence=explanation.evidence,
+        caveats=tuple(caveats(explanation.details)),
+        file_name=f"{stem}-{explanation.method}-{explanation.target}.jpg",
+    )
 
 
-def _provenance(data: bytes) -> Provenance | None:
-    try:
-        return read_provenance(data)
-    except (
-        Exception
-    ):  # a trust list that cannot be read, or a format's reader that fails: the verdict stands
-        logger.exception("The metadata of an upload could not be read")
-        return None
-
-
-def _picture(words: Words, explanation: Explanation, opacity: float):
-    method = words.named("method", explanation.method)
-    alt = words("map.alt", target=words(f"label.{explanation.target}"), method=method)
-    return gr.update(value=explanation.overlay(opacity / 100, regions=REGIONS), alt_text=alt)
+def _problem(words: Words, reason: str | None = None) -> dict[str, str]:
+    advice = words("problem.advice" if reason else "problem.unexpected_advice")
+    return {"verdict": render("check", "problem", words, reason=reason, advice=advice)}

@@ -1,69 +1,104 @@
-"""The fourth tab: how good the loaded detector is, from the records beside its checkpoint.
+"""The fourth tab: how accurate the detector is, from the records beside its checkpoint.
 
-Everything is drawn from `evaluation.json` and `robustness.json` as they are, in whatever shape somebody uploaded them: a figure that is
-missing or malformed is left out. Curves are drawn by `curves`.
+The figures of `evaluation.json` and `robustness.json` are shown as they are. The records can be
+anybody's: a figure that is missing or malformed is left out.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
 from realfake.labels import AI, REAL
-from realfake.space.about import LIMITS
-from realfake.space.curves import reliability_curve, roc_curve
 from realfake.space.loading import Loaded
-from realfake.space.localised import Localised
-from realfake.space.markup import card, dig, escape, number, paragraph, table
-from realfake.space.text import Words
+from realfake.space.render import render
+from realfake.space.text import Localised, Words, dig, number
 
 MAX_ROWS = 60
+_MISSING = "–"
 
 
 def build_quality(loaded: Loaded, local: Localised) -> None:
-    """Lay the tab out, inside `gr.Blocks`."""
+    """Lay out the tab, inside `gr.Blocks`."""
     with gr.Column(elem_id="rf-quality", elem_classes="rf-panel"):
-        gr.HTML(
-            local.html(
-                "quality", lambda words: quality(words, loaded.evaluation, loaded.robustness)
-            )
-        )
+        gr.HTML(local.html("quality", lambda t: quality(t, loaded.evaluation, loaded.robustness)))
 
 
 def quality(words: Words, evaluation: Any, robustness: Any) -> str:
-    """Draw what a checkpoint's records say.
+    """Render the records of a checkpoint.
 
     Args:
-        words: In which language.
+        words: The language.
         evaluation: Its `evaluation.json`, of any shape, or `None`.
         robustness: Its `robustness.json`, of any shape, or `None`.
     """
     record = dig(evaluation, "test")
     figures = dig(record, "figures")
+    bins = reliability_bins(figures)
+    corners = roc_corners(bins)
     summary = _summary(words, figures)
-    limits = "".join(f"<li>{escape(words(limit))}</li>" for limit in LIMITS)
-    limits = f'<section class="rf-card"><h3>{escape(words("limits.title"))}</h3><ul>{limits}</ul></section>'
-    if not summary:
-        head = f'<div class="rf-section"><h2>{escape(words("quality.title"))}</h2>{paragraph(words("quality.none"))}</div>'
-        return head + limits
     counts = [number(dig(figures, "n", label)) for label in (REAL, AI)]
-    n = words.number(sum(counts)) if None not in counts else "–"
-    body = words("quality.body", corpus=_text(dig(record, "corpus")), n=n)
-    made = words(
-        "quality.made",
-        date=_text(dig(record, "date"))[:10],
-        weights=_text(dig(record, "checkpoint_sha256"))[:12],
-    )
-    return (
-        f'<div class="rf-section"><h2>{escape(words("quality.title"))}</h2>{paragraph(body)}</div>'
-        f'<div class="rf-quality-grid">{summary}{limits}{_reliability(words, figures)}{_roc(words, figures)}</div>'
-        f"{_degradations(words, robustness)}{_generators(words, figures)}{_sources(words, figures)}"
-        f"{paragraph(made, 'rf-small')}"
+    n = _MISSING if None in counts else words.number(sum(counts))
+    body = words("quality.body", corpus=_string(dig(record, "corpus")), n=n)
+    weights = _string(dig(record, "checkpoint_sha256"))[:12]
+    date = _string(dig(record, "date"))[:10]
+    return render(
+        "quality",
+        "quality",
+        words,
+        body=body if summary else words("quality.none"),
+        summary=summary,
+        bins=bins and {"points": bins} | _bin_table(words, bins),
+        corners=corners and {"points": corners} | _corner_table(words, corners),
+        tables=[("generators", _generators(words, figures)), ("sources", _sources(words, figures))],
+        degradations=_degradations(words, robustness),
+        made=words("quality.made", date=date, weights=weights),
     )
 
 
-def _summary(words: Words, figures: Any) -> str:
-    """The figures a reader should leave with, each with its interval."""
+def reliability_bins(figures: Any) -> list[tuple[float, ...]]:
+    """Return `(predicted, observed, count, mass)` of each bin by rising score.
+
+    The list is empty if any value is malformed.
+    """
+    names = ("predicted", "observed", "count", "mass")
+    columns = [dig(figures, "reliability", name) for name in names]
+    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return []
+    bins = [tuple(number(value) for value in row) for row in zip(*columns, strict=True)]
+    if any(value is None or value < 0 for row in bins for value in row):
+        return []
+    if any(max(predicted, observed, mass) > 1 for predicted, observed, _, mass in bins):
+        return []
+    return sorted(bins)
+
+
+def roc_corners(bins: list[tuple[float, ...]]) -> list[tuple[float, float]]:
+    """Return the ROC curve at the edges of the reliability bins, which cover all test images."""
+    corners = [(0.0, 0.0)]
+    for _, observed, _, mass in reversed(bins):
+        false, true = corners[-1]
+        # Both classes have one half of the mass.
+        step = (2 * mass * (1 - observed), 2 * mass * observed)
+        corners.append((min(1.0, false + step[0]), min(1.0, true + step[1])))
+    return corners if len(corners) > 2 else []
+
+
+def _table(words: Words, names: tuple[str, ...], rows: list[list[Any]]) -> dict:
+    return {"head": [words(f"quality.{name}") for name in names], "rows": rows}
+
+
+def _bin_table(words: Words, bins: list[tuple[float, ...]]) -> dict:
+    rows = [[words.percent(p), words.percent(seen), words.number(n)] for p, seen, n, _ in bins]
+    return _table(words, ("predicted", "observed", "count"), rows)
+
+
+def _corner_table(words: Words, corners: list[tuple[float, float]]) -> dict:
+    rows = [[words.percent(x), words.percent(y)] for x, y in corners[1:-1]]
+    return _table(words, ("false_alarms", "found"), rows)
+
+
+def _summary(words: Words, figures: Any) -> dict | None:
+    """The main figures, each with its interval."""
     rows = []
     for key, path, share in (
         ("auroc", ("summary", "auroc"), False),
@@ -76,179 +111,93 @@ def _summary(words: Words, figures: Any) -> str:
     ):
         figure = dig(figures, *path)
         if number(dig(figure, "value")) is not None:
-            rows.append([escape(words(f"quality.{key}")), *_cells(words, figure, share)])
-    if not rows:
-        return ""
-    head = [words(f"quality.{column}") for column in ("figure", "value", "interval")]
-    return card(words("quality.summary"), table(head, rows, words("quality.summary")), level=3)
+            rows.append([words(f"quality.{key}"), *_cells(words, figure, share)])
+    return _table(words, ("figure", "value", "interval"), rows) if rows else None
 
 
-def _reliability(words: Words, figures: Any) -> str:
-    points = _bins(figures)
-    if not points:
-        return ""
-    head = [words(f"quality.{column}") for column in ("predicted", "observed", "count")]
+def _generators(words: Words, figures: Any) -> dict:
     rows = [
-        [words.percent(p), words.percent(seen), words.number(count)] for p, seen, count, _ in points
-    ]
-    drawn = reliability_curve(words, [(p, seen) for p, seen, _, _ in points])
-    return _figure(words, "reliability", drawn, table(head, rows, words("quality.reliability")))
-
-
-def _roc(words: Words, figures: Any) -> str:
-    """The ROC curve through the edges of the reliability bins, which are sorted by score and cover all images."""
-    corners = [(0.0, 0.0)]
-    for _, seen, _, mass in reversed(_bins(figures)):
-        false, true = corners[-1]
-        # Both classes have the same weight in `mass`, one half.
-        corners.append((min(1.0, false + 2 * mass * (1 - seen)), min(1.0, true + 2 * mass * seen)))
-    if len(corners) < 3:
-        return ""
-    head = [words(f"quality.{column}") for column in ("false_alarms", "found")]
-    rows = [[words.percent(x), words.percent(y)] for x, y in corners[1:-1]]
-    return _figure(words, "roc", roc_curve(words, corners), table(head, rows, words("quality.roc")))
-
-
-def _figure(words: Words, name: str, drawn: str, listed: str) -> str:
-    body = (
-        f"{paragraph(words(f'quality.{name}_note'))}{drawn}"
-        f"<details><summary>{escape(words('quality.table'))}</summary>{listed}</details>"
-    )
-    return card(words(f"quality.{name}"), body, level=3)
-
-
-def _bins(figures: Any) -> list[tuple[float, float, float, float]]:
-    """`(predicted, observed, count, mass)` of each bin, by rising score; empty where any of it is malformed."""
-    columns = [
-        dig(figures, "reliability", name) for name in ("predicted", "observed", "count", "mass")
-    ]
-    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
-        return []
-    bins = [tuple(number(value) for value in row) for row in zip(*columns, strict=True)]
-    if any(value is None or value < 0 for row in bins for value in row):
-        return []
-    if any(max(predicted, observed, mass) > 1 for predicted, observed, _, mass in bins):
-        return []
-    return sorted(bins)
-
-
-def _generators(words: Words, figures: Any) -> str:
-    found = dig(figures, "by_generator")
-    rows = _worst_first(found, "auroc", lowest=True)
-    head = [
-        words("quality.generator"),
-        words("quality.count"),
-        "AUROC",
-        words("quality.interval"),
-        words("quality.found"),
-    ]
-    drawn = [
         [
-            escape(name),
+            name,
             _count(words, entry),
             *_cells(words, dig(entry, "auroc"), False),
             _cells(words, dig(entry, "detected"), True)[0],
         ]
-        for name, entry in rows
+        for name, entry in _ranked(dig(figures, "by_generator"), "auroc", descending=False)
     ]
-    return _listed(words, "generators", head, drawn)
+    table = _table(words, ("generator", "count", "value", "interval", "found"), rows)
+    table["head"][2] = "AUROC"
+    return table
 
 
-def _sources(words: Words, figures: Any) -> str:
-    rows = _worst_first(dig(figures, "by_source"), "false_positives", lowest=False)
-    head = [
-        words("quality.source"),
-        words("quality.count"),
-        words("quality.false_alarms"),
-        words("quality.interval"),
+def _sources(words: Words, figures: Any) -> dict:
+    rows = [
+        [name, _count(words, entry), *_cells(words, dig(entry, "false_positives"), True)]
+        for name, entry in _ranked(dig(figures, "by_source"), "false_positives", descending=True)
     ]
-    drawn = [
-        [escape(name), _count(words, entry), *_cells(words, dig(entry, "false_positives"), True)]
-        for name, entry in rows
-    ]
-    return _listed(words, "sources", head, drawn)
+    return _table(words, ("source", "count", "false_alarms", "interval"), rows)
 
 
-def _degradations(words: Words, robustness: Any) -> str:
-    tiers = dig(robustness, "test", "degradations")
-    tiers = (
-        {str(name): figures for name, figures in tiers.items()}
-        if isinstance(tiers, Mapping)
-        else {}
-    )
+def _degradations(words: Words, robustness: Any) -> dict | None:
+    """AUROC after each change of the image, overall and by generator."""
+    stored = dig(robustness, "test", "degradations")
     tiers = {
-        name: figures
-        for name, figures in tiers.items()
+        str(name): figures
+        for name, figures in (stored.items() if isinstance(stored, dict) else ())
         if number(dig(figures, "summary", "auroc", "value")) is not None
     }
     if not tiers:
-        return card(words("quality.degradations"), paragraph(words("quality.unmeasured")), level=3)
-    generators = sorted(
-        {str(name) for figures in tiers.values() for name in (dig(figures, "by_generator") or {})}
-    )[:MAX_ROWS]
-    head = [words("quality.generator"), *(words.named("degradation", name) for name in tiers)]
-    overall = [
-        _shade(words, dig(figures, "summary", "auroc", "value")) for figures in tiers.values()
-    ]
-    rows = [[f"<strong>{escape(words('quality.degraded_overall'))}</strong>", *overall]]
-    for generator in generators:
-        cells = [
-            _shade(words, dig(figures, "by_generator", generator, "auroc", "value"))
-            for figures in tiers.values()
-        ]
-        rows.append([escape(generator), *cells])
-    return _listed(words, "degradations", head, rows, "rf-heat")
+        return None
+
+    def row(name: str, *path: str) -> list[Any]:
+        values = [number(dig(figures, *path, "auroc", "value")) for figures in tiers.values()]
+        return [name, *(_MISSING if v is None else _shade(words, v) for v in values)]
+
+    names = {str(name) for each in tiers.values() for name in dig(each, "by_generator") or {}}
+    return {
+        "head": [words("quality.generator"), *(words.named("degradation", n) for n in tiers)],
+        "rows": [
+            row(words("quality.degraded_overall"), "summary"),
+            *(row(name, "by_generator", name) for name in sorted(names)[:MAX_ROWS]),
+        ],
+    }
 
 
-def _shade(words: Words, value: Any) -> str:
-    """A figure on a ground that is the darker the worse it is; the number says the same."""
-    value = number(value)
-    if value is None:
-        return "–"
-    level = 0 if value >= 0.9 else 1 if value >= 0.8 else 2 if value >= 0.7 else 3
-    return f'<span class="rf-shade rf-shade-{level}">{escape(words.decimal(value))}</span>'
+def _shade(words: Words, value: float) -> str:
+    return render("quality", "shade", words, value=value)
 
 
-def _listed(words: Words, name: str, head: list[str], rows: list[list[str]], kind: str = "") -> str:
-    if not rows:
-        return ""
-    body = paragraph(words(f"quality.{name}_note")) + table(
-        head, rows, words(f"quality.{name}"), kind
+def _ranked(entries: Any, key: str, descending: bool) -> list[tuple[str, Any]]:
+    """The entries that have this figure, sorted by it."""
+    values = {
+        name: number(dig(entry, key, "value"))
+        for name, entry in (entries.items() if isinstance(entries, dict) else ())
+    }
+    known = sorted(
+        (name for name, value in values.items() if value is not None),
+        key=lambda name: values[name],
+        reverse=descending,
     )
-    return card(words(f"quality.{name}"), body, level=3)
-
-
-def _worst_first(entries: Any, key: str, lowest: bool) -> list[tuple[str, Any]]:
-    if not isinstance(entries, Mapping):
-        return []
-    known = [
-        (str(name), entry)
-        for name, entry in entries.items()
-        if number(dig(entry, key, "value")) is not None
-    ]
-    known.sort(key=lambda row: row[1][key]["value"], reverse=not lowest)
-    return known[:MAX_ROWS]
+    return [(str(name), entries[name]) for name in known[:MAX_ROWS]]
 
 
 def _count(words: Words, entry: Any) -> str:
     n = number(dig(entry, "n"))
-    return "–" if n is None else words.number(n)
+    return _MISSING if n is None else words.number(n)
 
 
 def _cells(words: Words, figure: Any, share: bool) -> list[str]:
     """The value and its interval."""
 
-    def worded(value: float | None) -> str:
+    def shown(key: str) -> str | None:
+        value = number(dig(figure, key))
         if value is None:
-            return "–"
-        if share:
-            return words("number.percent", n=words.decimal(100 * value, 1))
-        return words.decimal(value, 3)
+            return None
+        return words.rate(value, "0.0") if share else words.decimal(value, 3)
 
-    low, high = (number(dig(figure, end)) for end in ("low", "high"))
-    interval = "–" if low is None or high is None else f"{worded(low)} – {worded(high)}"
-    return [escape(worded(number(dig(figure, "value")))), escape(interval)]
+    value, low, high = (shown(key) for key in ("value", "low", "high"))
+    return [value or _MISSING, f"{low} – {high}" if low and high else _MISSING]
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) and value else "–"
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) and value else _MISSING

@@ -1,20 +1,36 @@
-"""The page's words: the strings of a language, and how probabilities and verdicts are put into sentences.
+"""The page's words: the strings of `languages/`, numbers as a language writes them, and sentences made of both.
 
-`languages` holds the strings; nothing here knows of HTML or Gradio. On the server a sentence is made in the language that the
-request asks for (`Words.asked_for`); what stands on the page from the start is put into the reader's language in the browser.
+A request is answered in the language it asks for ([`Words.from_header`]). What is on the page from the
+start is there in every language ([`Localised`]), and the browser picks one.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from realfake.space.languages import ALSO, DEFAULT, LANGUAGES
+import gradio as gr
+from babel import Locale
+from babel.numbers import format_decimal, format_percent
+from gradio.i18n import I18nData
+
+from realfake.labels import AI, REAL
+from realfake.prediction import Prediction
 from realfake.statistics.verdicts import INCONCLUSIVE
 
+LANGUAGES: dict[str, dict[str, str]] = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((Path(__file__).parent / "languages").glob("*.json"))
+}
+DEFAULT = "en"
+# Browser language tags that get the strings of another language.
+ALIASES = {"no": "nb", "nn": "nb"}
 EXAMPLES = ("coffee.jpg", "cat.jpg", "astronaut.jpg", "temple.jpg", "flower.jpg")
 
 
 class Words:
-    """The strings of one language, called by key.
+    """The strings and number formats of one language.
 
     Example:
         ```python
@@ -26,145 +42,170 @@ class Words:
         self.language = language
         self._strings = LANGUAGES[language]
 
-    def __call__(self, key: str, **values) -> str:
+    def __call__(self, key: str, **values: Any) -> str:
+        """Return the string of a key, its placeholders filled in."""
         return self._strings[key].format(**values)
 
     def named(self, prefix: str, name: str) -> str:
-        """The string `prefix.name`, or the bare name where there is none: names come from checkpoints and modules, too."""
+        """Return the string `prefix.name`, or the bare name if there is none."""
         return self._strings.get(f"{prefix}.{name}", name)
 
     @staticmethod
-    def asked_for(header: str | None) -> "Words":
-        """Choose by a request's `Accept-Language` header, as the browser does for what it translates itself: by the first
-        language in it, whatever the weights of the others."""
+    def from_header(header: str | None) -> "Words":
+        """Return the words for an `Accept-Language` header: those of its first language.
+
+        Weights are ignored, because the browser ignores them for the strings that it translates.
+        """
         first = (header or "").split(",")[0].split(";")[0].strip().lower().split("-")[0]
-        return words(ALSO.get(first, first))
+        return words(ALIASES.get(first, first))
 
     def percent(self, probability: float) -> str:
-        """Word a probability, never as certainty: `"97%"`, `"less than 1%"`, `"more than 99%"`."""
+        """Format a probability as a whole percentage, never as 0 % or 100 %."""
         if probability < 0.005:
             return self("number.least")
         if probability >= 0.995:
             return self("number.most")
-        return self("number.percent", n=min(max(round(100 * probability), 1), 99))
+        return self.rate(min(max(round(100 * probability), 1), 99) / 100, "0")
 
-    def share(self, probability: float) -> str:
-        """Word a probability as a share of images, never as none or all: `"about 9 in 10"`, `"about half"`."""
-        if probability < 0.005:
-            return self("share.fewest")
-        if probability >= 0.995:
-            return self("share.most")
-        if probability < 0.055 or probability >= 0.945:
-            return self("share.of_100", n=min(max(round(100 * probability), 1), 99))
-        if 0.45 <= probability < 0.55:
-            return self("share.half")
-        return self("share.of_10", n=round(10 * probability))
+    def rate(self, share: float, digits: str = "0.#") -> str:
+        """Format a measured share as a percentage with the digits of a CLDR pattern."""
+        pattern = Locale(self.language).percent_formats[None].pattern.replace("#,##0", digits)
+        return format_percent(share, format=pattern, locale=self.language)
 
     def number(self, n: float) -> str:
-        """A whole number, its thousands apart."""
-        return f"{n:,.0f}".replace(",", self("number.thousands"))
+        """Format a whole number."""
+        return format_decimal(round(n), locale=self.language)
 
     def decimal(self, value: float, digits: int = 2) -> str:
-        """A number with a fraction."""
-        return f"{value:.{digits}f}".replace(".", self("number.point"))
+        """Format a number with `digits` decimals."""
+        return format_decimal(value, format="#,##0." + "0" * digits, locale=self.language)
 
     def duration(self, seconds: float) -> str:
-        """How long something takes, roughly."""
+        """Format a duration to the second, or to the minute from 90 seconds on."""
         if seconds < 90:
             return self("time.seconds", n=max(1, round(seconds)))
         return self("time.minutes", n=round(seconds / 60))
 
+    def reason(self, prediction: Prediction) -> str | None:
+        """Say why a prediction is inconclusive, or return `None` if it is not."""
+        if prediction.verdict != INCONCLUSIVE:
+            return None
+        code = prediction.reason or ("between" if prediction.alpha is not None else "no_thresholds")
+        values = {}
+        if code == "out_of_distribution" and prediction.ood is not None:
+            code, values = "ood_share", {"share": self.percent(prediction.ood)}
+        elif code == "between" and prediction.alpha is None:
+            code = "no_thresholds"
+        elif code == "between":
+            values = {"alpha": self.rate(prediction.alpha)}
+        return self(f"reason.{code}", **values)
 
-@cache
-def words(language: str) -> Words:
-    """The words of a language, or the default ones where it has none."""
-    return Words(language if language in LANGUAGES else DEFAULT)
+    def error_rate(self, verdict: str, evaluation: Any) -> str | None:
+        """Say how often the detector's test gave this verdict to images of the other class.
 
+        Args:
+            verdict: `"real"` or `"ai"`; nothing is said of `"inconclusive"`.
+            evaluation: The checkpoint's `evaluation.json`, of any shape.
 
-ENGLISH = words(DEFAULT)
+        Returns:
+            A sentence with the measured share, its 95 % interval and the number of images, or
+            `None` if the record lacks one of them.
+        """
+        if verdict not in (REAL, AI):
+            return None
+        other = AI if verdict == REAL else REAL
+        measured = dig(evaluation, "test", "figures", "verdicts", "wrong", other)
+        share, low, high, n = (number(dig(measured, key)) for key in ("value", "low", "high", "n"))
+        if share is None or low is None or high is None or not n:
+            return None
+        values = {"share": self.rate(share), "low": self.rate(low), "high": self.rate(high)}
+        return self(f"rate.{verdict}", n=self.number(n), **values)
 
+    def evidence(self, evidence: Any) -> str:
+        """Say what removing the marked part does to the score, as `Evidence.sentence` in English."""
+        if not evidence.share:
+            return self(f"evidence.nothing.{evidence.target}")
+        shown = self._distinct(evidence.before, evidence.after, evidence.random)
+        before, share = shown[0], self.rate(evidence.share)
+        name = self(f"evidence.name.{evidence.target}")
 
-def meaning(words: Words, prediction, calibrated: bool) -> str:
-    """Say in a sentence or three what a `Prediction`'s probability means.
+        def change(part: str, value: float, text: str) -> str:
+            way = "leaves" if text == before else "lowers" if value < evidence.before else "raises"
+            values = {"share": share, "name": name, "before": before, "after": text}
+            return self(f"evidence.{part}.{way}", **values)
 
-    Args:
-        words: In which language.
-        prediction: The prediction; an inconclusive one is described by its more probable label.
-        calibrated: Whether the checkpoint says that its probabilities are calibrated. Where it does not, they are not
-            described as frequencies.
-    """
-    named = named_label(prediction)
-    probability, prior = prediction.probabilities[named], prediction.prior_ai
-    if not calibrated:
-        percent = words.percent(probability)
-        return words("meaning.uncalibrated", label=words(f"label.{named}"), percent=percent)
-    key = "meaning.even" if prior == 0.5 else "meaning.prior"
-    said = words(
-        key, share=words.share(probability), kind=words(f"kind.{named}"), prior=words.percent(prior)
-    )
-    if prediction.verdict != INCONCLUSIVE and prediction.label != prediction.verdict:
-        said = f"{said} {words('meaning.against', label=words(f'label.{prediction.label}'))}"
-    return said
+        marked = change("marked", evidence.after, shown[1])
+        message = f"{marked}; {change('random', evidence.random, shown[2])}."
+        return message if evidence.beats_random else f"{message} {self('evidence.chance')}"
 
+    def _distinct(self, *probabilities: float) -> list[str]:
+        """Two decimals, or up to four if the first two numbers would look alike."""
+        for digits in (2, 3, 4):
+            shown = [self.decimal(p, digits) for p in probabilities]
+            if shown[0] != shown[1]:
+                return shown
+        return [self.decimal(p, 2) for p in probabilities]
 
-def reason(words: Words, prediction) -> str | None:
-    """Say why there is no verdict; `None` where there is one."""
-    if prediction.verdict != INCONCLUSIVE:
-        return None
-    if prediction.reason == "out_of_distribution":
-        if prediction.ood is None:
-            return words("reason.novel_bare")
-        return words("reason.novel", share=words.percent(prediction.ood))
-    if prediction.reason == "unstable":
-        return words("reason.unstable")
-    if prediction.alpha is None:
-        return words("reason.between_bare")
-    return words("reason.between", alpha=words("number.percent", n=f"{100 * prediction.alpha:g}"))
-
-
-def named_label(prediction) -> str:
-    """The label that an answer speaks of: the verdict's, or the more probable one where there is no verdict."""
-    return prediction.label if prediction.verdict == INCONCLUSIVE else prediction.verdict
-
-
-def evidence(words: Words, evidence) -> str:
-    """Say what became of the score when the map's strongest part was taken away, as `Evidence.sentence` does in English."""
-    if not evidence.share:
-        return words(f"evidence.nothing.{evidence.target}")
-    before, after, random = _apart(words, evidence.before, evidence.after, evidence.random)
-    share = words(
-        "number.percent_apart", n=f"{100 * evidence.share:.2g}".replace(".", words("number.point"))
-    )
-    name = words(f"evidence.name.{evidence.target}")
-
-    def change(what: str, value: float, text: str) -> str:
-        way = "leaves" if text == before else "lowers" if value < evidence.before else "raises"
-        return words(f"evidence.{what}.{way}", share=share, name=name, before=before, after=text)
-
-    said = (
-        f"{change('marked', evidence.after, after)}; {change('random', evidence.random, random)}."
-    )
-    return said if evidence.beats_random else f"{said} {words('evidence.chance')}"
-
-
-def place(words: Words, box: Sequence[float], size: tuple[int, int]) -> str:
-    """Say where in an image a box lies: `"top left"`, `"centre"`."""
-    left, top, right, bottom = box
-    column = _third((left + right) / 2 / size[0], ("left", "centre", "right"))
-    row = _third((top + bottom) / 2 / size[1], ("top", "middle", "bottom"))
-    if column == "centre":
-        return words("place.centre" if row == "middle" else f"place.{row}")
-    return words("place.both", vertical=words(f"place.{row}"), horizontal=words(f"place.{column}"))
+    def place(self, box: Sequence[float]) -> str:
+        """Say where a box is: `"top left"`, `"centre"`. Its edges are shares of the image's sides."""
+        left, top, right, bottom = box
+        column = _third((left + right) / 2, ("left", "centre", "right"))
+        row = _third((top + bottom) / 2, ("top", "middle", "bottom"))
+        if column == "centre":
+            return self("place.centre" if row == "middle" else f"place.{row}")
+        values = {"vertical": self(f"place.{row}"), "horizontal": self(f"place.{column}")}
+        return self("place.both", **values)
 
 
 def _third(position: float, names: tuple[str, str, str]) -> str:
     return names[min(int(3 * position), 2)]
 
 
-def _apart(words: Words, *probabilities: float) -> list[str]:
-    """With two decimals, or up to four where the first two would look alike."""
-    for digits in (2, 3, 4):
-        shown = [words.decimal(p, digits) for p in probabilities]
-        if shown[0] != shown[1]:
-            return shown
-    return [words.decimal(p, 2) for p in probabilities]
+@cache
+def words(language: str) -> Words:
+    """Return the words of a language, or the English ones if there are none."""
+    return Words(language if language in LANGUAGES else DEFAULT)
+
+
+def words_for(request: gr.Request | None) -> Words:
+    """Return the words in the language of a request."""
+    return Words.from_header(request.headers.get("accept-language") if request else None)
+
+
+ENGLISH = words(DEFAULT)
+
+
+class Localised:
+    """Strings and HTML in every language, for the components that the page starts with.
+
+    Gradio's browser code replaces a marker by the string of the reader's language.
+    """
+
+    def __init__(self):
+        self._entries = {language: dict(strings) for language, strings in LANGUAGES.items()}
+        self._entries |= {tag: self._entries[language] for tag, language in ALIASES.items()}
+        self.i18n = gr.I18n(**self._entries)
+
+    def __call__(self, key: str) -> str:
+        """Return the marker of a string."""
+        return str(I18nData(key))
+
+    def html(self, name: str, draw: Callable[[Words], str]) -> str:
+        """Add HTML that `draw` makes in one language, under the key `html.name`; return its marker."""
+        for language in LANGUAGES:
+            self._entries[language][f"html.{name}"] = draw(words(language))
+        return self(f"html.{name}")
+
+
+def dig(value: Any, *keys: str) -> Any:
+    """Follow keys into JSON of any shape. Return `None` where there is nothing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number out of JSON of any shape, or `None`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < float("inf") else None

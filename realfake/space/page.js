@@ -1,0 +1,136 @@
+// The first tab in the browser: which answer is shown.
+//
+// Messages from the server are kept by image, and maps also by method and target. What is shown is looked
+// up by the image in the drop area and by the settings, each time the page changes. An answer for another
+// image, method or target is never shown, whatever the order in which messages arrive.
+const answers = new Map(), maps = new Map();
+const $ = selector => document.querySelector(selector);
+const all = selector => document.querySelectorAll(selector);
+
+// Events of this page are numbered, so that the server can drop work for an older one.
+let events = 0;
+window.realfakeEvent = () => ++events;
+
+function imageInDropArea() {
+    const picture = $("#rf-drop img");
+    if (!picture) return {};
+    const found = decodeURIComponent(picture.src).match(/\/([0-9a-f]{64})\/[^/]*$/);
+    return {there: true, id: found && found[1]};
+}
+
+const chosen = id => $(`#${id} input:checked`)?.value;
+
+function keep(map, key, value) {
+    map.delete(key);
+    map.set(key, value);
+    while (map.size > 12) map.delete(map.keys().next().value);
+}
+
+function receive(message) {
+    if (!message || !message.image) return;
+    keep(answers, message.image, message.parts);
+    for (const [name, html] of Object.entries(message.maps)) keep(maps, `${message.image}/${name}`, html);
+    show();
+}
+
+// What belongs into a slot now: its state, a key that changes with its content, and the content.
+function content(name, image) {
+    if (!image.there) return ["empty", "empty"];
+    const parts = answers.get(image.id);
+    if (!parts) return ["waiting", "waiting"];
+    if (name !== "map") return parts[name] ? ["answer", image.id, parts[name]] : ["empty", "empty"];
+    if (!parts.stability) return ["empty", "empty"];
+    const key = `${image.id}/${chosen("rf-method")}/${chosen("rf-target")}`;
+    const html = maps.get(key);
+    return html ? ["answer", key, html] : ["waiting", "waiting"];
+}
+
+function show() {
+    const image = imageInDropArea();
+    for (const slot of all("[data-slot]")) {
+        const [state, key, html] = content(slot.dataset.slot, image);
+        if (slot.dataset.key === key) continue;
+        const source = html ?? slot.parentElement.querySelector(`template[data-state=${state}]`).innerHTML;
+        slot.innerHTML = source;
+        slot.dataset.key = key;
+        slot.dataset.state = state;
+        slot.dataset.imageId = state === "answer" ? image.id : "";
+        if (state === "answer") weigh();
+    }
+    blend();
+}
+
+// The prior moves every probability by Bayes' rule. Verdicts stay.
+function percent(p) {
+    const {language, least, most} = $("#rf-script-words").dataset;
+    if (p < 0.005) return least;
+    if (p >= 0.995) return most;
+    const whole = Math.min(Math.max(Math.round(100 * p), 1), 99);
+    return new Intl.NumberFormat(language, {style: "percent"}).format(whole / 100);
+}
+
+function weigh() {
+    const prior = Number($("#rf-prior input[type=range]")?.value ?? 50) / 100;
+    for (const place of all("#rf-layout [data-log-odds]")) {
+        const odds = Number(place.dataset.logOdds) + Math.log(prior / (1 - prior));
+        const share = {ai: 1 / (1 + Math.exp(-odds)), real: 1 / (1 + Math.exp(odds))};
+        const write = each => { each.textContent = percent(share[each.dataset.percent]); };
+        place.querySelectorAll("[data-percent]").forEach(write);
+        place.querySelectorAll("[data-width]").forEach(bar => {
+            bar.style.width = `${(100 * share[bar.dataset.width]).toFixed(1)}%`;
+        });
+        const against = place.querySelector("[data-against]");
+        if (against) against.hidden = (odds > 0 ? "ai" : "real") === place.dataset.verdict;
+    }
+}
+
+// The strength of the map's colours: two pictures of it, one over the other.
+const strength = () => Number($("#rf-strength input[type=range]")?.value ?? 50) / 100;
+function blend() {
+    const picture = $("#rf-map .rf-coloured");
+    if (picture) picture.style.opacity = strength();
+}
+
+async function save(figure) {
+    const [plain, coloured] = figure.querySelectorAll("img");
+    const canvas = document.createElement("canvas");
+    canvas.width = plain.naturalWidth;
+    canvas.height = plain.naturalHeight;
+    const context = canvas.getContext("2d");
+    context.drawImage(plain, 0, 0);
+    context.globalAlpha = strength();
+    context.drawImage(coloured, 0, 0);
+    const link = document.createElement("a");
+    link.download = figure.dataset.name;
+    link.href = canvas.toDataURL("image/jpeg", 0.92);
+    link.click();
+}
+
+function enlarge(figure) {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else figure.requestFullscreen();
+}
+
+document.addEventListener("click", event => {
+    const button = event.target.closest("#rf-map [data-act]");
+    if (button) ({save, enlarge})[button.dataset.act](button.closest("figure"));
+});
+// Settings change without a change of the page's elements.
+for (const kind of ["input", "change", "click"]) {
+    document.addEventListener(kind, () => setTimeout(() => { show(); weigh(); }));
+}
+
+// The thumbnails of the examples are buttons without a text, and Gradio draws them again at times.
+function nameExamples() {
+    const names = $("#rf-script-words")?.dataset.examples.split("|") ?? [];
+    all("#rf-examples button").forEach((button, i) => {
+        if (button.ariaLabel !== names[i]) button.ariaLabel = names[i];
+    });
+}
+
+new MutationObserver(() => { show(); nameExamples(); }).observe(
+    document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ["src"]}
+);
+watch("value", () => receive(props.value));
+show();
+nameExamples();
