@@ -1,42 +1,100 @@
-"""Memory that a batch has given back is kept for the next one.
+"""The process's allocator and threads.
 
-A network on the CPU asks for the same large blocks at every layer of every batch. By glibc's defaults each of them is mapped
-from the system, cleared by it page by page, and unmapped again: for a MobileNetV2 on 288 x 288 pixels that takes longer than
-the network itself (`scripts/benchmark.py --only allocator`).
+A network on the CPU allocates the same large blocks at every layer of every batch. By default,
+glibc maps each block from the system and unmaps it again, which takes longer than a MobileNetV2 on
+288 x 288 pixels (`scripts/benchmark.py --only allocator`).
 """
 
 import contextlib
 import ctypes
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from threadpoolctl import threadpool_limits
 
-# Of malloc.h.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-# Bytes: larger blocks are mapped as before, and as much as this may lie idle.
+# From malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+# Larger blocks are mapped, and unmapped when they are freed: full-size pictures and maps. The
+# largest block of a batch of 16 in a MobileNetV2 on 288 x 288 pixels has 122 MiB.
+LARGEST_KEPT = 2**27
+# Bytes that may stay free at the end of the heap.
 KEPT = 2**30
 _STEP = 2**26
+# Share of a core below which a process counts as idle.
+_IDLE = 0.1
+# CPU seconds after which there may be memory to give back.
+_WORKED = 0.5
+# Seconds after which a process that is never idle gives memory back.
+_BUSY_SECONDS = 60.0
 
 
 def keep_freed_memory() -> bool:
-    """Set the process's allocator so, whoever asks it. Calling it again changes nothing.
+    """Let the process reuse the memory that it frees, from one heap for all threads.
+
+    With a heap for each thread, as glibc has by default, each would keep its own peak.
 
     Returns:
-        Whether there was something to set: on Linux with glibc.
+        Whether the allocator was set: on Linux with glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return False
-    settings = ((_MMAP_THRESHOLD, KEPT), (_TRIM_THRESHOLD, KEPT), (_TOP_PAD, _STEP))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    settings = {
+        _ARENA_MAX: 1,
+        _MMAP_THRESHOLD: LARGEST_KEPT,
+        _TRIM_THRESHOLD: KEPT,
+        _TOP_PAD: _STEP,
+    }
+    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+
+
+def give_back_memory() -> bool:
+    """Return all free memory of the process to the system.
+
+    Returns:
+        Whether there was any, on Linux with glibc.
+    """
+    try:
+        return ctypes.CDLL(None).malloc_trim(0) == 1
+    except (AttributeError, OSError, TypeError):
+        return False
+
+
+def give_back_memory_when_idle(every: float = 5.0) -> threading.Thread:
+    """Return free memory to the system after work, on a thread that ends with the process.
+
+    Args:
+        every: Seconds between two checks. Memory is returned after an idle interval of this length,
+            and once a minute if there is none.
+
+    Returns:
+        The thread.
+    """
+
+    def run() -> None:
+        given_back, given_back_at = 0.0, time.monotonic()
+        while True:
+            before = time.process_time()
+            time.sleep(every)
+            now = time.process_time()
+            idle = now - before < _IDLE * every
+            late = time.monotonic() - given_back_at > _BUSY_SECONDS
+            if now - given_back > _WORKED and (idle or late):
+                give_back_memory()
+                given_back, given_back_at = time.process_time(), time.monotonic()
+
+    thread = threading.Thread(target=run, name="memory", daemon=True)
+    thread.start()
+    return thread
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let PyTorch and NumPy compute on the calling thread alone."""
+    """Let PyTorch and NumPy compute on the calling thread only."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -48,15 +106,20 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def lone_threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads, each of which computes alone.
+    """A pool of threads, each of which computes on one core.
 
-    Work that has not begun is dropped when the block fails; the block ends when the work under way has ended.
+    If the block fails, work that has not begun is dropped. The block ends when the pool's work has
+    ended.
 
     Args:
-        workers: *optional*. How many; *defaults to* as many as PyTorch would use for one operation.
+        workers: *optional*. The number of threads, *defaults to* PyTorch's threads for one
+            operation.
+
+    Yields:
+        The pool.
     """
     workers = workers or torch.get_num_threads()
-    # The number of threads of an operation is set by each thread that calls one.
+    # Each calling thread has its own setting.
     with one_thread(), ThreadPoolExecutor(workers, "compute", torch.set_num_threads, (1,)) as pool:
         try:
             yield pool

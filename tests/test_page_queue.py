@@ -1,6 +1,7 @@
-"""The page's queue when it is full: whoever comes then is told so, and when to come back."""
+"""A full queue: further calls are refused with a time to come back, and a busy port is an error."""
 
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -11,30 +12,21 @@ from gradio import processing_utils
 from helpers.serving import free_port
 
 from realfake.detector import Detector
-from realfake.space import api, page
+from realfake.space import api, gradio_patches, page
 from realfake.space.loading import Loaded
-
-REPLACED = (
-    "async_ssrf_protected_get",
-    "async_ssrf_protected_download",
-    "ssrf_protected_download",
-    "save_url_to_cache",
-)
 
 
 @pytest.fixture
 def url(tiny_vit, tmp_path, monkeypatch):
-    """The page with room for one who waits, in this process."""
+    """The page in this process, with room for one waiting event."""
     launch = gr.Blocks.launch
 
     def beside(blocks, **options):
         address = {"server_name": "127.0.0.1", "server_port": free_port()}
-        return launch(blocks, prevent_thread_lock=True, quiet=True, **address, **options)
+        return launch(blocks, prevent_thread_lock=True, quiet=True, **options | address)
 
-    for name in REPLACED:
-        monkeypatch.setattr(
-            processing_utils, name, getattr(processing_utils, name)
-        )  # put back afterwards
+    for name in gradio_patches.DOWNLOADS:  # restored after the test
+        monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(gr.Blocks, "launch", beside)
     monkeypatch.setattr(page, "MAX_WAITING", 1)
@@ -59,7 +51,7 @@ def call(url: str, path: str):
         return error.code, json.load(error), error.headers
 
 
-def test_who_finds_the_queue_full_is_told_when_to_come_back(url, tmp_path, monkeypatch):
+def test_a_call_to_a_full_queue_learns_when_to_come_back(url, tmp_path, monkeypatch):
     gate, entered = threading.Event(), threading.Semaphore(0)
 
     def answer(*_, **__):
@@ -68,7 +60,7 @@ def test_who_finds_the_queue_full_is_told_when_to_come_back(url, tmp_path, monke
         return {"verdict": "real"}
 
     monkeypatch.setattr(api, "answer", answer)
-    (path := tmp_path / "photo.jpg").write_bytes(b"judged by nobody")
+    (path := tmp_path / "photo.jpg").write_bytes(b"not read")
     events = []
     for _ in range(2):  # one after the other, as only one may wait
         events.append(call(url, str(path))[1]["event_id"])
@@ -86,3 +78,13 @@ def test_who_finds_the_queue_full_is_told_when_to_come_back(url, tmp_path, monke
         ) as response:
             assert b"event: complete" in response.read()
     assert call(url, str(path))[0] == 200
+
+
+def test_a_port_in_use_stops_the_start(tiny_vit, monkeypatch):
+    for name in gradio_patches.DOWNLOADS:
+        monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("GRADIO_SERVER_PORT", str(port))
+        with pytest.raises(OSError, match=f"port {port} is in use; set GRADIO_SERVER_PORT"):
+            page.launch(page.build(Loaded(Detector.from_pretrained(tiny_vit))))

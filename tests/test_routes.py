@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from transformers import pipeline
 from realfake.detector import Detector
 from realfake.hub_api import Parameters, scores
 from realfake.space.batching import Batcher, Busy
+from realfake.space.limits import Guard, RateLimit
 from realfake.space.routes import Service, routes
 
 
@@ -37,13 +39,14 @@ def service(detector):
 
 
 def serve(service):
-    """A server of the routes alone on a free port; yields its address."""
+    """Serve the routes on a free port; yields the address."""
     app = FastAPI(
         routes=routes(service.detector, service), docs_url=None, redoc_url=None, openapi_url=None
     )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen()  # who calls before the server has started waits, and is not refused
+        listener.listen()  # early calls wait
+        app = Guard(app, RateLimit(0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -321,7 +324,7 @@ def test_a_client_that_is_still_sending_hears_that_the_detector_is_busy(detector
 
 
 def test_what_never_comes_is_not_waited_for(detector, monkeypatch):
-    monkeypatch.setattr("realfake.space.incoming.DRAIN", 0.2)
+    monkeypatch.setattr("realfake.space.limits.DRAIN_SECONDS", 0.2)
     for url in serve(Service(detector, max_requests=0)):
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as connection:
             connection.sendall(
@@ -348,11 +351,11 @@ def test_a_client_that_hangs_up_frees_its_place(detector):
         connections = [socket.create_connection(address, 30) for _ in range(12)]
         for connection in connections:
             connection.sendall(head % len(jpeg()) + jpeg())
-        _until(lambda: counting._on_their_way == 12 and decoded)
+        _until(lambda: counting.in_progress == 12 and decoded)
         for connection in connections:
             connection.close()
         # None has an answer; the places are free all the same, and what waited for its turn is never decoded.
-        _until(lambda: counting._on_their_way == 0)
+        _until(lambda: counting.in_progress == 0)
         halt.set()
         gate.open.set()
         assert post(url, jpeg())[0] == 200
@@ -394,19 +397,19 @@ def test_clients_that_send_slowly_keep_nobody_out(detector):
     narrow = Service(detector, max_requests=1)
     for url in serve(narrow):
         slow = [begin(url, b"abc", 1000) for _ in range(8)]
-        _until(lambda: narrow._room.taken == 8 * 3)
+        _until(lambda: narrow.held == 8 * 3)
         assert get(url, "/ready")[0] == 200
         assert post(url, jpeg())[0] == 200
         for connection in slow:
             connection.close()
-        _until(lambda: narrow._room.taken == 0)
+        _until(lambda: narrow.held == 0)
 
 
 @pytest.mark.parametrize(
     "kind", ["image/jpeg", "application/json", "multipart/form-data; boundary=xyz"]
 )
 def test_a_request_that_does_not_arrive_is_given_up(detector, monkeypatch, kind):
-    monkeypatch.setattr("realfake.space.incoming.DRAIN", 0.1)
+    monkeypatch.setattr("realfake.space.limits.DRAIN_SECONDS", 0.1)
     hasty = Service(detector, max_requests=1, arrival=0.2)
     for url in serve(hasty):
         with begin(url, b"--x", 1000, kind) as connection:
@@ -414,7 +417,7 @@ def test_a_request_that_does_not_arrive_is_given_up(detector, monkeypatch, kind)
                 connection.makefile("rb").read().decode()
             )  # to the end: the connection is closed
         assert " 408 " in answer and "did not arrive within 0.2 seconds" in answer
-        assert hasty._room.taken == 0
+        assert hasty.held == 0
         assert post(url, jpeg())[0] == 200
 
 
@@ -422,12 +425,12 @@ def test_what_arrives_together_is_bounded(detector):
     tight = Service(detector, max_held=100_000)
     for url in serve(tight):
         with begin(url, bytes(60_000), 90_000):
-            _until(lambda: tight._room.taken == 60_000)
+            _until(lambda: tight.held == 60_000)
             for body, kind in ((bytes(60_000), "image/jpeg"), form(bytes(60_000))):
                 status, answer, headers = post(url, body, kind)
                 assert (status, headers["Retry-After"]) == (503, "2") and "busy" in answer["error"]
             assert post(url, jpeg())[0] == 200
-        _until(lambda: tight._room.taken == 0)
+        _until(lambda: tight.held == 0)
         assert post(url, bytes(60_000))[0] == 422
 
 
@@ -545,9 +548,21 @@ def test_the_documentation_lists_the_projects_routes_alone(url):
         "422",
         "503",
     }
+
+
+def test_the_documentation_page_needs_no_other_host(url):
     status, body = get(url, "/docs")
-    assert status == 200
-    assert b"openapi.json" in body
+    page = body.decode()
+    assert status == 200 and "POST /predict" in page and "openapi.json" in page
+    assert not re.search(r"""(src|href)=["'](https?:)?//|@import|<script""", page)
+
+
+def test_ready_says_that_another_detector_replaces_the_one_that_was_named(detector):
+    for url in serve(Service(detector, missing="user/typo")):
+        status, body = get(url, "/ready")
+        answer = json.loads(body)
+        assert (status, answer["status"], answer["missing"]) == (200, "fallback", "user/typo")
+        assert answer["model"] == detector.name
 
 
 def test_ready_names_the_detector(url, tiny_vit):

@@ -134,7 +134,7 @@ def test_a_url_is_read_within_the_limits_or_not_at_all(url, folder):
     with socket.create_server(("127.0.0.1", 0)) as inside:
         address = f"http://127.0.0.1:{inside.getsockname()[1]}/x.png?token=secret"
         told = call(url, "predict", file(address), 0.5, False, False)
-        assert "was not fetched: it names port" in told and "secret" not in told
+        assert "was not fetched" in told and "port" in told and "secret" not in told
         assert (
             "http://127.0.0.1/x.png was not fetched: its host's address 127.0.0.1 is not public"
             in call(url, "provenance", file("http://127.0.0.1/x.png"))

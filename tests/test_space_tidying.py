@@ -17,8 +17,8 @@ from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from realfake.space import page, rows, tidying
-from realfake.space.rows import Row
+from realfake.space import page, tidying
+from realfake.space.batch import Row, write
 
 HASH = "0123456789abcdef" * 4
 HOUR = 3600
@@ -48,7 +48,7 @@ def test_uploads_and_reports_go_once_they_are_old(folder):
     written(folder / HASH[::-1] / ".photo.jpg.x1y2z3")
     written(folder / "tmpab12_3cd")
     written(tidying.new_folder() / "photo-realfake.pdf")
-    table, _ = rows.write([Row("photo.jpg", problem="It is a letter.")])
+    table, _ = write([Row("photo.jpg", problem="It is a letter.")])
     assert Path(table).is_relative_to(folder)
     tidying.tidy((), age=HOUR / 2)
     assert len(list(folder.iterdir())) == 5 and Path(table).is_file()
@@ -83,7 +83,7 @@ def test_what_gradio_leaves_goes_under_the_names_that_it_gives(folder):
 
 
 def test_gradio_serves_what_is_written_as_it_is(folder):
-    path, _ = rows.write([Row("photo.jpg", problem="It is a letter.")])
+    path, _ = write([Row("photo.jpg", problem="It is a letter.")])
     button = gr.DownloadButton()
     assert button.move_resource_to_block_cache(path) == path and button.temp_files == {path}
 
@@ -201,13 +201,6 @@ def test_a_process_takes_a_folder_of_its_own_unless_one_is_named(folder, monkeyp
     tidying.claim_folder()
     taken = Path(os.environ[tidying.VARIABLE])
     assert taken.parent == folder.parent and taken.name.startswith(tidying.PREFIX)
-
-
-def test_a_folder_lent_for_a_while_goes_with_what_is_in_it(folder):
-    with pytest.raises(ValueError), tidying.passing_folder() as lent:
-        written(lent / "a" / "b")
-        raise ValueError
-    assert list(folder.iterdir()) == []
 
 
 def test_the_page_deletes_within_the_hour_that_it_states_and_after_gradio(monkeypatch):

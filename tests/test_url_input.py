@@ -1,7 +1,8 @@
-"""An image by its URL, as Gradio's API takes it: through the project's own downloader, and nowhere else."""
+"""Images by URL in Gradio's API: only the project's own downloader fetches them."""
 
 import asyncio
 import io
+import json
 from pathlib import Path
 
 import gradio as gr
@@ -9,9 +10,10 @@ import httpx
 import pytest
 from gradio import processing_utils
 from gradio.data_classes import ImageData
+from gradio.mcp import GradioMCPServer
 from helpers.tiny import draw_picture
 
-from realfake.space import gradio_downloads, image_input
+from realfake.space import gradio_patches, image_input
 from realfake.space.image_input import ImageInput
 
 URL = "https://photos.example/a%20b/cat?token=secret"
@@ -28,30 +30,25 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The URLs that anything but the project's downloader asks for, with Gradio's own downloads off."""
-    for name in (
-        "async_ssrf_protected_get",
-        "async_ssrf_protected_download",
-        "ssrf_protected_download",
-        "save_url_to_cache",
-    ):
-        monkeypatch.setattr(
-            processing_utils, name, getattr(processing_utils, name)
-        )  # put back afterwards
-    asked = []
+def fetched(monkeypatch):
+    """The URLs that Gradio fetches, with its own downloads switched off."""
+    for name in gradio_patches.DOWNLOADS:  # restored after the test
+        monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))
+    output = getattr(GradioMCPServer, gradio_patches.MCP_OUTPUT)
+    monkeypatch.setattr(GradioMCPServer, gradio_patches.MCP_OUTPUT, output)
+    fetched = []
 
-    async def ask(self, request):
-        asked.append(str(request.url))
+    async def fetch(self, request):
+        fetched.append(str(request.url))
         return httpx.Response(200, content=b"pixels")
 
     async def look_up(hostname):
         return "93.184.216.34"
 
-    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", ask)
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", fetch)
     monkeypatch.setattr(processing_utils.sh, "async_validate_url", look_up)
-    gradio_downloads.switch_off()
-    return asked
+    gradio_patches.apply()
+    return fetched
 
 
 def picture() -> bytes:
@@ -66,7 +63,7 @@ def moved(block, value):
     )
 
 
-def test_an_image_by_its_url_is_fetched_by_the_projects_downloader(cache, asked, monkeypatch):
+def test_an_image_by_its_url_is_fetched_by_the_projects_downloader(cache, fetched, monkeypatch):
     calls = []
     monkeypatch.setattr(
         image_input, "fetch", lambda *call, **limits: calls.append((call, limits)) or picture()
@@ -76,7 +73,7 @@ def test_an_image_by_its_url_is_fetched_by_the_projects_downloader(cache, asked,
     assert path.read_bytes() == picture() and path.name == "cat.png" and path.is_relative_to(cache)
     assert calls == [((URL,), {"max_bytes": image_input.LIMITS.max_bytes})]
     assert str(path) in block.temp_files  # what is deleted after a while
-    assert asked == []
+    assert fetched == []
 
 
 @pytest.mark.parametrize(
@@ -85,43 +82,43 @@ def test_an_image_by_its_url_is_fetched_by_the_projects_downloader(cache, asked,
         ("http://100.64.0.1/latest/meta-data", "address 100.64.0.1 is not public"),
         ("http://127.0.0.1/x.png", "address 127.0.0.1 is not public"),
         ("https://[::ffff:10.0.0.1]/x.png", "is not public"),
-        ("http://93.184.216.34:6379/", "it names port 6379; only 80 and 443 are asked"),
+        ("http://93.184.216.34:6379/", "port 6379"),
     ],
 )
-def test_a_url_that_is_refused_says_why_in_one_line(cache, asked, url, words):
+def test_a_url_that_is_refused_says_why_in_one_line(cache, fetched, url, words):
     block = ImageInput()
     with pytest.raises(gr.Error) as refused:
         block.preprocess(ImageData(**moved(block, sent(url))))
     assert words in refused.value.message and "\n" not in refused.value.message
-    assert asked == [] and not any(cache.rglob("*"))
+    assert fetched == [] and not any(cache.rglob("*"))
 
 
-def test_many_urls_for_one_image_are_none(cache, asked, monkeypatch):
+def test_many_urls_for_one_image_are_none(cache, fetched, monkeypatch):
     monkeypatch.setattr(image_input, "fetch", lambda *_, **__: pytest.fail("fetched"))
     block = ImageInput()
     left = moved(block, [sent(URL)] * 1000)
     with pytest.raises(ValueError, match="ImageData"):
         block.data_model.model_validate(left, context={"validate_meta": True})
-    assert asked == []
+    assert fetched == []
 
 
 @pytest.mark.parametrize("component", [gr.Image, gr.File, gr.Number, gr.JSON, gr.Textbox])
-def test_nothing_else_takes_a_url(asked, component):
-    with pytest.raises(gr.Error, match="A URL is not read here; upload the file itself."):
+def test_nothing_else_takes_a_url(fetched, component):
+    with pytest.raises(gr.Error, match="URLs are not read here"):
         moved(component(), sent(URL))
-    assert asked == []
+    assert fetched == []
 
 
-def test_gradios_other_downloads_are_off(asked, tmp_path):
+def test_gradios_other_downloads_are_off(fetched, tmp_path):
     for fetch in (processing_utils.ssrf_protected_download, processing_utils.save_url_to_cache):
-        with pytest.raises(gr.Error, match="A URL is not read here"):
+        with pytest.raises(gr.Error, match="URLs are not read here"):
             fetch(URL, str(tmp_path))
-    with pytest.raises(gr.Error, match="A URL is not read here"):
+    with pytest.raises(gr.Error, match="URLs are not read here"):
         asyncio.run(processing_utils.async_ssrf_protected_get(URL))
-    assert asked == []
+    assert fetched == []
 
 
-def test_an_upload_goes_its_usual_way(cache, asked):
+def test_an_upload_goes_its_usual_way(cache, fetched):
     path = cache / "folder" / "photo.png"
     path.parent.mkdir()
     path.write_bytes(picture())
@@ -129,3 +126,24 @@ def test_an_upload_goes_its_usual_way(cache, asked):
     assert block.preprocess(ImageData(path=str(path))) == str(path)
     assert block.preprocess(None) is None
     assert asyncio.run(block.async_move_resource_to_block_cache(str(path))) == str(path)
+
+
+@pytest.mark.parametrize("name", gradio_patches.DOWNLOADS)
+def test_the_page_does_not_start_without_a_function_that_it_replaces(monkeypatch, fetched, name):
+    monkeypatch.delattr(processing_utils, name)
+    with pytest.raises(ValueError, match=f"has no gradio.processing_utils.{name}"):
+        gradio_patches.apply()
+    monkeypatch.delattr(GradioMCPServer, gradio_patches.MCP_OUTPUT)
+    monkeypatch.setattr(processing_utils, name, print, raising=False)
+    with pytest.raises(ValueError, match=gradio_patches.MCP_OUTPUT):
+        gradio_patches.apply()
+
+
+def test_mcp_tools_answer_in_json(fetched):
+    server = object.__new__(GradioMCPServer)
+    from mcp import types
+
+    server.types = types
+    answer = {"verdict": "real", "reason": None, "note": "ø"}
+    (text,) = server.postprocess_output_data([answer], "http://localhost")
+    assert json.loads(text.text) == answer

@@ -1,10 +1,13 @@
-"""The demo page: a detector behind a Gradio page of five tabs, an API and MCP tools.
+"""The demo page: a detector behind a Gradio page of five tabs, an HTTP API and MCP tools.
 
-`loading` opens the detector, `page` puts the tabs together (`check`, `batch`, `compare`, `quality`, `code`), `handlers` answers,
-`render` and `text` turn answers into HTML and words without knowing of any widget, `languages` holds the words.
+`loading` opens the detectors, `page` builds and serves the page, `api` and `routes` answer
+programs, `limits` protects all of it.
 """
+
+import os
 
 from realfake.space.tidying import claim_folder
 
-# Gradio reads where it may write when it is imported.
+# Gradio reads both when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 claim_folder()

@@ -1,8 +1,8 @@
 """Requests that arrive together share a forward pass.
 
-Between the HTTP routes, which decode each request's image on their own threads, and the detector's model, which one thread
-here feeds: it takes whatever has come in while the last batch ran, and waits for nobody. The queue is bounded; beyond it
-callers are told at once, so that they can come back, instead of waiting for an answer that nobody reads any more.
+The HTTP routes decode images on threads of their own; one thread here feeds the model. It takes all
+items that arrived during the last batch and does not wait for more. Its queue is bounded: further
+callers are refused at once.
 """
 
 import queue
@@ -13,28 +13,28 @@ from concurrent.futures import Future
 import numpy as np
 import torch
 
-# Large enough for the model, small enough that one is decoded and answered while the next one runs: with 16, two cores serve
-# three fifths of what they do with 8 (`scripts/benchmark.py --only space-users`).
+# With 16, two cores serve three fifths of the requests that they serve with 8: decoding and
+# answering then wait for the model (`scripts/benchmark.py --only space-users`).
 MAX_BATCH = 8
 MAX_WAITING = 64
 
 
 class Busy(RuntimeError):
-    """More is waiting than will be answered in time."""
+    """The queue is full."""
 
 
 class Batcher:
-    """Runs a function of a batch for callers who have one item each.
+    """Run a function of a batch for callers that have one item each.
 
     Args:
-        forward: From `(n, 3, height, width)` to `(n, labels)`; [`~realfake.detector.Detector.forward`], which lets one
-            caller at a time through.
+        forward: From `(n, 3, height, width)` to `(n, labels)`, such as
+            [`~realfake.detector.Detector.forward`].
         max_batch: Items in one call.
         max_waiting: Items that may wait.
 
     Attributes:
-        batches: Forward passes so far.
-        items: What went through them.
+        batches: The number of calls so far.
+        items: The number of items in these calls.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Batcher:
         self._thread: threading.Thread | None = None
 
     def submit(self, pixels: torch.Tensor) -> Future:
-        """Hand in one item of shape `(1, 3, height, width)`.
+        """Add one item of shape `(1, 3, height, width)` to the queue.
 
         Returns:
-            A future of its row, `(labels,)`; cancelling it takes the item out of the queue.
+            A future of its row of shape `(labels,)`. A cancelled item is not computed.
 
         Raises:
             Busy: The queue is full.
@@ -63,8 +63,8 @@ class Batcher:
         try:
             self._queue.put_nowait((pixels, future))
         except queue.Full:
-            raise Busy(f"{self._queue.maxsize} images are waiting already.") from None
-        # Not before the first item: a process that forks, as ZeroGPU does, must not lose its thread in doing so.
+            raise Busy(f"{self._queue.maxsize} images are waiting; try again later.") from None
+        # Started with the first item: a thread does not survive the fork of ZeroGPU.
         with self._start:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
@@ -80,7 +80,7 @@ class Batcher:
         while True:
             batch = [self._queue.get()]
             while len(batch) < self.max_batch and not self._queue.empty():
-                batch.append(self._queue.get_nowait())  # nobody else takes any
+                batch.append(self._queue.get_nowait())  # this thread is the only reader
             wanted = [
                 (pixels, future)
                 for pixels, future in batch
@@ -100,7 +100,7 @@ class Batcher:
 
 
 def _by_shape(items: list[tuple[torch.Tensor, Future]]) -> list[list[tuple[torch.Tensor, Future]]]:
-    """Inputs of a processor that keeps an image's own size cannot be stacked with others."""
+    # Some processors keep an image's own size.
     groups: dict[tuple, list] = {}
     for item in items:
         groups.setdefault(tuple(item[0].shape), []).append(item)

@@ -1,7 +1,8 @@
 """The page: its tabs, and how it is served.
 
-Built once around an opened detector (`build`) and started by `launch`. Each tab is a module: `check`, `batch`, `compare`, `quality`,
-`code`; the words are in `languages`, the look in `style.css` and `theme`.
+Built once around an opened detector (`build`) and started by `launch`. Each tab is a module:
+`check`, `batch`, `compare`, `quality`, `code`. The words are in `languages`, the HTML in
+`templates`, the look in `style.css` and `theme`.
 """
 
 import os
@@ -9,46 +10,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
-from starlette.middleware import Middleware
 
 from realfake.detector import Detector
-from realfake.space import gradio_downloads, render
+from realfake.runtime import give_back_memory_when_idle
+from realfake.space import gradio_patches
 from realfake.space.api import add_api
 from realfake.space.batch import build_batch
-from realfake.space.body_limit import BodyLimit
-from realfake.space.check import build_check, name_the_examples
-from realfake.space.closed_routes import ClosedRoutes
+from realfake.space.check import build_check
 from realfake.space.code import build_code
 from realfake.space.compare import build_compare
 from realfake.space.feedback import Feedback
-from realfake.space.guard import Guard
-from realfake.space.handlers import Handlers
+from realfake.space.limits import PRIVATE_NETWORKS, TRUSTED_PROXIES, middleware
 from realfake.space.loading import Loaded
-from realfake.space.localised import Localised
 from realfake.space.quality import build_quality
-from realfake.space.rate_limit import RateLimit
+from realfake.space.render import render
 from realfake.space.routes import routes
-from realfake.space.text import ENGLISH
+from realfake.space.text import ENGLISH, Localised
 from realfake.space.theme import theme
 from realfake.space.tidying import keep_tidy
 
 STYLE = Path(__file__).parent / "style.css"
 MAX_FILE_SIZE = "32mb"
-# Uploads and maps older than half an hour are deleted, checked every ten minutes; what Gradio loses track of, ten minutes later.
+# Every ten minutes, uploads and maps older than half an hour are deleted, and ten minutes later
+# the files that Gradio has lost track of.
 DELETE_CACHE = (600, 1800)
-# Events that may wait; beyond it the page says that the queue is full.
+# Events that may wait; further ones are refused with "Queue is full".
 MAX_WAITING = 64
-# Sessions whose answer is kept for the sliders and the report; the one unused longest is forgotten first.
-MAX_SESSIONS = 100
+# Sessions whose answer is kept for the sliders and the report, 12 MiB each.
+MAX_SESSIONS = 50
+# Threads for event handlers. The events' own limits add up to less.
+MAX_THREADS = 16
+DEFAULT_PORT = 7860
 
 
 @dataclass(frozen=True)
 class Page:
-    """What [`launch`] needs: the widgets, their translations, and the detector for the HTTP routes."""
+    """What [`launch`] needs: the widgets, their translations, and the detector for the HTTP
+    routes."""
 
     blocks: gr.Blocks
     i18n: gr.I18n
     detector: Detector
+    missing: str | None = None
 
 
 def build(loaded: Loaded, feedback: Feedback | None = None) -> Page:
@@ -58,20 +61,15 @@ def build(loaded: Loaded, feedback: Feedback | None = None) -> Page:
         loaded: The opened detector.
         feedback: *optional*. Keeps visitors' corrections; without it the page asks for none.
     """
-    local, handlers = Localised(), Handlers(loaded.detector)
+    local = Localised()
     kept = DELETE_CACHE[1]
     with gr.Blocks(title=ENGLISH("page.title"), delete_cache=DELETE_CACHE) as blocks:
-        gr.HTML(local.html("header", render.header))
-        if loaded.missing:
-            gr.HTML(
-                local.html(
-                    "notice",
-                    lambda words: render.notice(words("page.fallback", model=loaded.missing)),
-                )
-            )
+        gr.HTML(local.html("header", lambda t: render("page", "header", t)))
+        if model := loaded.missing:
+            gr.HTML(local.html("notice", lambda t: render("page", "notice", t, model=model)))
         with gr.Tabs(elem_id="rf-tabs", overflow_behavior="wrap"):
             with gr.Tab(local("tab.check"), id="check"):
-                build_check(loaded, handlers, local, kept, feedback)
+                build_check(loaded, local, kept, feedback)
             with gr.Tab(local("tab.batch"), id="batch"):
                 build_batch(loaded.detector, local, kept)
             with gr.Tab(local("tab.compare"), id="compare"):
@@ -80,38 +78,44 @@ def build(loaded: Loaded, feedback: Feedback | None = None) -> Page:
                 build_quality(loaded, local)
             with gr.Tab(local("tab.code"), id="code"):
                 build_code(loaded, local)
-        gr.HTML(local.html("footer", render.footer))
-        blocks.load(None, js=name_the_examples(), api_visibility="private")
+        gr.HTML(local.html("footer", lambda t: render("page", "footer", t)))
         add_api(loaded.detector)
-    return Page(blocks, local.i18n, loaded.detector)
+    return Page(blocks, local.i18n, loaded.detector, loaded.missing)
 
 
 def launch(page: Page) -> None:
-    """Serve the page, on the address that `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT` give.
+    """Serve the page at the address set by `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT` (7860).
 
     Raises:
-        ValueError: `REALFAKE_REQUESTS_PER_MINUTE` is no number.
+        ValueError: `REALFAKE_REQUESTS_PER_MINUTE` has a wrong value, or Gradio lacks a function
+            that the page replaces.
+        OSError: The port is in use.
     """
-    limit = RateLimit.from_environ(os.environ)
+    protection = middleware(os.environ)
+    os.environ.setdefault(TRUSTED_PROXIES, PRIVATE_NETWORKS)
     keep_tidy(page.blocks, every=DELETE_CACHE[0], age=sum(DELETE_CACHE))
-    gradio_downloads.switch_off()
-    # Closed, the API has no way past the queue and its limits.
-    page.blocks.queue(max_size=MAX_WAITING, api_open=False).launch(
-        theme=theme(),
-        css_paths=STYLE,
-        i18n=page.i18n,
-        app_kwargs={
-            "routes": routes(page.detector),
-            "middleware": [
-                Middleware(Guard, limit=limit),
-                Middleware(ClosedRoutes),
-                Middleware(BodyLimit),
-            ],
-        },
-        mcp_server=True,
-        max_file_size=MAX_FILE_SIZE,
-        show_error=True,
-        state_session_capacity=MAX_SESSIONS,
-        footer_links=["api"],
-        ssr_mode=False,
-    )
+    gradio_patches.apply()
+    give_back_memory_when_idle()
+    # Without a port, Gradio takes the next free one.
+    port = int(os.environ.get("GRADIO_SERVER_PORT") or DEFAULT_PORT)
+    app = {"routes": routes(page.detector, missing=page.missing), "middleware": protection}
+    try:
+        # With an open API, calls could bypass the queue and its limits.
+        page.blocks.queue(max_size=MAX_WAITING, api_open=False).launch(
+            server_port=port,
+            theme=theme(),
+            css_paths=STYLE,
+            i18n=page.i18n,
+            app_kwargs=app,
+            mcp_server=True,
+            max_file_size=MAX_FILE_SIZE,
+            max_threads=MAX_THREADS,
+            show_error=True,
+            state_session_capacity=MAX_SESSIONS,
+            footer_links=["api"],
+            ssr_mode=False,
+        )
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        raise OSError(f"port {port} is in use; set GRADIO_SERVER_PORT to a free one.") from error

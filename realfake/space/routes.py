@@ -1,50 +1,53 @@
-"""The page's plain HTTP routes: `POST /predict` as on the Hub, `/health`, `/ready`, and the documentation of these alone.
+"""The page's plain HTTP routes: `POST /predict` as on the Hub, `/health`, `/ready`, `/docs`.
 
-`page.launch` hands them to Gradio (`app_kwargs={"routes": routes(detector)}`), so that the app starts as Spaces and ZeroGPU
-expect. Once all of a request has come it is decoded on a thread of its own, then waits in a
-[`~realfake.space.batching.Batcher`] for the model.
+A request's image is decoded on a thread of a small pool, then waits in a
+[`~realfake.space.batching.Batcher`] for the model. `page.launch` hands the routes to Gradio's app.
 """
 
 import asyncio
 import json
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import jinja2
+import numpy as np
+import torch
 from fastapi import Request
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
 
 from realfake import hub_api
 from realfake.detector import Detector
 from realfake.space.batching import MAX_WAITING, Batcher, Busy
-from realfake.space.incoming import Incoming
-from realfake.space.refusal import RETRY_AFTER
-from realfake.space.room import Room
+from realfake.space.limits import MAX_IMAGE_BYTES, RETRY_AFTER
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 32 * 2**20
 TIMEOUT = 30.0
 ARRIVAL = 60.0
 MAX_HELD = 512 * 2**20
-# What a client that says nothing of the type sends, and what curl's --data-binary says by itself.
-_UNSAID = (
+# Content types of clients that name none, and of curl's --data-binary.
+_UNNAMED = (
     "",
     "application/octet-stream",
     "binary/octet-stream",
     "application/x-www-form-urlencoded",
 )
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Refusal(Exception):
-    """Ends a request with a status and one line for the client."""
+    """End a request with a status and a message of one line."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -52,16 +55,21 @@ class Refusal(Exception):
 
 
 class Service:
-    """Answers requests with one detector.
+    """Answer requests with one detector.
 
     Args:
         detector: The detector.
-        batcher: *optional*. Who runs its model.
+        batcher: *optional*. Runs its model.
         timeout: Seconds from the last byte of a request to its answer.
-        max_bytes: Of an image file; JSON may be a third larger.
-        max_requests: Requests that may be on their way at once, counted from their last byte.
+        max_bytes: Bytes of an image file; JSON may be a third larger.
+        max_requests: Requests in progress at once, counted from their last byte.
         arrival: Seconds that a request may take to arrive.
-        max_held: Bytes of all requests that arrive or are on their way.
+        max_held: Bytes of all requests that are arriving or in progress.
+        missing: *optional*. The checkpoint that the operator named, if the bundled one replaces it.
+
+    Attributes:
+        in_progress: Requests in progress.
+        held: Bytes of all requests that are arriving or in progress.
     """
 
     def __init__(
@@ -69,10 +77,11 @@ class Service:
         detector: Detector,
         batcher: Batcher | None = None,
         timeout: float = TIMEOUT,
-        max_bytes: int = MAX_BYTES,
+        max_bytes: int = MAX_IMAGE_BYTES,
         max_requests: int = MAX_WAITING,
         arrival: float = ARRIVAL,
         max_held: int = MAX_HELD,
+        missing: str | None = None,
     ):
         self.detector = detector
         self.batcher = batcher or Batcher(detector.forward, max_waiting=max_requests)
@@ -80,25 +89,20 @@ class Service:
         self.max_bytes = max_bytes
         self.max_requests = max_requests
         self.arrival = arrival
-        self._room = Room(max_held)
-        self._on_their_way = 0
-        # Decoded images are large: as many at once as there are cores to decode them.
+        self.max_held = max_held
+        self.missing = missing
+        self.in_progress = self.held = 0
+        # Decoded images are large: no more at once than cores to decode them.
         self._decoders = ThreadPoolExecutor(
             min(4, os.cpu_count() or 1), thread_name_prefix="decode"
         )
 
     async def predict(self, request: Request) -> JSONResponse:
         """Answer `POST /predict`."""
-        request = Incoming(request.scope, request.receive)
-        response = await self._answer(request)
-        await request.drain(self.max_bytes * 4 // 3 + 2**16)
-        return response
-
-    async def _answer(self, request: Incoming) -> JSONResponse:
         try:
-            with self._room.counted(request.receive) as receive:
-                data, parameters = await self._arrived(Request(request.scope, receive))
-                logits = await _unless_left(request, self._logits(data))
+            with self._reserved() as reserve:
+                data, parameters = await self._arrived(request, reserve)
+                logits = await _unless_left(request.receive, self._logits(data))
             return JSONResponse(hub_api.scores(logits, self.detector.model.config, parameters))
         except Refusal as refusal:
             return _error(refusal.status, str(refusal))
@@ -108,26 +112,84 @@ class Service:
             return _error(400, "The request ended early.")
         except Exception:
             logger.exception("A request could not be answered")
-            return _error(500, "The detector failed on this image; the server's log says why.")
+            return _error(
+                500, "The detector failed on this image; the server's log has the reason."
+            )
 
-    async def _arrived(self, request: Request) -> tuple[bytes, hub_api.Parameters]:
-        if self._on_their_way >= self.max_requests:
+    @contextmanager
+    def _reserved(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of a request as held until it is done."""
+        own = 0
+
+        def reserve(size: int) -> None:
+            nonlocal own
+            if self.held + size > self.max_held:
+                raise Busy
+            own += size
+            self.held += size
+
+        try:
+            yield reserve
+        finally:
+            self.held -= own
+
+    async def _arrived(
+        self, request: Request, reserve: Callable[[int], None]
+    ) -> tuple[bytes, hub_api.Parameters]:
+        if self.in_progress >= self.max_requests:
             raise Busy
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        forms = ("application/json", "multipart/form-data", *_UNNAMED)
+        if kind not in forms and not kind.startswith("image/"):
+            raise Refusal(
+                415,
+                f"{kind[:60]} is not read; send the image file, a form with a file, "
+                "or JSON with base64 inputs.",
+            )
+        # The rest of JSON and of a form.
+        more = {"application/json": self.max_bytes // 3 + 2**16, "multipart/form-data": 2**16}
         try:
             async with asyncio.timeout(self.arrival):
-                return await self._read(request)
+                body = await self._body(request, self.max_bytes + more.get(kind, 0), reserve)
         except TimeoutError:
-            words = (
-                f"The request did not arrive within {self.arrival:g} seconds; scale the image down."
-            )
-            raise Refusal(408, words) from None
+            raise Refusal(
+                408,
+                f"The request did not arrive within {self.arrival:g} seconds; "
+                "scale the image down.",
+            ) from None
+        try:
+            if kind == "application/json":
+                data, parameters = _from_json(body)
+            elif kind == "multipart/form-data":
+                data, parameters = await _from_form(request, body)
+            else:
+                data, parameters = body, hub_api.Parameters()
+        except ValueError as error:
+            raise Refusal(400, str(error)) from None
+        if not data:
+            raise Refusal(400, "The request holds no image; send the bytes of the file.")
+        if len(data) > self.max_bytes:
+            raise _too_large(self.max_bytes)
+        return data, parameters
 
-    async def _logits(self, data: bytes):
+    async def _body(self, request: Request, limit: int, reserve: Callable[[int], None]) -> bytes:
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise _too_large(limit)
+        body = bytearray()
+        async for chunk in request.stream():
+            reserve(len(chunk))
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+        return bytes(body)
+
+    async def _logits(self, data: bytes) -> np.ndarray:
         loop = asyncio.get_running_loop()
-        # A place is taken only now: with one from its first byte on, a client that sends slowly would keep others out.
-        if self._on_their_way >= self.max_requests:
+        # Counted only now: a client that sends slowly must not take a place.
+        if self.in_progress >= self.max_requests:
             raise Busy
-        self._on_their_way += 1
+        self.in_progress += 1
         try:
             async with asyncio.timeout(self.timeout):
                 pixels = await loop.run_in_executor(self._decoders, self._pixels, data)
@@ -137,116 +199,50 @@ class Service:
                 503, f"No answer within {self.timeout:g} seconds; try again in a moment."
             ) from None
         finally:
-            self._on_their_way -= 1
+            self.in_progress -= 1
 
-    def _pixels(self, data: bytes):
+    def _pixels(self, data: bytes) -> torch.Tensor:
         try:
             return self.detector.pixels(data)
         except (ValueError, OSError) as error:
             raise Refusal(422, str(error)) from None
 
-    async def _read(self, request: Incoming) -> tuple[bytes, hub_api.Parameters]:
-        """The image file and the parameters, from whichever form the request has."""
-        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        try:
-            if kind == "application/json":
-                return self._from_json(await self._body(request, self.max_bytes * 4 // 3 + 2**16))
-            if kind == "multipart/form-data":
-                return await self._from_form(request)
-            if kind in _UNSAID or kind.startswith("image/"):
-                data = await self._body(request, self.max_bytes)
-                return self._checked(data), hub_api.Parameters()
-        except ValueError as error:
-            raise Refusal(400, str(error)) from None
-        raise Refusal(
-            415,
-            f"{kind[:60]} is not read; send the image file itself, a form with a file, or JSON with base64 inputs.",
-        )
-
-    async def _body(self, request: Request, limit: int) -> bytes:
-        _check_length(request, limit)
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(limit)
-        return bytes(body)
-
-    def _from_json(self, body: bytes) -> tuple[bytes, hub_api.Parameters]:
-        try:
-            sent = json.loads(body)
-        except (ValueError, RecursionError):
-            raise ValueError("The body is not valid JSON.") from None
-        if not isinstance(sent, dict) or "inputs" not in sent:
-            raise ValueError('The body must be an object with "inputs", the image file in base64.')
-        parameters = hub_api.Parameters.read(sent.get("parameters"))
-        return self._checked(hub_api.decode_inputs(sent["inputs"])), parameters
-
-    async def _from_form(self, request: Request) -> tuple[bytes, hub_api.Parameters]:
-        # Counted as it arrives: the parser writes what it is sent to the disk.
-        limit = self.max_bytes + 2**16
-        _check_length(request, limit)
-        received, receive = 0, request.receive
-
-        async def counted():
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise _too_large(self.max_bytes)
-            return message
-
-        try:
-            form = await Request(request.scope, counted).form(max_files=1, max_fields=8)
-        except MultiPartException as error:
-            raise ValueError(f"The form cannot be read: {error.message}") from None
-        except Exception as error:
-            if getattr(error, "status_code", None) == 400:  # Starlette wraps what its parser says
-                raise ValueError(
-                    f"The form cannot be read: {getattr(error, 'detail', '')}"
-                ) from None
-            raise
-        try:
-            files = [value for value in form.values() if isinstance(value, UploadFile)]
-            if not files:
-                raise ValueError(
-                    "The form holds no file; send one, as curl -F file=@photo.jpg does."
-                )
-            fields = {name: value for name, value in form.items() if isinstance(value, str)}
-            return self._checked(await files[0].read()), hub_api.Parameters.read(fields)
-        finally:
-            await form.close()
-
-    def _checked(self, data: bytes) -> bytes:
-        if not data:
-            raise ValueError("The request holds no image; send the bytes of the file.")
-        if len(data) > self.max_bytes:
-            raise _too_large(self.max_bytes)
-        return data
-
     async def health(self) -> JSONResponse:
-        """Say that the process is alive, and how many images its model has judged here, in how many passes."""
+        """Answer `/health`: the process is alive; the images judged here, and the model's
+        batches."""
         return JSONResponse(
             {"status": "ok", "images": self.batcher.items, "batches": self.batcher.batches}
         )
 
     async def ready(self) -> JSONResponse:
-        """Say which detector is loaded, and whether the next request would be taken."""
-        if self._on_their_way >= self.max_requests or self.batcher.full:
+        """Answer `/ready`: which detector answers, and 503 if the next request would be refused.
+
+        If the bundled detector replaces the one that the operator named, the status is
+        `"fallback"`.
+        """
+        if self.in_progress >= self.max_requests or self.batcher.full:
             return _error(503, "The detector is busy; try again in a moment.")
-        return JSONResponse(
-            {"status": "ready", "model": self.detector.name, "revision": self.detector.revision}
-        )
+        answer = {
+            "status": "fallback" if self.missing else "ready",
+            "model": self.detector.name,
+            "revision": self.detector.revision,
+        }
+        if self.missing:
+            answer["missing"] = self.missing
+        return JSONResponse(answer)
 
 
-def routes(detector: Detector, service: Service | None = None) -> list[APIRoute]:
-    """The routes to hand to Gradio.
+def routes(
+    detector: Detector, service: Service | None = None, missing: str | None = None
+) -> list[APIRoute]:
+    """Return the routes for Gradio's app.
 
     Args:
         detector: The detector that answers.
-        service: *optional*. With other limits than the usual ones.
+        service: *optional*. With other limits.
+        missing: *optional*. As for [`Service`].
     """
-    service = service or Service(detector)
+    service = service or Service(detector, missing=missing)
     own = [
         APIRoute(
             "/predict",
@@ -254,42 +250,43 @@ def routes(detector: Detector, service: Service | None = None) -> list[APIRoute]
             methods=["POST"],
             name="predict",
             summary="Classify an image",
-            tags=["detector"],
-            description="The form of the Hub's image-classification API: the image file as it is, a form with a file, or "
-            "JSON with base64 `inputs` and `parameters`.",
-            openapi_extra=_request_body(detector),
+            description="As the Hub's image-classification API: send the image file, a form with a "
+            "file, or JSON with base64 `inputs` and `parameters`.",
+            openapi_extra=_request_body(),
             responses=_responses(detector),
         ),
         APIRoute(
             "/health",
             service.health,
             name="health",
-            summary="Is the process alive?",
-            tags=["service"],
+            summary="Check that the process is alive",
+            description="Also counts the images judged at /predict, and the model's batches.",
         ),
         APIRoute(
             "/ready",
             service.ready,
             name="ready",
-            summary="Would the next request be taken?",
-            tags=["service"],
-            responses={503: {"description": "Busy"}},
+            summary="Check that the next request would be accepted",
+            description="Names the detector that answers. The status is `ready`, or `fallback` if "
+            "the bundled detector replaces the one that the operator named.",
+            responses={503: {"description": "Busy; see `Retry-After`"}},
         ),
     ]
-    # Gradio's own 80 routes are for its clients; these are for people.
+    # Without Gradio's own 80 routes.
     schema = get_openapi(
         title=f"realfake: {detector.name}",
         version="1",
-        description="Photograph or AI-generated? Probabilities are calibrated; a verdict is a reason to look closer, not proof.",
+        description="Photograph or AI-generated? The probabilities are calibrated. A verdict is a "
+        "reason to look closer, not proof.",
         routes=own,
     )
+    page = _documentation(schema)
 
     async def openapi() -> JSONResponse:
         return JSONResponse(schema)
 
     async def docs() -> HTMLResponse:
-        # Relative, so that it also holds behind a proxy with a path of its own.
-        return get_swagger_ui_html(openapi_url="openapi.json", title="realfake")
+        return HTMLResponse(page)
 
     return [
         *own,
@@ -298,27 +295,67 @@ def routes(detector: Detector, service: Service | None = None) -> list[APIRoute]
     ]
 
 
-async def _unless_left(request: Incoming, work: Coroutine):
-    """Do work for a client, and give it up when the client does.
+def _documentation(schema: dict[str, Any]) -> str:
+    """Render the schema as one page without scripts, fonts or styles from elsewhere."""
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    return environment.get_template("docs.html").render(schema=schema)
+
+
+def _from_json(body: bytes) -> tuple[bytes, hub_api.Parameters]:
+    try:
+        sent = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError("The body is not valid JSON.") from None
+    if not isinstance(sent, dict) or "inputs" not in sent:
+        raise ValueError('The body must be an object with "inputs", the image file in base64.')
+    parameters = hub_api.Parameters.read(sent.get("parameters"))
+    return hub_api.decode_inputs(sent["inputs"]), parameters
+
+
+async def _from_form(request: Request, body: bytes) -> tuple[bytes, hub_api.Parameters]:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        form = await Request(dict(request.scope), receive).form(max_files=1, max_fields=8)
+    except MultiPartException as error:
+        raise ValueError(f"The form cannot be read: {error.message}") from None
+    except Exception as error:
+        # Inside an app, Starlette turns the parser's errors into HTTP errors.
+        if getattr(error, "status_code", None) == 400:
+            raise ValueError(f"The form cannot be read: {getattr(error, 'detail', '')}") from None
+        raise
+    try:
+        files = [value for value in form.values() if isinstance(value, UploadFile)]
+        if not files:
+            raise ValueError("The form holds no file; send one, as curl -F file=@photo.jpg does.")
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        return await files[0].read(), hub_api.Parameters.read(fields)
+    finally:
+        await form.close()
+
+
+async def _unless_left(receive: Receive, work: Coroutine[Any, Any, np.ndarray]) -> np.ndarray:
+    """Do work for a client whose request has arrived, and cancel it if the client hangs up.
 
     Raises:
-        ClientDisconnect: The client hung up; what had not begun of the work is not done.
+        ClientDisconnect: The client hung up.
     """
-    doing, left = asyncio.ensure_future(work), asyncio.ensure_future(request.left())
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    doing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
     try:
-        await asyncio.wait((doing, left), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
             raise ClientDisconnect
         return doing.result()
     finally:
         doing.cancel()
-        left.cancel()
-
-
-def _check_length(request: Request, limit: int) -> None:
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise _too_large(limit)
+        leaving.cancel()
 
 
 def _too_large(limit: int) -> Refusal:
@@ -329,78 +366,63 @@ def _too_large(limit: int) -> Refusal:
 
 
 def _error(status: int, message: str) -> JSONResponse:
-    # What is still to come of a request that was too slow is not waited for.
+    # The rest of a request that was too slow is not waited for.
     headers = {408: {"Connection": "close"}, 503: {"Retry-After": RETRY_AFTER}}.get(status)
     return JSONResponse({"error": message}, status, headers)
 
 
-def _request_body(detector: Detector) -> dict:
+def _request_body() -> dict[str, Any]:
     options = {
         "top_k": {
             "type": "integer",
             "minimum": 1,
             "default": hub_api.TOP_K,
-            "description": "How many classes to answer.",
+            "description": "The number of classes in the answer.",
         },
         "function_to_apply": {
             "type": "string",
             "enum": list(hub_api.FUNCTIONS),
             "default": "softmax",
+            "description": "The function of the logits that gives the scores.",
         },
     }
     file = {"type": "string", "format": "binary", "description": "The image file."}
     inputs = {"type": "string", "format": "byte", "description": "The image file in base64."}
+    parameters = {"type": "object", "properties": options}
+    form = _object(["file"], file=file, **options)
+    body = _object(["inputs"], inputs=inputs, parameters=parameters)
+    content = {"image/*": file, "multipart/form-data": form, "application/json": body}
     return {
         "requestBody": {
             "required": True,
-            "content": {
-                "image/*": {"schema": file},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["file"],
-                        "properties": {"file": file, **options},
-                    }
-                },
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["inputs"],
-                        "properties": {
-                            "inputs": inputs,
-                            "parameters": {"type": "object", "properties": options},
-                        },
-                    }
-                },
-            },
+            "content": {kind: {"schema": schema} for kind, schema in content.items()},
         }
     }
 
 
-def _responses(detector: Detector) -> dict:
+def _responses(detector: Detector) -> dict[int, dict[str, Any]]:
     names = [str(name) for name in detector.model.config.id2label.values()]
-    row = {
-        "type": "object",
-        "required": ["label", "score"],
-        "properties": {"label": {"type": "string", "enum": names}, "score": {"type": "number"}},
-    }
-    error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+    row = _object(
+        ["label", "score"], label={"type": "string", "enum": names}, score={"type": "number"}
+    )
+    error = _object(["error"], error={"type": "string"})
     problems = {
-        400: "The request is not of one of the three forms",
+        400: "The request is not in one of the three forms",
         408: "The request arrived too slowly",
         413: "The image file is too large",
         415: "The content type is not read",
-        422: "The file is no image, or it is damaged, too small or too large in pixels",
+        422: "The file is not an image, or it is damaged, too small or too large in pixels",
         503: "Busy; see `Retry-After`",
     }
-    found = {"application/json": {"schema": {"type": "array", "items": row}}}
-    return {
-        200: {
-            "description": "The classes with their probabilities, the most probable first",
-            "content": found,
-        },
-        **{
-            status: {"description": words, "content": {"application/json": {"schema": error}}}
-            for status, words in problems.items()
-        },
+    answers = {
+        200: ("The classes with their scores, the highest first", {"type": "array", "items": row})
     }
+    answers |= {status: (message, error) for status, message in problems.items()}
+    return {
+        status: {"description": message, "content": {"application/json": {"schema": schema}}}
+        for status, (message, schema) in answers.items()
+    }
+
+
+def _object(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties}

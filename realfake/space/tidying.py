@@ -1,7 +1,7 @@
-"""What the page writes to the disk for a visitor, and that none of it stays there.
+"""The page's temporary files, and a thread that deletes them once they are old.
 
-Gradio deletes the files that it keeps track of (`delete_cache`). It loses track of uploads that break off, of images that come
-through MCP, and of all that a process which was killed leaves behind. A thread deletes those as well, once they are old.
+Gradio deletes the files that it keeps track of (`delete_cache`). It loses track of uploads that
+break off, of images that MCP clients send, and of everything after a kill.
 """
 
 import contextlib
@@ -9,61 +9,58 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "GRADIO_TEMP_DIR"
 PREFIX = "realfake-page-"
-# What Gradio and this module call their folders, by a hash or as long as one, and what Gradio calls an upload on its way.
+# The names of Gradio's and this module's folders, and of Gradio's unfinished uploads.
 _FOLDER, _UPLOAD = re.compile(r"[0-9a-f]{64}"), re.compile(r"tmp[a-z0-9_]{8}")
 
 
 def claim_folder() -> None:
-    """Give Gradio a temporary folder of this process's own, unless `GRADIO_TEMP_DIR` names one.
+    """Set `GRADIO_TEMP_DIR` to a folder for this process, unless it is set already.
 
-    The one that Gradio takes by itself belongs to every Gradio program on the machine, whose files are theirs to delete.
+    All Gradio programs of a machine share Gradio's default folder.
     """
     if not os.environ.get(VARIABLE):
         os.environ[VARIABLE] = os.path.join(tempfile.gettempdir(), PREFIX + secrets.token_hex(8))
 
 
 def new_folder() -> Path:
-    """Make a folder under a name that nobody can guess. Gradio serves a file in it as it is, and what is in it is deleted."""
+    """Make a temporary folder with a random name of 256 bits. Gradio serves its files unchanged."""
     folder = Path(os.environ[VARIABLE]).absolute() / secrets.token_hex(32)
     folder.mkdir(mode=0o700, parents=True)
     return folder
 
 
-@contextlib.contextmanager
-def passing_folder() -> Iterator[Path]:
-    """A [`new_folder`] that goes at the end of a `with` statement."""
-    folder = new_folder()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def keep_tidy(blocks, every: float, age: float) -> threading.Thread:
-    """Delete what has become old, now and from time to time, on a thread that ends with the process.
+def keep_tidy(blocks: "gr.Blocks", every: float, age: float) -> threading.Thread:
+    """Delete old files now and at intervals, on a thread that ends with the process.
 
     Args:
-        blocks: The `gr.Blocks` of the page, whose own pictures stay.
+        blocks: The page. Its own pictures are kept.
         every: Seconds between two rounds.
-        age: Seconds after which a file is old. More than Gradio's, which never forgets a file that somebody else deleted.
+        age: Seconds after which a file is old. More than Gradio's own: Gradio keeps a record of a
+            file that something else deleted.
+
+    Returns:
+        The thread.
     """
 
     def run() -> None:
         while True:
             try:
                 tidy(_kept(blocks), age)
-            except Exception:  # the next round may go better, and the page goes on in any case
+            except Exception:  # the next round tries again
                 logger.exception("Old files could not be deleted")
             time.sleep(every)
 
@@ -72,15 +69,15 @@ def keep_tidy(blocks, every: float, age: float) -> threading.Thread:
     return thread
 
 
-def _kept(blocks) -> set[str]:
+def _kept(blocks: "gr.Blocks") -> set[str]:
     return {path for block in list(blocks.blocks.values()) for path in block.keep_in_cache}
 
 
 def tidy(kept: Collection[str], age: float, now: float | None = None) -> None:
-    """Delete what is old in the page's temporary folder, and in those that earlier processes took.
+    """Delete old files in the page's temporary folder and in those of earlier processes.
 
     Args:
-        kept: Files that stay. They become young again, so that other pages leave them too.
+        kept: Files to keep. They are touched, so that other pages keep them too.
         age: Seconds after which a file is old.
         now: *optional*. The time, in seconds since 1970.
     """
@@ -101,7 +98,7 @@ def _sweep(folder: Path, before: float, stay: set[str]) -> None:
     for path in _listed(folder):
         if _FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             _sweep_through(path, before, stay)
-        # In the folder of all programs, others have files of such names.
+        # In a shared folder, other programs have files with such names.
         elif (
             _UPLOAD.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not shared
         ):
@@ -109,13 +106,13 @@ def _sweep(folder: Path, before: float, stay: set[str]) -> None:
 
 
 def _sweep_through(top: Path, before: float, stay: set[str]) -> None:
-    # Looked at before anything is deleted, which makes a folder young.
-    found = [
+    # Deleting a file changes its folder's time, so the times are read first.
+    entries = [
         (Path(folder), _is_old(Path(folder), before), inside, files)
         for folder, inside, files in os.walk(top)
     ]
-    # From the bottom up, so that a folder is empty when its turn comes. Links are deleted, not followed.
-    for folder, old, inside, files in reversed(found):
+    # From the bottom up, so that folders are empty. Links are deleted, not followed.
+    for folder, old, inside, files in reversed(entries):
         for path in [folder / name for name in files + inside]:
             if path.is_symlink() or not path.is_dir():
                 _delete(path, before, stay)
@@ -131,7 +128,7 @@ def _delete(path: Path, before: float, stay: set[str]) -> None:
 
 
 def _is_old(path: Path, before: float) -> bool:
-    """Whether a file came to be, or was changed or renamed, before a time; one that has vanished was not."""
+    """Whether a file exists and was created, changed or renamed before a time."""
     try:
         return path.lstat().st_ctime < before
     except OSError:
@@ -146,6 +143,6 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _attempt(action: Callable[[Path], None], path: Path) -> None:
-    # It may have vanished, hold something new, or be another user's.
+    # The file may be gone, the folder may have a new file, or both may belong to another user.
     with contextlib.suppress(OSError):
         action(path)
