@@ -35,7 +35,8 @@ def test_temperature_by_hand():
 
 
 def test_temperature_and_bias_by_hand():
-    # Two values, so the fit meets the share of ai at both: 4/5 at 3 and 1/3 at 1 (equal class sizes).
+    # Two values, so the fit meets the share of ai at both: 4/5 at 3 and 1/3 at 1 (equal class
+    # sizes).
     log_odds = np.array([3.0] * 5 + [1.0] * 3)
     is_ai = np.array([1, 1, 1, 1, 0, 1, 0, 0], bool)
     calibration = fit(log_odds, is_ai, class_balanced=False)

@@ -112,7 +112,7 @@ def test_round_trip():
     assert Thresholds.from_dict({"alpha": 0.1, "n": {"ai": 3}}) == Thresholds(0.1, None, None, 0, 3)
 
 
-def test_log-odds_are_compared_in_double_precision():
+def test_log_odds_are_compared_in_double_precision():
     # 0.1 in single precision is a little more than 0.1, and -0.1 a little less than -0.1.
     thresholds = Thresholds(0.1, real=-0.1, ai=0.1, n_real=20, n_ai=20)
     assert verdicts(np.float32([0.1, -0.1]), thresholds).tolist() == ["ai", "real"]
@@ -169,7 +169,8 @@ def test_mapie_gives_the_same_sets_and_verdicts(alpha, n_real, n_ai, distance):
     sets = prediction_sets(new, thresholds)
     theirs = {}
     for column, (label, of_class) in enumerate((("real", ~is_ai), ("ai", is_ai))):
-        # Class-conditional: one marginal split conformal predictor for each class, on the images of that class.
+        # Class-conditional: one marginal split conformal predictor for each class, on the images of
+        # that class.
         mapie = SplitConformalClassifier(
             Prefit(), confidence_level=1 - alpha, conformity_score="lac", prefit=True
         )
@@ -218,7 +219,8 @@ def assert_simulated_coverage(alpha, n_cal, n_test, repetitions, tolerance):
 
 
 def test_coverage_band_by_hand():
-    # One calibration image and alpha 1/2: the error rate is uniform, so is the number of errors among 3.
+    # One calibration image and alpha 1/2: the error rate is uniform, so is the number of errors
+    # among 3.
     assert coverage_band(1, 3, 0.5, level=0.4) == pytest.approx((1 / 3, 2 / 3))
     assert coverage_band(5, 100, 0.05) == (1.0, 1.0)
     low, high = coverage_band(
@@ -263,14 +265,17 @@ def test_check_prior(prior):
 
 
 def test_operating_point_by_hand():
-    # 99 photographs with log-odds 1..99 and a rate of 5 %: k = floor(0.05 * 100) = 5, the fifth largest is 95.
+    # 99 photographs with log-odds 1..99 and a rate of 5 %: k = floor(0.05 * 100) = 5, the fifth
+    # largest is 95.
     log_odds, is_ai = np.r_[np.arange(1.0, 100), [1000.0] * 7], np.arange(106) >= 99
     point = operating_point(log_odds, is_ai, 0.05)
     assert (point.threshold, point.fpr, point.n_real) == (95.0, 0.05, 99)
-    # Of 99 photographs none exceeds the 95 % quantile with probability 0.006, at most one with 0.039: the largest lies
-    # above it, the second largest need not. Ten or more exceed it with probability 0.027, eleven or more with 0.011.
+    # Of 99 photographs none exceeds the 95 % quantile with probability 0.006, at most one with
+    # 0.039: the largest lies above it, the second largest need not. Ten or more exceed it with
+    # probability 0.027, eleven or more with 0.011.
     assert (point.low, point.high) == (89.0, 99.0)
-    # At 80 %: 8 or more exceed it with probability 0.12, 9 or more with 0.06; 2 or fewer with 0.12, one or none with 0.04.
+    # At 80 %: 8 or more exceed it with probability 0.12, 9 or more with 0.06; 2 or fewer with 0.12,
+    # one or none with 0.04.
     wide = operating_point(log_odds, is_ai, 0.05, level=0.8)
     assert (wide.low, wide.high, wide.threshold) == (91.0, 98.0, 95.0)
     # The outermost photographs count: of one, at a rate of one half, it is the threshold itself.

@@ -1,4 +1,4 @@
-"""realfake/cli/robustness.py: figures that can be checked by hand, the same ones after an interruption, and controls beside them."""
+"""`realfake evaluate robustness`: figures by hand, resumed runs, and controls."""
 
 import json
 import shutil
@@ -9,14 +9,13 @@ import pytest
 from datasets import Dataset, Features, Image
 from helpers.tiny import draw_picture, save_tiny
 
-from realfake.card.results import summary
 from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.evaluation import controls, robustness
 from realfake.evaluation.log import read_log
 from realfake.evaluation.results import checkpoint_hash
 from realfake.evaluation.robustness import Scorer, score_grid
-from realfake.evaluation.robustness_figures import grid_figures, headline
+from realfake.evaluation.robustness_report import grid_figures, headline, summary, tiers_table
 from realfake.imaging.decode import open_image
 from realfake.imaging.degradations import GRID
 from realfake.statistics.verdicts import Thresholds
@@ -126,7 +125,8 @@ def test_record_and_report(measured, tiny_vit):
     assert set(record["controls"]) == {controls.SPECTRUM, controls.CONTAINER}
     assert set(record["controls"][controls.SPECTRUM]) == set(FEW.split(","))
     assert set(record["controls"][controls.CONTAINER]) == {"clean"}
-    # The residue is a line in the spectrum, and most generated files were saved with another quality.
+    # The residue is a line in the spectrum, and most generated files were saved with another
+    # quality.
     assert record["controls"][controls.SPECTRUM]["clean"]["summary"]["auroc"]["value"] > 0.95
     assert record["controls"][controls.CONTAINER]["clean"]["summary"]["auroc"]["value"] > 0.75
     assert record["controls_n"] == 60
@@ -137,7 +137,7 @@ def test_record_and_report(measured, tiny_vit):
     ]
     assert f"Balanced accuracy {100 * min(tiers):.1f} %" in text.split("##")[0]
     assert text.count("\n| model |") == 3 and text.count("\n| *`power-spectrum`* |") == 3
-    assert "## Slice: faces" in text
+    assert "\n| faces |" in text
     for name in ("robustness-test.png", "roc-test-clean.png", "reliability-test-clean.png"):
         assert (measured / "plots" / name).is_file() and f"plots/{name}" in text
 
@@ -314,8 +314,36 @@ def test_the_headline_is_the_worst_case():
         "jpeg_40",
         0.0,
     )
-    words = summary({"degradations": figures})
-    assert words.index("50.0 %") < words.index("poor") < words.index("The mean")
+    text = summary({"degradations": figures})
+    assert text.index("50.0 %") < text.index("poor") < text.index("The mean")
+
+
+def test_unchanged_images_are_not_called_a_degradation():
+    swapped = {"clean": MARGINS["jpeg_40"], "jpeg_40": MARGINS["clean"]}
+    text = summary({"degradations": grid_figures(swapped, TRUTH, generators=GENERATORS)})
+    assert "`clean`" not in text and "worst degradation" not in text
+    assert "on the unchanged images**, and no lower under any" in text
+    assert "poor, on the unchanged images" in text
+
+
+def test_verdicts_and_probabilities_have_their_own_columns():
+    thresholds = Thresholds(alpha=0.1, real=-1.5, ai=1.2, n_real=40, n_ai=40)
+    model = grid_figures(MARGINS, TRUTH, thresholds=thresholds, n_resamples=0)
+    control = grid_figures({"clean": MARGINS["clean"]}, TRUTH, n_resamples=0)
+    header, _, clean, jpeg, spectrum = (
+        [cell.strip() for cell in line.split("|")]
+        for line in tiers_table(
+            {"degradations": model, "controls": {controls.SPECTRUM: control}}
+        ).splitlines()
+    )
+    called, verdict = (
+        header.index("photographs with p(ai) > ½"),
+        header.index("photographs with verdict `ai`"),
+    )
+    # Of the log-odds -3, -2, 1 and 2, two are above 0 and one is above 1.2.
+    assert jpeg[called].startswith("50.0 %") and jpeg[verdict].startswith("25.0 %")
+    assert clean[called].startswith("25.0 %") and clean[verdict].startswith("0.0 %")
+    assert spectrum[called].startswith("25.0 %") and spectrum[verdict] == "–"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +354,7 @@ def test_the_headline_is_the_worst_case():
         (("--slice", "faces"), "NAME=SOURCE"),
         (("--slice", "faces=nobody"), "its sources are faces-300, web"),
         (("--max_samples", "1"), "--max_samples must be at least 2"),
-        (("--update_card",), "either --output_dir"),
+        (("--update_card",), "either --output"),
         (("--model_revision", "x", "--label_map", "cat=ai"), "--label_map names the class 'cat'"),
     ],
 )
@@ -340,7 +368,7 @@ def test_mistakes_end_in_one_line(tiny_vit, corpus, tmp_path, capsys, options, m
 def test_the_card_of_a_run_that_is_not_one(tiny_vit, corpus, tmp_path, capsys, monkeypatch):
     words = [str(tiny_vit), "--dataset", str(corpus), "--update_card"]
     assert main(["evaluate", "robustness", *words]) == 2
-    assert "holds no training.json" in capsys.readouterr().err
+    assert "has no training.json" in capsys.readouterr().err
 
 
 def test_the_card_is_updated(tiny_vit, corpus, tmp_path, monkeypatch):
@@ -372,7 +400,7 @@ def test_the_card_is_updated(tiny_vit, corpus, tmp_path, monkeypatch):
 
 def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
     from realfake.corpus.load import load_corpus
-    from realfake.evaluation.robustness_run import at_the_end_of_a_run, possible
+    from realfake.evaluation.robustness import measure_finished_run, possible_degradations
 
     splits = load_corpus(corpus, num_proc=1).splits
     folder, log = shutil.copytree(tiny_vit, tmp_path / "run"), tmp_path / "log.jsonl"
@@ -383,13 +411,13 @@ def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
         "measurement_log": log,
         "seed": 0,
     }
-    assert at_the_end_of_a_run(detector, folder, splits, 0, **options) is None
-    assert at_the_end_of_a_run(detector, folder, {"train": splits["train"]}, 9, **options) is None
-    record = at_the_end_of_a_run(detector, folder, splits, 16, **options)
+    assert measure_finished_run(detector, folder, splits, 0, **options) is None
+    assert measure_finished_run(detector, folder, {"train": splits["train"]}, 9, **options) is None
+    record = measure_finished_run(detector, folder, splits, 16, **options)
     assert record["of"] == 40 and record["controls_n"] == 16
     first = record["degradations"]["clean"]
     assert first["n"] == {"real": 8, "ai": 8} and first["by_generator"]["alpha"]["n"] == 4
-    assert list(record["degradations"]) == list(GRID) == possible(splits["test"])
+    assert list(record["degradations"]) == list(GRID) == possible_degradations(splits["test"])
     assert list(record["slices"]) == ["faces"]
     assert read_log(log)[0]["n"] == {"real": 8, "ai": 8}
 
@@ -397,7 +425,7 @@ def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
 def test_degradations_that_leave_too_little_are_left_out():
     from io import BytesIO
 
-    from realfake.evaluation.robustness_run import possible
+    from realfake.evaluation.robustness import possible_degradations
 
     def table(*sizes):
         contents = []
@@ -409,9 +437,12 @@ def test_degradations_that_leave_too_little_are_left_out():
             {"image": contents}, features=Features({"image": Image(decode=False)})
         )
 
-    assert set(GRID) - set(possible(table((32, 32), (12, 12)))) == {"half_size", "crop_60"}
-    assert "resize_512_jpeg_40" not in possible(table((900, 10), (40, 40)))
-    assert possible(table((32, 32))) == list(GRID)
+    assert set(GRID) - set(possible_degradations(table((32, 32), (12, 12)))) == {
+        "half_size",
+        "crop_60",
+    }
+    assert "resize_512_jpeg_40" not in possible_degradations(table((900, 10), (40, 40)))
+    assert possible_degradations(table((32, 32))) == list(GRID)
 
 
 @pytest.mark.parametrize("name", ["vit", "mobilenet_v2"])

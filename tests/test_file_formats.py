@@ -8,11 +8,17 @@ import pytest
 from datasets import Dataset, Features, Image
 from helpers.tiny import draw_corpus, draw_picture, save_tiny
 
-from realfake.card.results import formats_section, formats_table
+from realfake.card.results import formats_section
 from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.evaluation import formats
-from realfake.evaluation.formats import AS_IT_IS, FORMATS, format_figures, score_formats
+from realfake.evaluation.formats import (
+    FORMATS,
+    UNCHANGED,
+    format_figures,
+    formats_table,
+    score_formats,
+)
 from realfake.evaluation.log import read_log
 from realfake.imaging.decode import open_image
 from realfake.statistics.verdicts import Thresholds
@@ -51,9 +57,9 @@ def test_a_picture_smaller_than_a_block_is_not_cut_away():
 def test_png_keeps_every_score(detector):
     dataset = rows_of([draw_picture(32 + 3 * seed, seed=seed) for seed in range(5)])
     scores = score_formats(detector, dataset, batch_size=2)
-    assert list(scores) == [AS_IT_IS, *FORMATS]
-    np.testing.assert_array_equal(scores["png"][0], scores[AS_IT_IS][0])
-    assert np.abs(scores["jpeg_95"][0] - scores[AS_IT_IS][0]).max() > 0
+    assert list(scores) == [UNCHANGED, *FORMATS]
+    np.testing.assert_array_equal(scores["png"][0], scores[UNCHANGED][0])
+    assert np.abs(scores["jpeg_95"][0] - scores[UNCHANGED][0]).max() > 0
     assert all(len(log_odds) == 5 for log_odds, _ in scores.values())
 
 
@@ -63,7 +69,7 @@ def test_figures_by_hand(detector, monkeypatch):
     )
     before = np.array([-3.0, -2.0, 2.0, 3.0, 0.0])  # the last one has no verdict to keep
     after = np.array([-3.0, 2.0, 0.5, 3.0, 3.0])
-    scores = dict.fromkeys((AS_IT_IS, *FORMATS), (before, None)) | {"webp_80": (after, None)}
+    scores = dict.fromkeys((UNCHANGED, *FORMATS), (before, None)) | {"webp_80": (after, None)}
     figures = format_figures(
         detector, scores, Dataset.from_dict({"group": list("aabbc")}), n_resamples=200
     )
@@ -78,7 +84,7 @@ def test_figures_by_hand(detector, monkeypatch):
     assert webp["moved"]["value"] == pytest.approx(
         1 / (1 + np.exp(-2)) - 1 / (1 + np.exp(2)), abs=1e-6
     )
-    nothing = dict.fromkeys((AS_IT_IS, *FORMATS), (np.zeros(5), None))
+    nothing = dict.fromkeys((UNCHANGED, *FORMATS), (np.zeros(5), None))
     found = format_figures(
         detector, nothing, Dataset.from_dict({"group": list("aabbc")}), n_resamples=20
     )

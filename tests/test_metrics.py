@@ -259,7 +259,8 @@ def test_smooth_ece(sharpness):
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
 def test_smooth_ece_on_its_own_grid(sharpness):
-    # The same definition on the same 512 cells, with kernels and their mirror images summed one by one.
+    # The same definition on the same 512 cells, with kernels and their mirror images summed one by
+    # one.
     log_odds, is_ai = draw(200, sharpness=sharpness)
     p_ai, centres = expit(log_odds), (np.arange(512) + 0.5) / 512
     residual = np.zeros(512)

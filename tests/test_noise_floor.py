@@ -27,12 +27,12 @@ def test_noise_floor_by_hand():
 
 
 def test_noise_floor_by_hand_under_a_prior():
-    # One image of even odds where three in four are ai: ai with chance 3/4. Whatever it is, |p - label| is 1/2, and the
-    # weights of a single image cancel.
+    # One image of even odds where three in four are ai: ai with chance 3/4. Whatever it is, |p -
+    # label| is 1/2, and the weights of a single image cancel.
     floor = noise_floor([0.5], prior_ai=0.75, n_simulations=50)
     assert floor == {"mean": 0.5, "low": 0.5, "high": 0.5}
-    # Two such images share a bin. Both ai (9/16) or both real (1/16): 1/2. One of each (6/16), with weights 0.5 / 0.75
-    # and 0.5 / 0.25: a share of ai of 1/4.
+    # Two such images share a bin. Both ai (9/16) or both real (1/16): 1/2. One of each (6/16), with
+    # weights 0.5 / 0.75 and 0.5 / 0.25: a share of ai of 1/4.
     floor = noise_floor([0.5, 0.5], prior_ai=0.75, n_simulations=20_000)
     assert floor["mean"] == pytest.approx(10 / 16 * 0.5 + 6 / 16 * 0.25, abs=0.005)
     assert (floor["low"], floor["high"]) == (0.25, 0.5)
@@ -87,7 +87,8 @@ def test_noise_floor_on_a_thousand_simulated_models(prior):
 
 
 def test_a_perfect_model_is_drawn_by_bayes_rule():
-    # Three real images at odds 1 to 3, one ai image at 3 to 1. With both masses equal, of ai log-odds 3/4 are the high one.
+    # Three real images at odds 1 to 3, one ai image at 3 to 1. With both masses equal, of ai
+    # log-odds 3/4 are the high one.
     log_odds, is_ai = logit([0.25, 0.25, 0.25, 0.75]), np.array([False, False, False, True])
     draw_once = _perfect_model(log_odds, is_ai, np.random.default_rng(0))
     found = {False: [], True: []}

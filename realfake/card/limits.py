@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from realfake.card.facts import CardFacts, split_note
-from realfake.evaluation.robustness_figures import CLEAN
+from realfake.evaluation.robustness_report import CLEAN
 from realfake.formatting import code, md, number, percent, score, share, table
 from realfake.labels import AI, REAL
 

@@ -29,8 +29,7 @@ from realfake.card.results import (
 from realfake.detector import stored_facts
 from realfake.evaluation import measure, results
 from realfake.evaluation.log import count_weights
-from realfake.evaluation.plots import write_plots
-from realfake.evaluation.robustness_plots import write_card_plots
+from realfake.evaluation.plots import write_plots, write_robustness_plots
 from realfake.evaluation.robustness_report import read_robustness
 from realfake.formatting import code, fence, link, md, score, slug
 from realfake.io import read_records, write_atomically
@@ -319,7 +318,9 @@ def write_card_of(folder: str | Path, facts: Mapping, measurement_log: str | Pat
             log_history=facts.get("log_history"),
         )
     if card.degraded:
-        card.robustness_plots = write_card_plots(folder, card.split, card.degraded["degradations"])
+        card.robustness_plots = write_robustness_plots(
+            folder, card.split, card.degraded["degradations"]
+        )
     return write_card(folder, card)
 
 

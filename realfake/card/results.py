@@ -7,7 +7,7 @@ from realfake.card.limits import too_many_wrong
 from realfake.card.method import CALIBRATED
 from realfake.evaluation.controls import NAMES as CONTROLS
 from realfake.evaluation.measure import VERDICTS
-from realfake.evaluation.robustness_figures import headline
+from realfake.evaluation.robustness_report import headline
 from realfake.formatting import code, md, number, percent, score, share, table
 from realfake.labels import AI, REAL
 

@@ -1,9 +1,8 @@
-"""Write the card of a finished run anew, from the files beside its weights.
+"""Rewrite the model card of a finished run from the files beside its weights.
 
-    python scripts/write_card.py runs/photos
+    realfake card runs/photos
 
-No corpus is needed, and nothing is measured: figures are computed again from the stored scores, plots are drawn again, and
-the card says what this version of the project says of them.
+No corpus is needed. Figures are recomputed from the stored scores, and plots are drawn again.
 """
 
 import argparse

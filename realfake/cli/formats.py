@@ -1,9 +1,8 @@
-"""Measure whether a checkpoint judges the picture or the file: the same picture as PNG, JPEG, WebP and equalized.
+"""Measure how many verdicts change when pictures are saved as PNG, JPEG, WebP or equalized.
 
-    python scripts/evaluate_formats.py runs/photos --dataset ./corpus --split test --output_dir runs/photos
+    realfake evaluate formats runs/photos --dataset ./corpus --output runs/photos
 
-Of the pictures that get a verdict as they are: how many keep it, turn to the opposite one, or get none. Writes `formats.json`,
-which the card shows where it lies beside the weights (`scripts/write_card.py`).
+Writes `formats.json`, which the card of the checkpoint in the same folder shows (`realfake card`).
 """
 
 import argparse
@@ -30,51 +29,29 @@ def run(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Checkpoint and corpus → scores of each file → figures → record."""
-    from datetime import UTC, datetime
+    """Score every picture in every format and write the figures."""
     from pathlib import Path
 
     from realfake import io
-    from realfake.card import results as words
-    from realfake.corpus.rows import corpus_fingerprint
     from realfake.evaluation import formats
-    from realfake.evaluation.log import log_once
     from realfake.training import runs
 
     detector = cli_options.open_model(options)
-    corpus = cli_options.read_corpus(
-        options, {runs.split_to_read(options.split): options.max_samples}
+    limits = {runs.source_split(options.split): options.max_samples}
+    corpus = cli_options.read_corpus(options, limits)
+    record = formats.measure_formats(
+        detector,
+        cli_options.model_identity(options.model, detector),
+        runs.split_of(corpus, options.split, options.split_seed),
+        options.output,
+        split=options.split,
+        corpus=options.corpus_name,
+        command=io.command_line(),
+        measurement_log=cli_options.measurement_log(options),
+        batch_size=options.batch_size,
+        seed=options.seed,
+        n_resamples=options.n_resamples,
     )
-    dataset = runs.part_of(corpus, options.split, options.split_seed)
-    scores = formats.score_formats(detector, dataset, options.batch_size)
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": cli_options.model_identity(options.model, detector),
-        "model": detector.name,
-        "corpus": options.corpus_name,
-        "corpus_fingerprint": corpus_fingerprint(dataset),
-        "n": len(dataset),
-        "described": {name: described for name, (described, _) in formats.FORMATS.items()},
-        "command": io.command_line(),
-        "versions": io.versions(),
-        "formats": formats.format_figures(
-            detector, scores, dataset, options.n_resamples, options.seed
-        ),
-    }
-    if options.split == "test":
-        log_once(
-            cli_options.measurement_log(options),
-            checkpoint_hash=record["checkpoint_sha256"],
-            # Named apart: these figures say nothing of how often the detector is right.
-            corpus=f"{options.corpus_name} (files)",
-            split=options.split,
-            n=len(dataset),
-            date=record["date"],
-            command=record["command"],
-            figures={name: figures["kept"]["value"] for name, figures in record["formats"].items()},
-        )
-    written = Path(options.output) / words.FILE_NAME
-    io.write_record(written, options.split, record)
-    print(words.formats_table(record))
-    print(f"Finished: {written}", flush=True)
+    print(formats.formats_table(record))
+    print(f"Finished: {Path(options.output) / formats.FILE_NAME}", flush=True)
     return 0

@@ -1,15 +1,14 @@
-"""Measure a checkpoint on a corpus under the degradations that images meet on the web.
+"""Measure a checkpoint on recompressed, resized, cropped, blurred and noisy images.
 
-    python scripts/evaluate_checkpoint.py runs/photos --dataset ./corpus --split test --output_dir runs/photos/robustness
-    python scripts/evaluate_checkpoint.py user/detector --label_map LABEL_0=real,LABEL_1=ai --dataset user/corpus --split test \
-        --output_dir out --degradations clean,jpeg_40,webp_50 --slice faces=ffhq,stylegan
+    realfake evaluate robustness runs/photos --dataset ./corpus --output runs/photos/robustness
+    realfake evaluate robustness user/detector --label_map LABEL_0=real,LABEL_1=ai \\
+        --dataset user/corpus --output out --degradations clean,jpeg_40 --slice faces=ffhq,stylegan
+    realfake evaluate robustness runs/photos --dataset ./corpus --update_card
 
-    python scripts/evaluate_checkpoint.py runs/photos --dataset ./corpus --update_card
-
-Writes `evaluation.md` and `robustness.json`. Every image is decoded once and scored as it is, recompressed, resized, cropped,
-blurred and so on; beside the checkpoint stand two controls that know nothing of what images show. Scores are kept in
-`.log_odds` as they are computed: give the same command again, and a run that was interrupted continues. With `--update_card`
-the record and its plots go into the checkpoint's own folder, and its card is written anew.
+Writes `evaluation.md` and `robustness.json`. Two controls that ignore the content are measured
+beside the checkpoint. Scores are saved during the run: give the same command again to continue an
+interrupted run. With `--update_card` the record and its plots are written into the checkpoint's
+folder, and its card is rewritten.
 """
 
 import argparse
@@ -40,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--slice",
         action="append",
         metavar="NAME=SOURCE,SOURCE",
-        help="report the images of these sources separately; can be repeated (default: known faces and matched "
-        "subjects)",
+        help="report the images of these sources separately; can be repeated "
+        "(default: known faces and matched subjects)",
     )
     parser.add_argument("--no_controls", action="store_true", help="leave out the two controls")
     parser.add_argument(
@@ -74,26 +73,27 @@ def _choose_folder(options: argparse.Namespace) -> None:
         return
     if not (Path(options.model) / TRAINING).is_file():
         raise ValueError(
-            f"--update_card: {options.model} has no {TRAINING}, so it was not trained by this project; pass --output."
+            f"--update_card: {options.model} has no {TRAINING}, so it was not trained by this "
+            "project; pass --output."
         )
     options.output = options.model
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Checkpoint and corpus → margins under each degradation → figures → report."""
+    """Score the split under each degradation, and write the figures and the report."""
     from pathlib import Path
 
     from realfake import io
     from realfake.card.render import rewrite_card
-    from realfake.card.results import summary
     from realfake.corpus.rows import column, is_ai
-    from realfake.evaluation import robustness_plots, robustness_report
-    from realfake.evaluation.robustness_run import measure_robustness
+    from realfake.evaluation import robustness_report
+    from realfake.evaluation.plots import write_robustness_plots
+    from realfake.evaluation.robustness import measure_robustness
 
     detector = cli_options.open_model(options)
     identity = cli_options.model_identity(options.model, detector)
     dataset, train = _splits(options)
-    record, log_odds = measure_robustness(
+    record, scores = measure_robustness(
         detector,
         identity,
         dataset,
@@ -112,26 +112,25 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.update_card:
         written = rewrite_card(options.output, cli_options.measurement_log(options))
     else:
-        plots = robustness_plots.write_robustness_plots(
-            options.output, options.split, log_odds["model"], is_ai(dataset), record["degradations"]
+        plots = write_robustness_plots(
+            options.output, options.split, record["degradations"], scores["model"], is_ai(dataset)
         )
         written = Path(options.output) / robustness_report.REPORT_NAME
         io.write_atomically(written, robustness_report.render(record, options.split, plots))
-    print(summary(record).replace("**", ""))
+    print(robustness_report.summary(record).replace("**", ""))
     print(f"Finished: {written}", flush=True)
     return 0
 
 
 def _splits(options: argparse.Namespace):
-    """The split to measure, and the training images of the controls or `None`."""
+    """Return the split to measure, and the training images of the controls or `None`."""
     from realfake.training import runs
 
-    limits = {runs.split_to_read(options.split): options.max_samples}
+    limits = {runs.source_split(options.split): options.max_samples}
     if not options.no_controls:
-        # One split cannot be read twice: what is measured is then what the controls are fitted on.
         limits.setdefault("train", options.max_control_samples)
     corpus = cli_options.read_corpus(options, limits)
-    return runs.part_of(corpus, options.split, options.split_seed), _training(options, corpus)
+    return runs.split_of(corpus, options.split, options.split_seed), _training(options, corpus)
 
 
 def _training(options: argparse.Namespace, corpus):
@@ -147,6 +146,6 @@ def _training(options: argparse.Namespace, corpus):
 
 
 def _slices(options: argparse.Namespace, sources) -> dict[str, list[str]]:
-    from realfake.evaluation.robustness_figures import known_slices, read_slices
+    from realfake.evaluation.robustness import known_slices, read_slices
 
     return read_slices(options.slice, sources) if options.slice else known_slices(sources)

@@ -1,28 +1,30 @@
 """Fine-tune an image classifier to tell photographs from AI-generated images.
 
 The options are the fields of `realfake.training.arguments` and of transformers' `TrainingArguments`.
+The same command continues an interrupted run.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from realfake.training.runs import Arguments
+    from realfake.training.arguments import Arguments
 
 
-def parse(arguments: Sequence[str]) -> "Arguments":
+def parse(argv: Sequence[str]) -> "Arguments":
     """Parse the options of a training.
 
     Raises:
-        ValueError: An option is unknown, or its value makes no sense.
+        ValueError: An option is unknown, or its value is invalid.
     """
-    from realfake.training import runs
+    from realfake.training import arguments
 
-    return runs.parse(arguments)
+    return arguments.parse(argv)
 
 
 def run(arguments: "Arguments") -> int:
-    """Train, calibrate, measure, document and, if `--push_to_hub` is given, upload."""
+    """Run a training, in a folder that no other command writes to."""
     from realfake import io
 
     with io.output_folder(arguments.run.output_dir):
@@ -30,83 +32,79 @@ def run(arguments: "Arguments") -> int:
 
 
 def train(arguments: "Arguments") -> int:
-    """Corpus → trainer → calibrated checkpoint → figures → card → Hub."""
+    """Load, train, calibrate, measure, document and, with `--push_to_hub`, upload.
+
+    Returns:
+        The exit status.
+    """
     from transformers import set_seed
 
-    from realfake import io
     from realfake.detector import Detector
-    from realfake.evaluation import robustness_run
-    from realfake.training import hard_examples, publishing, release, runs, search
+    from realfake.training import hard_examples, measuring, publishing, release, runs
     from realfake.training.model import prepare_classifier
     from realfake.training.trainer import build_trainer
 
-    model_args, data_args, args = arguments.model, arguments.data, arguments.run
+    model_args, data, args = arguments.model, arguments.data, arguments.run
     checkpoint = None if args.evaluate_only or args.dry_run else runs.checkpoint_to_resume(args)
-    corpus = runs.load(data_args, args)
-    parts = runs.parts_of(corpus, data_args.split_seed)
 
+    # Corpus
+    corpus = runs.load(data)
+    splits = runs.splits_of(corpus, data.split_seed)
     if args.evaluate_only:
         detector = Detector.from_pretrained(
             model_args.model_name_or_path, revision=model_args.model_revision
         )
-        runs.measure_split(detector, parts, args.evaluate_only, data_args, args)
+        runs.measure_split(detector, splits, args.evaluate_only, arguments)
         return 0
+    hard = hard_examples.prepare(arguments, splits) if data.hard_examples else None
 
-    hard = None
-    if data_args.hard_examples:
-        hard = hard_examples.prepare(model_args, data_args, args, parts)
-
-    set_seed(args.seed)  # a new head starts from random weights
+    # Model and trainer
+    set_seed(args.seed)  # a new head has random weights
     model, processor = prepare_classifier(model_args)
     trainer = build_trainer(
-        model,
-        processor,
-        parts["train"],
-        parts["selection"],
-        model_args.preprocessing,
-        data_args,
-        args,
+        model, processor, splits["train"], splits["selection"], model_args.preprocessing, data, args
     )
     if args.dry_run:
-        runs.show_dry_run(trainer, corpus, parts)
+        runs.show_dry_run(trainer, splits)
         return 0
-
     if args.search:
+        from realfake.training import search
+
         search.search(trainer, model_args, args.search)
         return 0
 
+    # Training
     if args.publish and trainer.is_world_process_zero():
         publishing.check_login(args)
     trainer.train(resume_from_checkpoint=checkpoint)
     best = Detector(trainer.plain_model(), processor)
-    calibration = release.calibrate_and_fold(
-        best, parts["calibration"], args.per_device_eval_batch_size
+
+    # Calibration
+    calibration_split, batch_size = splits["calibration"], args.per_device_eval_batch_size
+    logits = measuring.compute_logits(best, calibration_split, batch_size, "calibration")
+    fitted = release.fit_calibration(best, logits, calibration_split)
+    facts = publishing.config_facts(arguments, splits)
+    released = release.release(
+        best, fitted, calibration_split, logits, args.output_dir, facts, args.alpha, batch_size
     )
-    facts = publishing.training_facts(trainer, corpus, parts, calibration, arguments)
-    detector = release.save_and_reopen(
-        best,
-        args.output_dir,
-        parts["calibration"],
-        publishing.config_facts(facts, best),
-        args.alpha,
-    )
-    measured = ("selection", "calibration", "held_out", *(["test"] if args.measure_test else []))
-    for split in measured:
-        runs.measure_split(detector, parts, split, data_args, args, calibration)
+    facts = publishing.training_facts(trainer, corpus, splits, released.calibration, arguments)
+
+    # Measurement
+    for split in ("selection", "calibration", "held_out", *["test"] * args.measure_test):
+        runs.measure_split(released.detector, splits, split, arguments, released.calibration)
     if hard is not None:
-        hard_examples.conclude(detector, hard, facts, parts["validation"], args)
+        hard_examples.conclude(released.detector, hard, facts, splits["validation"], args)
     if not trainer.is_world_process_zero():
         return 0
     if args.measure_test:
-        robustness_run.at_the_end_of_a_run(
-            detector,
-            args.output_dir,
-            parts,
-            args.measure_degradations,
-            corpus=data_args.corpus_name,
-            command=io.command_line(),
-            measurement_log=args.measurement_log,
-            seed=args.seed,
-        )
+        runs.measure_degradations(released.detector, splits, arguments)
+
+    # Card and Hub
     publishing.finish(args.output_dir, facts, args.measurement_log)
     return publishing.push(args) if args.publish else 0
+
+
+if __name__ == "__main__":
+    from realfake.cli.main import dispatch, end
+
+    end(dispatch(["train", *sys.argv[1:]]))

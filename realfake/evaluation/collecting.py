@@ -1,4 +1,4 @@
-"""A detector's logits, scores or features of a whole dataset, shared out over the processes that run."""
+"""Logits, scores and features of a whole dataset, computed by all processes of a run together."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from realfake.detector import Detector
 def collect_logits(
     detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
 ) -> np.ndarray:
-    """Compute the logits of a whole dataset in fp32, shared out over the processes that run.
+    """Compute the logits of a dataset in fp32.
 
     Args:
         dataset: Rows with an undecoded `image`.
@@ -31,7 +31,7 @@ def collect_logits(
 def collect_scores(
     detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Compute the margins and the novelty of a whole dataset, as [`Detector.scores`], shared out like the logits."""
+    """Compute the log-odds and the OOD scores of a dataset, each (n,), as [`Detector.scores`]."""
     batches = _collect(
         lambda images: detector.scores(images, batch_size), dataset, batch_size, progress
     )
@@ -42,7 +42,7 @@ def collect_scores(
 def collect_features(
     detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
 ) -> dict[str, np.ndarray]:
-    """Compute the features that novelty is judged by, `{block: (len(dataset), size)}`, shared out like the logits."""
+    """Compute the features of the OOD score, `{block: (n, size)}`."""
     batches = _collect(
         lambda images: detector.features(images, batch_size), dataset, batch_size, progress
     )
@@ -53,7 +53,7 @@ def _collect(compute: Callable, dataset: Dataset, batch_size: int, progress: str
     from tqdm.auto import tqdm
 
     state = PartialState()
-    # Every process takes a stripe of whole batches, and the stripes are put in order again at the end.
+    # Each process computes every k-th batch; the batches are sorted at the end.
     starts = range(state.process_index * batch_size, len(dataset), state.num_processes * batch_size)
     hidden = progress is None or not state.is_main_process
     rows = [

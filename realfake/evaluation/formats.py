@@ -1,30 +1,35 @@
-"""Is it the picture that is judged, or the file? The same picture saved in another way must keep its verdict.
+"""Verdicts on the same picture saved in other file formats.
 
-Used by `scripts/evaluate_formats.py`. Nothing here degrades what a person sees; what does is the grid of
-`realfake.imaging.degradations`.
+A detector that judges the content keeps its verdict when a picture is saved as PNG, JPEG or WebP.
+Visible degradations are measured by `robustness`. The results go to `formats.json`.
 """
 
 import io
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from PIL import Image
 from scipy.special import expit
-from tqdm.auto import tqdm
 
 from realfake.audit.equalize import GRID_SIDE, equalized
-from realfake.corpus.rows import column, own_groups
+from realfake.corpus.rows import column, corpus_fingerprint, own_groups
 from realfake.detector import Detector
-from realfake.evaluation.log import plain
+from realfake.evaluation.log import log_once, plain
+from realfake.evaluation.measure import OTHER
 from realfake.evaluation.robustness import detector_scorer
+from realfake.formatting import number, share, table
 from realfake.imaging.decode import open_image
-from realfake.labels import AI, REAL
+from realfake.io import versions, write_record
 from realfake.runtime import lone_threads
 from realfake.statistics.bootstrap import mean_figure
 from realfake.statistics.verdicts import INCONCLUSIVE
 
-AS_IT_IS = "as it is"
+FILE_NAME = "formats.json"
+UNCHANGED = "as it is"
+Scores = Mapping[str, tuple[np.ndarray, np.ndarray | None]]
 
 
 def _saved(image: Image.Image, format: str, **options) -> bytes:
@@ -34,13 +39,11 @@ def _saved(image: Image.Image, format: str, **options) -> bytes:
 
 
 def _equalized(image: Image.Image) -> bytes:
-    width, height = (
-        max(side // GRID_SIDE * GRID_SIDE, min(side, GRID_SIDE)) for side in image.size
-    )
-    return equalized(image, width, height)
+    sides = (max(side // GRID_SIDE * GRID_SIDE, min(side, GRID_SIDE)) for side in image.size)
+    return equalized(image, *sides)
 
 
-# name -> (what it is, how it is made of the upright RGB picture)
+# name -> (description, function from the upright RGB picture to a file)
 FORMATS: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
     "png": ("PNG", lambda image: _saved(image, "PNG", compress_level=1)),
     "jpeg_95": (
@@ -48,28 +51,25 @@ FORMATS: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
         lambda image: _saved(image, "JPEG", quality=95, subsampling="4:2:0"),
     ),
     "webp_80": ("WebP, quality 80", lambda image: _saved(image, "WEBP", quality=80)),
-    "equalized": (
-        "as `audit_corpus.py --equalize` writes it: JPEG, quality 90, sides cut to multiples of 8",
-        _equalized,
-    ),
+    "equalized": ("equalized: JPEG, quality 90, sides cut to multiples of 8", _equalized),
 }
 
 
-def score_formats(
-    detector: Detector, dataset: Dataset, batch_size: int = 32
-) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+def score_formats(detector: Detector, dataset: Dataset, batch_size: int = 32) -> Scores:
     """Score each picture as it is and in each of [`FORMATS`].
 
     Args:
         dataset: Rows with an undecoded `image`.
 
     Returns:
-        `{format: (margins, novelty)}`, each of shape `(n,)`, as [`Detector.scores`]; `AS_IT_IS` first.
+        `{format: (log-odds, OOD scores)}`, each (n,), as [`Detector.scores`]; `UNCHANGED` first.
 
     Raises:
         ValueError: An image is unusable.
         OSError: An image cannot be read.
     """
+    from tqdm.auto import tqdm
+
     score = detector_scorer(detector, "", batch_size).score
 
     def work(start: int) -> list[np.ndarray]:
@@ -81,59 +81,117 @@ def score_formats(
 
     starts = range(0, len(dataset), batch_size)
     with lone_threads() as pool:
-        batches = list(
-            tqdm(
-                pool.map(work, starts),
-                total=len(starts),
-                desc="files",
-                unit="batch",
-                mininterval=2.0,
-            )
-        )
+        results = pool.map(work, starts)
+        bar = tqdm(results, total=len(starts), desc="files", unit="batch", mininterval=2.0)
+        batches = list(bar)
     scores = {}
-    for name, parts in zip((AS_IT_IS, *FORMATS), zip(*batches, strict=True), strict=True):
-        log_odds, *ood = np.concatenate(parts, axis=1)
+    for name, values in zip((UNCHANGED, *FORMATS), zip(*batches, strict=True), strict=True):
+        log_odds, *ood = np.concatenate(values, axis=1)
         scores[name] = log_odds, ood[0] if ood else None
     return scores
 
 
 def format_figures(
-    detector: Detector,
-    scores: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
-    dataset: Dataset,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    detector: Detector, scores: Scores, dataset: Dataset, n_resamples: int = 1000, seed: int = 0
 ) -> dict[str, dict]:
-    """How many pictures keep their verdict in each file.
+    """Compute how many pictures keep their verdict in each format.
 
     Args:
         scores: Of [`score_formats`].
 
     Returns:
-        `{format: {"kept", "flipped", "withheld", "moved"}}`. The first three are shares of the pictures that got a verdict as
-        they are: the same verdict, the opposite one, none. `moved` is the largest change of a probability, over all pictures.
+        `{format: {"kept", "flipped", "withheld", "moved"}}`. The first three are shares of the
+        pictures with a verdict in their own file: the same verdict, the opposite one, inconclusive.
+        `moved` is the change of the probability over all pictures, its largest value and median.
     """
     groups = own_groups(column(dataset, "group"))
-    before = detector.verdicts(*scores[AS_IT_IS])
+    before = detector.verdicts(*scores[UNCHANGED])
     decided = before != INCONCLUSIVE
-    opposite = np.where(before == AI, REAL, AI)
-    whose = (
-        None
-        if groups is None
-        else [group for group, mine in zip(groups, decided, strict=True) if mine]
-    )
+    opposite = np.array([OTHER.get(verdict, "") for verdict in before])
+    if groups is not None:
+        groups = [group for group, one in zip(groups, decided, strict=True) if one]
     figures = {}
     for name in FORMATS:
         after = detector.verdicts(*scores[name])
-        became = {
+        outcomes = {
             "kept": after == before,
             "flipped": after == opposite,
             "withheld": after == INCONCLUSIVE,
         }
         figures[name] = {
-            key: mean_figure(values[decided], whose, n_resamples, seed)
-            for key, values in became.items()
+            key: mean_figure(values[decided], groups, n_resamples, seed)
+            for key, values in outcomes.items()
         }
-        moved = np.abs(expit(scores[name][0]) - expit(scores[AS_IT_IS][0]))
+        moved = np.abs(expit(scores[name][0]) - expit(scores[UNCHANGED][0]))
         figures[name]["moved"] = {"value": moved.max(), "median": np.median(moved), "n": len(moved)}
     return plain(figures)
+
+
+def measure_formats(
+    detector: Detector,
+    identity: str,
+    dataset: Dataset,
+    folder: str | Path,
+    *,
+    split: str,
+    corpus: str,
+    command: str,
+    measurement_log: str | Path,
+    batch_size: int = 32,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> dict:
+    """Score a split in all formats, compute the figures, and write `formats.json`.
+
+    Args:
+        identity: What identifies the weights, such as their hash.
+        dataset: Rows with an undecoded `image`.
+        folder: Of `formats.json`.
+        split, corpus, command, measurement_log, batch_size, seed, n_resamples: As in
+            [`robustness.measure_robustness`].
+
+    Returns:
+        The record.
+    """
+    scores = score_formats(detector, dataset, batch_size)
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint_sha256": identity,
+        "model": detector.name,
+        "corpus": corpus,
+        "corpus_fingerprint": corpus_fingerprint(dataset),
+        "n": len(dataset),
+        "described": {name: description for name, (description, _) in FORMATS.items()},
+        "command": command,
+        "versions": versions(),
+        "formats": format_figures(detector, scores, dataset, n_resamples, seed),
+    }
+    if split == "test":
+        log_once(
+            measurement_log,
+            checkpoint_hash=identity,
+            # Not counted as a measurement of accuracy.
+            corpus=f"{corpus} (files)",
+            split=split,
+            n=len(dataset),
+            date=record["date"],
+            command=command,
+            figures={name: figures["kept"]["value"] for name, figures in record["formats"].items()},
+        )
+    write_record(Path(folder) / FILE_NAME, split, record)
+    return record
+
+
+def formats_table(record: Mapping) -> str:
+    """Return the figures of a record as a Markdown table."""
+    rows = [
+        [
+            record["described"][name],
+            f"{figures['kept']['n']:,}",
+            *(share(figures[key]) for key in ("kept", "withheld", "flipped")),
+            f"{number(figures['moved']['median'])}, {number(figures['moved']['value'])}",
+        ]
+        for name, figures in record["formats"].items()
+    ]
+    header = ["Saved as", "n", "same verdict", "now inconclusive", "opposite verdict"]
+    return table([*header, "change of p(ai): median, largest"], rows)

@@ -1,7 +1,7 @@
-"""An append-only log of every measurement of a split, one JSON object a line.
+"""An append-only log of measurements of test splits, one JSON object per line.
 
-A test split that is looked at often turns into a validation split. Whoever measures a checkpoint writes a line
-here first, so that a reader of the model card can count how often a split was looked at, and with what outcome.
+A test split that is measured often becomes a validation split. The model card states how often a
+split was measured, and counts it here.
 """
 
 import json
@@ -13,10 +13,10 @@ from pathlib import Path
 FILE_NAME = "measurements.jsonl"
 
 
-def plain(value):
-    """Turn NumPy scalars and arrays, mappings and tuples into what strict JSON holds.
+def plain(value: object) -> object:
+    """Convert NumPy scalars and arrays, mappings and tuples to values of strict JSON.
 
-    A figure that does not exist (NaN, infinity) becomes `None`: strict JSON has no word for it.
+    NaN and infinity become `None`.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -41,18 +41,18 @@ def log_measurement(
     figures: Mapping,
     degradations: Sequence[str] | None = None,
 ) -> dict:
-    """Append one measurement to the log and wait until it is on disk.
+    """Append a measurement to the log and wait until it is on disk.
 
     Args:
-        path: The log file (`….jsonl`), or a folder, which then holds `measurements.jsonl`. Created where missing.
-        checkpoint_hash: SHA-256 of the weights that were measured ([`results.checkpoint_hash`]).
-        corpus: Name of the corpus, or Hub id.
+        path: The log file (`….jsonl`), or a folder, for `measurements.jsonl` in it.
+        checkpoint_hash: SHA-256 of the weights, see [`results.checkpoint_hash`].
+        corpus: Name of the corpus or Hub id.
         split: Name of the split.
         n: Number of images measured, or `{"real": n, "ai": n}`.
-        date: When, ISO 8601.
-        command: The exact command line.
+        date: ISO 8601.
+        command: The command line.
         figures: The headline figures, for example `{"auroc": 0.93, "accuracy": 0.88}`.
-        degradations: *optional*. The degradations that the images were measured under, where it was a grid of them.
+        degradations: *optional*. Names of the degradations, for a robustness measurement.
 
     Returns:
         The record as written.
@@ -81,9 +81,9 @@ def log_measurement(
             f"A figure cannot be written as JSON ({error}); pass numbers, strings, lists or dicts."
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Append mode and one unbuffered write: two processes that log at once do not cut each other's line in two.
+    # One unbuffered write in append mode keeps lines of concurrent processes whole.
     with open(path, "ab+", buffering=0) as file:
-        torn = False  # a run that died in the middle of a line must not swallow this one
+        torn = False  # whether an earlier process died in the middle of a line
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)
             torn = file.read(1) != b"\n"
@@ -93,9 +93,10 @@ def log_measurement(
 
 
 def log_once(path: str | os.PathLike, **measurement) -> dict | None:
-    """Append a measurement unless the log holds one of the same weights, corpus, split, number of images and degradations.
+    """Append a measurement unless the log has it already.
 
-    For a run that was interrupted and continued, or whose report is only written again: it looks at the split once.
+    The same measurement has the same weights, corpus, split, number of images and degradations: a
+    run that was interrupted and continued counts once.
 
     Args:
         measurement: As of [`log_measurement`].
@@ -122,7 +123,7 @@ def log_once(path: str | os.PathLike, **measurement) -> dict | None:
 
 
 def read_log(path: str | os.PathLike) -> list[dict]:
-    """Every measurement in the log, oldest first; an empty list where there is no log yet.
+    """Return all measurements, oldest first; an empty list if there is no log.
 
     Raises:
         ValueError: A line is not a JSON object; the message says which.
@@ -140,8 +141,7 @@ def read_log(path: str | os.PathLike) -> list[dict]:
             record = None
         if not isinstance(record, dict):
             raise ValueError(
-                f"{path}, line {number}: not a measurement record. Repair or remove the line by hand; "
-                "it may stand for a measurement that was made."
+                f"{path}, line {number}: not a measurement record; repair or remove the line."
             )
         records.append(record)
     return records
@@ -153,7 +153,7 @@ def count(
     split: str | None = None,
     corpus: str | None = None,
 ) -> int:
-    """How many measurements the log holds; `None` stands for any checkpoint, split or corpus."""
+    """Count the measurements; `None` matches any checkpoint, split or corpus."""
     wanted = {"checkpoint_sha256": checkpoint_hash, "split": split, "corpus": corpus}
     return sum(
         all(value is None or record.get(key) == value for key, value in wanted.items())
@@ -162,7 +162,7 @@ def count(
 
 
 def count_weights(path: str | os.PathLike, split: str, corpus: str) -> int:
-    """With how many different weights a split of a corpus was measured, however often with each."""
+    """Count the different weights with which a split of a corpus was measured."""
     return len(
         {
             record.get("checkpoint_sha256")

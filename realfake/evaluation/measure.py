@@ -1,14 +1,15 @@
-"""Measures a classifier on one split, and keeps the figures together with what is needed to compute them again.
+"""The figures of one split: metrics, verdicts, and results by generator and by source.
 
-Takes the margins of a split after training and calibration; its figures go to `evaluation.json`, from which the
-model card and the plots are made, and the margins themselves to a small Parquet file beside it.
+[`measure`] takes the log-odds of a split after training and calibration. Its figures go to
+`evaluation.json`, from which the model card and the plots are made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import datasets
 import evaluate
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit
 from transformers import EvalPrediction
 
@@ -21,7 +22,7 @@ from realfake.statistics.log_odds import (
     class_balanced_weights,
     log_odds_from_logits,
 )
-from realfake.statistics.metrics import auroc, confusion_matrix, reliability_curve
+from realfake.statistics.metrics import auroc, balanced_accuracy
 from realfake.statistics.summary import binary_summary
 from realfake.statistics.verdicts import (
     INCONCLUSIVE,
@@ -33,14 +34,14 @@ from realfake.statistics.verdicts import (
 )
 
 VERDICTS = (REAL, INCONCLUSIVE, AI)
-# Below this many images a generator or source is listed, but not named as the worst one.
-_ENOUGH = 10
-_OTHER = {REAL: AI, AI: REAL}
+# The worst generator and the worst source are chosen among those with at least this many images.
+ENOUGH = 10
+OTHER = {REAL: AI, AI: REAL}
 
 
 def measure(
-    log_odds,
-    is_ai,
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
     *,
     thresholds: Thresholds | None = None,
     out_of_distribution: Sequence[bool] | None = None,
@@ -50,248 +51,128 @@ def measure(
     seed: int = 0,
     n_resamples: int = 1000,
 ) -> dict:
-    """Compute every figure of a split.
+    """Compute all figures of a split.
 
     Args:
-        margin (`np.ndarray` of shape `(n,)`): Log-odds of ai.
-        is_ai (`np.ndarray` of shape `(n,)`): Whether the image is generated.
-        thresholds: *optional*. Where verdicts begin; without them there are no verdict figures.
-        out_of_distribution: *optional*. Whether the image is unlike those that the checkpoint knows; its verdict is then withheld.
-        groups: *optional*. One name per image; images that share one are resampled together. `None` or an empty
-            name means that the image belongs with no other.
-        generators: *optional*. What made each image; looked at for ai images only.
-        sources: *optional*. Where each image comes from; looked at for real images only.
+        log_odds: (n,) log-odds of ai.
+        is_ai: (n,) bool.
+        thresholds: *optional*. Without them there are no verdict figures.
+        out_of_distribution: (n,) bool, *optional*. The verdict of these images is inconclusive.
+        groups: (n,) names, *optional*. Images of one group are resampled together. `None` or an
+            empty name means a group of one image.
+        generators: (n,) names, *optional*. What made each ai image.
+        sources: (n,) names, *optional*. Where each real image comes from.
         seed: Seed of the bootstrap.
         n_resamples: Bootstrap resamples, *defaults to* 1000.
 
     Returns:
-        `dict`: Plain values, ready for JSON; a figure that does not exist is `None`. Wherever there is an interval it
-        is `{"value", "low", "high", "n"}` at 95 %.
+        Plain values, ready for JSON; `None` for what is not defined. An interval is
+        `{"value", "low", "high", "n"}` at 95 %.
 
-        - `n`: images by label; `n_groups`: independent groups of images; `seed`; `intervals`: how these were made
-        - `summary`: see [`metrics.binary_summary`]
-        - `reliability`: class-balanced reliability curve, see [`metrics.reliability_curve`]
-        - `confusion`: `{true label: {predicted label: count}}` at even odds
-        - `verdicts`, with thresholds: `thresholds`; `counts` `{true label: {verdict: count}}`; `given`, the share of
-          images with a verdict; `wrong`, by label, the share of its images with the wrong verdict; `promised`, by
-          label, the highest share that chance would explain if the split were like the calibration images;
-          `accuracy`, the share of the verdicts that are right; `out_of_distribution`, by label, the share of its images whose verdict
-          is withheld as unlike those that the checkpoint knows, where that was told
-        - `by_generator`: against all real images, `n`, `auroc`, `detected` (share with a margin above 0), and with
-          thresholds `verdicts` (the share of each), `wrong` (that of `real`) and `promised`, as above
-        - `by_source`: `n`, `false_positives` (share with a margin above 0), and with thresholds the same, `wrong` being
-          the share of `ai`
-        - `worst_generator` (lowest AUROC) and `worst_source` (most false positives): names, of those with ten
-          images or more where there are such
+        - `n`: images by label; `n_groups`; `seed`; `intervals`: how the intervals were made
+        - `summary`: see [`summary.binary_summary`]
+        - `reliability`: class-balanced curve, see [`metrics.reliability_curve`]
+        - `confusion`: `{true label: {called label: count}}` at a probability of 1/2
+        - `verdicts`, with thresholds: `thresholds`; `counts` `{true label: {verdict: count}}`;
+          `given`, the share of images with a verdict other than inconclusive; `wrong`, by label,
+          the share of images with the wrong verdict; `promised`, by label, the highest share that
+          chance explains if the split is like the calibration images; `accuracy`, the share of
+          given verdicts that are right; and, if known, `out_of_distribution`, its share by label
+        - `by_generator`, each against all real images: `n`, `auroc`, `detected` (share with
+          log-odds above 0), and with thresholds `verdicts` (the share of each), `wrong`, `promised`
+        - `by_source`: `n`, `false_positives` (share with log-odds above 0), and the same
+        - `worst_generator` (lowest AUROC) and `worst_source` (most false positives): names, of
+          those with ten images or more if there are such
 
     Raises:
         ValueError: The arrays are empty, disagree in length, or hold NaN.
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     n = len(log_odds)
-    groups, generators, sources = (
-        named_column(values, n, name)
-        for values, name in ((groups, "groups"), (generators, "generators"), (sources, "sources"))
-    )
-    groups = numbered_groups(groups)
+    groups = numbered_groups(named_column(groups, n, "groups"))
+    generators = named_column(generators, n, "generators")
+    sources = named_column(sources, n, "sources")
     options = {"seed": seed, "n_resamples": n_resamples}
     n_groups = group_index(groups, n)[1]
-    of_groups = "" if groups is None else f" over {n_groups} groups of images"
+    over_groups = "" if groups is None else f" over {n_groups} groups of images"
     called_ai = log_odds > 0
-    counted = confusion_matrix(log_odds, is_ai)
+    truth = {REAL: ~is_ai, AI: is_ai}
+    counted = metrics.confusion_matrix(log_odds, is_ai)
     figures = {
-        "n": {REAL: int((~is_ai).sum()), AI: int(is_ai.sum())},
+        "n": {label: int(mine.sum()) for label, mine in truth.items()},
         "n_groups": n_groups,
         "seed": seed,
-        "intervals": f"95 %; bootstrap{of_groups}, {n_resamples} resamples, seed {seed}; "
+        "intervals": f"95 %; bootstrap{over_groups}, {n_resamples} resamples, seed {seed}; "
         "shares without groups, and shares of none or all: Clopper-Pearson",
         "summary": binary_summary(log_odds, is_ai, groups=groups, **options),
-        "reliability": reliability_curve(expit(log_odds), is_ai, class_balanced_weights(is_ai)),
-        "confusion": {
-            truth: {said: int(counted[truth][said]) for said in NAMES} for truth in NAMES
-        },
+        "reliability": metrics.reliability_curve(
+            expit(log_odds), is_ai, class_balanced_weights(is_ai)
+        ),
+        "confusion": {t: {c: int(counted[t][c]) for c in NAMES} for t in NAMES},
     }
-    for name, where in (("accuracy", is_ai | True), ("recall_real", ~is_ai), ("recall_ai", is_ai)):
+    for name, mine in (("accuracy", is_ai | True), ("recall_real", ~is_ai), ("recall_ai", is_ai)):
         if figures["summary"][name]["value"] in (0, 1):
-            # No resample of nothing but hits has a miss; the bootstrap's interval would have no width.
-            figures["summary"][name] = _share(
-                (called_ai == is_ai)[where], _pick(groups, where), options
-            )
-    said = None
+            # A bootstrap interval of only hits or only misses has no width.
+            hits = (called_ai == is_ai)[mine]
+            figures["summary"][name] = _share(hits, _pick(groups, mine), options)
+
+    given = None
     if thresholds is not None:
-        said = verdicts(log_odds, thresholds)
+        given = verdicts(log_odds, thresholds)
         if out_of_distribution is not None:
-            said = np.where(np.asarray(out_of_distribution, dtype=bool), INCONCLUSIVE, said)
-        figures["verdicts"] = _verdict_figures(said, is_ai, thresholds, groups, options)
+            unlike = np.asarray(out_of_distribution, dtype=bool)
+            given = np.where(unlike, INCONCLUSIVE, given)
+        figures["verdicts"] = _verdict_figures(given, is_ai, thresholds, groups, options)
         if out_of_distribution is not None:
-            truth = {REAL: ~is_ai, AI: is_ai}
-            out_of_distribution = np.asarray(out_of_distribution, dtype=bool)
             figures["verdicts"]["out_of_distribution"] = {
-                label: _share(out_of_distribution[mine], _pick(groups, mine), options)
+                label: _share(unlike[mine], _pick(groups, mine), options)
                 for label, mine in truth.items()
             }
 
+    def by_name(names: np.ndarray, label: str, key: str) -> dict:
+        entries = {}
+        for name in np.unique(names[truth[label]]):
+            if not name:
+                continue
+            mine = truth[label] & (names == name)
+            entry = {"n": int(mine.sum())}
+            if label == AI:
+                against = mine | ~is_ai
+                entry["auroc"] = interval_of(
+                    auroc, log_odds[against], is_ai[against], _pick(groups, against), options
+                )
+            entry[key] = _share(called_ai[mine], _pick(groups, mine), options)
+            if given is not None:
+                entry |= {
+                    "verdicts": {one: float((given[mine] == one).mean()) for one in VERDICTS},
+                    "wrong": _share(given[mine] == OTHER[label], _pick(groups, mine), options),
+                    "promised": _promised(label, entry["n"], thresholds, _pick(groups, mine)),
+                }
+            entries[str(name)] = entry
+        return entries
+
     if generators is not None and is_ai.any():
-        figures["by_generator"] = {}
-        for name in _names(generators[is_ai]):
-            mine = is_ai & (generators == name)
-            against = mine | ~is_ai
-            figures["by_generator"][name] = {
-                "n": int(mine.sum()),
-                "auroc": _auroc(log_odds[against], is_ai[against], _pick(groups, against), options),
-                "detected": _share(called_ai[mine], _pick(groups, mine), options),
-            }
-            if said is not None:
-                figures["by_generator"][name] |= _part_verdicts(
-                    said[mine], AI, thresholds, _pick(groups, mine), options
-                )
-        figures["worst_generator"] = _worst(figures["by_generator"], "auroc", lowest=True)
-    if sources is not None and (~is_ai).any():
-        figures["by_source"] = {}
-        for name in _names(sources[~is_ai]):
-            mine = ~is_ai & (sources == name)
-            figures["by_source"][name] = {
-                "n": int(mine.sum()),
-                "false_positives": _share(called_ai[mine], _pick(groups, mine), options),
-            }
-            if said is not None:
-                figures["by_source"][name] |= _part_verdicts(
-                    said[mine], REAL, thresholds, _pick(groups, mine), options
-                )
-        figures["worst_source"] = _worst(figures["by_source"], "false_positives", lowest=False)
+        figures["by_generator"] = by_name(generators, AI, "detected")
+        figures["worst_generator"] = _worst(figures["by_generator"], "auroc", min)
+    if sources is not None and not is_ai.all():
+        figures["by_source"] = by_name(sources, REAL, "false_positives")
+        figures["worst_source"] = _worst(figures["by_source"], "false_positives", max)
     return plain(figures)
-
-
-def _verdict_figures(said, is_ai, thresholds, groups, options) -> dict:
-    given = said != INCONCLUSIVE
-    truth = np.where(is_ai, AI, REAL)
-    figures = {
-        "thresholds": thresholds.to_dict(),
-        "counts": {
-            label: {verdict: int((said[truth == label] == verdict).sum()) for verdict in VERDICTS}
-            for label in NAMES
-        },
-        "given": _share(given, groups, options),
-        "wrong": {},
-        "promised": {},
-        "accuracy": _share((said == truth)[given], _pick(groups, given), options),
-    }
-    for label in NAMES:
-        mine = truth == label
-        figures["wrong"][label] = _share(said[mine] == _OTHER[label], _pick(groups, mine), options)
-        figures["promised"][label] = _promised(
-            label, int(mine.sum()), thresholds, _pick(groups, mine)
-        )
-    return figures
-
-
-def _part_verdicts(said, label, thresholds, groups, options) -> dict:
-    """The verdicts on a generator's or a source's images, all of one label."""
-    return {
-        "verdicts": {verdict: float((said == verdict).mean()) for verdict in VERDICTS},
-        "wrong": _share(said == _OTHER[label], groups, options),
-        "promised": _promised(label, len(said), thresholds, groups),
-    }
-
-
-def _promised(label, n: int, thresholds, groups) -> float | None:
-    """The highest share of wrong verdicts that chance would explain among `n` images like the calibration images."""
-    calibrated_on = {REAL: thresholds.n_real, AI: thresholds.n_ai}[label]
-    # Images of a group stand or fall together, so it is the groups that are counted.
-    independent = group_index(groups, n)[1]
-    if not independent or not calibrated_on:
-        return None
-    return 1 - coverage_band(calibrated_on, independent, thresholds.alpha)[0]
-
-
-def _share(hit, groups, options) -> dict:
-    """A proportion with its interval, honest also where it is 0 or 1."""
-    n = len(hit)
-    if not n:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    successes = int(hit.sum())
-    if groups is not None and 0 < successes < n and options["n_resamples"]:
-        low, high = bootstrap_interval(
-            _mean, hit.astype(np.float64), groups=groups, weighted=True, **options
-        )
-    else:
-        # A bootstrap of nothing but hits has no width at all. One observation a group is the cautious count.
-        independent = group_index(groups, n)[1] if successes in (0, n) else n
-        low, high = binomial_interval(round(successes / n * independent), independent)
-    return {"value": successes / n, "low": low, "high": high, "n": n}
-
-
-def _mean(values, weights):
-    return (weights * values).sum(-1) / weights.sum(-1)
-
-
-def _auroc(log_odds, is_ai, groups, options) -> dict:
-    value = auroc(log_odds, is_ai)
-    if np.isnan(value):
-        return {"value": None, "low": None, "high": None, "n": len(log_odds)}
-    low = high = None
-    if options["n_resamples"]:
-        low, high = bootstrap_interval(
-            auroc, log_odds, is_ai, groups=groups, weighted=True, **options
-        )
-    return {"value": value, "low": low, "high": high, "n": len(log_odds)}
-
-
-def _worst(figures: dict, key: str, lowest: bool) -> str | None:
-    known = {name: entry for name, entry in figures.items() if entry[key]["value"] is not None}
-    known = {name: entry for name, entry in known.items() if entry["n"] >= _ENOUGH} or known
-    if not known:
-        return None
-    return (min if lowest else max)(known, key=lambda name: known[name][key]["value"])
-
-
-def named_column(values, n: int, name: str) -> np.ndarray | None:
-    """Names as strings, "" where there is none."""
-    if values is None:
-        return None
-    values = ["" if value is None else str(value) for value in values]
-    if len(values) != n:
-        raise ValueError(
-            f"{name} has {len(values)} entries for {n} images; one for each image is needed."
-        )
-    return np.array(values, dtype=str)
-
-
-def numbered_groups(groups: np.ndarray | None) -> np.ndarray | None:
-    """Groups by number, in the order in which they turn up, so that their names do not steer the bootstrap."""
-    if groups is None:
-        return None
-    numbers: dict[str | int, int] = {}
-    # An image without a group is one of its own.
-    return np.array(
-        [
-            numbers.setdefault(name or index, len(numbers))
-            for index, name in enumerate(groups.tolist())
-        ]
-    )
-
-
-def _names(values: np.ndarray) -> list[str]:
-    return [str(name) for name in np.unique(values) if name]
-
-
-def _pick(values: np.ndarray | None, where: np.ndarray) -> np.ndarray | None:
-    return None if values is None else values[where]
 
 
 def measure_operating_points(
     points: Sequence[OperatingPoint], scores: Mapping, seed: int = 0, n_resamples: int = 1000
 ) -> list[dict]:
-    """Measure a moderator's thresholds on a split that had no part in setting them.
+    """Measure a moderator's thresholds on a split that was not used to fit them.
 
     Args:
-        points: Of [`conformal.operating_point`].
-        scores: What [`read_scores`] returned.
-        seed: As in [`measure`], likewise `n_resamples`.
+        points: Of [`verdicts.operating_point`].
+        scores: Of [`results.read_scores`].
+        seed, n_resamples: As in [`measure`].
 
     Returns:
-        For each point its values, with `photographs`, the share of the split's photographs above the threshold, and
-        `found`, that of its generated images.
+        The values of each point, with `photographs` and `found`, the shares of photographs and of
+        ai images above the threshold.
     """
     log_odds, is_ai = check_log_odds(scores["log_odds"], scores["is_ai"])
     groups = numbered_groups(named_column(scores.get("groups"), len(log_odds), "groups"))
@@ -307,29 +188,164 @@ def measure_operating_points(
     return measured
 
 
-# What is written beside a checkpoint
+def too_many_wrong(entry: Mapping) -> bool:
+    """Return whether there are more wrong verdicts than stated and than chance explains.
+
+    Args:
+        entry: `wrong`, a share, and `promised`, the highest share that chance explains.
+    """
+    wrong, promised = (entry.get("wrong") or {}).get("value"), entry.get("promised")
+    return wrong is not None and promised is not None and wrong > promised
 
 
-_DESCRIPTION = "Accuracy, precision, recall and F1 of both classes, AUROC, and the quality of the probabilities."
+def complement(figure: Mapping) -> dict:
+    """Return the figure of 1 - x."""
+    turned = {"value": figure["value"], "low": figure["high"], "high": figure["low"]}
+    return {**{key: None if x is None else 1 - x for key, x in turned.items()}, "n": figure["n"]}
+
+
+def interval_of(
+    metric: Callable,
+    log_odds: np.ndarray,
+    is_ai: np.ndarray,
+    groups: np.ndarray | None,
+    options: Mapping,
+) -> dict:
+    """Return a metric with its bootstrap interval; `None` values where it is not defined.
+
+    Args:
+        metric: One of [`metrics`] that takes weights of shape (resamples, n).
+        options: `seed` and `n_resamples`.
+    """
+    value, low, high = metric(log_odds, is_ai), None, None
+    if np.isnan(value):
+        value = None
+    elif options["n_resamples"]:
+        low, high = bootstrap_interval(
+            metric, log_odds, is_ai, groups=groups, weighted=True, **options
+        )
+    return {"value": value, "low": low, "high": high, "n": len(log_odds)}
+
+
+def named_column(values: Sequence | None, n: int, name: str) -> np.ndarray | None:
+    """Return names as strings, (n,), empty for `None`.
+
+    Raises:
+        ValueError: There is not one entry per image.
+    """
+    if values is None:
+        return None
+    values = ["" if value is None else str(value) for value in values]
+    if len(values) != n:
+        raise ValueError(
+            f"{name} has {len(values)} entries for {n} images; one for each image is needed."
+        )
+    return np.array(values, dtype=str)
+
+
+def numbered_groups(groups: np.ndarray | None) -> np.ndarray | None:
+    """Number groups in the order of their first image, so that names do not affect the bootstrap.
+
+    An image without a name is a group of one image.
+    """
+    if groups is None:
+        return None
+    numbers: dict[str | int, int] = {}
+    names = enumerate(groups.tolist())
+    return np.array([numbers.setdefault(name or index, len(numbers)) for index, name in names])
+
+
+def _verdict_figures(
+    given: np.ndarray,
+    is_ai: np.ndarray,
+    thresholds: Thresholds,
+    groups: np.ndarray | None,
+    options: Mapping,
+) -> dict:
+    decided = given != INCONCLUSIVE
+    truth = np.where(is_ai, AI, REAL)
+    figures = {
+        "thresholds": thresholds.to_dict(),
+        "counts": {
+            label: {one: int((given[truth == label] == one).sum()) for one in VERDICTS}
+            for label in NAMES
+        },
+        "given": _share(decided, groups, options),
+        "wrong": {},
+        "promised": {},
+        "accuracy": _share((given == truth)[decided], _pick(groups, decided), options),
+    }
+    for label in NAMES:
+        mine = truth == label
+        whose = _pick(groups, mine)
+        figures["wrong"][label] = _share(given[mine] == OTHER[label], whose, options)
+        figures["promised"][label] = _promised(label, int(mine.sum()), thresholds, whose)
+    return figures
+
+
+def _promised(
+    label: str, n: int, thresholds: Thresholds, groups: np.ndarray | None
+) -> float | None:
+    """Return the highest share of wrong verdicts that chance explains among `n` images."""
+    calibrated_on = {REAL: thresholds.n_real, AI: thresholds.n_ai}[label]
+    independent = group_index(groups, n)[1]
+    if not independent or not calibrated_on:
+        return None
+    return 1 - coverage_band(calibrated_on, independent, thresholds.alpha)[0]
+
+
+def _share(hit: np.ndarray, groups: np.ndarray | None, options: Mapping) -> dict:
+    """Return a proportion with an interval that has a width even at 0 and 1."""
+    n = len(hit)
+    if not n:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    hits = int(hit.sum())
+    if groups is not None and 0 < hits < n and options["n_resamples"]:
+        low, high = bootstrap_interval(
+            lambda x, weights: (weights * x).sum(-1) / weights.sum(-1),
+            hit.astype(np.float64),
+            groups=groups,
+            weighted=True,
+            **options,
+        )
+    else:
+        # At 0 and 1, each group counts as one observation.
+        independent = group_index(groups, n)[1] if hits in (0, n) else n
+        low, high = binomial_interval(round(hits / n * independent), independent)
+    return {"value": hits / n, "low": low, "high": high, "n": n}
+
+
+def _worst(entries: Mapping[str, Mapping], key: str, choose: Callable) -> str | None:
+    known = {name: entry for name, entry in entries.items() if entry[key]["value"] is not None}
+    known = {name: entry for name, entry in known.items() if entry["n"] >= ENOUGH} or known
+    return choose(known, key=lambda name: known[name][key]["value"]) if known else None
+
+
+def _pick(values: np.ndarray | None, where: np.ndarray) -> np.ndarray | None:
+    return None if values is None else values[where]
+
+
+# Metrics for `transformers.Trainer`
 
 _INPUTS = """
 Args:
-    predictions (`list` of `float`): Margins, the log-odds of ai; above 0 is called ai.
+    predictions (`list` of `float`): Log-odds of ai; above 0 is called ai.
     references (`list` of `int`): 1 for ai, 0 for real.
-    class_balanced (`bool`, *optional*, defaults to `True`): Give both classes the same mass in `ece`, `nll` and
-        `brier`, whose probabilities mean equal odds beforehand.
+    class_balanced (`bool`, *optional*, defaults to `True`): Give both classes the same mass in
+        `ece`, `nll` and `brier`.
 
 Returns:
-    `dict` of `float`: accuracy, balanced_accuracy, precision_real, recall_real, f1_real, precision_ai, recall_ai,
-    f1_ai, auroc, ece, nll, brier. A value that is not defined, such as auroc on one class, is NaN.
+    `dict` of `float`: accuracy, balanced_accuracy, precision_real, recall_real, f1_real,
+    precision_ai, recall_ai, f1_ai, auroc, ece, nll, brier. NaN if a value is not defined.
 """
 
 
 class DetectionMetrics(evaluate.Metric):
-    """`DetectionMetrics().compute(predictions=margins, references=is_ai)`; see the module.
+    """Metrics of a detector as an `evaluate.Metric`, computed in memory and without network.
 
     Raises:
-        ValueError: `compute` or `add_batch`: lengths differ, a margin is NaN, or a reference is not 0 or 1.
+        ValueError: `compute` or `add_batch`: lengths differ, a prediction is NaN, or a reference is
+            not 0 or 1.
 
     Examples:
         >>> DetectionMetrics().compute(predictions=[2.0, -1.0], references=[1, 0])["accuracy"]
@@ -337,16 +353,16 @@ class DetectionMetrics(evaluate.Metric):
     """
 
     def __init__(self, config_name: str | None = None, **kwargs):
-        # In memory: the base class would keep an Arrow file and a lock under ~/.cache.
+        # The base class would keep an Arrow file and a lock under ~/.cache.
         super().__init__(config_name, keep_in_memory=True, **kwargs)
 
     def _build_data_dir(self) -> str:
-        # The base class makes this folder even where nothing is ever kept in it.
+        # The base class creates this folder even if it stays empty.
         return self._data_dir_root
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description="Decisions of both classes, AUROC, and the quality of the probabilities.",
             citation="",
             inputs_description=_INPUTS,
             features=datasets.Features(
@@ -360,37 +376,36 @@ class DetectionMetrics(evaluate.Metric):
         p_ai = expit(log_odds)
         values = {
             "accuracy": metrics.accuracy(log_odds, is_ai),
-            "balanced_accuracy": metrics.balanced_accuracy(log_odds, is_ai),
+            "balanced_accuracy": balanced_accuracy(log_odds, is_ai),
         }
         for label in NAMES:
             values[f"precision_{label}"] = metrics.precision(log_odds, is_ai, label)
             values[f"recall_{label}"] = metrics.recall(log_odds, is_ai, label)
             values[f"f1_{label}"] = metrics.f1(log_odds, is_ai, label)
-        values["auroc"] = metrics.auroc(log_odds, is_ai)
+        values["auroc"] = auroc(log_odds, is_ai)
         values["ece"] = metrics.ece(p_ai, is_ai, weights)
         values["nll"] = metrics.nll(log_odds, is_ai, weights)
         values["brier"] = metrics.brier(p_ai, is_ai, weights)
         return values
 
 
-def metrics_of(label2id: dict[str, int]):
-    """Make the function that `Trainer` computes its metrics with every epoch."""
+def metrics_of(label2id: Mapping[str, int]) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the function with which `Trainer` computes its metrics after each epoch."""
     metric = DetectionMetrics()
     class_indices = {name: [label2id[name]] for name in NAMES}
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        log_odds = log_odds_from_logits(
-            np.asarray(prediction.predictions, dtype=np.float64), class_indices
-        )
+        logits = np.asarray(prediction.predictions, dtype=np.float64)
         return metric.compute(
-            predictions=log_odds, references=(prediction.label_ids == label2id[AI]).astype(int)
+            predictions=log_odds_from_logits(logits, class_indices),
+            references=(prediction.label_ids == label2id[AI]).astype(int),
         )
 
     return compute
 
 
 def check_metric(name: str | None) -> None:
-    """Refuse a `--metric_for_best_model` that is not measured, which `Trainer` would notice after the first epoch.
+    """Check a name of `--metric_for_best_model`, before the first epoch is trained.
 
     Raises:
         ValueError: There is no such metric.

@@ -1,34 +1,41 @@
-"""The figures of a model card, each written as one small PNG.
+"""The plots of a model card and of a robustness report, each written as one small PNG.
 
-The functions take arrays and dictionaries from `evaluation` and `Trainer`, never models.
+The functions take arrays and figures of `measure` and `robustness_report`, never models.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit
 
+from realfake.evaluation.measure import OTHER, too_many_wrong
+from realfake.evaluation.robustness_report import CLEAN, headline
 from realfake.labels import AI, NAMES, REAL
 from realfake.plotting import COLOURS, GREY, INK, new_figure, plain_axes, plain_text, save
 from realfake.statistics.log_odds import check_log_odds, class_balanced_weights
 from realfake.statistics.metrics import ece, reliability_curve
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds
 
-# Draws of a perfectly calibrated model, for the band of noise.
-_BAND_DRAWS = 200
+_BAND_DRAWS = 200  # simulations of a perfectly calibrated model, for the band of noise
+_HEAT_LABELS = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+    "detected": "share found at p > ½",
+}
 
 
 def confusion_matrix(
     path: str | os.PathLike, counts: Mapping[str, Mapping[str, int]], title: str | None = None
 ) -> Path:
-    """Draw how many images of each label got which answer.
+    """Draw a confusion matrix with shares of the true label.
 
     Args:
         path: The PNG to write.
-        counts: `{true label: {answer: count}}`: the `confusion` of [`evaluation.measure`], or its
-            `verdicts["counts"]`, with the inconclusive ones.
+        counts: `{true label: {answer: count}}`: the `confusion` of [`measure.measure`], or its
+            `verdicts["counts"]`.
         title: *optional*. A line above.
 
     Raises:
@@ -45,7 +52,7 @@ def confusion_matrix(
     shares = np.divide(numbers, totals, out=np.zeros_like(numbers), where=totals > 0)
     figure = new_figure(1.5 + 1.35 * len(columns), 1.2 + 1.0 * len(rows))
     axes = figure.add_subplot()
-    # The pale half of the scale: dark figures stay readable on all of it.
+    # The pale half of the scale keeps dark text readable.
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.7, aspect="auto")
     for i in range(len(rows)):
         for j in range(len(columns)):
@@ -81,15 +88,19 @@ def confusion_matrix(
 
 
 def roc(
-    path: str | os.PathLike, log_odds, is_ai, auroc: Mapping | None = None, title: str | None = None
+    path: str | os.PathLike,
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
+    auroc: Mapping | None = None,
+    title: str | None = None,
 ) -> Path:
-    """Draw the ROC curve over a logarithmic false-positive axis, where detectors differ.
+    """Draw the ROC curve with a logarithmic false-positive axis.
 
     Args:
         path: The PNG to write.
-        margin (`np.ndarray` of shape `(n,)`): Log-odds of ai.
-        is_ai (`np.ndarray` of shape `(n,)`): Labels.
-        auroc: *optional*. `{"value", "low", "high"}` for the legend, from [`evaluation.measure`].
+        log_odds: (n,) log-odds of ai.
+        is_ai: (n,) bool.
+        auroc: `{"value", "low", "high"}` of [`measure.measure`] for the legend, *optional*.
         title: *optional*. A line above.
 
     Raises:
@@ -100,7 +111,7 @@ def roc(
     if not n_ai or not n_real:
         raise ValueError("A ROC curve needs images of both labels.")
     order = np.argsort(-log_odds, kind="stable")
-    # A threshold cannot fall between equal margins.
+    # A threshold cannot fall between equal values.
     last = np.flatnonzero(np.diff(log_odds[order], append=-np.inf))
     tpr = np.r_[0, np.cumsum(is_ai[order])[last] / n_ai]
     fpr = np.r_[0, np.cumsum(~is_ai[order])[last] / n_real]
@@ -141,18 +152,22 @@ def roc(
 
 
 def reliability_diagram(
-    path: str | os.PathLike, p_ai, is_ai, before=None, title: str | None = None, seed: int = 0
+    path: str | os.PathLike,
+    p_ai: ArrayLike,
+    is_ai: ArrayLike,
+    before: ArrayLike | None = None,
+    title: str | None = None,
+    seed: int = 0,
 ) -> Path:
-    """Draw how often images with a given probability are generated, both labels counted alike.
+    """Draw a class-balanced reliability diagram.
 
-    The grey band is where 90 % of the points of a model with these probabilities would lie if it were perfectly
-    calibrated: noise of a sample of this size.
+    The grey band holds 90 % of the points of perfectly calibrated models with these probabilities.
 
     Args:
         path: The PNG to write.
-        p_ai (`np.ndarray` of shape `(n,)`): Calibrated probability of ai.
-        is_ai (`np.ndarray` of shape `(n,)`): Labels.
-        before: *optional*. The probabilities before calibration, of shape `(n,)`.
+        p_ai: (n,) calibrated probability of ai.
+        is_ai: (n,) bool.
+        before: (n,) probabilities before calibration, *optional*.
         title: *optional*. A line above.
         seed: Seed of the band.
 
@@ -223,8 +238,10 @@ def reliability_diagram(
     return save(figure, path)
 
 
-def _perfect_band(p_ai, prior_ai: float, seed: int):
-    """Where the curve of a calibrated model with these probabilities would run: x, 5 % and 95 % quantiles."""
+def _perfect_band(
+    p_ai: np.ndarray, prior_ai: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x, and the 5 % and 95 % quantiles of the curves of perfectly calibrated models."""
     rng = np.random.default_rng(seed)
     chance = p_ai * prior_ai / (p_ai * prior_ai + (1 - p_ai) * (1 - prior_ai))
     grid = np.linspace(0, 1, 101)
@@ -252,8 +269,8 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
 
     Args:
         path: The PNG to write.
-        log_history: `Trainer.state.log_history`: entries with `epoch` and `loss`, or with `eval_loss`,
-            `eval_accuracy`, `eval_auroc` as far as they were computed.
+        log_history: `Trainer.state.log_history`: entries with `epoch` and `loss`, `eval_loss`,
+            `eval_accuracy` or `eval_auroc`.
 
     Raises:
         ValueError: The log holds no loss and no metric.
@@ -313,22 +330,22 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
 
 def score_densities(
     path: str | os.PathLike,
-    log_odds,
-    is_ai,
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
     thresholds: Thresholds | None = None,
     title: str | None = None,
 ) -> Path:
-    """Draw how the margins of both labels are spread, and where verdicts begin.
+    """Draw the distributions of the log-odds of both labels.
 
     Args:
         path: The PNG to write.
-        margin (`np.ndarray` of shape `(n,)`): Log-odds of ai.
-        is_ai (`np.ndarray` of shape `(n,)`): Labels.
-        thresholds: *optional*. Between them lies what is inconclusive.
+        log_odds: (n,) log-odds of ai.
+        is_ai: (n,) bool.
+        thresholds: *optional*. The range between them is shaded as inconclusive.
         title: *optional*. A line above.
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
-    # A few far outliers must not squeeze the rest into one bar; they are drawn in the outermost ones.
+    # Outliers are drawn in the outermost bars.
     low, high = np.quantile(log_odds, [0.002, 0.998])
     low, high = min(low, -1.0), max(high, 1.0)
     edges = np.linspace(low, high, 51)
@@ -377,14 +394,132 @@ def score_densities(
     return save(figure, path)
 
 
+def heat_table(
+    path: str | os.PathLike, figures: Mapping[str, Mapping], metric: str = "auroc"
+) -> Path | None:
+    """Draw one metric of every generator under every degradation, the worst generator first.
+
+    Args:
+        path: The PNG to write.
+        figures: Of [`robustness_report.grid_figures`].
+        metric: `"auroc"`, `"balanced_accuracy"` or `"detected"`, *defaults to* `"auroc"`.
+
+    Returns:
+        The path; `None` if no generators are known.
+    """
+    tiers = list(figures)
+    images = figures[tiers[0]].get("by_generator") or {}
+    if not images:
+        return None
+    names = sorted(images)
+    values = _values(
+        [figures[tier]["by_generator"][name][metric] for tier in tiers] for name in names
+    )
+    order = np.argsort(np.where(np.isnan(values), np.inf, values).min(axis=1), kind="stable")
+    rows = [f"{names[row]} (n = {images[names[row]]['n']:,})" for row in order]
+    # Chance is white, and below chance is orange: the colour-blind can tell them apart.
+    return _heat(
+        path,
+        rows,
+        tiers,
+        values[order],
+        _HEAT_LABELS[metric],
+        "PuOr",
+        lambda value: abs(value - 0.5) > 0.26,
+        "{:.2f}".format,
+    )
+
+
+def coverage_heat_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> Path | None:
+    """Draw the share of wrong verdicts by class and generator under every degradation.
+
+    Args:
+        path, figures: As of [`heat_table`].
+
+    Returns:
+        The path; `None` if there are no verdicts.
+    """
+    tiers = list(figures)
+    first = figures[tiers[0]]
+    if not first.get("verdicts"):
+        return None
+    rows, entries = [], []
+    for label, wrong in OTHER.items():
+        rows.append(f"all {label}, verdict {wrong} (n = {first['n'][label]:,})")
+        rated = [figures[tier]["verdicts"] for tier in tiers]
+        entries.append([{key: one[key][label] for key in ("wrong", "promised")} for one in rated])
+    for name in sorted(first.get("by_generator") or {}):
+        rows.append(f"{name}, verdict {REAL} (n = {first['by_generator'][name]['n']:,})")
+        entries.append([figures[tier]["by_generator"][name] for tier in tiers])
+    return _heat(
+        path,
+        rows,
+        tiers,
+        _values([entry["wrong"] for entry in row] for row in entries),
+        "share of wrong verdicts; boxed: more than stated",
+        "Oranges",
+        lambda value: value > 0.55,
+        lambda value: f"{100 * value:.0f} %",
+        np.array([[too_many_wrong(entry) for entry in row] for row in entries]),
+    )
+
+
+def _values(figures: Iterable[Sequence[Mapping]]) -> np.ndarray:
+    return np.array(
+        [[np.nan if one["value"] is None else one["value"] for one in row] for row in figures]
+    )
+
+
+def _heat(
+    path: str | os.PathLike,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: np.ndarray,
+    label: str,
+    colours: str,
+    is_dark: Callable[[float], bool],
+    write: Callable[[float], str],
+    marked: np.ndarray | None = None,
+) -> Path:
+    """Draw a table of coloured cells with their numbers; marked cells have a frame."""
+    from matplotlib.patches import Rectangle
+
+    figure = new_figure(3.0 + 0.72 * len(columns), 1.6 + 0.32 * len(rows))
+    axes = figure.add_subplot()
+    drawn = axes.imshow(values, cmap=colours, vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(values.shape):
+        value = values[row, column]
+        bold = marked is not None and marked[row, column]
+        axes.text(
+            column,
+            row,
+            "–" if np.isnan(value) else write(value),
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            color="white" if is_dark(value) else INK,
+            fontweight="bold" if bold else "normal",
+        )
+        if bold:
+            corner = (column - 0.45, row - 0.42)
+            axes.add_patch(Rectangle(corner, 0.9, 0.84, fill=False, edgecolor=INK, linewidth=1.3))
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_yticks(range(len(rows)), [plain_text(name) for name in rows])
+    axes.tick_params(length=0, labelsize=9, colors=INK)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+    bar.set_label(label, fontsize=9, color=INK)
+    return save(figure, path)
+
+
 def write_plots(
     folder: str | os.PathLike,
     split: str,
-    log_odds,
-    is_ai,
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
     figures: Mapping,
     *,
-    before=None,
+    before: ArrayLike | None = None,
     log_history: Sequence[Mapping] | None = None,
 ) -> list[dict[str, str]]:
     """Write every plot of a measured split into `<folder>/plots`.
@@ -392,46 +527,85 @@ def write_plots(
     Args:
         folder: The checkpoint's folder.
         split: Name of the split.
-        log_odds, is_ai: Arrays of shape `(n,)`.
-        figures: What [`evaluation.measure`] returned for them.
-        before: *optional*. The margins before calibration, of shape `(n,)`.
-        log_history: *optional*. `Trainer.state.log_history`.
+        log_odds, is_ai: Arrays of shape (n,).
+        figures: Of [`measure.measure`].
+        before: (n,) log-odds before calibration, *optional*.
+        log_history: `Trainer.state.log_history`, *optional*.
 
     Returns:
-        `list[dict]`: `{"file", "caption"}` for each, as `CardFacts.plots` takes them; paths are relative to the folder.
+        `[{"file", "caption"}]`, with paths relative to the folder.
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
-    plots = Path(folder) / "plots"
-    written = []
-
-    def note(file: Path, caption: str) -> None:
-        written.append({"file": f"plots/{file.name}", "caption": caption})
-
+    plots, written = Path(folder) / "plots", []
     rated = figures.get("verdicts")
-    two_classes = bool(is_ai.any() and not is_ai.all())
-    counts = rated["counts"] if rated else figures["confusion"]
-    file = confusion_matrix(plots / f"confusion-{split}.png", counts)
-    note(
-        file,
-        f"{'Verdicts' if rated else 'Predictions'} on {split} by true label; each row adds up to 100 %",
+    file = confusion_matrix(
+        plots / f"confusion-{split}.png", rated["counts"] if rated else figures["confusion"]
     )
-    if two_classes:
+    answers = "Verdicts" if rated else "Predictions"
+    _note(written, file, f"{answers} on {split} by true label; each row adds up to 100 %")
+    if is_ai.any() and not is_ai.all():
         file = roc(plots / f"roc-{split}.png", log_odds, is_ai, figures["summary"]["auroc"])
-        note(file, f"ROC curve on {split}; the false-positive axis is logarithmic")
+        _note(written, file, f"ROC curve on {split}; the false-positive axis is logarithmic")
         file = reliability_diagram(
             plots / f"reliability-{split}.png",
             expit(log_odds),
             is_ai,
             None if before is None else expit(before),
         )
-        note(
-            file, f"Reliability on {split}: how often images with a given probability are generated"
-        )
+        caption = f"Reliability on {split}: share of generated images at each probability"
+        _note(written, file, caption)
     thresholds = Thresholds.from_dict(rated["thresholds"]) if rated else None
     file = score_densities(plots / f"scores-{split}.png", log_odds, is_ai, thresholds)
-    note(file, f"Scores on {split} by true label")
+    _note(written, file, f"Scores on {split} by true label")
     if log_history and any("loss" in entry or "eval_loss" in entry for entry in log_history):
-        note(
-            training_curves(plots / "training.png", log_history), "Loss and metrics during training"
-        )
+        file = training_curves(plots / "training.png", log_history)
+        _note(written, file, "Loss and metrics during training")
     return written
+
+
+def write_robustness_plots(
+    folder: str | os.PathLike,
+    split: str,
+    figures: Mapping[str, Mapping],
+    log_odds: Mapping[str, np.ndarray] | None = None,
+    is_ai: ArrayLike | None = None,
+) -> list[dict[str, str]]:
+    """Write both heat tables, and the curves of the clean and of the worst degradation.
+
+    Args:
+        figures: Of [`robustness_report.grid_figures`].
+        log_odds: `{degradation: (n,)}`, *optional*. Without it there are no curves.
+        is_ai: (n,) bool, with `log_odds`.
+
+    Returns:
+        As [`write_plots`].
+    """
+    plots, written = Path(folder) / "plots", []
+    if file := heat_table(plots / f"robustness-{split}.png", figures):
+        caption = f"AUROC on {split} of each generator against all real images, by degradation"
+        _note(written, file, caption)
+    if file := coverage_heat_table(plots / f"coverage-{split}.png", figures):
+        caption = f"Wrong verdicts on {split} by class and generator; framed: more than stated"
+        _note(written, file, caption)
+    is_ai = np.asarray(is_ai, dtype=bool)
+    if log_odds is None or is_ai.all() or not is_ai.any():
+        return written
+    worst = headline(figures)["worst_degradation"]["degradation"]
+    for name in dict.fromkeys(name for name in (CLEAN, worst) if name in log_odds):
+        which = f"{name}, the worst" if name == worst else name
+        rated, scores = figures[name].get("verdicts"), log_odds[name]
+        auroc = figures[name]["summary"]["auroc"]
+        file = roc(plots / f"roc-{split}-{name}.png", scores, is_ai, auroc, which)
+        _note(written, file, f"ROC curve on {split}, {which}")
+        path = plots / f"reliability-{split}-{name}.png"
+        file = reliability_diagram(path, expit(scores), is_ai, title=which)
+        _note(written, file, f"Reliability on {split}, {which}")
+        thresholds = Thresholds.from_dict(rated["thresholds"]) if rated else None
+        path = plots / f"scores-{split}-{name}.png"
+        file = score_densities(path, scores, is_ai, thresholds, which)
+        _note(written, file, f"Scores on {split}, {which}, by true label")
+    return written
+
+
+def _note(written: list[dict[str, str]], file: Path, caption: str) -> None:
+    written.append({"file": f"plots/{file.name}", "caption": caption})

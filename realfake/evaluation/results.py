@@ -1,6 +1,7 @@
-"""What is kept of a measurement beside the weights: `evaluation.json`, one record per split, and the score of each image.
+"""The files of a measurement beside the weights: `evaluation.json` and the score of each image.
 
-Figures can be computed again from the scores; no image has to be looked at for that.
+`evaluation.json` holds one record per split. The figures can be recomputed from the scores, without
+the images.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from realfake.evaluation.log import plain
 from realfake.evaluation.measure import measure, named_column, numbered_groups
@@ -22,10 +24,19 @@ from realfake.statistics.verdicts import Thresholds
 
 FILE_NAME = "evaluation.json"
 WEIGHTS_NAME = "model.safetensors"
+# Columns of a file of scores and the arguments of `measure`, with the names of older versions.
+_COLUMNS = {
+    "log_odds": ("log_odds", "margin"),
+    "is_ai": ("is_ai",),
+    "out_of_distribution": ("out_of_distribution", "novel"),
+    "groups": ("group",),
+    "generators": ("generator",),
+    "sources": ("source",),
+}
 
 
 def checkpoint_hash(folder: str | os.PathLike) -> str:
-    """SHA-256 of a checkpoint's weights, by which a measurement names what was measured.
+    """Return the SHA-256 of a checkpoint's weights, which identifies what was measured.
 
     Raises:
         OSError: The folder holds no `model.safetensors`.
@@ -52,27 +63,27 @@ def write_evaluation(
     date: str,
     versions: Mapping[str, str],
 ) -> dict:
-    """Write one split's figures into `evaluation.json`, beside those of other splits.
+    """Write the figures of a split into `evaluation.json`, beside those of other splits.
 
-    Splits that were measured with other weights are dropped: the file describes the checkpoint it lies beside.
+    Splits that were measured with other weights are dropped.
 
     Args:
         folder: The checkpoint's folder.
         split: Name of the split.
-        figures: What [`measure`] returned, of the checkpoint as it is, calibration included.
+        figures: Of [`measure`], after calibration.
         before: *optional*. The same before calibration.
         checkpoint_hash: SHA-256 of the weights, see [`checkpoint_hash`].
-        command: The exact command line.
-        corpus: The corpus, by name or Hub id.
+        command: The command line.
+        corpus: Name of the corpus or Hub id.
         corpus_fingerprint: *optional*. Fingerprint of its contents.
         date: ISO 8601.
         versions: `{package: version}`.
 
     Returns:
-        `dict`: The whole file, `{split: record}`, each record with `figures`, `before_calibration` and the above.
+        The whole file, `{split: record}`: `figures`, `before_calibration` and the arguments above.
 
     Raises:
-        ValueError: There is an `evaluation.json` that is not one.
+        ValueError: The existing `evaluation.json` is not readable.
     """
     path = Path(folder) / FILE_NAME
     known = read_evaluation(folder)
@@ -99,16 +110,15 @@ def write_evaluation(
 
 
 def refresh_evaluation(folder: str | os.PathLike, thresholds: Thresholds | None) -> dict:
-    """Compute the figures in `evaluation.json` again from the scores beside it; no image is looked at.
+    """Recompute the figures in `evaluation.json` from the scores beside it.
 
-    Figures that came later than the measurement, or are computed in another way now, stand there then. What it says of
-    the measurement itself stays.
+    Facts of the measurement, such as date and command, stay as they are.
 
     Args:
-        thresholds: The checkpoint's.
+        thresholds: Those of the checkpoint.
 
     Returns:
-        The whole file; splits without a file of scores are as they were.
+        The whole file. Splits without scores are unchanged.
     """
     known = read_evaluation(folder)
     for split, record in known.items():
@@ -122,13 +132,12 @@ def refresh_evaluation(folder: str | os.PathLike, thresholds: Thresholds | None)
 
 
 def add_calibration_bands(folder: str | os.PathLike, calibration: Mapping | None) -> None:
-    """Set each split's calibration error in `evaluation.json` beside that of a perfect model that was calibrated likewise.
+    """Add the band of [`calibrated_ece_band`] to each split, under `calibration_band`.
 
-    Computed from the scores beside the figures; the band is that of [`calibrated_ece_band`], under `calibration_band`.
-    Splits without scores, and the calibration images themselves, get none.
+    It is computed from the scores. Splits without scores and the calibration images have none.
 
     Args:
-        calibration: What the checkpoint's configuration says of its calibration.
+        calibration: The calibration that the checkpoint's configuration stores.
     """
     folder = Path(folder)
     known, fitted_on = read_evaluation(folder), folder / "scores-calibration.parquet"
@@ -141,7 +150,7 @@ def add_calibration_bands(folder: str | os.PathLike, calibration: Mapping | None
         if split == "calibration" or not path.is_file():
             continue
         scores = read_scores(path)
-        pairs = [part[key] for part in (scores, fitted) for key in ("log_odds", "is_ai")]
+        pairs = [one[key] for one in (scores, fitted) for key in ("log_odds", "is_ai")]
         seed = record["figures"].get("seed", 0)
         record["figures"]["calibration_band"] = calibrated_ece_band(
             *pairs, method=method, seed=seed
@@ -155,19 +164,29 @@ def _write(folder: str | os.PathLike, records: Mapping) -> None:
 
 
 def read_evaluation(folder: str | os.PathLike) -> dict:
-    """Read `evaluation.json`; `{}` where there is none.
+    """Read `evaluation.json`; `{}` if there is none.
 
     Raises:
         ValueError: It is not what [`write_evaluation`] writes.
     """
-    return read_records(Path(folder) / FILE_NAME)
+    return current_names(read_records(Path(folder) / FILE_NAME))
+
+
+def current_names(record: object) -> object:
+    """Return records with the keys of older versions renamed: `novel` is `out_of_distribution`."""
+    if isinstance(record, Mapping):
+        return {
+            "out_of_distribution" if key == "novel" else key: current_names(value)
+            for key, value in record.items()
+        }
+    return [current_names(value) for value in record] if isinstance(record, list) else record
 
 
 def write_scores(
     folder: str | os.PathLike,
     split: str,
-    log_odds,
-    is_ai,
+    log_odds: ArrayLike,
+    is_ai: ArrayLike,
     *,
     out_of_distribution: Sequence[bool] | None = None,
     groups: Sequence | None = None,
@@ -175,16 +194,16 @@ def write_scores(
     sources: Sequence | None = None,
     index: Sequence[int] | None = None,
 ) -> Path:
-    """Save the margin of every image of a split as `scores-<split>.parquet`, without the images.
+    """Save the log-odds of every image of a split as `scores-<split>.parquet`.
 
-    Groups are numbered rather than named: their names say nothing, and cost most of the space.
+    Groups are stored as numbers, which need less space than names.
 
     Args:
-        log_odds: Float64 array of shape `(n,)`, kept as it is, so that the figures can be computed again exactly.
+        log_odds: (n,) float64, stored exactly.
         index: *optional*. The image's row in the corpus; *defaults to* its position.
 
     Returns:
-        `Path`: The file; `measure(**read_scores(path), thresholds=...)` computes the figures again.
+        The file. `measure(**read_scores(path), thresholds=...)` recomputes the figures.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -221,7 +240,7 @@ def read_scores(path: str | os.PathLike) -> dict:
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is no file of scores.
+        ValueError: It is not a file of scores.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -229,18 +248,17 @@ def read_scores(path: str | os.PathLike) -> dict:
     if not Path(path).is_file():
         raise OSError(f"There is no file of scores {path}.")
     try:
-        # One file, not a partitioned data set: the folders' names mean nothing.
+        # One file, not a partitioned data set.
         table = pq.ParquetFile(path).read()
-        scores = {"log_odds": table["log_odds"].to_numpy(), "is_ai": table["is_ai"].to_numpy()}
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{path} is no file of scores: {str(error).splitlines()[0]}") from None
-    if "out_of_distribution" in table.column_names:
-        scores["out_of_distribution"] = table["out_of_distribution"].to_numpy()
-    for column, argument in (
-        ("group", "groups"),
-        ("generator", "generators"),
-        ("source", "sources"),
-    ):
-        if column in table.column_names:
-            scores[argument] = table[column].to_pylist()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a file of scores: {str(error).splitlines()[0]}") from None
+    scores = {}
+    for argument, names in _COLUMNS.items():
+        name = next((name for name in names if name in table.column_names), None)
+        if name is None:
+            continue
+        numeric = argument in ("log_odds", "is_ai", "out_of_distribution")
+        scores[argument] = table[name].to_numpy() if numeric else table[name].to_pylist()
+    if not {"log_odds", "is_ai"} <= scores.keys():
+        raise ValueError(f"{path} is not a file of scores: it has no columns log_odds and is_ai.")
     return scores

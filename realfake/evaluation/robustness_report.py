@@ -1,38 +1,172 @@
-"""Writes the figures of a robustness run down: `robustness.json` for programs, `evaluation.md` for people.
+"""The figures of a robustness measurement, `robustness.json`, and its tables in Markdown.
 
-The record has the conventions of `evaluation.json`: `{"value", "low", "high", "n"}` at 95 %, a figure that does not exist is
-`null`, and with every figure stand the weights, the images and the command that it was made with. The card shows the same
-record in short.
+`evaluation.md` is the full report of [`render`]; the model card shows the same tables.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from realfake import io
-from realfake.card import results as words
+from realfake.evaluation import controls
 from realfake.evaluation.log import plain
-from realfake.formatting import code, fence, md, number, percent, score, share, table
-from realfake.labels import AI, REAL
+from realfake.evaluation.measure import ENOUGH, complement, interval_of, measure, too_many_wrong
+from realfake.evaluation.results import current_names
+from realfake.formatting import MISSING, code, fence, md, number, percent, score, share, table
+from realfake.labels import AI, NAMES, REAL
+from realfake.statistics.metrics import balanced_accuracy
+from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds
 
 FILE_NAME = "robustness.json"
 REPORT_NAME = "evaluation.md"
+CLEAN = "clean"
+
+
+def grid_figures(
+    log_odds: Mapping[str, np.ndarray],
+    truth: ArrayLike,
+    *,
+    thresholds: Thresholds | None = None,
+    out_of_distribution: Mapping[str, Sequence[bool]] | None = None,
+    groups: Sequence | None = None,
+    generators: Sequence | None = None,
+    sources: Sequence | None = None,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> dict[str, dict]:
+    """Compute the figures of each degradation.
+
+    Args:
+        log_odds: `{degradation: (n,) float64}`.
+        truth: (n,) bool, True for ai.
+        out_of_distribution: *optional*. For each degradation, as in [`measure.measure`].
+        slices: `{name: sources}`, *optional*. Images of these sources are also measured separately.
+        thresholds, groups, generators, sources, seed, n_resamples: As in [`measure.measure`].
+
+    Returns:
+        `{degradation: figures}` of [`measure.measure`], with `false_positives` (share of real
+        images with log-odds above 0), `by_generator[name]["balanced_accuracy"]`, and `by_slice`.
+    """
+    truth = np.asarray(truth, dtype=bool)
+    options = {"seed": seed, "n_resamples": n_resamples}
+    independent = None
+    if groups is not None:
+        names = [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
+        independent = np.array(names)
+    result = {}
+    for name, values in log_odds.items():
+        unlike = out_of_distribution and np.asarray(out_of_distribution[name], dtype=bool)
+        figures = measure(
+            values,
+            truth,
+            thresholds=thresholds,
+            out_of_distribution=unlike,
+            groups=groups,
+            generators=generators,
+            sources=sources,
+            **options,
+        )
+        figures["false_positives"] = complement(figures["summary"]["recall_real"])
+        for generator, entry in figures.get("by_generator", {}).items():
+            mine = ~truth | (np.asarray(generators, dtype=object) == generator)
+            whose = None if independent is None else independent[mine]
+            entry["balanced_accuracy"] = interval_of(
+                balanced_accuracy, values[mine], truth[mine], whose, options
+            )
+        if slices:
+            figures["by_slice"] = {}
+            for part, members in slices.items():
+                mine = np.isin(np.asarray(sources, dtype=object).astype(str), members)
+                figures["by_slice"][part] = _slice(
+                    values, truth, thresholds, unlike, groups, mine, options
+                )
+        result[name] = plain(figures)
+    return result
+
+
+def _slice(log_odds, truth, thresholds, out_of_distribution, groups, mine, options) -> dict:
+    if not mine.any():
+        return {"n": dict.fromkeys(NAMES, 0)}
+    figures = measure(
+        log_odds[mine],
+        truth[mine],
+        thresholds=thresholds,
+        out_of_distribution=None if out_of_distribution is None else out_of_distribution[mine],
+        groups=None if groups is None else [group for group, one in zip(groups, mine) if one],
+        **options,
+    )
+    summary = figures["summary"]
+    result = {
+        "n": figures["n"],
+        "auroc": summary["auroc"],
+        "balanced_accuracy": summary["balanced_accuracy"],
+        "detected": summary["recall_ai"],
+        "false_positives": complement(summary["recall_real"]),
+    }
+    if "verdicts" in figures:
+        kept = ("given", "accuracy", "wrong", "promised")
+        result["verdicts"] = {key: figures["verdicts"][key] for key in kept}
+    return result
+
+
+def headline(figures: Mapping[str, Mapping]) -> dict:
+    """Return the worst degradation and the worst generator, which represent the whole grid.
+
+    Args:
+        figures: Of [`grid_figures`].
+
+    Returns:
+        `worst_degradation` `{"degradation", "balanced_accuracy"}`; `worst_generator` `{"generator",
+        "degradation", "n", "balanced_accuracy", "auroc", "detected"}`, of those with ten images or
+        more if there are such; `clean`, the balanced accuracy of `clean`; `mean`, that over all
+        degradations. Intervals ignore that a cell was chosen as the lowest.
+    """
+    tiers = {
+        name: entry["summary"]["balanced_accuracy"]
+        for name, entry in figures.items()
+        if entry["summary"]["balanced_accuracy"]["value"] is not None
+    }
+    if not tiers:
+        return {"worst_degradation": None, "worst_generator": None, "clean": None, "mean": None}
+    worst = min(tiers, key=lambda name: tiers[name]["value"])
+    cells = [
+        {"generator": generator, "degradation": name, **entry}
+        for name in figures
+        for generator, entry in (figures[name].get("by_generator") or {}).items()
+        if entry["balanced_accuracy"]["value"] is not None
+    ]
+    cells = [cell for cell in cells if cell["n"] >= ENOUGH] or cells
+    lowest = min(cells, key=lambda cell: cell["balanced_accuracy"]["value"]) if cells else None
+    kept = ("generator", "degradation", "n", "balanced_accuracy", "auroc", "detected")
+    return {
+        "worst_degradation": {"degradation": worst, "balanced_accuracy": tiers[worst]},
+        "worst_generator": lowest and {key: lowest[key] for key in kept},
+        "clean": tiers.get(CLEAN),
+        "mean": float(np.mean([entry["value"] for entry in tiers.values()])),
+    }
+
+
+# The record
 
 
 def read_robustness(folder: str | os.PathLike) -> dict:
-    """Read `robustness.json`; `{}` where there is none.
+    """Read `robustness.json`; `{}` if there is none.
 
     Raises:
         ValueError: It is not what [`write_record`] writes.
     """
-    return io.read_records(Path(folder) / FILE_NAME)
+    return current_names(io.read_records(Path(folder) / FILE_NAME))
 
 
 def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> dict:
-    """Write one split's record into `robustness.json`, beside those of other splits measured with the same weights.
+    """Write a split's record into `robustness.json`, beside other splits of the same weights.
 
     Args:
-        record: `checkpoint_sha256` and what else [`render`] takes.
+        record: Of [`robustness.measure_robustness`], with `checkpoint_sha256`.
 
     Returns:
         The whole file, `{split: record}`.
@@ -40,155 +174,309 @@ def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> dict
     return io.write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
 
 
-def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ()) -> str:
-    """Write a record as Markdown.
+# Tables and sentences, shared by the report and the card
+
+
+def summary(record: Mapping) -> str:
+    """Return the headline: the worst degradation and the worst generator."""
+    worst = headline(record["degradations"])
+    tier, cell, clean = worst["worst_degradation"], worst["worst_generator"], worst["clean"]
+    if tier is None:
+        return "The split has images of one label only, so there is no balanced accuracy."
+    count = len(record["degradations"])
+    lowest, name = share(tier["balanced_accuracy"]), tier["degradation"]
+    if count == 1:
+        text = f"**Balanced accuracy {lowest} {_under(name)}.**"
+    elif name == CLEAN:
+        text = (
+            f"**Balanced accuracy {lowest} {_under(name)}**, and no lower under any of the "
+            f"{count - 1} degradations."
+        )
+    else:
+        text = f"**Balanced accuracy {lowest} under the worst degradation, {code(name)}**"
+        text += f" ({share(clean)} on the unchanged images)." if clean else "."
+    if cell:
+        text += (
+            f" **The weakest generator is {md(cell['generator'])}, {_under(cell['degradation'])}: "
+            f"balanced accuracy {share(cell['balanced_accuracy'])}**, AUROC "
+            f"{score(cell['auroc'])}, {share(cell['detected'])} of {cell['n']:,} images found "
+            "(p > ½)."
+        )
+    if count > 1:
+        text += (
+            f" The mean balanced accuracy of the {count} conditions is {percent(worst['mean'])}."
+        )
+    return text
+
+
+def _under(degradation: str) -> str:
+    return "on the unchanged images" if degradation == CLEAN else f"under {code(degradation)}"
+
+
+def note(record: Mapping) -> str:
+    """Return which images were measured, and how to read [`tiers_table`]."""
+    n = next(iter(record["degradations"].values()))["n"]
+    text = f"{n[REAL]:,} real and {n[AI]:,} generated images"
+    if record.get("of") and record["of"] > sum(n.values()):
+        text += (
+            f", a sample of the {record['of']:,} of the split with the same shares of labels and "
+            "generators"
+        )
+    return (
+        f"{text}. Each image was measured under every degradation. “Verdict given” is the share of "
+        "images whose verdict is not `inconclusive`; “right” is the share of given verdicts that "
+        "are right. Brackets hold 95 % intervals. The interval of a worst case ignores that it was "
+        "chosen as the worst."
+    )
+
+
+def tiers_table(record: Mapping) -> str:
+    """Return the table of the model and its controls under each degradation."""
+    scored = {"model": record["degradations"], **record["controls"]}
+    rows = [
+        ["model" if by == "model" else f"*{code(by)}*", code(name), *_tier(entry)]
+        for by, tiers in scored.items()
+        for name, entry in tiers.items()
+    ]
+    header = ["Scored by", "degradation", "n", "balanced accuracy", "AUROC"]
+    header += ["photographs with p(ai) > ½", "photographs with verdict `ai`"]
+    return table([*header, "verdict given", "right"], rows)
+
+
+def _tier(entry: Mapping) -> list[str]:
+    metrics, rated = entry["summary"], entry.get("verdicts")
+    cells = [
+        f"{sum(entry['n'].values()):,}",
+        share(metrics["balanced_accuracy"]),
+        score(metrics["auroc"]),
+        share(entry["false_positives"]),
+    ]
+    if not rated:
+        return [*cells, MISSING, MISSING, MISSING]
+    right = share(rated["accuracy"])
+    if right != MISSING:
+        right += f", n = {rated['accuracy']['n']:,}"
+    return [*cells, share(rated["wrong"][REAL]), share(rated["given"]), right]
+
+
+def controls_note(record: Mapping) -> str | None:
+    """Return what the controls are, and what a strong control means."""
+    if not record["controls"]:
+        return None
+    names = "; ".join(
+        f"{code(name)} is a {controls.NAMES.get(name, md(name))}" for name in record["controls"]
+    )
+    return (
+        f"Controls: {names}. Each was fitted on {record['controls_n']:,} unchanged training "
+        "images. They are not calibrated and give no verdicts. A control close to the model "
+        "means that the labels can be told from something other than the content."
+    )
+
+
+def described(record: Mapping) -> str:
+    """Return the list of what each degradation does."""
+    texts = record["described"]
+    return "\n".join(f"- {code(name)}: {md(texts[name])}" for name in record["degradations"])
+
+
+def coverage_table(figures: Mapping[str, Mapping]) -> str | None:
+    """Return the share of wrong verdicts by class, generator and source under each degradation."""
+    first = next(iter(figures.values()))
+    if not first.get("verdicts"):
+        return None
+    rows = []
+    for label, wrong in ((REAL, AI), (AI, REAL)):
+        cells = []
+        for entry in figures.values():
+            rated = entry["verdicts"]
+            counts = rated["counts"][label]
+            total = sum(counts.values())
+            withheld = counts[INCONCLUSIVE] / total if total else None
+            one = {key: rated[key][label] for key in ("wrong", "promised")}
+            cells.append(_coverage_cell(one, withheld))
+        name = f"**all {code(label)}**, verdict {code(wrong)}"
+        rows.append([name, f"{first['n'][label]:,}", *cells])
+    for key, name_of in (
+        ("by_generator", "{}, verdict `real`"),
+        ("by_source", "photographs of {}, verdict `ai`"),
+    ):
+        for name in sorted(first.get(key) or {}):
+            entries = [entry[key][name] for entry in figures.values()]
+            if all(entry.get("wrong") for entry in entries):
+                cells = [_coverage_cell(one, one["verdicts"][INCONCLUSIVE]) for one in entries]
+                rows.append([name_of.format(md(name)), f"{entries[0]['n']:,}", *cells])
+    return table(["Wrong verdicts (and `inconclusive`)", "n", *map(code, figures)], rows)
+
+
+def _coverage_cell(entry: Mapping, withheld: float | None) -> str:
+    if entry["wrong"]["value"] is None:
+        return MISSING
+    text = percent(entry["wrong"]["value"])
+    text = f"**{text}** ✗" if too_many_wrong(entry) else text
+    return f"{text} ({percent(withheld)})"
+
+
+def coverage_note(figures: Mapping[str, Mapping]) -> str | None:
+    """Return how to read [`coverage_table`]."""
+    rated = next(iter(figures.values())).get("verdicts")
+    if not rated:
+        return None
+    return (
+        f"The thresholds allow at most {percent(rated['thresholds']['alpha'])} wrong verdicts "
+        "among the images of each class, if images are like the calibration images. **✗** marks "
+        "more wrong verdicts than this rate and chance together explain at this n. Brackets hold "
+        "the share of `inconclusive`. All intervals are in [`robustness.json`](robustness.json)."
+    )
+
+
+def slices_table(figures: Mapping[str, Mapping], worst_only: bool = True) -> str | None:
+    """Return the figures of each slice.
 
     Args:
-        record: `model`, `checkpoint_sha256`, `corpus`, `corpus_fingerprint`, `command`, `date`, `versions`, `of` (images of
-            the whole split), `described` (`{degradation: what it does}`), `degradations` (figures, see
-            [`robustness_figures.grid_figures`]), `controls` (`{control: {degradation: figures}}`) and `controls_n`, the
-            training images they were fitted on.
+        worst_only: Show the first degradation and the one with the lowest AUROC; else all.
+    """
+    rows = []
+    for name in next(iter(figures.values())).get("by_slice") or {}:
+        tiers = {
+            tier: entry["by_slice"][name]
+            for tier, entry in figures.items()
+            if (entry["by_slice"][name].get("auroc") or {}).get("value") is not None
+        }
+        shown = list(tiers)
+        if tiers and worst_only:
+            worst = min(tiers, key=lambda tier: tiers[tier]["auroc"]["value"])
+            shown = dict.fromkeys((shown[0], worst))
+        for tier in shown:
+            cell, rated = tiers[tier], tiers[tier].get("verdicts")
+            wrong = [rated["wrong"][REAL], rated["wrong"][AI], rated["given"]] if rated else []
+            rows.append(
+                [
+                    md(name),
+                    code(tier),
+                    f"{cell['n'][REAL]:,} / {cell['n'][AI]:,}",
+                    score(cell["auroc"]),
+                    share(cell["balanced_accuracy"]),
+                    *(map(share, wrong) if rated else [MISSING] * 3),
+                ]
+            )
+    header = ["Slice", "degradation", "n real / ai", "AUROC", "balanced accuracy"]
+    header += ["photographs with verdict `ai`", "generated with verdict `real`", "verdict given"]
+    return table(header, rows) if rows else None
+
+
+# The report
+
+
+def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ()) -> str:
+    """Return a record as Markdown.
+
+    Args:
+        record: Of [`robustness.measure_robustness`].
         split: Name of the split.
         plots: `{"file", "caption"}` for each.
     """
     figures = record["degradations"]
-    parts = [
+    first = next(iter(figures.values()))
+    sections = [
         f"# {md(record['model'])} on {md(record['corpus'])}, split {code(split)}",
-        words.summary(record),
-        words.note(record),
+        summary(record),
+        note(record),
         "## By degradation",
-        words.tiers_table(record),
-        words.controls_note(record),
-        words.described(record),
+        tiers_table(record),
+        controls_note(record),
+        described(record),
         "## Calibration by degradation",
-        "ECE with both classes counted alike; beside it what a perfectly calibrated model would show by chance.",
+        "Both classes have the same weight. “By chance” is the ECE of a perfectly calibrated model "
+        "on this many images.",
         _calibration(figures),
     ]
-    coverage = words.coverage_table(figures)
-    if coverage:
-        parts += ["## Wrong verdicts", words.coverage_note(figures), coverage]
-    parts += _generators(record) + _slices(figures)
-    parts += [
+    if first.get("verdicts"):
+        sections += ["## Wrong verdicts", coverage_note(figures), coverage_table(figures)]
+    sections += _generators(record)
+    sections += _sources(figures)
+    slices = slices_table(figures, worst_only=False)
+    sections += ["## Slices", slices] if slices else []
+    sections += [
         f"![{md(plot['caption'])}]({plot['file']})\n\n{md(plot['caption'])}." for plot in plots
     ]
-    parts += [
-        "## How it was made",
-        f"Intervals: {md(next(iter(figures.values()))['intervals'])}.",
+    versions = [f"{md(name)} {md(version)}" for name, version in record["versions"].items()]
+    sections += [
+        "## How to reproduce it",
+        f"Intervals: {md(first['intervals'])}.",
         fence(record["command"], "bash"),
-        f"{md(record['date'][:10])}; weights {code(record['checkpoint_sha256'])}; images {code(record['corpus_fingerprint'])}; "
-        + ", ".join(f"{md(name)} {md(version)}" for name, version in record["versions"].items())
-        + f". All figures are in [{code(FILE_NAME)}]({FILE_NAME}).",
+        f"{md(record['date'][:10])}; weights {code(record['checkpoint_sha256'])}; images "
+        f"{code(record['corpus_fingerprint'])}; {', '.join(versions)}. All figures are in "
+        f"[{code(FILE_NAME)}]({FILE_NAME}).",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _calibration(figures: Mapping) -> str:
     rows = []
     for name, entry in figures.items():
-        found, floor = entry["summary"], entry["summary"]["ece_noise_floor"]
-        by_chance = (
-            "–"
-            if floor["value"] is None
-            else f"{number(floor['value'])}, up to {number(floor['high'])}"
-        )
-        rows.append(
-            [code(name), score(found["ece"]), by_chance, score(found["nll"]), score(found["brier"])]
-        )
+        values, floor = entry["summary"], entry["summary"]["ece_noise_floor"]
+        chance = MISSING
+        if floor["value"] is not None:
+            chance = f"{number(floor['value'])}, up to {number(floor['high'])}"
+        metrics = [score(values[key]) for key in ("ece", "nll", "brier")]
+        rows.append([code(name), metrics[0], chance, *metrics[1:]])
     return table(["Degradation", "ECE", "by chance", "NLL", "Brier score"], rows)
 
 
 def _generators(record: Mapping) -> list[str]:
-    """AUROC and share found of each generator under each degradation, then the sources of the photographs."""
     figures = record["degradations"]
     first = next(iter(figures.values()))
-    parts = []
     generators = sorted(first.get("by_generator") or {})
-    if generators:
-        rows = []
-        for name in generators:
-            entries = [entry["by_generator"][name] for entry in figures.values()]
-            cells = [
-                f"{number(entry['auroc']['value'])}, {percent(entry['detected']['value'])}"
-                for entry in entries
-            ]
-            known = [
-                entry["auroc"]["value"] for entry in entries if entry["auroc"]["value"] is not None
-            ]
-            lowest = number(min(known)) if known else "–"
-            rows.append([md(name), f"{first['by_generator'][name]['n']:,}", *cells, lowest])
-        parts += [
-            "## By generator",
-            f"Each against all {first['n'][REAL]:,} real images: AUROC, then the share found at a probability above one half.",
-            table(["Generator", "n", *map(code, figures), "lowest AUROC"], rows),
+    if not generators:
+        return []
+    rows = []
+    for name in generators:
+        entries = [entry["by_generator"][name] for entry in figures.values()]
+        values = [entry["auroc"]["value"] for entry in entries]
+        known = [value for value in values if value is not None]
+        cells = [
+            f"{number(value)}, {percent(entry['detected']['value'])}"
+            for value, entry in zip(values, entries, strict=True)
         ]
-        controls = [
-            [
-                md(name),
-                *(
-                    number(tiers[next(iter(tiers))]["by_generator"][name]["auroc"]["value"])
-                    for tiers in record["controls"].values()
-                    if name in (tiers[next(iter(tiers))].get("by_generator") or {})
-                ),
-            ]
-            for name in generators
-        ]
-        if record["controls"] and all(len(row) == 1 + len(record["controls"]) for row in controls):
-            parts += [
-                "AUROC of the controls on the first of these degradations; below 0.5 means that what a control learnt of the "
-                "training generators points the wrong way on this one:",
-                table(["Generator", *map(code, record["controls"])], controls),
-            ]
-    sources = sorted(first.get("by_source") or {})
-    if sources:
+        lowest = number(min(known)) if known else MISSING
+        rows.append([md(name), f"{entries[0]['n']:,}", *cells, lowest])
+    sections = [
+        "## By generator",
+        f"Each against all {first['n'][REAL]:,} real images: AUROC, and the share with p(ai) > ½.",
+        table(["Generator", "n", *map(code, figures), "lowest AUROC"], rows),
+    ]
+    firsts = {name: next(iter(tiers.values())) for name, tiers in record["controls"].items()}
+    if firsts and all(
+        set(generators) <= set(one.get("by_generator") or {}) for one in firsts.values()
+    ):
         rows = [
             [
                 md(name),
-                f"{first['by_source'][name]['n']:,}",
-                *(share(entry["by_source"][name]["false_positives"]) for entry in figures.values()),
+                *(number(one["by_generator"][name]["auroc"]["value"]) for one in firsts.values()),
             ]
-            for name in sources
+            for name in generators
         ]
-        parts += [
-            "## False positives by source of the photographs",
-            "At a probability above one half.",
-            table(["Source", "n", *map(code, figures)], rows),
+        sections += [
+            "AUROC of the controls on the first degradation. Below 0.5, real images score higher "
+            "than those of the generator:",
+            table(["Generator", *map(code, firsts)], rows),
         ]
-    return parts
+    return sections
 
 
-def _slices(figures: Mapping) -> list[str]:
-    parts = []
-    first = next(iter(figures.values()))
-    for name, entry in (first.get("by_slice") or {}).items():
-        counts = entry["n"]
-        parts += [
-            f"## Slice: {md(name)}",
-            f"{counts[REAL]:,} real and {counts[AI]:,} generated images.",
+def _sources(figures: Mapping) -> list[str]:
+    first = next(iter(figures.values())).get("by_source") or {}
+    rows = [
+        [
+            md(name),
+            f"{first[name]['n']:,}",
+            *(share(entry["by_source"][name]["false_positives"]) for entry in figures.values()),
         ]
-        if not sum(counts.values()):
-            continue
-        rows = []
-        for tier, figure in figures.items():
-            cell = figure["by_slice"][name]
-            rated = cell.get("verdicts")
-            row = [code(tier), score(cell["auroc"])]
-            row += [
-                share(cell[key]) for key in ("balanced_accuracy", "detected", "false_positives")
-            ]
-            row += (
-                [share(rated["wrong"][label]) for label in (REAL, AI)] + [share(rated["given"])]
-                if rated
-                else []
-            )
-            rows.append(row)
-        header = [
-            "Degradation",
-            "AUROC",
-            "balanced accuracy",
-            "generated images found",
-            "false positives",
-        ]
-        if entry.get("verdicts"):
-            header += ["photographs called `ai`", "generated called `real`", "got a verdict"]
-        parts.append(table(header, rows))
-    return parts
+        for name in sorted(first)
+    ]
+    if not rows:
+        return []
+    return [
+        "## Photographs with p(ai) > ½, by source",
+        table(["Source", "n", *map(code, figures)], rows),
+    ]
