@@ -1,7 +1,6 @@
-"""The processes that `accelerate launch`, `torchrun` or Slurm started together for one command, and what they tell each other.
+"""The processes that `accelerate launch`, `torchrun` or Slurm started for one command.
 
-Only a few words pass between them, at the beginning and at the end, so gloo over TCP serves on any machine, with or without
-GPUs.
+Little is exchanged, at the start and at the end, so gloo over TCP serves with and without GPUs.
 """
 
 import atexit
@@ -16,92 +15,95 @@ import torch
 import torch.distributed
 
 T = TypeVar("T")
-# One process may have finished long before another.
-_PATIENCE = timedelta(days=30)
+# One process may finish long before another.
+_TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among the others.
+class ProcessGroup:
+    """The process group, seen from this process.
 
     Args:
-        index: Which one it is, from 0.
-        count: How many there are.
-        on_this_machine: How many of them share this machine.
-        local_index: Which one of these it is.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        local_world_size: Number of processes on this machine.
+        local_rank: Number of this process on this machine, from 0.
     """
 
-    index: int = 0
-    count: int = 1
-    on_this_machine: int = 1
-    local_index: int = 0
+    rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+    local_rank: int = 0
 
     @classmethod
-    def join(cls) -> "Processes":
-        """Meet the others, if the launcher's environment says that there are any."""
-        count = int(os.environ.get("WORLD_SIZE", 1))
-        if count == 1:
+    def join(cls) -> "ProcessGroup":
+        """Connect to the other processes, if the launcher's environment names any."""
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        if world_size == 1:
             return cls()
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
-        return cls(torch.distributed.get_rank(), count, local, int(os.environ.get("LOCAL_RANK", 0)))
+            torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        return cls(torch.distributed.get_rank(), world_size, local_world_size, local_rank)
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that speaks for all."""
-        return self.index == 0
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
 
     def threads(self) -> int:
-        """How many cores of this machine are this process's share."""
-        return max(1, len(os.sched_getaffinity(0)) // self.on_this_machine)
+        """Return this process's share of the machine's cores."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
 
     def device(self) -> torch.device:
-        """The GPU that is this process's share, or the CPU."""
+        """Return this process's GPU, or the CPU."""
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        return torch.device("cuda", self.local_index % torch.cuda.device_count())
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
-    def told_by_first(self, make: Callable[[], T]) -> T:
-        """Let the first process make something that can be pickled, and hand it to all.
+    def broadcast_from_first(self, make: Callable[[], T]) -> T:
+        """Call a function in the first process and return its result in all of them.
+
+        Args:
+            make: Its result can be pickled.
 
         Raises:
-            ValueError, OSError: What `make` raised, in every process, so that none waits for one that has given up.
+            ValueError, OSError: `make` raised it; every process raises it, so that none waits.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return make()
-        told: list = [None]
-        if self.first:
+        result: list = [None]
+        if self.is_first:
             try:
-                told = [make()]
+                result = [make()]
             except (ValueError, OSError) as error:
-                told = [error]
-        torch.distributed.broadcast_object_list(told, src=0)
-        if isinstance(told[0], (ValueError, OSError)):
-            raise told[0]
-        return told[0]
+                result = [error]
+        torch.distributed.broadcast_object_list(result, src=0)
+        if isinstance(result[0], (ValueError, OSError)):
+            raise result[0]
+        return result[0]
 
-    def wait(self) -> None:
-        """Wait until all have come this far."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until all processes have reached this line."""
+        if self.world_size > 1:
             torch.distributed.barrier()
 
 
 def end(status: int) -> NoReturn:
-    """End this process; where it belongs to a process group, without taking the group apart.
+    """End this process; if it belongs to a process group, without destroying the group.
 
-    A gloo worker lets go of a collective's tensors some time after that collective has returned: it then holds the
-    group's mutex and asks for the interpreter's lock. Neither way of cleaning up is safe from that. Where the
-    interpreter is ending, Python 3.11 to 3.13 ends the asking thread with `pthread_exit`, which unwinds through a
-    destructor of C++ and aborts a process that has done all its work. Where the group is destroyed, its destructor holds
-    the interpreter's lock and asks for the mutex: both wait for ever. So exit handlers run, what was printed is flushed,
-    and the system takes back the rest.
+    A gloo worker releases a collective's tensors some time after the collective returned. It then
+    holds the group's mutex and waits for the interpreter's lock (GIL). At interpreter exit, Python
+    3.11 to 3.13 ends such a thread with `pthread_exit`, which aborts the process. Destroying the
+    group deadlocks: its destructor holds the GIL and waits for the mutex. So the exit handlers run,
+    the streams are flushed, and `os._exit` ends the process.
 
     Args:
         status: The exit status.
 
     Raises:
-        SystemExit: There is no process group; the interpreter ends as usual.
+        SystemExit: There is no process group.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         sys.exit(status)

@@ -1,22 +1,33 @@
-"""Files written whole or not at all; the JSON files that lie beside a checkpoint, read with a message that names the fix."""
+"""Atomic writes, locked output folders, and the lines that commands print and record."""
 
 import contextlib
 import errno
 import json
 import os
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+VERSIONED = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "pillow")
+LOCK_NAME = ".lock"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOKEN_OPTIONS = ("hub_token", "hf_token", "token")
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{8,}")
+_HIDDEN = "…"
+
+# Files
+
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8, so that a crash leaves the old one or the new one, never half of either."""
+    """Write a file, text as UTF-8: a crash leaves the old file or the new one, never a part."""
     path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    # Two processes must not write to the same one.
+    # The process id keeps two processes from writing to the same temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -29,28 +40,42 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 def append_line(path: str | Path, text: str) -> None:
-    """Add a line to a file. Where it does not fit on the disk, none of it stays: the next line must not hang on to half of it.
+    """Append a line to a file, or leave the file unchanged.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The line cannot be written.
     """
     with open(path, "ab", buffering=0) as file:
         end = file.tell()
         data = (text + "\n").encode("utf-8")
         try:
-            written = file.write(data)
-            if written != len(data):
+            if file.write(data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except OSError:
             file.truncate(end)
             raise
 
 
+def apply_umask(folder: str | Path) -> None:
+    """Give the files of a folder the permissions of the process's umask.
+
+    safetensors creates its files readable by their owner alone.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in Path(folder).iterdir():
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
+
+
+# Records: a JSON file with one record per split
+
+
 def write_record(path: str | os.PathLike, split: str, record: Mapping, indent: int = 2) -> dict:
-    """Write one split's record into a file of them, beside those of other splits measured with the same weights.
+    """Write one split's record into a file, and keep those of other splits with the same weights.
 
     Args:
-        record: What JSON holds, with `checkpoint_sha256`.
+        record: JSON values, with `checkpoint_sha256`.
 
     Returns:
         The whole file, `{split: record}`.
@@ -71,10 +96,10 @@ def write_record(path: str | os.PathLike, split: str, record: Mapping, indent: i
 
 
 def read_records(path: str | os.PathLike) -> dict:
-    """Read a file of measurements, one record per split; `{}` where there is none.
+    """Read a file of measurements, one record per split; `{}` if there is no file.
 
     Raises:
-        ValueError: It is not JSON, or not one record per split.
+        ValueError: The file is not JSON, or does not hold one record per split.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,14 +115,12 @@ def read_records(path: str | os.PathLike) -> dict:
     return content
 
 
-VERSIONED = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "pillow")
-LOCK_NAME = ".lock"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Folders
 
 
 @contextlib.contextmanager
 def output_folder(folder: str | os.PathLike) -> Iterator[None]:
-    """Create the folder of a command that may be several processes, and keep a second command out of it.
+    """Create and lock the output folder of a command that may run as several processes.
 
     Raises:
         OSError: As [`locked_folder`].
@@ -109,16 +132,16 @@ def output_folder(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def check_empty(output: str | os.PathLike, option: str = "") -> Path:
-    """Refuse an output folder that holds something besides a command's lock.
+    """Refuse an output folder that holds more than a lock.
 
     Args:
-        option: *optional*. The option that names the folder, where the command has another one.
+        option: *optional*. The option that names the folder, for the message.
 
     Returns:
         The folder as a path.
 
     Raises:
-        ValueError: It holds something, or is a file.
+        ValueError: The folder is not empty, or is a file.
     """
     output = Path(output)
     if output.exists() and (
@@ -133,17 +156,17 @@ def check_empty(output: str | os.PathLike, option: str = "") -> Path:
 
 @contextlib.contextmanager
 def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
-    """Create a folder that this process alone writes to.
+    """Create a folder and lock it for this process.
 
     Raises:
-        OSError: Another process writes there, it cannot be created, or the disk is full.
+        OSError: Another process holds the lock, the folder cannot be created, or the disk is full.
     """
     from filelock import FileLock, Timeout
     from safetensors import SafetensorError
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # The system releases the lock when the process dies, however it dies.
+    # The system releases the lock when the process ends.
     lock = FileLock(folder / LOCK_NAME)
     try:
         lock.acquire(timeout=0)
@@ -170,8 +193,11 @@ def _means_full_disk(error: Exception) -> bool:
     )
 
 
-def check_least(options, **least: int) -> None:
-    """Refuse numbers that are too small; options that were left out are not looked at.
+# Commands
+
+
+def check_least(options: object, **least: int) -> None:
+    """Refuse numbers that are too small; options that are `None` are not checked.
 
     Args:
         least: `{option: its smallest value}`.
@@ -185,22 +211,26 @@ def check_least(options, **least: int) -> None:
             raise ValueError(f"--{name} must be at least {smallest}, not {value}.")
 
 
-def report_failure(program: str, error: BaseException) -> int:
-    """Print a user's mistake as one line and return the exit status 2."""
+def report_failure(error: BaseException, program: str = "realfake") -> int:
+    """Print a user's mistake as one line on stderr.
+
+    Returns:
+        The exit status 2.
+    """
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         text = (
-            f"The disk is full ({error.filename or 'no file named'}). Nothing complete was lost: free some space and "
-            "give the same command again; it goes on from what is there."
+            f"The disk is full ({error.filename or 'no file named'}). Finished files are complete. "
+            "Free some space and give the same command again to continue."
         )
-    # What happens to another process alone must not get lost, yet the line for people stands there once.
-    who = "error" if _is_main_process() else f"process {os.environ['RANK']}"
-    print(f"{program}: {who}: {' '.join(text.split())}", file=sys.stderr)
+    # An error of one process alone must be printed, but "error:" appears once.
+    kind = "error" if _is_main_process() else f"process {os.environ['RANK']}"
+    print(f"{program}: {kind}: {_hide_tokens(' '.join(text.split()))}", file=sys.stderr)
     return 2
 
 
 def _is_main_process() -> bool:
-    # The launchers say it in the environment, where it stands even if the processes never found each other.
+    # The launchers set the environment even if the processes never connected.
     return int(os.environ.get("RANK", 0)) == 0
 
 
@@ -209,22 +239,54 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}}
 
 
+def redact(words: Sequence[str]) -> list[str]:
+    """Replace access tokens in a command line by `…`.
+
+    A token is the value of a token option (`--hub_token X`, `--hub-token=X`, an abbreviation such
+    as `--hub_tok X`, `HF_TOKEN=X`), or any text that looks like a token of the Hub (`hf_…`).
+
+    Args:
+        words: Words of a command line.
+    """
+    redacted, is_value = [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        is_option = _is_token_option(name)
+        if is_value and not is_option:
+            word = _HIDDEN
+        elif is_option and equals:
+            word = f"{name}={_HIDDEN}"
+        redacted.append(_hide_tokens(word))
+        is_value = is_option and not equals
+    return redacted
+
+
+def _is_token_option(name: str) -> bool:
+    if not name.startswith("--"):
+        return name in _TOKEN_VARIABLES
+    option = name[2:].replace("-", "_")
+    return bool(option) and any(known.startswith(option) for known in _TOKEN_OPTIONS)
+
+
+def _hide_tokens(text: str) -> str:
+    return _TOKEN.sub(f"hf_{_HIDDEN}", text)
+
+
 def command_line() -> str:
-    """Return the command that started this process, without secrets, so that it can be given again from the project's folder."""
-    script = Path(sys.argv[0])
-    words = [
-        f"scripts/{script.name}" if script.absolute().parent.name == "scripts" else script.name
-    ]
-    secret = False
-    for word in sys.argv[1:]:
-        words.append("…" if secret else word)
-        secret = word.split("=")[0] in ("--hub_token", "--token") and "=" not in word
-        if word.startswith(("--hub_token=", "--token=")):
-            words[-1] = word.split("=")[0] + "=…"
+    """Return the command that started this process, without tokens."""
+    script, words = Path(sys.argv[0]), redact(sys.argv[1:])
+    folder = script.absolute().parent.name
+    if script.name in ("realfake", "__main__.py"):
+        program = ["realfake"]
+    else:
+        program = ["python", f"scripts/{script.name}" if folder == "scripts" else script.name]
     if "ACCELERATE_MIXED_PRECISION" not in os.environ:
-        return f"python {shlex.join(words)}"
+        return shlex.join([*program, *words])
     from accelerate import PartialState
 
+    launch = ["accelerate", "launch"]
     count, threads = PartialState().num_processes, os.environ.get("OMP_NUM_THREADS")
-    processes = f" --multi_gpu --num_processes {count}" if count > 1 else ""
-    return f"accelerate launch{processes}{f' --num_cpu_threads_per_process {threads}' if threads else ''} {shlex.join(words)}"
+    launch += ["--multi_gpu", "--num_processes", str(count)] if count > 1 else []
+    launch += ["--num_cpu_threads_per_process", threads] if threads else []
+    program = ["-m", "realfake"] if program[0] == "realfake" else program[1:]
+    return shlex.join([*launch, *program, *words])
