@@ -1,10 +1,11 @@
-# Sourced by the other scripts: a virtual environment in .venv with what is asked for, made only when it is missing or stale.
-# usage: . scripts/environment.sh; prepare_environment REQUIREMENTS_FILE…
-# REALFAKE_CONSTRAINTS names a file of exact versions, from the repository's root; without it the files' ranges decide.
+# Sourced by the other scripts. Creates a virtual environment in .venv and installs the package into it,
+# only if it is missing or out of date.
+# usage: . scripts/environment.sh; prepare_environment [EXTRA]
+# REALFAKE_CONSTRAINTS names a file of exact versions, relative to the repository (default: the ranges).
 
 prepare_environment() {
     cd "$(dirname "${BASH_SOURCE[0]}")/.." || return 1
-    local python candidate stamp
+    local python candidate stamp extra=${1:-}
     if [ ! -x .venv/bin/python ]; then
         python=""
         for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3 python; do
@@ -14,19 +15,18 @@ prepare_environment() {
             fi
         done
         if [ -z "$python" ]; then
-            echo "realfake needs Python 3.11 to 3.13; found: $(python3 --version 2>&1 || echo none). Install one, or name it: PYTHON=/path/to/python3.11 bash $0" >&2
+            echo "error: realfake needs Python 3.11 to 3.13; found: $(python3 --version 2>&1 || echo none). Install one, or name it: PYTHON=/path/to/python3.11 bash $0" >&2
             return 2
         fi
         echo "Creating .venv with $("$python" --version)" >&2
         "$python" -m venv .venv || return 1
     fi
-    # A stamp per set of requirements: a second run installs nothing and starts at once.
-    stamp=.venv/realfake-$(cat pyproject.toml "$@" ${REALFAKE_CONSTRAINTS:+"$REALFAKE_CONSTRAINTS"} | .venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
+    # The stamp is named after the requirements, so that a second run installs nothing.
+    stamp=.venv/realfake-$(cat pyproject.toml requirements.txt ${REALFAKE_CONSTRAINTS:+"$REALFAKE_CONSTRAINTS"} | .venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')-$extra
     if [ ! -f "$stamp" ]; then
-        echo "Installing $* (once; a few minutes)" >&2
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' "$@") \
+        echo "Installing the package and its requirements (once; a few minutes)" >&2
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" \
             ${REALFAKE_CONSTRAINTS:+-c "$REALFAKE_CONSTRAINTS"} || return 1
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || return 1
         touch "$stamp"
     fi
 }

@@ -1,14 +1,15 @@
-"""Write the lock for CI: the exact version of everything that the requirements pull in, as it is installed here.
+"""Write the lock for CI: the exact versions of all packages that the project needs, as installed here.
 
-    python scripts/lock.py                      # prints it
-    python scripts/lock.py --write              # to tests/constraints.txt
+    python scripts/lock.py                      # print it
+    python scripts/lock.py --write              # write it to tests/constraints.txt
 
-Whoever installs the project gets ranges; CI installs with `REALFAKE_CONSTRAINTS=tests/constraints.txt`, so that a release of
-somebody else's does not turn a change red that has nothing to do with it.
+Users install ranges. CI installs the lock (`REALFAKE_CONSTRAINTS=tests/constraints.txt`), so that a new
+release of another project cannot fail an unrelated change.
 """
 
 import argparse
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -19,28 +20,32 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "tests" / "constraints.txt"
-FILES = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
+PROJECT = ROOT / "pyproject.toml"
 HEADER = """\
-# Exact versions for CI, of everything that requirements.txt and tests/requirements.txt pull in; made by scripts/lock.py.
-# What PyTorch's builds for GPUs need besides is pinned by PyTorch itself.
+# Exact versions for CI, of all packages in requirements.txt and pyproject.toml; made by scripts/lock.py.
+# PyTorch itself pins the further packages of its builds for GPUs.
 """
-# What other Pythons need than the one that this is run with.
+# Packages for other versions of Python than this one.
 ELSEWHERE = {"audioop-lts": 'audioop-lts==0.2.2; python_version >= "3.13"'}
 
 
-def requirements(files: Iterable[Path] = FILES) -> Iterator[Requirement]:
-    """The lines of lists of requirements, without comments."""
-    for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line := line.split("#")[0].strip():
-                yield Requirement(line)
+def requirements() -> Iterator[Requirement]:
+    """Yield the requirements of the package and of its extras."""
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line := line.split("#")[0].strip():
+            yield Requirement(line)
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    for lines in project["optional-dependencies"].values():
+        for requirement in map(Requirement, lines):
+            if requirement.name != project["name"]:
+                yield requirement
 
 
 def installed(wanted: Iterable[Requirement]) -> dict[str, str]:
-    """The versions of packages and of all that they need, by canonical name.
+    """Return the versions of packages and of their dependencies, by canonical name.
 
     Raises:
-        ValueError: One is not installed.
+        ValueError: A package is not installed.
     """
     found: dict[str, str] = {}
     seen: set[tuple] = set()
@@ -57,7 +62,7 @@ def installed(wanted: Iterable[Requirement]) -> dict[str, str]:
             raise ValueError(
                 f"{requirement} is not installed; run: bash scripts/run_tests.sh --version"
             ) from None
-        # Which index a build came from, as in 2.13.0+cpu, is the machine's business.
+        # Without the local part of a version such as 2.13.0+cpu.
         found[name] = Version(package.version).public
         for text in package.requires or ():
             needed = Requirement(text)
@@ -69,15 +74,15 @@ def installed(wanted: Iterable[Requirement]) -> dict[str, str]:
 
 
 def lock() -> str:
-    """The lock's text."""
+    """Return the text of the lock."""
     lines = {name: f"{name}=={version}" for name, version in installed(requirements()).items()}
     return HEADER + "".join(f"{line}\n" for _, line in sorted((lines | ELSEWHERE).items()))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the lock, or write it; 2 where something is not installed."""
+    """Print or write the lock; return 2 if a package is not installed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--write", action="store_true", help="Write it to tests/constraints.txt.")
+    parser.add_argument("--write", action="store_true", help="write it to tests/constraints.txt")
     options = parser.parse_args(arguments)
     try:
         text = lock()

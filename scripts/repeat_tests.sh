@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Runs the tests again and again, each time in another order and without a network, and stops at the first failure:
+# Runs the tests several times, each time in another order and without a network, until one run fails:
 #   bash scripts/repeat_tests.sh 10 repeats.jsonl
-# The report gets a line a run: the seed of the order, pytest's last words, seconds. Needs unshare (util-linux) and ip (iproute2).
+# Each run adds a line to the report: the seed of the order, pytest's summary, the seconds.
+# Needs unshare (util-linux) and ip (iproute2).
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
-prepare_environment requirements.txt tests/requirements.txt
+prepare_environment test
 runs=${1:-10} report=${2:-repeats.jsonl}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for seed in $(seq "$runs"); do
     started=$SECONDS status=0
-    # A network of its own that has the loopback and nothing else.
+    # A network namespace with nothing but the loopback interface.
     unshare --map-root-user --net bash -c 'ip link set lo up && exec bash scripts/run_tests.sh -q --randomly-seed "$0"' "$seed" \
         >"$log" 2>&1 || status=$?
-    words=$(tail -n 1 "$log" | tr -d '="\\')
-    printf '{"seed": %d, "status": %d, "said": "%s", "seconds": %d}\n' "$seed" "$status" "$words" $((SECONDS - started)) |
+    summary=$(tail -n 1 "$log" | tr -d '="\\')
+    printf '{"seed": %d, "status": %d, "summary": "%s", "seconds": %d}\n' "$seed" "$status" "$summary" $((SECONDS - started)) |
         tee -a "$report"
     if [ "$status" != 0 ]; then
         cat "$log" >&2

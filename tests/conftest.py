@@ -1,6 +1,6 @@
-"""What every test finds: a session that cannot reach the network, one thread, caches of its own, and the fixtures.
+"""The setting of all tests: no network, one thread, temporary caches; and the shared fixtures.
 
-The environment is set before any Hugging Face library is imported, because they read it then.
+The environment is set before a Hugging Face library is imported, because it is read at import.
 """
 
 import os
@@ -19,7 +19,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
-# One thread a process: small tensors gain nothing from more, and two processes with two each slow each other.
+# One thread per process: small tensors gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in (
     "HF_ENDPOINT",
@@ -29,12 +29,13 @@ for _name in (
     "HUGGINGFACE_HUB_CACHE",
     "HF_DATASETS_CACHE",
 ):
-    os.environ.pop(_name, None)  # a test must not depend on, or write to, what the developer has
+    os.environ.pop(_name, None)  # a developer's settings and caches do not affect the tests
 
 import ipaddress  # noqa: E402
 import socket  # noqa: E402
 
 import pytest  # noqa: E402
+from helpers import versions  # noqa: E402
 from helpers.loopback_hub import LoopbackHub, point_clients_at  # noqa: E402
 from helpers.tiny import save_tiny  # noqa: E402
 
@@ -57,6 +58,16 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_report_header():
+    return versions.header()
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus):
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and (differing := versions.differences()):
+        terminalreporter.section("versions")
+        terminalreporter.write_line(versions.advice(differing))
+
+
 def pytest_unconfigure():
     shutil.rmtree(HF_HOME, ignore_errors=True)
 
@@ -68,12 +79,12 @@ def _browser() -> str | None:
 def _corpora_missing() -> str | None:
     folder = os.environ.get("REALFAKE_CORPORA")
     if not folder:
-        return "REALFAKE_CORPORA is unset; it names the folder that has cifake/ and scenes/"
-    return None if Path(folder).is_dir() else f"REALFAKE_CORPORA is no folder: {folder}"
+        return "REALFAKE_CORPORA is not set; it names the folder with cifake/ and scenes/"
+    return None if Path(folder).is_dir() else f"REALFAKE_CORPORA is not a folder: {folder}"
 
 
 class NetworkBlocked(RuntimeError):
-    """A test tried to leave the machine. No OSError, lest the code under test take it for an ordinary failure."""
+    """A test tried to leave the machine. It is not an `OSError`, which the tested code would catch."""
 
 
 def _is_local(host) -> bool:
@@ -98,7 +109,7 @@ def no_network():
 
     def check(connection, address):
         internet = connection.family in (socket.AF_INET, socket.AF_INET6)
-        # Connecting a datagram socket sends nothing; it is how a program asks for its own address.
+        # Connecting a datagram socket sends nothing.
         if internet and connection.type == socket.SOCK_STREAM and not _is_local(address[0]):
             raise NetworkBlocked(f"a test tried to connect to {address[0]}:{address[1]}")
 
@@ -112,9 +123,7 @@ def no_network():
 
     def guarded_getaddrinfo(host, *arguments, **options):
         name = host.decode() if isinstance(host, bytes) else host or ""
-        if name.rstrip(".").endswith(
-            ".invalid"
-        ):  # RFC 2606: never resolves, so nothing need be asked
+        if name.rstrip(".").endswith(".invalid"):  # RFC 2606: these names never resolve
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         if not _is_local(host) and not _is_address(name):
             raise NetworkBlocked(f"a test tried to look up {name}")
@@ -137,9 +146,9 @@ def _is_address(host: str) -> bool:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A running `LoopbackHub` that the Hugging Face clients of this process use, with caches under `tmp_path`.
+    """A running `LoopbackHub` for the Hugging Face clients of this process, with caches in `tmp_path`.
 
-    For a process of its own: `subprocess.run(..., env={**os.environ, **hub.environment})`.
+    For another process: `subprocess.run(..., env={**os.environ, **hub.environment})`.
     """
     with LoopbackHub(home=tmp_path / "hf_home") as hub:
         point_clients_at(hub, monkeypatch)
@@ -152,7 +161,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def corpora() -> Path:
-    """The folder that has `cifake/` and `scenes/`."""
+    """The folder with `cifake/` and `scenes/`."""
     if reason := _corpora_missing():
         pytest.skip(reason)
     return Path(os.environ["REALFAKE_CORPORA"])

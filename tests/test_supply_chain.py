@@ -1,4 +1,4 @@
-"""What the project is built from: ranges with upper bounds, a lock that satisfies them, and actions pinned by commit."""
+"""The requirements: bounded ranges, a lock within them, pinned actions, a suite that reports versions."""
 
 import importlib.util
 import os
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import versions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -28,12 +30,9 @@ def script():
 
 @pytest.fixture(scope="module")
 def locked(script) -> dict[str, Requirement]:
-    found = [
-        Requirement(line)
-        for line in script.LOCK.read_text().splitlines()
-        if not line.startswith("#")
-    ]
-    return {canonicalize_name(requirement.name): requirement for requirement in found}
+    lines = script.LOCK.read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
 def version(requirement: Requirement) -> Version:
@@ -45,63 +44,54 @@ def version(requirement: Requirement) -> Version:
 def test_every_requirement_is_locked_within_its_range(script, locked):
     for requirement in script.requirements():
         pinned = version(locked[canonicalize_name(requirement.name)])
-        assert pinned in requirement.specifier, f"{requirement}, and the lock has {pinned}"
+        assert pinned in requirement.specifier, f"{requirement}, but the lock has {pinned}"
 
 
 def test_the_lock_is_exact_and_for_every_machine(locked):
     for requirement in locked.values():
-        assert (
-            version(requirement).local is None
-            and requirement.url is None
-            and not requirement.extras
-        )
+        assert version(requirement).local is None
+        assert requirement.url is None and not requirement.extras
+
+
+def test_the_package_and_the_space_have_the_same_requirements(script):
+    dynamic = PROJECT["tool"]["setuptools"]["dynamic"]
+    assert "dependencies" in PROJECT["project"]["dynamic"]
+    assert dynamic["dependencies"] == {"file": ["requirements.txt"]}
+    names = [canonicalize_name(requirement.name) for requirement in script.requirements()]
+    assert len(names) == len(set(names)), "a package has two ranges"
 
 
 def test_every_requirement_has_bounds_on_both_sides(script):
-    for requirement in script.requirements():
+    build = [Requirement(line) for line in PROJECT["build-system"]["requires"]]
+    for requirement in (*script.requirements(), *build):
         operators = {specifier.operator for specifier in requirement.specifier}
-        assert {">=", "<"} <= operators, f"{requirement} has no bounds on both sides"
+        assert {">=", "<"} <= operators, requirement
 
 
-def test_what_builds_the_package_has_bounds_on_both_sides():
-    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]:
-        assert {">=", "<"} <= {specifier.operator for specifier in Requirement(line).specifier}, (
-            line
-        )
-
-
-def test_updates_are_looked_for_wherever_something_is_pinned():
+def test_updates_are_sought_where_versions_are_pinned():
     updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
-    looked = {
+    sought = {
         (each["package-ecosystem"], folder)
         for each in updates
         for folder in each.get("directories", [each.get("directory")])
     }
-    assert looked == {
+    assert sought == {
         ("pip", "/"),
         ("pip", "/tests"),
         ("github-actions", "/"),
         ("docker", "/scripts"),
     }
-    for ecosystem, folder in looked - {("github-actions", "/")}:
-        name = "Dockerfile" if ecosystem == "docker" else "requirements.txt"
-        assert (ROOT / folder.strip("/") / name).is_file(), (ecosystem, folder)
 
 
-def test_the_image_asks_one_index_at_a_time_and_finds_pytorch_in_the_requirements():
+def test_the_image_takes_pytorch_from_one_index_and_the_rest_from_another():
     recipe = (ROOT / "scripts" / "Dockerfile").read_text()
     assert "--extra-index-url" not in recipe
     pattern = re.search(r"grep -E '(.+)' requirements.txt", recipe).group(1)
-    lines = [
-        line
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if re.search(pattern, line)
-    ]
-    assert [Requirement(line).name for line in lines] == ["torch"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [Requirement(line).name for line in lines if re.search(pattern, line)] == ["torch"]
 
 
-def test_the_lock_is_whole_where_it_is_installed(script, locked):
-    """What packages need of others is known once they are installed, so this holds in CI, and elsewhere where it can."""
+def test_the_lock_is_complete(script, locked):
     here = script.installed(script.requirements())
     direct = {canonicalize_name(requirement.name) for requirement in script.requirements()}
     if any(Version(here[name]) != version(locked[name]) for name in direct):
@@ -109,29 +99,64 @@ def test_the_lock_is_whole_where_it_is_installed(script, locked):
     assert here.keys() <= locked.keys()
 
 
-def test_what_is_not_installed_ends_in_one_line(script, monkeypatch, capsys):
+def test_a_missing_package_ends_in_one_line(script, monkeypatch, capsys):
     monkeypatch.setattr(script, "requirements", lambda: [Requirement("no-such-package>=1")])
     assert script.main([]) == 2
     assert "no-such-package>=1 is not installed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("constraints, asked", [(None, False), ("tests/constraints.txt", True)])
-def test_the_lock_is_installed_from_only_when_asked_for(tmp_path, constraints, asked):
-    """A stand-in for pip notes what it is called with."""
+# What the suite reports
+
+
+def test_differences_from_the_lock():
+    lock = '# made by hand\na==1.0\nb==2.0\nc==3.0\nd==1; python_version < "3"\n'
+    found = {"a": "1.0", "b": "2.1"}
+    assert versions.differences(lock, found.get) == ["b 2.1 (lock: 2.0)", "c missing (lock: 3.0)"]
+
+
+def test_a_run_reports_versions_and_a_failed_run_reports_the_lock(tmp_path):
+    (tmp_path / "test_x.py").write_text("def test_x():\n    assert False\n")
+    helpers = ROOT / "tests"
+    (tmp_path / "conftest.py").write_text(
+        "from helpers import versions\n"
+        "versions.differences = lambda *_: ['numpy 2.0 (lock: 2.4)']\n"
+        "from importlib.util import module_from_spec, spec_from_file_location\n"
+        f"spec = spec_from_file_location('shared', {str(helpers / 'conftest.py')!r})\n"
+        "shared = module_from_spec(spec)\nspec.loader.exec_module(shared)\n"
+        "pytest_report_header = shared.pytest_report_header\n"
+        "pytest_terminal_summary = shared.pytest_terminal_summary\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:xdist", "-v"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(helpers)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "1 differ from the lock" in done.stdout and "versions: torch 2." in done.stdout
+    assert "numpy 2.0 (lock: 2.4)" in done.stdout and "REALFAKE_CONSTRAINTS=" in done.stdout
+
+
+# Installation
+
+
+@pytest.mark.parametrize(
+    ("constraints", "locked"), [(None, False), ("tests/constraints.txt", True)]
+)
+def test_the_lock_is_used_only_on_request(tmp_path, constraints, locked):
+    """A stand-in for pip records its arguments."""
     root = tmp_path / "project"
-    (root / "scripts").mkdir(parents=True)
-    (root / "tests").mkdir()
-    for name in (
-        "pyproject.toml",
-        "requirements.txt",
-        "scripts/environment.sh",
-        "tests/constraints.txt",
-    ):
+    (root / "tests").mkdir(parents=True)
+    (root / "scripts").mkdir()
+    names = ("pyproject.toml", "requirements.txt", "scripts/environment.sh")
+    for name in (*names, "tests/constraints.txt"):
         (root / name).write_bytes((ROOT / name).read_bytes())
     python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(
-        f'#!/bin/sh\n[ "$1" = -m ] && echo "$@" >> {root}/calls && exit 0\nexec {sys.executable} "$@"\n'
+        f'#!/bin/sh\n[ "$1" = -m ] && echo "$@" >> {root}/calls && exit 0\n'
+        f'exec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
     environment = {
@@ -139,20 +164,23 @@ def test_the_lock_is_installed_from_only_when_asked_for(tmp_path, constraints, a
     }
     if constraints:
         environment["REALFAKE_CONSTRAINTS"] = constraints
-    command = ". scripts/environment.sh; prepare_environment requirements.txt"
 
-    def prepare() -> list[str]:
-        subprocess.run(
-            ["bash", "-ec", command], cwd=root, env=environment, check=True, capture_output=True
-        )
+    def prepare(*extra: str) -> list[str]:
+        command = f". scripts/environment.sh; prepare_environment {' '.join(extra)}"
+        run = ["bash", "-ec", command]
+        subprocess.run(run, cwd=root, env=environment, check=True, capture_output=True)
         return (root / "calls").read_text().splitlines()
 
-    packages, _ = prepare()
-    assert "-r requirements.txt" in packages and ("-c tests/constraints.txt" in packages) is asked
-    assert len(prepare()) == 2
-    # With the lock, another lock is another environment.
+    (call,) = prepare()
+    assert "--editable ." in call and ("-c tests/constraints.txt" in call) is locked
+    assert len(prepare()) == 1
+    assert "--editable .[test]" in prepare("test")[1]
+    # Another lock is another environment.
     (root / "tests" / "constraints.txt").write_text("numpy==2.1.0\n")
-    assert len(prepare()) == (4 if asked else 2)
+    assert len(prepare()) == (3 if locked else 2)
+
+
+# Continuous integration
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -165,9 +193,8 @@ def test_actions_are_pinned_and_may_only_read(path):
     assert used
     for action in used:
         assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", action), action
-        assert re.search(rf"{re.escape(action)} # v\d+\.\d+\.\d+$", text, re.MULTILINE), (
-            f"{action} names no version"
-        )
+        version = rf"{re.escape(action)} # v\d+\.\d+\.\d+$"
+        assert re.search(version, text, re.MULTILINE), f"{action} has no version in a comment"
     for step in steps:
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
@@ -175,12 +202,10 @@ def test_actions_are_pinned_and_may_only_read(path):
         assert "permissions" not in job and job["timeout-minutes"] <= 60
 
 
-def test_the_tests_run_on_every_python_that_is_declared_and_from_the_lock():
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    job = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"][
-        "tests"
-    ]
-    pythons = job["strategy"]["matrix"]["python"]
-    allowed = Requirement(f"python{declared}").specifier
-    assert pythons == [f"3.{minor}" for minor in range(9, 30) if f"3.{minor}" in allowed]
+def test_the_tests_run_on_every_declared_python_and_from_the_lock():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    job = workflow["jobs"]["tests"]
+    allowed = Requirement(f"python{PROJECT['project']['requires-python']}").specifier
+    expected = [f"3.{minor}" for minor in range(9, 30) if f"3.{minor}" in allowed]
+    assert job["strategy"]["matrix"]["python"] == expected
     assert (ROOT / job["env"]["REALFAKE_CONSTRAINTS"]).is_file()

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
-from realfake.distributed import Processes
+from realfake.distributed import ProcessGroup
 from realfake.labels import AI, REAL
 from realfake.models.preprocessing import Preprocessing
 from realfake.scoring.engine import EXACT, SAFETY, Choice, choose
@@ -52,7 +52,7 @@ def against_pipeline(model: Path, images: Path, work: Path, what: str, target: f
     classify = pipeline("image-classification", model=str(model), batch_size=16)
     detector = Detector.from_pretrained(model, device="cpu")
     preprocessing = Preprocessing(detector.processor)
-    threads = Processes().threads()
+    threads = ProcessGroup().threads()
     paths = sorted(images.glob("*.jpg"))
     blocks = [block.tolist() for block in np.array_split(np.array(paths, dtype=object), PAIRS)]
     folders = []

@@ -22,6 +22,7 @@ from realfake import distributed
 from realfake.imaging.decode import open_image
 from realfake.training import runs
 from realfake.training import trainer as training
+from realfake.training.arguments import parse
 from realfake.training.model import prepare_classifier
 
 from .drawn import draw_classes
@@ -51,7 +52,7 @@ class StepTimes(TrainerCallback):
 def build(work: Path, *words: str):
     """The trainer of `train_hf.py` for these options."""
     draw_classes(work / "classes-480", 480, (512, 512))
-    arguments = runs.parse(
+    arguments = parse(
         [
             "--dataset",
             str(work / "classes-480"),
@@ -77,8 +78,8 @@ def build(work: Path, *words: str):
         ]
     )
     with contextlib.redirect_stdout(io.StringIO()):  # what it says of the corpus
-        corpus = runs.load(arguments.data, arguments.run)
-    parts = runs.parts_of(corpus, arguments.data.split_seed)
+        corpus = runs.load(arguments.data)
+    parts = runs.splits_of(corpus, arguments.data.split_seed)
     model, processor = prepare_classifier(arguments.model)
     trainer = training.build_trainer(
         model,
