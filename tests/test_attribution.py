@@ -12,7 +12,7 @@ from torch import nn
 
 from realfake.attribution.layers import candidate_layers, find_layer
 from realfake.attribution.methods import METHODS, LogOdds, _superpixels, attribute
-from realfake.attribution.perturbation import baseline_pixels, black_pixel
+from realfake.attribution.perturbation import baseline_pixels
 
 CLASS_INDICES = {"real": [0], "ai": [1]}
 
@@ -112,8 +112,7 @@ def test_occlusion_is_exact_on_a_linear_model(linear):
         pixels,
         CLASS_INDICES,
         "occlusion",
-        baseline="black",
-        black=(0, 0, 0),
+        baseline=torch.zeros_like(pixels),
         window=8,
         stride=8,
     ).heatmap
@@ -124,7 +123,7 @@ def test_occlusion_is_exact_on_a_linear_model(linear):
 def test_kernel_shap_is_exact_on_a_linear_model(linear):
     model, pixels = linear
     result = attribute(
-        model, pixels, CLASS_INDICES, "kernel_shap", baseline="black", black=(0, 0, 0), n_segments=6
+        model, pixels, CLASS_INDICES, "kernel_shap", baseline=torch.zeros_like(pixels), n_segments=6
     )
     contribution = (model.weight * pixels).detach()[0].sum(dim=0).numpy()
     assert result.heatmap.sum() == pytest.approx(contribution.sum(), rel=1e-3)
@@ -140,7 +139,7 @@ def test_kernel_shap_is_exact_on_a_linear_model(linear):
 def test_kernel_shap_of_an_image_of_a_few_pixels(size):
     model, pixels = Linear(torch.ones(3, *size)), torch.ones(1, 3, *size)
     heat = attribute(
-        model, pixels, CLASS_INDICES, "kernel_shap", baseline="black", black=(0, 0, 0)
+        model, pixels, CLASS_INDICES, "kernel_shap", baseline=torch.zeros_like(pixels)
     ).heatmap
     assert np.allclose(heat, 3, atol=1e-3)
 
@@ -174,7 +173,7 @@ def test_the_margin_sums_over_all_columns_of_a_label():
 # --- integrated gradients ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("baseline", ["blurred", "mean", "noise"])
+@pytest.mark.parametrize("baseline", ["blurred", "mean"])
 def test_integrated_gradients_sum_to_the_difference(baseline):
     torch.manual_seed(0)
     model = tf.ViTForImageClassification(tiny(tf.ViTConfig, initializer_range=0.3)).eval()
@@ -200,7 +199,7 @@ def test_the_path_is_refined_until_the_sum_is_right():
             return SimpleNamespace(logits=torch.stack([torch.zeros_like(score), score], dim=1))
 
     pixels = torch.ones(1, 3, 8, 8)
-    options = {"baseline": "black", "black": (0, 0, 0), "n_steps": 8}
+    options = {"baseline": torch.zeros_like(pixels), "n_steps": 8}
     details = attribute(Steep(), pixels, CLASS_INDICES, "integrated_gradients", **options).details
     # All of the difference lies on a hundredth of the path: refined everywhere it would take over 256 steps.
     assert 8 < details["n_steps"] < 100 and details["completeness_gap"] <= 0.01
@@ -210,29 +209,12 @@ def test_the_path_is_refined_until_the_sum_is_right():
     assert capped["n_steps"] == 16 and capped["completeness_gap"] > 0.01
 
 
-def test_smoothing_keeps_the_sum(linear):
-    model, pixels = linear
-    sharp, soft = (
-        attribute(model, pixels, CLASS_INDICES, "integrated_gradients", smooth=s).heatmap
-        for s in (0, 2.0)
-    )
-    assert soft.sum() == pytest.approx(sharp.sum(), rel=1e-3) and soft.std() < 0.5 * sharp.std()
-
-
 def test_baselines():
     pixels = torch.rand(1, 3, 16, 16) + torch.tensor([0.0, 2.0, 4.0])[None, :, None, None]
     blurred = baseline_pixels(pixels, "blurred")
     assert blurred.std(dim=(2, 3)).max() < 0.5 * pixels.std(dim=(2, 3)).min()
     assert torch.allclose(blurred.mean(dim=(2, 3)), pixels.mean(dim=(2, 3)), atol=0.02)
     assert torch.allclose(baseline_pixels(pixels, "mean")[0, :, 5, 7], pixels.mean(dim=(0, 2, 3)))
-    noise = baseline_pixels(pixels, "noise")
-    assert torch.equal(noise, baseline_pixels(pixels, "noise"))
-    assert bool((noise.amax(dim=(2, 3)) <= pixels.amax(dim=(2, 3))).all())
-    black = black_pixel(
-        tf.ViTImageProcessorPil(image_mean=[0.5, 0.4, 0.3], image_std=[0.5, 0.2, 0.1])
-    )
-    assert black == pytest.approx((-1, -2, -3))
-    assert baseline_pixels(pixels, "black", black)[0, :, 3, 3].tolist() == pytest.approx(black)
 
 
 # --- every architecture --------------------------------------------------------------------------------------
@@ -359,7 +341,7 @@ def test_every_architecture_has_a_map(name):
 def test_other_methods_are_antisymmetric_and_repeat(method):
     model, pixels = build("ViT").eval(), torch.randn(1, 3, 32, 32)
     maps = [
-        attribute(model, pixels, CLASS_INDICES, method, target, baseline="noise").heatmap
+        attribute(model, pixels, CLASS_INDICES, method, target, baseline="mean").heatmap
         for target in ("ai", "real", "ai")
     ]
     assert np.array_equal(maps[0], maps[2])
@@ -428,7 +410,6 @@ def test_hooks_go_even_if_the_model_fails():
         ({"target": "fake"}, "'real' or 'ai'"),
         ({"method": "integrated_gradients", "steps": 3}, "n_steps"),
         ({"method": "integrated_gradients", "baseline": "grey"}, "blurred, mean"),
-        ({"method": "integrated_gradients", "baseline": "black"}, "black_pixel"),
         ({"pixel_values": torch.zeros(2, 3, 8, 8)}, "one image"),
         ({"method": "gradcam"}, "integrated_gradients"),  # no layer with a map
     ],

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from helpers.hand_built import red_convnextv2, red_vit
 from PIL import Image
@@ -70,12 +71,12 @@ def test_a_planted_patch_is_found(name, orientation, method):
     upright = picture(size, box)
     # Orientation 6: the file's pixels lie on their left side, and must be turned a quarter clockwise.
     stored = upright.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else upright
-    options = (
-        {"baseline": "black", "black": (0, 0, 0), "window": 8, "stride": 8}
-        if method == "occlusion"
-        else {}
-    )
-    found = detector(kind).explain(jpeg(stored, orientation), method=method, **options)
+    opened = detector(kind)
+    options = {}
+    if method == "occlusion":
+        black = torch.zeros_like(opened.pixels(upright))
+        options = {"baseline": black, "window": 8, "stride": 8}
+    found = opened.explain(jpeg(stored, orientation), method=method, **options)
     assert found.image.size == size and found.heatmap.shape == size[::-1]
 
     heat = np.nan_to_num(found.heatmap).clip(0)

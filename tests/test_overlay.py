@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from realfake.attribution.faithfulness import Evidence
-from realfake.attribution.overlay import SMOOTH, caveats, display_scale, overlay, side_by_side
+from realfake.attribution.overlay import SMOOTH, caveats, display_scale, overlay
 from realfake.attribution.regions import strongest_regions
 from realfake.prediction import Explanation
 
@@ -166,7 +166,7 @@ def test_shrinking_does_not_fade_the_rim_of_what_was_seen():
     assert tint[250] == tint[400] > 50
 
 
-# --- regions, notes, several maps -------------------------------------------------------------------------------
+# --- regions, notes, smoothing -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(400, 300), (3000, 2000), (60, 60)])
@@ -233,26 +233,6 @@ def test_the_explanation_puts_its_caveats_into_the_legend():
     good, weak = (Explanation(**fields, evidence=evidence(after=after)) for after in (0.3, 0.85))
     assert weak.overlay().height > good.overlay().height == Explanation(**fields).overlay().height
     assert not np.array_equal(np.asarray(good.overlay(regions=1)), np.asarray(good.overlay()))
-
-
-def test_side_by_side():
-    maps = {
-        name: np.full((300, 400), value, dtype=np.float32)
-        for name, value in (("gradcam", 1), ("occlusion", -1))
-    }
-    picture = side_by_side(
-        grey(400, 300), maps, "ai", notes={"gradcam": "Removing the marked 10 % lowers it. " * 4}
-    )
-    tint = orange(np.asarray(picture).astype(int))
-    middle = picture.width // 2
-    assert (tint[:, :middle] > 50).any() and not (tint[:, :middle] < -50).any()
-    assert (tint[:, middle:] < -50).any() and not (tint[:, middle:] > 50).any()
-    tall = side_by_side(
-        grey(40, 4000), {str(i): np.ones((4000, 40)) for i in range(5)}, "ai", columns=2
-    )
-    assert tall.width < 450 and tall.height > 3 * 384
-    with pytest.raises(ValueError, match="at least one"):
-        side_by_side(grey(4, 3), {}, "ai")
 
 
 def test_dust_is_gathered_for_display_and_a_coarse_map_is_left_as_it_is():

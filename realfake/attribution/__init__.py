@@ -1,6 +1,6 @@
-"""Attribution maps by Captum, and whether they are to be believed: from a model's input to regions of the image."""
+"""Attribution maps: which parts of an image speak for a label, and whether a map is faithful."""
 
-# The methods by name, for those who only name them: Captum takes over a second to import.
+# The names of the methods, without the import of Captum, which takes over a second.
 METHOD_NAMES = (
     "gradcam",
     "integrated_gradients",

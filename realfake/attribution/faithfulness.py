@@ -1,10 +1,11 @@
-"""Is a map to be believed? What becomes of the score when the part of the image that the map marks is taken away.
+"""Test whether a map is faithful: change the pixels that it marks and measure the model's score.
 
-[`evidence_of`] is the short form that is shown beside every map: one step of 10 % against five random masks. The whole curves
-are in `realfake.attribution.faithfulness`. What is taken away is replaced by the blurred image: brightness and colour stay, detail goes.
+[`evidence_of`] is the short test that stands beside every map: the strongest 10 % against five
+random masks. [`curves_of`] and [`road`] are the full tests that evaluations report. Removed pixels
+are replaced by the blurred image: brightness and colour stay, detail goes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -19,26 +20,30 @@ from realfake.attribution.perturbation import (
     random_orders,
     replace,
     strongest,
-    whole,
 )
 from realfake.labels import AI, NAMES, REAL
 
 SHARE = 0.1
 N_RANDOM = 5
-# On a CPU a small batch stays in the cache, and an image of it takes less time than one of a large batch.
-_BATCH = 3
+# On a CPU an image of a small batch takes less time: the batch stays in the cache.
+_EVIDENCE_BATCH = 3
+_CURVE_BATCH = 16
 _PROBABILITY = {AI: "the AI probability", REAL: "the probability of a photograph"}
+_LABEL = {AI: "AI", REAL: "a photograph"}
+
+# From inputs (n, 3, h, w) to the log-odds of the target (n,).
+Scorer = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one step of taking away says about a map.
+    """The probability of the target before and after the marked part is removed.
 
     Attributes:
         target: `"real"` or `"ai"`.
-        share: Share of the examined pixels that was taken away: 0.1, less where the map marks less as evidence for
-            the target, 0 where it marks nothing.
-        before: Probability of the target, at equal odds, for the image as it is.
+        share: Share of the examined pixels that was removed: 0.1, or less if the map marks less as
+            evidence for the target; 0 if it marks nothing.
+        before: Probability of the target, at equal odds, for the whole image.
         after: The same without the part that the map marks.
         random_values: The same without random parts of the same shape and size.
     """
@@ -56,112 +61,49 @@ class Evidence:
 
     @property
     def beats_random(self) -> bool:
-        """Whether the marked part costs the target more than every random one. By chance that is one map in six."""
+        """Whether the marked part costs more than every random part: one random map in six does."""
         return self.share > 0 and self.after < min(self.random_values) and self.after < self.before
 
     def sentence(self) -> str:
-        """Say it in words."""
-        name = _PROBABILITY[self.target]
+        """Describe the result in English."""
         if not self.share:
-            return f"The map marks nothing that speaks for {'AI' if self.target == AI else 'a photograph'}."
-        before, after, random = _numbers(self.before, self.after, self.random)
+            return f"The map marks nothing that speaks for {_LABEL[self.target]}."
+        before, after, random = _distinct(self.before, self.after, self.random)
         percent = f"{100 * self.share:.2g} %"
 
-        def change(value: float, text: str, start: str = "") -> str:
+        def change(name: str, value: float, text: str, start: str = "") -> str:
             if text == before:
-                return f"leaves {{}} at {before}"
-            return f"{'lowers' if value < self.before else 'raises'} {{}} {start}to {text}"
+                return f"leaves {name} at {before}"
+            return f"{'lowers' if value < self.before else 'raises'} {name} {start}to {text}"
 
-        marked = change(self.after, after, f"from {before} ").format(name)
-        chance = change(self.random, random).format("it")
+        marked = change(_PROBABILITY[self.target], self.after, after, f"from {before} ")
+        chance = change("it", self.random, random)
         text = f"Removing the marked {percent} {marked}; a random {percent} {chance}."
-        return text if self.beats_random else text + " The map is no better than chance here."
+        return text if self.beats_random else f"{text} The map is no better than chance here."
 
     def to_dict(self) -> dict:
-        """As JSON holds it, with what is derived."""
-        derived = {
+        """Return the fields and the derived values, for `json`."""
+        return {
+            **asdict(self),
+            "random_values": list(self.random_values),
             "random": self.random,
             "beats_random": self.beats_random,
             "sentence": self.sentence(),
         }
-        return {**asdict(self), "random_values": list(self.random_values), **derived}
-
-
-def evidence_of(
-    log_odds: Callable[[torch.Tensor], torch.Tensor],
-    pixels: torch.Tensor,
-    heatmap: np.ndarray,
-    target: str,
-    seed: int = 0,
-    box: Box | None = None,
-    score: float | None = None,
-) -> Evidence:
-    """Take the strongest part of a map away, and random parts like it, in two forward passes of three images.
-
-    Args:
-        log_odds: Log-odds of the target for a batch of inputs, `(n, 3, h, w)` to `(n,)`.
-        pixels: The model's input, `(1, 3, h, w)`.
-        heatmap: `(h, w)` over that input; positive supports the target.
-        target: `"real"` or `"ai"`.
-        seed: Of the random parts.
-        box: *optional*. Where the input is image and not padding, `(left, top, right, bottom)`.
-        score: *optional*. The log-odds of the image as it is, where the caller knows them.
-
-    Returns:
-        [`Evidence`]
-
-    Raises:
-        ValueError: An unknown target, or a map that is not finite or not as large as the input.
-    """
-    if target not in NAMES:
-        raise ValueError(f"target is {target!r}; it must be 'real' or 'ai'.")
-    if tuple(heatmap.shape) != tuple(pixels.shape[2:]):
-        raise ValueError(
-            f"The map has shape {heatmap.shape}; the model's input has {tuple(pixels.shape[2:])}."
-        )
-    order = importance_order(heatmap, box)
-    left, top, right, bottom = box or whole(heatmap.shape)
-    inner = heatmap[top:bottom, left:right]
-    share = min(SHARE, float((inner > 0).mean()))
-    masks = np.stack(
-        [strongest(ranks, share) for ranks in (order, *random_orders(order, N_RANDOM, seed))]
-    )
-    fill = baseline_pixels(pixels)
-    with torch.no_grad():
-        scores = [log_odds(pixels) if score is None else torch.tensor([score], dtype=torch.float64)]
-        scores += [
-            log_odds(replace(pixels, fill, masks[i : i + _BATCH]))
-            for i in range(0, len(masks), _BATCH)
-        ]
-    # In float64: certainty would round both to 1, and then nothing beats anything.
-    stacked = np.concatenate([part.double().cpu().numpy() for part in scores])
-    before, after, *random_values = (float(p) for p in expit(stacked))
-    return Evidence(target, share, before, after, tuple(random_values))
-
-
-def _numbers(*probabilities: float) -> list[str]:
-    """With two decimals, or up to four where the first two would look alike."""
-    for decimals in (2, 3, 4):
-        texts = [f"{p:.{decimals}f}" for p in probabilities]
-        if texts[0] != texts[1]:
-            break
-    else:
-        texts = [f"{p:.2f}" for p in probabilities]
-    return texts
-
-
-_CURVE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Probability of the target, at equal odds, as more and more of the image is replaced or shown.
+    """Probability of the target, at equal odds, while more of the image is removed or shown.
 
     Attributes:
         shares: `(k,)`, from 0 to 1.
-        deletion: `(k,)`, with that share of the pixels replaced, the map's strongest first. Falls fast for a good map.
-        insertion: `(k,)`, with that share of the pixels shown on the replaced image. Rises fast for a good map.
-        random_deletion, random_insertion: `(n, k)`, the same for each random map.
+        deletion: `(k,)`, with that share of the pixels removed, the map's strongest first. It falls
+            fast for a good map.
+        insertion: `(k,)`, with that share of the pixels shown on the blurred image. It rises fast
+            for a good map.
+        random_deletion: `(n, k)`, the same for each random map.
+        random_insertion: `(n, k)`, the same for each random map.
     """
 
     shares: np.ndarray
@@ -172,7 +114,7 @@ class Curves:
 
     @property
     def deletion_area(self) -> float:
-        """Area under the deletion curve, trapezoids; small for a good map."""
+        """Area under the deletion curve (trapezoids); small for a good map."""
         return float(np.trapezoid(self.deletion, self.shares))
 
     @property
@@ -182,31 +124,58 @@ class Curves:
 
     @property
     def deletion_gain(self) -> float:
-        """The random maps' mean deletion area less the map's: over 0 where the map beats chance."""
+        """The random maps' mean deletion area minus the map's: over 0 if it beats chance."""
         return float(np.trapezoid(self.random_deletion, self.shares).mean()) - self.deletion_area
 
     @property
     def insertion_gain(self) -> float:
-        """The map's insertion area less the random maps' mean: over 0 where the map beats chance."""
+        """The map's insertion area minus the random maps' mean: over 0 if it beats chance."""
         return self.insertion_area - float(np.trapezoid(self.random_insertion, self.shares).mean())
 
-    def to_dict(self) -> dict:
-        """As JSON holds it, with the areas; of the random maps the mean curves."""
-        return {
-            "shares": self.shares.tolist(),
-            "deletion": self.deletion.tolist(),
-            "insertion": self.insertion.tolist(),
-            "random_deletion": self.random_deletion.mean(axis=0).tolist(),
-            "random_insertion": self.random_insertion.mean(axis=0).tolist(),
-            "deletion_area": self.deletion_area,
-            "insertion_area": self.insertion_area,
-            "deletion_gain": self.deletion_gain,
-            "insertion_gain": self.insertion_gain,
-        }
+
+def evidence_of(
+    log_odds: Scorer,
+    pixels: torch.Tensor,
+    heatmap: np.ndarray,
+    target: str,
+    seed: int = 0,
+    box: Box | None = None,
+    score: float | None = None,
+) -> Evidence:
+    """Remove the strongest part of a map, and random parts like it, in two passes of three images.
+
+    Args:
+        log_odds: Log-odds of the target for a batch of inputs, `(n, 3, h, w)` to `(n,)`.
+        pixels: The model's input, `(1, 3, h, w)`.
+        heatmap: `(h, w)` over that input; positive supports the target.
+        target: `"real"` or `"ai"`.
+        seed: Seed of the random parts.
+        box: *optional*. The part of the input that is image and not padding.
+        score: *optional*. The log-odds of the whole image, if they are known.
+
+    Raises:
+        ValueError: The target is unknown, or the map is not finite or not as large as the input.
+    """
+    if target not in NAMES:
+        raise ValueError(f"target is {target!r}; it must be 'real' or 'ai'.")
+    if tuple(heatmap.shape) != tuple(pixels.shape[2:]):
+        raise ValueError(
+            f"The map has shape {heatmap.shape}; the model's input has {tuple(pixels.shape[2:])}."
+        )
+    orders = _orders(heatmap, N_RANDOM, seed, box)
+    examined = orders[0] >= 0
+    share = min(SHARE, float((heatmap[examined] > 0).mean()))
+    masks = [strongest(order, share) for order in orders]
+    if score is None:
+        score = float(_scores(log_odds, [pixels])[0])
+    removed = _scores(log_odds, _replaced(pixels, baseline_pixels(pixels), masks, _EVIDENCE_BATCH))
+    # In float64: in float32, confident scores would all round to 1.
+    before, after, *random_values = (float(p) for p in expit([score, *removed]))
+    return Evidence(target, share, before, after, tuple(random_values))
 
 
 def curves_of(
-    log_odds: Callable[[torch.Tensor], torch.Tensor],
+    log_odds: Scorer,
     pixels: torch.Tensor,
     heatmap: np.ndarray,
     n_random: int = 3,
@@ -214,54 +183,43 @@ def curves_of(
     seed: int = 0,
     box: Box | None = None,
     fill: torch.Tensor | None = None,
-    batch_size: int = _CURVE_BATCH,
 ) -> Curves:
-    """Compute deletion and insertion curves of a map and of random maps, in batches.
+    """Compute deletion and insertion curves (Petsiuk et al. 2018) of a map and of random maps.
 
     Args:
         log_odds: Log-odds of the target for a batch of inputs.
         pixels: The model's input, `(1, 3, h, w)`.
-        heatmap: `(h, w)` over it.
-        n_random: Random maps, see [`random_orders`].
-        steps: Equal steps from nothing to all.
-        seed: Of the random maps.
-        box: *optional*. Where the input is image and not padding.
-        fill: *optional*. `(1, 3, h, w)` to replace by, *defaults to* the blurred image.
-
-    Returns:
-        [`Curves`]
+        heatmap: `(h, w)` over that input.
+        n_random: Number of random maps, see [`random_orders`].
+        steps: Number of equal steps from nothing to everything.
+        seed: Seed of the random maps.
+        box: *optional*. The part of the input that is image and not padding.
+        fill: *optional*. `(1, 3, h, w)` to replace pixels by, *defaults to* the blurred image.
 
     Raises:
-        ValueError: As [`importance_order`], or under one step or random map.
+        ValueError: As [`importance_order`], or there is no step or no random map.
     """
     if steps < 1 or n_random < 1:
         raise ValueError("Curves need at least one step and one random map to compare with.")
-    order = importance_order(heatmap, box)
-    orders = [order, *random_orders(order, n_random, seed)]
+    orders = _orders(heatmap, n_random, seed, box)
     fill = baseline_pixels(pixels) if fill is None else fill
     shares = np.linspace(0, 1, steps + 1)
-    everything = strongest(order, 1)
-    # The ends of all curves are the same two images.
+    everything = strongest(orders[0], 1)
+    # All curves share their two ends: nothing removed and everything removed.
     masks = [np.zeros_like(everything), everything]
-    for ranks in orders:
-        taken = [strongest(ranks, share) for share in shares[1:-1]]
-        masks += taken + [everything & ~mask for mask in taken]
-    scores = []
-    with torch.no_grad():
-        for start in range(0, len(masks), batch_size):
-            batch = replace(pixels, fill, np.stack(masks[start : start + batch_size]))
-            scores.append(log_odds(batch).double().cpu().numpy())
-    values = expit(np.concatenate(scores))
-    intact, gone = values[:2]
+    for order in orders:
+        removed = [strongest(order, share) for share in shares[1:-1]]
+        masks += removed + [everything & ~mask for mask in removed]
+    values = expit(_scores(log_odds, _replaced(pixels, fill, masks, _CURVE_BATCH)))
+    intact, blank = (np.full((len(orders), 1), value) for value in values[:2])
     between = values[2:].reshape(len(orders), 2, steps - 1)
-    ends = np.full((len(orders), 1), intact), np.full((len(orders), 1), gone)
-    deletion = np.hstack([ends[0], between[:, 0], ends[1]])
-    insertion = np.hstack([ends[1], between[:, 1], ends[0]])
+    deletion = np.hstack([intact, between[:, 0], blank])
+    insertion = np.hstack([blank, between[:, 1], intact])
     return Curves(shares, deletion[0], insertion[0], deletion[1:], insertion[1:])
 
 
 def road(
-    log_odds: Callable[[torch.Tensor], torch.Tensor],
+    log_odds: Scorer,
     pixels: torch.Tensor,
     heatmap: np.ndarray,
     shares: tuple[float, ...] = (0.1, 0.3),
@@ -269,24 +227,51 @@ def road(
     seed: int = 0,
     box: Box | None = None,
 ) -> float:
-    """ROAD (Rong et al. 2022): as deletion, but what is missing is imputed so that the image stays one, with noise.
+    """Compute ROAD (Rong et al. 2022): deletion with missing pixels imputed, see [`impute`].
 
     Args:
-        shares: Of the pixels that are taken away.
+        log_odds: Log-odds of the target for a batch of inputs.
+        pixels: The model's input, `(1, 3, h, w)`.
+        heatmap: `(h, w)` over that input.
+        shares: Shares of the pixels that are removed.
+        n_random: Number of random maps.
+        seed: Seed of the random maps and of the noise.
+        box: *optional*. The part of the input that is image and not padding.
 
     Returns:
-        How much lower the probability of the target is without the map's strongest pixels than without random maps', mean
-        over `shares`. Over 0 where the map beats chance.
+        How much lower the probability of the target is without the map's strongest pixels than
+        without random maps' pixels, mean over `shares`. Over 0 if the map beats chance.
     """
-    order = importance_order(heatmap, box)
-    orders = [order, *random_orders(order, n_random, seed)]
+    orders = _orders(heatmap, n_random, seed, box)
     images = [
-        impute(pixels, strongest(ranks, share), seed=seed) for ranks in orders for share in shares
+        impute(pixels, strongest(order, share), seed=seed) for order in orders for share in shares
     ]
-    with torch.no_grad():
-        scores = [
-            log_odds(torch.cat(images[i : i + _CURVE_BATCH]))
-            for i in range(0, len(images), _CURVE_BATCH)
-        ]
-    values = expit(torch.cat(scores).double().cpu().numpy()).reshape(len(orders), len(shares))
+    values = expit(_scores(log_odds, torch.cat(images).split(_CURVE_BATCH)))
+    values = values.reshape(len(orders), len(shares))
     return float(values[1:].mean() - values[0].mean())
+
+
+def _orders(heatmap: np.ndarray, n_random: int, seed: int, box: Box | None) -> list[np.ndarray]:
+    order = importance_order(heatmap, box)
+    return [order, *random_orders(order, n_random, seed)]
+
+
+def _replaced(
+    pixels: torch.Tensor, fill: torch.Tensor, masks: list[np.ndarray], batch_size: int
+) -> Iterable[torch.Tensor]:
+    for start in range(0, len(masks), batch_size):
+        yield replace(pixels, fill, np.stack(masks[start : start + batch_size]))
+
+
+@torch.no_grad()
+def _scores(log_odds: Scorer, batches: Iterable[torch.Tensor]) -> np.ndarray:
+    return np.concatenate([log_odds(batch).double().cpu().numpy() for batch in batches])
+
+
+def _distinct(*probabilities: float) -> list[str]:
+    """Format with two decimals, or up to four if the first two values would look alike."""
+    for decimals in (2, 3, 4):
+        texts = [f"{p:.{decimals}f}" for p in probabilities]
+        if texts[0] != texts[1]:
+            return texts
+    return [f"{p:.2f}" for p in probabilities]

@@ -1,8 +1,8 @@
-"""Where a classifier's spatial features are, and how its tokens fold into a grid.
+"""Find the layers of a classifier that hold spatial features, and read them as a map.
 
-Convolutional networks keep a (batch, channels, height, width) map; transformers keep (batch, tokens, channels)
-with class, distillation or register tokens in front. [`find_layer`] finds the deepest usable layer of either kind
-by watching one forward and one backward pass, [`candidate_layers`] lists others, and [`SpatialLayer.tap`] offers it to Captum as a map.
+Convolutional networks keep a (batch, channels, height, width) map. Transformers keep (batch,
+tokens, channels), with class, distillation or register tokens in front of the patches.
+[`find_layer`] finds the deepest usable layer of either kind from one forward and one backward pass.
 """
 
 from collections import Counter
@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 _MAX_PREFIX = 16
-# Their outputs are not the stream of features itself: projections of a part of it, or attention weights.
+# Their outputs are projections of a part of the features, or attention weights.
 _NOT_FEATURES = (nn.Linear, nn.Dropout, nn.Softmax)
+# Names, not modules: an entry must not keep a model alive, nor a module that was replaced.
+_FOUND: WeakKeyDictionary = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class SpatialLayer:
     Attributes:
         module: The module.
         name: Its name in the model.
-        layout: `"channels_first"` (B, C, H, W), `"channels_last"` (B, H, W, C) or `"tokens"` (B, prefix + H·W, C).
+        layout: `"channels_first"` (B, C, H, W), `"channels_last"` (B, H, W, C) or `"tokens"`
+            (B, prefix + H·W, C).
         grid: `(H, W)`.
-        prefix: Tokens in front of the patches' (class, distillation, registers); 0 for maps.
+        prefix: Number of tokens in front of the patches; 0 for maps.
     """
 
     module: nn.Module
@@ -39,7 +42,7 @@ class SpatialLayer:
     prefix: int = 0
 
     def to_grid(self, activations: torch.Tensor) -> torch.Tensor:
-        """The module's output as (B, C, H, W)."""
+        """Return the module's output as (B, C, H, W)."""
         if self.layout == "channels_first":
             return activations
         if self.layout == "channels_last":
@@ -47,7 +50,7 @@ class SpatialLayer:
         return activations[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
 
     def from_grid(self, grid: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        """The inverse of `to_grid`; the prefix tokens are taken from `activations`."""
+        """Invert `to_grid`; the prefix tokens are taken from `activations`."""
         if self.layout == "channels_first":
             return grid
         if self.layout == "channels_last":
@@ -56,15 +59,15 @@ class SpatialLayer:
 
     @contextmanager
     def tap(self) -> Iterator[nn.Module]:
-        """Put a module that sees the map as (B, C, H, W), and nothing else, into the forward pass.
+        """Insert a module into the forward pass that sees the map as (B, C, H, W).
 
-        What layer methods of Captum attach to: they average over height and width and sum over channels, which on
-        tokens would be silently wrong. The model's output does not change.
+        Layer methods of Captum attach to it: they average over height and width and sum over
+        channels, which would be silently wrong on tokens. The model's output does not change.
         """
         tap, owner = nn.Identity(), get_ident()
 
         def through(_module, _inputs, output):
-            # A server may predict in another thread meanwhile; its pass is none of ours.
+            # A server may predict in another thread meanwhile.
             if get_ident() != owner:
                 return None
             activations = _features(output)
@@ -80,7 +83,7 @@ class SpatialLayer:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time being; afterwards every module is as it was."""
+    """Switch to evaluation mode; afterwards every module has its old mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -90,66 +93,58 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-# Names, not modules: an entry must neither keep a model alive nor outlive a module that was replaced.
-_FOUND: WeakKeyDictionary = WeakKeyDictionary()
-
-
 def find_layer(
     model: nn.Module, pixel_size: tuple[int, int], name: str | None = None
 ) -> SpatialLayer:
-    """Find the deepest layer whose map the decision depends on, or the one called `name`.
+    """Find the deepest layer whose map the decision depends on, or the layer with a given name.
 
-    A layer is taken if its output is a map or a sequence of patch tokens in reading order (it may follow a few
-    prefix tokens) and if the gradient of the logits with respect to that map is not zero. The latter matters where
-    a class token alone is classified: after the last block's attention the patches no longer count, and the layer
-    before it is taken.
+    A layer is usable if its output is a map, or a sequence of patch tokens in reading order, and if
+    the gradient of the logits with respect to it is not zero. That matters if only a class token is
+    classified: after the last block's attention the patches no longer count.
 
     Args:
-        model: A transformers image classifier: called with `pixel_values`, it returns `logits`.
+        model: A transformers image classifier.
         pixel_size: `(height, width)` of its input.
         name: *optional*. As in `model.named_modules()`.
-
-    Returns:
-        [`SpatialLayer`]
 
     Raises:
         ValueError: There is no such layer.
     """
-    found = _FOUND.setdefault(model, {})
-    if (pixel_size, name) not in found:
-        found[pixel_size, name] = next(_search(model, pixel_size, name), None)
-    if found[pixel_size, name]:
-        return _layer(model, *found[pixel_size, name])
+    known = _FOUND.setdefault(model, {})
+    if (pixel_size, name) not in known:
+        known[pixel_size, name] = next(_search(model, pixel_size, name), None)
+    if known[pixel_size, name]:
+        return _layer(model, *known[pixel_size, name])
+    height, width = pixel_size
     if name is None:
         raise ValueError(
-            f"{type(model).__name__} has no layer with spatial features that its decision depends on, which Grad-CAM "
-            f"needs at {pixel_size[0]}x{pixel_size[1]} pixels; method='integrated_gradients' or 'occlusion' serve any model."
+            f"{type(model).__name__} has no layer with spatial features for Grad-CAM at "
+            f"{height}x{width} pixels; use method='integrated_gradients' or 'occlusion'."
         )
+    names = ", ".join(layer.name for layer in candidate_layers(model, pixel_size))
     raise ValueError(
-        f"{type(model).__name__} has no layer {name!r} with spatial features that its decision depends on; there are "
-        f"{', '.join(layer.name for layer in candidate_layers(model, pixel_size))}."
+        f"{type(model).__name__} has no layer {name!r} with spatial features that its decision "
+        f"depends on; there are {names}."
     )
 
 
 def candidate_layers(
     model: nn.Module, pixel_size: tuple[int, int], n: int = 8
 ) -> list[SpatialLayer]:
-    """List layers that Grad-CAM could look at, for measurement to choose among (`scripts/evaluate_explanations.py`).
+    """List layers for Grad-CAM, for `realfake evaluate explanations` to choose among.
 
-    These are the layers that [`find_layer`] would take whose name ends in a number, which is what blocks are called in
-    transformers, and the deepest layer of all. Of many, `n` are taken at even distances.
+    These are the usable layers (see [`find_layer`]) whose name ends in a number, as blocks are
+    called in transformers, and the deepest layer. Of many, `n` are taken at even distances.
 
     Returns:
-        From the shallowest to the deepest, which is what [`find_layer`] finds.
+        The layers, from the shallowest to the deepest.
     """
-    found = list(_search(model, pixel_size))[::-1]
-    blocks = [entry for entry in found[:-1] if entry[0].rsplit(".", 1)[-1].isdigit()] + found[-1:]
+    usable = list(_search(model, pixel_size))[::-1]
+    blocks = [entry for entry in usable[:-1] if entry[0].rsplit(".", 1)[-1].isdigit()]
+    blocks += usable[-1:]
     if len(blocks) > n:
-        blocks = (
-            [blocks[round(i * (len(blocks) - 1) / max(1, n - 1))] for i in range(n)]
-            if n > 1
-            else blocks[-1:]
-        )
+        last = len(blocks) - 1
+        blocks = [blocks[round(i * last / (n - 1))] for i in range(n)] if n > 1 else blocks[-1:]
     return [_layer(model, *entry) for entry in blocks]
 
 
@@ -160,7 +155,7 @@ def _layer(
 
 
 def _features(output) -> torch.Tensor | None:
-    """A module's output, or the first of several where that is how it answers."""
+    """Return a module's output, or the first one of several."""
     output = output[0] if isinstance(output, tuple) and output else output
     return output if isinstance(output, torch.Tensor) else None
 
@@ -168,7 +163,7 @@ def _features(output) -> torch.Tensor | None:
 def _search(
     model: nn.Module, pixel_size: tuple[int, int], wanted: str | None = None
 ) -> Iterator[tuple]:
-    """Usable layers, `(name, layout, grid, prefix)`, from the deepest on; the `wanted` one alone where it is named."""
+    """Yield `(name, layout, grid, prefix)` of the usable layers, the deepest first."""
     records, calls, owner = [], Counter(), get_ident()
 
     def record(name):
@@ -177,17 +172,14 @@ def _search(
                 return
             calls[name] += 1
             features = _features(output)
-            if (
-                features is not None
-                and features.requires_grad
-                and not isinstance(module, _NOT_FEATURES)
-            ):
+            usable = features is not None and features.requires_grad
+            if usable and not isinstance(module, _NOT_FEATURES):
                 records.append((name, features))
 
         return hook
 
     parameter = next(model.parameters())
-    # Noise, not a flat image: a gradient must be zero because of the architecture, not because of the input.
+    # Noise, not a flat image: a gradient must be zero because of the architecture alone.
     noise = torch.randn((1, 3, *pixel_size), generator=torch.Generator().manual_seed(0))
     noise = noise.to(parameter.device, parameter.dtype).requires_grad_()
     with ExitStack() as stack:
@@ -202,30 +194,26 @@ def _search(
 
     candidates, base = [], None
     for name, features in records:
-        found = _layout(features, pixel_size, base)
-        if found and found[0] == "channels_first":
-            base = found[1]
-        # A module that runs twice has two maps, and a hook could not tell which.
-        if found and calls[name] == 1:
-            candidates.append((name, features, found))
-    for name, features, found in reversed(candidates):
-        if wanted is not None and name != wanted:
-            continue
+        layout = _layout(features, pixel_size, base)
+        if layout and layout[0] == "channels_first":
+            base = layout[1]
+        # A module that runs twice has two maps, which a hook cannot tell apart.
+        if layout and calls[name] == 1 and wanted in (None, name):
+            candidates.append((name, features, layout))
+    for name, features, layout in reversed(candidates):
         (gradient,) = torch.autograd.grad(scalar, features, retain_graph=True, allow_unused=True)
-        if gradient is not None and bool(_layer(model, name, *found).to_grid(gradient).any()):
-            yield name, *found
+        if gradient is not None and bool(_layer(model, name, *layout).to_grid(gradient).any()):
+            yield name, *layout
 
 
 def _layout(features: torch.Tensor, pixel_size, base) -> tuple[str, tuple[int, int], int] | None:
-    """How a tensor is laid out, if it can be a map of the input; `base` is the grid of the last map before it."""
+    """Return `(layout, grid, prefix)` of a tensor; `base` is the grid of the last map before it."""
     if features.shape[0] != 1:
         return None
     if features.ndim == 4:
-        for layout, grid in (
-            ("channels_first", features.shape[2:]),
-            ("channels_last", features.shape[1:3]),
-        ):
-            if min(grid) > 1 and _is_reduced(tuple(grid), pixel_size):
+        grids = {"channels_first": features.shape[2:], "channels_last": features.shape[1:3]}
+        for layout, grid in grids.items():
+            if min(grid) > 1 and _is_reduced(grid, pixel_size):
                 return layout, tuple(grid), 0
     if features.ndim == 3 and features.shape[2] > 1 and base:
         # The grid of the patch embedding, or halved by patch merging.
@@ -238,10 +226,9 @@ def _layout(features: torch.Tensor, pixel_size, base) -> tuple[str, tuple[int, i
     return None
 
 
-def _is_reduced(grid: tuple[int, int], pixel_size: tuple[int, int]) -> bool:
-    """Whether some whole stride, the same for both axes, makes `grid` of an image (up to rounding and padding)."""
-    strides = range(1, max(pixel_size) + 1)
+def _is_reduced(grid: tuple[int, ...], pixel_size: tuple[int, int]) -> bool:
+    """Whether one whole stride for both axes makes `grid` of an image, up to rounding."""
     return any(
-        all(abs(size / stride - cells) < 1 for size, cells in zip(pixel_size, grid))
-        for stride in strides
+        all(abs(size / stride - cells) < 1 for size, cells in zip(pixel_size, grid, strict=True))
+        for stride in range(1, max(pixel_size) + 1)
     )

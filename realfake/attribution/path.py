@@ -1,8 +1,8 @@
-"""Integrated gradients along a path that is refined where the network is least straight.
+"""Integrated gradients along a path that is refined where the integral is least accurate.
 
-Each part of the straight path from the baseline to the image is a path of its own, whose map must sum to the difference that
-the score makes along it. The parts whose maps miss theirs by most are halved, the others stay as they are: the same accuracy
-takes about half the steps of refining everywhere.
+The straight path from the baseline to the image is divided into segments. The map of each segment
+must sum to the difference of the scores at its ends. The segments with the largest errors are
+halved. This takes about half the steps of refining everywhere.
 """
 
 from collections.abc import Callable
@@ -10,18 +10,19 @@ from collections.abc import Callable
 import torch
 from captum.attr import IntegratedGradients
 
-# Gauss-Legendre nodes in a part, and the share of the parts that is halved at a time.
+# Gauss-Legendre nodes in a segment, and the share of the segments that is halved at a time.
 _NODES, _HALVED = 4, 0.25
 
 
 class RefinedPath:
-    """The integral along the straight path between two inputs, in parts.
+    """The integral along the straight path between two inputs, in segments.
 
     Args:
         log_odds: From inputs `(n, 3, h, w)` to scores `(n,)`.
-        start, end: `(1, 3, h, w)`.
-        n_steps: Gradients to begin with, about.
-        batch_size: Inputs that are computed at once.
+        start: The baseline, `(1, 3, h, w)`.
+        end: The image, `(1, 3, h, w)`.
+        n_steps: Number of gradients at first.
+        batch_size: Number of inputs computed at once.
     """
 
     def __init__(
@@ -33,55 +34,61 @@ class RefinedPath:
         batch_size: int,
     ):
         self._log_odds, self._start, self._end, self._batch_size = log_odds, start, end, batch_size
-        parts = max(1, n_steps // _NODES)
-        self._nodes = max(1, n_steps // parts)
-        edges = torch.linspace(0, 1, parts + 1)
+        segments = max(1, n_steps // _NODES)
+        self._nodes = max(1, n_steps // segments)
+        edges = torch.linspace(0, 1, segments + 1)
         self._from, self._to = edges[:-1], edges[1:]
         self.n_steps = 0
         self._maps = self._integrals(self._from, self._to)
         self.score_start, self.score_end = self._scores(torch.tensor([0.0, 1.0])).tolist()
-        # Scores at both ends of each part: asked for when a first part has to be halved.
+        # Scores at both ends of each segment, computed when a first segment is halved.
         self._ends: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def heatmap(self) -> torch.Tensor:
-        """`(h, w)`, summed over the parts and the channels."""
+        """The map, `(h, w)`, summed over the segments and the channels."""
         return self._maps.sum(dim=0)
 
     @property
     def delta(self) -> float:
-        """The map's sum less the difference of the scores, which it should be."""
+        """The sum of the map minus the difference of the scores; 0 for an exact integral."""
         return float(self._maps.double().sum()) - (self.score_end - self.score_start)
 
     @property
     def gap(self) -> float:
-        """The size of [`delta`] relative to that difference."""
+        """The size of [`delta`] relative to the difference of the scores."""
         return abs(self.delta) / max(abs(self.score_end - self.score_start), 1e-9)
 
     def refine(self, max_steps: int) -> bool:
-        """Halve the parts that miss most, as far as `max_steps` gradients in all allow; whether there was one to halve."""
-        count = min(
-            max(1, int(_HALVED * len(self._from))), (max_steps - self.n_steps) // (2 * self._nodes)
-        )
+        """Halve the segments with the largest errors.
+
+        Args:
+            max_steps: Largest number of gradients in total.
+
+        Returns:
+            Whether `max_steps` allowed to halve a segment.
+        """
+        count = max(1, int(_HALVED * len(self._from)))
+        count = min(count, (max_steps - self.n_steps) // (2 * self._nodes))
         if count < 1:
             return False
         if self._ends is None:
             scores = self._scores(torch.cat([self._from, self._to[-1:]]))
             self._ends = scores[:-1], scores[1:]
-        missed = (self._maps.double().sum(dim=(1, 2)) - (self._ends[1] - self._ends[0])).abs()
-        chosen = torch.zeros(len(missed), dtype=torch.bool)
-        chosen[missed.argsort(descending=True)[:count].cpu()] = True
-        middle = (self._from[chosen] + self._to[chosen]) / 2
-        known = self._scores(middle)
         low, high = self._ends
-        halves = torch.cat([self._from[chosen], middle]), torch.cat([middle, self._to[chosen]])
-        self._maps = torch.cat([self._maps[~chosen], self._integrals(*halves)])
+        errors = (self._maps.double().sum(dim=(1, 2)) - (high - low)).abs()
+        chosen = torch.zeros(len(errors), dtype=torch.bool)
+        chosen[errors.argsort(descending=True)[:count].cpu()] = True
+        middle = (self._from[chosen] + self._to[chosen]) / 2
+        score = self._scores(middle)
+        first, last = torch.cat([self._from[chosen], middle]), torch.cat([middle, self._to[chosen]])
+        self._maps = torch.cat([self._maps[~chosen], self._integrals(first, last)])
         self._ends = (
-            torch.cat([low[~chosen], low[chosen], known]),
-            torch.cat([high[~chosen], known, high[chosen]]),
+            torch.cat([low[~chosen], low[chosen], score]),
+            torch.cat([high[~chosen], score, high[chosen]]),
         )
-        self._from = torch.cat([self._from[~chosen], halves[0]])
-        self._to = torch.cat([self._to[~chosen], halves[1]])
+        self._from = torch.cat([self._from[~chosen], first])
+        self._to = torch.cat([self._to[~chosen], last])
         return True
 
     def _at(self, places: torch.Tensor) -> torch.Tensor:
@@ -90,9 +97,8 @@ class RefinedPath:
 
     def _integrals(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         maps = []
-        for first, last in zip(
-            low.split(self._batch_size), high.split(self._batch_size), strict=True
-        ):
+        batches = zip(low.split(self._batch_size), high.split(self._batch_size), strict=True)
+        for first, last in batches:
             attribution = IntegratedGradients(self._log_odds).attribute(
                 self._at(last).requires_grad_(),
                 self._at(first),
@@ -105,7 +111,5 @@ class RefinedPath:
 
     @torch.no_grad()
     def _scores(self, places: torch.Tensor) -> torch.Tensor:
-        found = [
-            self._log_odds(self._at(some)).double().cpu() for some in places.split(self._batch_size)
-        ]
-        return torch.cat(found)
+        batches = places.split(self._batch_size)
+        return torch.cat([self._log_odds(self._at(batch)).double().cpu() for batch in batches])
