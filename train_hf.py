@@ -1,34 +1,50 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = ["realfake @ git+https://github.com/user/realfake"]
+# ///
 """Fine-tune an image classifier to tell photographs from AI-generated images.
 
-    python train_hf.py --dataset user/corpus --model_name_or_path google/vit-base-patch16-224 --output_dir runs/vit
+    python train_hf.py --dataset user/corpus --output_dir runs/vit \\
+        --model_name_or_path google/vit-base-patch16-224
 
-    # two GPUs, pushed to the Hub
-    accelerate launch --num_processes 2 train_hf.py --dataset ./corpus --model_name_or_path facebook/convnextv2-tiny-22k-224 \
-        --output_dir runs/convnext --push_to_hub --hub_model_id user/my-detector
+Arguments → corpus → model → trainer → training → calibration → measurement → card → Hub: the steps
+are in `realfake/cli/train.py`, and `realfake train` is the same command. `--help` lists all options.
+The same command continues an interrupted run.
 
-    # two CPU processes (--cpu silently starts one)
-    accelerate launch --multi_gpu --num_processes 2 train_hf.py --use_cpu --ddp_backend gloo --dataset ./corpus …
+    # without a clone, here or on Hugging Face's machines
+    uv run https://raw.githubusercontent.com/user/realfake/main/train_hf.py --dataset user/corpus …
+    hf jobs uv run --flavor a10g-small --timeout 12h --secrets HF_TOKEN \\
+        https://raw.githubusercontent.com/user/realfake/main/train_hf.py \\
+        --dataset user/corpus … --push_to_hub --hub_model_id user/my-detector
 
-    # two machines (the file says how), on Slurm, on Hugging Face's machines
-    accelerate launch --config_file scripts/multi_node.yaml --machine_rank 0 --main_process_ip 10.0.0.1 train_hf.py --dataset …
-    sbatch --nodes 2 --ntasks-per-node 1 --gpus-per-node 8 --requeue --wrap 'srun bash -c "accelerate launch --config_file \\
-        scripts/multi_node.yaml --machine_rank \\$SLURM_NODEID --main_process_ip $(scontrol show hostnames | head -n 1) train_hf.py …"'
-    hf jobs run --flavor a10g-small --timeout 12h --secrets HF_TOKEN python:3.11 bash -c "
-        git clone https://github.com/user/realfake && cd realfake && pip install -q -r requirements.txt &&
-        accelerate launch train_hf.py --dataset user/corpus … --push_to_hub --hub_model_id user/my-detector"
+    # two GPUs; --quiet omits accelerate's traceback after an error
+    accelerate launch --quiet --num_processes 2 train_hf.py --dataset ./corpus \\
+        --model_name_or_path facebook/convnextv2-tiny-22k-224 --output_dir runs/convnext
 
-    # look before you train; measure a finished checkpoint
+    # two CPU processes (accelerate's --cpu would start one)
+    accelerate launch --multi_gpu --num_processes 2 train_hf.py --use_cpu --ddp_backend gloo …
+
+    # two machines; on Slurm
+    accelerate launch --config_file scripts/multi_node.yaml --machine_rank 0 \\
+        --main_process_ip 10.0.0.1 train_hf.py --dataset …
+    sbatch --nodes 2 --ntasks-per-node 1 --gpus-per-node 8 --requeue --wrap 'srun bash -c "
+        accelerate launch --config_file scripts/multi_node.yaml --machine_rank \\$SLURM_NODEID
+        --main_process_ip $(scontrol show hostnames | head -n 1) train_hf.py …"'
+
+    # show the corpus, the model and one batch; measure a finished checkpoint
     python train_hf.py --dataset ./corpus --model_name_or_path … --dry_run
-    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --evaluate_only test --output_dir runs/vit
+    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --output_dir runs/vit \\
+        --evaluate_only test
 
-    # a second stage, on what the first one got wrong
-    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --evaluate_only train --output_dir runs/vit
-    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --hard_examples runs/vit --learning_rate 3e-5 --output_dir runs/vit-2
+    # a second stage, on the errors of the first one
+    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --output_dir runs/vit \\
+        --evaluate_only train
+    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --output_dir runs/vit-2 \\
+        --hard_examples runs/vit --learning_rate 3e-5
 
-    # look for good options first, in twenty short trainings
-    python train_hf.py --dataset ./corpus --model_name_or_path … --search 20 --num_train_epochs 2 --output_dir runs/search
-
-A run that was interrupted continues when the same command is given again. `--help` lists every option.
+    # search for hyperparameters in twenty short trainings
+    python train_hf.py --dataset ./corpus --model_name_or_path … --output_dir runs/search \\
+        --search 20 --num_train_epochs 2
 """
 
 import sys

@@ -23,7 +23,7 @@ from realfake.evaluation.results import checkpoint_hash, read_evaluation, read_s
 from realfake.imaging.degradations import recompress
 from realfake.statistics.noise_floor import calibrated_ece_band
 from realfake.statistics.verdicts import coverage_band
-from realfake.training.runs import parts_of
+from realfake.training.runs import splits_of
 
 NAMES = ("photos", "cifake", "cifake-mobilenet")
 
@@ -193,7 +193,7 @@ def test_non_photographs_get_no_verdict(drawn):
 def test_few_photographs_are_taken_for_novel(corpora):
     corpus = load_corpus(corpora / "scenes", max_train_samples=50, max_test_samples=50)
     detector = Detector.from_pretrained()
-    part = parts_of(corpus, 42)["selection"]
+    part = splits_of(corpus, 42)["selection"]
     out_of_distribution = detector.ood.is_out_of_distribution(
         collecting.collect_scores(detector, part)[1]
     )

@@ -545,7 +545,7 @@ def test_what_a_killed_writer_leaves_is_not_published():
         ("corpus audit {corpus} --output {out}", "{out}"),
         ("corpus audit {corpus} --output {out} --equalize {equal}", "{equal}"),
         ("corpus prepare {corpus} --output {out}", "{out}"),
-        ("fit-ood {model} --dataset {corpus}", "{model}"),
+        ("calibrate {model} --dataset {corpus} --only_ood", "{model}"),
         (
             "evaluate explanations {model} --dataset {corpus} --output {out} --layers 2 --store",
             "{model}",

@@ -1,30 +1,44 @@
-"""Calibrate an existing checkpoint: any image classifier that tells photographs from AI-generated images.
+"""Calibrate an existing image classifier that tells photographs from AI-generated images.
 
-    python scripts/calibrate.py user/detector --dataset ./corpus --output runs/calibrated
-    python scripts/calibrate.py user/detector --label_map LABEL_0=real,LABEL_1=ai --dataset ./corpus --output runs/calibrated \
-        --degraded --push_to_hub --hub_model_id user/detector-calibrated
+    realfake calibrate user/detector --dataset ./corpus --output runs/calibrated
+    realfake calibrate user/detector --dataset ./corpus --output runs/calibrated \\
+        --label_map LABEL_0=real,LABEL_1=ai --degraded \\
+        --push_to_hub --hub_model_id user/detector-calibrated
 
-A temperature and a bias are fitted on the calibration half of the corpus' validation split and folded into the last layer, so
-that the stock pipeline gives calibrated probabilities; thresholds of the verdict are stored beside them. The other half, and with
-`--measure_test` the test split, show what it was worth. With `--degraded` every image is recompressed, resized or otherwise
-degraded first, so that the calibration holds after a trip through the web. Where nothing lowers the NLL, nothing is changed.
+    # only the out-of-distribution check, in the folder of a checkpoint
+    realfake calibrate runs/vit --dataset ./corpus --only_ood --false_alarms 0.01
+
+A temperature and a bias are fitted on the calibration half of the validation split and folded into
+the last layer, so the stock pipeline gives calibrated probabilities. The thresholds of the verdict
+and the out-of-distribution check are stored with them. The other half, and with --measure_test the
+test split, show the effect. With --degraded, every image gets a random degradation first. If
+nothing lowers the NLL, the weights stay unchanged.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realfake import io
 from realfake.cli import options as cli_options
 
+if TYPE_CHECKING:
+    from realfake.detector import Detector
+    from realfake.training.release import Released
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
+    from realfake.models.ood import ALPHA
     from realfake.training.release import METHODS
 
     cli_options.add_model(parser)
     cli_options.add_corpus(parser)
     cli_options.add_limits(parser, "validation", "test")
-    cli_options.add_output(parser, "folder of the calibrated checkpoint and its card")
+    cli_options.add_output(
+        parser, "folder of the calibrated checkpoint and its card", required=False
+    )
     parser.add_argument(
         "--method", choices=METHODS, default="auto", help="what to fit; auto: by cross-validation"
     )
@@ -36,6 +50,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--degraded", action="store_true", help="fit on images with a random degradation each"
+    )
+    parser.add_argument(
+        "--only_ood",
+        action="store_true",
+        help="fit only the out-of-distribution check, in the model's folder",
+    )
+    parser.add_argument(
+        "--false_alarms",
+        type=cli_options.between(0, 0.5),
+        default=ALPHA,
+        help="with --only_ood: share of in-distribution images per class that are flagged",
     )
     cli_options.add_batch_size(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
@@ -54,6 +79,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Calibrate, in a folder that no other process writes to."""
+    if options.only_ood:
+        if not Path(options.model).is_dir():
+            raise ValueError(
+                f"{options.model} is not a folder; download it, or leave out --only_ood."
+            )
+        with io.output_folder(options.model):
+            return fit_ood(options)
     _check_output(options)
     options.output_dir = options.output
     with io.output_folder(options.output):
@@ -63,6 +95,8 @@ def run(options: argparse.Namespace) -> int:
 def _check_output(options: argparse.Namespace) -> None:
     from realfake.training.runs import FINISHED
 
+    if options.output is None:
+        raise ValueError("--output is missing: name a folder for the calibrated checkpoint.")
     folder = Path(options.output)
     if folder.resolve() == Path(options.model).resolve():
         raise ValueError(
@@ -72,11 +106,56 @@ def _check_output(options: argparse.Namespace) -> None:
         raise ValueError(f"{folder} holds a finished training run; pass another --output.")
 
 
+def fit_ood(options: argparse.Namespace) -> int:
+    """Fit the out-of-distribution check of a checkpoint, and print its rate of false alarms."""
+    from realfake.corpus.rows import is_ai
+    from realfake.detector import Detector
+    from realfake.labels import AI, REAL
+    from realfake.statistics.verdicts import binomial_interval
+    from realfake.training import measuring, release, runs
+
+    detector = cli_options.open_model(options)
+    corpus = cli_options.read_corpus(options, {"validation": options.max_validation_samples})
+    splits = runs.splits_of(corpus, options.split_seed)
+    dataset, batch_size = splits["calibration"], options.batch_size
+    fitted = release.fit_ood(
+        detector, options.model, dataset, options.false_alarms, batch_size, options.degraded
+    )
+    if fitted is None:
+        raise ValueError(
+            f"{len(dataset)} calibration images are too few for --false_alarms "
+            f"{options.false_alarms:g}; nothing was stored."
+        )
+    names = detector.model.config.id2label
+    label_map = {
+        names[index]: label
+        for label, indices in detector.class_indices.items()
+        for index in indices
+    }
+    stored = Detector.from_pretrained(options.model, label_map=label_map)
+    _, flagged = measuring.compute_scores(
+        stored, splits["selection"], batch_size, "false alarms", options.degraded
+    )
+    n = fitted.to_dict()["n"]
+    print(f"Fitted on {n[REAL]:,} real and {n[AI]:,} ai images.")
+    truth = is_ai(splits["selection"])
+    for label, rows in ((REAL, ~truth), (AI, truth)):
+        count, total = int(flagged[rows].sum()), int(rows.sum())
+        low, high = binomial_interval(count, total)
+        rate = count / total if total else float("nan")
+        print(
+            f"Flagged among {total:,} other images ({label}): {rate:.3f} ({low:.3f} to {high:.3f})"
+        )
+    print(f"Finished: {options.model}", flush=True)
+    return 0
+
+
 def calibrate(options: argparse.Namespace) -> int:
-    """Checkpoint → logits → calibration → stored checkpoint → figures → card → Hub."""
-    from realfake.corpus import rows
+    """Calibrate a checkpoint, store it, measure it, write its card and push it."""
+    from realfake.evaluation.results import checkpoint_hash
     from realfake.statistics.log_odds import log_odds_from_logits
-    from realfake.training import publishing, release, runs
+    from realfake.training import measuring, publishing, release, runs
+    from realfake.training.trainer import count_labels
 
     limits = {"validation": options.max_validation_samples}
     if options.measure_test:
@@ -84,189 +163,145 @@ def calibrate(options: argparse.Namespace) -> int:
     detector = cli_options.open_model(options)
     if options.push_to_hub:
         publishing.check_login(options)
-    parts = runs.parts_of(cli_options.read_corpus(options, limits), options.split_seed)
+    splits = runs.splits_of(cli_options.read_corpus(options, limits), options.split_seed)
     original = {
         "model": str(options.model),
         "revision": detector.revision,
         "classes": release.name_classes(detector),
         "sha256": _identity(options, detector),
     }
-
-    measured = {"selection": False, "calibration": options.degraded}
-    if options.degraded:
-        measured["selection-degraded"] = True
-    if options.measure_test:
-        measured["test"] = False
-    before = {}
-    for name, degraded in measured.items():
-        part = parts[name.removesuffix("-degraded")]
-        before[name] = release.compute_logits(
-            detector, part, options.batch_size, f"{name}, before", degraded
+    # {name of the measurement: (split, whether it is degraded)}
+    measured = {
+        "selection": ("selection", False),
+        "calibration": ("calibration", options.degraded),
+        "selection-degraded": ("selection", True),
+        "test": ("test", False),
+    }
+    if not options.degraded:
+        del measured["selection-degraded"]
+    if not options.measure_test:
+        del measured["test"]
+    batch_size = options.batch_size
+    before = {
+        name: measuring.compute_logits(
+            detector, splits[split], batch_size, f"{name}, before", degraded
         )
-
-    part = parts["calibration"]
-    fitted = release.fit(
+        for name, (split, degraded) in measured.items()
+    }
+    fitted = release.fit_calibration(
         detector,
         before["calibration"],
-        rows.is_ai(part),
-        rows.column(part, "group"),
+        splits["calibration"],
         options.method,
+        smallest_gain=release.SMALLEST_GAIN,
     )
+    halves = ("selection", "calibration")
     facts = {
         "calibrated_from": original,
         "calibrated_on": options.corpus_name,
-        "calibration_parts": {
-            name: release.count(parts[name]) for name in ("selection", "calibration")
-        },
+        "calibration_parts": {name: count_labels(splits[name]) for name in halves},
     }
-    class_indices = detector.class_indices
-    result = release.fold_save_reopen(
+    released = release.release(
         detector,
         fitted,
-        part,
+        splits["calibration"],
         before["calibration"],
         options.output,
         facts,
         options.alpha,
-        options.batch_size,
+        batch_size,
         options.degraded,
     )
-    for name, degraded in measured.items():
-        rows = parts[name.removesuffix("-degraded")]
-        scores = release.compute_scores(result.detector, rows, options.batch_size, name, degraded)
-        _write_down(
-            options,
-            result.detector,
-            parts,
+    for name, (split, degraded) in measured.items():
+        scores = measuring.compute_scores(
+            released.detector, splits[split], batch_size, name, degraded
+        )
+        measuring.record_split(
+            released.detector,
+            splits[split],
             name,
             *scores,
-            log_odds_from_logits(before[name], class_indices),
+            folder=options.output,
+            weights=checkpoint_hash(options.output),
+            corpus=options.corpus_name,
+            measurement_log=cli_options.measurement_log(options),
+            seed=options.seed,
+            before=log_odds_from_logits(before[name], released.detector.class_indices),
         )
-    _finish(options, result, original)
+    _write_card(options, released, original)
     return publishing.push(options, "realfake calibrate") if options.push_to_hub else 0
 
 
-def _identity(options, detector) -> str | None:
+def _identity(options: argparse.Namespace, detector: "Detector") -> str | None:
     try:
         return cli_options.model_identity(options.model, detector)
-    except OSError:
-        # Weights in several files are opened all the same; they have no single hash.
+    except OSError:  # weights in several files have no single hash
         return None
 
 
-def _write_down(options, detector, parts, name: str, log_odds, out_of_distribution, before) -> None:
-    from datetime import UTC, datetime
-
-    from realfake.corpus import rows
-    from realfake.evaluation import measure, results
-    from realfake.evaluation.log import log_measurement
-
-    dataset = parts[name.removesuffix("-degraded")]
-    truth = rows.is_ai(dataset)
-    known = {f"{key}s": rows.column(dataset, key) for key in ("group", "generator", "source")}
-    figures = measure.measure(
-        log_odds,
-        truth,
-        thresholds=detector.thresholds,
-        out_of_distribution=out_of_distribution,
-        seed=options.seed,
-        **known,
-    )
-    facts = {
-        "checkpoint_hash": results.checkpoint_hash(options.output),
-        "command": io.command_line(),
-        "corpus": options.corpus_name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    if name == "test":
-        headline = {
-            key: figures["summary"][key]
-            for key in ("accuracy", "balanced_accuracy", "auroc", "ece")
-        }
-        log_measurement(
-            cli_options.measurement_log(options),
-            split=name,
-            n=figures["n"],
-            figures=headline,
-            **facts,
-        )
-    results.write_evaluation(
-        options.output,
-        name,
-        figures,
-        before=measure.measure(before, truth, groups=known["groups"], seed=options.seed),
-        corpus_fingerprint=rows.corpus_fingerprint(dataset),
-        versions=io.versions(),
-        **facts,
-    )
-    results.write_scores(
-        options.output, name, log_odds, truth, out_of_distribution=out_of_distribution, **known
-    )
-
-
-def _finish(options, result, original) -> None:
-    """Write the card, and say what the calibration was worth."""
+def _write_card(options: argparse.Namespace, released: "Released", original: Mapping) -> None:
+    """Write the card, and print the effect of the calibration."""
     from realfake.card.facts import hub_id
     from realfake.evaluation import log, results
     from realfake.evaluation.plots import write_plots
-    from realfake.training import release
+    from realfake.training import publishing, release
 
-    folder = Path(options.output)
+    folder, calibration = Path(options.output), released.calibration
     content = results.read_evaluation(folder)
     split = "test" if options.measure_test else "selection"
     scores = results.read_scores(folder / f"scores-{split}.parquet")
-    calibration, record = result.calibration, content[split]
-    repo = options.hub_model_id
+    figures = content[split]["figures"]
+    plots = write_plots(folder, split, scores["log_odds"], scores["is_ai"], figures)
+    measurements = None
+    if options.measure_test:
+        path = cli_options.measurement_log(options)
+        measurements = log.count(path, split="test", corpus=options.corpus_name)
+    repo, model = options.hub_model_id, original["model"]
     facts = {
         "name": (repo or folder.resolve().name).rsplit("/", 1)[-1],
         "source": repo or "path/to/this/folder",
-        "model": original["model"] if hub_id(original["model"]) else Path(original["model"]).name,
-        "model_id": hub_id(original["model"]),
+        "model": model if hub_id(model) else Path(model).name,
+        "model_id": hub_id(model),
         "revision": original["revision"],
-        "classes": release.names_in_order(result.detector),
+        "classes": release.class_names(released.detector),
         "original_classes": original["classes"],
         "corpus": options.corpus_name,
         "command": io.command_line(),
         "degraded": options.degraded,
-        "thresholds": result.detector.thresholds.to_dict(),
-        "ood": result.detector.facts.get("ood"),
+        "thresholds": released.detector.thresholds.to_dict(),
+        "ood": released.detector.facts.get("ood"),
         "versions": io.versions(),
-        "plots": write_plots(folder, split, scores["log_odds"], scores["is_ai"], record["figures"]),
-        "measurements": log.count(
-            cli_options.measurement_log(options), split="test", corpus=options.corpus_name
-        )
-        if options.measure_test
-        else None,
+        "plots": plots,
+        "measurements": measurements,
     }
-    card = release.write_card(folder, facts, calibration, content, split, options.license)
+    card = publishing.write_calibrated_card(
+        folder, facts, calibration, content, split, options.license
+    )
     if calibration.method == "identity":
         print(f"Nothing was changed: {calibration.reason}.")
     else:
         note = f" ({calibration.reason})" if calibration.reason else ""
         print(
-            f"{calibration.method}: T = {calibration.temperature:.4g}, b = {calibration.bias:+.4g}, fitted on "
-            f"{calibration.n:,} images{note}."
+            f"{calibration.method}: T = {calibration.temperature:.4g}, "
+            f"b = {calibration.bias:+.4g}, fitted on {calibration.n:,} images{note}."
         )
     for name, entry in content.items():
         old, new = entry["before_calibration"]["summary"], entry["figures"]["summary"]
         print(f"{name}:")
-        for key, text in (("nll", "NLL"), ("ece", "ECE")):
-            print(f"  {text} {_figure(old[key])} -> {_figure(new[key])}")
+        for key in ("nll", "ece"):
+            print(f"  {key.upper()} {_figure(old[key])} -> {_figure(new[key])}")
         floor = new["ece_noise_floor"]
         if floor["value"] is not None:
-            within = "within" if new["ece"]["value"] <= floor["high"] else "above"
-            print(
-                f"  a perfectly calibrated model would show an ECE of {_figure(floor)}; this one is {within} that"
-            )
+            print(f"  ECE of a perfectly calibrated model, by chance: {_figure(floor)}")
         if name.startswith("selection") and new["nll"]["value"] > old["nll"]["value"]:
-            print(
-                "  its NLL went up on these images, which the calibration did not see; the corpus may be too small"
-            )
+            print("  the NLL rose on these images; the corpus may be too small for calibration")
     print(f"Finished: {card}", flush=True)
 
 
-def _figure(figure) -> str:
-    text = "none" if figure["value"] is None else f"{figure['value']:.4f}"
+def _figure(figure: Mapping) -> str:
+    if figure["value"] is None:
+        return "none"
+    text = f"{figure['value']:.4f}"
     return (
         text if figure["low"] is None else f"{text} ({figure['low']:.4f} to {figure['high']:.4f})"
     )

@@ -1,30 +1,36 @@
-"""Fine-tune several image classifiers on the same images, and print one table.
+"""Fine-tune several image classifiers on the same images and compare them in a table.
 
-    python scripts/compare.py --dataset ./corpus --output_dir runs/compare --num_train_epochs 5
-    python scripts/compare.py --dataset ./corpus --output_dir runs/compare --models resnet-18,vit-b/16,user/my-model --seeds 42,43
+    realfake compare --dataset ./corpus --output runs/compare --num_train_epochs 5
+    realfake compare --dataset ./corpus --output runs/compare --seeds 42,43 \\
+        --models resnet-18,vit-b/16,user/my-model
 
-    # without checkpoints: small versions of the seven architectures, from random weights
-    python scripts/compare.py --dataset ./corpus --output_dir runs/scratch --from_scratch --scale tiny --image_size 32
+    # tiny versions of the seven architectures, from random weights
+    realfake compare --dataset ./corpus --output runs/scratch --from_scratch --scale tiny \\
+        --image_size 32
 
-    # models of your own making, as a JSON file: [{"name": "wide", "words": ["--model_type", "vit", "--config_overrides", "{…}"]}]
-    python scripts/compare.py --dataset ./corpus --output_dir runs/own --models models.json
+    # models from a JSON file: [{"name": "wide", "words": ["--model_type", "vit", …]}]
+    realfake compare --dataset ./corpus --output runs/own --models models.json
 
-Every option that is not listed below goes to `train_hf.py`: epochs, learning rate, `--hold_out`, `--max_train_samples`, … All
-models train with the same options, splits and seeds, and end calibrated. The table goes to `comparison.md`, all figures to
-`comparison.json`. Give the same command again, and finished runs are kept, an interrupted one continues.
+All other options go to `realfake train`. All models are trained with the same options, splits and
+seeds. `comparison.md` is the table, `comparison.json` holds all figures. The same command continues
+an interrupted series.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realfake import io
 from realfake.cli import options as cli_options
 
+if TYPE_CHECKING:
+    from realfake.training.series import Run
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    from realfake.training.series import ARCHITECTURES, SCALES
+    from realfake.training.architectures import ARCHITECTURES, SCALES
 
     cli_options.add_output(parser, "folder of the runs and the table")
     parser.add_argument(
@@ -57,85 +63,79 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, compare and print, in a folder that no other process writes to."""
-    words = options.training_options
-    _check(options, words)
-    series = runs_of(options, words)
+    from realfake.training import comparison, series
+
+    seeds = _seeds(options.seeds)
+    runs = _runs(options, seeds)
+    series.check_folders(runs)
     with io.locked_folder(options.output):
-        return train_and_compare(options, series)
+        failed = series.train_all(runs, options.launcher)
+        names = [run.name for run in runs if run.finished]
+        done = [run for run in runs if run.finished and names.count(run.name) == len(seeds)]
+        if len({run.name for run in done}) < 2:
+            reasons = "; ".join(f"{name}: {line}" for name, line in failed.items())
+            raise ValueError(f"Fewer than two models were trained; {reasons}")
+        figures = {"seeds": seeds, **comparison.figures_of(done, options.split)}
+        measured = comparison.measure_all(done, options.split, options.tier_samples)
+        for name, more in measured.items():
+            figures["models"][name] |= more
+        return series.write_report(
+            Path(options.output), "comparison", figures, failed, comparison.comparison_page
+        )
 
 
-def _check(options: argparse.Namespace, words: list[str]) -> None:
+def _runs(options: argparse.Namespace, seeds: list[int]) -> list["Run"]:
+    from realfake.formatting import slug
+    from realfake.training.arguments import parse
+    from realfake.training.series import Run, refuse_options
+
+    words = options.training_options
+    refuse_options(
+        words,
+        *("--seed", "--measure_test", "--output_dir"),
+        *("--model_name_or_path", "--model_type", "--config_overrides"),
+        hint="use --seeds, --split, --models or --output",
+    )
+    models = _models(options, words)
+    if len(models) < 2:
+        raise ValueError("--models names fewer than two models; there is nothing to compare.")
+    runs = []
+    for seed in seeds:
+        for name, model in models.items():
+            folder = Path(options.output) / f"{slug(name.replace('/', '-'))}-s{seed}"
+            own = ["--seed", str(seed), "--measure_test", str(options.split == "test")]
+            run = Run(name, (*words, *model, *own), folder)
+            parse([*run.words, "--output_dir", str(folder)])
+            runs.append(run)
+    return runs
+
+
+def _models(options: argparse.Namespace, words: list[str]) -> dict[str, list[str]]:
+    """Return `{name: training options}`."""
+    from realfake.training.architectures import model_options
+
     if options.scale != "full" and not options.from_scratch:
         raise ValueError("--scale needs --from_scratch: a pretrained checkpoint has a fixed size.")
-    try:
-        options.seeds = list(dict.fromkeys(int(seed) for seed in options.seeds.split(",")))
-    except ValueError:
-        raise ValueError(
-            f"--seeds must be whole numbers separated by commas, not {options.seeds!r}."
-        ) from None
-    for word in (
-        "--seed",
-        "--measure_test",
-        "--model_name_or_path",
-        "--model_type",
-        "--config_overrides",
-        "--output_dir",
-    ):
-        if any(given == word or given.startswith(f"{word}=") for given in words):
-            raise ValueError(
-                f"{word} is set for each run; use --seeds, --split, --models or --output."
-            )
-
-
-def runs_of(options: argparse.Namespace, words: list[str]):
-    """The runs that were asked for, their options checked."""
-    from realfake.formatting import slug
-    from realfake.training import runs
-    from realfake.training.series import Run, words_for
-
-    image_size = _image_size(words)
     path = Path(options.models)
     if path.suffix == ".json":
         if options.from_scratch:
-            raise ValueError(
-                "--from_scratch and --scale do not go with a JSON file, which says what each model is."
-            )
-        models = _read_models(path)
-    else:
-        names = [name.strip() for name in options.models.split(",") if name.strip()]
-        scale = {
-            "from_scratch": options.from_scratch,
-            "scale": options.scale,
-            "image_size": image_size,
-        }
-        models = {name: words_for(name, **scale) for name in dict.fromkeys(names)}
-    if len(models) < 2:
-        raise ValueError("--models names fewer than two models; there is nothing to compare.")
-    found = []
-    for seed in options.seeds:
-        for name, own in models.items():
-            folder = Path(options.output) / f"{slug(name.replace('/', '-'))}-s{seed}"
-            whole = (
-                *words,
-                *own,
-                "--seed",
-                str(seed),
-                "--measure_test",
-                str(options.split == "test"),
-            )
-            runs.parse([*whole, "--output_dir", str(folder)])
-            found.append(Run(name, whole, folder))
-    if len({run.folder for run in found}) < len(found):
-        raise ValueError(
-            "--models: two models would share a folder; name them apart in a JSON file."
-        )
-    return found
-
-
-def _image_size(words: list[str]) -> int | None:
+            raise ValueError("--from_scratch has no effect on a JSON file; leave it out.")
+        return _read_models(path)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--image_size", type=int)
-    return parser.parse_known_args(words)[0].image_size
+    image_size = parser.parse_known_args(words)[0].image_size
+    scratch = {"from_scratch": options.from_scratch, "scale": options.scale}
+    names = [name.strip() for name in options.models.split(",") if name.strip()]
+    return {name: model_options(name, **scratch, image_size=image_size) for name in names}
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError:
+        raise ValueError(
+            f"--seeds must be whole numbers separated by commas, not {text!r}."
+        ) from None
 
 
 def _read_models(path: Path) -> dict[str, list[str]]:
@@ -146,27 +146,3 @@ def _read_models(path: Path) -> dict[str, list[str]]:
         raise ValueError(
             f'{path} must hold a list of {{"name": …, "words": ["--model_type", …]}} ({error}).'
         ) from error
-
-
-def train_and_compare(options: argparse.Namespace, series: list) -> int:
-    """Runs → scores → figures → table."""
-    from realfake.training import comparison
-    from realfake.training import series as training_series
-
-    training_series.check_folders(series)
-    failed = training_series.train_all(series, options.launcher)
-    done = [run for run in series if run.finished]
-    done = [
-        run for run in done if sum(other.name == run.name for other in done) == len(options.seeds)
-    ]
-    if len({run.name for run in done}) < 2:
-        raise ValueError(
-            f"Fewer than two models were trained; {'; '.join(f'{name}: {line}' for name, line in failed.items())}"
-        )
-    found = {"seeds": options.seeds, **comparison.figures_of(done, options.split)}
-    beside = comparison.measure_all(done, options.split, options.tier_samples)
-    for name, figures in beside.items():
-        found["models"][name] |= figures
-    return training_series.conclude(
-        Path(options.output), "comparison", found, failed, comparison.comparison_page
-    )

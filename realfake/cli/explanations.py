@@ -120,9 +120,9 @@ def evaluate(options: argparse.Namespace) -> int:
     detector = cli_options.open_model(options)
     identity = cli_options.model_identity(options.model, detector)
     corpus = cli_options.read_corpus(
-        options, {runs.split_to_read(options.split): options.max_samples}
+        options, {runs.source_split(options.split): options.max_samples}
     )
-    dataset = runs.part_of(corpus, options.split, options.split_seed)
+    dataset = runs.split_of(corpus, options.split, options.split_seed)
     # In an order that does not follow the classes: the slow checks are made on the first ones.
     dataset = dataset.shuffle(seed=options.seed)
     fingerprint = rows.corpus_fingerprint(dataset)

@@ -1,18 +1,22 @@
-"""Train without one generator after the other, and print how well each is found by a detector that never saw it.
+"""Train without each generator in turn and measure how well it is detected.
 
-    python scripts/leave_one_out.py --dataset ./corpus --column family --output_dir runs/leave-one-out \
+    realfake leave-one-out --dataset ./corpus --column family --output runs/leave-one-out \\
         --model_name_or_path google/vit-base-patch16-224 --num_train_epochs 3
 
-Every option that is not listed below goes to `train_hf.py`. Neither training nor the choice of the checkpoint sees the value
-that is left out, nor an image of its groups, and the test split is not measured: choose by these figures, and measure test
-once, at the end. Finished runs are kept when the same command is given again.
+All other options go to `realfake train`. The training and the choice of the checkpoint exclude the
+value and its groups. The test split is not measured: choose a model by these figures and measure it
+once, at the end. The same command continues an interrupted series.
 """
 
 import argparse
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realfake.cli import options as cli_options
+
+if TYPE_CHECKING:
+    from realfake.corpus.load import Corpus
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,58 +41,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, compare and print; `options.training_options` go to each run."""
-    words = options.training_options
-    for word in ("--hold_out", "--measure_test", "--output_dir"):
-        if any(given == word or given.startswith(f"{word}=") for given in words):
-            raise ValueError(f"{word} is set for each run; leave it out.")
-    return leave_one_out(options, words)
-
-
-def leave_one_out(options: argparse.Namespace, words: list[str]) -> int:
-    """Corpus → values → runs → table, in a folder that nobody else writes to."""
+    """Train, measure and print, in a folder that no other process writes to."""
     from realfake import io
     from realfake.formatting import slug
-    from realfake.training import runs
-    from realfake.training import series as training_series
+    from realfake.training import comparison, runs, series
+    from realfake.training.arguments import parse
 
-    folder = Path(options.output)
-    words = [*words, "--measure_test", "False"]
-    parsed = runs.parse([*words, "--output_dir", str(folder)])
-    corpus = runs.load(parsed.data, parsed.run)
-    series = [
-        training_series.Run(
+    folder, words = Path(options.output), [*options.training_options, "--measure_test", "False"]
+    set_here = ("--hold_out", "--measure_test", "--output_dir")
+    series.refuse_options(options.training_options, *set_here, hint="leave it out")
+    corpus = runs.load(parse([*words, "--output_dir", str(folder)]).data)
+    trainings = [
+        series.Run(
             value,
             (*words, "--hold_out", f"{options.column}={value}"),
             folder / slug(value.replace("/", "-").replace(" ", "-")),
         )
         for value in _values(options, corpus)
     ]
-    if len({run.folder for run in series}) < len(series):
-        raise ValueError("Two values would share a folder; leave one of them out with --values.")
+    series.check_folders(trainings)
     with io.locked_folder(folder):
-        return train_and_compare(options, series)
-
-
-def train_and_compare(options: argparse.Namespace, series: list) -> int:
-    """Runs → figures → table."""
-    from realfake.training import comparison
-    from realfake.training import series as training_series
-
-    training_series.check_folders(series)
-    failed = training_series.train_all(series, options.launcher)
-    done = [run for run in series if run.finished]
-    if not done:
-        raise ValueError(
-            f"No run was finished; {'; '.join(f'{name}: {line}' for name, line in failed.items())}"
+        failed = series.train_all(trainings, options.launcher)
+        done = [training for training in trainings if training.finished]
+        if not done:
+            reasons = "; ".join(f"{name}: {line}" for name, line in failed.items())
+            raise ValueError(f"No run was finished; {reasons}")
+        figures = {"column": options.column, "values": comparison.held_out_figures(done)}
+        return series.write_report(
+            folder, "leave_one_out", figures, failed, comparison.held_out_page
         )
-    found = {"column": options.column, "values": comparison.held_out_figures(done)}
-    return training_series.conclude(
-        Path(options.output), "leave_one_out", found, failed, comparison.held_out_page
-    )
 
 
-def _values(options: argparse.Namespace, corpus) -> list[str]:
+def _values(options: argparse.Namespace, corpus: "Corpus") -> list[str]:
     from realfake.corpus.rows import is_ai
 
     counts: Counter = Counter()
@@ -96,13 +80,11 @@ def _values(options: argparse.Namespace, corpus) -> list[str]:
         rows = corpus.splits[split]
         if options.column not in rows.column_names:
             raise ValueError(
-                f"--column: the corpus has no column {options.column!r}; it has {', '.join(rows.column_names)}."
+                f"--column: the corpus has no column {options.column!r}; it has "
+                f"{', '.join(rows.column_names)}."
             )
-        counts.update(
-            value
-            for value, made in zip(rows[options.column], is_ai(rows), strict=True)
-            if made and value
-        )
+        values = zip(rows[options.column], is_ai(rows), strict=True)
+        counts.update(value for value, generated in values if generated and value)
     if options.values:
         return list(
             dict.fromkeys(value.strip() for value in options.values.split(",") if value.strip())

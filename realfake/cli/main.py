@@ -1,16 +1,15 @@
-"""The `realfake` command: find the subcommand, parse its options, run it, turn errors into one line.
+"""The `realfake` command: it finds the subcommand, parses the options, runs it and reports errors.
 
 A command is a module of `realfake.cli` with two functions:
 
     configure(parser)      adds the arguments
     run(options) -> int    does the work and returns the exit status
 
-A user's mistake is a `ValueError` or an `OSError`. A module imports torch, transformers and datasets
-inside its functions only, so that `--help` is fast.
-
-The module's docstring is the help text: the first paragraph is the description, the rest follows the
-options. A module with several commands has `configure_NAME` and `run_NAME`, and the docstring of
-`configure_NAME` is the help text. A module with `parse(arguments)` parses the options itself.
+The docstring of the module is the help text: its first paragraph is the description, the rest
+follows the options. A module with several commands has `configure_NAME` and `run_NAME`, and the
+docstring of `configure_NAME` is the help text. A module with `parse(arguments)` parses the options
+itself. A module imports torch, transformers and datasets inside its functions only, so that `--help`
+is fast. A user's mistake raises `ValueError` or `OSError`.
 """
 
 import argparse
@@ -37,7 +36,7 @@ class Command:
         module: Module of `realfake.cli`.
         help: One line for `realfake --help`.
         resumable: Whether the same command continues an interrupted run.
-        name: Ending of the functions `configure_NAME` and `run_NAME`, if the module has several commands.
+        name: Ending of `configure_NAME` and `run_NAME`, if the module has several commands.
         training_options: Whether unknown options are kept, as `options.training_options`.
     """
 
@@ -75,7 +74,6 @@ COMMANDS = {
         training_options=True,
     ),
     "calibrate": Command("calibrate", "calibrate an existing image classifier"),
-    "fit-ood": Command("fit_ood", "fit the out-of-distribution check of a checkpoint"),
     "corpus prepare": Command("prepare", "clean and split raw images"),
     "corpus audit": Command("audit", "check whether a corpus gives its labels away"),
     "corpus feedback": Command("feedback", "turn feedback from the Space into a corpus"),
@@ -108,7 +106,7 @@ def _name_option(match: re.Match) -> str:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the examples' lines, adds the default where a help text has none and the value says something."""
+    """Keep the lines of the examples; add defaults that are not obvious."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, []) or action.required:
@@ -124,8 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             process, which then ends with the exit status.
 
     Returns:
-        The exit status: 0, 1 if some files could not be processed, 2 for a user's mistake, 130 after
-        Ctrl-C.
+        The exit status: 0; 1 if some files could not be processed; 2 for a user's mistake; 130
+        after Ctrl-C.
 
     Raises:
         SystemExit: After `--help` or `--version`.
@@ -156,11 +154,8 @@ def dispatch(arguments: list[str]) -> int:
     try:
         name, rest = _find(arguments)
         command = COMMANDS[name]
-        module = importlib.import_module(f"realfake.cli.{command.module}")
-        if hasattr(module, "parse"):
-            options = module.parse(rest)
-        else:
-            options = _parse(name, command, module, rest)
+        module = _module(command)
+        options = module.parse(rest) if hasattr(module, "parse") else _parse(name, rest)
         return _function(module, "run", command)(options)
     except BrokenPipeError:  # the reader, such as `head`, has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -208,9 +203,10 @@ def _overview(group: str | None) -> Parser:
     return parser
 
 
-def _parse(
-    name: str, command: Command, module: ModuleType, arguments: list[str]
-) -> argparse.Namespace:
+def build_parser(name: str) -> Parser:
+    """Return the parser of one command."""
+    command = COMMANDS[name]
+    module = _module(command)
     configure = _function(module, "configure", command)
     text = configure.__doc__ if command.name else module.__doc__
     description, _, epilog = inspect.cleandoc(text or "").partition("\n\n")
@@ -218,10 +214,19 @@ def _parse(
         prog=f"realfake {name}", description=description, epilog=epilog, formatter_class=_Formatter
     )
     configure(parser)
-    if not command.training_options:
+    return parser
+
+
+def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
+    parser = build_parser(name)
+    if not COMMANDS[name].training_options:
         return parser.parse_args(arguments)
     options, options.training_options = parser.parse_known_args(arguments)
     return options
+
+
+def _module(command: Command) -> ModuleType:
+    return importlib.import_module(f"realfake.cli.{command.module}")
 
 
 def _function(module: ModuleType, kind: str, command: Command) -> Callable:

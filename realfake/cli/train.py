@@ -1,7 +1,7 @@
 """Fine-tune an image classifier to tell photographs from AI-generated images.
 
-The options are the fields of `realfake.training.arguments` and of transformers' `TrainingArguments`.
-The same command continues an interrupted run.
+The options are those of `realfake.training.arguments` and of transformers' `TrainingArguments`. The
+same command continues an interrupted run.
 """
 
 import sys

@@ -169,8 +169,8 @@ class OodReference:
         for name, block in self.blocks.items():
             if name not in features or features[name].shape[1:] != block.mean.shape:
                 raise ValueError(
-                    f"{FILE_NAME} was fitted on another network: it does not know these features. Fit it again with "
-                    "scripts/fit_novelty.py."
+                    f"{FILE_NAME} was fitted on another network; fit it again with "
+                    "`realfake calibrate MODEL --dataset CORPUS --only_ood`."
                 )
         return sum(
             block.distance(features[name].astype(np.float64)) for name, block in self.blocks.items()

@@ -1,7 +1,7 @@
-"""Random changes to training images that keep what tells a camera from a generator: mild, and at native pixels.
+"""Random changes to training images, mild and at native pixels, that keep the traces of generators.
 
-[`Augmentation`] is what the training set's transform applies before the processor. It imitates what files go
-through on the web ([`realfake.imaging.degradations`]), so that the classifier does not lean on one camera's JPEG tables.
+[`Augmentation`] is applied before the image processor. It imitates what happens to files on the web
+([`realfake.imaging.degradations`]), so that the classifier does not rely on JPEG tables.
 """
 
 import math
@@ -19,9 +19,9 @@ from realfake.imaging.degradations import (
     recompress,
 )
 
-# Up to this shortest side (CIFAKE: 32) resampling would destroy the image; it is shifted instead.
+# Images up to this shortest side are shifted, because resampling would destroy them.
 _TINY = 64
-# JPEG's blocks.
+# Side of a JPEG block.
 _BLOCK = 8
 # Antialiasing kernels: what browsers and editors use.
 _KERNELS = [KERNELS[name] for name in ("box", "bilinear", "bicubic", "lanczos")]
@@ -35,9 +35,9 @@ _RESCALE, _COMPRESS, _COMPRESS_AGAIN, _COLOUR, _GREY, _BLUR, _NOISE = (
     0.3,
     0.3,
 )
-# Images that end up smaller than the crop: their probability at strength 1, and the smallest side, as a share of it.
+# Images smaller than the crop: probability at strength 1, and smallest side as a share of it.
 _SMALL, _SMALLEST = 0.5, 0.4
-# Of the compressed images: the share compressed before rescaling and crop; of the passes: the share of WebP.
+# Shares of compressed images that are compressed before rescaling, and of passes that are WebP.
 _BEFORE, _WEBP = 0.4, 0.4
 _BEST_QUALITY = 95
 
@@ -46,22 +46,20 @@ _BEST_QUALITY = 95
 class Augmentation:
     """Random rescaling, crop, flip, colour, blur, noise and recompression of an RGB image.
 
-    Compression comes first in a share of the cases, so that its 8 x 8 grid is scaled and out of line
-    afterwards, and last in the others, on a grid of random phase; some images are compressed twice.
-    Probabilities and ranges grow with `strength`: see [`Augmentation.describe`].
+    A share of the images is compressed first, so that the 8 x 8 grid is scaled and shifted
+    afterwards. The others are compressed last, on a grid of random phase; some are compressed
+    twice. Probabilities and ranges grow with `strength`: see [`Augmentation.describe`].
+
+    Images whose shortest side is at most 64 pixels are not rescaled. They are shifted by up to 4
+    pixels x `strength` (with black borders) if the crop leaves no other choice of place. The same
+    state of the generator gives the same image.
 
     Args:
-        strength (`float`, *optional*, defaults to 0.5): 0 (the centre crop alone, no flip) .. 1 (strong).
-        crop_size (`int`, *optional*): Side of the square result, cut out at native pixels: nothing is resized
-            to fit. Where the image is smaller it is centred on black, exactly as the `center_crop` of
-            transformers' image processors does. A share of the images is made smaller on purpose, by
-            rescaling or by a smaller crop: a classifier that never met the black around a thumbnail takes it
-            for evidence. `None` keeps the image's size.
+        strength (`float`, *optional*, defaults to 0.5): 0 (the centre crop alone, no flip) .. 1.
+        crop_size (`int`, *optional*): Side of the square result, cropped at native pixels. A
+            smaller image is centred on black, as in transformers' `center_crop`. A share of the images is made smaller, by rescaling or by a smaller crop: a classifier
+            that never saw black borders takes them for evidence. `None` keeps the image's size.
         flip (`bool`, *optional*, defaults to `True`): Mirror half of the images left to right.
-
-    Images whose shortest side is at most 64 pixels are not rescaled but shifted by up to 4 pixels x
-    `strength` (black comes in) where the crop leaves no other choice of place. The same state of the
-    generator gives the same image.
 
     Raises:
         ValueError: `strength` or `crop_size` out of range.
@@ -85,22 +83,21 @@ class Augmentation:
     def twins(
         self, image: Image.Image, rng: np.random.Generator
     ) -> tuple[Image.Image, Image.Image]:
-        """The augmented image, and the same one saved once more, as JPEG or WebP.
+        """Return the augmented image, and a copy compressed once more, as JPEG or WebP.
 
-        The first is what calling the augmentation gives. The second is compressed before it is placed on black, as
-        a file is.
+        The copy is compressed before it is placed on black, as a file is.
         """
         content, size, shift = self._content(image, rng)
         return _place(content, size, shift), _place(self._compress(content, rng), size, shift)
 
     def _content(self, image, rng) -> tuple[Image.Image, tuple[int, int], tuple[int, int]]:
-        """The changed part of the image, the size of the result, and by how much the part lies off its centre."""
+        """Return the changed image, the size of the result, and the shift from its centre."""
         size = image.size if self.crop_size is None else (self.crop_size, self.crop_size)
         if self.strength == 0:
             return image, size, (0, 0)
         s = self.strength
         tiny = min(image.size) <= _TINY
-        # One draw for all decisions: a call of the generator costs as much as a small image's crop.
+        # One draw for all decisions: a call of the generator takes as long as a small crop.
         small, rescaled, compressed, before, again, coloured, grey, blurred, noised, flipped = (
             rng.random(10).tolist()
         )
@@ -117,8 +114,8 @@ class Augmentation:
             )
         target = (min(window[0], scaled[0]), min(window[1], scaled[1]))
         left, top = (int(rng.integers(0, a - b + 1)) for a, b in zip(scaled, target))
-        # A compression that comes last works on a part that begins a random part of a block ahead of the
-        # target, and is cut off in the end; else the crop's corner would always be a corner of the grid.
+        # A compression that comes last starts a random part of a block ahead of the target, and the
+        # extra pixels are cropped; else the crop's corner would always be a corner of the grid.
         phase = [
             min(p, corner) for p, corner in zip(rng.integers(0, _BLOCK, 2).tolist(), (left, top))
         ]
@@ -177,7 +174,7 @@ class Augmentation:
         return side, side
 
     def _scaled_size(self, image_size, size, smallest, rng) -> tuple[int, int]:
-        """A random size at which the image still fills the window, if it did before."""
+        """Return a random size at which the image still fills the window, if it did before."""
         needed = max(b / a for a, b in zip(image_size, size))
         low, high = max(smallest, min(1, needed)), 1 + self._spread
         factor = math.exp(rng.uniform(math.log(low), math.log(high)))
@@ -194,9 +191,9 @@ class Augmentation:
         )
 
     def _compress_around(self, image, box, rng):
-        """Compress the region of `box` and a margin, on a grid of random phase; a whole photograph takes too long."""
+        """Compress the region of `box` and a margin, on a grid of random phase."""
         ahead = rng.integers(0, _BLOCK, 2).tolist()
-        left, top = (max(0, math.floor(edge) - log_odds) for edge, log_odds in zip(box[:2], ahead))
+        left, top = (max(0, math.floor(edge) - extra) for edge, extra in zip(box[:2], ahead))
         right, bottom = (
             min(side, math.ceil(edge) + _BLOCK) for edge, side in zip(box[2:], image.size)
         )
@@ -206,7 +203,7 @@ class Augmentation:
     def _colour(
         self, image: Image.Image, jitter: bool, grey: bool, rng: np.random.Generator
     ) -> Image.Image:
-        """Brightness, contrast about mid-grey and saturation as one 3 x 4 matrix."""
+        """Change brightness, contrast about mid-grey and saturation with one 3 x 4 matrix."""
         brightness, contrast, saturation = 1.0, 1.0, 1.0
         if jitter:
             brightness, contrast = 1 + rng.uniform(-0.3, 0.3, 2) * self.strength
@@ -218,7 +215,7 @@ class Augmentation:
         return image.convert("RGB", tuple(matrix.ravel().tolist()))
 
     def describe(self) -> dict:
-        """The probabilities and ranges in force, as a JSON-ready dictionary for the model card."""
+        """Return the probabilities and ranges as a JSON-ready dictionary for the model card."""
         if self.strength == 0:
             return {
                 "strength": 0.0,
@@ -259,7 +256,7 @@ class Augmentation:
 
 
 def _scale_box(box, scaled, size) -> tuple[float, float, float, float]:
-    """From coordinates in the scaled image to those in the image itself."""
+    """Convert coordinates in the scaled image to those in the original."""
     x, y = size[0] / scaled[0], size[1] / scaled[1]
     return box[0] * x, box[1] * y, min(box[2] * x, size[0]), min(box[3] * y, size[1])
 
@@ -267,10 +264,10 @@ def _scale_box(box, scaled, size) -> tuple[float, float, float, float]:
 def _place(
     image: Image.Image, size: tuple[int, int], shift: tuple[int, int] = (0, 0)
 ) -> Image.Image:
-    """Crop about the centre, or pad with black, by transformers' `center_crop` rule; `shift` moves the content."""
+    """Crop or pad with black as transformers' `center_crop`; `shift` moves the content."""
     if image.size == tuple(size) and not any(shift):
         return image
-    # Floor division on purpose: where it is negative it leaves the odd pixel of padding ahead, as they do.
+    # Floor division as in transformers: a negative odd difference pads one more pixel ahead.
     left = (image.width - size[0]) // 2 - shift[0]
     top = (image.height - size[1]) // 2 - shift[1]
     return image.crop((left, top, left + size[0], top + size[1]))

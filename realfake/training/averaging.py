@@ -1,7 +1,7 @@
-"""An exponential moving average of a model's weights, kept beside them while they are trained.
+"""An exponential moving average of the weights.
 
-[`~realfake.training.trainer.DetectorTrainer`] measures and saves the average in the place of the weights, and goes on training
-these. Batch normalisation's running statistics are averaged with the weights they belong to.
+[`~realfake.training.trainer.DetectorTrainer`] measures and saves the average and trains the
+weights. The running statistics of batch normalisation are averaged, too.
 """
 
 import contextlib
@@ -11,21 +11,21 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
-# Beside the average in a checkpoint: the weights that the training goes on from.
+# In a checkpoint: the weights from which the training continues.
 UNAVERAGED_NAME = "unaveraged.safetensors"
 
 
 class WeightAverage:
-    """Weights averaged over the steps: average ← d · average + (1 - d) · weights.
+    """The average of the weights: average ← d · average + (1 - d) · weights.
 
-    d is `decay`, but at most (1 + t) / (10 + t) at step t, so that the random start of a head is forgotten soon
-    (the warm-up of TensorFlow's `ExponentialMovingAverage`).
+    d is `decay`, but at most (1 + t) / (10 + t) at step t: the warm-up of TensorFlow's
+    `ExponentialMovingAverage`, which limits the influence of a random head.
 
     Args:
-        model: The model that is trained; the average begins with its weights as they are.
-        decay: d, between 0 and 1. The average looks back over about 1 / (1 - d) steps.
+        model: The trained model; the average starts with its current weights.
+        decay: d, between 0 and 1. The average spans about 1 / (1 - d) steps.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -35,7 +35,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the model's weights after the optimizer's step number `step`, counted from 1."""
+        """Add the model's weights after the optimizer's step number `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         average, weights = [], []
         for name, tensor in _tensors(self._model).items():
@@ -48,7 +48,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the average into the model while the context lasts. Nothing is copied: the tensors change places."""
+        """Put the average into the model within the context, by swapping tensors."""
         self._exchange()
         try:
             yield
@@ -61,25 +61,25 @@ class WeightAverage:
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Make the average the model's weights for good."""
+        """Replace the model's weights by the average."""
         for name, tensor in _tensors(self._model).items():
             tensor.copy_(self._average[name])
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    # Tied weights turn up once.
+    # Tied weights appear once.
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def save_unaveraged(model: nn.Module, folder: str | Path) -> None:
-    """Write the weights that are trained, in full precision, beside the average."""
+    """Write the trained weights, in full precision, next to the average."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in _tensors(model).items()}
     save_file(tensors, Path(folder) / UNAVERAGED_NAME)
 
 
 @torch.no_grad()
 def load_unaveraged(model: nn.Module, folder: str | Path) -> None:
-    """Read back what [`save_unaveraged`] wrote, where it is there, into the model."""
+    """Load the file of [`save_unaveraged`], if it exists, into the model."""
     path = Path(folder) / UNAVERAGED_NAME
     if path.is_file():
         stored = load_file(path)
@@ -88,9 +88,9 @@ def load_unaveraged(model: nn.Module, folder: str | Path) -> None:
 
 
 class AverageCallback(TrainerCallback):
-    """Keeps the trainer's average up to date, step by step."""
+    """Update the trainer's average after each step."""
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):

@@ -1,8 +1,10 @@
-"""The images and batches that the `Trainer` is given.
+"""The images and batches of the `Trainer`.
 
-The order of the images and the augmentation of each depend on the seed, the epoch and the image's index
-alone, so that one process and several, and a run that was killed and resumed, see the same data.
+The order and the augmentation of the images depend only on the seed, the epoch and the image's
+index. So one process, several processes and a resumed run see the same data.
 """
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from realfake.training.augment import Augmentation
 
 
 def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> BaseImageProcessor:
-    """Copy a processor for training: where the augmentation cuts the crop itself, it only normalises."""
+    """Copy a processor for training; with a crop size it only normalises."""
     copy = type(processor).from_dict(processor.to_dict())
     if crop_size is not None:
         copy.do_resize = False
@@ -24,13 +26,13 @@ def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> 
 
 
 class _AugmentedImages:
-    """Makes the item of a row: the decoded, augmented image with the label's index in the model.
+    """Decode and augment images.
 
     Args:
         dataset: Rows with an undecoded `image` and a `label` of `ClassLabel(["real", "ai"])`.
-        augmentation: What is done to each image.
-        label2id: The model's own numbering of the labels.
-        seed: Together with the epoch and the index it decides the augmentation.
+        augmentation: The random changes.
+        label2id: The model's class indices.
+        seed: With the epoch and the index it determines the augmentation.
         twins: Whether each image comes with a `twin`, see [`Augmentation.twins`].
     """
 
@@ -61,7 +63,7 @@ class _AugmentedImages:
 
 
 class TrainingImages(_AugmentedImages, torch.utils.data.Dataset):
-    """Decoded, augmented images of a corpus, see [`_AugmentedImages`] for the arguments."""
+    """Decoded, augmented images of a corpus; arguments as of [`_AugmentedImages`]."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -71,14 +73,14 @@ class TrainingImages(_AugmentedImages, torch.utils.data.Dataset):
 
 
 class StreamedImages(_AugmentedImages, torch.utils.data.IterableDataset):
-    """The same as [`TrainingImages`] for a streamed corpus, numbered in the order of the stream.
+    """[`TrainingImages`] of a streamed corpus, numbered in the order of the stream.
+
+    A pass can begin at batch `start`. The rows before it are read, because the shuffling buffer
+    must be filled as before, but not augmented. Worker processes of the loader take turns; the
+    skipped rows assume that each worker has an equal share of the stream.
 
     Args:
         batch_rows: Rows in a batch of one process.
-
-    A pass can begin at `start`, counted in such batches. What lies before is read past, because the shuffling buffer has to be filled
-    as it was: a resumed run sees what it would have seen, and waits for the download once more, but not for the augmentation.
-    Worker processes of the loader take turns, which is accounted for as long as each has its fair share of the stream.
     """
 
     def __init__(self, *args, batch_rows: int = 1, **kwargs):
@@ -86,12 +88,12 @@ class StreamedImages(_AugmentedImages, torch.utils.data.IterableDataset):
         self.batch_rows = batch_rows
         self.start = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict]:
         began = False
         for item in self._pass(self._rows_before()):
             began = True
             yield item
-        if self.start and not began:  # it was interrupted just as the pass ended
+        if self.start and not began:  # the interruption came at the end of the pass
             self.epoch, self.start = self.epoch + 1, 0
             yield from self._pass(0)
 
@@ -105,7 +107,7 @@ class StreamedImages(_AugmentedImages, torch.utils.data.IterableDataset):
             * self.batch_rows
         )
 
-    def _pass(self, rows_before: int):
+    def _pass(self, rows_before: int) -> Iterator[dict]:
         self.dataset.set_epoch(self.epoch)
         for index, row in enumerate(self.dataset):
             if index >= rows_before:
@@ -113,7 +115,7 @@ class StreamedImages(_AugmentedImages, torch.utils.data.IterableDataset):
 
 
 class PlainImages(torch.utils.data.Dataset):
-    """Decoded images as they are, with the label's index in the model."""
+    """Decoded images without augmentation, with the model's class index."""
 
     def __init__(self, dataset: Dataset, label2id: dict[str, int]):
         self.dataset = dataset
@@ -132,7 +134,7 @@ def _label_ids(dataset, label2id: dict[str, int]) -> list[int]:
 
 
 class Collator:
-    """Turns images into `pixel_values`, and their twins into `twin_values`, with an image processor."""
+    """Turn images into `pixel_values`, and their twins into `twin_values`."""
 
     def __init__(self, processor: BaseImageProcessor):
         self.processor = processor
@@ -150,39 +152,30 @@ class Collator:
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
-class MixingCollator(Collator):
-    """Mixes every image of a training batch with another one of it, and says with which label.
+class CutMixCollator(Collator):
+    """Paste a rectangle of another image of the batch into each image (CutMix, Yun et al. 2019).
 
-    One share λ is drawn for a batch, from Beta(α, α): with a small α it is mostly close to 0 or 1, which is a mild
-    mixture. *Mixup* (Zhang et al. 2018) blends the pixels: λ · image + (1 - λ) · partner. *CutMix* (Yun et al. 2019)
-    puts a rectangle of the partner, of the share 1 - λ of the area, into the image, whose pixels stay as they are. Where
-    both are asked for, each batch gets one of them.
-
-    The draw depends on the first image of the batch, so that a resumed run repeats it; several processes mix within
-    their own parts of a batch.
+    One λ is drawn for a batch, from Beta(α, α), and the rectangle covers the share 1 - λ of the
+    area. A small α makes λ mostly close to 0 or 1. The draw depends on the first image of the
+    batch, so a resumed run repeats it. Each process mixes within its own share of a batch.
 
     Args:
-        mixup, cutmix: α of either; 0 for none.
+        alpha: α.
     """
 
-    def __init__(self, processor: BaseImageProcessor, mixup: float, cutmix: float):
+    def __init__(self, processor: BaseImageProcessor, alpha: float):
         super().__init__(processor)
-        self.mixup = mixup
-        self.cutmix = cutmix
+        self.alpha = alpha
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         batch = super().__call__(rows)
         pixels, labels = batch["pixel_values"], batch["labels"]
         rng = np.random.default_rng([*rows[0]["draw"], len(rows)])
-        cut = rng.random() < 0.5 if self.mixup and self.cutmix else bool(self.cutmix)
-        share = float(rng.beta(*[self.cutmix if cut else self.mixup] * 2))
+        share = float(rng.beta(self.alpha, self.alpha))
         partner = torch.from_numpy(rng.permutation(len(rows)))
-        if cut:
-            top, bottom, left, right = _rectangle(pixels.shape[-2:], 1 - share, rng)
-            pixels[..., top:bottom, left:right] = pixels[partner][..., top:bottom, left:right]
-            share = 1 - (bottom - top) * (right - left) / (pixels.shape[-2] * pixels.shape[-1])
-        else:
-            pixels = share * pixels + (1 - share) * pixels[partner]
+        top, bottom, left, right = _rectangle(pixels.shape[-2:], 1 - share, rng)
+        pixels[..., top:bottom, left:right] = pixels[partner][..., top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (pixels.shape[-2] * pixels.shape[-1])
         return {
             "pixel_values": pixels,
             "labels": labels,
@@ -191,8 +184,10 @@ class MixingCollator(Collator):
         }
 
 
-def _rectangle(size, share: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of a rectangle of about this share of the area, cut off at the edges."""
+def _rectangle(
+    size: Sequence[int], share: float, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Return top, bottom, left and right of a rectangle of about this share of the area."""
     edges = []
     for side in size:
         half, centre = side * share**0.5 / 2, rng.uniform(0, side)
@@ -201,10 +196,10 @@ def _rectangle(size, share: float, rng: np.random.Generator) -> tuple[int, int, 
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training images which epoch it is, so that each one sees other augmentations.
+    """Set the epoch of the training images, so that each epoch has other augmentations.
 
-    Of a stream it counts the passes and how far the present one has come, which `Trainer` cannot know: it does not know how
-    long a pass is.
+    For a stream it also counts the passes and the position, because `Trainer` does not have the
+    length of a pass.
     """
 
     def __init__(self, images: TrainingImages | StreamedImages):
@@ -217,11 +212,11 @@ class EpochCallback(TrainerCallback):
 
     @property
     def position(self) -> dict:
-        """Where a stream stands: the pass, and the batches of a process taken of it, over all processes."""
+        """The position in a stream: the pass, and its batches so far, over all processes."""
         return {"pass": self.images.epoch, "batches": self.images.start + self._taken}
 
     def resume_at(self, position: dict) -> None:
-        """Begin the next training there."""
+        """Begin the next training at a [`position`]."""
         self._resumed = position
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -231,9 +226,9 @@ class EpochCallback(TrainerCallback):
             self._resumed = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # Counted, because `state.epoch` of a stream is its share of `max_steps`, not the passes over it.
+        # `state.epoch` of a stream is its share of `max_steps`, not the number of passes.
         self._taken = 0
-        if self._began:  # a resumed pass may have turned out to be at its end
+        if self._began:  # a resumed pass may have been at its end
             self._next = max(self._next, self.images.epoch + 1)
         self._began = True
         if isinstance(self.images, StreamedImages):

@@ -1,7 +1,7 @@
-"""Go on training a detector on the training images it got wrong, mixed with ordinary ones.
+"""Continue the training of a detector on the training images that it got wrong.
 
-A second stage after a finished run: `train_hf.py --evaluate_only train` scores its training images, `--hard_examples` takes the
-mistakes from there. What it brings is measured on the validation split as it was, before and after.
+`--evaluate_only train` scores the training images; `--hard_examples` mixes the errors with other
+images. Validation is measured before and after.
 """
 
 import json
@@ -23,67 +23,59 @@ from realfake.labels import AI, NAMES, REAL
 from realfake.statistics.bootstrap import bootstrap_interval
 from realfake.statistics.log_odds import class_balanced_weights, log_odds_from_logits
 from realfake.statistics.metrics import accuracy, auroc, ece
-from realfake.training.arguments import DataArguments, ModelArguments, RunArguments
+from realfake.training.arguments import Arguments, RunArguments
 
 FILE_NAME = "hard_examples.json"
 
 
 def find_mistakes(folder: str | Path, train: Dataset) -> np.ndarray:
-    """Find the training images that an evaluation called wrong.
+    """Return the rows of the training images that an evaluation classified wrong, ascending.
 
     Args:
-        folder: Of the evaluation: `evaluation.json` and `scores-train.parquet`.
-        train: The training split, the same images in the same order.
-
-    Returns:
-        Their rows, ascending.
+        folder: Folder of the evaluation: `evaluation.json` and `scores-train.parquet`.
+        train: The training split, with the same images in the same order.
 
     Raises:
-        ValueError: The evaluation is none of this training split, or it found no mistakes.
-        OSError: There is none.
+        ValueError: The evaluation is of other images, or it found no errors.
+        OSError: There is no evaluation.
     """
     folder = Path(folder)
     measured = results.read_evaluation(folder)
-    measure = (
-        f"measure the training images first: train_hf.py --evaluate_only train --model_name_or_path {folder} "
+    fix = (
+        f"measure the training images first: --evaluate_only train --model_name_or_path {folder} "
         f"--output_dir {folder}, with the same corpus options"
     )
     if not measured:
-        raise OSError(f"--hard_examples: there is no {results.FILE_NAME} in {folder}; {measure}.")
+        raise OSError(f"--hard_examples: there is no {results.FILE_NAME} in {folder}; {fix}.")
     if "train" not in measured:
-        why = (
-            "was made on a test split, and one that was trained on measures nothing any more"
-            if "test" in measured
-            else "is of validation, which has to judge what comes of this"
-        )
         raise ValueError(
-            f"--hard_examples: the evaluation in {folder} ({', '.join(measured)}) {why}; {measure}."
+            f"--hard_examples: the evaluation in {folder} is of {', '.join(measured)}. Training on "
+            f"its errors would make that split useless; {fix}."
         )
     if measured["train"]["corpus_fingerprint"] != corpus_fingerprint(train):
         raise ValueError(
-            f"--hard_examples: the evaluation in {folder} is of other training images; give the corpus options "
-            "(--dataset, --split_seed, --max_train_samples, --hold_out) that it was made with."
+            f"--hard_examples: the evaluation in {folder} is of other training images; give the "
+            "same corpus options (--dataset, --split_seed, --max_train_samples, --hold_out)."
         )
     scores = results.read_scores(folder / "scores-train.parquet")
     if len(scores["log_odds"]) != len(train) or not np.array_equal(scores["is_ai"], is_ai(train)):
-        raise ValueError(
-            f"--hard_examples: the scores in {folder} are not those of the evaluation; {measure}."
-        )
+        raise ValueError(f"--hard_examples: the scores in {folder} are of another run; {fix}.")
     wrong = np.flatnonzero((scores["log_odds"] > 0) != scores["is_ai"])
     if not len(wrong):
-        raise ValueError(
-            f"--hard_examples: the evaluation in {folder} found no mistake to learn from."
-        )
+        raise ValueError(f"--hard_examples: the evaluation in {folder} found no errors.")
     return wrong
 
 
 def mix(train: Dataset, mistakes: np.ndarray, share: float, seed: int) -> tuple[Dataset, dict]:
-    """Put the mistakes among ordinary images, of which so many are drawn that the mistakes are `share` of all.
+    """Mix the errors with other images, so that the errors are `share` of all.
 
-    The ordinary images keep the shares of labels and generators. Where there are too few of them, all are used.
+    The other images keep the shares of labels and generators. If there are too few, all are used.
 
     Returns:
-        The training images, in an order of their own, and `{"mistakes": {label: n}, "ordinary": {label: n}}`.
+        The training images, and `{"mistakes": {label: n}, "ordinary": {label: n}}`.
+
+    Raises:
+        ValueError: A label would have no images.
     """
     ordinary = np.setdiff1d(np.arange(len(train)), mistakes)
     wanted = round(len(mistakes) * (1 - share) / share)
@@ -91,13 +83,8 @@ def mix(train: Dataset, mistakes: np.ndarray, share: float, seed: int) -> tuple[
     labels = np.asarray([names[label] for label in train["label"]])
     strata = column(train, "generator")
     if len(ordinary) and wanted:
-        drawn = subset(
-            labels[ordinary].tolist(),
-            wanted,
-            seed,
-            None if strata is None else [strata[row] for row in ordinary],
-        )
-        ordinary = ordinary[drawn]
+        own_strata = None if strata is None else [strata[row] for row in ordinary]
+        ordinary = ordinary[subset(labels[ordinary].tolist(), wanted, seed, own_strata)]
     else:
         ordinary = ordinary[:0]
     counts = {
@@ -112,36 +99,29 @@ def mix(train: Dataset, mistakes: np.ndarray, share: float, seed: int) -> tuple[
     return train.select(np.sort(np.concatenate([mistakes, ordinary]))), counts
 
 
-def prepare(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    args: RunArguments,
-    parts: dict[str, Dataset],
-) -> dict:
-    """Measure validation with the detector as it is, and replace `parts["train"]` by mistakes and ordinary images.
+def prepare(arguments: Arguments, splits: dict[str, Dataset]) -> dict:
+    """Measure validation with the detector, and replace `splits["train"]` by the mixture.
 
     Returns:
-        What [`conclude`] needs.
+        The argument `prepared` of [`conclude`].
 
     Raises:
-        ValueError: As [`find_mistakes`] and [`mix`], or the checkpoint is no detector yet.
+        ValueError: As [`find_mistakes`] and [`mix`], or the checkpoint is not a detector.
         OSError: As [`find_mistakes`].
     """
-    mistakes = find_mistakes(data_args.hard_examples, parts["train"])
-    detector = Detector.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision
-    )
-    before = validation_log_odds(
-        detector, parts["validation"], args.per_device_eval_batch_size, "before"
-    )
-    parts["train"], counts = mix(parts["train"], mistakes, data_args.hard_share, args.seed)
+    model, data, args = arguments.model, arguments.data, arguments.run
+    mistakes = find_mistakes(data.hard_examples, splits["train"])
+    detector = Detector.from_pretrained(model.model_name_or_path, revision=model.model_revision)
+    batch_size = args.per_device_eval_batch_size
+    before = validation_log_odds(detector, splits["validation"], batch_size, "before")
+    splits["train"], counts = mix(splits["train"], mistakes, data.hard_share, args.seed)
     return {"before": before, "counts": counts}
 
 
 def conclude(
     detector: Detector, prepared: Mapping, facts: dict, validation: Dataset, args: RunArguments
 ) -> None:
-    """Measure validation again, write and print the comparison, and add it to the facts of the run."""
+    """Measure validation again, write and print the comparison, and add it to the run's facts."""
     after = validation_log_odds(detector, validation, args.per_device_eval_batch_size, "after")
     if not PartialState().is_main_process:
         return
@@ -157,7 +137,7 @@ def conclude(
 def validation_log_odds(
     detector: Detector, validation: Dataset, batch_size: int, when: str
 ) -> np.ndarray:
-    """Score the whole validation split, shared out over the processes that run; float64 array of shape `(n,)`."""
+    """Return the log-odds of the validation split: float64 array of shape `(n,)`."""
     logits = collect_logits(detector, validation, batch_size, progress=f"validation {when}")
     return log_odds_from_logits(logits, detector.class_indices)
 
@@ -165,11 +145,12 @@ def validation_log_odds(
 def before_and_after(
     before: np.ndarray, after: np.ndarray, validation: Dataset, seed: int = 0
 ) -> dict:
-    """Compare the margins of the same images before and after.
+    """Compare the log-odds of the same images before and after, arrays of shape `(n,)`.
 
     Returns:
-        `dict`: `n`, and for `before` and `after` the accuracy, the share of either class that is called wrong, AUROC and ECE;
-        `auroc_difference` and `accuracy_difference` with intervals by paired bootstrap over groups.
+        `dict`: `n`; for `before` and `after` the accuracy, the error rate of each class, AUROC and
+        ECE; `auroc_difference` and `accuracy_difference` with intervals by paired bootstrap over
+        groups.
     """
     truth, groups = is_ai(validation), column(validation, "group")
     if groups is not None:
@@ -197,21 +178,20 @@ def before_and_after(
 
 
 def summary(record: Mapping) -> str:
-    """[`before_and_after`] as lines of text."""
+    """Return [`before_and_after`] as text."""
     counts = {kind: sum(record[kind].values()) for kind in ("mistakes", "ordinary")}
     lines = [
-        f"Hard examples: {counts['mistakes']:,} mistakes among {counts['ordinary']:,} ordinary images; on validation "
-        f"({sum(record['n'].values()):,} images):"
+        f"Hard examples: {counts['mistakes']:,} errors among {counts['ordinary']:,} other images; "
+        f"on validation ({sum(record['n'].values()):,} images):"
     ]
     for name in ("before", "after"):
         one = record[name]
         lines.append(
-            f"  {name:6}: accuracy {one['accuracy']:.3f}, AUROC {one['auroc']:.3f}, real called ai {one['wrong_real']:.3f}, "
-            f"ai called real {one['wrong_ai']:.3f}, ECE {one['ece']:.3f}"
+            f"  {name:6}: accuracy {one['accuracy']:.3f}, AUROC {one['auroc']:.3f}, real called ai "
+            f"{one['wrong_real']:.3f}, ai called real {one['wrong_ai']:.3f}, ECE {one['ece']:.3f}"
         )
     for name in ("auroc", "accuracy"):
         change = record[f"{name}_difference"]
-        lines.append(
-            f"  {name}: {change['value']:+.3f} ({change['low']:+.3f} … {change['high']:+.3f})"
-        )
+        interval = f"({change['low']:+.3f} … {change['high']:+.3f})"
+        lines.append(f"  {name}: {change['value']:+.3f} {interval}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Make a classifier ready to be trained: open or build it, name its two labels, set its input, and see that it runs."""
+"""Prepare a classifier for training: open or build it, set its labels and its input, test it."""
 
 import torch
 from PIL import Image
@@ -23,11 +23,12 @@ from realfake.training.data import Collator
 
 
 def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Open or build the classifier that is to be trained, with the project's two labels.
+    """Open or build the classifier to train, with the labels real and ai.
 
     Raises:
-        ValueError: The checkpoint is no image classifier, or an option does not fit the architecture.
-        OSError: There is no such checkpoint.
+        ValueError: The checkpoint is not an image classifier, or an option does not fit the
+            architecture.
+        OSError: The checkpoint does not exist.
     """
     keep_freed_memory()
     if arguments.model_type:
@@ -47,7 +48,7 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
         config = load_config(source, revision=revision)
         if not keeps_head(config):
             name_labels(config)
-        # A detector's own calibration and thresholds do not hold for what it becomes.
+        # Calibration and thresholds of the original weights do not apply after training.
         config.__dict__.pop("realfake", None)
         override_config(config, arguments.config_overrides)
         if arguments.dropout is not None:
@@ -58,14 +59,14 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
         use_native_pixels(processor, arguments.image_size or min(input_size(processor)))
     elif arguments.image_size and arguments.model_name_or_path:
         _resize_input(processor, arguments.image_size)
-    mend_batch_norm(model)
+    fix_batch_norm_momentum(model)
     select_trainable(model, arguments.trainable)
     check_foldable(model, try_out(model, Collator(processor)))
     return model, processor
 
 
 def try_out(model: PreTrainedModel, collator: Collator, side: int = 64) -> torch.Tensor:
-    """Pass a blank image through, so that a size the model cannot take is found before the training.
+    """Classify a blank image, to find an unsuitable input size before the training.
 
     Returns:
         The image's `pixel_values`.
@@ -78,19 +79,20 @@ def try_out(model: PreTrainedModel, collator: Collator, side: int = 64) -> torch
             model.eval()(pixel_values=pixels)
     except (ValueError, RuntimeError, TypeError) as error:
         height, width = pixels.shape[-2:]
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{type(model).__name__} cannot take images of {height}x{width} pixels ({str(error).splitlines()[0]}); "
+            f"{type(model).__name__} cannot take images of {height}x{width} pixels ({reason}); "
             "change --image_size or --train_crop_size, or leave it out."
         ) from error
     return pixels
 
 
-def mend_batch_norm(model: PreTrainedModel) -> None:
-    """Set the momentum of batch normalisation right where it was taken over from TensorFlow, in place.
+def fix_batch_norm_momentum(model: PreTrainedModel) -> None:
+    """Convert TensorFlow's momentum of batch normalisation to PyTorch's, in place.
 
-    There it is the share of the running statistics that is kept (0.997 in MobileNetV2, 0.99 in EfficientNet), in torch
-    the share of the new batch: as they are, these models would be measured with the statistics of their last batch.
-    At least 0.01, so that the statistics follow a short fine-tuning.
+    In TensorFlow momentum is the share of the running statistics that is kept (0.997 in
+    MobileNetV2), in PyTorch the share of the new batch. Unconverted, the running statistics would
+    be those of the last batch. The result is at least 0.01, for short trainings.
     """
     for module in model.modules():
         if (

@@ -1,6 +1,7 @@
-"""Ways to move a pretrained backbone less than the new head: smaller steps, a pull towards its start, the head first.
+"""The `Trainer` of a detector: its loss, its images, its checkpoints.
 
-Given to [`~realfake.training.trainer.DetectorTrainer`] by `--backbone_lr_factor`, `--l2_to_pretrained` and `--head_epochs`.
+It adds to transformers' `Trainer`: class weights, CutMix and consistency losses, a learning rate
+for the backbone, frozen layers, averaged weights, exact evaluation losses, and resumable streams.
 """
 
 import contextlib
@@ -12,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import ExportableState
 
 from realfake.evaluation.measure import check_metric, metrics_of
-from realfake.io import write_atomically
+from realfake.io import apply_umask, write_atomically
 from realfake.labels import AI, NAMES, REAL
 from realfake.models.classifiers import input_size
 from realfake.models.folding import final_linears
@@ -32,8 +32,8 @@ from realfake.training.averaging import (
 )
 from realfake.training.data import (
     Collator,
+    CutMixCollator,
     EpochCallback,
-    MixingCollator,
     PlainImages,
     StreamedImages,
     TrainingImages,
@@ -48,105 +48,34 @@ def head_parameters(model: PreTrainedModel) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(heads)}
 
 
-def slow_backbone(
-    optimizer: torch.optim.Optimizer, model: PreTrainedModel, factor: float, decayed: bool
+def scale_backbone_lr(
+    optimizer: torch.optim.Optimizer, model: PreTrainedModel, factor: float
 ) -> None:
-    """Give the backbone a learning rate of its own, in place; for an optimizer that has not made a step.
+    """Give the backbone its own learning rate, in place, before the optimizer's first step.
 
     Args:
         factor: The backbone's learning rate as a share of the head's.
-        decayed: Whether weight decay, towards zero, stays on the backbone. Pulled towards its start, it does not.
     """
     names = head_parameters(model)
     head = {id(parameter) for name, parameter in model.named_parameters() if name in names}
-    groups = []
+    head_groups, backbone_groups = [], []
     for group in optimizer.param_groups:
-        for is_head in (True, False):
-            parameters = [p for p in group["params"] if (id(p) in head) == is_head]
-            if not parameters:
-                continue
-            own = {**group, "params": parameters}
-            if not is_head:
-                own["lr"] = group["lr"] * factor
-                own["weight_decay"] = group["weight_decay"] if decayed else 0.0
-            groups.append((not is_head, own))
-    # The head's come first: the first group's learning rate is the one that is logged.
-    optimizer.param_groups[:] = [group for _, group in sorted(groups, key=lambda entry: entry[0])]
+        in_head = [p for p in group["params"] if id(p) in head]
+        in_backbone = [p for p in group["params"] if id(p) not in head]
+        if in_head:
+            head_groups.append({**group, "params": in_head})
+        if in_backbone:
+            backbone_groups.append({**group, "params": in_backbone, "lr": group["lr"] * factor})
+    # The learning rate of the first group is the one that is logged: that of the head.
+    optimizer.param_groups[:] = head_groups + backbone_groups
 
 
-class PullToStart(TrainerCallback):
-    """Pulls the backbone towards the weights it started from: before each step w ← w - lr · λ · (w - w₀).
-
-    The L2-SP penalty of Li, Grandvalet & Davoine (2018), "Explicit Inductive Bias for Transfer Learning with
-    Convolutional Networks", decoupled from the gradient as AdamW decouples weight decay.
-
-    Args:
-        model: With its pretrained weights; the head, which has none, is left alone.
-        strength: λ.
-    """
-
-    def __init__(self, model: PreTrainedModel, strength: float):
-        self.strength = strength
-        head = head_parameters(model)
-        self._start = {
-            id(parameter): parameter.detach().clone()
-            for name, parameter in model.named_parameters()
-            if name not in head and parameter.requires_grad
-        }
-
-    @torch.no_grad()
-    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                start = self._start.get(id(parameter))
-                if start is not None and parameter.grad is not None:  # frozen, for the time being
-                    parameter.lerp_(start, min(1.0, group["lr"] * self.strength))
-
-
-class HeadFirst(TrainerCallback):
-    """Trains the last linear layer alone for some epochs, so that its random start does not shake the backbone.
-
-    Linear probing before fine-tuning (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
-    Out-of-Distribution"). The backbone's normalisation keeps its running statistics meanwhile.
-
-    Args:
-        trainer: Its frozen modules are looked up again whenever they change.
-        epochs: For how long.
-    """
-
-    def __init__(self, trainer, epochs: int):
-        self.trainer = trainer
-        self.epochs = epochs
-        head = head_parameters(trainer.model)
-        self._backbone: list[nn.Parameter] = [
-            parameter
-            for name, parameter in trainer.model.named_parameters()
-            if name not in head and parameter.requires_grad
-        ]
-        self._next = 0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._next = int(state.epoch or 0)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # Not before: every process must have registered all parameters that will be trained.
-        for parameter in self._backbone:
-            parameter.requires_grad_(self._next >= self.epochs)
-        self.trainer.find_frozen()
-        self._next += 1
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for parameter in self._backbone:
-            parameter.requires_grad_(True)
-        self.trainer.find_frozen()
-
-
-# In a checkpoint of a streamed corpus: how far it had come.
+# In a checkpoint of a streamed corpus: its position in the stream.
 STREAM_NAME = "stream.json"
 
 
 class ElapsedCallback(TrainerCallback, ExportableState):
-    """Adds up the seconds of training over interruptions; the sum travels in the checkpoints."""
+    """Sum the seconds of training over interruptions; checkpoints store the sum."""
 
     def __init__(self, seconds: float = 0.0):
         self.seconds = seconds
@@ -168,12 +97,15 @@ class ElapsedCallback(TrainerCallback, ExportableState):
 
 
 class DetectorTrainer(Trainer):
-    """A `Trainer` with class weights, frozen layers that stay as they are, and plain images for measuring.
+    """A `Trainer` with class weights, frozen layers, and plain images for evaluation.
 
-    Where images come with twins, these are learnt from as well, and the answers to the two are pulled together.
+    If images come with a recompressed copy, the loss covers both and a consistency term. With
+    `--ema_decay` the average of the weights is measured, saved and kept at the end.
 
-    With `--ema_decay` the weights are averaged as they are trained; the average is what is measured, saved in the
-    checkpoints, and left in the model at the end.
+    Args:
+        class_weights: *optional*. Weights of the loss by class, of shape `(classes,)`.
+        consistency: Weight of the consistency loss.
+        eval_collator: Collator of images that are measured.
     """
 
     def __init__(
@@ -192,37 +124,28 @@ class DetectorTrainer(Trainer):
         if self.args.ema_decay:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError(
-                    "--ema_decay does not go with FSDP or DeepSpeed; leave one of them out."
+                    "--ema_decay does not work with FSDP or DeepSpeed; leave one of them out."
                 )
             self.add_callback(AverageCallback(self))
         # The loss below is a mean over the batch, so gradient accumulation has to average.
         self.model_accepts_loss_kwargs = False
-        self._look_at_model()
-
-    def _look_at_model(self) -> None:
         self.find_frozen()
-        for kind in (PullToStart, HeadFirst):
-            self.pop_callback(kind)
-        if self.args.l2_to_pretrained:
-            self.add_callback(PullToStart(self.model, self.args.l2_to_pretrained))
-        if self.args.head_epochs:
-            self.add_callback(HeadFirst(self, self.args.head_epochs))
 
     def call_model_init(self, trial=None) -> PreTrainedModel:
-        # A trial of a search begins with a new model.
+        # Each trial of a search starts with a new model.
         model = super().call_model_init(trial)
         self.model = (
             model.to(memory_format=torch.channels_last) if self.args.channels_last else model
         )
-        self._look_at_model()
+        self.find_frozen()
         return self.model
 
     def _report_to_hp_search(self, trial, step: int, metrics: dict[str, float]) -> None:
-        # Trials differ in their batch size: they are compared after as many passes, not after as many steps.
+        # Trials differ in batch size, so they are compared by epochs, not by steps.
         super()._report_to_hp_search(trial, round(1000 * (self.state.epoch or 0)), metrics)
 
     def find_frozen(self) -> None:
-        """Look up which layers are not trained."""
+        """Find the layers that are not trained."""
         self._frozen = [
             module
             for module in self.model.modules()
@@ -233,23 +156,18 @@ class DetectorTrainer(Trainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if made and (self.args.backbone_lr_factor != 1 or self.args.l2_to_pretrained):
-            slow_backbone(
-                optimizer,
-                self.model,
-                self.args.backbone_lr_factor,
-                decayed=not self.args.l2_to_pretrained,
-            )
+        if made and self.args.backbone_lr_factor != 1:
+            scale_backbone_lr(optimizer, self.model, self.args.backbone_lr_factor)
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         for module in self._frozen:
-            # Frozen batch normalisation must not drift with the batches' statistics.
+            # Frozen batch normalisation must not update its running statistics.
             module.eval()
         labels = inputs["labels"]
         pixels = inputs["pixel_values"]
-        twins = "twin_values" in inputs
-        if twins:
+        has_twins = "twin_values" in inputs
+        if has_twins:
             pixels, labels = torch.cat([pixels, inputs["twin_values"]]), labels.repeat(2)
         if self.args.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -261,7 +179,7 @@ class DetectorTrainer(Trainer):
             loss = share * loss + (1 - share) * self._cross_entropy(
                 outputs.logits, inputs["partner_labels"], smoothing
             )
-        if twins:
+        if has_twins:
             loss = loss + self.consistency * jensen_shannon(*outputs.logits.float().chunk(2))
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
@@ -276,7 +194,7 @@ class DetectorTrainer(Trainer):
     def train(self, *args, **kwargs):
         self.average = None
         output = super().train(*args, **kwargs)
-        if self.average is not None:  # the best checkpoint was not asked for
+        if self.average is not None:  # without --load_best_model_at_end
             self.average.adopt()
             self.average = None
         return output
@@ -288,8 +206,8 @@ class DetectorTrainer(Trainer):
         with self._averaged():
             self._share_buffers()
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        # `Trainer` counts a last, smaller batch as a whole one and, with several processes, some images twice: the
-        # loss that chooses the checkpoint would depend on the batch size and on the number of processes.
+        # `Trainer` weights a smaller last batch like a full one and, with several processes, counts
+        # some images twice: the loss would depend on the batch size and the number of processes.
         loss = self._cross_entropy(
             torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
         )
@@ -297,7 +215,7 @@ class DetectorTrainer(Trainer):
         return output
 
     def _share_buffers(self) -> None:
-        # Each process has running statistics of its own since the last step, and only the first one's are saved.
+        # Running statistics differ between processes, and only those of the first one are saved.
         if self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -308,6 +226,8 @@ class DetectorTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         if self.average is not None and self.args.should_save:
             save_unaveraged(self.model, folder)
+        if self.args.should_save:
+            apply_umask(folder)
         if isinstance(self.train_dataset, StreamedImages) and self.args.should_save:
             write_atomically(folder / STREAM_NAME, json.dumps(self._epochs().position) + "\n")
 
@@ -319,7 +239,7 @@ class DetectorTrainer(Trainer):
         )
 
     def plain_model(self) -> PreTrainedModel:
-        """Return the model without what accelerate wraps around it: bf16 autocast would blur its logits."""
+        """Return the model without accelerate's wrappers: bf16 autocast would round its logits."""
         return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -334,7 +254,7 @@ class DetectorTrainer(Trainer):
             path = Path(resume_from_checkpoint) / STREAM_NAME
             if not path.is_file():
                 raise ValueError(
-                    f"{resume_from_checkpoint} does not say how far its stream had come; train anew."
+                    f"{resume_from_checkpoint} has no {STREAM_NAME}; remove it and start again."
                 )
             self._epochs().resume_at(json.loads(path.read_text()))
 
@@ -346,8 +266,8 @@ class DetectorTrainer(Trainer):
             self.average = None  # the best checkpoint is an average already
 
     def _load_weights(self, folder: str) -> None:
-        # `Trainer` matches the file's tensors by the names in it, but transformers 5 saves some architectures (ViT)
-        # under their older names: it would warn of missing keys and load nothing. `from_pretrained` translates.
+        # transformers 5 saves some architectures (ViT) with older tensor names. `Trainer` would
+        # load nothing from such a file; `from_pretrained` translates the names.
         stored = type(self.model).from_pretrained(
             folder, dtype=self.model.dtype, use_safetensors=True
         )
@@ -373,12 +293,12 @@ def build_trainer(
     """Put model, images, loss and metrics together.
 
     Args:
-        selection: The part of validation that chooses the checkpoint and stops early.
-        preprocessing: `"native"` trains on native crops of `--train_crop_size`, `"processor"` as the processor resizes.
+        selection: The half of validation that chooses the checkpoint and stops early.
+        preprocessing: `"native"` crops without resampling, `"processor"` resizes as the processor.
 
     Raises:
-        ValueError: The model cannot take crops of that size, or the best checkpoint is to be chosen by a metric that
-            there is not.
+        ValueError: The model cannot take crops of `--train_crop_size`, or the metric of the best
+            checkpoint is unknown.
     """
     crop = (
         (data.train_crop_size or min(input_size(processor)))
@@ -394,14 +314,13 @@ def build_trainer(
         else TrainingImages(*common)
     )
     if streamed:
-        # `Trainer` would look for its place by passing over as many batches as it made steps, which ends the training
-        # where the stream is shorter than that.
+        # A resumed `Trainer` would skip one batch per step and end if the stream is shorter.
         args.ignore_data_skip = True
     collator = Collator(training_processor(processor, crop if preprocessing == "native" else None))
     if crop is not None:
         try_out(model, collator, crop)
-    if data.mixup or data.cutmix:
-        collator = MixingCollator(collator.processor, data.mixup, data.cutmix)
+    if data.cutmix:
+        collator = CutMixCollator(collator.processor, data.cutmix)
     check_metric(args.metric_for_best_model)
     callbacks: list[TrainerCallback] = [EpochCallback(images), ElapsedCallback()]
     if args.early_stopping_patience:
@@ -425,12 +344,15 @@ def build_trainer(
 
 
 def jensen_shannon(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """The Jensen-Shannon divergence between two batches of answers, in nats, as a mean over the batch.
+    """Return the Jensen-Shannon divergence between two predictions, as the mean over a batch.
 
-    The consistency loss of AugMix (Hendrycks et al. 2020), there between three copies of an image. It lies in 0..ln 2.
+    AugMix (Hendrycks et al. 2020) uses it as a consistency loss between three copies of an image.
 
     Args:
         first, second: Logits of shape `(batch, classes)`.
+
+    Returns:
+        A scalar in nats, from 0 to ln 2.
     """
     first, second = first.log_softmax(-1), second.log_softmax(-1)
     mean = torch.logaddexp(first, second) - math.log(2)
@@ -442,7 +364,12 @@ def _divergence(of: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
 
 
 def class_weights(kind: str, dataset: Dataset, label2id: dict[str, int]) -> torch.Tensor | None:
-    """Weights of the loss by class, in the model's numbering: inverse frequency, mean one over the images."""
+    """Return weights of the loss: inverse class frequency, with mean 1 over the images.
+
+    Args:
+        kind: `"balanced"`, or `"none"` for no weights.
+        label2id: The model's class indices.
+    """
     if kind == "none":
         return None
     names = dataset.features["label"].names
@@ -454,10 +381,9 @@ def class_weights(kind: str, dataset: Dataset, label2id: dict[str, int]) -> torc
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Find the newest checkpoint that was written to its end.
+    """Return the newest complete checkpoint of a folder, or `None`.
 
-    `Trainer` writes `trainer_state.json` last: a folder in which it is missing or broken was being written when the
-    process died.
+    `Trainer` writes `trainer_state.json` last, so a checkpoint without a valid one is incomplete.
     """
     found = []
     for path in Path(folder).glob("checkpoint-*"):

@@ -1,61 +1,81 @@
-"""What a Hugging Face Inference Endpoint runs for this checkpoint; `realfake` lies beside it.
+"""The handler that Hugging Face Inference Endpoints run for this checkpoint.
 
-`inputs` is the image: bytes, base64, or a PIL image. The answer is the Hub's, `[{"label", "score"}]`, or with
-`parameters={"details": true}` everything the detector says, and with `{"map": true}` a picture of its evidence as well.
+`inputs` is the image: bytes, base64, or a PIL image. The answer is a list of `{"label", "score"}`,
+as of the stock pipeline. With the package `realfake` (see `requirements.txt`),
+`parameters={"details": true}` adds the detector's full answer, and `{"map": true}` adds an
+attribution map.
 """
 
 import base64
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-if str(HERE) not in sys.path:  # Endpoints put it there themselves
-    sys.path.insert(0, str(HERE))
+try:
+    from realfake import hub_api
+    from realfake.answer import compose, read_once
+    from realfake.detector import Detector
+except ImportError:
+    Detector = None
 
-from realfake import hub_api  # noqa: E402
-from realfake.answer import compose, read_once  # noqa: E402
-from realfake.detector import Detector  # noqa: E402
+_DEFAULTS: dict[str, Any] = {
+    "details": False,
+    "map": False,
+    "stability": False,
+    "provenance": False,
+    "method": "",
+    "target": "ai",
+    "opacity": 0.5,
+    "prior_ai": 0.5,
+}
 
 
 class EndpointHandler:
-    """Opens the checkpoint in a folder, and answers requests.
+    """Open the checkpoint in a folder, and answer requests.
 
     Args:
         path: The folder of the checkpoint.
     """
 
     def __init__(self, path: str = ""):
-        self.detector = Detector.from_pretrained(path or HERE)
+        folder = path or str(Path(__file__).resolve().parent)
+        if Detector is None:
+            from transformers import pipeline
+
+            self.pipeline = pipeline("image-classification", model=folder)
+        else:
+            self.detector = Detector.from_pretrained(folder)
 
     def __call__(self, data: dict[str, Any]) -> list[dict] | dict:
         """Answer one request.
 
         Args:
-            data: `inputs`, and `parameters`: `top_k` and `function_to_apply` as on the Hub; `details` (`bool`); `map`
-                (`bool`), with `method`, `target` (`"ai"` or `"real"`) and `opacity` (0 to 1); `prior_ai`, the share of
-                AI-generated images expected beforehand; `provenance` and `stability` (`bool`), for `details`.
+            data: `inputs`, and `parameters`: `top_k` and `function_to_apply` as on the Hub;
+                `details` (`bool`); `map` (`bool`), with `method`, `target` (`"ai"` or `"real"`) and `opacity`
+                (0 to 1); `prior_ai`, the expected share of AI-generated images; `provenance` and
+                `stability` (`bool`), for `details`.
 
         Returns:
-            `[{"label", "score"}]`; or, for `details` or `map`, `{"scores": the same, "answer": {...}}` and a `map` of
-            `{"image": base64 PNG, "method", "target"}`.
+            `[{"label", "score"}]`; or, for `details` or `map`, `{"scores": …, "answer": {…}}` and a
+            `map` of `{"image": base64 PNG, "method", "target"}`.
 
         Raises:
-            ValueError: The image or a parameter is unusable; the message says why.
+            ValueError: The image or a parameter is invalid.
         """
-        sent = data.get("parameters") or {}
-        parameters = hub_api.Parameters.read(sent)
-        options = _options(sent)
+        parameters = data.get("parameters") or {}
+        if Detector is None:
+            return self._stock(data.get("inputs"), parameters)
+        options = _options(parameters)
         image = data.get("inputs")
         if isinstance(image, str):
             image = hub_api.decode_inputs(image)
         decoded, file = read_once(image)
         logits = self.detector.logits([decoded])[0]
-        scores = hub_api.scores(logits, self.detector.model.config, parameters)
+        config = self.detector.model.config
+        scores = hub_api.scores(logits, config, hub_api.Parameters.read(parameters))
         if not (options["details"] or options["map"]):
             return scores
-        result = {"scores": scores}
+        result: dict[str, Any] = {"scores": scores}
         if options["map"]:
             explanation = self.detector.explain(
                 decoded,
@@ -65,9 +85,8 @@ class EndpointHandler:
             )
             picture = io.BytesIO()
             explanation.overlay(options["opacity"]).save(picture, "PNG")
-            encoded = base64.b64encode(picture.getvalue()).decode("ascii")
             result["map"] = {
-                "image": encoded,
+                "image": base64.b64encode(picture.getvalue()).decode("ascii"),
                 "method": explanation.method,
                 "target": explanation.target,
             }
@@ -84,21 +103,25 @@ class EndpointHandler:
         )
         return result
 
+    def _stock(self, image: Any, parameters: dict) -> list[dict]:
+        if unknown := set(parameters) - {"top_k", "function_to_apply"}:
+            raise ValueError(
+                f"{', '.join(sorted(unknown))}: install realfake for these parameters."
+            )
+        if isinstance(image, str):
+            image = base64.b64decode(image.partition(",")[2] or image)
+        if isinstance(image, bytes):
+            from PIL import Image
 
-def _options(sent: dict) -> dict[str, Any]:
-    """The parameters that are this handler's own, checked for their kinds; the detector checks their values."""
-    options: dict[str, Any] = {
-        "details": False,
-        "map": False,
-        "stability": False,
-        "provenance": False,
-        "method": "",
-        "target": "ai",
-        "opacity": 0.5,
-        "prior_ai": 0.5,
-    }
-    for name, default in options.items():
-        value = sent.get(name, default)
+            image = Image.open(io.BytesIO(image))
+        return self.pipeline(image, **parameters)
+
+
+def _options(parameters: dict) -> dict[str, Any]:
+    """Return this handler's own parameters; the detector checks their values."""
+    options = {}
+    for name, default in _DEFAULTS.items():
+        value = parameters.get(name, default)
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise ValueError(f'"{name}" must be of the kind of {default!r}, not {value!r:.40}.')
