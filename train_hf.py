@@ -8,7 +8,7 @@
         --model_name_or_path google/vit-base-patch16-224
 
 Arguments → corpus → model → trainer → training → calibration → measurement → card → Hub: the steps
-are in `realfake/cli/train.py`, and `realfake train` is the same command. `--help` lists all options.
+are in `realfake/cli/train.py`; `realfake train` is the same command. `--help` lists all options.
 The same command continues an interrupted run.
 
     # without a clone, here or on Hugging Face's machines
