@@ -1,7 +1,8 @@
-"""The command line: what it prints, what it writes, and the exit status that scripts go by."""
+"""The `realfake` command: its frame, and the commands for single images."""
 
 import csv
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -14,7 +15,8 @@ import pytest
 from helpers.tiny import draw_picture
 from PIL import Image
 
-from realfake.cli.predict import main
+from realfake import io as realfake_io
+from realfake.cli.main import COMMANDS, main
 from realfake.detector import Detector
 
 
@@ -44,10 +46,7 @@ def one_detector(monkeypatch, tiny_vit):
 
 
 def run(*arguments: str, capsys=None) -> tuple[int, str, str]:
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        status = stop.code
+    status = main(arguments)
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -129,14 +128,16 @@ def test_stdin_is_an_image(pictures, tiny_vit, capsys, monkeypatch):
         (["predict", "{a}", "--json", "--csv"], "not allowed with"),
         (["predict", "{a}", "--prior_ai", "1"], "between 0 and 1"),
         (["predict", "{a}", "--prior_ai", "nan"], "between 0 and 1"),
-        (["predict", "{a}", "--batch_size", "0"], "whole number"),
+        (["predict", "{a}", "--batch_size", "0"], "--batch_size must be at least 1"),
+        (["predict", "{a}", "--batch_size", "x"], "--batch_size: invalid whole number"),
+        (["predict", "{a}", "--stab"], "--stab"),
         (["predict", "-", "-"], "once"),
         (["predict", "{empty}"], "folder without images"),
         (["predict", "{a}", "--model", "{empty}"], "config.json"),
         (["predict", "{a}", "--label_map", "x"], "NAME=real"),
         (["explain", "{a}"], "--output"),
         (["explain", "{a}", "-o", "{empty}/no/map.png"], "create it first"),
-        (["explain", "{a}", "-o", "{empty}/map.txt"], "name a picture"),
+        (["explain", "{a}", "-o", "{empty}/map.txt"], "not a picture"),
         (["explain", "{a}", "-o", "{empty}/map.png", "--method", "guess"], "gradcam"),
         (["explain", "{a}", "-o", "{empty}/map.png", "--target", "fake"], "invalid choice"),
         (["provenance"], "FILE"),
@@ -152,7 +153,7 @@ def test_wrong_usage_ends_with_2_and_one_line(
     assert status == 2
     assert words in err
     assert out == ""
-    assert "Traceback" not in err
+    assert err.startswith("realfake: error: ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["map.png", "map.jpg"])
@@ -206,6 +207,71 @@ def test_a_name_cannot_write_to_the_terminal(tiny_vit, tmp_path, capsys):
     status, out, err = run("predict", path, "--model", tiny_vit, capsys=capsys)
     assert status == 0
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train"])
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: realfake {name} ")
+    assert "python scripts/" not in out and ".py" not in out.replace("train_hf.py", "")
+
+
+def test_help_imports_no_large_library():
+    code = (
+        "import sys; from realfake.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'transformers', 'datasets', 'gradio'} & set(sys.modules))"
+    )
+    for words in ([], ["predict"], ["corpus"], ["space", "run"]):
+        command = [sys.executable, "-c", code, *words, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.stdout.endswith("set()\n"), (words, done.stdout[-300:], done.stderr)
+
+
+def test_options_cannot_be_abbreviated():
+    from realfake.cli import main as frame
+
+    for name, command in COMMANDS.items():
+        module = importlib.import_module(f"realfake.cli.{command.module}")
+        if not hasattr(module, "parse"):
+            assert frame.build_parser(name).allow_abbrev is False
+
+
+def test_a_record_has_the_command_as_typed(pictures, tiny_vit, capsys, monkeypatch):
+    recorded = []
+    monkeypatch.setattr(
+        "realfake.cli.predict.run_predict",
+        lambda options: recorded.append(realfake_io.command_line()) or 0,
+    )
+    before = list(sys.argv)
+    assert main(["predict", "a b.jpg", "--json"]) == 0
+    assert recorded == ["realfake predict 'a b.jpg' --json"]
+    assert sys.argv == before
+
+
+@pytest.mark.parametrize(("name", "hint"), [("score x --output y", True), ("predict x", False)])
+def test_an_interruption_ends_in_one_line(name, hint, capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    command = name.split()[0]
+    function = "run_predict" if command == "predict" else "run"
+    monkeypatch.setattr(f"realfake.cli.{command}.{function}", interrupted)
+    assert main(name.split()) == 130
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and ("same command" in err) is hint
+
+
+def test_a_reader_may_leave_early(pictures, tiny_vit):
+    command = (
+        f"{sys.executable} -m realfake predict {pictures} --model {tiny_vit} --csv | head -n 0"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr and "Error" not in done.stderr
 
 
 def test_as_a_program_of_its_own(pictures, tiny_vit):

@@ -7,8 +7,8 @@ A command is a module of `realfake.cli` with two functions:
 
 The docstring of the module is the help text: its first paragraph is the description, the rest
 follows the options. A module with several commands has `configure_NAME` and `run_NAME`, and the
-docstring of `configure_NAME` is the help text. A module with `parse(arguments)` parses the options
-itself. A module imports torch, transformers and datasets inside its functions only, so that `--help`
+docstring of `configure_NAME` is the help text. A module with `parse(arguments)` parses its options
+itself. Modules import torch, transformers and datasets inside functions only, so that `--help`
 is fast. A user's mistake raises `ValueError` or `OSError`.
 """
 

@@ -1,4 +1,4 @@
-"""Options that several commands share: the model, the corpus, the output folder, what is measured."""
+"""Options that several commands share: the model, the corpus, the measurement, the output."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ def between(low: float, high: float, inclusive: bool = False) -> Callable[[str],
 
 
 def add_model(parser: argparse.ArgumentParser, positional: bool = True) -> None:
-    """Add the model: a required argument, or `--model` where the bundled detector is the default."""
+    """Add the model: a required argument, or `--model` with the bundled detector as default."""
     text = "Hub id, user/name@revision, or folder of an image classifier"
     if positional:
         parser.add_argument("model", metavar="MODEL", help=text)
@@ -70,7 +70,7 @@ def open_model(options: argparse.Namespace, device=None) -> "Detector":
     """Open the detector that the options of [`add_model`] name.
 
     Args:
-        device: *optional*. Where it computes; *defaults to* `--device`, if the command has that option.
+        device: *optional*. *Defaults to* `--device`, if the command has that option.
 
     Raises:
         ValueError: As [`Detector.from_pretrained`].
@@ -114,8 +114,8 @@ def add_corpus(parser: argparse.ArgumentParser, measured: bool = True) -> None:
     """Add the corpus and its reading.
 
     Args:
-        measured: Whether a model is measured on the corpus. Then the corpus is `--dataset`, and its classes are
-            named by `--dataset_label_map`; else it is the argument SOURCE, with `--label_map`.
+        measured: Whether a model is measured on the corpus. Then the corpus is `--dataset`, with
+            `--dataset_label_map`; else it is the argument SOURCE, with `--label_map`.
     """
     group = parser.add_argument_group("corpus") if measured else parser
     text = "Hub dataset, folder of class folders, data files, or save_to_disk folder"
@@ -158,8 +158,9 @@ def read_corpus(
     """Load the corpus that the options of [`add_corpus`] name.
 
     Args:
-        limits: *optional*. `{split: maximal number of images}`, `None` for all of them; of a split that is left out,
-            few are read. *Defaults to* the options of [`add_limits`].
+        limits: *optional*. `{split: maximal number of images}`, `None` for all of them. A split
+            that is missing is not used, so few images are read. *Defaults to* the options of
+            [`add_limits`].
 
     Raises:
         ValueError: As [`load_corpus`].
@@ -231,7 +232,8 @@ def add_measurement_log(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measurement_log",
         metavar="FILE",
-        help="log of measurements on test splits (default: measurements.jsonl in the output folder)",
+        help="log of measurements on test splits (default: measurements.jsonl in the output "
+        "folder)",
     )
 
 

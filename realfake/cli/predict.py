@@ -1,4 +1,4 @@
-"""The commands for single images: predict, explain, provenance."""
+"""Commands for single images: predict, explain, provenance."""
 
 import argparse
 import csv
@@ -6,45 +6,18 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realfake.cli import options
 from realfake.labels import AI, NAMES, REAL
 
+if TYPE_CHECKING:
+    from realfake.detector import Detector
+
 OK, FAILED = 0, 1
-# What is looked for in a folder; a file that is named is always tried.
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".jp2",
-    ".ppm",
-    ".pgm",
-    ".mpo",
-)
 COLUMNS = (
-    "file",
-    "verdict",
-    "reason",
-    "label",
-    "real",
-    "ai",
-    "prior_ai",
-    "log_odds",
-    "alpha",
-    "ood",
-    "flips",
-    "c2pa",
-    "model",
-    "revision",
-    "sha256",
-    "error",
+    *("file", "verdict", "reason", "label", "real", "ai", "prior_ai", "log_odds", "alpha", "ood"),
+    *("flips", "c2pa", "model", "revision", "sha256", "error"),
 )
 
 
@@ -125,34 +98,34 @@ def run_predict(args: argparse.Namespace) -> int:
     """Print one answer per file."""
     from realfake.answer import answers
 
-    files, failed = _collect(args.files), False
+    files = _expand(args.files)
     detector = _open(args)
-    writer = None
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     if args.csv:
-        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         writer.writeheader()
-    found = answers(
+    results = answers(
         detector,
-        (_source(file) for file in files),
+        map(_read, files),
         prior_ai=args.prior_ai,
         stability=args.stability,
         provenance=args.provenance,
         batch_size=args.batch_size,
     )
-    for file, answer in zip(files, found, strict=True):
+    status = OK
+    for file, answer in zip(files, results, strict=True):
         if isinstance(answer, Exception):
-            failed = True
-            _complain(file, answer)
+            status = FAILED
+            _report(file, answer)
             answer = {"error": str(answer)}
-            if not args.csv and not args.json:
-                continue
         answer = {"file": file, **answer}
-        if writer:
+        if args.json:
+            _print_json(answer)
+        elif args.csv:
             writer.writerow(_row(answer))
-        else:
-            print(json.dumps(answer, ensure_ascii=False) if args.json else _sentence(answer))
+        elif "error" not in answer:
+            print(_sentence(answer))
         sys.stdout.flush()
-    return FAILED if failed else OK
+    return status
 
 
 def run_explain(args: argparse.Namespace) -> int:
@@ -160,120 +133,123 @@ def run_explain(args: argparse.Namespace) -> int:
     from realfake.answer import compose, read_once
 
     output = Path(args.output)
-    if not output.parent.is_dir():
-        raise ValueError(f"--output {output}: there is no folder {output.parent}; create it first.")
     _check_picture(output)
     detector = _open(args)
     _check_method(args.method)
     try:
-        decoded, data = read_once(_source(args.file))
+        decoded, data = read_once(_read(args.file))
         explanation = detector.explain(
             decoded, method=args.method, target=args.target, prior_ai=args.prior_ai
         )
     except (ValueError, OSError) as error:
-        _complain(args.file, error)
+        _report(args.file, error)
         return FAILED
     explanation.overlay(args.opacity).save(output)
-    answer = {"file": args.file, **compose(detector, explanation.prediction, decoded, data)}
-    answer |= {"map": str(output), "method": explanation.method, "target": explanation.target}
-    print(
-        json.dumps(answer, ensure_ascii=False)
-        if args.json
-        else f"{_sentence(answer)}; {output} shows where"
-    )
+    answer = {
+        "file": args.file,
+        **compose(detector, explanation.prediction, decoded, data),
+        "map": str(output),
+        "method": explanation.method,
+        "target": explanation.target,
+    }
+    if args.json:
+        _print_json(answer)
+    else:
+        print(f"{_sentence(answer)}; map: {output}")
     return OK
 
 
 def run_provenance(args: argparse.Namespace) -> int:
-    """Print what each file records."""
+    """Print the records in each file."""
     from realfake.answer import read_once
     from realfake.provenance.content_credentials import trust_anchors
     from realfake.provenance.reading import read_provenance
 
-    anchors, failed = trust_anchors(), False
-    for file in _collect(args.files):
+    anchors, status = trust_anchors(), OK
+    for file in _expand(args.files):
         try:
-            _, data = read_once(_source(file))
+            provenance = read_provenance(read_once(_read(file))[1], anchors)
         except (ValueError, OSError) as error:
-            failed = True
-            _complain(file, error)
+            status = FAILED
+            _report(file, error)
             if args.json:
-                print(json.dumps({"file": file, "error": str(error)}, ensure_ascii=False))
+                _print_json({"file": file, "error": str(error)})
             continue
-        found = read_provenance(data, anchors)
         if args.json:
-            print(json.dumps({"file": file, **found.to_dict()}, ensure_ascii=False))
+            _print_json({"file": file, **provenance.to_dict()})
         else:
-            lines = [f"{finding.title}. {finding.detail}" for finding in found.findings]
-            print("\n  ".join([f"{_line(file)}:", *lines]))
-    return FAILED if failed else OK
+            lines = [f"{finding.title}. {finding.detail}" for finding in provenance.findings]
+            print("\n  ".join([f"{_printable(file)}:", *lines]))
+    return status
 
 
-def _open(args: argparse.Namespace):
+def _open(args: argparse.Namespace) -> "Detector":
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # stderr is for errors
     return options.open_model(args)
 
 
-def _collect(names: Sequence[str]) -> list[str]:
-    """Files as they are named, folders as the images below them."""
+def _expand(names: Sequence[str]) -> list[str]:
+    """Replace each folder by the images in it."""
     if names.count("-") > 1:
         raise ValueError("- stands for one image on stdin; name it once.")
-    return [file for name in names for file in _below(name)]
+    return [file for name in names for file in _images(name)]
 
 
-def _below(name: str) -> Iterator[str]:
+def _images(name: str) -> Iterator[str]:
     if name == "-" or not Path(name).is_dir():
         yield name
         return
-    images = sorted(
-        str(path)
-        for path in Path(name).rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
+    from realfake.corpus.local import IMAGE_SUFFIXES
+
+    paths = (path for path in Path(name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(str(path) for path in paths if path.is_file())
     if not images:
-        raise ValueError(
-            f"{name} is a folder without images; name the files themselves if theirs have other endings."
-        )
+        raise ValueError(f"{name} is a folder without images; name the image files instead.")
     yield from images
 
 
-def _source(name: str):
+def _read(name: str) -> str | bytes:
     return sys.stdin.buffer.read() if name == "-" else name
 
 
 def _check_picture(output: Path) -> None:
     from PIL import Image
 
-    if output.suffix.lower() not in (
-        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE
-    ):
-        raise ValueError(f"--output {output}: name a picture, such as map.png.")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {output.parent}; create it first.")
+    kind = Image.registered_extensions().get(output.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"--output {output} is not a picture; give a name such as map.png.")
 
 
 def _check_method(method: str | None) -> None:
     from realfake.attribution.methods import METHODS
 
     if method is not None and method not in METHODS:
-        raise ValueError(f"--method {method!r} is unknown; there are {', '.join(METHODS)}.")
+        raise ValueError(f"--method {method!r} is unknown; choose from {', '.join(METHODS)}.")
 
 
-def _complain(file: str, error: Exception) -> None:
-    print(f"{_line(file)}: {error}", file=sys.stderr)
+def _report(file: str, error: Exception) -> None:
+    print(f"{_printable(file)}: {error}", file=sys.stderr)
 
 
-def _line(text: str) -> str:
-    """A file's name can hold what a terminal would act on."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+def _print_json(answer: dict) -> None:
+    print(json.dumps(answer, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    """Replace control characters, which a terminal would execute."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _sentence(answer: dict) -> str:
-    words = {REAL: "likely a photograph", AI: "likely AI-generated"}.get(
-        answer["verdict"], answer["verdict"]
-    )
-    why = f" ({answer['reason']})" if answer.get("reason") else ""
-    return f"{_line(answer['file'])}: {words}{why}, P(ai) = {answer['probabilities'][AI]:.3f}"
+    verdicts = {REAL: "likely a photograph", AI: "likely AI-generated"}
+    verdict = verdicts.get(answer["verdict"], answer["verdict"])
+    reason = f" ({answer['reason']})" if answer.get("reason") else ""
+    probability = answer["probabilities"][AI]
+    return f"{_printable(answer['file'])}: {verdict}{reason}, P(ai) = {probability:.3f}"
 
 
 def _row(answer: dict) -> dict:
@@ -281,7 +257,6 @@ def _row(answer: dict) -> dict:
     row |= {label: (answer.get("probabilities") or {}).get(label) for label in NAMES}
     row["flips"] = (answer.get("stability") or {}).get("flips")
     findings = (answer.get("provenance") or {}).get("findings") or []
-    row["c2pa"] = next(
-        (finding["state"] for finding in findings if finding["kind"] == "c2pa"), None
-    )
+    states = (finding["state"] for finding in findings if finding["kind"] == "c2pa")
+    row["c2pa"] = next(states, None)
     return row

@@ -53,9 +53,9 @@ def configure_deploy(parser: argparse.ArgumentParser) -> None:
     realfake space deploy user/name --model user/model
     realfake space deploy user/name --model user/model@v2 --hardware zero-a10g --secret HF_TOKEN
 
-    Needs `hf auth login`. The command changes only what differs, so it can be repeated at any time:
-    it uploads changed files in one commit, removes files that no longer exist, and keeps settings that
-    are not named. Examples of hardware: cpu-basic (free), zero-a10g (ZeroGPU), t4-small.
+    Needs `hf auth login`. The command changes only what differs, so it can be repeated at any time.
+    It uploads changed files in one commit, removes files that no longer exist, and keeps settings
+    that are not named. Examples of hardware: cpu-basic (free), zero-a10g (ZeroGPU), t4-small.
     """
     parser.add_argument("space", metavar="USER/NAME", help="Space; created if it does not exist")
     parser.add_argument(
