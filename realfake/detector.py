@@ -1,10 +1,11 @@
-"""The detector: a checkpoint, opened once, that answers for images.
+"""The detector: a checkpoint that predicts and explains images.
 
-Everything that gives an answer (the page, scripts, people's own code) goes through [`Detector`], so that
-decoding, preprocessing, labels and verdicts cannot differ between them. The calibration is in the weights, and
-the verdict's thresholds are in the checkpoint's configuration.
+The command line, the Space and users' code all call [`Detector`], so that decoding, preprocessing,
+labels and verdicts are the same everywhere. The calibration is in the weights; the thresholds of
+the verdict are in the checkpoint's `config.json`.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.special import expit
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from realfake.attribution import METHOD_NAMES
 from realfake.imaging.decode import open_image
@@ -23,23 +25,24 @@ from realfake.models.folding import fold_batch_norms
 from realfake.models.hub import locate, verified
 from realfake.models.ood import FILE_NAME as OOD_FILE
 from realfake.models.ood import OodReference, forward_with_features
-from realfake.prediction import Explanation, Prediction
+from realfake.prediction import Explanation, Prediction, Stability, variants_of
 from realfake.runtime import keep_freed_memory
 from realfake.statistics.log_odds import log_odds_from_logits
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
 
 if TYPE_CHECKING:
     from realfake.attribution.faithfulness import Evidence
-    from realfake.prediction import Stability
+    from realfake.attribution.methods import Attribution
+    from realfake.models.geometry import Region
 
 BUNDLED = Path(__file__).parent / "checkpoints"
-# For checkpoints whose maps nobody has measured: two passes, and a map for every spatial layer.
-DEFAULT_METHOD = "gradcam"
 DEFAULT_CHECKPOINT = BUNDLED / "photos"
-
-
+# For checkpoints whose maps were not measured: two passes, and every spatial layer has a map.
+DEFAULT_METHOD = "gradcam"
 # Keys of `config.realfake` under the names that earlier versions wrote.
 _OLD_KEYS = {"novelty": "ood"}
+
+ImageSource = str | os.PathLike | bytes | Mapping | np.ndarray | Image.Image
 
 
 def stored_facts(facts: Mapping | None) -> dict:
@@ -54,13 +57,13 @@ class Detector:
     """Tells photographs from AI-generated images.
 
     Args:
-        model: An image classifier of transformers, in evaluation mode.
+        model: An image classifier of transformers.
         processor: Its image processor.
-        label_map: *optional*. `{class name: "real" or "ai"}` for class names that do not say it themselves.
-        name: What the checkpoint is called where people read it.
+        label_map: *optional*. `{class name: "real" or "ai"}`, if the class names do not tell.
+        name: Name of the checkpoint for people.
         revision: *optional*. Its revision on the Hub.
-        ood: *optional*. What the images look like that it was calibrated on; without it no verdict is withheld for
-            being about something else.
+        ood: *optional*. Statistics of the calibration images. Without them no verdict is withheld
+            because an image is out of distribution.
 
     Raises:
         ValueError: The classes cannot be mapped to `real` and `ai`.
@@ -76,17 +79,17 @@ class Detector:
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        processor,
+        model: PreTrainedModel,
+        processor: BaseImageProcessor,
         *,
-        label_map: dict[str, str] | None = None,
+        label_map: Mapping[str, str] | None = None,
         name: str = "",
         revision: str | None = None,
         ood: OodReference | None = None,
     ):
         if model.config.num_labels < len(NAMES):
             raise ValueError(
-                f"{name or 'The model'} has a single output; a detector needs a class for real and one for ai."
+                f"{name or 'The model'} has a single output; a detector needs two classes or more."
             )
         self.class_indices = class_indices(model.config.id2label, label_map)
         self.model = model.eval()
@@ -96,10 +99,11 @@ class Detector:
         self.ood = ood
         self.facts: dict = stored_facts(getattr(model.config, "realfake", None))
         if ood is not None:
-            # The file itself decides: a fit that was stopped may have left an older description of it.
-            self.facts = {**self.facts, "ood": ood.to_dict()}
-        stored = self.facts.get("thresholds")
-        self.thresholds = Thresholds.from_dict(stored) if stored else None
+            # After an interrupted fit, config.json may describe an older file.
+            self.facts["ood"] = ood.to_dict()
+        thresholds = self.facts.get("thresholds")
+        self.thresholds = Thresholds.from_dict(thresholds) if thresholds else None
+        # Maps hook into the layers that predictions run through: one thread at a time.
         self.lock = threading.RLock()
         self._folded: tuple[tuple, torch.nn.Module] | None = None
 
@@ -112,31 +116,30 @@ class Detector:
         token: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
-        label_map: dict[str, str] | None = None,
+        label_map: Mapping[str, str] | None = None,
         max_seconds: float | None = None,
     ) -> "Detector":
-        """Open a checkpoint. On a CPU the process's allocator is set as in [`~realfake.runtime.keep_freed_memory`].
+        """Open a checkpoint. On a CPU this sets [`~realfake.runtime.keep_freed_memory`].
 
         Args:
-            model: Hub id or folder of any image classifier of transformers; *defaults to* the bundled one.
+            model: Hub id or folder of an image classifier; *defaults to* the bundled checkpoint.
             revision: *optional*. Branch, tag or commit on the Hub.
             token: *optional*. Hub token for private checkpoints.
-            device: *optional*. *Defaults to* the GPU where there is one.
-            dtype: *defaults to* `torch.float32`, in which all ways of calling the model give the same scores.
-            label_map: *optional*. `{class name: "real" or "ai"}`, needed for names such as `LABEL_0`.
-            max_seconds: *optional*. How long its files may take to arrive from the Hub. After that an earlier download of it is
-                opened, where there is one.
+            device: *optional*. *Defaults to* a GPU if there is one.
+            dtype: *defaults to* `torch.float32`, in which all engines agree.
+            label_map: *optional*. `{class name: "real" or "ai"}`, for names such as `LABEL_0`.
+            max_seconds: *optional*. Longest download. After it, an earlier download is opened.
 
         Raises:
-            ValueError: It is no image classifier, or its classes cannot be mapped to `real` and `ai`.
+            ValueError: It is not an image classifier, or its classes cannot be mapped.
             OSError: It cannot be opened.
         """
         source = model or DEFAULT_CHECKPOINT
-        # All files from one state of the repository, even if somebody pushes in the meantime.
+        # All files from one commit, even if someone pushes in the meantime.
         located = locate(source, revision, token, max_seconds)
         files, pinned = located.source, located.revision
 
-        def opening():
+        def opening() -> tuple[PreTrainedModel, BaseImageProcessor, OodReference | None]:
             classifier = load_classifier(files, revision=pinned, token=token, dtype=dtype)
             processor = load_processor(files, revision=pinned, token=token)
             facts = stored_facts(getattr(classifier.config, "realfake", None))
@@ -149,33 +152,34 @@ class Detector:
         if device.type == "cpu":
             keep_freed_memory()
         folder = Path(source)
-        name = folder.name if folder.is_dir() else str(source)
-        revision = located.commit or revision
         return cls(
             classifier.to(device),
             processor,
             label_map=label_map,
-            name=name,
-            revision=revision,
+            name=folder.name if folder.is_dir() else str(source),
+            revision=located.commit or revision,
             ood=ood,
         )
 
     def predict(
-        self, images, batch_size: int = 16, prior_ai: float = 0.5
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        batch_size: int = 16,
+        prior_ai: float = 0.5,
     ) -> Prediction | list[Prediction]:
         """Predict one image or several.
 
         Args:
             images: A path, URL, bytes, `PIL.Image` or array, or a list of these.
             batch_size: Images in one forward pass, *defaults to* 16.
-            prior_ai: Share of `ai` images to expect where these come from, *defaults to* 0.5. It moves the
-                probabilities and the label, not the verdict.
+            prior_ai: Expected share of `ai` images, *defaults to* 0.5. It changes the probabilities
+                and the label, not the verdict.
 
         Returns:
             A [`Prediction`], or a list of them for a list.
 
         Raises:
-            ValueError: An image is unusable; the message says which and why. Or `prior_ai` is not inside (0, 1).
+            ValueError: An image is unusable, or `prior_ai` is not inside (0, 1).
             OSError: An image cannot be read.
         """
         check_prior(prior_ai)
@@ -183,107 +187,117 @@ class Detector:
             return self._predictions(*self.scores([images]), prior_ai)[0]
         return self._predictions(*self.scores(images, batch_size), prior_ai)
 
-    def stability(self, image, prior_ai: float = 0.5) -> "Stability":
-        """Predict an image together with itself after a messenger's recompression, at half size and cropped.
+    def stability(self, image: ImageSource, prior_ai: float = 0.5) -> Stability:
+        """Predict an image and copies of it: recompressed by a messenger, at half size, cropped.
 
         Args:
-            image, prior_ai: As in [`Detector.predict`].
-
-        Returns:
-            [`~realfake.prediction.Stability`]
+            image: As in [`Detector.predict`].
+            prior_ai: As in [`Detector.predict`].
 
         Raises:
-            ValueError, OSError: As in [`Detector.predict`].
+            ValueError: As in [`Detector.predict`].
+            OSError: As in [`Detector.predict`].
         """
-        from realfake.prediction import Stability, variants_of
-
         check_prior(prior_ai)
         variants = variants_of(open_image(image))
         predictions = self.predict(list(variants.values()), prior_ai=prior_ai)
         return Stability(list(zip(variants, predictions, strict=True)))
 
-    def log_odds(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
-        """Compute the log-odds of `ai`.
-
-        Args:
-            images: As in [`Detector.predict`].
-
-        Returns:
-            Float64 array of shape `(len(images),)`.
-        """
+    def log_odds(self, images: Sequence[ImageSource], batch_size: int = 16) -> np.ndarray:
+        """Compute the log-odds of `ai`, float64 of shape `(len(images),)`."""
         return log_odds_from_logits(self.logits(images, batch_size), self.class_indices)
 
     def scores(
-        self, images: Sequence, batch_size: int = 16
+        self, images: Sequence[ImageSource], batch_size: int = 16
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Compute all that a verdict rests on, in one pass over the images.
-
-        Args:
-            images: As in [`Detector.predict`].
+        """Compute what [`Detector.verdicts`] needs, in one pass over the images.
 
         Returns:
-            The log-odds of `ai` and the novelty (see [`Prediction`]), float64 arrays of shape `(len(images),)`; `None` in
-            place of the novelty where the checkpoint stores no statistics. [`Detector.verdicts`] takes them both.
+            The log-odds of `ai` and the OOD p-values (`Prediction.ood`), float64 of shape
+            `(len(images),)`. The second is `None` without statistics of the calibration images.
         """
         logits, ood = [], []
         for pixels in self._decoded_batches(images, batch_size):
-            rows, shares = self.examine(pixels)
-            logits.append(rows)
-            ood.append(shares)
+            batch_logits, batch_ood = self.examine(pixels)
+            logits.append(batch_logits)
+            ood.append(batch_ood)
         log_odds = log_odds_from_logits(self._joined(logits), self.class_indices)
-        if self.ood is None:
-            return log_odds, None
-        return log_odds, np.concatenate([*ood, np.zeros(0)])
+        return log_odds, None if self.ood is None else np.concatenate([*ood, np.zeros(0)])
 
     def verdicts(self, log_odds: np.ndarray, ood: np.ndarray | None = None) -> np.ndarray:
-        """Give the verdict on images by their [`Detector.scores`]: `"real"`, `"ai"` or `"inconclusive"`, of shape `(n,)`."""
+        """Return the verdict for each image: `"real"`, `"ai"` or `"inconclusive"`.
+
+        Args:
+            log_odds: Of shape `(n,)`, from [`Detector.scores`].
+            ood: *optional*. Of shape `(n,)`, from [`Detector.scores`].
+        """
         log_odds = np.asarray(log_odds)
         if self.thresholds is None:
-            said = np.where(log_odds > 0, AI, REAL)
+            result = np.where(log_odds > 0, AI, REAL)
         else:
-            said = verdicts(log_odds, self.thresholds)
-        if ood is None or self.ood is None:
-            return said
-        return np.where(self.ood.is_out_of_distribution(ood), INCONCLUSIVE, said)
+            result = verdicts(log_odds, self.thresholds)
+        return np.where(self._is_out_of_distribution(log_odds, ood), INCONCLUSIVE, result)
 
-    def logits(self, images: Sequence, batch_size: int = 16) -> np.ndarray:
-        """Compute the raw logits, float32 array of shape `(len(images), labels)`."""
-        return self._joined(
-            [self.forward(pixels) for pixels in self._decoded_batches(images, batch_size)]
-        )
+    def reasons(self, log_odds: np.ndarray, ood: np.ndarray | None = None) -> list[str | None]:
+        """Return why each verdict of [`Detector.verdicts`] is inconclusive; `None` if it is not.
+
+        The codes are explained in [`~realfake.prediction.Prediction`].
+        """
+        log_odds = np.asarray(log_odds)
+        is_ood = self._is_out_of_distribution(log_odds, ood)
+        missing = {
+            label: self.thresholds is not None and getattr(self.thresholds, label) is None
+            for label in NAMES
+        }
+
+        def reason(verdict: str, value: float, unusual: bool) -> str | None:
+            if verdict != INCONCLUSIVE:
+                return None
+            if unusual:
+                return "out_of_distribution"
+            return "no_thresholds" if missing[AI if value > 0 else REAL] else "between"
+
+        return [
+            reason(*each)
+            for each in zip(self.verdicts(log_odds, ood), log_odds, is_ood, strict=True)
+        ]
+
+    def logits(self, images: Sequence[ImageSource], batch_size: int = 16) -> np.ndarray:
+        """Compute the logits, float32 of shape `(len(images), labels)`."""
+        batches = self._decoded_batches(images, batch_size)
+        return self._joined([self.forward(pixels) for pixels in batches])
 
     @torch.inference_mode()
-    def features(self, images: Sequence, batch_size: int = 16) -> dict[str, np.ndarray]:
-        """Compute the features that novelty is judged by: `{block: float32 array of shape (len(images), size)}`."""
-        rows = []
+    def features(
+        self, images: Sequence[ImageSource], batch_size: int = 16
+    ) -> dict[str, np.ndarray]:
+        """Compute the features of OOD detection: `{block: float32 (len(images), size)}`."""
+        batches = []
         for pixels in self._decoded_batches(images, batch_size):
             with self.lock:
                 _, features = forward_with_features(self.model, pixels)
-            rows.append({name: block.cpu().numpy() for name, block in features.items()})
-        return {
-            name: np.concatenate([row[name] for row in rows]) for name in (rows[0] if rows else ())
-        }
+            batches.append({name: block.cpu().numpy() for name, block in features.items()})
+        names = batches[0] if batches else ()
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
 
-    def pixels(self, image) -> torch.Tensor:
-        """Decode and preprocess one image, as in [`Detector.predict`], to the model's input, `(1, 3, height, width)`."""
+    def pixels(self, image: ImageSource) -> torch.Tensor:
+        """Decode and preprocess one image to the model's input, `(1, 3, height, width)`."""
         return self.processor(images=open_image(image), return_tensors="pt")["pixel_values"]
 
     @torch.inference_mode()
     def forward(self, pixels: torch.Tensor) -> np.ndarray:
-        """Run the model on a batch of inputs: float32 array of shape `(len(pixels), labels)`.
-
-        One caller at a time, whatever thread it comes from: a map hooks into the layers that a verdict runs through.
-        """
+        """Run the model on a batch of inputs: logits, float32 of shape `(len(pixels), labels)`."""
         with self.lock:
             pixels = pixels.to(self.model.device, self.model.dtype)
             return self.model(pixel_values=pixels).logits.float().cpu().numpy()
 
     @torch.inference_mode()
     def examine(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
-        """Run the model once on a batch of inputs, as [`Detector.forward`], for the logits and the novelty of each.
+        """Run the model once on a batch of inputs for logits and OOD p-values.
 
         Returns:
-            Logits of shape `(len(pixels), labels)`, and novelty of shape `(len(pixels),)`, `None` without statistics.
+            Logits of shape `(len(pixels), labels)`, and p-values of shape `(len(pixels),)`, or
+            `None` without statistics of the calibration images.
         """
         if self.ood is None:
             return self.forward(pixels), None
@@ -295,13 +309,13 @@ class Detector:
 
     @property
     def explanation_method(self) -> str:
-        """The method whose maps measurements of this checkpoint support, see `scripts/evaluate_explanations.py`; or Grad-CAM."""
-        stored = self.facts.get("explanation_method")
-        return stored if stored in METHOD_NAMES else DEFAULT_METHOD
+        """The attribution method that measurements of this checkpoint support, or Grad-CAM."""
+        method = self.facts.get("explanation_method")
+        return method if method in METHOD_NAMES else DEFAULT_METHOD
 
     def explain(
         self,
-        image,
+        image: ImageSource,
         method: str | None = None,
         target: str = AI,
         evidence: bool = False,
@@ -312,18 +326,18 @@ class Detector:
 
         Args:
             image: As in [`Detector.predict`].
-            method: A method of `realfake.attribution.methods.METHODS`, *defaults to* [`Detector.explanation_method`].
+            method: A name of `realfake.attribution.METHOD_NAMES`, *defaults to*
+                [`Detector.explanation_method`].
             target: The label whose evidence is positive, `"ai"` (default) or `"real"`.
-            evidence: Whether to take the map's strongest part away and see what becomes of the score, *defaults to*
-                `False`.
+            evidence: Whether to test the map by removing its strongest part, *defaults to* `False`.
             prior_ai: As in [`Detector.predict`], for the prediction.
-            options: Passed on to the method.
+            options: Passed to the method.
 
         Raises:
-            ValueError: The image is unusable, or there is no such method or target.
+            ValueError: The image is unusable, or the method or the target is unknown.
             OSError: The image cannot be read.
         """
-        # Captum takes over a second to import, and a detector that only predicts does not need it.
+        # Captum takes over a second to import.
         from realfake.attribution.methods import attribute
         from realfake.models.geometry import seen_region
 
@@ -337,7 +351,7 @@ class Detector:
         with self.lock:
             logits, ood = self.examine(pixels)
             log_odds = log_odds_from_logits(logits, self.class_indices)
-            # Every pass that is not made twice keeps the map affordable.
+            # Passing the known score saves a forward pass.
             score = float(log_odds[0]) * (1 if target == AI else -1)
             model = self.for_maps(pixels)
             attribution = attribute(
@@ -355,14 +369,14 @@ class Detector:
         )
 
     def for_maps(self, pixels: torch.Tensor) -> torch.nn.Module:
-        """The network that maps are made with: on a CPU a copy with [`fold_batch_norms`], where it has any.
+        """Return the model for maps: on a CPU a faster copy made by [`fold_batch_norms`].
 
         Args:
-            pixels: An input, by which the copy is checked.
+            pixels: An input to check the copy with.
         """
         if self.model.device.type != "cpu":
             return self.model
-        # A copy of weights that have changed since, a calibration folded in for instance, must not be asked.
+        # A copy of old weights must not be used after a calibration was folded in.
         tensors = (*self.model.parameters(), *self.model.buffers())
         weights = tuple((id(tensor), tensor._version) for tensor in tensors)
         if self._folded is None or self._folded[0] != weights:
@@ -370,58 +384,62 @@ class Detector:
         return self._folded[1]
 
     def _evidence(
-        self, model: torch.nn.Module, pixels: torch.Tensor, attribution, region
+        self,
+        model: torch.nn.Module,
+        pixels: torch.Tensor,
+        attribution: "Attribution",
+        region: "Region",
     ) -> "Evidence":
         from realfake.attribution.faithfulness import evidence_of
         from realfake.attribution.methods import LogOdds
 
-        log_odds = LogOdds(model, self.class_indices, attribution.target)
-        # Random parts must not fall on padding, where removing costs nothing.
+        target = attribution.target
+        log_odds = LogOdds(model, self.class_indices, target)
+        # Random parts must not fall on padding: removing it costs nothing.
         box = tuple(round(edge) for edge in region.input_box)
         score = attribution.details["score"]
-        return evidence_of(
-            log_odds, pixels, attribution.heatmap, attribution.target, box=box, score=score
-        )
+        return evidence_of(log_odds, pixels, attribution.heatmap, target, box=box, score=score)
 
-    def _decoded_batches(self, images: Sequence, batch_size: int) -> Iterator[torch.Tensor]:
+    def _decoded_batches(
+        self, images: Sequence[ImageSource], batch_size: int
+    ) -> Iterator[torch.Tensor]:
         for start in range(0, len(images), batch_size):
-            yield from self._batches(
-                [open_image(image) for image in images[start : start + batch_size]]
-            )
-
-    def _joined(self, logits: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(
-            [np.zeros((0, self.model.config.num_labels), dtype=np.float32), *logits]
-        )
+            batch = images[start : start + batch_size]
+            yield from self._batches([open_image(image) for image in batch])
 
     def _batches(self, images: list[Image.Image]) -> list[torch.Tensor]:
-        # A processor that keeps an image's own size gives tensors that cannot be stacked: one at a time then.
         tensors = [
             self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images
         ]
+        # Inputs of different sizes cannot be stacked and go through the model one at a time.
         if len({tensor.shape for tensor in tensors}) == 1:
             tensors = [torch.cat(tensors)]
         return [tensor.to(self.model.device, self.model.dtype) for tensor in tensors]
 
+    def _joined(self, logits: list[np.ndarray]) -> np.ndarray:
+        empty = np.zeros((0, self.model.config.num_labels), dtype=np.float32)
+        return np.concatenate([empty, *logits])
+
+    def _is_out_of_distribution(self, log_odds: np.ndarray, ood: np.ndarray | None) -> np.ndarray:
+        if ood is None or self.ood is None:
+            return np.zeros(log_odds.shape, dtype=bool)
+        return self.ood.is_out_of_distribution(ood)
+
     def _predictions(
-        self, log_odds: np.ndarray, ood: np.ndarray | None = None, prior_ai: float = 0.5
+        self, log_odds: np.ndarray, ood: np.ndarray | None, prior_ai: float
     ) -> list[Prediction]:
-        given = self.verdicts(log_odds, ood)
-        out_of_distribution = (
-            np.zeros(len(log_odds), bool) if ood is None else self.ood.is_out_of_distribution(ood)
-        )
+        results = zip(self.verdicts(log_odds, ood), self.reasons(log_odds, ood), strict=True)
         predictions = []
-        for index, (calibrated, verdict) in enumerate(zip(log_odds, given, strict=True)):
-            posterior = float(with_prior(calibrated, prior_ai))
-            why = "out_of_distribution" if out_of_distribution[index] else "between"
+        for index, (verdict, reason) in enumerate(results):
+            posterior = float(with_prior(log_odds[index], prior_ai))
             predictions.append(
                 Prediction(
                     label=AI if posterior > 0 else REAL,
                     probabilities={REAL: float(expit(-posterior)), AI: float(expit(posterior))},
                     verdict=str(verdict),
-                    log_odds=float(calibrated),
+                    log_odds=float(log_odds[index]),
                     alpha=None if self.thresholds is None else self.thresholds.alpha,
-                    reason=why if verdict == INCONCLUSIVE else None,
+                    reason=reason,
                     ood=None if ood is None else float(ood[index]),
                     prior_ai=float(prior_ai),
                 )
@@ -432,17 +450,13 @@ class Detector:
 def _load_ood(
     files: str | Path, facts: Mapping, revision: str | None, token: str | None
 ) -> OodReference | None:
-    """The statistics of a checkpoint whose configuration says that it has them; no other one is asked for them.
-
-    Raises:
-        OSError: They are missing or broken, or cannot be had.
-    """
+    """Load the OOD statistics of a checkpoint whose configuration mentions them."""
     if not facts.get("ood"):
         return None
     path = optional_file(files, OOD_FILE, revision=revision, token=token)
     if path is None:
         raise OSError(
-            f"{files} cannot be opened as a checkpoint: it lacks {OOD_FILE}, which its config.json speaks of; "
-            "download or save it again."
+            f"{files} cannot be opened as a checkpoint: it lacks {OOD_FILE}, which its config.json "
+            "mentions; download or save it again."
         )
     return OodReference.load(path)

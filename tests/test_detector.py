@@ -10,7 +10,7 @@ from helpers.tiny import draw_picture, save_tiny
 from PIL import Image
 from scipy.special import expit
 
-from realfake.detector import Detector
+from realfake.detector import DEFAULT_CHECKPOINT, Detector, stored_facts
 from realfake.prediction import Explanation, Prediction
 
 
@@ -203,6 +203,32 @@ def test_why_a_verdict_is_inconclusive(detector, picture):
     given = with_thresholds(detector, log_odds - 1, log_odds - 0.5).predict(picture)
     assert (given.verdict, given.reason) == ("ai", None)
     assert detector.predict(picture).reason is None
+
+
+def test_a_missing_threshold_is_a_reason_of_its_own(detector, picture):
+    log_odds = detector.predict(picture).log_odds
+    for real, ai in ((None, None), (log_odds - 1, None) if log_odds > 0 else (None, log_odds + 1)):
+        prediction = with_thresholds(detector, real, ai).predict(picture)
+        assert (prediction.verdict, prediction.reason) == ("inconclusive", "no_thresholds")
+    # Only a verdict of "ai" is possible, and the log-odds do not reach its threshold.
+    one_sided = with_thresholds(detector, None, 1.0)
+    assert one_sided.reasons(np.array([-5.0, 0.5, 2.0])) == ["no_thresholds", "between", None]
+    assert detector.reasons(np.array([-5.0, 5.0])) == [None, None]
+
+
+def test_config_keys_of_earlier_versions_are_read():
+    assert stored_facts(None) == {}
+    assert stored_facts({"corpus": "a", "novelty": {"alpha": 0.05}}) == {
+        "corpus": "a",
+        "ood": {"alpha": 0.05},
+    }
+    assert stored_facts({"novelty": {"alpha": 0.05}, "ood": None}) == {"ood": None}
+
+
+def test_statistics_under_their_old_key_withhold_a_verdict():
+    bundled = Detector.from_pretrained(DEFAULT_CHECKPOINT, device="cpu")
+    assert bundled.ood is not None and bundled.facts["ood"] == bundled.ood.to_dict()
+    assert "novelty" not in bundled.model.config.realfake
 
 
 # --- the prior

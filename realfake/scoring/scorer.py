@@ -106,24 +106,18 @@ class Scorer:
             for index in doubtful:
                 answers[index]["recomputed"] = True
         finite = np.isfinite(log_odds)
-        said = self.detector.verdicts(np.where(finite, log_odds, 0.0), ood)
-        out_of_distribution = (
-            np.zeros(len(answers), bool)
-            if ood is None
-            else self.detector.ood.is_out_of_distribution(ood)
-        )
+        known = np.where(finite, log_odds, 0.0)
+        verdicts, reasons = self.detector.verdicts(known, ood), self.detector.reasons(known, ood)
         for index, answer in enumerate(answers):
             if not finite[index]:
                 answer["error"] = "the model gives no finite score for it"
                 continue
-            verdict = str(said[index])
-            why = "out_of_distribution" if out_of_distribution[index] else "between"
             answer |= {
                 REAL: float(expit(-log_odds[index])),
                 AI: float(expit(log_odds[index])),
                 "log_odds": float(log_odds[index]),
-                "verdict": verdict,
-                "reason": None if verdict in (REAL, AI) else why,
+                "verdict": str(verdicts[index]),
+                "reason": reasons[index],
                 "ood": None if ood is None else float(ood[index]),
             }
         return strayed
