@@ -148,7 +148,7 @@ class Batch:
         """Check files, and those in archives.
 
         Args:
-            run: The state of the session's run. A newer run ends an older one, and so does [`stop`].
+            run: The state of the session's run. A newer run ends an older one, as [`stop`] does.
             files: Paths.
             stability: Whether to check changed copies as well, as the first tab does.
 

@@ -1,8 +1,8 @@
 """The answers of the first tab: a record of each image, and the messages that the browser shows.
 
-Every message names the image it answers for, and every map its method and target. The browser keeps
-the messages and shows only those that match its drop area and its settings (`page.js`), so the order
-in which they arrive does not matter. The report is made from the same record.
+Every message names the image it answers for, and every map its method and target. The browser
+keeps the messages and shows only those that match its drop area and its settings (`page.js`), so
+the order in which they arrive does not matter. The report is made from the same record.
 """
 
 import hashlib
@@ -48,8 +48,8 @@ class Map:
         target: `"real"` or `"ai"`.
         plain: JPEG of the image in grey with the outlined regions: the map at no opacity.
         coloured: The same at full opacity. A blend of the two is the map at any opacity.
-        regions: `((left, top, right, bottom), share)` of the strongest regions; edges as shares of the
-            image's sides.
+        regions: `((left, top, right, bottom), share)` of the strongest regions; edges as shares of
+            the image's sides.
         partial: Whether the detector did not look at some part.
         evidence: Whether the map holds, a `realfake.attribution.faithfulness.Evidence`.
         caveats: What a reader of the map must know, in English.
@@ -77,7 +77,7 @@ class Record:
         size: Width and height of the upright image.
         picture: JPEG of the upright image.
         date: When it was checked.
-        prediction: At a prior of one half. Its verdict is withheld if the changed copies contradict it.
+        prediction: At a prior of one half. Inconclusive if the changed copies contradict it.
         stability: The changed copies, or `None` if they could not be checked.
         stability_problem: Why they could not be checked.
         provenance: `None` if the metadata could not be read.
@@ -156,8 +156,8 @@ class Handlers:
     ) -> Iterator[tuple[dict, Session]]:
         """Answer for the image in the drop area: the verdict, then the map.
 
-        The newest event of a browser is always answered in full. An older one stops at the next step,
-        to save work.
+        The newest event of a browser is always answered in full. An older one stops at the next
+        step, to save work.
 
         Args:
             session: The visitor's records.
@@ -285,8 +285,8 @@ def judge(detector: Detector, decoded: Image.Image) -> tuple[Prediction, Stabili
     """Predict an image and its changed copies, as all tabs do.
 
     Returns:
-        The prediction, its verdict withheld if the copies contradict it, and the `Stability`, or the
-        reason why there is none: an image can be too small to be halved.
+        The prediction, inconclusive if the copies contradict it, and the `Stability`, or the reason
+        why there is none: an image can be too small to be halved.
     """
     try:
         stable = detector.stability(decoded)

@@ -47,6 +47,7 @@ function content(name, image) {
 
 function show() {
     const image = imageInDropArea();
+    let changed = false;
     for (const slot of all("[data-slot]")) {
         const [state, key, html] = content(slot.dataset.slot, image);
         if (slot.dataset.key === key) continue;
@@ -55,9 +56,9 @@ function show() {
         slot.dataset.key = key;
         slot.dataset.state = state;
         slot.dataset.imageId = state === "answer" ? image.id : "";
-        if (state === "answer") weigh();
+        changed = true;
     }
-    blend();
+    if (changed) { weigh(); blend(); }
 }
 
 // The prior moves every probability by Bayes' rule. Verdicts stay.
@@ -69,10 +70,12 @@ function percent(p) {
     return new Intl.NumberFormat(language, {style: "percent"}).format(whole / 100);
 }
 
+let weighed;
+const prior = () => Number($("#rf-prior input[type=range]")?.value ?? 50) / 100;
 function weigh() {
-    const prior = Number($("#rf-prior input[type=range]")?.value ?? 50) / 100;
+    weighed = prior();
     for (const place of all("#rf-layout [data-log-odds]")) {
-        const odds = Number(place.dataset.logOdds) + Math.log(prior / (1 - prior));
+        const odds = Number(place.dataset.logOdds) + Math.log(weighed / (1 - weighed));
         const share = {ai: 1 / (1 + Math.exp(-odds)), real: 1 / (1 + Math.exp(odds))};
         const write = each => { each.textContent = percent(share[each.dataset.percent]); };
         place.querySelectorAll("[data-percent]").forEach(write);
@@ -85,10 +88,12 @@ function weigh() {
 }
 
 // The strength of the map's colours: two pictures of it, one over the other.
+let blended;
 const strength = () => Number($("#rf-strength input[type=range]")?.value ?? 50) / 100;
 function blend() {
+    blended = strength();
     const picture = $("#rf-map .rf-coloured");
-    if (picture) picture.style.opacity = strength();
+    if (picture) picture.style.opacity = blended;
 }
 
 async function save(figure) {
@@ -115,11 +120,6 @@ document.addEventListener("click", event => {
     const button = event.target.closest("#rf-map [data-act]");
     if (button) ({save, enlarge})[button.dataset.act](button.closest("figure"));
 });
-// Settings change without a change of the page's elements.
-for (const kind of ["input", "change", "click"]) {
-    document.addEventListener(kind, () => setTimeout(() => { show(); weigh(); }));
-}
-
 // The thumbnails of the examples are buttons without a text, and Gradio draws them again at times.
 function nameExamples() {
     const names = $("#rf-script-words")?.dataset.examples.split("|") ?? [];
@@ -128,9 +128,16 @@ function nameExamples() {
     });
 }
 
-new MutationObserver(() => { show(); nameExamples(); }).observe(
-    document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ["src"]}
-);
+// Each change of the page is followed at once, and each frame is checked before it is painted: settings
+// change without a change of the page's elements.
+function follow() {
+    show();
+    if (weighed !== prior()) weigh();
+    if (blended !== strength()) blend();
+}
+const frame = () => { follow(); requestAnimationFrame(frame); };
+const watched = {childList: true, subtree: true, attributes: true, attributeFilter: ["src"]};
+new MutationObserver(() => { follow(); nameExamples(); }).observe(document.body, watched);
 watch("value", () => receive(props.value));
-show();
 nameExamples();
+frame();

@@ -1,6 +1,6 @@
 """HTML from the Jinja2 templates of `templates/`: escaping, and pictures inside the page.
 
-A template is a file of macros, one for each piece of a tab. Everything that is filled in is escaped.
+A template is a file of macros, one for each piece of a tab. All values are escaped.
 """
 
 import base64
@@ -103,6 +103,6 @@ def data_uri(data: bytes) -> Markup:
 
 
 def error_line(error: Exception, path: str) -> str:
-    """Return the first line of an error, with the file's name in place of its path on the server."""
+    """Return an error's first line, with the file's name in place of its path."""
     message = str(error).replace(path, Path(path).name).strip()
     return message.splitlines()[0] if message else type(error).__name__

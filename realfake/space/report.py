@@ -1,6 +1,6 @@
 """A report on one image, from its record: JSON for programs, and one HTML file for people.
 
-The JSON has the form of `realfake.answer`. The HTML file needs nothing else: its pictures are inside it.
+The JSON has the form of `realfake.answer`. The pictures are inside the HTML file.
 """
 
 import io

@@ -1,7 +1,7 @@
-"""The page's words: the strings of `languages/`, numbers as a language writes them, and sentences made of both.
+"""The page's words: the strings of `languages/`, and numbers and sentences in these languages.
 
-A request is answered in the language it asks for ([`Words.from_header`]). What is on the page from the
-start is there in every language ([`Localised`]), and the browser picks one.
+A request is answered in the language it asks for ([`Words.from_header`]). What is on the page from
+the start is there in every language ([`Localised`]), and the browser picks one.
 """
 
 import json
@@ -122,7 +122,7 @@ class Words:
         return self(f"rate.{verdict}", n=self.number(n), **values)
 
     def evidence(self, evidence: Any) -> str:
-        """Say what removing the marked part does to the score, as `Evidence.sentence` in English."""
+        """Say what removing the marked part does to the score, like `Evidence.sentence`."""
         if not evidence.share:
             return self(f"evidence.nothing.{evidence.target}")
         shown = self._distinct(evidence.before, evidence.after, evidence.random)
@@ -147,7 +147,7 @@ class Words:
         return [self.decimal(p, 2) for p in probabilities]
 
     def place(self, box: Sequence[float]) -> str:
-        """Say where a box is: `"top left"`, `"centre"`. Its edges are shares of the image's sides."""
+        """Say where a box is: `"top left"`. Its edges are shares of the image's sides."""
         left, top, right, bottom = box
         column = _third((left + right) / 2, ("left", "centre", "right"))
         row = _third((top + bottom) / 2, ("top", "middle", "bottom"))
@@ -191,7 +191,7 @@ class Localised:
         return str(I18nData(key))
 
     def html(self, name: str, draw: Callable[[Words], str]) -> str:
-        """Add HTML that `draw` makes in one language, under the key `html.name`; return its marker."""
+        """Add HTML that `draw` makes in one language, and return its marker."""
         for language in LANGUAGES:
             self._entries[language][f"html.{name}"] = draw(words(language))
         return self(f"html.{name}")

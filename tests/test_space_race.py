@@ -1,0 +1,158 @@
+"""An answer is shown only beside its own image, however fast a visitor changes image and settings.
+
+The detector is replaced by one that reads its answer off the image and takes a random time. A script
+in the page compares what is shown with the image in the drop area, at every frame and every change.
+"""
+
+import hashlib
+import json
+import random
+
+import pytest
+from helpers.browser import drop, launched, opened
+from helpers.serving import serving
+from PIL import Image
+
+from realfake.attribution.methods import METHODS
+from realfake.labels import AI, NAMES
+from realfake.space.text import ENGLISH
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
+
+# An image of grey level n is AI-generated with n %.
+SERVER = """
+import math, random, runpy, time
+import numpy as np
+from realfake.attribution.faithfulness import Evidence
+from realfake.detector import Detector
+from realfake.imaging.decode import open_image
+from realfake.prediction import Explanation, Prediction, Stability
+
+def predicted(image):
+    p = image.getpixel((0, 0))[0] / 100
+    label = "ai" if p > 0.5 else "real"
+    return Prediction(label, {"real": 1 - p, "ai": p}, label, math.log(p / (1 - p)), 0.05)
+
+def stability(self, image, prior_ai=0.5):
+    time.sleep(random.uniform(0, 0.2))
+    return Stability([("original", predicted(image)), ("crop", predicted(image))])
+
+def explain(self, path, method=None, target="ai", evidence=False):
+    image = open_image(path)
+    time.sleep(random.uniform(0, 1))
+    prediction = predicted(image)
+    before = prediction.probabilities[target]
+    heatmap = np.zeros((image.height, image.width), np.float32)
+    heatmap[:8, :8] = 1
+    tested = Evidence(target, 0.1, before, before / 2, (before,) * 5)
+    return Explanation(heatmap, method, target, prediction, image, evidence=tested)
+
+Detector.stability, Detector.explain = stability, explain
+runpy.run_path("app.py", run_name="__main__")
+"""
+
+# What is shown for another image, method or target than those of the page is wrong.
+WATCH = """labels => {
+    window.wrong = [];
+    window.looks = 0;
+    const text = selector => document.querySelector(selector)?.textContent.trim();
+    window.shown = () => {
+        const picture = document.querySelector("#rf-drop img");
+        const level = Number(picture && decodeURIComponent(picture.src).match(/grey-(\\d+)\\.png/)[1]);
+        const alt = document.querySelector("#rf-map .rf-plain")?.alt;
+        const label = id => document.querySelector(`#${id} input:checked`).closest("label").textContent.trim();
+        return {
+            level, verdict: text("#rf-verdict [data-percent=ai]"), copy: text("#rf-stability td[data-percent]"),
+            map: text("#rf-evidence")?.match(/from (\\d\\.\\d\\d)/)?.[1], alt,
+            method: label("rf-method"), target: label("rf-target"), date: Date.now(),
+        };
+    };
+    const look = kind => {
+        window.looks += 1;
+        const now = window.shown(), percent = `${now.level}%`;
+        // Radio buttons change before the elements that depend on them; a frame shows both.
+        const settings = kind === "frame" && now.alt;
+        const share = (now.target === labels.ai ? now.level : 100 - now.level) / 100;
+        const good = (!now.verdict || (now.level && now.verdict === percent))
+            && (!now.copy || (now.level && now.copy === percent))
+            && (!now.map || now.level)
+            && (!settings || Math.abs(now.map - share) < 0.006)
+            && (!settings || (now.alt.includes(now.method) && now.alt.includes(now.target)));
+        if (!good) window.wrong.push({...now, kind});
+    };
+    new MutationObserver(() => look("change")).observe(document.body, {childList: true, subtree: true, characterData: true});
+    const frame = () => { look("frame"); requestAnimationFrame(frame); };
+    frame();
+}"""
+
+
+@pytest.fixture(scope="module")
+def url(tiny_vit, tmp_path_factory):
+    with serving(
+        tmp_path_factory.mktemp("race"), "-c", SERVER, REALFAKE_MODEL=str(tiny_vit)
+    ) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    with launched(chromium) as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("uploads", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_no_answer_is_shown_beside_another_image(browser, url, tmp_path, uploads):
+    chance = random.Random(16)
+    labels = {name: ENGLISH(f"label.{name}") for name in NAMES}
+    levels = [chance.randrange(2, 99) for _ in range(uploads)]
+    for level in set(levels):
+        Image.new("RGB", (64, 64), (level,) * 3).save(tmp_path / f"grey-{level}.png")
+    with opened(browser, url) as page:
+        page.evaluate(WATCH, labels)
+        settled = 0
+        for number, level in enumerate(levels):
+            remove = page.get_by_label("Remove Image")
+            if remove.count():
+                remove.click()
+                page.wait_for_timeout(chance.choice([0, 0, 50, 200, 800]))
+            drop(page, tmp_path / f"grey-{level}.png")
+            page.wait_for_selector("#rf-drop img")
+            for _ in range(chance.randrange(3)):
+                page.wait_for_timeout(chance.choice([0, 50, 200, 600]))
+                choose(page, "rf-method", ENGLISH(f"method.{chance.choice([*METHODS])}"))
+                if chance.random() < 0.3:
+                    choose(page, "rf-target", labels[chance.choice(NAMES)])
+            page.wait_for_timeout(chance.choice([0, 100, 300, 1000]))
+            if number % 5 == 4:
+                settled += 1
+                check_settled(page, tmp_path / f"grey-{level}.png", level, labels)
+        page.get_by_label("Remove Image").click()
+        page.wait_for_timeout(1500)
+        assert page.inner_text("#rf-verdict h2") == ENGLISH("empty.headline")
+        wrong, looks = page.evaluate("[window.wrong, window.looks]")
+    print(f"{uploads} uploads, {settled} reports, {looks} looks, {len(wrong)} wrong")
+    assert wrong == []
+    assert looks > 10 * uploads
+
+
+def choose(page, id: str, label: str) -> None:
+    page.locator(f"#{id}").get_by_label(label, exact=True).check()
+
+
+def check_settled(page, path, level: int, labels: dict[str, str]) -> None:
+    """The whole answer comes, and the report is about the same image, method and target."""
+    page.wait_for_function(
+        "() => { const now = window.shown(); return now.verdict && now.copy && now.alt; }"
+    )
+    now = page.evaluate("window.shown()")
+    assert now["level"] == level
+    with page.expect_download() as started:
+        page.locator("#rf-report-json").click()
+    with open(started.value.path(), encoding="utf-8") as file:
+        report = json.load(file)
+    assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert round(100 * report["probabilities"][AI]) == level
+    drawn = report["map"]
+    assert ENGLISH(f"method.{drawn['method']}") == now["method"]
+    assert labels[drawn["target"]] == now["target"]
+    assert f"{drawn['evidence']['before']:.2f}" == now["map"]
