@@ -10,8 +10,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
 from realfake.audit.audit import audit, quick_audit
-from realfake.audit.report import markdown, write_report
-from realfake.audit.result import LEAK
+from realfake.audit.findings import LEAK
+from realfake.audit.report import write_report
 from realfake.cli.main import main
 from realfake.corpus.load import load_corpus
 
@@ -120,7 +120,7 @@ def test_a_planted_leak_is_found_and_named_and_the_equalized_copy_is_without_it(
     make, fact = PLANTED[leak]
     source = make_corpus(tmp_path / "corpus", make)
     code, printed = run(
-        source, "--output", tmp_path / "out", "--strict", "1", "--equalize", tmp_path / "equal"
+        source, "--output", tmp_path / "out", "--strict", "--equalize", tmp_path / "equal"
     )
     assert code == 0, "with --equalize, --strict judges the copy"
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
@@ -159,7 +159,7 @@ def test_a_planted_leak_is_found_and_named_and_the_equalized_copy_is_without_it(
 
 def test_a_clean_corpus_passes(run, tmp_path):
     source = make_corpus(tmp_path / "corpus", plain, train=240, test=120)
-    code, printed = run(source, "--output", tmp_path / "out", "--strict", "1")
+    code, printed = run(source, "--output", tmp_path / "out", "--strict")
     assert code == 0
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert not [each for each in found["findings"] if each["severity"] != "note"]
@@ -176,7 +176,6 @@ def test_strict_exit_statuses(run, tmp_path):
     source = make_corpus(tmp_path / "corpus", by_format, train=40, test=24)
     assert run(source, "--output", tmp_path / "out")[0] == 0
     assert run(source, "--output", tmp_path / "out", "--strict")[0] == 1
-    assert run(source, "--output", tmp_path / "out", "--strict", "0")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -220,7 +219,7 @@ def test_duplicates_across_splits_and_labels(run, tmp_path):
             )  # ai there, real here
 
     source = make_corpus(tmp_path / "corpus", plain, change=plant)
-    code, _ = run(source, "--output", tmp_path / "out", "--strict", "1")
+    code, _ = run(source, "--output", tmp_path / "out", "--strict")
     assert code == 1
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert found["duplicates"]["same_file"] == {
@@ -259,7 +258,7 @@ def test_the_equalized_copy_holds_no_image_of_a_later_split(run, tmp_path):
 
     source = make_corpus(tmp_path / "corpus", plain, train=60, test=40, change=plant)
     code, printed = run(
-        source, "--output", tmp_path / "out", "--strict", "1", "--equalize", tmp_path / "equal"
+        source, "--output", tmp_path / "out", "--strict", "--equalize", tmp_path / "equal"
     )
     assert code == 0, printed.out
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
@@ -300,13 +299,13 @@ def test_groups_sources_generators_and_what_was_dropped(tmp_path):
     result = audit(load(source, tmp_path), progress=False)
     found = {finding.code: finding for finding in result.findings}
     assert "1 row " in found["groups"].message
-    assert found["unreadable"].message.endswith(" 1 image.")
-    assert found["single_class_sources"].message.startswith("100 %")
-    assert found["generators"].message.startswith("10 of 20 ai images of test")
+    assert "1 image " in found["unreadable"].message
+    assert "100 %" in found["single_class_sources"].message
+    assert "10 of 20 ai images" in found["generators"].message
     assert result.results["origins"]["generator"][0]["name"] in ("none", "old")
     new = next(row for row in result.results["origins"]["generator"] if row["name"] == "new")
     assert new["test"] == {"real": 0, "ai": 10}
-    assert any("one label only" in line for line in quick_audit(load(source, tmp_path)))
+    assert any("100 %" in line for line in quick_audit(load(source, tmp_path)))
 
 
 def test_the_quick_audit_names_the_leak_and_decodes_nothing(tmp_path, monkeypatch):
@@ -383,9 +382,3 @@ def test_names_from_the_corpus_are_escaped_and_the_page_stands_alone(tmp_path):
     assert tables and all("\\|" in line and "{{ 7" in line for line in tables)
     for name in ("sample-real", "sample-ai", "sizes", "colours", "spectra"):
         assert (tmp_path / "out" / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_markdown_is_escaped():
-    assert markdown("a|b\nc") == r"a\|b c"
-    assert markdown("<b>*x*</b>") == r"&lt;b&gt;\*x\*&lt;/b&gt;"
-    assert markdown("jpeg_quality") == "jpeg_quality"

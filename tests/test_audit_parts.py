@@ -8,9 +8,10 @@ from PIL import Image, PngImagePlugin
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from realfake.audit import probes
 from realfake.audit.duplicates import dhash, near_hashes, same_files, similar_pictures, thumbnail
-from realfake.audit.equalize import equalized, match_sizes
+from realfake.audit.equalize import match_sizes
+from realfake.corpus.write import equalized
+from realfake.evaluation import probes
 from realfake.imaging.decode import open_image
 from realfake.imaging.file_facts import container_facts, estimated_quality, radial_spectrum
 
@@ -226,9 +227,7 @@ def test_constant_facts_say_nothing_and_telling_ones_are_found():
     assert probes.cross_validate(probes.rates, telling, is_ai, folds, groups).auc == 1
     assert probes.cross_validate(probes.rates, middle, is_ai, folds, groups).auc == 1
     features = np.stack([constant, middle], axis=1)
-    probe = probes.cross_validate(
-        lambda x, y: probes.trees(x, [False, False], y, 0), features, is_ai, folds, groups
-    )
+    probe = probes.cross_validate(probes.trees([False, False], 0), features, is_ai, folds, groups)
     assert probe.low > 0.99 and (probe.real, probe.ai) == ((~is_ai).sum(), is_ai.sum())
 
 

@@ -10,8 +10,8 @@ import pytest
 from datasets import load_dataset
 from PIL import Image as PILImage
 
-from realfake.cli import prepare
 from realfake.cli.main import main
+from realfake.corpus import write
 from realfake.corpus.load import load_corpus
 
 
@@ -67,7 +67,7 @@ def contents(corpus) -> dict[str, list]:
 def test_what_is_written_reads_again_as_the_same_splits(run, raw, tmp_path, format):
     output = tmp_path / "out"
     code, printed = run(
-        raw, "--output", output, "--format", format, "--label_map", "sd=ai", "--seed", 3
+        raw, "--output", output, "--format", format, "--label_map", "sd=ai", "--split_seed", 3
     )
     assert code == 0, printed.err
     assert "dropped 1 rows" in printed.out and f"Written to {output}" in printed.out
@@ -141,7 +141,7 @@ def test_max_samples_and_a_parquet_card(run, raw, tmp_path):
 
 
 def test_several_shards(run, raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(write, "SHARD_BYTES", 100_000)
     output = tmp_path / "out"
     assert run(raw, "--output", output, "--format", "parquet", "--label_map", "sd=ai")[0] == 0
     shards = sorted(path.name for path in (output / "data").glob("train-*"))
@@ -160,7 +160,7 @@ def test_several_shards(run, raw, tmp_path, monkeypatch):
         (["--label_map", "sd"], "--label_map: 'sd' is not of the form"),
         (["--label_map", "sd=ai", "--label_column", "truth"], "no column 'truth'"),
         (["--label_map", "sd=ai", "--format", "hub"], "--format hub and --push_to_hub"),
-        (["--label_map", "sd=ai", "--private"], "--private is about a Hub dataset"),
+        (["--label_map", "sd=ai", "--private"], "--private needs --format hub"),
         (["--label_map", "sd=ai", "--resize", "3"], "--resize must be at least 8"),
         (
             ["--label_map", "sd=ai", "--max_test_samples", "1"],

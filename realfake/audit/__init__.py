@@ -1,1 +1,1 @@
-"""What a corpus gives away besides what is in its pictures, and `equalize`, which takes it out of the files."""
+"""Audits of a corpus: what reveals the label apart from the pictures, and a copy without it."""

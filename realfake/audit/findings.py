@@ -1,19 +1,49 @@
-"""What a person should know of a corpus, in words: the last step of `audit`, from figures to findings."""
+"""Turn the figures of an audit into findings: sentences for people, with codes for programs."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from datasets import Dataset
-
-from realfake.audit.probes import HEADER, PROBES, Probe
-from realfake.audit.result import LEAK, NOTE, WARNING, Finding, Pair
-from realfake.corpus.load import Corpus
+from realfake.audit.duplicates import Pair
+from realfake.audit.leaks import HEADER, PROBES, TRANSFER
+from realfake.corpus.report import SHARED_GROUP, UNLABELLED, UNREADABLE
 from realfake.corpus.splits import TEST, TRAIN
+from realfake.evaluation.probes import Probe
 from realfake.labels import AI, REAL
 
+LEAK, WARNING, NOTE = "leak", "warning", "note"
+_ORDER = (LEAK, WARNING, NOTE)
+_PLACES = {TRAIN: "within train", TEST: "within test", TRANSFER: "on test, fitted on train"}
+_KINDS = {"container": LEAK, "file_size": WARNING, "spectrum": WARNING}
+_ADVICE = {
+    "container": "Encode all images in the same way and bring both labels to the same sizes "
+    "(--equalize FOLDER), or collect both labels in the same way.",
+    "file_size": "With one encoder for all files, this is the detail of the pictures, or an "
+    "earlier compression. Train with recompression and compare the detector with this figure.",
+    "spectrum": "A linear classifier on the detail reaches this figure, from traces of generators "
+    "and of resizing. A detector has to be better.",
+}
 
-def single_class(sources: list[dict]) -> str | None:
-    """Say it, where most training images are of sources that hold one label only."""
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding of an audit.
+
+    Args:
+        severity: `"leak"` (fix it before measuring on this corpus), `"warning"` or `"note"`.
+        code: Name for programs: `"container"`, `"balance"`, ...
+        message: What was found, on one line.
+        advice: What to do about it, on one line; can be empty.
+    """
+
+    severity: str
+    code: str
+    message: str
+    advice: str = ""
+
+
+def single_class_message(sources: Sequence[Mapping]) -> str | None:
+    """Return a message if most training images come from sources that hold one label only."""
     total = single = 0
     for source in sources:
         counts = source[TRAIN]
@@ -23,201 +53,169 @@ def single_class(sources: list[dict]) -> str | None:
     if len(sources) < 2 or not total or single < total / 2:
         return None
     return (
-        f"{100 * single / total:.0f} % of the training images come from sources that hold one label only, so whatever is "
-        "peculiar to a source (subject, camera, site) is a hint at the label."
+        f"{100 * single / total:.0f} % of the training images come from sources with one label "
+        "only. Properties of a source (subject, camera, site) then reveal the label."
     )
 
 
-def leaking(alone: Mapping[str, Probe], max_auc: float) -> str:
+def leaking_facts(alone: Mapping[str, Probe], max_auc: float) -> str:
+    """List the header facts that leak alone, or the three that leak most."""
     ranked = sorted(alone.items(), key=lambda item: -item[1].auc)
-    named = [(name, probe) for name, probe in ranked if name in HEADER]
-    over = [(name, probe) for name, probe in named if probe.low > max_auc] or named[:3]
+    header = [(name, probe) for name, probe in ranked if name in HEADER]
+    over = [(name, probe) for name, probe in header if probe.low > max_auc] or header[:3]
     return ", ".join(f"{name} {probe.auc:.2f}" for name, probe in over[:6])
 
 
-_PLACES = {TRAIN: "within train", TEST: "within test", "train to test": "on test, learnt on train"}
-_ADVICE = {
-    "container": "Encode all images alike and bring both labels to the same sizes (--equalize OUT), or collect the labels "
-    "through the same pipeline.",
-    "file_size": "Where all files have the same encoder this is how much detail the pictures have, or a compression before "
-    "the last one. Train with recompression and compare the detector with this figure.",
-    "spectrum": "This is what a linear look at the detail gives, generators' traces and resizing alike: the floor that a "
-    "detector has to beat on these images.",
-}
-_KINDS = {"container": LEAK, "file_size": WARNING, "spectrum": WARNING}
+def list_findings(
+    results: Mapping,
+    probes: Mapping[str, Mapping[str, Probe]],
+    alone: Mapping[str, Mapping[str, Probe]],
+    pairs: Sequence[Pair],
+) -> list[Finding]:
+    """Return the findings of an audit, leaks first.
 
-
-def list_findings(corpus, result, measured, counts, origins, max_auc) -> list[Finding]:
-    found = []
-    for name, what in PROBES.items():
-        figures = measured[name]
-        over = {where: probe for where, probe in figures.items() if probe.low > max_auc}
-        if over:
-            listed = "; ".join(f"{probe} {_PLACES[where]}" for where, probe in over.items())
-            message = f"The label can be told from {what}: AUC {listed}."
-            if name == "container":
-                place = next((where for where in over if where in measured["facts"]), None)
-                if place is not None:
-                    message += (
-                        f" Alone, {_PLACES[place]}: {leaking(measured['facts'][place], max_auc)}."
-                    )
-            found.append(Finding(_KINDS[name], name, message, _ADVICE[name]))
-        elif name == "container" and any(probe.high > max_auc for probe in figures.values()):
-            where, probe = max(figures.items(), key=lambda item: item[1].high)
-            message = f"A leak above AUC {max_auc:g} through {what} cannot be ruled out: {probe} {_PLACES[where]}."
-            found.append(
-                Finding(
-                    NOTE, name, message, "Look at more images with --sample, or at a larger corpus."
-                )
-            )
-    for split, alone in measured["facts"].items():
-        described = result.results["facts"][split]
-        slight = [name for name in HEADER if 0.505 < alone[name].low <= max_auc]
-        if slight:
-            listed = "; ".join(
-                f"{name} {alone[name]}: real {described[name][REAL]}, ai {described[name][AI]}"
-                for name in slight
-            )
-            found.append(
-                Finding(NOTE, "slight", f"Facts that say a little within {split}: {listed}.")
-            )
-    below = [
-        split
-        for split in (TRAIN, TEST)
-        if split in measured["container"] and measured["container"][split].high < 0.4
+    Args:
+        results: The figures of the audit, see [`~realfake.audit.audit.Audit`].
+        probes: `{probe: {place: Probe}}`
+        alone: `{split: {fact: Probe}}`
+        pairs: The duplicates.
+    """
+    findings = [
+        *_probe_findings(results, probes, alone),
+        *_duplicate_findings(results["duplicates"], pairs),
+        *_row_findings(results["corpus"]["dropped"]),
     ]
-    if below:
-        message = f"The area of the headers is far below one half within {' and '.join(below)}: sizes are balanced between the labels."
-        advice = "No leak: held-out images then have the sizes that the other label has more of among the rest. So it is in a copy written by --equalize."
-        found.append(Finding(NOTE, "balanced_sizes", message, advice))
-    for split in (TRAIN, TEST):
-        if split in result.splits and split not in measured["container"]:
-            message = f"{split} has too few images (or groups) of a label to measure a leak in it."
-            found.append(Finding(NOTE, "too_few", message))
-    found += _duplicate_findings(result.pairs, counts)
-    found += _row_findings(corpus)
-    for split, number in result.results["images"].items():
-        share = min(number[AI], number[REAL]) / number["rows"]
-        if share < 0.2:
-            message = f"{split} is unbalanced: {number[REAL]:,} real, {number[AI]:,} ai."
-            found.append(
-                Finding(
-                    WARNING,
-                    "balance",
-                    message,
-                    "Read accuracy with care; balanced figures are not affected.",
-                )
+    images, origins = results["images"], results["origins"]
+    for split, counts in images.items():
+        if min(counts[AI], counts[REAL]) < 0.2 * counts["rows"]:
+            message = f"{split} is unbalanced: {counts[REAL]:,} real, {counts[AI]:,} ai."
+            advice = "Do not rely on its accuracy; use balanced figures."
+            findings.append(Finding(WARNING, "balance", message, advice))
+    if message := single_class_message(origins.get("source", ())):
+        advice = "Hold out whole sources for the test split."
+        findings.append(Finding(WARNING, "single_class_sources", message, advice))
+    if TEST in images:
+        findings.append(_generator_finding(origins.get("generator")))
+    return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
+
+
+def _probe_findings(
+    results: Mapping,
+    probes: Mapping[str, Mapping[str, Probe]],
+    alone: Mapping[str, Mapping[str, Probe]],
+) -> list[Finding]:
+    max_auc = results["settings"]["max_auc"]
+    header = probes["container"]
+    findings = []
+    for name, description in PROBES.items():
+        over = {where: probe for where, probe in probes[name].items() if probe.low > max_auc}
+        if over:
+            figures = "; ".join(f"{probe} {_PLACES[where]}" for where, probe in over.items())
+            message = f"The label can be told from {description}: AUC {figures}."
+            place = next((where for where in over if where in alone), None)
+            if name == "container" and place is not None:
+                message += f" Alone, {_PLACES[place]}: {leaking_facts(alone[place], max_auc)}."
+            findings.append(Finding(_KINDS[name], name, message, _ADVICE[name]))
+        elif name == "container" and any(probe.high > max_auc for probe in header.values()):
+            where, probe = max(header.items(), key=lambda item: item[1].high)
+            message = (
+                f"A leak above AUC {max_auc:g} through {description} cannot be ruled out: {probe} "
+                f"{_PLACES[where]}."
             )
-    if "source" in origins and (message := single_class(origins["source"])):
-        found.append(
-            Finding(
-                WARNING,
-                "single_class_sources",
-                message,
-                "Hold out whole sources for the test split.",
-            )
+            advice = "Look at more images with --sample, or at a larger corpus."
+            findings.append(Finding(NOTE, name, message, advice))
+    for split, figures in alone.items():
+        typical = results["facts"][split]
+        slight = "; ".join(
+            f"{name} {figures[name]}: real {typical[name][REAL]}, ai {typical[name][AI]}"
+            for name in HEADER
+            if 0.505 < figures[name].low <= max_auc
         )
-    found += _generator_findings(origins.get("generator"), result.splits)
-    order = (LEAK, WARNING, NOTE)
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+        if slight:
+            message = f"Facts that reveal a little of the label within {split}: {slight}."
+            findings.append(Finding(NOTE, "slight", message))
+    places = [split for split in (TRAIN, TEST) if split in results["images"]]
+    below = [split for split in places if split in header and header[split].high < 0.4]
+    if below:
+        message = (
+            f"The AUC of the headers is far below one half within {' and '.join(below)}: sizes are "
+            "balanced between the labels."
+        )
+        advice = (
+            "This is not a leak. A size that is held out with one label is then more frequent with "
+            "the other label among the remaining images. Copies of --equalize are like that."
+        )
+        findings.append(Finding(NOTE, "balanced_sizes", message, advice))
+    for split in places:
+        if split not in header:
+            message = f"{split} has too few images or groups of a label to measure a leak."
+            findings.append(Finding(NOTE, "too_few", message))
+    return findings
 
 
 def _number(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def _duplicate_findings(pairs: list[Pair], counts: dict) -> list[Finding]:
-    found = []
-    for kind, words in (("same_file", "the same file"), ("similar", "pictures that look alike")):
-        elsewhere = {
-            split: number
-            for split, number in counts[kind]["images_seen_elsewhere"].items()
-            if number
-        }
+def _duplicate_findings(counts: Mapping[str, Mapping], pairs: Sequence[Pair]) -> list[Finding]:
+    findings = []
+    for kind, what in (("same_file", "the same file"), ("similar", "similar pictures")):
         across = counts[kind]["across_splits"]
         if across:
-            listed = ", ".join(f"{number:,} of {split}" for split, number in elsewhere.items())
-            message = f"Splits share images: {_number(across, 'pair')} of {words} in two splits ({listed})."
-            advice = "Give the copies a common group (a column 'group'), or remove them from train and validation (--equalize OUT does)."
-            found.append(Finding(LEAK, f"duplicates_{kind}", message, advice))
+            numbers = counts[kind]["images_seen_elsewhere"].items()
+            shares = ", ".join(f"{number:,} of {split}" for split, number in numbers if number)
+            message = f"Two splits share images: {_number(across, 'pair')} of {what} ({shares})."
+            advice = (
+                "Put the copies into one group (a column 'group'), or remove them from train and "
+                "validation, as --equalize does."
+            )
+            findings.append(Finding(LEAK, f"duplicates_{kind}", message, advice))
         mixed = [
             pair for pair in pairs if pair.across_labels and pair.same_file == (kind == "same_file")
         ]
         if mixed:
-            kept = sum(pair.same_group for pair in mixed)
-            message = f"{_number(len(mixed), 'pair')} of {words} with different labels" + (
-                f", {kept:,} of them in one group (an original and its regeneration, say)."
-                if kept
-                else "."
-            )
-            severity = NOTE if kept == len(mixed) else WARNING
-            found.append(
-                Finding(
-                    severity,
-                    f"labels_{kind}",
-                    message,
-                    "" if severity == NOTE else "One of the two labels may be wrong.",
-                )
-            )
+            grouped = sum(pair.same_group for pair in mixed)
+            message = f"{_number(len(mixed), 'pair')} of {what} with different labels"
+            if grouped:
+                message += f", {grouped:,} of them in one group, such as a photograph and its copy"
+            severity = NOTE if grouped == len(mixed) else WARNING
+            advice = "One of the two labels may be wrong." if severity == WARNING else ""
+            findings.append(Finding(severity, f"labels_{kind}", f"{message}.", advice))
         inside = counts[kind]["pairs"] - across
         if inside:
-            message = f"{_number(inside, 'pair')} of {words} within one split."
-            found.append(
-                Finding(
-                    NOTE,
-                    f"repeated_{kind}",
-                    message,
-                    "Copies count twice in training and in measuring.",
-                )
-            )
-    return found
+            message = f"{_number(inside, 'pair')} of {what} within one split."
+            advice = "Copies count twice in training and in measuring."
+            findings.append(Finding(NOTE, f"repeated_{kind}", message, advice))
+    return findings
 
 
-def _row_findings(corpus: Corpus) -> list[Finding]:
-    """What the loader dropped."""
-    groups = [row for row in corpus.report.dropped if row["reason"].startswith("its group ")]
-    others = Counter(
-        row["reason"] == "it has no label" for row in corpus.report.dropped if row not in groups
-    )
-    found = []
-    if groups:
-        message = f"Groups straddle splits: the loader leaves out {_number(len(groups), 'row')} whose group another split has too."
-        found.append(
-            Finding(
-                WARNING,
-                "groups",
-                message,
-                "Who reads the files with another loader gets these rows.",
-            )
-        )
-    if others[False]:
-        message = f"Left out by the loader, because it cannot decode them: {_number(others[False], 'image')}."
-        found.append(
-            Finding(WARNING, "unreadable", message, "Replace them, or remove them from the corpus.")
-        )
-    if others[True]:
-        found.append(
-            Finding(
-                NOTE,
-                "unlabelled",
-                f"Left out by the loader, because they have no label: {_number(others[True], 'row')}.",
-            )
-        )
-    return found
+def _row_findings(dropped: Sequence[Mapping]) -> list[Finding]:
+    """Report what the loader dropped."""
+    counts = Counter(row["code"] for row in dropped)
+    findings = []
+    if number := counts[SHARED_GROUP]:
+        message = f"Splits share groups: the loader drops {_number(number, 'row')} because of that."
+        advice = "Another loader would use these rows."
+        findings.append(Finding(WARNING, "groups", message, advice))
+    if number := counts[UNREADABLE]:
+        message = f"The loader drops {_number(number, 'image')} that cannot be decoded."
+        advice = "Replace them, or remove them from the corpus."
+        findings.append(Finding(WARNING, "unreadable", message, advice))
+    if number := counts[UNLABELLED]:
+        message = f"The loader drops {_number(number, 'row')} without a label."
+        findings.append(Finding(NOTE, "unlabelled", message))
+    return findings
 
 
-def _generator_findings(
-    generators: list[dict] | None, splits: Mapping[str, Dataset]
-) -> list[Finding]:
-    if TEST not in splits:
-        return []
+def _generator_finding(generators: Sequence[Mapping] | None) -> Finding:
     if generators is None:
-        message = "The corpus has no column 'generator', so results on generators that training never saw cannot be told apart."
-        return [Finding(NOTE, "generators", message)]
+        message = (
+            "The corpus has no column 'generator', so results on generators that are new to the "
+            "detector cannot be told apart."
+        )
+        return Finding(NOTE, "generators", message)
     total = sum(row[TEST][AI] for row in generators)
     unseen = sum(row[TEST][AI] for row in generators if not row[TRAIN][AI])
-    message = (
-        f"{unseen:,} of {total:,} ai images of test are of generators that train does not have."
-    )
-    advice = "" if unseen else "Results on this test split say nothing about new generators."
-    return [Finding(NOTE, "generators", message, advice)]
+    message = f"{unseen:,} of {total:,} ai images of test come from generators that train lacks."
+    advice = "" if unseen else "Results on this test split tell nothing about new generators."
+    return Finding(NOTE, "generators", message, advice)

@@ -1,12 +1,13 @@
-"""Ask whether the label of a corpus leaks: through the files' headers, through duplicates, through where images come from.
+"""Check whether a corpus gives its labels away: through file headers, duplicates or origins.
 
-    python scripts/audit_corpus.py corpus --output audit
-    python scripts/audit_corpus.py user/corpus --output audit --strict 1          # exit status 1 where there is a leak
-    python scripts/audit_corpus.py raw/ --output audit --equalize corpus-equal    # and write a copy without the leaks
+    realfake corpus audit corpus --output audit
+    realfake corpus audit user/corpus --output audit --strict           # exit status 1 after a leak
+    realfake corpus audit raw/ --output audit --equalize corpus-equal   # write a copy without leaks
 
-Reads the same sources as prepare_corpus.py, with the same options. Writes audit.html and audit.md (for people), audit.json (for
-machines) and plots/ into --output. --equalize writes a Parquet corpus whose labels share encoder, quality and sizes, by cropping
-and encoding anew, and audits it too; then --strict judges that copy.
+It reads the same sources as `corpus prepare`, with the same options. It writes audit.html and
+audit.md for people, audit.json for programs, and plots/. --equalize also writes a Parquet corpus
+in which both labels have the same encoding, quality and sizes. Its images are cropped and encoded
+again. The copy is audited too, and --strict then judges the copy.
 """
 
 import argparse
@@ -14,10 +15,9 @@ import contextlib
 from pathlib import Path
 
 from realfake import io
-from realfake.audit.audit import MAX_AUC, SAMPLE, audit
+from realfake.audit.audit import MAX_AUC, SAMPLE, Audit, audit
 from realfake.audit.equalize import write_equalized
 from realfake.audit.report import summary, write_report
-from realfake.audit.result import Audit
 from realfake.cli import options
 from realfake.corpus.load import load_corpus
 from realfake.corpus.splits import SPLITS
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=MAX_AUC,
         help="areas under the ROC curve above this value are findings",
     )
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 after a finding")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 after a leak")
     parser.add_argument(
         "--equalize", metavar="FOLDER", help="write a copy without the leaks to this empty folder"
     )
@@ -64,7 +64,7 @@ def audit_corpus(args: argparse.Namespace) -> tuple[Audit, Audit | None]:
                 "--equalize and --output name the same folder; the copy needs one of its own."
             )
     limits = {split: getattr(args, f"max_{split}_samples") for split in SPLITS}
-    if not args.equalize:  # then no more than the sample need be checked
+    if not args.equalize:  # then the sample is enough
         limits = {split: min(limit or args.sample, args.sample) for split, limit in limits.items()}
     corpus = options.read_corpus(args, limits)
     settings = {"sample": args.sample, "max_auc": args.max_auc, "seed": args.seed}
@@ -86,7 +86,7 @@ def audit_corpus(args: argparse.Namespace) -> tuple[Audit, Audit | None]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Audit, print the summary, and return 1 for a finding with `--strict`."""
+    """Audit, print the summary, and return 1 after a leak with `--strict`."""
     found, equal = audit_corpus(args)
     print(summary(found, equal))
     print(f"Written to {Path(args.output) / 'audit.html'}")

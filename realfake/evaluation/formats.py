@@ -14,8 +14,8 @@ from datasets import Dataset
 from PIL import Image
 from scipy.special import expit
 
-from realfake.audit.equalize import GRID_SIDE, equalized
 from realfake.corpus.rows import column, corpus_fingerprint, own_groups
+from realfake.corpus.write import GRID_SIDE, equalized
 from realfake.detector import Detector
 from realfake.evaluation.log import log_once, plain
 from realfake.evaluation.measure import OTHER
