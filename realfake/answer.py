@@ -1,18 +1,16 @@
-"""The one form in which an answer leaves the program: command line, HTTP, MCP and the page's report all write this.
-
-Made of a [`~realfake.detector.Prediction`] and of what is known of the image it is for; plain values that `json` can write.
-"""
+"""The JSON form of an answer, shared by the command line, HTTP, MCP and the Space's report."""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from realfake.detector import Detector
-from realfake.imaging.decode import LIMITS, _read, open_image
+from realfake.detector import Detector, ImageSource
+from realfake.imaging.decode import LIMITS, open_image, read_file
 from realfake.imaging.fetch import fetch
 from realfake.prediction import Prediction
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 def answer(
     detector: Detector,
-    image,
+    image: ImageSource,
     *,
     prior_ai: float = 0.5,
     stability: bool = False,
@@ -34,14 +32,15 @@ def answer(
     Args:
         detector: The detector.
         image: As in [`~realfake.detector.Detector.predict`].
-        prior_ai: The share of AI-generated images expected beforehand; it moves the probabilities, not the verdict.
-        stability: Also judge the image recompressed, resized and cropped. A verdict that flips becomes inconclusive.
-        provenance: Also say what the file says of its origin.
+        prior_ai: Expected share of AI-generated images; changes probabilities, not verdicts.
+        stability: Whether to predict recompressed, resized and cropped copies as well. A verdict
+            that flips becomes inconclusive.
+        provenance: Whether to read what the file records about its origin.
 
     Returns:
-        `dict` with `verdict`, `reason`, `label`, `probabilities`, `prior_ai`, `log_odds`, `alpha`, `ood`, `stability` and
-        `provenance` (`None` where they were not asked for, or there is no file to read), `model`, `revision`, and `sha256`
-        of the file's bytes (`None` for an image that comes without them).
+        `dict` with `verdict`, `reason`, `label`, `probabilities`, `prior_ai`, `log_odds`, `alpha`
+        and `ood` (as in [`~realfake.prediction.Prediction`]), `stability` and `provenance` (`None`
+        if not requested), `model`, `revision`, and `sha256` of the file (`None` without a file).
 
     Raises:
         ValueError: The image is unusable, or `prior_ai` is not inside (0, 1).
@@ -54,38 +53,30 @@ def answer(
 
 def answers(
     detector: Detector,
-    images: Iterable,
+    images: Iterable[ImageSource],
     *,
     prior_ai: float = 0.5,
     stability: bool = False,
     provenance: bool = False,
     batch_size: int = 16,
 ) -> Iterator[dict | Exception]:
-    """Answer for many images, in batches. One that fails yields its `ValueError` or `OSError` in its place.
+    """Answer for many images, in batches.
 
-    Args, and what is yielded: as in [`answer`].
+    Args:
+        detector: The detector.
+        images: As in [`~realfake.detector.Detector.predict`]; read while answering.
+        prior_ai: As in [`answer`].
+        stability: As in [`answer`].
+        provenance: As in [`answer`].
+        batch_size: Images in one forward pass.
+
+    Yields:
+        For each image what [`answer`] returns, or the `ValueError` or `OSError` it raises.
     """
-    batch: list[tuple | Exception] = []
-    finish = _finisher(detector, prior_ai, stability, provenance)
-    for image in images:
-        try:
-            batch.append(read_once(image))
-        except (ValueError, OSError) as error:
-            batch.append(error)
-        if len(batch) == batch_size:
-            yield from finish(batch)
-            batch = []
-    yield from finish(batch)
-
-
-def _finisher(
-    detector, prior_ai, stability, provenance
-) -> Callable[[list], Iterator[dict | Exception]]:
-    def finish(batch: list) -> Iterator[dict | Exception]:
-        readable = [entry for entry in batch if not isinstance(entry, Exception)]
-        predictions = iter(
-            detector.predict([decoded for decoded, _ in readable], prior_ai=prior_ai)
-        )
+    images = iter(images)
+    while batch := [_read_or_error(image) for image in islice(images, batch_size)]:
+        decoded = [entry[0] for entry in batch if not isinstance(entry, Exception)]
+        predictions = iter(detector.predict(decoded, prior_ai=prior_ai))
         for entry in batch:
             if isinstance(entry, Exception):
                 yield entry
@@ -93,8 +84,6 @@ def _finisher(
                 yield compose(
                     detector, next(predictions), *entry, stability=stability, provenance=provenance
                 )
-
-    return finish
 
 
 def compose(
@@ -106,34 +95,28 @@ def compose(
     stability: "bool | Stability" = False,
     provenance: "bool | Provenance" = False,
 ) -> dict:
-    """Write down an answer that was already given.
+    """Compose the answer from a prediction.
 
     Args:
-        prediction: For this image.
-        decoded: The decoded image.
-        data: The file's bytes, where there are any.
-        stability, provenance: Whether to find them out, or what was found.
+        detector: The detector.
+        prediction: The prediction for the image.
+        decoded: The decoded image, needed for `stability=True`.
+        data: The bytes of the file, if there is one.
+        stability: Whether to compute the stability, or the result.
+        provenance: Whether to read the provenance, or the result.
 
     Returns:
         As [`answer`].
     """
     verdict, reason = prediction.verdict, prediction.reason
-    tested = found = None
+    if stability is True:
+        stability = detector.stability(decoded, prediction.prior_ai)
     if stability:
-        stable = (
-            detector.stability(decoded, prediction.prior_ai) if stability is True else stability
-        )
-        verdict, reason = stable.verdict, stable.reason
-        tested = {
-            "flips": stable.flips,
-            "variants": [_variant(name, each) for name, each in stable.variants],
-        }
+        verdict, reason = stability.verdict, stability.reason
     if provenance is True and data is not None:
         from realfake.provenance.reading import read_provenance
 
-        found = read_provenance(data).to_dict()
-    elif not isinstance(provenance, bool):
-        found = provenance.to_dict()
+        provenance = read_provenance(data)
     return {
         "verdict": verdict,
         "reason": reason,
@@ -143,22 +126,23 @@ def compose(
         "log_odds": prediction.log_odds,
         "alpha": prediction.alpha,
         "ood": prediction.ood,
-        "stability": tested,
-        "provenance": found,
+        "stability": _variants(stability) if stability else None,
+        "provenance": None if isinstance(provenance, bool) else provenance.to_dict(),
         "model": detector.name,
         "revision": detector.revision,
         "sha256": None if data is None else hashlib.sha256(data).hexdigest(),
     }
 
 
-def read_once(image) -> tuple[Image.Image, bytes | None]:
-    """Decode an image and keep the file it came from, so that what is hashed is what was judged.
+def read_once(image: ImageSource) -> tuple[Image.Image, bytes | None]:
+    """Decode an image and keep its file, so that the hash is that of the predicted file.
 
     Returns:
         The upright image, and the bytes of its file; `None` for a `PIL.Image` or an array.
 
     Raises:
-        ValueError, OSError: As [`~realfake.imaging.decode.open_image`].
+        ValueError: As [`~realfake.imaging.decode.open_image`].
+        OSError: As [`~realfake.imaging.decode.open_image`].
     """
     if isinstance(image, Mapping) and image.get("bytes") is not None:
         return open_image(image), bytes(image["bytes"])
@@ -170,15 +154,27 @@ def read_once(image) -> tuple[Image.Image, bytes | None]:
         data = fetch(image, max_bytes=LIMITS.max_bytes)
         return open_image({"bytes": data, "path": image.split("?")[0]}), data
     if isinstance(image, (str, os.PathLike)) and not str(image).startswith("data:"):
-        data = _read(os.fsdecode(image), LIMITS)
-        return open_image({"bytes": data, "path": Path(os.fsdecode(image)).name}), data
+        path = os.fsdecode(image)
+        data = read_file(path)
+        return open_image({"bytes": data, "path": Path(path).name}), data
     return open_image(image), None
 
 
-def _variant(name: str, prediction: Prediction) -> dict:
-    return {
-        "name": name,
-        "verdict": prediction.verdict,
-        "probabilities": prediction.probabilities,
-        "log_odds": prediction.log_odds,
-    }
+def _read_or_error(image: ImageSource) -> tuple[Image.Image, bytes | None] | Exception:
+    try:
+        return read_once(image)
+    except (ValueError, OSError) as error:
+        return error
+
+
+def _variants(stability: "Stability") -> dict:
+    variants = [
+        {
+            "name": name,
+            "verdict": prediction.verdict,
+            "probabilities": prediction.probabilities,
+            "log_odds": prediction.log_odds,
+        }
+        for name, prediction in stability.variants
+    ]
+    return {"flips": stability.flips, "variants": variants}

@@ -107,7 +107,7 @@ def open_image(
         raise ValueError("data: URLs are not supported; decode the base64 part and pass the bytes.")
     if isinstance(source, (str, os.PathLike)):
         path = os.fsdecode(source)
-        return _decode(_read(path, limits), _basename(path), limits)
+        return _decode(read_file(path, limits), _basename(path), limits)
     if isinstance(source, Image.Image):
         name = _basename(getattr(source, "filename", "")) or "the image"
         return _load(source, name, limits)
@@ -146,7 +146,8 @@ def _open_row(row: Mapping, limits: Limits) -> Image.Image:
     return open_image(path, limits)
 
 
-def _read(path: str, limits: Limits) -> bytes:
+def read_file(path: str, limits: Limits = LIMITS) -> bytes:
+    """Read a file of at most `limits.max_bytes`, with errors that name the fix."""
     shown = _short(path)
     if "\0" in path:
         raise OSError(f"{shown} is not a path; it contains a NUL character.")
