@@ -386,9 +386,7 @@ def test_byte_limit(tmp_path):
     picture(400, 300).save(path)
     limits = Limits(max_bytes=100_000)
     for source, name in ((path, "large.bmp"), (path.read_bytes(), "the uploaded bytes")):
-        with pytest.raises(
-            ValueError, match=f"{name} has 0.3 MiB; the limit is 0.0953674 MiB"
-        ):
+        with pytest.raises(ValueError, match=f"{name} has 0.3 MiB; the limit is 0.0953674 MiB"):
             open_image(source, limits)
 
 
@@ -400,9 +398,7 @@ def test_extreme_shapes_work(size):
 @pytest.mark.parametrize("size", [(1_000_000, 8), (8, 801)])
 def test_strips_are_refused(size):
     # A processor that brings 8 pixels to 224 would make an image of 28 million x 224 of the first.
-    with pytest.raises(
-        ValueError, match="a strip more than 100 times as long as it is wide. Crop it."
-    ):
+    with pytest.raises(ValueError, match="one side is more than 100 times the other. Crop it."):
         open_image(encode(Image.new("L", size), "PNG"))
     assert open_image(encode(Image.new("L", size), "PNG"), Limits(max_aspect=1e9)).size == size
 

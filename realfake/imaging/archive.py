@@ -184,7 +184,8 @@ def _checked(
         ):
             raise ValueError(
                 f"{name} is refused: {_shown(info.filename)} grows more than "
-                f"{bounds.max_ratio} times when unpacked, as in a zip bomb. Pack the images without it."
+                f"{bounds.max_ratio} times when unpacked, as in a zip bomb. "
+                "Pack the images without it."
             )
     return entries
 
