@@ -1,4 +1,4 @@
-"""All that a model card says, as plain values, and the names by which people know what a run names by a path."""
+"""The facts of a model card as plain values, and public names for models on a local disk."""
 
 import dataclasses
 import json
@@ -7,72 +7,76 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from realfake.labels import NAMES
 
-# What a reader has to know of the splits by the names that this project gives them.
+# What a reader has to know of the splits of this project.
 SPLITS = {
     "test": "held out: not used for training, for choosing the checkpoint, or for calibration",
-    "held_out": "made by generators, or from sources, that were left out of training on purpose",
+    "held_out": "from generators or sources that were deliberately left out of training",
     "validation": "used to choose the checkpoint or to calibrate it, so these figures flatter",
     "selection": "used to choose the checkpoint, so these figures flatter",
     "calibration": "used to fit calibration and thresholds, so these figures flatter",
-    "train": "the images it was trained on, so these figures say nothing of new ones",
+    "train": "the training images, so these figures say nothing about new images",
 }
+# Splits whose error rates are not those of new images.
+_FITTED = ("validation", "calibration", "train")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Licence of weights that were trained from random initialisation.
+OWN_LICENSE = "apache-2.0"
 
 
 @dataclass
 class CardFacts:
-    """All that a card says, as plain values that survive JSON.
+    """All facts of a card, as plain values that survive JSON. All but `name` are optional.
 
     Args:
-        name: What the model is called.
-        repo_id: *optional*. Where it will be on the Hub; without it the snippets name the folder.
-        description: *optional*. A paragraph of Markdown, put in as it is.
-        license: Licence of the weights, by the Hub's identifier, *defaults to* `"apache-2.0"`.
-        tags: *optional*. Further tags.
-        class_names: The classes as `config.id2label` names them.
-        model_class: *optional*. Class of the network.
-        parameters: *optional*. Number of its parameters.
-        base_model: *optional*. What it was fine-tuned from, in words, see [`public_name`]; `None`: random weights.
-        base_model_id: *optional*. The same as a Hub id, for the metadata; see [`hub_id`].
-        trainable: *optional*. Which layers were trained.
-        preprocessing: *optional*. `"native"` (a centre crop at native pixels) or `"processor"`.
-        image_size: *optional*. Side of the network's input in pixels.
-        corpus: *optional*. The corpus, in words or as a path.
-        corpus_id: *optional*. The same as a Hub id, for the metadata; see [`hub_id`].
-        corpus_revision: *optional*. Its commit on the Hub.
-        corpus_notes: *optional*. Markdown on its origins and weaknesses, put in as it is.
+        name: Name of the model.
+        repo_id: Its id on the Hub; without it the examples name a folder.
+        description: A paragraph of Markdown, inserted unchanged.
+        license: Licence of the weights by the Hub's identifier, `None` if unknown.
+        tags: Further tags.
+        class_names: The classes of `config.id2label`.
+        model_class: Class of the network.
+        parameters: Number of its parameters.
+        base_model: Public name of the starting point, see [`public_name`]; `None`: random weights.
+        base_model_id: The same as a Hub id, see [`hub_id`].
+        trainable: Which layers were trained.
+        preprocessing: `"native"` (a centre crop at native pixels) or `"processor"`.
+        image_size: Side of the network's input in pixels.
+        processor: The content of `preprocessor_config.json`.
+        corpus: The corpus, in words or as a path.
+        corpus_id: The same as a Hub id.
+        corpus_revision: Its commit on the Hub.
+        corpus_notes: Markdown on its origins and weaknesses, inserted unchanged.
         corpus_origins: `[{"source", "origin", "licence"}]`.
-        corpus_report: *optional*. `CorpusReport.to_dict()`: splits, dropped rows, notes.
-        parts: `{split: {"real": n, "ai": n}}`.
-        calibration: *optional*. `Calibration.to_dict()`: `method`, `temperature`, `bias`, `n`, `reason`.
-        thresholds: *optional*. `Thresholds.to_dict()`: `alpha`, `real`, `ai`, `n`.
-        ood: *optional*. What `config.json` says of the novelty statistics.
-        operating_points: What [`evaluation.measure_operating_points`] returned for the split.
-        evaluation: The content of `evaluation.json`, `{split: record}`.
-        robustness: The content of `robustness.json`, `{split: record}`.
-        measurements: *optional*. With how many different weights the test split of this corpus was measured.
-        command: *optional*. The exact command line of the training.
-        date: *optional*. ISO 8601.
-        seed, world_size, epochs_trained, steps, best_step, train_runtime_seconds, hardware, class_weights: *optional*.
-            What the names say; `world_size` is the number of processes.
+        corpus_report: `CorpusReport.to_dict()`.
+        parts: Sizes of the splits, `{split: {"real": n, "ai": n}}`.
+        calibration: `Calibration.to_dict()`.
+        thresholds: `Thresholds.to_dict()`.
+        ood: What `config.json` stores about the out-of-distribution reference.
+        operating_points: Of [`measure.measure_operating_points`].
+        evaluation, robustness, explanations, formats: The content of the JSON files of these names,
+            `{split: record}`.
+        measurements: Number of different weights measured on the test split of this corpus.
+        command: The command line of the training.
+        date: ISO 8601.
+        seed, world_size, epochs_trained, steps, best_step, train_runtime_seconds, hardware,
+            class_weights: Facts of the training; `world_size` is the number of processes.
         hyperparameters: `{name: value}`.
-        augmentation: *optional*. A sentence, or `Augmentation.describe()`.
+        augmentation: A sentence, or `Augmentation.describe()`.
         versions: `{package: version}`.
-        explanations: `{split: record}`, what `scripts/evaluate_explanations.py` wrote.
-        formats: `{split: record}`, what `scripts/evaluate_formats.py` wrote.
-        plots: `[{"file", "caption"}]`, files relative to the card: what [`plots.write_plots`] returns.
-        robustness_plots: The same, of [`robustness_plots.write_card_plots`].
-        scores: `{split: file}` with the score of each image.
-        limits: Sentences of Markdown; those that the figures show by themselves are added.
+        plots, robustness_plots: `[{"file", "caption"}]` of [`plots`], relative to the card.
+        scores: `{split: file}` of the score of each image.
+        limits: Sentences of Markdown, before those that follow from the figures.
         eval_task_id: Task of the benchmark `corpus_id`, *defaults to* `"default"`.
     """
 
     name: str
     repo_id: str | None = None
     description: str | None = None
-    license: str = "apache-2.0"
+    license: str | None = None
     tags: list[str] = field(default_factory=list)
     class_names: list[str] = field(default_factory=lambda: list(NAMES))
     model_class: str | None = None
@@ -82,6 +86,7 @@ class CardFacts:
     trainable: str | None = None
     preprocessing: str | None = None
     image_size: int | None = None
+    processor: dict = field(default_factory=dict)
     corpus: str | None = None
     corpus_id: str | None = None
     corpus_revision: str | None = None
@@ -118,18 +123,18 @@ class CardFacts:
     eval_task_id: str = "default"
 
     def to_dict(self) -> dict:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "CardFacts":
-        """Read what [`CardFacts.to_dict`] wrote; keys that a card has no use for are ignored."""
+        """Read what [`CardFacts.to_dict`] wrote; other keys are ignored."""
         known = {item.name for item in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in values.items() if key in known})
 
     @property
     def split(self) -> str | None:
-        """The split whose figures stand for the model: test, or the least flattering other one that was measured."""
+        """The split of the headline: test, or the least flattering other one that was measured."""
         others = [name for name in self.evaluation if name not in SPLITS]
         for name in ("test", *others, *list(SPLITS)[1:]):
             if name in self.evaluation:
@@ -138,58 +143,100 @@ class CardFacts:
 
     @property
     def record(self) -> dict:
-        """What `evaluation.json` holds of that split; `{}` where nothing was measured."""
+        """The record of that split in `evaluation.json`; `{}` if nothing was measured."""
         return self.evaluation.get(self.split, {})
 
     @property
     def figures(self) -> dict:
-        """The figures of that split, see [`evaluation.measure`]; `{}` where nothing was measured."""
+        """The figures of that split, see [`measure.measure`]; `{}` if nothing was measured."""
         return self.record.get("figures", {})
 
     @property
+    def rates_are_of_new_images(self) -> bool:
+        """Whether calibration and thresholds were not fitted on that split."""
+        return self.split not in _FITTED
+
+    @property
     def degraded(self) -> dict:
-        """What `robustness.json` holds of that split with the same weights; `{}` where it was not measured."""
-        found = self.robustness.get(self.split, {})
-        same = found.get("checkpoint_sha256") == self.record.get("checkpoint_sha256")
-        return found if same else {}
+        """The record of that split in `robustness.json`; `{}` if it is of other weights."""
+        return self.of_same_weights(self.robustness.get(self.split, {}))
+
+    def of_same_weights(self, record: Mapping) -> dict:
+        """Return a record if it is of the weights of the headline figures, else `{}`."""
+        same = record.get("checkpoint_sha256") == self.record.get("checkpoint_sha256")
+        return dict(record) if same else {}
 
 
 def split_note(split: str) -> str:
-    """What a reader has to know of a split."""
-    return SPLITS.get(split, "see the corpus below for how it came about")
+    """Return what a reader has to know of a split."""
+    return SPLITS.get(split, "see “Corpus” below")
 
 
 def hub_id(text: str | None) -> str | None:
-    """Return a name if it can only be a Hub id (`owner/name`), not something on this disk; else `None`."""
+    """Return a name that can only be a Hub id (`owner/name`), not a local path; else `None`."""
     text = text or ""
     return text if _HUB_ID.fullmatch(text) and not Path(text).exists() else None
 
 
 def public_name(model: str | None) -> str | None:
-    """Return what a starting point is called in public, rather than where it lay on somebody's disk.
+    """Return the public name of a starting point, instead of its path on a local disk.
 
-    For a folder: the name that its own configuration or card gives it, or else the folder's name.
+    For a folder: the Hub id of its configuration, the title of its card, or the folder's name.
     """
     if not model or hub_id(model):
         return model
     folder = Path(model)
-    return _named_by_config(folder) or _named_by_card(folder) or folder.name or model
+    stored = hub_id(str(_read_json(folder / "config.json").get("_name_or_path") or ""))
+    if stored:
+        return stored
+    _, body = _read_card(folder)
+    heading = re.search(r"^#[ \t]+(.+?)[ \t]*$", body, re.M)
+    return heading.group(1) if heading else folder.name or model
 
 
-def _named_by_config(folder: Path) -> str | None:
+def license_of(stated: str | None, base_model: str | None) -> str | None:
+    """Return the licence of the weights by the Hub's identifier, `None` if it is unknown.
+
+    Args:
+        stated: What the user stated, *optional*. It takes precedence.
+        base_model: Folder or Hub id of the starting point; `None`: random weights.
+
+    Returns:
+        For random weights [`OWN_LICENSE`]. Otherwise the licence in the card of the base model,
+        from its folder or from the cache of the Hub. Nothing is downloaded.
+    """
+    if stated or not base_model:
+        return stated or OWN_LICENSE
+    folder = Path(base_model)
+    if hub_id(base_model):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(base_model, "README.md")
+        folder = Path(cached).parent if isinstance(cached, str) else folder
+    metadata, _ = _read_card(folder)
+    license = metadata.get("license")
+    return license if isinstance(license, str) else None
+
+
+def _read_json(path: Path) -> dict:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return hub_id(str(config.get("_name_or_path") or "")) if isinstance(config, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _named_by_card(folder: Path) -> str | None:
+def _read_card(folder: Path) -> tuple[dict, str]:
+    """Return the metadata and the text of a folder's card; both empty if there is none."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return None
-    # The first heading behind the metadata, which may hold comments of its own.
-    body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
-    heading = re.search(r"^#[ \t]+(.+?)[ \t]*$", body, re.M)
-    return heading.group(1) if heading else None
+        return {}, ""
+    match = re.match(r"\A---\n(.*?)\n---\n", text, flags=re.S)
+    if not match:
+        return {}, text
+    try:
+        metadata = yaml.safe_load(match.group(1))
+    except yaml.YAMLError:
+        metadata = {}
+    return metadata if isinstance(metadata, dict) else {}, text[match.end() :]

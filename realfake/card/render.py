@@ -1,4 +1,4 @@
-"""The card's metadata: what the Hub and leaderboards read of the figures."""
+"""The model card: metadata for the Hub, text from the template, and the card of a finished run."""
 
 import json
 import os
@@ -15,45 +15,54 @@ from huggingface_hub import (
     eval_result_entries_to_yaml,
 )
 
-from realfake.card import method
-from realfake.card import results as card_results
-from realfake.card.facts import CardFacts, hub_id, public_name
-from realfake.card.limits import in_short, limits, unsuitable_section
-from realfake.card.method import maps_section
-from realfake.card.results import (
-    degradations_section,
-    formats_section,
-    headline_section,
-    results_section,
-)
+from realfake import formatting
+from realfake.card import method, results
+from realfake.card.facts import CardFacts, hub_id, license_of, public_name, split_note
+from realfake.card.limits import limits, unsuitable_section
 from realfake.detector import stored_facts
-from realfake.evaluation import measure, results
+from realfake.evaluation import robustness_report
+from realfake.evaluation.formats import FILE_NAME as FORMATS_FILE
 from realfake.evaluation.log import count_weights
+from realfake.evaluation.measure import measure_operating_points
 from realfake.evaluation.plots import write_plots, write_robustness_plots
-from realfake.evaluation.robustness_report import read_robustness
-from realfake.formatting import code, fence, link, md, score, slug
+from realfake.evaluation.results import (
+    add_calibration_bands,
+    read_evaluation,
+    read_scores,
+    refresh_evaluation,
+)
+from realfake.formatting import code, md, score, slug
 from realfake.io import read_records, write_atomically
 from realfake.labels import NAMES
 from realfake.statistics.verdicts import OperatingPoint, Thresholds
 
-# Name here, metric id of the Hub, name for people.
+TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md"
+EVAL_RESULTS = Path(".eval_results") / "realfake.yaml"
+# Facts of a finished training.
+TRAINING = "training.json"
+# Metric, its id on the Hub, its name for readers.
 _INDEXED = (
     ("accuracy", "accuracy", "Accuracy"),
     ("auroc", "roc_auc", "AUROC"),
     ("f1_ai", "f1", "F1 of ai"),
     ("ece", "expected_calibration_error", "ECE, classes balanced"),
 )
+# Functions that the template calls.
+_FUNCTIONS = {
+    name: getattr(formatting, name)
+    for name in ("md", "code", "fence", "link", "share", "score", "number", "percent")
+}
 
 
 def card_data(facts: CardFacts) -> ModelCardData:
-    """Make the metadata, with the figures as `model-index`."""
+    """Return the metadata, with the figures as `model-index`."""
     summary = facts.figures.get("summary", {})
     corpus = facts.corpus_id or facts.record.get("corpus") or facts.corpus or "unnamed"
-    results = [
+    entries = [
         EvalResult(
             task_type="image-classification",
             task_name="Real or AI-generated",
-            # The Hub refuses types that could not be a data set's id.
+            # The Hub refuses types that cannot be the id of a data set.
             dataset_type=facts.corpus_id or slug(corpus),
             dataset_name=str(facts.corpus or corpus),
             dataset_split=facts.split,
@@ -66,20 +75,21 @@ def card_data(facts: CardFacts) -> ModelCardData:
         if (summary.get(name) or {}).get("value") is not None
     ]
     return ModelCardData(
-        license=facts.license,
+        # "other" is the Hub's word for a licence that has no identifier or is unknown.
+        license=facts.license or "other",
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["ai-generated-image-detection", "realfake", *facts.tags],
         base_model=facts.base_model_id,
         datasets=[facts.corpus_id] if facts.corpus_id else None,
-        metrics=[result.metric_type for result in results] or None,
-        model_name=facts.name if results else None,
-        eval_results=results or None,
+        metrics=[entry.metric_type for entry in entries] or None,
+        model_name=facts.name if entries else None,
+        eval_results=entries or None,
     )
 
 
 def eval_result_entries(facts: CardFacts) -> list[EvalResultEntry]:
-    """Make the headline for leaderboards; empty where the corpus is not on the Hub, since a benchmark is named by its id."""
+    """Return the headline for leaderboards; empty if the corpus has no id on the Hub."""
     accuracy = facts.figures.get("summary", {}).get("accuracy")
     if not facts.corpus_id or not accuracy or accuracy["value"] is None:
         return []
@@ -101,19 +111,15 @@ def eval_result_entries(facts: CardFacts) -> list[EvalResultEntry]:
     return [entry]
 
 
-TEMPLATE = Path(__file__).parent.parent / "templates" / "model_card.md"
-EVAL_RESULTS = Path(".eval_results") / "realfake.yaml"
-
-
 def write_card(folder: str | os.PathLike, facts: CardFacts) -> Path:
-    """Write `README.md`, and `.eval_results/realfake.yaml` where the corpus is one of the Hub's.
+    """Write `README.md`, and `.eval_results/realfake.yaml` if the corpus is on the Hub.
 
     Args:
         folder: The checkpoint's folder.
         facts: What the card says.
 
     Returns:
-        `Path`: The card.
+        The card.
 
     Raises:
         OSError: The folder cannot be written.
@@ -126,124 +132,109 @@ def write_card(folder: str | os.PathLike, facts: CardFacts) -> Path:
     entries = eval_result_entries(facts)
     if entries:
         results_file.parent.mkdir(exist_ok=True)
-        text = yaml.safe_dump(
-            eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True
-        )
-        write_atomically(results_file, text)
+        records = eval_result_entries_to_yaml(entries)
+        write_atomically(results_file, yaml.safe_dump(records, sort_keys=False, allow_unicode=True))
     else:
-        # One from an earlier run would be of other weights.
+        # A file of an earlier run belongs to other weights.
         results_file.unlink(missing_ok=True)
     return path
 
 
 def render(facts: CardFacts) -> ModelCard:
-    """Make the card."""
+    """Return the card."""
     card = ModelCard.from_template(
         card_data(facts),
         template_path=str(TEMPLATE),
         facts=facts,
+        figures=facts.figures,
+        calibration=facts.calibration,
         view=_view(facts),
-        md=md,
-        code=code,
-        fence=fence,
-        link=link,
+        split_note=split_note,
+        **_FUNCTIONS,
     )
     card.text = re.sub(r"\n{3,}", "\n\n", card.text).rstrip() + "\n"
     return card
 
 
 def _view(facts: CardFacts) -> dict:
+    """Return the values of the template that are computed from the facts."""
+    n = (facts.calibration or {}).get("n")
     measured = bool(facts.figures)
     return {
         "source": source(facts),
         "introduction": _introduction(facts),
-        "headline": headline_section(facts) if measured else None,
-        "in_short": in_short(facts),
+        "judgement": results.judgement(facts) if measured else None,
+        "headline": results.headline(facts) if measured else None,
+        "in_short": results.in_short(facts),
         "pipeline_output": _pipeline_output(facts.class_names),
-        "verdict_output": '"real", "ai" or "inconclusive"'
-        if facts.thresholds
-        else '"real" or "ai"',
-        "preprocessing": _preprocessing(facts),
-        "calibration": method.calibration(facts.calibration),
-        "prior_example": method.prior_example(),
-        "calibration_figures": method.calibration_figures(facts),
-        "verdicts": method.verdict_rule(facts.thresholds, facts.ood),
-        **method.verdict_figures(facts),
+        "processor": method.describe_processor(facts.processor) if facts.processor else None,
+        "fitted_on": f" on {f'{n:,} ' if n else ''}images that were held out from training",
+        "prior": method.prior_example(),
+        "calibration": method.calibration_figures(facts),
+        "verdict_rule": method.verdict_rule(facts.thresholds),
+        "verdict_table": method.verdict_table(facts),
         "operating_points": method.operating_points(facts),
         "unsuitable": unsuitable_section(facts),
-        **results_section(facts),
-        **degradations_section(facts),
-        **formats_section(facts),
-        **maps_section(facts),
+        "trained": bool(results.trained_generators(facts)),
+        **results.results_section(facts),
+        **_degradations(facts.degraded),
+        **results.formats_section(facts),
+        "maps": method.maps_section(facts),
         "limits": limits(facts),
         "training": method.training(facts),
         "hyperparameters": method.hyperparameters(facts),
         "augmentation": method.augmentation(facts.augmentation),
-        **method.corpus(facts),
-        "reproduction": method.reproduction(facts, source(facts)) if measured else None,
-        "versions": ", ".join(
-            f"{md(name)} {md(number)}" for name, number in facts.versions.items()
-        ),
-        "licence": f"The weights: {md(facts.license)}. The images that they were trained on are not part of this repository.",
+        "corpus": method.corpus(facts),
+        "recompute": method.recompute(facts, source(facts)) if measured else None,
+    }
+
+
+def _degradations(record: Mapping) -> dict[str, str | None]:
+    if not record:
+        return {}
+    figures = record["degradations"]
+    return {
+        "degradations": robustness_report.summary(record),
+        "degradations_note": robustness_report.note(record),
+        "degradations_table": robustness_report.tiers_table(record),
+        "controls_note": robustness_report.controls_note(record),
+        "coverage": robustness_report.coverage_table(figures),
+        "coverage_note": robustness_report.coverage_note(figures),
+        "slices": robustness_report.slices_table(figures),
+        "described": robustness_report.described(record),
     }
 
 
 def source(facts: CardFacts) -> str:
-    """What the examples open: the Hub id, or words that stand for the folder."""
+    """Return what the examples open: the Hub id, or a placeholder for the folder."""
     return re.sub(r"[^\w./-]", "", facts.repo_id or "") or "path/to/this/folder"
 
 
 def _introduction(facts: CardFacts) -> str:
-    words = "Tells photographs and other real images from images made by a generator."
+    text = "An image classifier that estimates whether an image is a photograph or AI-generated."
     if facts.model_class:
         size = f" with {facts.parameters / 1e6:.1f} million parameters" if facts.parameters else ""
-        start = (
-            f"fine-tuned from {md(facts.base_model)}"
-            if facts.base_model
-            else "trained from random weights"
-        )
-        words += f" A {code(facts.model_class)} for Transformers{size}, {start}."
-    return words
+        start = "trained from random weights"
+        if facts.base_model:
+            start = f"fine-tuned from {md(facts.base_model)}"
+        text += f" It is a {code(facts.model_class)} for Transformers{size}, {start}."
+    return text
 
 
 def _pipeline_output(class_names: Sequence[str]) -> str:
     names = [re.sub(r"[\s`]+", " ", str(name)) for name in class_names]
     if sorted(names) == sorted(NAMES):
-        return '[{"label": "ai", "score": p}, {"label": "real", "score": 1 - p}], the more probable one first'
-    return f'[{{"label": …, "score": …}}, …], the most probable first; labels: {", ".join(names)}'
-
-
-def _preprocessing(facts: CardFacts) -> str:
-    size = (
-        f"{facts.image_size} × {facts.image_size} pixels"
-        if facts.image_size
-        else "the network's input size"
-    )
-    if facts.preprocessing == "native":
-        return (
-            f"The image is not resized: the network sees the central {size} of it as they are, and black around a "
-            "smaller image."
-        )
-    if facts.preprocessing == "processor":
-        return (
-            f"The image processor in this repository brings each image to {size} and normalises it. Where torchvision is "
-            "installed, `pipeline` may do that with it and give slightly other scores; `realfake` always takes the PIL "
-            "image processor, with which the figures below were made."
-        )
-    return "The image processor in this repository does the preprocessing."
-
-
-# What a finished run knows of itself; see [`run_facts.training_facts`].
-TRAINING = "training.json"
+        return '[{"label": "ai", "score": p}, {"label": "real", "score": 1 - p}], highest first'
+    return f'[{{"label": …, "score": …}}, …], highest first; labels: {", ".join(names)}'
 
 
 def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> CardFacts:
-    """Collect what the files say; plots are not drawn.
+    """Collect the facts of a card from the files of a checkpoint.
 
     Args:
         folder: The checkpoint's folder.
-        facts: What [`run_facts.training_facts`] collected.
-        measurement_log: Where measurements of test splits are noted.
+        facts: The content of `training.json`.
+        measurement_log: Where measurements of test splits are logged.
 
     Raises:
         OSError: There is no `config.json`.
@@ -251,24 +242,27 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     own = stored_facts(config.get("realfake"))
-    measured = results.read_evaluation(folder)
+    measured = read_evaluation(folder)
     base = facts.get("base_model")
-    named = sorted(config["id2label"].items(), key=lambda entry: int(entry[0]))
+    classes = sorted(config["id2label"].items(), key=lambda entry: int(entry[0]))
+    processor = folder / "preprocessor_config.json"
     card = CardFacts.from_dict(
         {
             **facts,
             "name": (facts.get("repo_id") or folder.resolve().name).rsplit("/", 1)[-1],
-            "class_names": [name for _, name in named],
+            "license": license_of(facts.get("license"), base),
+            "class_names": [name for _, name in classes],
             "base_model": public_name(base),
             "base_model_id": facts.get("base_model_id") or hub_id(public_name(base)),
             "image_size": own.get("image_size"),
+            "processor": json.loads(processor.read_text()) if processor.is_file() else {},
             "calibration": own.get("calibration"),
             "thresholds": own.get("thresholds"),
             "ood": own.get("ood"),
             "evaluation": measured,
-            "robustness": read_robustness(folder),
+            "robustness": robustness_report.read_robustness(folder),
             "explanations": read_records(folder / method.EXPLANATIONS_FILE),
-            "formats": read_records(folder / card_results.FILE_NAME),
+            "formats": read_records(folder / FORMATS_FILE),
             "scores": {
                 name: file
                 for name in measured
@@ -281,10 +275,9 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
         card.measurements = count_weights(measurement_log, "test", measured["test"]["corpus"])
     points = [OperatingPoint.from_dict(point) for point in own.get("operating_points") or ()]
     if points and card.split in card.scores:
-        scores = results.read_scores(folder / card.scores[card.split])
-        card.operating_points = measure.measure_operating_points(
-            points, scores, card.figures.get("seed", 0)
-        )
+        scores = read_scores(folder / card.scores[card.split])
+        seed = card.figures.get("seed", 0)
+        card.operating_points = measure_operating_points(points, scores, seed)
     return card
 
 
@@ -299,20 +292,21 @@ def write_card_of(folder: str | Path, facts: Mapping, measurement_log: str | Pat
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    results.add_calibration_bands(folder, (config.get("realfake") or {}).get("calibration"))
+    add_calibration_bands(folder, (config.get("realfake") or {}).get("calibration"))
     card = card_facts(folder, facts, measurement_log)
     if card.split in card.scores:
-        table = results.read_scores(folder / card.scores[card.split])
-        before = None
-        if card.calibration:
-            before = (table["log_odds"] - card.calibration["bias"]) * card.calibration[
-                "temperature"
-            ]
+        scores, before, fitted = (
+            read_scores(folder / card.scores[card.split]),
+            None,
+            card.calibration,
+        )
+        if fitted:
+            before = (scores["log_odds"] - fitted["bias"]) * fitted["temperature"]
         card.plots = write_plots(
             folder,
             card.split,
-            table["log_odds"],
-            table["is_ai"],
+            scores["log_odds"],
+            scores["is_ai"],
             card.figures,
             before=before,
             log_history=facts.get("log_history"),
@@ -325,7 +319,7 @@ def write_card_of(folder: str | Path, facts: Mapping, measurement_log: str | Pat
 
 
 def rewrite_card(folder: str | Path, measurement_log: str | Path) -> Path:
-    """Compute the figures of a finished run again from its scores, and write its card anew.
+    """Recompute the figures of a finished run from its scores, and rewrite its card.
 
     Raises:
         OSError: The folder holds no finished run.
@@ -335,13 +329,14 @@ def rewrite_card(folder: str | Path, measurement_log: str | Path) -> Path:
     path = folder / TRAINING
     if not path.is_file():
         raise OSError(
-            f"{folder} holds no {TRAINING}: only the card of a checkpoint that was trained here can be written again."
+            f"{folder} has no {TRAINING}; only cards of checkpoints that were trained by this "
+            "project can be rewritten."
         )
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder} holds a file that is not JSON ({error}).") from None
+        raise ValueError(f"{folder} has a file that is not JSON ({error}).") from None
     stored = (config.get("realfake") or {}).get("thresholds")
-    results.refresh_evaluation(folder, Thresholds.from_dict(stored) if stored else None)
+    refresh_evaluation(folder, Thresholds.from_dict(stored) if stored else None)
     return write_card_of(folder, facts, measurement_log)

@@ -20,7 +20,7 @@ from realfake.detector import Detector
 from realfake.evaluation.log import log_once, plain
 from realfake.evaluation.measure import OTHER
 from realfake.evaluation.robustness import detector_scorer
-from realfake.formatting import number, share, table
+from realfake.formatting import md, number, share, table
 from realfake.imaging.decode import open_image
 from realfake.io import versions, write_record
 from realfake.runtime import lone_threads
@@ -186,7 +186,7 @@ def formats_table(record: Mapping) -> str:
     """Return the figures of a record as a Markdown table."""
     rows = [
         [
-            record["described"][name],
+            FORMATS[name][0] if name in FORMATS else md(record["described"][name]),
             f"{figures['kept']['n']:,}",
             *(share(figures[key]) for key in ("kept", "withheld", "flipped")),
             f"{number(figures['moved']['median'])}, {number(figures['moved']['value'])}",

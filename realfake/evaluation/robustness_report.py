@@ -16,6 +16,7 @@ from realfake.evaluation.log import plain
 from realfake.evaluation.measure import ENOUGH, complement, interval_of, measure, too_many_wrong
 from realfake.evaluation.results import current_names
 from realfake.formatting import MISSING, code, fence, md, number, percent, score, share, table
+from realfake.imaging.degradations import GRID
 from realfake.labels import AI, NAMES, REAL
 from realfake.statistics.metrics import balanced_accuracy
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds
@@ -275,7 +276,7 @@ def controls_note(record: Mapping) -> str | None:
 
 def described(record: Mapping) -> str:
     """Return the list of what each degradation does."""
-    texts = record["described"]
+    texts = {**record["described"], **{name: GRID[name].description for name in GRID}}
     return "\n".join(f"- {code(name)}: {md(texts[name])}" for name in record["degradations"])
 
 
