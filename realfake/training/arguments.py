@@ -219,7 +219,9 @@ class RunArguments(TrainingArguments):
     )
     dry_run: bool = _option(False, "Show the corpus, the model and one augmented batch, then stop.")
     publish: bool = field(default=False, init=False)
-    license: str = _option("apache-2.0", "Licence of the weights, for the card.")
+    license: str | None = _option(
+        None, "Licence of the weights for the card; default: that of the base model."
+    )
     corpus_notes: str | None = _option(
         None, "Markdown file on the corpus, its origins and weaknesses, for the card."
     )

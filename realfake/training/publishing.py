@@ -219,9 +219,7 @@ def write_calibrated_card(
         record=record,
         comparison=before_and_after(record),
         others={name: before_and_after(entry) for name, entry in others.items()},
-        limits=[
-            line for line in limits(known) if not line.startswith("No test split was measured")
-        ],
+        limits=limits(known, name_split=False),
         license=license,
         real=REAL,
         ai=AI,
