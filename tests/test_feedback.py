@@ -1,4 +1,4 @@
-"""Feedback: nothing without consent, what is kept with it, the Hub dataset, and the corpus made of it."""
+"""Feedback: consent, what is stored, the Hub dataset, and the corpus made of it."""
 
 import csv
 import hashlib
@@ -136,7 +136,7 @@ from realfake.space.feedback import Feedback
 answer = {"sha256": sys.argv[3]}
 kept = Feedback(sys.argv[1])
 kept.record(answer, consent=True, note="whole")
-io.os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name yet
+io.os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # written, not renamed
 kept.record(answer, consent=True, image=open(sys.argv[2], "rb").read())
 """
 
@@ -277,7 +277,7 @@ def test_feedback_becomes_an_evaluation_set_and_hard_examples(collected, tmp_pat
     assert found[digest(20)]["set"] in ("evaluation", "")
     assert found[digest(21)]["why_left_out"] == "visitors disagree"
     assert found[digest(22)]["why_left_out"] == "no visitor shared the image"
-    assert found[digest(23)]["why_left_out"] == "no visitor said what it is"
+    assert found[digest(23)]["why_left_out"] == "no visitor gave a label"
     assert found[digest(1)]["note"] == "'=1+1"
     assert "Nobody has checked" in capsys.readouterr().out
 
@@ -344,7 +344,7 @@ def test_what_cannot_be_opened_is_left_out_with_its_reason(tmp_path):
     assert main(["corpus", "feedback", str(folder), "--output", str(output)]) == 0
     reasons = {row["why_left_out"] for row in rows(output).values()}
     assert any("text file" in reason for reason in reasons)
-    assert "its file is not the one that was judged" in reasons
+    assert "the file is not the one that was judged" in reasons
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,10 @@ def test_what_cannot_be_opened_is_left_out_with_its_reason(tmp_path):
         (["{empty}", "--output", "{new}"], "holds no feedback"),
         (["{missing}", "--output", "{new}"], "neither a folder nor a dataset"),
         (["{collected}", "--output", "{collected}"], "not empty"),
-        (["{collected}", "--output", "{new}", "--evaluation_share", "2"], "--evaluation_share must lie"),
+        (
+            ["{collected}", "--output", "{new}", "--evaluation_share", "2"],
+            "--evaluation_share must lie",
+        ),
         (["{collected}", "--output", "{new}", "--accept", "{missing}"], "No such file"),
     ],
 )

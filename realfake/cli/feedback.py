@@ -1,38 +1,34 @@
 """Turn collected feedback into an evaluation set and a set of hard examples.
 
-    python scripts/feedback_corpus.py feedback --output feedback-corpus --accept checked.txt
-    python scripts/feedback_corpus.py user/feedback --output feedback-corpus
+    realfake corpus feedback feedback/ --output feedback-corpus --accept checked.txt
+    realfake corpus feedback user/feedback --output feedback-corpus
 
-Takes the records that hold an image and a visitor's label, from a folder or a dataset on the Hub. Nobody has checked what
-visitors say: go through `records.csv`, put the hashes that are right into a file, and give it as `--accept`. Images on which
-visitors disagree are left out. The two sets are disjoint, and pictures that look the same stay in one of them:
+Takes the records with an image and a visitor's label, from a folder or a Hub dataset. Nobody has
+checked the labels of visitors: read `records.csv`, write the hashes of correct labels to a file,
+and pass it as --accept. Images with contradicting labels are left out. The two sets are disjoint;
+images that look the same are in the same set:
 
-    evaluation/{real,ai}/    measure with: python scripts/evaluate_checkpoint.py MODEL --dataset feedback-corpus/evaluation
-    hard/{real,ai}/          those of the rest that got the opposite verdict, or none: add them to a training corpus
-    records.csv              every image with its label, what was said of it, and where it went
+    evaluation/{real,ai}/    for `realfake evaluate robustness`
+    hard/{real,ai}/          other images with a wrong or no verdict, to add to a training corpus
+    records.csv              every image with its labels and its set
 """
 
 import argparse
 import csv
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from realfake import io
 from realfake.cli import options
+from realfake.labels import NAMES
 
 COLUMNS = (
-    "sha256",
-    "truth",
-    "verdict",
-    "log_odds",
-    "model",
-    "revision",
-    "reports",
-    "set",
-    "why_left_out",
-    "note",
+    *("sha256", "truth", "verdict", "log_odds", "model", "revision", "reports", "set"),
+    *("why_left_out", "note"),
 )
+SETS = ("evaluation", "hard")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Write the two sets and the table of all images, and print the counts."""
     from realfake.space.feedback import read_feedback
 
-    io.check_empty(args.output)
+    output = io.check_empty(args.output)
     folder = _folder(args.feedback)
     accepted = _accepted(args.accept)
     rows = _by_image(read_feedback(folder))
@@ -63,22 +60,30 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.feedback} holds no feedback.")
     usable = []
     for row in rows:
-        row["why_left_out"] = _why_not(row, accepted)
-        if not row["why_left_out"]:
-            row["why_left_out"] = _load(row, folder)
+        row["why_left_out"] = _unusable(row, accepted) or _load(row, folder)
         if not row["why_left_out"]:
             usable.append(row)
     for row, group in zip(usable, _groups([row["decoded"] for row in usable]), strict=True):
-        leader = usable[group]["sha256"]
-        # By the hash of the group's first image: the same whatever else is collected later.
-        if int(hashlib.sha256(leader.encode()).hexdigest()[:8], 16) / 2**32 < args.evaluation_share:
+        # By the hash of the group's first image, so that feedback collected later changes nothing.
+        digest = hashlib.sha256(usable[group]["sha256"].encode()).hexdigest()
+        if int(digest[:8], 16) / 2**32 < args.evaluation_share:
             row["set"] = "evaluation"
         elif row["verdict"] != row["truth"]:
             row["set"] = "hard"
         else:
-            row["why_left_out"] = "the detector was right, and it is not in the evaluation set"
-    output = Path(args.output)
-    for row in usable:
+            row["why_left_out"] = "the verdict was right, and it is not in the evaluation set"
+    _write(rows, output)
+    for name in SETS:
+        chosen = [row["truth"] for row in rows if row["set"] == name]
+        print(f"{name}: " + ", ".join(f"{chosen.count(label)} {label}" for label in NAMES))
+    print(f"left out: {sum(not row['set'] for row in rows)}, see {output / 'records.csv'}")
+    if accepted is None:
+        print("Nobody has checked these labels; see --accept.")
+    return 0
+
+
+def _write(rows: list[dict], output: Path) -> None:
+    for row in rows:
         if row["set"]:
             target = output / row["set"] / row["truth"] / Path(row["image"]).name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -87,15 +92,7 @@ def run(args: argparse.Namespace) -> int:
     with open(output / "records.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({**row, "note": _inert(row["note"])} for row in rows)
-    for name in ("evaluation", "hard"):
-        chosen = [row for row in rows if row["set"] == name]
-        counts = {label: sum(row["truth"] == label for row in chosen) for label in ("real", "ai")}
-        print(f"{name}: {counts['real']} real, {counts['ai']} ai")
-    print(f"left out: {sum(not row['set'] for row in rows)}, see {output / 'records.csv'}")
-    if accepted is None:
-        print("Nobody has checked these labels; see --accept.")
-    return 0
+        writer.writerows({**row, "note": _escape(row["note"])} for row in rows)
 
 
 def _folder(feedback: str) -> Path:
@@ -105,51 +102,45 @@ def _folder(feedback: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        # What came in until now is what is asked for; records and pictures are data, and no code.
-        found = snapshot_download(  # nosec B615
+        # The newest feedback is wanted; its files are data, not code.
+        folder = snapshot_download(  # nosec B615
             feedback, repo_type="dataset", allow_patterns=["records/*.jsonl", "images/*"]
         )
-        return Path(found)
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
+        kind = type(error).__name__
         raise ValueError(
-            f"{feedback} is neither a folder nor a dataset that can be had from the Hub ({type(error).__name__})."
+            f"{feedback} is neither a folder nor a dataset on the Hub that can be read ({kind})."
         ) from None
 
 
 def _accepted(path: str | None) -> set[str] | None:
     if path is None:
         return None
-    return {
-        line.split()[0].lower()
-        for line in Path(path).read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    }
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return {line.split()[0].lower() for line in lines if line.strip()}
 
 
-def _by_image(entries) -> list[dict]:
-    """One row an image; of several reports the last one's words, and the label that all of them give."""
+def _by_image(entries: Iterable[dict]) -> list[dict]:
+    """Merge the reports on each image: the last report counts, and the label if all agree."""
     rows: dict[str, dict] = {}
     for entry in entries:
         row = rows.setdefault(entry["sha256"], {"truths": set(), "reports": 0, "image": None})
         row["truths"] |= {entry["truth"]} - {None}
         row["reports"] += 1
-        images = entry.get("image") or row["image"]
-        row.update(
-            {
-                name: entry.get(name)
-                for name in ("sha256", "verdict", "log_odds", "model", "revision", "note")
-            }
-        )
-        row["image"] = images
+        row["image"] = entry.get("image") or row["image"]
+        for name in ("sha256", "verdict", "log_odds", "model", "revision", "note"):
+            row[name] = entry.get(name)
     for row in rows.values():
         row["truth"] = next(iter(row["truths"])) if len(row["truths"]) == 1 else None
         row["set"] = ""
     return [rows[digest] for digest in sorted(rows)]
 
 
-def _why_not(row: dict, accepted: set[str] | None) -> str:
+def _unusable(row: dict, accepted: set[str] | None) -> str:
+    """Return why a record cannot be used, or an empty text."""
     if not row["truths"]:
-        return "no visitor said what it is"
+        return "no visitor gave a label"
     if len(row["truths"]) > 1:
         return "visitors disagree"
     if not row["image"]:
@@ -160,18 +151,18 @@ def _why_not(row: dict, accepted: set[str] | None) -> str:
 
 
 def _load(row: dict, folder: Path) -> str:
-    """Read the image into the row; returns why it cannot be used, or nothing."""
+    """Read the image into the row. Return why it cannot be used, or an empty text."""
     from realfake.imaging.decode import open_image
 
     if not re.fullmatch(r"images/[0-9a-f]{64}\.[a-z0-9]{1,8}", str(row["image"])):
-        return "its file has another name than feedback gives"
+        return "the file name is not one that feedback has"
     path = folder / row["image"]
     if not path.is_file():
-        return "its file is missing"
+        return "the file is missing"
     try:
         row["data"] = path.read_bytes()
         if hashlib.sha256(row["data"]).hexdigest() != row["sha256"]:
-            return "its file is not the one that was judged"
+            return "the file is not the one that was judged"
         row["decoded"] = open_image(row["data"])
     except (ValueError, OSError) as error:
         return str(error)
@@ -179,7 +170,7 @@ def _load(row: dict, folder: Path) -> str:
 
 
 def _groups(images: list) -> list[int]:
-    """For each image the position of the first one that looks the same."""
+    """Return for each image the index of the first image that looks the same."""
     import numpy as np
 
     from realfake.audit.duplicates import dhash, near_hashes
@@ -192,7 +183,7 @@ def _groups(images: list) -> list[int]:
     return first
 
 
-def _inert(note: str | None) -> str:
-    """A spreadsheet takes a cell that begins like this for a formula."""
+def _escape(note: str | None) -> str:
+    """Prevent a spreadsheet from reading the note as a formula."""
     note = " ".join((note or "").split())
     return f"'{note}" if note[:1] in ("=", "+", "-", "@") else note

@@ -1,25 +1,27 @@
 """The commands of the web page: serve it on this machine, deploy it as a Space on the Hub."""
 
 import argparse
+import importlib.metadata
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, SpaceCard
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
-ROOT = Path(__file__).resolve().parents[2]
-# What the page runs on. The scores behind the figures are large and not shown.
-FILES = ("app.py", "requirements.txt", "README.md", "LICENSE", "realfake")
-NOT_NEEDED = shutil.ignore_patterns("__pycache__", "*.pyc", "scores-*.parquet", ".*")
 TRUST_LIST = "c2pa-trust-list.pem"
+# The same as `app.py` of the repository.
+APP = '''"""The web page, as a Space or on this machine, see `realfake/space/README.md`."""
+
+import sys
+
+from realfake.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["space", "run"]))
+'''
 
 
 def configure_serve(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +43,12 @@ def run_serve(args: argparse.Namespace) -> int:
     from realfake.space.zero_gpu import lend
 
     log.set_up()
-    loaded = load()
-    lend(loaded.detector)
-    launch(build(loaded, Feedback.from_environ()))
+    try:
+        loaded = load()
+        lend(loaded.detector)
+        launch(build(loaded, Feedback.from_environ()))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"The page cannot start: {error}") from None
     return 0
 
 
@@ -85,6 +90,8 @@ def run_deploy(args: argparse.Namespace) -> int:
         errors="replace"
     ):
         raise ValueError(f"--trust_list {args.trust_list} holds no PEM certificate.")
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
     try:
         deploy(args)
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
@@ -92,8 +99,10 @@ def run_deploy(args: argparse.Namespace) -> int:
     return 0
 
 
-def deploy(args: argparse.Namespace, api: HfApi | None = None) -> None:
-    """Bring the Space to what the options say."""
+def deploy(args: argparse.Namespace, api: "HfApi | None" = None) -> None:
+    """Bring the Space to the state that the options describe."""
+    from huggingface_hub import HfApi
+
     api = api or HfApi()
     variables = _variables(api, args)
     exists = api.repo_exists(args.space, repo_type="space")
@@ -111,59 +120,72 @@ def deploy(args: argparse.Namespace, api: HfApi | None = None) -> None:
     for name in args.secret:
         api.add_space_secret(args.space, name, os.environ[name])
         print(f"Set the secret {name}")
-    with tempfile.TemporaryDirectory() as staged:
+    trust_list = _trust_list(api, args)
+    with tempfile.TemporaryDirectory() as folder:
         model = (args.model or "").partition("@")[0] or None
-        stage(Path(staged), model, args.trust_list, _kept_trust_list(api, args))
+        stage(Path(folder), model, trust_list)
         before = api.space_info(args.space).sha
         commit = api.upload_folder(
             repo_id=args.space,
             repo_type="space",
-            folder_path=staged,
+            folder_path=folder,
             delete_patterns="*",
-            commit_message="Bring the page up to date",
+            commit_message="Update the page",
         )
-    print(
-        "The files are as they were"
-        if commit.oid == before
-        else f"Uploaded the files: {commit.oid[:10]}"
-    )
+    unchanged = commit.oid == before
+    print("The files are up to date" if unchanged else f"Uploaded the files: {commit.oid[:10]}")
     if exists and args.hardware:
         requested = api.get_space_runtime(args.space).requested_hardware
         if requested != args.hardware:
             api.request_space_hardware(args.space, args.hardware)
-            print(f"Asked for {args.hardware} instead of {requested}")
+            print(f"Requested {args.hardware} instead of {requested}")
     print(f"{api.endpoint}/spaces/{args.space} is {api.get_space_runtime(args.space).stage}")
 
 
-def stage(
-    folder: Path, model: str | None = None, trust_list: str | None = None, kept: bytes | None = None
-) -> None:
-    """Put together what the Space is to hold.
+def stage(folder: Path, model: str | None = None, trust_list: bytes | None = None) -> None:
+    """Write the files of the Space: the installed package, its requirements, and an `app.py`.
 
     Args:
-        folder: Where; exists.
-        model: Named in the Space's card.
-        trust_list: C2PA trust list to add, or
-        kept: the content of the one that the Space has.
+        folder: Where to write; it exists.
+        model: *optional*. Hub id for the Space's card.
+        trust_list: *optional*. Content of a C2PA trust list.
+
+    Raises:
+        ValueError: The package was not installed by pip.
     """
-    for name in FILES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=NOT_NEEDED)
-        else:
-            shutil.copyfile(source, folder / name)
+    from huggingface_hub import SpaceCard
+
+    package = _distribution()
+    shutil.copytree(
+        Path(__file__).parents[1],
+        folder / "realfake",
+        ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "scores-*.parquet", ".*"),
+    )
+    requirements = [line for line in package.requires or () if "extra ==" not in line]
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    (folder / "LICENSE").write_text(package.read_text("licenses/LICENSE"), encoding="utf-8")
+    (folder / "app.py").write_text(APP, encoding="utf-8")
+    # The description is the repository's README.md, with the metadata of the Space at its top.
+    card = SpaceCard(package.metadata.get_payload())
     if model:
-        card = SpaceCard((folder / "README.md").read_text(encoding="utf-8"))
         card.data.models = [model]
-        (folder / "README.md").write_text(str(card), encoding="utf-8")
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
     if trust_list:
-        kept = Path(trust_list).read_bytes()
-    if kept:
-        (folder / TRUST_LIST).write_bytes(kept)
+        (folder / TRUST_LIST).write_bytes(trust_list)
 
 
-def _variables(api: HfApi, args: argparse.Namespace) -> dict[str, str | None]:
-    """What the options say of the Space's variables; `None` takes one away."""
+def _distribution() -> importlib.metadata.Distribution:
+    """Return the installed package's metadata; a checkout can have a second, incomplete copy."""
+    for package in importlib.metadata.distributions(name="realfake"):
+        if package.requires and package.read_text("licenses/LICENSE"):
+            return package
+    raise ValueError("This copy of realfake is not installed; install it with: pip install .")
+
+
+def _variables(api: "HfApi", args: argparse.Namespace) -> dict[str, str | None]:
+    """Return the variables that the options set; `None` removes one."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
     variables: dict[str, str | None] = {}
     if args.model:
         model, _, revision = args.model.partition("@")
@@ -183,19 +205,22 @@ def _variables(api: HfApi, args: argparse.Namespace) -> dict[str, str | None]:
     return variables
 
 
-def _set_variables(api: HfApi, space: str, variables: dict[str, str | None]) -> None:
-    held = {name: variable.value for name, variable in api.get_space_variables(space).items()}
+def _set_variables(api: "HfApi", space: str, variables: dict[str, str | None]) -> None:
+    current = {name: variable.value for name, variable in api.get_space_variables(space).items()}
     for name, value in variables.items():
-        if value is None and name in held:
+        if value is None and name in current:
             api.delete_space_variable(space, name)
             print(f"Removed the variable {name}")
-        elif value is not None and held.get(name) != value:
-            # Every change restarts the Space; one that changes nothing would too.
+        elif value is not None and current.get(name) != value:
+            # Every call restarts the Space, also one without a change.
             api.add_space_variable(space, name, value)
             print(f"Set the variable {name} to {value}")
 
 
-def _kept_trust_list(api: HfApi, args: argparse.Namespace) -> bytes | None:
-    if args.trust_list or not api.file_exists(args.space, TRUST_LIST, repo_type="space"):
+def _trust_list(api: "HfApi", args: argparse.Namespace) -> bytes | None:
+    """Return the content of the given trust list, or of that of the Space."""
+    if args.trust_list:
+        return Path(args.trust_list).read_bytes()
+    if not api.file_exists(args.space, TRUST_LIST, repo_type="space"):
         return None
     return Path(api.hf_hub_download(args.space, TRUST_LIST, repo_type="space")).read_bytes()
