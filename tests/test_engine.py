@@ -9,11 +9,11 @@ import torch
 from helpers.tiny import draw_picture, save_tiny
 from scipy.special import expit
 
+from realfake import engines
 from realfake.detector import Detector
+from realfake.engines import Choice, choose, open_engine
 from realfake.models.ood import fit, forward_with_features
 from realfake.models.preprocessing import Preprocessing
-from realfake.scoring import engine as engines
-from realfake.scoring.engine import Choice, choose, open_engine
 from realfake.statistics.log_odds import log_odds_from_logits
 from realfake.statistics.verdicts import Thresholds
 

@@ -21,7 +21,7 @@ from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.scoring import run as scoring_run
 from realfake.scoring import scorer as scoring
-from realfake.scoring.engine import Choice
+from realfake.engines import Choice
 from realfake.scoring.shards import ScoreFolder
 from realfake.scoring.source import FolderPart, Row, iter_images, list_images, open_source
 

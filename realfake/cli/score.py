@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     # PyTorch reads it when it is imported. Each thread of this command computes on one core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from realfake.scoring.engine import ENGINES
+    from realfake.engines import ENGINES
 
     at_least = cli_options.at_least
     parser.add_argument(
@@ -121,7 +121,7 @@ def score(options: argparse.Namespace, processes) -> int:
     from realfake.models.preprocessing import Preprocessing
     from realfake.scoring import run as scoring_run
     from realfake.scoring import scorer as scoring
-    from realfake.scoring.engine import Choice
+    from realfake.engines import Choice
     from realfake.scoring.shards import ScoreFolder
 
     logging.set_verbosity_error()

@@ -16,6 +16,7 @@ from realfake.attribution.faithfulness import curves_of, evidence_of, road
 from realfake.attribution.layers import candidate_layers, find_layer
 from realfake.attribution.methods import METHODS, LogOdds, attribute
 from realfake.detector import Detector
+from realfake.engines import has_openvino, open_engine
 from realfake.evaluation.log import plain
 from realfake.evaluation.map_checks import (
     agreement,
@@ -32,7 +33,6 @@ from realfake.evaluation.splices import splices
 from realfake.imaging.decode import open_image
 from realfake.labels import AI, REAL
 from realfake.models.geometry import seen_region
-from realfake.scoring.engine import has_openvino, open_engine
 from realfake.statistics.log_odds import log_odds_from_logits
 
 FOLDER = ".explanations"

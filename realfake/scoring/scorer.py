@@ -14,11 +14,11 @@ from PIL import Image
 from scipy.special import expit
 
 from realfake.detector import Detector
+from realfake.engines import Choice, choose, open_engine
 from realfake.imaging.decode import open_image
 from realfake.labels import AI, REAL
 from realfake.models.preprocessing import Preprocessing
 from realfake.runtime import one_thread
-from realfake.scoring.engine import Choice, choose, open_engine
 from realfake.scoring.source import Row, ScoringSource
 from realfake.statistics.log_odds import log_odds_from_logits
 

@@ -19,8 +19,7 @@ from datasets.utils.file_utils import xopen
 from transformers.utils.hub import resolve_revision
 
 from realfake.corpus.columns import find_image_column
-from realfake.corpus.local import Source
-from realfake.corpus.local import IMAGE_SUFFIXES
+from realfake.corpus.local import IMAGE_SUFFIXES, Source
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import TRAIN
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT
-from realfake.scoring.engine import has_openvino
+from realfake.engines import has_openvino
 
 from .drawn import draw_photographs, link_many
 from .timing import ratio_row

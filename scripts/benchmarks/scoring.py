@@ -14,7 +14,7 @@ from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
 from realfake.distributed import ProcessGroup
 from realfake.labels import AI, REAL
 from realfake.models.preprocessing import Preprocessing
-from realfake.scoring.engine import EXACT, SAFETY, Choice, choose
+from realfake.engines import EXACT, SAFETY, Choice, choose
 from realfake.scoring.run import missing, score_chunks
 from realfake.scoring.scorer import Scorer, choose_engine
 from realfake.scoring.shards import ScoreFolder
