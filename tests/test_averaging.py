@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny import save_tiny
+from helpers.training import arguments, rows, trainer_for
 from safetensors.torch import load_file
-from test_training import arguments, rows, trainer_for
 from transformers import TrainerCallback
 
 from realfake.training.averaging import UNAVERAGED_NAME, WeightAverage

@@ -6,24 +6,22 @@ The runs are in-process here; that they are processes of their own is tried once
 import contextlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.tiny import draw_corpus
+from helpers.training import SETTINGS, train_hf
 from scipy.special import expit
 from sklearn import metrics as sk
-from test_train_cli import SETTINGS, import_train_hf
 
 from realfake.cli.main import main
 from realfake.evaluation.results import read_evaluation, write_scores
 from realfake.io import locked_folder
 from realfake.training import comparison, series
-from realfake.training.series import ARCHITECTURES, words_for
+from realfake.training.architectures import ARCHITECTURES, model_options
 
-ROOT = Path(__file__).parent.parent
 RESAMPLING = {"seed": 0, "n_resamples": 300}
 
 
@@ -37,9 +35,8 @@ def in_process(monkeypatch):
         if made.fail & set(words):
             stdout.write("realfake: error: it was meant to fail\n")
             return SimpleNamespace(returncode=2)
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
-            patch.setattr(sys, "argv", ["train_hf.py", *words[2:]])
-            return SimpleNamespace(returncode=import_train_hf().main())
+        with contextlib.redirect_stdout(stdout):
+            return SimpleNamespace(returncode=train_hf(words[3:]))
 
     monkeypatch.setattr(series, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
     return made
@@ -121,20 +118,19 @@ def test_images_of_two_splits_share_no_group(tmp_path):
 # --- which models
 
 
-@pytest.mark.parametrize("scale", ["tiny", "small"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_seven_from_scratch(name, scale):
+def test_the_seven_from_scratch(name):
     from realfake.models.classifiers import build_classifier
 
-    words = words_for(name, from_scratch=True, scale=scale, image_size=32)
+    words = model_options(name, from_scratch=True, scale="tiny", image_size=32)
     overrides = json.loads(words[words.index("--config_overrides") + 1])
     model, _ = build_classifier(
         words[words.index("--model_type") + 1], overrides=overrides, image_size=32
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert parameters < {"tiny": 1e6, "small": 1.1e7}[scale]
+    assert parameters < 1e6
     assert (
-        words_for(name, from_scratch=False, scale="full", image_size=None)[0]
+        model_options(name, from_scratch=False, scale="full", image_size=None)[0]
         == "--model_name_or_path"
     )
 

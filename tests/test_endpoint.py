@@ -1,16 +1,15 @@
-"""The Inference Endpoint's handler, with nothing but the folder that is pushed."""
+"""The handler of Inference Endpoints: with realfake, and without it."""
 
-import ast
 import base64
 import importlib.util
 import io
 import json
-import shutil
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from helpers.tiny import draw_picture, save_tiny
@@ -18,46 +17,34 @@ from huggingface_hub import InferenceClient, constants
 from PIL import Image
 from transformers import pipeline
 
+import realfake
 from realfake.detector import Detector
 from realfake.training import publishing
-from realfake.training.publishing import modules_of, write_endpoint
+from realfake.training.publishing import requirement, write_endpoint
 
-# Endpoints import handler.py from the checkpoint's folder. An editable installation of realfake must not be found here.
-_PROGRAM = """
-import base64, importlib.machinery, importlib.util, io, json, sys
-
+# A process that cannot import realfake.
+_WITHOUT_REALFAKE = """
+import importlib.util, json, sys
 folder, photo = sys.argv[1:]
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
-sys.path = [
-    entry for entry in sys.path if entry and importlib.machinery.PathFinder.find_spec("realfake", [entry]) is None
-]
-assert importlib.util.find_spec("realfake") is None
+sys.modules["realfake"] = None
 spec = importlib.util.spec_from_file_location("handler", folder + "/handler.py")
 handler = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(handler)
-import realfake
-assert realfake.__file__.startswith(folder), realfake.__file__
-from PIL import Image
 answer = handler.EndpointHandler(folder)
 data = open(photo, "rb").read()
+import base64, io
+from PIL import Image
 encoded = base64.b64encode(data).decode()
 results = {
     "bytes": answer({"inputs": data}),
     "base64": answer({"inputs": encoded}),
     "pil": answer({"inputs": Image.open(io.BytesIO(data))}),
-    "top": answer({"inputs": encoded, "parameters": {"top_k": 1, "function_to_apply": "sigmoid"}}),
-    "details": answer({"inputs": data, "parameters": {"details": True, "provenance": True, "prior_ai": 0.1}}),
-    "map": answer({"inputs": data, "parameters": {"map": True, "target": "real", "opacity": 1}}),
+    "top": answer({"inputs": encoded, "parameters": {"top_k": 1}}),
 }
-for name, sent in {
-    "text": {"inputs": b"hello"}, "nothing": {}, "bad base64": {"inputs": "!"}, "method": {"inputs": data, "parameters": {"map": True, "method": "x"}},
-    "kind": {"inputs": data, "parameters": {"map": "yes"}}, "prior": {"inputs": data, "parameters": {"details": True, "prior_ai": 2}},
-    "number": {"inputs": data, "parameters": {"map": True, "opacity": True}},
-}.items():
-    try:
-        results[name] = answer(sent)
-    except ValueError as error:
-        results[name] = str(error)
+try:
+    answer({"inputs": data, "parameters": {"details": True}})
+except ValueError as error:
+    results["details"] = str(error)
 print(json.dumps(results))
 """
 
@@ -70,136 +57,131 @@ def pushed(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def handler(pushed) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("endpoint_handler", pushed / "handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def answer(handler, pushed):
+    return handler.EndpointHandler(str(pushed))
+
+
+@pytest.fixture(scope="module")
 def photo(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("photo") / "photo.jpg"
     draw_picture(64, seed=5).save(path, quality=90)
     return path
 
 
-@pytest.fixture(scope="module")
-def results(pushed, photo, tmp_path_factory) -> dict:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    program = elsewhere / "program.py"
-    program.write_text(_PROGRAM)
+def assert_same(scores, expected):
+    assert [row["label"] for row in scores] == [row["label"] for row in expected]
+    assert [row["score"] for row in scores] == pytest.approx(
+        [row["score"] for row in expected], abs=1e-5
+    )
+
+
+def test_it_answers_as_the_stock_pipeline(answer, pushed, photo):
+    expected = pipeline("image-classification", model=str(pushed), device="cpu")(str(photo))
+    data = photo.read_bytes()
+    encoded = base64.b64encode(data).decode()
+    for inputs in (data, encoded, f"data:image/jpeg;base64,{encoded}", Image.open(photo)):
+        assert_same(answer({"inputs": inputs}), expected)
+    options = {"top_k": 1, "function_to_apply": "sigmoid"}
+    assert len(answer({"inputs": data, "parameters": options})) == 1
+
+
+def test_without_realfake_it_is_the_stock_pipeline(pushed, photo, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-I", program, pushed, photo],
+        [sys.executable, "-c", _WITHOUT_REALFAKE, pushed, photo],
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=elsewhere,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_the_handler_answers_as_the_hub_does_in_a_folder_of_its_own(results, pushed, photo):
+    results = json.loads(done.stdout)
     expected = pipeline("image-classification", model=str(pushed), device="cpu")(str(photo))
     for way in ("bytes", "base64", "pil"):
-        assert [row["label"] for row in results[way]] == [row["label"] for row in expected]
-        assert [row["score"] for row in results[way]] == pytest.approx(
-            [row["score"] for row in expected], abs=1e-5
-        )
-    assert len(results["top"]) == 1
+        assert_same(results[way], expected)
+    assert len(results["top"]) == 1 and "details" in results["details"]
 
 
-def test_details_are_the_one_form_of_an_answer(results, pushed, photo):
-    answer = results["details"]["answer"]
+def test_details_are_the_detectors_answer(answer, pushed, photo):
+    parameters = {"details": True, "provenance": True, "prior_ai": 0.1}
+    result = answer({"inputs": photo.read_bytes(), "parameters": parameters})
     expected = Detector.from_pretrained(pushed).predict(photo, prior_ai=0.1)
-    assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
-    assert (answer["verdict"], answer["prior_ai"]) == (expected.verdict, 0.1)
-    assert answer["provenance"]["findings"][0]["kind"] == "c2pa"
-    assert len(answer["sha256"]) == 64
-    assert results["details"]["scores"] == results["bytes"]
-    assert "map" not in results["details"]
+    assert result["answer"]["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert (result["answer"]["verdict"], result["answer"]["prior_ai"]) == (expected.verdict, 0.1)
+    assert result["answer"]["provenance"]["findings"][0]["kind"] == "c2pa"
+    assert len(result["answer"]["sha256"]) == 64
+    assert result["scores"] == answer({"inputs": photo.read_bytes()})
+    assert "map" not in result
 
 
-def test_the_map_comes_on_request(results):
-    found = results["map"]
-    picture = Image.open(io.BytesIO(base64.b64decode(found["map"]["image"])))
-    assert picture.format == "PNG"
-    assert min(picture.size) >= 256
-    assert (found["map"]["method"], found["map"]["target"]) == ("gradcam", "real")
-    assert found["answer"]["probabilities"]["ai"] == pytest.approx(
-        next(row["score"] for row in results["bytes"] if row["label"] == "ai"), abs=1e-5
-    )
+def test_the_map_comes_on_request(answer, photo):
+    parameters = {"map": True, "target": "real", "opacity": 1}
+    result = answer({"inputs": photo.read_bytes(), "parameters": parameters})
+    picture = Image.open(io.BytesIO(base64.b64decode(result["map"]["image"])))
+    assert picture.format == "PNG" and min(picture.size) >= 256
+    assert (result["map"]["method"], result["map"]["target"]) == ("gradcam", "real")
+    score = {row["label"]: row["score"] for row in result["scores"]}
+    assert result["answer"]["probabilities"]["ai"] == pytest.approx(score["ai"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("inputs", "parameters", "words"),
     [
-        ("text", "text file"),
-        ("nothing", "cannot be read"),
-        ("bad base64", "base64"),
-        ("method", "Unknown attribution method"),
-        ("kind", '"map" must be'),
-        ("prior", "prior"),
-        ("number", '"opacity" must be'),
+        (b"hello", {}, "text file"),
+        (None, {}, "cannot be read"),
+        ("!", {}, "base64"),
+        ("photo", {"map": True, "method": "x"}, "x"),
+        ("photo", {"map": "yes"}, '"map"'),
+        ("photo", {"details": True, "prior_ai": 2}, "prior"),
+        ("photo", {"map": True, "opacity": True}, '"opacity"'),
     ],
 )
-def test_a_bad_request_ends_in_one_line(results, request_, words):
-    assert words in results[request_]
-    assert "\n" not in results[request_]
+def test_a_bad_request_ends_in_one_line(answer, photo, inputs, parameters, words):
+    inputs = photo.read_bytes() if inputs == "photo" else inputs
+    with pytest.raises(ValueError) as caught:
+        answer({"inputs": inputs, "parameters": parameters})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_every_module_that_is_pushed_finds_its_own_imports(pushed):
-    modules = {
-        path.relative_to(pushed / "realfake").as_posix()
-        for path in (pushed / "realfake").rglob("*.py")
-    }
-    assert {
-        "__init__.py",
-        "detector.py",
-        "hub_api.py",
-        "attribution/overlay.py",
-        "attribution/methods.py",
-    } <= modules
-    for name in modules:
-        tree = ast.parse((pushed / "realfake" / name).read_text())
-        assert {path.as_posix() for path in publishing._imports(tree, Path(name).parent)} & set(
-            path.relative_to(publishing.PACKAGE).as_posix()
-            for path in publishing.PACKAGE.rglob("*.py")
-        ) <= modules
-    # Neither training nor the page.
-    others = ("space/", "training/", "corpus/", "audit/", "evaluation/")
-    assert not [name for name in modules if name.startswith(others)]
+def test_two_files_are_pushed_and_no_modules(tmp_path):
+    write_endpoint(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"handler.py", "requirements.txt"}
+    assert (tmp_path / "requirements.txt").read_text() == f"{requirement()}\n"
 
 
-def test_what_is_pushed_stays_small(pushed):
-    assert sum(path.stat().st_size for path in (pushed / "realfake").rglob("*.py")) < 500_000
+def test_the_requirement_names_a_commit_or_a_version(monkeypatch):
+    class Installed:
+        def __init__(self, source: dict | None):
+            self.text = json.dumps(source) if source else None
 
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return self.text
 
-def test_writing_again_changes_nothing_and_removes_what_is_left_over(pushed, tmp_path):
-    folder = tmp_path / "again"
-    shutil.copytree(pushed, folder)
-    (folder / "realfake" / "old.py").write_text("")
-    before = {path: path.read_bytes() for path in pushed.rglob("*") if path.is_file()}
-    write_endpoint(folder)
-    after = {
-        pushed / path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    assert before == after
-
-
-def test_requirements_keep_the_projects_bounds(pushed, tmp_path):
-    lines = (pushed / "requirements.txt").read_text().splitlines()[1:]
-    assert [line.split(">")[0] for line in lines] == list(publishing.REQUIREMENTS)
-    assert all("<" in line for line in lines)
-    write_endpoint(tmp_path, requirements=tmp_path / "missing.txt")
-    lines = (tmp_path / "requirements.txt").read_text().splitlines()[1:]
-    assert all("<" in line for line in lines)
-
-
-def test_imports_are_followed_through_functions_and_not_through_type_checking():
-    source = "def f():\n    from realfake.attribution.overlay import overlay\nif TYPE_CHECKING:\n    from realfake.training.trainer import x\n"
-    found = {path.as_posix() for path in modules_of(source)}
-    assert {"attribution/overlay.py", "labels.py", "__init__.py"} <= found
-    assert "training/trainer.py" not in found
+    url = "https://github.com/user/realfake"
+    from_git = {"url": url, "vcs_info": {"vcs": "git", "commit_id": "0" * 40}}
+    from_folder = {"url": "file:///work", "dir_info": {"editable": True}}
+    version = f"realfake=={realfake.__version__}"
+    for source, expected in (
+        (from_git, f"realfake @ git+{url}@{'0' * 40}"),
+        (from_folder, version),
+        (None, version),
+    ):
+        monkeypatch.setattr(publishing, "distribution", lambda name, s=source: Installed(s))
+        assert requirement() == expected
+    monkeypatch.setenv("REALFAKE_REQUIREMENT", "realfake @ git+https://host/fork@abc")
+    assert requirement() == "realfake @ git+https://host/fork@abc"
 
 
 class _Endpoint(BaseHTTPRequestHandler):
-    """Hands requests to the handler as Endpoints do: JSON as it is, an image as a PIL image."""
+    """Call the handler as Endpoints do: with JSON, or with a PIL image."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -219,17 +201,11 @@ class _Endpoint(BaseHTTPRequestHandler):
         pass
 
 
-def test_the_hubs_client_works_on_an_endpoint(pushed, photo, monkeypatch):
+def test_the_hubs_client_works_on_an_endpoint(answer, pushed, photo, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    spec = importlib.util.spec_from_file_location(
-        "endpoint_handler", publishing.TEMPLATES / "handler.py"
-    )
-    handler = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(handler)
     expected = Detector.from_pretrained(pushed).predict(photo).probabilities
     with HTTPServer(("127.0.0.1", 0), _Endpoint) as server:
-        server.answer = handler.EndpointHandler(str(pushed))
+        server.answer = answer
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         client = InferenceClient(model=f"http://127.0.0.1:{server.server_address[1]}")
         for image, options in (
@@ -237,6 +213,6 @@ def test_the_hubs_client_works_on_an_endpoint(pushed, photo, monkeypatch):
             (photo.read_bytes(), {"top_k": 2}),
             (photo, {"function_to_apply": "softmax"}),
         ):
-            found = client.image_classification(image, **options)
-            assert {row.label: row.score for row in found} == pytest.approx(expected, abs=1e-5)
+            scores = client.image_classification(image, **options)
+            assert {row.label: row.score for row in scores} == pytest.approx(expected, abs=1e-5)
         server.shutdown()

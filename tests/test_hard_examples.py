@@ -8,8 +8,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from helpers.tiny import draw_corpus
+from helpers.training import facts_of, last_line, main
 from sklearn.metrics import roc_auc_score
-from test_train_cli import facts_of, last_line, main
 
 from realfake.corpus.rows import corpus_fingerprint
 from realfake.evaluation.results import read_scores, write_evaluation, write_scores

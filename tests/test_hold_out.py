@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from helpers.tiny import draw_corpus
-from test_train_cli import facts_of, last_line, main
+from helpers.training import facts_of, last_line, main
 
 from realfake.corpus.hold_out import hold_out, parse_hold_out
 from realfake.corpus.load import Corpus

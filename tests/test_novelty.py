@@ -15,8 +15,10 @@ from safetensors.numpy import load_file, save_file
 from realfake.cli.main import main
 from realfake.detector import Detector
 from realfake.evaluation import collecting
+from realfake.evaluation.collecting import collect_logits
 from realfake.models import ood
 from realfake.models.ood import OodReference, choose, fit, forward_with_features
+from realfake.statistics.calibration import Calibration
 from realfake.training import release
 
 
@@ -295,7 +297,10 @@ def test_threads_do_not_mix_their_features(tiny_vit):
 def folder(tmp_path_factory):
     """A tiny checkpoint with thresholds and novelty statistics of drawn scenes."""
     folder = save_tiny("convnext", tmp_path_factory.mktemp("ood") / "model")
-    release.save_and_reopen(Detector.from_pretrained(folder), folder, rows(120), {}, alpha=0.2)
+    detector, images = Detector.from_pretrained(folder), rows(120)
+    identity = Calibration("identity", 1.0, 0.0, 1.0, 1.0, 120)
+    logits = collect_logits(detector, images)
+    release.release(detector, identity, images, logits, folder, {}, alpha=0.2)
     return folder
 
 

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,14 +26,7 @@ from realfake.statistics.calibration import Calibration, fit_grouped
 from realfake.statistics.log_odds import log_odds_from_logits
 from realfake.statistics.verdicts import OperatingPoint, operating_point
 from realfake.training import release
-from realfake.training.release import (
-    calibrate_and_fold,
-    decision_facts,
-    save_and_reopen,
-    save_checkpoint,
-    store_facts,
-    write_atomically,
-)
+from realfake.training.release import decision_facts, save_checkpoint, store_facts, write_atomically
 
 ARCHITECTURES = (
     "vit",
@@ -61,6 +56,16 @@ def rows(n, group_size=None, seed=0):
         columns["group"] = [f"g{index // group_size}" for index in range(n)]
         features["group"] = Value("string")
     return Dataset.from_dict(columns, features=Features(features))
+
+
+IDENTITY = Calibration("identity", 1.0, 0.0, 1.0, 1.0, 60)
+
+
+def released_from(detector, part, folder, facts=None, alpha=0.1, calibration=None):
+    """Calibrate and store a detector as a training does."""
+    logits = collect_logits(detector, part)
+    calibration = calibration or release.fit_calibration(detector, logits, part)
+    return release.release(detector, calibration, part, logits, folder, facts or {}, alpha)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +117,10 @@ def test_the_stock_pipeline_gives_the_detectors_probabilities(architecture, tmp_
         )
 
 
-def test_calibrate_and_fold_leaves_the_calibrated_margins_in_the_weights(tiny_vit, sixty):
+def test_the_stored_weights_give_calibrated_log_odds(tiny_vit, sixty, tmp_path):
     detector = Detector.from_pretrained(tiny_vit)
     before = collect_logits(detector, sixty)
-    calibration = calibrate_and_fold(detector, sixty)
+    calibration = released_from(detector, sixty, tmp_path / "out").calibration
     after = collect_logits(detector, sixty)
     log_odds = log_odds_from_logits(before, detector.class_indices)
     np.testing.assert_allclose(
@@ -126,7 +131,7 @@ def test_calibrate_and_fold_leaves_the_calibrated_margins_in_the_weights(tiny_vi
     assert calibration.n == 60
 
 
-def test_calibrate_and_fold_with_several_classes_a_label(tmp_path, sixty):
+def test_calibration_with_several_classes_a_label(tmp_path, sixty):
     folder = save_tiny(
         "vit", tmp_path / "vit", labels=("real", "generated", "photo", "diffusion"), seed=1
     )
@@ -139,7 +144,7 @@ def test_calibrate_and_fold_with_several_classes_a_label(tmp_path, sixty):
         with torch.no_grad():
             detector.model.classifier.weight.neg_()
         logits = collect_logits(detector, sixty)
-    calibration = calibrate_and_fold(detector, sixty)
+    calibration = released_from(detector, sixty, tmp_path / "out").calibration
     assert calibration.method == "temperature_bias"
     after = collect_logits(detector, sixty)
     expected = calibration.apply_logits(logits, detector.class_indices)
@@ -164,22 +169,22 @@ def test_a_head_without_bias_gets_a_temperature_alone(tiny_vit, sixty):
         with torch.no_grad():
             detector.model.classifier.weight.neg_()
         before = -before
-    calibration = calibrate_and_fold(detector, sixty)
+    calibration = release.fit_calibration(detector, before, sixty)
+    release._fold_and_check(detector, calibration, sixty, 64)
     assert calibration.bias == 0 and calibration.temperature != 1
     np.testing.assert_allclose(
         collect_logits(detector, sixty), before / calibration.temperature, atol=1e-5
     )
 
 
-def test_a_folding_that_does_not_hold_is_refused(tiny_vit, sixty, monkeypatch):
+def test_a_folding_that_does_not_hold_is_refused(tiny_vit, sixty, tmp_path):
     detector = Detector.from_pretrained(tiny_vit)
     detector.model.classifier.register_forward_hook(
         lambda module, inputs, output: 5 * torch.tanh(output)
     )
     fitted = Calibration("temperature_bias", 2.0, 0.5, 1.0, 0.9, 60)
-    monkeypatch.setattr(release, "fit_grouped", lambda *args, **kwargs: fitted)
     with pytest.raises(ValueError, match="cannot be folded into ViTForImageClassification"):
-        calibrate_and_fold(detector, sixty)
+        released_from(detector, sixty, tmp_path, calibration=fitted)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 60, 64])
@@ -191,12 +196,11 @@ def test_collect_logits_keeps_the_order(batch_size, tiny_vit, sixty):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_save_and_reopen_stores_thresholds_of_the_stored_weights(tiny_vit, tmp_path):
+def test_thresholds_are_those_of_the_stored_weights(tiny_vit, tmp_path):
     part = rows(90, group_size=3, seed=500)
     detector = Detector.from_pretrained(tiny_vit)
-    calibrate_and_fold(detector, part)
     folder = tmp_path / "out"
-    reopened = save_and_reopen(detector, folder, part, {"corpus": "drawn"}, alpha=0.1)
+    reopened = released_from(detector, part, folder, {"corpus": "drawn"}).detector
     facts = json.loads((folder / "config.json").read_text())["realfake"]
     assert facts == reopened.facts and facts["corpus"] == "drawn"
     # One image of a group and class: 30 groups, each with one ai and two real images.
@@ -217,7 +221,7 @@ def test_save_and_reopen_stores_thresholds_of_the_stored_weights(tiny_vit, tmp_p
 def test_what_turns_margins_into_decisions_is_stored(tiny_vit, tmp_path):
     part = rows(90, group_size=3, seed=500)
     detector = Detector.from_pretrained(tiny_vit)
-    reopened = save_and_reopen(detector, tmp_path / "out", part, {}, alpha=0.1)
+    reopened = released_from(detector, part, tmp_path / "out", calibration=IDENTITY).detector
     log_odds, truth, groups = (
         reopened.log_odds(list(part["image"])),
         is_ai(part),
@@ -241,6 +245,34 @@ def test_images_without_a_group_stand_alone():
     # floor(0.05 * 41) = 2: the second largest of 40, not the only margin of one group.
     assert facts["thresholds"]["ai"] == 38.0 and facts["thresholds"]["n"] == {"real": 40, "ai": 0}
     assert facts["operating_points"][1]["threshold"] == 38.0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root to change the user")
+def test_another_user_can_read_every_file(tiny_vit, tmp_path):
+    from realfake.training.publishing import write_endpoint
+
+    before = os.umask(0o022)
+    try:
+        folder = tmp_path / "out"
+        released_from(Detector.from_pretrained(tiny_vit), rows(80), folder)
+        write_endpoint(folder)
+    finally:
+        os.umask(before)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert {"model.safetensors", "config.json"} <= {path.name for path in files}
+    # The folders above are pytest's own, which only their owner may enter.
+    program = f"""
+import os
+os.chdir({str(folder)!r})
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+for name in {[str(path.relative_to(folder)) for path in files]}:
+    if name != ".lock":
+        open(name, "rb").read(1)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_diverged_weights_are_not_saved(tiny_vit, tmp_path):
@@ -311,9 +343,8 @@ def killed_at_every_step(folder, program, look, restore):
 def released(tiny_vit, tmp_path_factory):
     """A checkpoint with thresholds and statistics."""
     folder = tmp_path_factory.mktemp("released") / "out"
-    save_and_reopen(
-        Detector.from_pretrained(tiny_vit), folder, rows(80), {"corpus": "old"}, alpha=0.1
-    )
+    detector = Detector.from_pretrained(tiny_vit)
+    released_from(detector, rows(80), folder, {"corpus": "old"}, calibration=IDENTITY)
     assert Detector.from_pretrained(folder).ood is not None
     return folder
 

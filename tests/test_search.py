@@ -5,7 +5,7 @@ import json
 import optuna
 import pytest
 from helpers.tiny import draw_corpus, save_tiny
-from test_train_cli import last_line, main
+from helpers.training import last_line, main
 
 from realfake.training.arguments import ModelArguments, RunArguments
 from realfake.training.model import prepare_classifier
@@ -65,7 +65,7 @@ def test_a_search_that_is_continued(corpus, tiny_vit, measured, tmp_path, capsys
     capsys.readouterr()
     assert main(corpus, folder, *words, "--search", "3", model=tiny_vit) == 0
     said = capsys.readouterr().out
-    assert "Continuing the search: 2 of 3 trials are there." in said
+    assert "Continuing the search: 2 of 3 trials are done." in said
     found = json.loads((folder / "search.json").read_text())
     assert [trial["state"] for trial in found["trials"]] == [
         "complete",
@@ -89,7 +89,7 @@ def test_a_search_that_is_continued(corpus, tiny_vit, measured, tmp_path, capsys
     assert (
         main(corpus, folder, *words, "--search", "4", "--weight_decay", "0.2", model=tiny_vit) == 2
     )
-    assert "holds a search of other options" in last_line(capsys)
+    assert "holds a search with other options" in last_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_dropout_is_drawn_where_there_is_one(architecture, dropout, tmp_path):
     model_args = ModelArguments(model_name_or_path=str(save_tiny(architecture, tmp_path / "m")))
     model, _ = prepare_classifier(model_args)
     before = model.config.to_dict()
-    suggest = search_space(args, model_args, model)
+    suggest = search_space(args, model)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         trial = study.ask()
@@ -116,35 +116,10 @@ def test_dropout_is_drawn_where_there_is_one(architecture, dropout, tmp_path):
     assert model.config.to_dict() == before
 
 
-def test_every_trial_has_its_own_head_and_start(corpus, tiny_vit, tmp_path, monkeypatch):
-    """What watches the model's weights follows when a trial brings a new model."""
-    seen = []
-    original = DetectorTrainer._look_at_model
-
-    def watched(self):
-        original(self)
-        kinds = [type(callback).__name__ for callback in self.callback_handler.callbacks]
-        seen.append((id(self.model), kinds.count("HeadFirst"), kinds.count("PullToStart")))
-
-    monkeypatch.setattr(DetectorTrainer, "_look_at_model", watched)
-    words = [
-        "--num_train_epochs",
-        "2",
-        "--head_epochs",
-        "1",
-        "--l2_to_pretrained",
-        "0.1",
-        "--ema_decay",
-        "0.5",
-    ]
-    assert main(corpus, tmp_path / "s", *words, "--search", "2", model=tiny_vit) == 0
-    assert [one[1:] for one in seen] == [(1, 1)] * 3
-
-
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--search", "-1"], "--search must be a number of trials"),
+        (["--search", "-1"], "--search must not be negative"),
         (
             ["--search", "2", "--early_stopping_patience", "1"],
             "leave out --early_stopping_patience",

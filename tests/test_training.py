@@ -1,6 +1,5 @@
 """What the Trainer is given, piece by piece, and a few steps of it: what should move moves, what should not does not."""
 
-import io
 import json
 import shutil
 from types import SimpleNamespace
@@ -8,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
 from helpers.tiny import draw_picture, save_tiny
+from helpers.training import arguments, rows, trainer_for
 from PIL import Image
 from scipy.special import log_softmax
 from transformers import EvalPrediction, TrainerControl, TrainerState
@@ -18,7 +16,7 @@ from transformers import EvalPrediction, TrainerControl, TrainerState
 from realfake.evaluation.measure import check_metric, metrics_of
 from realfake.models.classifiers import load_processor
 from realfake.models.folding import select_trainable
-from realfake.training.arguments import DataArguments, ModelArguments, RunArguments
+from realfake.training.arguments import DataArguments, ModelArguments
 from realfake.training.augment import Augmentation
 from realfake.training.data import (
     Collator,
@@ -28,7 +26,7 @@ from realfake.training.data import (
     TrainingImages,
     training_processor,
 )
-from realfake.training.model import mend_batch_norm, prepare_classifier
+from realfake.training.model import fix_batch_norm_momentum, prepare_classifier
 from realfake.training.trainer import (
     ElapsedCallback,
     build_trainer,
@@ -40,50 +38,9 @@ from realfake.training.trainer import (
 LABEL2ID = {"real": 0, "ai": 1}
 
 
-def rows(n, ai_every=2):
-    images, labels = [], []
-    for index in range(n):
-        buffer = io.BytesIO()
-        draw_picture(40, seed=index, residue=index % ai_every == 0).save(buffer, "PNG")
-        images.append({"bytes": buffer.getvalue(), "path": None})
-        labels.append(int(index % ai_every == 0))
-    features = Features(
-        {"image": ImageFeature(decode=False), "label": ClassLabel(names=["real", "ai"])}
-    )
-    return Dataset.from_dict({"image": images, "label": labels}, features=features)
-
-
 @pytest.fixture(scope="module")
 def sixteen():
     return rows(16)
-
-
-def arguments(tmp_path, **more):
-    return RunArguments(
-        output_dir=str(tmp_path),
-        **{
-            "per_device_train_batch_size": 8,
-            "num_train_epochs": 1,
-            "learning_rate": 1e-2,
-            "warmup_steps": 0,
-            "lr_scheduler_type": "constant",
-            "save_strategy": "no",
-            "eval_strategy": "no",
-            "load_best_model_at_end": False,
-            "bf16": False,
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            **more,
-        },
-    )
-
-
-def trainer_for(folder, dataset, args, preprocessing="processor", data=None, **model):
-    prepared = prepare_classifier(
-        ModelArguments(model_name_or_path=str(folder), preprocessing=preprocessing, **model)
-    )
-    data = DataArguments(dataset="drawn", **(data or {}))
-    return build_trainer(*prepared, dataset, dataset, preprocessing, data, args)
 
 
 # --- images
@@ -341,7 +298,7 @@ def test_batch_norm_momentum_is_torchs(tmp_path):
     model = torch.nn.Sequential(
         first, torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, momentum=None)
     )
-    mend_batch_norm(model)
+    fix_batch_norm_momentum(model)
     assert [module.momentum for module in model] == [0.01, 0.1, None]
 
 
@@ -473,7 +430,7 @@ def test_options_that_make_no_sense(options, message, tmp_path, monkeypatch):
     [
         ({"augmentation": 1.5}, "between 0 and 1"),
         ({"max_train_samples": 1}, "--max_train_samples must be at least 2"),
-        ({"mixup": -0.1}, "--mixup must lie between 0 and 10"),
+        ({"cutmix": -0.1}, "--cutmix must lie between 0 and 10"),
         ({"cutmix": 11.0}, "--cutmix must lie between 0 and 10"),
         ({"label_map": "nature"}, "--label_map"),
         ({"label_map": "nature=photo"}, "--label_map"),
@@ -606,5 +563,5 @@ def test_a_checkpoint_that_does_not_say_where_its_stream_was(
 ):
     folder = shutil.copytree(whole_stream[0] / "checkpoint-2", tmp_path / "checkpoint-2")
     (folder / "stream.json").unlink()
-    with pytest.raises(ValueError, match="does not say how far its stream had come"):
+    with pytest.raises(ValueError, match="has no stream.json"):
         run_stream(tiny_vit, sixteen, tmp_path / "run", resume=folder)
