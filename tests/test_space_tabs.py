@@ -5,20 +5,21 @@ import io
 import json
 import zipfile
 
+import gradio as gr
 import numpy as np
 import pytest
+from helpers.space import HOSTILE, FakeDetector, Norwegian, markup_in, shown
 from helpers.tiny import draw_picture
 from PIL import Image
-from test_space import HOSTILE, FakeDetector, Norwegian, shown
 
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI
 from realfake.space import batch as batch_module
-from realfake.space import quality, rows
-from realfake.space.batch import Batch, stop
+from realfake.space import quality
+from realfake.space.batch import THUMBNAIL, Batch, Row, stop, table, write
 from realfake.space.compare import Compare
 from realfake.space.loading import Detectors, Loaded
-from realfake.space.rows import Row
+from realfake.space.render import jpeg
 from realfake.space.text import ENGLISH, words
 from realfake.statistics.metrics import auroc
 
@@ -42,15 +43,16 @@ def test_images_and_archives_become_rows_with_one_bad_file_a_row(tmp_path):
         packed.write(files[0], "inside/0.png")
         packed.writestr("notes.txt", "hello")
     steps = list(Batch(FakeDetector()).judge({}, [*files, str(letter), str(archive)]))
-    status, table, cancel, csv_button, json_button = steps[-1]
-    said = shown(table)
+    status, drawn, cancel, csv_button, json_button = steps[-1]
+    said = shown(drawn)
     assert (
         "0.png Likely AI-generated 90% 1.png" in said and "inside/0.png Likely AI-generated" in said
     )
     assert (
-        "letter.jpg Not judged letter.jpg is a text file" in said and "notes.txt Not judged" in said
+        "letter.jpg Not checked letter.jpg is a text file" in said
+        and "notes.txt Not checked" in said
     )
-    assert table.count("<img") == 3 and str(tmp_path) not in table
+    assert drawn.count("<img") == 3 and str(tmp_path) not in drawn
     assert ENGLISH("batch.finished", total=5, ai=3, real=0, inconclusive=0, bad=2) in shown(status)
     assert cancel["interactive"] is False and csv_button["interactive"] is True
     assert steps[0][2]["interactive"] is True and steps[0][3]["interactive"] is False
@@ -72,8 +74,8 @@ def test_a_refused_archive_is_one_row_with_its_reason(tmp_path):
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("zeros.png", bytes(20_000_000))
-    *_, (_, table, *_) = Batch(FakeDetector()).judge({}, [str(bomb)])
-    assert "zip bomb" in shown(table) and table.count("<tr") == 2
+    *_, (_, drawn, *_) = Batch(FakeDetector()).judge({}, [str(bomb)])
+    assert "zip bomb" in shown(drawn) and drawn.count("<tr") == 2
 
 
 def test_the_scores_of_many_are_the_scores_of_one(tmp_path, tiny_convnext):
@@ -92,25 +94,28 @@ def test_a_run_is_cancelled_and_a_newer_one_ends_an_older_one(tmp_path):
     steps = Batch(FakeDetector()).judge(run, files, False)
     next(steps), next(steps)
     stop(run)
-    *_, (status, table, cancel, button, _) = steps
-    assert "Cancelled after 16 of 20." in shown(status) and button["interactive"] is True
+    *_, (status, drawn, cancel, button, _) = steps
+    assert (
+        ENGLISH("batch.cancelled", done=16, total=20) in shown(status)
+        and button["interactive"] is True
+    )
     older = Batch(FakeDetector()).judge(run, files)
     next(older)
     next(Batch(FakeDetector()).judge(run, files[:1]))
-    assert list(older) == []
+    assert list(older) == [(gr.skip(),) * 5]
 
 
 def test_a_verdict_that_flips_is_withheld_here_as_on_the_first_tab(tmp_path, opened, monkeypatch):
     (path,) = pictures(tmp_path, 1)
     flipping = FakeDetector(variants=((0.9, AI), (0.1, "real")))
-    *_, (_, table, _, csv_button, _) = Batch(flipping).judge({}, [path])
-    assert f"Inconclusive ({ENGLISH('short.unstable')}) 90%" in shown(table)
+    *_, (_, drawn, _, csv_button, _) = Batch(flipping).judge({}, [path])
+    assert f"Inconclusive ({ENGLISH('short.unstable')}) 90%" in shown(drawn)
     with open(csv_button["value"], encoding="utf-8-sig", newline="") as file:
         assert [(row["verdict"], row["reason"]) for row in csv.DictReader(file)] == [
             ("inconclusive", "unstable")
         ]
-    *_, (_, table, *_) = Batch(flipping).judge({}, [path], False)
-    assert "Likely AI-generated 90%" in shown(table)
+    *_, (_, drawn, *_) = Batch(flipping).judge({}, [path], False)
+    assert "Likely AI-generated 90%" in shown(drawn)
     monkeypatch.setattr(opened, "get", lambda name: flipping)
     *_, compared = Compare(opened).compare({}, path, ["a", "b"])
     assert shown(compared).count(f"Inconclusive {ENGLISH('short.unstable')}") == 2
@@ -118,27 +123,27 @@ def test_a_verdict_that_flips_is_withheld_here_as_on_the_first_tab(tmp_path, ope
 
 def test_more_images_than_the_limit_are_left_out_and_that_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_module, "MAX_IMAGES", 3)
-    *_, (status, table, *_) = Batch(FakeDetector()).judge({}, pictures(tmp_path, 5))
-    assert "More than 3 images" in shown(status) and table.count("<img") == 3
+    *_, (status, drawn, *_) = Batch(FakeDetector()).judge({}, pictures(tmp_path, 5))
+    assert ENGLISH("batch.too_many", n=3) in shown(status) and drawn.count("<img") == 3
 
 
 def test_a_detector_that_fails_fails_its_rows_and_not_the_run(tmp_path, caplog):
-    *_, (status, table, *_) = Batch(FakeDetector(failure=RuntimeError("secret"))).judge(
+    *_, (status, drawn, *_) = Batch(FakeDetector(failure=RuntimeError("secret"))).judge(
         {}, pictures(tmp_path, 2)
     )
-    assert "not judged: 2" in shown(status) and "secret" not in table and "secret" in caplog.text
+    assert "Not checked: 2" in shown(status) and "secret" not in drawn and "secret" in caplog.text
 
 
 def test_nothing_chosen_clears_the_table():
-    ((status, table, *_),) = Batch(FakeDetector()).judge({}, None, request=Norwegian())
-    assert "Ingen bilder" in shown(status) and table == ""
+    ((status, drawn, *_),) = Batch(FakeDetector()).judge({}, None, request=Norwegian())
+    assert words("nb")("batch.idle") in shown(status) and drawn == ""
 
 
 def test_names_cannot_become_markup_or_formulas(tmp_path):
     row = Row(f"=cmd|' /C calc'!A1{HOSTILE}", problem=HOSTILE)
-    drawn = rows.table(ENGLISH, [row])
-    assert "<img" not in drawn and not set("{}$`") & set(drawn)
-    path, _ = rows.write([row])
+    drawn = table(ENGLISH, [row])
+    assert not markup_in(drawn)
+    path, _ = write([row])
     with open(path, encoding="utf-8-sig", newline="") as file:
         (written,) = csv.DictReader(file)
     assert written["file"].startswith("'=")
@@ -157,24 +162,24 @@ def opened(tiny_vit, tiny_convnext):
 def test_detectors_answer_side_by_side(opened, tmp_path):
     (path,) = pictures(tmp_path, 1)
     steps = list(Compare(opened).compare({}, path, ["vit", "cifake"]))
-    assert "Asking vit" in shown(steps[0]) and "Asking cifake" in shown(steps[1])
+    for step, name in zip(steps, ("vit", "cifake"), strict=False):
+        assert ENGLISH("compare.waiting", model=name) in shown(step)
     assert steps[-1].count("<section") == 2 and steps[-1].count("<img") == 2
     for name in ("vit", "cifake"):
         expected = opened.get(name).predict(path)
         assert f"AI-generated {ENGLISH.percent(expected.probabilities[AI])}" in shown(steps[-1])
-    assert 'alt="The image, coloured where vit finds' in steps[-1]
+    assert ENGLISH("compare.map_alt", model="vit") in steps[-1]
 
 
 @pytest.mark.parametrize(
-    ("models", "message"),
-    [(["vit"], "at least two"), (list("abcdef"), "at most 5"), (["vit", "vit"], "at least two")],
+    ("models", "key"), [(["vit"], "few"), (list("abcdef"), "many"), (["vit", "vit"], "few")]
 )
-def test_too_few_and_too_many_are_refused_with_advice(opened, tmp_path, models, message):
+def test_too_few_and_too_many_are_refused_with_advice(opened, tmp_path, models, key):
     (path,) = pictures(tmp_path, 1)
     (step,) = Compare(opened).compare({}, path, models)
-    assert message in shown(step)
+    assert shown(step) == ENGLISH(f"compare.{key}", n=5)
     (step,) = Compare(opened).compare({}, None, models)
-    assert "Drop an image" in shown(step)
+    assert shown(step) == ENGLISH("compare.empty")
 
 
 def test_one_that_cannot_answer_leaves_the_others_standing(opened, tmp_path):
@@ -193,7 +198,7 @@ def test_a_newer_comparison_ends_an_older_one(opened, tmp_path):
     older = Compare(opened).compare(run, path, ["vit", "cifake"])
     next(older)
     next(Compare(opened).compare(run, path, ["vit", "cifake"]))
-    assert list(older) == []
+    assert list(older) == [gr.skip()]
 
 
 # How good is it?
@@ -211,8 +216,8 @@ def test_the_records_figures_are_shown_with_their_intervals(evaluation):
         assert f"{figure['value']:.3f} {figure['low']:.3f} – {figure['high']:.3f}" in said
     assert f"{sum(figures['n'].values()):,}" in said
     wrong = figures["verdicts"]["wrong"]["ai"]
-    assert f"Generated images called photographs {100 * wrong['value']:.1f}%" in said
-    assert "is not recorded in this checkpoint" in said
+    assert f"{ENGLISH('quality.wrong_ai')} {100 * wrong['value']:.1f}%" in said
+    assert ENGLISH("quality.unmeasured") in said
     first = min(
         figures["by_generator"], key=lambda name: figures["by_generator"][name]["auroc"]["value"]
     )
@@ -225,10 +230,7 @@ def test_the_records_figures_are_shown_with_their_intervals(evaluation):
 def test_the_roc_curve_through_the_bins_is_under_the_real_one(evaluation):
     """The area under the polygon of the bins is the AUROC of scores rounded to their bin, so close to the real one."""
     figures = evaluation["test"]["figures"]
-    drawn = quality._roc(ENGLISH, figures)
-    points = drawn.split('<polyline class="rf-chart-line" points="')[1].split('"')[0].split()
-    x, y = np.array([[float(v) for v in point.split(",")] for point in points]).T
-    x, y = (x - x[0]) / (x[-1] - x[0]), (y - y[0]) / (y[-1] - y[0])
+    x, y = np.array(quality.roc_corners(quality.reliability_bins(figures))).T
     assert (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
     assert np.trapezoid(y, x) == pytest.approx(figures["summary"]["auroc"]["value"], abs=0.02)
 
@@ -243,10 +245,7 @@ def test_the_bins_give_the_roc_curve_exactly_where_they_hold_one_score_each():
         "count": [1] * 6,
         "mass": mass.tolist(),
     }
-    drawn = quality._roc(ENGLISH, {"reliability": reliability})
-    points = drawn.split('<polyline class="rf-chart-line" points="')[1].split('"')[0].split()
-    x, y = np.array([[float(v) for v in point.split(",")] for point in points]).T
-    x, y = (x - x[0]) / (x[-1] - x[0]), (y - y[0]) / (y[-1] - y[0])
+    x, y = np.array(quality.roc_corners(quality.reliability_bins({"reliability": reliability}))).T
     assert np.trapezoid(y, x) == pytest.approx(auroc(log_odds, is_ai), abs=1e-3)
 
 
@@ -257,8 +256,8 @@ def test_degradations_are_a_table_of_generators(evaluation):
     robustness = {"test": {"degradations": {"clean": figures, "jpeg_40": worse, HOSTILE: worse}}}
     drawn = quality.quality(ENGLISH, evaluation, robustness)
     said = shown(drawn)
-    assert "as it is JPEG 40" in said and "All 0." in said and "0.61" in said
-    assert "<img" not in drawn and not set("{}$`") & set(drawn)
+    assert "unchanged JPEG 40" in said and "All 0." in said and "0.61" in said
+    assert not markup_in(drawn)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,7 @@ def test_degradations_are_a_table_of_generators(evaluation):
     ],
 )
 def test_a_checkpoint_without_a_record_is_said_to_have_none(evaluation, robustness):
-    assert "brings no record" in shown(quality.quality(ENGLISH, evaluation, robustness))
+    assert ENGLISH("quality.none") in shown(quality.quality(ENGLISH, evaluation, robustness))
 
 
 @pytest.mark.parametrize(
@@ -308,11 +307,11 @@ def test_nothing_in_a_record_reaches_the_page_as_markup():
     }
     record = {"figures": figures, "corpus": HOSTILE, "date": HOSTILE, "checkpoint_sha256": HOSTILE}
     drawn = quality.quality(ENGLISH, {"test": record}, None)
-    assert "<img" not in drawn and not set("{}$`") & set(drawn)
+    assert not markup_in(drawn)
 
 
 def test_a_thumbnail_is_small():
     buffer = io.BytesIO()
     Image.effect_noise((2000, 1500), 80).convert("RGB").save(buffer, "PNG")
     with Image.open(buffer) as image:
-        assert len(rows.thumbnail(image)) < 6_000
+        assert len(jpeg(image, THUMBNAIL, quality=60)) < 6_000

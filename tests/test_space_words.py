@@ -1,4 +1,4 @@
-"""The page's words and HTML: what is said of probabilities, in which language, and that nothing foreign becomes markup."""
+"""The page's words and cards: languages, numbers, sentences about rates, and escaping."""
 
 import ast
 import re
@@ -8,30 +8,38 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_space import FACTS, HOSTILE, prediction, shown
+from helpers.space import FACTS, HOSTILE, FakeDetector, markup_in, prediction, shown
 
 from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.methods import METHODS
-from realfake.attribution.regions import EvidenceRegion
+from realfake.detector import BUNDLED, Detector
 from realfake.imaging.degradations import GRID
 from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import VARIANTS
-from realfake.space import about, code, markup, render, text
-from realfake.space.languages import LANGUAGES
-from realfake.space.text import ENGLISH, Words, words
+from realfake.space import code
+from realfake.space.about import about, measurement
+from realfake.space.render import MAX_CHARACTERS, escape, is_hub_id, render
+from realfake.space.text import ENGLISH, EXAMPLES, LANGUAGES, Words, words
 
 NORWEGIAN = words("nb")
+SPACE = Path(code.__file__).parent
+WRONG = {"value": 0.0576, "low": 0.0421, "high": 0.0758, "n": 712}
+
+
+def evaluation(real: dict | None = WRONG, ai: dict | None = WRONG) -> dict:
+    return {"test": {"figures": {"verdicts": {"wrong": {REAL: real, AI: ai}}}}}
+
+
+# Languages
 
 
 def fields(sentence: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(sentence) if name is not None}
 
 
-# Languages
-
-
-def test_every_language_has_the_same_keys_with_the_same_values_in_them():
+def test_all_languages_have_the_same_keys_and_placeholders():
     english = LANGUAGES["en"]
+    assert set(LANGUAGES) == {"en", "nb"}
     for language, strings in LANGUAGES.items():
         assert strings.keys() == english.keys(), language
         for key, sentence in strings.items():
@@ -40,105 +48,71 @@ def test_every_language_has_the_same_keys_with_the_same_values_in_them():
             assert not re.search(r"\bTODO\b|[<>]", sentence), (language, key)
 
 
-def test_what_reads_the_same_in_both_languages_is_no_sentence():
+def test_every_sentence_is_translated():
     same = {key for key, sentence in LANGUAGES["nb"].items() if sentence == LANGUAGES["en"][key]}
     allowed = re.compile(
-        r"\{n\}( %)?|\W*|https://.*|[\w ]*\d+( px)?[\w ,]*|SHA-256|Data \(JSON\)|Send|Generator|Variant|\{.*\} \{.*\}|\{n\} \w+"
+        r"https://.*|[\w ]*\d+( px)?[\w ,]*|SHA-256|Data \(JSON\)|Send|\{.*\} \{.*\}|\{n\} \w+"
     )
-    assert not [key for key in same if not allowed.fullmatch(LANGUAGES["en"][key])]
+    assert [key for key in same if not allowed.fullmatch(LANGUAGES["en"][key])] == []
 
 
-# Keys that the code puts together, by how it writes them: `f"label.{…}"`, `named("label", …)`.
-VERDICTS = (*NAMES, "inconclusive")
-MADE = {
-    "about.input_{}": ("native", "processor"),
-    "batch.{}": ("name", "verdict", "probability"),
-    "code.{}": tuple(code.snippets(None)),
-    "evidence.name.{}": NAMES,
-    "evidence.nothing.{}": NAMES,
-    "evidence.{}.{}": [
-        f"{what}.{way}" for what in ("marked", "random") for way in ("lowers", "raises", "leaves")
+# Keys that the code and the templates put together, by their parts.
+COMPOSED = {
+    "about.input_": ("native", "whole", "part"),
+    "batch.": ("name", "verdict", "probability", "csv", "json"),
+    "code.": tuple(code.snippets(None)),
+    "degradation.": tuple(GRID),
+    "evidence.": [
+        f"{part}.{way}" for part in ("marked", "random") for way in ("lowers", "raises", "leaves")
     ],
-    "example.{}": [name.removesuffix(".jpg") for name in text.EXAMPLES],
-    "kind.{}": NAMES,
-    "label.{}": NAMES,
-    "lead.{}": NAMES,
-    "method.{}": tuple(METHODS),
-    "place.{}": ("top", "middle", "bottom", "left", "right", "centre"),
-    "quality.{}": (
-        "auroc",
-        "accuracy",
-        "ece",
-        "given",
-        "right",
-        "wrong_real",
-        "wrong_ai",
-        "figure",
-        "value",
-        "interval",
-        "predicted",
-        "observed",
-        "count",
-        "false_alarms",
-        "found",
-        "reliability",
-        "roc",
-        "generators",
-        "sources",
-        "degradations",
+    "evidence.name.": NAMES,
+    "evidence.nothing.": NAMES,
+    "example.": [name.removesuffix(".jpg") for name in EXAMPLES],
+    "label.": NAMES,
+    "lead.": NAMES,
+    "limits.": "123",
+    "map.": ("empty", "waiting"),
+    "method.": tuple(METHODS),
+    "place.": ("top", "middle", "bottom", "left", "right", "centre"),
+    "provenance.": ("c2pa", "iptc", "generator_parameters", "camera"),
+    "quality.": (
+        *("auroc", "accuracy", "ece", "given", "right", "wrong_real", "wrong_ai"),
+        *("figure", "value", "interval", "predicted", "observed", "count"),
+        *("false_alarms", "found", "generator", "source", "summary"),
+        *(
+            f"{name}{ending}"
+            for name in ("reliability", "roc", "generators", "sources", "degradations")
+            for ending in ("", "_note")
+        ),
     ),
-    "quality.{}_note": ("reliability", "roc", "generators", "sources", "degradations"),
-    "stability.{}": ("variant", "verdict", "probability"),
-    "verdict.{}": VERDICTS,
-    "{}.title": ("batch", "compare", "code"),
-    "{}.body": ("batch", "compare", "code"),
-}
-NAMED = {
-    "degradation": tuple(GRID),
-    "method": tuple(METHODS),
-    "provenance": ("c2pa", "iptc", "generator_parameters", "camera"),
-    "short": ("between", "out_of_distribution", "unstable"),
-    "state": ("trusted", "untrusted", "invalid", "unchecked", "present"),
-    "variant": tuple(VARIANTS),
+    "rate.": NAMES,
+    "reason.": ("between", "no_thresholds", "out_of_distribution", "ood_share", "unstable"),
+    "report.": ("html", "json"),
+    "short.": ("between", "no_thresholds", "out_of_distribution", "unstable"),
+    "stability.": ("variant", "verdict", "probability"),
+    "state.": ("trusted", "untrusted", "invalid", "unchecked", "present"),
+    "variant.": tuple(VARIANTS),
+    "verdict.": (*NAMES, "inconclusive"),
+    "": [f"{tab}.{part}" for tab in ("batch", "compare", "code") for part in ("title", "body")]
+    + [f"{state}.{part}" for state in ("empty", "waiting") for part in ("headline", "body")],
 }
 
 
-def calls(tree: ast.AST):
-    """The first argument, and the second, of each call of something that takes keys."""
-    takers = {"words", "local", "ENGLISH", "self", "named", "said"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and node.args:
-            name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
-            if name in takers or isinstance(node.func, ast.Call):
-                yield name, node.args
-
-
-def test_every_key_is_used_and_every_key_that_is_used_exists():
-    source = "\n".join(path.read_text() for path in Path(text.__file__).parent.glob("*.py"))
-    tree = ast.parse(source.replace("from __future__", "#"))
-    literals = {
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    used, unlisted = literals & LANGUAGES["en"].keys(), []
-    for name, arguments in calls(tree):
-        first = arguments[0]
-        if name == "named" and isinstance(first, ast.Constant):
-            used |= {f"{first.value}.{each}" for each in NAMED[first.value]}
-        elif isinstance(first, ast.JoinedStr):
-            form = "".join(
-                part.value if isinstance(part, ast.Constant) else "{}" for part in first.values
-            )
-            if form in MADE:
-                used |= {re.sub(r"\{\}(\.\{\})?", each, form, count=1) for each in MADE[form]}
-            elif re.fullmatch(r"(\w+|\{\})(\.(\w+|\{\})+)+", form) and not form.startswith("html."):
-                unlisted.append(form)
-        elif name in ("words", "local", "ENGLISH") and isinstance(first, ast.Constant):
-            assert first.value in LANGUAGES["en"], first.value
-    assert unlisted == []
-    assert LANGUAGES["en"].keys() - used == set(), "unused"
-    assert used - LANGUAGES["en"].keys() == set(), "missing"
+def test_every_key_is_used_and_every_used_key_exists():
+    literals = set()
+    for path in SPACE.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+        literals |= {value for value in constants if isinstance(value, str)}
+    called = set()
+    for path in (SPACE / "templates").glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        literals |= set(re.findall(r'"([\w.]+)"', text))
+        called |= set(re.findall(r'\bt\("([\w.]+)"[,)]', text))
+    composed = {prefix + part for prefix, parts in COMPOSED.items() for part in parts}
+    keys = LANGUAGES["en"].keys()
+    assert keys - literals - composed == set(), "unused"
+    assert (composed | called) - keys == set(), "missing"
 
 
 @pytest.mark.parametrize(
@@ -155,99 +129,90 @@ def test_every_key_is_used_and_every_key_that_is_used_exists():
         (" NB ;q=1", "nb"),
     ],
 )
-def test_the_language_is_the_first_that_the_browser_asks_for(header, language):
-    assert Words.asked_for(header).language == language
+def test_the_language_is_the_first_in_the_header(header, language):
+    assert Words.from_header(header).language == language
 
 
-def test_numbers_are_written_as_the_language_writes_them():
-    assert (
-        ENGLISH.number(12345) == "12,345"
-        and ENGLISH.decimal(0.917) == "0.92"
-        and ENGLISH.percent(0.5) == "50%"
-    )
+def test_numbers_have_the_format_of_the_language():
+    assert ENGLISH.number(12345) == "12,345" and ENGLISH.decimal(0.917) == "0.92"
+    assert ENGLISH.percent(0.5) == "50%" and ENGLISH.rate(0.0576) == "5.8%"
+    assert ENGLISH.rate(0.05) == "5%" and ENGLISH.rate(0.05, "0.0") == "5.0%"
     assert NORWEGIAN.number(12345) == "12\u00a0345" and NORWEGIAN.decimal(0.917) == "0,92"
-    assert NORWEGIAN.percent(0.5) == "50 %"
+    assert NORWEGIAN.percent(0.5) == "50\u00a0%" and NORWEGIAN.rate(0.0576) == "5,8\u00a0%"
     assert [ENGLISH.duration(s) for s in (0.2, 45, 300)] == ["1 s", "45 s", "5 min"]
 
 
-# Probabilities
-
-
-@pytest.mark.parametrize(
-    ("probability", "said"),
-    [
-        (0.0, "fewer than 1 in 100"),
-        (0.004, "fewer than 1 in 100"),
-        (0.01, "about 1 in 100"),
-        (0.04, "about 4 in 100"),
-        (0.06, "about 1 in 10"),
-        (0.3, "about 3 in 10"),
-        (0.46, "about half"),
-        (0.5, "about half"),
-        (0.56, "about 6 in 10"),
-        (0.9, "about 9 in 10"),
-        (0.94, "about 9 in 10"),
-        (0.96, "about 96 in 100"),
-        (0.99, "about 99 in 100"),
-        (0.9951, "more than 99 in 100"),
-        (1.0, "more than 99 in 100"),
-    ],
-)
-def test_a_frequency_is_worded_as_a_share_of_images(probability, said):
-    assert ENGLISH.share(probability) == said
+# Probabilities and rates
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_probability_is_worded_as_certainty_and_both_sides_agree(language):
-    said = words(language)
+def test_no_probability_is_shown_as_certain_and_both_sides_agree(language):
+    t = words(language)
     for p in np.linspace(0, 1, 4001):
-        assert not re.search(
-            r"\b(10 (in|av) 10|100 (in|av) 100|0 (in|av) 10|0 (in|av) 100)\b", said.share(p)
-        )
-        assert not re.fullmatch(r"(0|100) ?%", said.percent(p))
-        if said.percent(p) == said("number.least"):
-            assert said.percent(1 - p) == said("number.most")
+        assert not re.fullmatch(r"(0|100)\s?%", t.percent(p))
+        if t.percent(p) == t("number.least"):
+            assert t.percent(1 - p) == t("number.most")
 
 
-def test_percent_of_both_labels_adds_up():
+def test_both_percentages_add_up():
     for p in np.arange(0.01, 1, 0.01):
         assert int(ENGLISH.percent(p)[:-1]) + int(ENGLISH.percent(1 - p)[:-1]) == 100
 
 
-def test_a_calibrated_verdict_is_explained_as_a_frequency():
-    assert text.meaning(ENGLISH, prediction(0.9), calibrated=True) == (
-        "Of images scored like this one, about 9 in 10 were AI-generated, "
-        "if photographs and generated images are equally common beforehand."
-    )
-    assert "about 97 in 100 were photographs" in text.meaning(
-        ENGLISH, prediction(0.03, REAL), calibrated=True
-    )
-
-
-def test_an_uncalibrated_score_is_never_called_a_frequency():
-    said = text.meaning(ENGLISH, prediction(0.9), calibrated=False)
-    assert "Of images scored like this one" not in said and "Nobody has calibrated it" in said
+@pytest.mark.parametrize(("verdict", "other"), [(REAL, AI), (AI, REAL)])
+def test_an_error_rate_is_the_measured_one_with_its_interval(verdict, other):
+    measured = evaluation(**{other: WRONG, verdict: None})
+    for t, figures in (
+        (ENGLISH, ("712", "5.8%", "4.2%", "7.6%")),
+        (NORWEGIAN, ("712", "5,8\u00a0%", "4,2\u00a0%", "7,6\u00a0%")),
+    ):
+        sentence = t.error_rate(verdict, measured)
+        assert all(figure in sentence for figure in figures), sentence
+    assert ENGLISH.error_rate(verdict, evaluation(**{other: WRONG | {"value": 0.0}}))
 
 
 @pytest.mark.parametrize(
-    ("reason", "more", "said"),
+    "record",
+    [None, [], evaluation(None, None), evaluation({"value": 0.1}, 3), evaluation(0.1, "x")],
+)
+def test_no_rate_is_stated_that_was_not_measured(record):
+    for verdict in NAMES:
+        assert ENGLISH.error_rate(verdict, record) is None
+    assert ENGLISH.error_rate("inconclusive", evaluation()) is None
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_card_states_no_rate_but_the_measured_one(language):
+    """A calibrated probability says nothing about a share of other images."""
+    t = words(language)
+    card = render(
+        "check",
+        "verdict",
+        t,
+        prediction=prediction(0.01, REAL),
+        calibrated=True,
+        why=None,
+        rate=None,
+    )
+    assert not re.search(r"\d+ (in|av|of) 1?00?\b", shown(card))
+
+
+@pytest.mark.parametrize(
+    ("reason", "more", "key", "values"),
     [
-        (
-            "between",
-            {},
-            "not clear enough for a verdict, which may be wrong for at most 5% of images.",
-        ),
-        ("out_of_distribution", {"ood": 0.013}, "Of those, only 1% were as unusual."),
-        ("out_of_distribution", {}, "its score cannot be trusted."),
-        ("unstable", {}, "recompressed, resized or cropped, so none is given."),
+        ("between", {}, "between", {"alpha": "5%"}),
+        ("between", {"alpha": None}, "no_thresholds", {}),
+        (None, {"alpha": None}, "no_thresholds", {}),
+        ("no_thresholds", {"alpha": None}, "no_thresholds", {}),
+        ("out_of_distribution", {"ood": 0.013}, "ood_share", {"share": "1%"}),
+        ("out_of_distribution", {}, "out_of_distribution", {}),
+        ("unstable", {}, "unstable", {}),
     ],
 )
-def test_a_missing_verdict_says_why(reason, more, said):
+def test_a_missing_verdict_has_its_reason(reason, more, key, values):
     withheld = prediction(0.7, "inconclusive", reason=reason, **more)
-    assert text.reason(ENGLISH, withheld).endswith(said)
-    card = shown(render.verdict(ENGLISH, withheld, True))
-    assert "Why there is no verdict:" in card and "about 7 in 10 were AI-generated" in card
-    assert text.reason(ENGLISH, prediction()) is None
+    assert ENGLISH.reason(withheld) == ENGLISH(f"reason.{key}", **values)
+    assert ENGLISH.reason(prediction()) is None
 
 
 # Evidence
@@ -264,72 +229,68 @@ def test_a_missing_verdict_says_why(reason, more, said):
         Evidence(REAL, 0.0, 0.5, 0.5, (0.5,) * 5),
     ],
 )
-def test_the_page_words_evidence_as_the_library_does(evidence):
-    assert text.evidence(ENGLISH, evidence) == evidence.sentence()
-    said = text.evidence(NORWEGIAN, evidence)
-    assert said.endswith(".") and not re.search(r"\b(the|removing|random)\b", said, re.I)
+def test_evidence_has_the_numbers_of_the_library(evidence):
+    def numbers(sentence: str) -> list[str]:
+        return re.findall(r"\d[\d.]*", sentence.replace(",", "."))
+
+    expected = numbers(evidence.sentence())
+    assert numbers(ENGLISH.evidence(evidence)) == expected
+    assert numbers(NORWEGIAN.evidence(evidence)) == expected
+    assert not re.search(r"\b(the|removing|random)\b", NORWEGIAN.evidence(evidence), re.I)
 
 
 @pytest.mark.parametrize(
-    ("box", "said"),
+    ("box", "place"),
     [
-        ((0, 0, 10, 10), "top left"),
-        ((90, 90, 100, 100), "bottom right"),
-        ((40, 40, 60, 60), "centre"),
-        ((0, 0, 100, 10), "top"),
-        ((90, 40, 100, 60), "middle right"),
-        ((0, 0, 100, 100), "centre"),
+        ((0, 0, 0.1, 0.1), "top left"),
+        ((0.9, 0.9, 1, 1), "bottom right"),
+        ((0.4, 0.4, 0.6, 0.6), "centre"),
+        ((0, 0, 1, 0.1), "top"),
+        ((0.9, 0.4, 1, 0.6), "middle right"),
+        ((0, 0, 1, 1), "centre"),
     ],
 )
-def test_a_region_is_said_to_be_where_it_is(box, said):
-    assert text.place(ENGLISH, box, (100, 100)) == said
+def test_the_place_of_a_region(box, place):
+    assert ENGLISH.place(box) == place
 
 
-def test_the_strongest_regions_are_listed_with_their_shares():
-    explanation = SimpleNamespace(
-        evidence=None,
+def test_a_map_lists_regions_caveats_and_what_was_not_examined():
+    drawn = SimpleNamespace(
+        method="gradcam",
         target=AI,
-        image=SimpleNamespace(size=(100, 100)),
-        heatmap=np.zeros((100, 100)),
+        plain=b"",
+        coloured=b"",
+        regions=(((0, 0, 0.1, 0.1), 0.67), ((0.4, 0.4, 0.6, 0.6), 0.1)),
+        partial=True,
+        evidence=None,
+        caveats=("Inexact <b>.",),
+        file_name="a.jpg",
     )
-    regions = [EvidenceRegion((0, 0, 10, 10), 0.67, ()), EvidenceRegion((40, 40, 60, 60), 0.1, ())]
-    said = shown(render.map_evidence(ENGLISH, explanation, regions))
-    assert "top left, 67% of the evidence centre, 10% of the evidence" in said
-    assert "No region stands out" in shown(render.map_evidence(ENGLISH, explanation, []))
-
-
-def test_the_colours_of_a_map_are_told_in_the_readers_language():
-    explanation = SimpleNamespace(
-        evidence=None, target=REAL, image=SimpleNamespace(size=(9, 9)), heatmap=np.zeros((9, 9))
-    )
-    said = shown(render.map_evidence(NORWEGIAN, explanation, []))
-    assert said.startswith("taler for «Fotografi» taler mot det") and "ikke undersøkt" not in said
-    explanation.heatmap[0, 0] = np.nan
-    assert "ikke undersøkt" in shown(render.map_evidence(NORWEGIAN, explanation, []))
+    card = render("check", "map", NORWEGIAN, map=drawn)
+    assert "67\u00a0%" in card and NORWEGIAN("map.unseen") in card and "&lt;b&gt;" in card
+    drawn.partial, drawn.regions = False, ()
+    card = render("check", "map", ENGLISH, map=drawn)
+    assert ENGLISH("regions.none") in card and ENGLISH("map.unseen") not in card
 
 
 # Cards
 
 
-def test_the_verdict_card_says_it_in_words_and_in_numbers():
-    card = render.verdict(ENGLISH, prediction(0.9, AI), calibrated=True)
-    assert "Likely AI-generated" in shown(card)
-    assert "Calibrated probabilities AI-generated 90%" in shown(card)
-    assert "Photograph 10%" in shown(card)
-    assert "width:90.0%" in card
-    assert "Calibrated" not in shown(render.verdict(ENGLISH, prediction(), calibrated=False))
+def test_the_verdict_card_has_the_verdict_and_both_probabilities():
+    arguments = {"prediction": prediction(0.9, AI), "why": None, "rate": "R & D"}
+    card = render("check", "verdict", ENGLISH, calibrated=True, **arguments)
+    text = shown(card)
+    assert ENGLISH("verdict.ai") in text and "90%" in text and "10%" in text
+    assert "width:90.0%" in card and "R &amp; D" in card
+    assert ENGLISH("meaning.uncalibrated") not in text
+    card = render("check", "verdict", ENGLISH, calibrated=False, **arguments)
+    assert ENGLISH("meaning.uncalibrated") in shown(card)
 
 
 @pytest.mark.parametrize(
     "facts",
     [
-        {
-            "corpus": HOSTILE,
-            "preprocessing": HOSTILE,
-            "image_size": HOSTILE,
-            "calibration": HOSTILE,
-            "thresholds": HOSTILE,
-        },
+        {"corpus": HOSTILE, "calibration": HOSTILE, "thresholds": HOSTILE},
         {
             "corpus": [HOSTILE],
             "calibration": {"folded": True, "n": HOSTILE},
@@ -340,71 +301,81 @@ def test_the_verdict_card_says_it_in_words_and_in_numbers():
         None,
     ],
 )
-def test_nothing_a_checkpoint_says_reaches_the_page_as_markup(facts):
-    figures = {"summary": {"auroc": {"value": 0.9, "n": 5}}, "worst_generator": HOSTILE}
-    card = about.about(ENGLISH, HOSTILE, HOSTILE, facts, {"test": {"figures": figures}})
-    assert "<img" not in card
-    # Gradio's HTML component is a template: what it would evaluate must not survive either.
-    assert not set("{}$`") & set(card)
-    assert "huggingface.co" not in card
+def test_facts_of_a_checkpoint_cannot_become_markup(facts):
+    summary = {"auroc": {"value": 0.9, "low": 0.8, "high": 1, "n": 5}}
+    record = {"test": {"figures": {"summary": summary, "worst_generator": HOSTILE}}}
+    detector = FakeDetector(facts=facts, name=HOSTILE, revision=HOSTILE)
+    card = render("check", "about", ENGLISH, pairs=about(ENGLISH, detector, record))
+    assert not markup_in(card) and "huggingface.co" not in card
 
 
 def test_about_states_corpus_calibration_and_figures():
-    summary = {"auroc": {"value": 0.912, "n": 2000}}
+    summary = {"auroc": {"value": 0.912, "low": 0.9, "high": 0.92, "n": 2000}}
     verdicts = {"given": {"value": 0.71}, "wrong": {"real": {"value": 0.04}, "ai": {"value": 0.0}}}
     figures = {"summary": summary, "verdicts": verdicts, "worst_generator": "dalle3"}
-    said = shown(about.about(ENGLISH, "user/model", "abc", FACTS, {"test": {"figures": figures}}))
-    assert "Trained on scenes" in said
-    assert "the middle of the image, 288 × 288 pixels" in said
-    assert "calibrated on 2,400 images" in said
-    assert "at most 5% of the photographs and 5% of the generated ones" in said
-    assert "on 2,000 test images, AUROC 0.91; a verdict for 71% of them" in said
-    assert (
-        "4% of photographs and less than 1% of generated images; weakest on images made by dalle3"
-        in said
-    )
+    facts = dict(about(ENGLISH, FakeDetector(facts=FACTS), {"test": {"figures": figures}}))
+    assert facts[ENGLISH("about.corpus")] == "scenes"
+    assert "2,400" in facts[ENGLISH("about.calibration")]
+    assert "5%" in facts[ENGLISH("about.thresholds")]
+    measured = facts[ENGLISH("about.measured")]
+    assert all(part in measured for part in ("2,000", "0.91", "0.90", "71%", "4%", "dalle3"))
+    # Where no verdict was wrong, the share is 0 % and not "less than 1 %".
+    assert re.search(r"\b0%", measured) and ENGLISH("number.least") not in measured
 
 
 @pytest.mark.parametrize(
-    "evaluation", [None, [], {"test": 3}, {"test": {"figures": {"summary": {"auroc": 0.9}}}}]
+    ("checkpoint", "kind", "size"), [("photos", "native", 288), ("cifake-mobilenet", "part", 64)]
 )
-def test_a_malformed_evaluation_leaves_the_figures_out(evaluation):
-    assert about.measurement(ENGLISH, evaluation) is None
+def test_about_states_what_the_processor_does(checkpoint, kind, size):
+    detector = Detector.from_pretrained(BUNDLED / checkpoint)
+    facts = dict(about(ENGLISH, detector))
+    expected = ENGLISH(f"about.input_{kind}", width=size, height=size)
+    assert facts[ENGLISH("about.input")] == expected
 
 
-def test_a_checkpoint_that_says_nothing_is_said_to_say_nothing():
-    said = shown(about.about(ENGLISH, "m", None, {}))
-    assert "does not say" in said and "not calibrated" in said and "never the answer" in said
+def test_about_says_that_a_squashing_processor_sees_the_whole_image(tiny_vit):
+    facts = dict(about(ENGLISH, Detector.from_pretrained(tiny_vit)))
+    assert facts[ENGLISH("about.input")] == ENGLISH("about.input_whole", width=32, height=32)
+
+
+@pytest.mark.parametrize(
+    "record", [None, [], {"test": 3}, {"test": {"figures": {"summary": {"auroc": 0.9}}}}]
+)
+def test_a_malformed_evaluation_has_no_measurement(record):
+    assert measurement(ENGLISH, record) is None
+
+
+def test_missing_facts_are_called_missing():
+    facts = dict(about(ENGLISH, FakeDetector(facts={})))
+    assert facts[ENGLISH("about.corpus")] == ENGLISH("about.silent")
+    assert facts[ENGLISH("about.calibration")] == ENGLISH("about.uncalibrated")
+    assert facts[ENGLISH("about.thresholds")] == ENGLISH("about.without_thresholds")
 
 
 def test_only_a_hub_id_becomes_a_link():
-    assert 'href="https://huggingface.co/user/model"' in about.model_link("user/model")
-    for name in (
-        "../user",
-        "photos",
-        "user/model/tree",
-        "user/../model",
-        "javascript:alert(1)",
-        "a/b..c",
-    ):
-        assert "<a " not in about.model_link(name), name
+    card = render("check", "about", ENGLISH, pairs=[(ENGLISH("about.model"), "user/model")])
+    assert 'href="https://huggingface.co/user/model"' in card
+    hostile = ("../user", "photos", "user/model/tree", "user/../model", "javascript:alert(1)")
+    for name in (*hostile, "a/b..c"):
+        assert not is_hub_id(name)
+        card = render("check", "about", ENGLISH, pairs=[(ENGLISH("about.model"), name)])
+        assert "<a " not in card, name
 
 
-def test_a_long_foreign_string_is_cut():
-    assert len(markup.escape("x" * 10_000)) == markup.MAX_CHARACTERS
+def test_a_long_string_is_cut():
+    assert len(escape("x" * 10_000)) == MAX_CHARACTERS
 
 
-def test_a_number_is_not_parted_from_what_belongs_to_it():
-    assert markup.escape("1\u00a0484 \n images,  5 %") == "1\u00a0484 images, 5\u00a0%"
+def test_a_number_and_its_unit_stay_on_one_line():
+    assert escape("1\u00a0484 \n images,  5 %") == "1\u00a0484 images, 5\u00a0%"
 
 
 # Code
 
 
-def test_a_name_in_a_snippet_cannot_end_its_string_or_its_line():
+def test_a_hostile_name_cannot_end_its_string_in_a_snippet():
     hostile = 'x"); import os; os.system("y")\n#'
     for name in ("local", "pipeline"):
         tree = compile(code.snippets(hostile)[name], name, "exec")
         assert "system" not in tree.co_names
-    card = code.code(ENGLISH, HOSTILE)
-    assert "<img" not in card and not set("{}$`") & set(card)
+    assert not markup_in(code.code(ENGLISH, HOSTILE))

@@ -170,6 +170,8 @@ class Batch:
         while chunk := list(islice(sources, CHUNK // len(VARIANTS) if stability else CHUNK)):
             rows += self._check(words, chunk, stability)
             if run.get("token") != token:
+                # Gradio sends the last output of an event again when it ends.
+                yield (gr.skip(),) * 5
                 return
             if run.get("stop"):
                 break

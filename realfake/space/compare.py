@@ -111,6 +111,7 @@ class Compare:
             yield _grid(words, summary, cards, waiting=True)
             card, verdict = self._check(words, name, path)
             if run.get("token") != token:
+                # Gradio sends the last output of an event again when it ends.
                 yield gr.skip()
                 return
             cards.append(card)
