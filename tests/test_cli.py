@@ -266,6 +266,16 @@ def test_an_interruption_ends_in_one_line(name, hint, capsys, monkeypatch):
     assert err.count("\n") == 1 and ("same command" in err) is hint
 
 
+def test_a_missing_optional_package_is_named_with_its_extra(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(
+        "realfake.cli.predict.run_predict", lambda options: importlib.import_module("optuna")
+    )
+    assert main(["predict", "x"]) == 2
+    err = capsys.readouterr().err
+    assert "realfake[train]" in err and err.count("\n") == 1
+
+
 def test_a_reader_may_leave_early(pictures, tiny_vit):
     command = (
         f"{sys.executable} -m realfake predict {pictures} --model {tiny_vit} --csv | head -n 0"

@@ -90,6 +90,10 @@ GROUPS = {
 }
 
 
+# Optional packages and the extra that installs them, see pyproject.toml.
+EXTRAS = {"openvino": "openvino", "optuna": "train", "tensorboard": "train"}
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser without abbreviations, whose errors become one line."""
 
@@ -160,6 +164,11 @@ def dispatch(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        extra = f"pip install 'realfake[{EXTRAS[error.name]}]'"
+        return io.report_failure(ValueError(f"{error.name} is not installed; run: {extra}"))
     except (ValueError, OSError) as error:
         return io.report_failure(error)
     except KeyboardInterrupt:
