@@ -1,4 +1,4 @@
-"""The page as a server: what it hands out, to whom, and what it keeps. No browser; `app.py` on a tiny checkpoint."""
+"""The page as a server, without a browser: the files it serves, the limits, the log, the files it keeps."""
 
 import io
 import json
@@ -133,13 +133,10 @@ def file(path: str) -> dict:
 def test_a_url_is_read_within_the_limits_or_not_at_all(url, folder):
     with socket.create_server(("127.0.0.1", 0)) as inside:
         address = f"http://127.0.0.1:{inside.getsockname()[1]}/x.png?token=secret"
-        told = call(url, "predict", file(address), 0.5, False, False)
-        assert "was not fetched" in told and "port" in told and "secret" not in told
-        assert (
-            "http://127.0.0.1/x.png was not fetched: its host's address 127.0.0.1 is not public"
-            in call(url, "provenance", file("http://127.0.0.1/x.png"))
-        )
-        assert "A URL is not read here" in call(url, "predict", None, file(address), False, False)
+        message = call(url, "predict", file(address), 0.5, False, False)
+        assert "was not fetched" in message and "port" in message and "secret" not in message
+        assert "127.0.0.1 is not public" in call(url, "provenance", file("http://127.0.0.1/x.png"))
+        assert "URLs are not read here" in call(url, "predict", None, file(address), False, False)
         inside.settimeout(0.1)
         with pytest.raises(TimeoutError):
             inside.accept()
@@ -163,8 +160,8 @@ def test_an_upload_is_judged_through_the_queue_and_no_other_way(url):
 def test_a_request_that_is_too_large_is_not_read(url, path, chunked):
     body = b'{"data": ["' + bytes(2 * 2**20) + b'"]}'
     sent = iter([body[:1000], body[1000:]]) if chunked else body
-    status, answer, _ = ask(f"{url}/gradio_api/{path}", sent, Content_Type="application/json")
-    assert status == 413 and "larger than the limit of 1 MiB" in json.loads(answer)["detail"]
+    status, _, _ = ask(f"{url}/gradio_api/{path}", sent, Content_Type="application/json")
+    assert status == 413
 
 
 def test_headers_and_origins(url):
@@ -178,53 +175,57 @@ def test_headers_and_origins(url):
     assert ask(f"{url}/health", Origin=url)[2]["Access-Control-Allow-Origin"] == url
 
 
-def test_a_client_is_limited_and_the_log_says_so_without_saying_who(url, folder):
-    picture = png(3)
-    answers = [
-        ask(f"{url}/predict", picture, X_Forwarded_For="8.8.4.4", Content_Type="image/png")
-        for _ in range(6)
-    ]
-    assert [status for status, _, _ in answers] == [200] * 4 + [429] * 2
+def test_a_client_is_limited_and_the_log_does_not_name_it(url, folder):
+    def predict(address):
+        return ask(f"{url}/predict", png(3), X_Forwarded_For=address, Content_Type="image/png")
+
+    answers = [predict("8.8.4.4") for _ in range(10)]
+    assert [status for status, _, _ in answers] == [200] * 8 + [429] * 2
     assert int(answers[-1][2]["Retry-After"]) >= 1 and b"Too many requests" in answers[-1][1]
-    assert (
-        ask(f"{url}/predict", picture, X_Forwarded_For="9.9.9.9", Content_Type="image/png")[0]
-        == 200
-    )
-    # A page's requests count as well.
+    assert predict("9.9.9.9")[0] == 200
+    # The page's requests count too.
+    headers = {"X_Forwarded_For": "8.8.4.4", "Content_Type": "application/json"}
     for path in ("gradio_api/upload", "gradio_api/queue/join", "gradio_api/call/predict"):
-        assert (
-            ask(f"{url}/{path}", b"{}", X_Forwarded_For="8.8.4.4", Content_Type="application/json")[
-                0
-            ]
-            == 429
-        )
+        assert ask(f"{url}/{path}", b"{}", **headers)[0] == 429
     text = (folder / "server.log").read_text()
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    mine = [line for line in lines if line["message"] == "request" and line["path"] == "/predict"]
-    assert {200, 429} <= {line["status"] for line in mine} and all(
-        line["milliseconds"] >= 0 for line in mine
-    )
+    mine = [line for line in lines if line.get("path") == "/predict"]
+    assert {200, 429} <= {line["status"] for line in mine}
+    assert all(line["milliseconds"] >= 0 for line in mine)
     assert "8.8.4.4" not in text
 
 
 def test_the_token_reaches_neither_log_nor_page(hub, tmp_path):
     token = "hf_" + "Zz9" * 11 + "Q"
     hub.tokens[token] = "somebody"
-    environment = hub.environment | {"REALFAKE_MODEL": "nobody/nothing-here", "HF_TOKEN": token}
+    environment = hub.environment | {
+        "REALFAKE_MODEL": "nobody/nothing-here",
+        "REALFAKE_FALLBACK": "bundled",
+        "HF_TOKEN": token,
+    }
     with serving(tmp_path, **environment) as url:
         pages = [
             ask(url + path)[1]
             for path in ("", "/config", "/gradio_api/info", "/docs", "/openapi.json", "/ready")
         ]
     assert all(token.encode() not in page for page in pages)
+    assert json.loads(pages[-1])["missing"] == "nobody/nothing-here"
     text = (tmp_path / "server.log").read_text()
-    assert "nobody/nothing-here could not be loaded" in text and token not in text
+    assert "nobody/nothing-here could not be opened" in text and token not in text
     assert any(request.user == "somebody" for request in hub.requests)  # it was used
 
 
-def test_a_limit_that_is_no_number_ends_in_one_line(tiny_vit, tmp_path):
-    environment = {"REALFAKE_MODEL": str(tiny_vit), "REALFAKE_REQUESTS_PER_MINUTE": "lots"}
-    said = pytest.raises(AssertionError, match="REALFAKE_REQUESTS_PER_MINUTE is 'lots'")
-    with said, serving(tmp_path, **environment):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REALFAKE_REQUESTS_PER_MINUTE", "lots"),
+        ("REALFAKE_MODEL", "/nowhere"),
+        ("REALFAKE_COMPARE", "../nowhere"),
+    ],
+)
+def test_a_wrong_setting_ends_in_one_line(tiny_vit, tmp_path, name, value):
+    environment = {"REALFAKE_MODEL": str(tiny_vit), name: value}
+    with pytest.raises(AssertionError, match=name), serving(tmp_path, **environment):
         pass
-    assert "Traceback" not in (tmp_path / "server.log").read_text()
+    text = (tmp_path / "server.log").read_text()
+    assert "Traceback" not in text and f"The page cannot start: {name}" in text

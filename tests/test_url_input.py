@@ -139,11 +139,17 @@ def test_the_page_does_not_start_without_a_function_that_it_replaces(monkeypatch
         gradio_patches.apply()
 
 
-def test_mcp_tools_answer_in_json(fetched):
+def test_mcp_tools_answer_in_json(fetched, cache):
     server = object.__new__(GradioMCPServer)
     from mcp import types
 
     server.types = types
     answer = {"verdict": "real", "reason": None, "note": "ø"}
     (text,) = server.postprocess_output_data([answer], "http://localhost")
+    assert json.loads(text.text) == answer
+    path = cache / "map.png"
+    path.write_bytes(picture())
+    file = {"path": str(path), "url": "http://localhost/map.png", **sent(str(path))}
+    image, _, text = server.postprocess_output_data([(file, answer)], "http://localhost")
+    assert (image.type, image.mimeType) == ("image", "image/png")
     assert json.loads(text.text) == answer

@@ -1,7 +1,7 @@
-"""The page's named endpoints, for `gradio_client` and as MCP tools: predict, explain, stability, provenance.
+"""The page's named endpoints, for `gradio_client` and as MCP tools.
 
-On inputs of their own, so that their parameters read well in the documentation of the API, which is made of the docstrings here.
-Every answer has the form of `realfake.answer`.
+They have inputs separate from the page's widgets, so that their parameters have good names. The
+docstrings of [`Api`] are the documentation that clients see; Gradio reads one line per parameter.
 """
 
 import logging
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from PIL import Image
 
 from realfake.answer import answer, compose, read_once
 from realfake.attribution.methods import METHODS
@@ -24,7 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 class Api:
-    """The endpoints of one detector."""
+    """The endpoints of one detector.
+
+    Args:
+        detector: Answers the calls.
+    """
 
     def __init__(self, detector: Detector):
         self.detector = detector
@@ -38,73 +43,73 @@ class Api:
     ) -> dict:
         """Tell a photograph from an AI-generated image.
 
-        The answer holds the verdict ("real", "ai" or "inconclusive", with the reason), the calibrated probabilities of both
-        labels, the log-odds of "ai", the model and its revision, and the file's SHA-256. A verdict is a reason to look closer, not
-        proof.
+        The answer has the verdict ("real", "ai" or "inconclusive", with the reason), the calibrated
+        probabilities of both labels, the log-odds of "ai", the model and its revision, and the
+        file's SHA-256. A verdict is a reason to look closer, not proof.
 
         Args:
             image: The image: a file or its URL.
-            prior_ai: Share of AI-generated images expected beforehand, 0 to 1. It moves the probabilities, not the verdict.
-            stability: Also judge the image recompressed, resized and cropped. A verdict that flips becomes "inconclusive".
-            provenance: Also say what the file says of its origin: Content Credentials, labels, generator settings, camera data.
+            prior_ai: Expected share of AI-generated images, 0 to 1; the verdict ignores it.
+            stability: Test changed copies too; a verdict that flips becomes "inconclusive".
+            provenance: Read the file's metadata too: Content Credentials, labels, camera data.
         """
-        with _one_line_for_the_client(image):
+        with _clear_errors(image):
             return answer(
                 self.detector, image, prior_ai=prior_ai, stability=stability, provenance=provenance
             )
 
     def explain(
         self, image: str | None, method: str | None = None, target: str = AI, opacity: float = 0.5
-    ) -> tuple:
+    ) -> tuple[Image.Image, dict]:
         """Draw the evidence for a label over an image.
 
-        Returns the picture, at most 1024 pixels a side, and the answer it explains, with what removing the marked part does to the
-        probability, against chance, and the strongest regions.
+        Returns the picture, at most 1024 pixels a side, and the answer that it explains. The answer
+        also has the strongest regions, and the change of the probability when the marked part is
+        removed, compared with random parts.
 
         Args:
             image: The image: a file or its URL.
-            method: How the evidence is found: gradcam, integrated_gradients, smoothgrad, gradient_shap, occlusion or kernel_shap;
-                by default the one that measurements of this detector support.
+            method: The attribution method, for example gradcam; by default this detector's best.
             target: The label whose evidence is orange, "ai" or "real".
             opacity: Strength of the colours, 0 to 1.
         """
-        with _one_line_for_the_client(image):
+        with _clear_errors(image):
             decoded, data = read_once(image)
             explanation = self.detector.explain(
                 decoded, method=method, target=target, evidence=True
             )
-            said = compose(self.detector, explanation.prediction, decoded, data)
+            result = compose(self.detector, explanation.prediction, decoded, data)
             evidence = explanation.evidence
-            said |= {
+            result |= {
                 "method": explanation.method,
                 "target": target,
                 "evidence": None if evidence is None else evidence.to_dict(),
                 "regions": [region.to_dict() for region in explanation.regions(REGIONS)],
             }
-            return bounded(explanation).overlay(opacity, regions=REGIONS), said
+            return bounded(explanation).overlay(opacity, regions=REGIONS), result
 
     def stability(self, image: str | None, prior_ai: float = 0.5) -> dict:
-        """Judge an image as it is, after a messenger's recompression, at half its size, and cropped.
+        """Judge an image as it is, recompressed as by a messenger, at half its size, and cropped.
 
         Args:
             image: The image: a file or its URL.
-            prior_ai: Share of AI-generated images expected beforehand, 0 to 1.
+            prior_ai: Expected share of AI-generated images, 0 to 1.
         """
-        with _one_line_for_the_client(image):
-            said = answer(self.detector, image, prior_ai=prior_ai, stability=True)
-            return {
-                key: said[key]
-                for key in ("verdict", "reason", "stability", "model", "revision", "sha256")
-            }
+        with _clear_errors(image):
+            result = answer(self.detector, image, prior_ai=prior_ai, stability=True)
+            names = ("verdict", "reason", "stability", "model", "revision", "sha256")
+            return {name: result[name] for name in names}
 
     def provenance(self, image: str | None) -> dict:
-        """Say what an image file says of its origin, by its metadata alone: Content Credentials (C2PA), IPTC's digital source type,
-        settings of a generator, camera data. Absence means nothing.
+        """Read the origin of an image from its metadata.
+
+        The metadata may have Content Credentials (C2PA), IPTC's digital source type, settings of a
+        generator, and camera data. Missing metadata means nothing.
 
         Args:
             image: The image: a file or its URL.
         """
-        with _one_line_for_the_client(image):
+        with _clear_errors(image):
             _, data = read_once(image)
             return read_provenance(data).to_dict()
 
@@ -119,22 +124,23 @@ def add_api(detector: Detector) -> None:
     method = gr.Radio(
         list(METHODS), value=detector.explanation_method, label="method", visible=False
     )
-    target = gr.Radio(list(NAMES), value=AI, label="target: whose evidence is warm", visible=False)
+    target = gr.Radio(list(NAMES), value=AI, label="target: the orange label", visible=False)
     opacity = gr.Slider(0, 1, value=0.5, label="opacity of the map", visible=False)
-    said = gr.JSON(label="answer", visible=False)
+    result = gr.JSON(label="answer", visible=False)
     overlay = gr.Image(label="overlay", format="png", visible=False)
     queue = {"concurrency_limit": 2, "concurrency_id": "model"}
     for name, function, inputs, outputs in (
-        ("predict", api.predict, [image, prior, stability, provenance], said),
-        ("explain", api.explain, [image, method, target, opacity], [overlay, said]),
-        ("stability", api.stability, [image, prior], said),
-        ("provenance", api.provenance, [image], said),
+        ("predict", api.predict, [image, prior, stability, provenance], result),
+        ("explain", api.explain, [image, method, target, opacity], [overlay, result]),
+        ("stability", api.stability, [image, prior], result),
+        ("provenance", api.provenance, [image], result),
     ):
         gr.Button(visible=False).click(function, inputs, outputs, api_name=name, **queue)
 
 
 @contextmanager
-def _one_line_for_the_client(path: str | None) -> Iterator[None]:
+def _clear_errors(path: str | None) -> Iterator[None]:
+    """Turn errors into one line for the client."""
     if path is None:
         raise gr.Error(ENGLISH("image.none"), print_exception=False)
     try:

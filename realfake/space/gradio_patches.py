@@ -51,16 +51,22 @@ async def _refuse_later(*_: Any, **__: Any) -> None:
 
 
 def _in_json(original: Any) -> Any:
-    """Gradio's own function writes Python's `repr` of an answer."""
+    """Write dictionaries and lists as JSON, and several outputs one after the other.
+
+    Gradio's own function writes Python's `repr` of both.
+    """
 
     def postprocess(server: Any, data: list, *arguments: Any, **options: Any) -> list:
-        data = [
+        outputs = []
+        for value in data:
+            outputs += value if isinstance(value, tuple) else [value]
+        outputs = [
             json.dumps(value, ensure_ascii=False)
             if isinstance(value, (dict, list)) and not client_utils.is_file_obj(value)
             else value
-            for value in data
+            for value in outputs
         ]
-        return original(server, data, *arguments, **options)
+        return original(server, outputs, *arguments, **options)
 
     postprocess.answers_json = True
     return postprocess

@@ -6,7 +6,7 @@ import sys
 from pythonjsonlogger.json import JsonFormatter
 
 # At INFO they write the URL of every request: visitors' URLs, and signed URLs of the Hub.
-_QUIET = ("httpx", "httpcore", "urllib3")
+_QUIET = ("httpx", "httpcore", "httpx2", "httpcore2", "urllib3")
 
 
 def set_up() -> None:

@@ -280,26 +280,21 @@ def routes(
         "reason to look closer, not proof.",
         routes=own,
     )
-    page = _documentation(schema)
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    page = environment.get_template("docs.html")
 
     async def openapi() -> JSONResponse:
         return JSONResponse(schema)
 
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(page)
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(page.render(schema=schema, address=str(request.base_url).rstrip("/")))
 
     return [
         *own,
         APIRoute("/openapi.json", openapi, name="openapi", include_in_schema=False),
         APIRoute("/docs", docs, name="docs", include_in_schema=False),
     ]
-
-
-def _documentation(schema: dict[str, Any]) -> str:
-    """Render the schema as one page without scripts, fonts or styles from elsewhere."""
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    return environment.get_template("docs.html").render(schema=schema)
 
 
 def _from_json(body: bytes) -> tuple[bytes, hub_api.Parameters]:
