@@ -1,14 +1,16 @@
-"""Other people's words as Markdown: names of generators, sources and corpora cannot break out of their place."""
+"""Text and numbers in Markdown: names of others are escaped, numbers have one format."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from scipy.special import expit
 
+MISSING = "–"
 
-def md(text) -> str:
-    """Escape text for Markdown, tables included."""
+
+def md(text: object) -> str:
+    """Escape text for Markdown, including tables."""
     text = " ".join(str(text).split())
     text = re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
     for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
@@ -16,8 +18,8 @@ def md(text) -> str:
     return text
 
 
-def code(text) -> str:
-    """Text as inline code, for tables too."""
+def code(text: object) -> str:
+    """Return text as inline code, also for tables."""
     text = " ".join(str(text).split()) or " "
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if "`" in text else ""
@@ -25,34 +27,37 @@ def code(text) -> str:
 
 
 def fence(text: str, language: str = "") -> str:
-    """Text as a block of code, whatever it holds."""
+    """Return text as a code block that its content cannot close."""
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{ticks}{language}\n{text.strip()}\n{ticks}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> str:
-    """Make a table of cells that are Markdown already; after the first column come numbers, or with `words` text."""
+    """Return a table of Markdown cells.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells, which are Markdown already.
+        words: Align all columns left; by default, columns after the first are aligned right.
+    """
     others = " :-- |" if words else " --: |"
     lines = ["| " + " | ".join(header) + " |", "|" + " :-- |" + others * (len(header) - 1)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def link(path: str) -> str:
-    """A file's path as the target of a link."""
+    """Return a file's path as the target of a link."""
     return quote(path)
 
 
 def slug(text: str) -> str:
-    """The last part of a name or path with nothing in it but letters, digits, dots, hyphens and underscores."""
+    """Return the last part of a name or path, with ASCII letters, digits, `.`, `-` and `_` only."""
     last = str(text).rstrip("/").rsplit("/", 1)[-1]
     return re.sub(r"[^\w.-]+", "-", last, flags=re.ASCII).strip("-.") or "corpus"
 
 
-MISSING = "–"
-
-
 def percent(value: float | None) -> str:
-    """A share as `88.3 %`; what is not all does not read as all, and what is not nothing not as nothing."""
+    """Return a share as `88.3 %`. Only 0 and 1 read as `0.0 %` and `100.0 %`."""
     if value is None:
         return MISSING
     if 0 < value < 0.0005:
@@ -63,23 +68,23 @@ def percent(value: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A score as `0.931`, with a fourth digit near 0 and 1."""
+    """Return a score as `0.931`, with a fourth digit near 0 and 1."""
     if value is None:
         return MISSING
     return f"{value:.4f}" if 0.995 < value < 1 or 0 < value < 0.005 else f"{value:.3f}"
 
 
 def share(figure: Mapping | None, bare: bool = False) -> str:
-    """A proportion with its interval: `88.3 % (86.5 – 89.9)`; `bare`: the interval alone."""
+    """Return a proportion with its interval: `88.3 % (86.5 – 89.9)`; `bare`: only the interval."""
     return _with_interval(figure, percent, bare)
 
 
 def score(figure: Mapping | None, bare: bool = False) -> str:
-    """A number with its interval: `0.931 (0.917 – 0.944)`; `bare`: the interval alone."""
+    """Return a number with its interval: `0.931 (0.917 – 0.944)`; `bare`: only the interval."""
     return _with_interval(figure, number, bare)
 
 
-def _with_interval(figure, write, bare) -> str:
+def _with_interval(figure: Mapping | None, write: Callable[[float | None], str], bare: bool) -> str:
     if not figure or figure.get("value") is None:
         return MISSING
     if figure.get("low") is None:
@@ -90,20 +95,21 @@ def _with_interval(figure, write, bare) -> str:
 
 
 def probability(log_odds: float) -> str:
-    """A margin (log-odds of ai) as the probability that it stands for."""
+    """Return log-odds of ai as a probability."""
     p = float(expit(log_odds))
     return f"{p:.3f}" if 0.01 < p < 0.99 else f"{p:.4g}"
 
 
 def duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours."""
     minutes = seconds / 60
     if minutes < 1:
         return f"{seconds:.0f} s"
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def words(value) -> str:
-    """A nested description as a line of words."""
+def words(value: object) -> str:
+    """Return nested settings as one line of text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {words(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""How every plot of the project looks: colours, axes, resolution.
+"""The common style of all plots, and contact sheets of images.
 
-Uses Matplotlib's object-oriented `Figure`, so that nothing global changes, and imports Matplotlib only when called: it is
-slow to load.
+Matplotlib is used through its object-oriented `Figure`, without global state. It loads slowly, so
+it is imported only when a plot is drawn.
 """
 
 import os
@@ -9,28 +9,33 @@ import textwrap
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from realfake.io import write_atomically
 from realfake.labels import AI, REAL
 
-# From Okabe and Ito's palette, which the colour-blind tell apart; line styles and markers differ as well.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# From Okabe and Ito's palette for the colour-blind; line styles and markers differ as well.
 COLOURS = {REAL: "#0072B2", AI: "#D55E00"}
 GREY = "#6E6E6E"
 INK = "#222222"
 DPI = 110
 
 
-def new_figure(width: float, height: float):
-    """A Matplotlib `Figure` of so many inches; nothing global changes."""
+def new_figure(width: float, height: float) -> "Figure":
+    """Return a Matplotlib `Figure` of this size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
-def plain_axes(axes, title: str | None = None):
-    """Give axes the project's look, and a line above them."""
+def plain_axes(axes: "Axes", title: str | None = None) -> "Axes":
+    """Apply the common style to axes, with an optional title."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#E3E3E3", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -40,7 +45,7 @@ def plain_axes(axes, title: str | None = None):
     return axes
 
 
-def save(figure, path: str | os.PathLike) -> Path:
+def save(figure: "Figure", path: str | os.PathLike) -> Path:
     """Write a figure as a PNG."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +57,7 @@ def save(figure, path: str | os.PathLike) -> Path:
 
 
 def plain_text(text: str) -> str:
-    """Text that Matplotlib draws as it is."""
-    # Matplotlib reads "$" as the beginning of a formula.
+    """Escape text for Matplotlib, which reads "$" as the start of a formula."""
     return str(text).replace("$", r"\$")
 
 
@@ -65,24 +69,24 @@ def batch_sheet(
     columns: int = 4,
     tile: int = 224,
 ) -> Path:
-    """Lay out images as the model is given them, each with its label: what a dry run shows.
+    """Draw images on a contact sheet, each with its label.
 
     Args:
         path: The PNG to write.
-        images: RGB images. Those larger than a tile are reduced, small ones are enlarged by whole pixels.
+        images: RGB images. Large ones are reduced to a tile, small ones are enlarged by an integer.
         labels: `"real"` or `"ai"` for each.
-        captions: *optional*. A few words for each, such as the source.
+        captions: *optional*. A short text for each, such as the source.
         columns: Images in a row, *defaults to* 4.
         tile: Side of a tile in pixels, *defaults to* 224.
 
     Raises:
-        ValueError: No images, or not one label (and caption) for each.
+        ValueError: There are no images, or not one label (and caption) for each.
     """
     captions = [""] * len(images) if captions is None else list(captions)
     if not len(images) or not len(images) == len(labels) == len(captions):
         raise ValueError(
-            f"A sheet needs a label and a caption for each image, not {len(images)} images, {len(labels)} labels "
-            f"and {len(captions)} captions."
+            f"A sheet needs a label and a caption for each image, not {len(images)} images, "
+            f"{len(labels)} labels and {len(captions)} captions."
         )
     gap, text_height = 10, 40
     columns = min(columns, len(images))

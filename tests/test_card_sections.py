@@ -10,15 +10,23 @@ import numpy as np
 import pytest
 from helpers.tiny import save_tiny
 
-from realfake.card.facts import CardFacts, public_name
-from realfake.card.limits import in_short, unsuitable
-from realfake.card.render import render, rewrite_card
-from realfake.card.results import coverage_table, slices_table, summary
+from realfake.card.facts import CardFacts, license_of, public_name
+from realfake.card.limits import unsuitable
+from realfake.card.method import describe_processor
+from realfake.card.render import card_data, render, rewrite_card
+from realfake.card.results import in_short, judgement
 from realfake.evaluation import results
 from realfake.evaluation.measure import measure, measure_operating_points
 from realfake.evaluation.results import write_evaluation, write_scores
-from realfake.evaluation.robustness_figures import grid_figures, headline, known_slices
-from realfake.evaluation.robustness_report import write_record
+from realfake.evaluation.robustness import known_slices
+from realfake.evaluation.robustness_report import (
+    coverage_table,
+    grid_figures,
+    headline,
+    slices_table,
+    summary,
+    write_record,
+)
 from realfake.statistics.verdicts import Thresholds, fit_thresholds, operating_point
 
 EVIL = "a|b <script>alert(1)</script> [x](http://evil) `c`"
@@ -102,11 +110,11 @@ def figures_of(auroc, wrong, promised):
 @pytest.mark.parametrize(
     "auroc, wrong, promised, reasons",
     [
-        ((0.70, 0.60, 0.74), 0.0, 0.1, ["AUROC surely below 0.75"]),
+        ((0.70, 0.60, 0.74), 0.0, 0.1, ["AUROC interval below 0.75"]),
         ((0.70, 0.60, 0.76), 0.0, 0.1, []),  # it may be better
-        ((0.95, 0.90, 0.99), 0.11, 0.1, ["too many called `real`"]),
+        ((0.95, 0.90, 0.99), 0.11, 0.1, ["too many verdicts `real`"]),
         ((0.95, 0.90, 0.99), 0.10, 0.1, []),  # chance explains as much
-        ((0.60, 0.50, 0.70), 0.50, 0.1, ["AUROC surely below 0.75", "too many called `real`"]),
+        ((0.60, 0.50, 0.70), 0.50, 0.1, ["AUROC interval below 0.75", "too many verdicts `real`"]),
         ((0.60, None, None), None, None, []),  # nothing is sure without an interval
     ],
 )
@@ -116,15 +124,15 @@ def test_the_rule_for_generators(auroc, wrong, promised, reasons):
 
 def test_a_reader_finds_the_three_answers(facts):
     text = render(facts).text
-    short = text.split("## In short")[1].split("\n## ")[0]
+    short = text.split("## What it can and cannot do")[1].split("\n## ")[0]
     figures = facts.figures
     withheld, wrong = (
         1 - figures["verdicts"]["given"]["value"],
         figures["verdicts"]["wrong"]["real"],
     )
-    assert f"it says `inconclusive`**: to {100 * withheld:.1f} % of the 400 images" in short
-    assert f"{100 * wrong['value']:.1f} %" in short and "of 200 as they are" in short
-    assert "must not be used to rule out these generators**: poor." in short
+    assert f"`inconclusive`** for {100 * withheld:.1f} %" in short and "of the 400 images" in short
+    assert f"{100 * wrong['value']:.1f} %" in short and "of 200 unchanged photographs" in short
+    assert "generators**: poor." in short
     section = text.split("## For which generators it must not be used")[1].split("\n## ")[0]
     entry = figures["by_generator"]["poor"]
     assert (
@@ -142,8 +150,14 @@ def test_bayes_rule_in_words(facts):
     counts, n = facts.figures["verdicts"]["counts"], facts.figures["n"]
     found, false = counts["ai"]["ai"] / n["ai"], counts["real"]["ai"] / n["real"]
     right = 0.1 * found / (0.1 * found + 0.9 * false)
-    (sentence,) = [line for line in in_short(facts) if line.startswith("**Photographs")]
-    assert f"one image in 10 is generated, {100 * right:.1f} %" in sentence
+    (sentence,) = [line for line in in_short(facts) if "one image in 10 is generated" in line]
+    value, low, high = (
+        float(number)
+        for number in re.search(
+            r"is generated, ([\d.]+) % \(([\d.]+) – ([\d.]+)\)", sentence
+        ).groups()
+    )
+    assert value == round(100 * right, 1) and low < value <= high
 
 
 def test_degradations_are_shown_with_their_controls(facts):
@@ -151,7 +165,7 @@ def test_degradations_are_shown_with_their_controls(facts):
     record = facts.robustness["test"]
     worst = record["headline"]["worst_degradation"]
     assert worst["degradation"] == "jpeg_40"
-    top = text.split("## In short")[0]
+    top = text.split("\n- ")[0]
     assert (
         f"Balanced accuracy {100 * worst['balanced_accuracy']['value']:.1f} %" in top
         and "poor" in top
@@ -163,7 +177,9 @@ def test_degradations_are_shown_with_their_controls(facts):
     for figure in (rated["wrong"]["real"], rated["given"], rated["accuracy"]):
         assert f"{100 * figure['value']:.1f} %" in row
     assert f"n = {rated['accuracy']['n']}" in row  # of the verdicts, not of the images
-    assert "](plots/robustness-test.png)" in section and "- `jpeg_40`: What it does." in section
+    assert (
+        "](plots/robustness-test.png)" in section and "- `jpeg_40`: JPEG at quality 40." in section
+    )
     assert not re.search(r"\bNone\b|\bnan\b", text)
 
 
@@ -176,7 +192,7 @@ def test_figures_of_other_weights_are_not_shown(facts):
     text = render(others).text
     assert (
         "After recompression" not in text
-        and "recompressed, resized or cropped images was not measured" in text
+        and "not measured on recompressed, resized or cropped images" in text
     )
 
 
@@ -226,10 +242,10 @@ def test_one_label_has_no_headline():
     figures = grid_figures(
         {"clean": log_odds}, [False, False], thresholds=THRESHOLDS, n_resamples=0
     )
-    assert "one label only" in summary({"degradations": figures})
+    assert "no balanced accuracy" in summary({"degradations": figures})
 
 
-def test_novel_images_get_no_verdict():
+def test_out_of_distribution_images_get_no_verdict():
     log_odds, is_ai, made_by, sources = scored()
     out_of_distribution = np.zeros(len(log_odds), dtype=bool)
     out_of_distribution[:100] = True
@@ -273,23 +289,23 @@ def test_operating_points_by_hand():
     assert five["photographs"]["value"] == 0.5 and five["found"]["value"] == 1.0
     assert one["photographs"]["value"] == 0.0 and one["found"]["value"] == 0.5
     text = render(CardFacts(name="x", operating_points=[one, five])).text
-    assert "A threshold for people" in text and "| 5.0 % |" in text
+    assert "### Thresholds for moderators" in text and "| 5.0 % |" in text
     few = operating_point(np.arange(10.0), np.zeros(10, dtype=bool), 0.01)
     (none,) = measure_operating_points([few], scores, n_resamples=0)
     assert none["threshold"] is None and none["found"]["value"] == 0.0
-    assert "A threshold for people" not in render(CardFacts(name="x", operating_points=[none])).text
+    assert (
+        "### Thresholds for moderators"
+        not in render(CardFacts(name="x", operating_points=[none])).text
+    )
 
 
-def test_what_the_card_says_of_novelty(facts):
-    assert "unlike the images" not in render(facts).text
+def test_out_of_distribution_images_in_the_card(facts):
+    assert "unlike the calibration" not in render(facts).text
     facts = CardFacts.from_dict(
         {**facts.to_dict(), "ood": {"alpha": 0.05, "n": {"real": 9, "ai": 9}}}
     )
     text = render(facts).text
-    assert (
-        "all but 5.0 % of these" in text
-        and "or the image is unlike those it was trained on" in text
-    )
+    assert "than 95.0 % of these are" in text and "unlike the calibration images" in text
 
 
 def test_a_starting_point_has_a_public_name(tmp_path):
@@ -305,6 +321,119 @@ def test_a_starting_point_has_a_public_name(tmp_path):
     assert public_name(str(folder)) == "lab/vit-small"
     (folder / "config.json").write_text(json.dumps({"_name_or_path": str(folder)}))
     assert public_name(str(folder)) == "ViT small, from the lab"
+
+
+def with_auroc(value, low, high, control=None, split="test"):
+    """Facts of a model with this AUROC, and of a control measured on the same images."""
+
+    def figure(numbers):
+        return {**dict(zip(("value", "low", "high"), numbers)), "n": 100}
+
+    figures = measure([1.0, -1.0], [True, False], n_resamples=0)
+    figures["summary"]["auroc"] = figure((value, low, high))
+    tiers = {"clean": {**figures, "false_positives": figure((0.5, 0.4, 0.6))}}
+    facts = CardFacts(name="x", evaluation={split: {"figures": figures}})
+    if control:
+        measured = measure([1.0, -1.0], [True, False], n_resamples=0)
+        measured["summary"]["auroc"] = figure(control)
+        measured["false_positives"] = figure((0.5, 0.4, 0.6))
+        record = {
+            "degradations": tiers,
+            "controls": {"power-spectrum": {"clean": measured}},
+            "controls_n": 9,
+            "described": {"clean": ""},
+        }
+        facts.robustness = {split: record}
+    return facts
+
+
+@pytest.mark.parametrize(
+    "auroc, control, opening",
+    [
+        ((0.90, 0.88, 0.92), (0.70, 0.65, 0.75), "better than controls"),
+        ((0.90, 0.88, 0.92), (0.95, 0.93, 0.97), "not better than a control"),
+        ((0.90, 0.88, 0.92), (0.89, 0.87, 0.91), "not clearly better than a control"),
+        ((0.90, 0.88, 0.92), None, "not compared with controls"),
+        ((0.52, 0.48, 0.56), (0.40, 0.35, 0.45), "not shown to be better than chance"),
+        ((0.40, 0.36, 0.44), None, "worse than chance"),
+    ],
+)
+def test_a_card_opens_with_what_controls_and_intervals_show(auroc, control, opening):
+    facts = with_auroc(*auroc, control)
+    assert opening in judgement(facts)
+    section = render(facts).text.split("## What it can and cannot do")[1]
+    assert section.lstrip().startswith(judgement(facts))
+
+
+def test_a_detector_that_gives_no_verdict_is_said_to_give_none():
+    never = Thresholds(alpha=0.05, real=None, ai=None, n_real=3, n_ai=3)
+    log_odds, is_ai, *_ = scored()
+    figures = measure(log_odds, is_ai, thresholds=never, n_resamples=0)
+    facts = CardFacts(
+        name="x", thresholds=never.to_dict(), evaluation={"test": {"figures": figures}}
+    )
+    text = render(facts).text
+    assert "never gives a verdict" in text and "for some images" not in text
+    assert any("gave no verdict" in line for line in in_short(facts))
+
+
+@pytest.mark.parametrize("split", ["calibration", "validation", "train"])
+def test_rates_of_images_that_were_calibrated_on_are_not_stated(facts, split):
+    fitted = dataclasses.replace(facts, evaluation={split: facts.record}, robustness={})
+    lines = "\n".join(in_short(fitted))
+    assert "with the verdict" not in lines and "is generated" not in lines
+    assert "with the verdict" in "\n".join(in_short(facts))
+
+
+@pytest.mark.parametrize(
+    "processor, parts",
+    [
+        ({"do_resize": True, "size": {"height": 64, "width": 32}}, ["32 × 64 pixels"]),
+        (
+            {
+                "size": {"shortest_edge": 256},
+                "do_center_crop": True,
+                "crop_size": {"height": 224, "width": 224},
+            },
+            ["shorter side to 256 pixels", "central 224 × 224 pixels"],
+        ),
+        (
+            {"do_resize": False, "do_center_crop": True, "crop_size": 288},
+            ["central 288 × 288 pixels"],
+        ),
+        # transformers resizes to int(224 / 0.875) and crops below 384, and warps from there on.
+        (
+            {
+                "image_processor_type": "ConvNextImageProcessor",
+                "size": {"shortest_edge": 224},
+                "crop_pct": 0.875,
+            },
+            ["shorter side to 256 pixels", "central 224 × 224 pixels"],
+        ),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}},
+            ["384 × 384 pixels"],
+        ),
+    ],
+)
+def test_what_a_processor_does(processor, parts):
+    text = describe_processor(processor)
+    assert all(part in text for part in parts)
+    assert ("central" in text) == any("central" in part for part in parts)
+    facts = CardFacts(name="x", preprocessing="processor", processor=processor)
+    assert text in render(facts).text
+
+
+def test_the_licence_is_that_of_the_base_model(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n\n# Base\n")
+    assert license_of(None, str(tmp_path)) == "cc-by-nc-4.0"
+    assert license_of("mit", str(tmp_path)) == "mit"
+    assert license_of(None, None) == "apache-2.0"  # random weights
+    (tmp_path / "README.md").unlink()
+    assert license_of(None, str(tmp_path)) is None
+    facts = CardFacts(name="x", base_model="owner/base")
+    assert card_data(facts).license == "other"
+    assert "owner/base" in render(facts).text.split("## Licence")[1]
 
 
 @pytest.fixture
@@ -356,7 +485,7 @@ def test_a_card_is_written_again_from_the_files_alone(finished, tmp_path):
         assert (finished / "plots" / f"{name}.png").is_file() and f"plots/{name}.png" in text
     record = results.read_evaluation(finished)["test"]
     assert "wrong" in record["figures"]["by_generator"]["poor"] and record["date"] == "2026-01-01"
-    assert "A threshold for people" in text and "After recompression" in text
+    assert "### Thresholds for moderators" in text and "After recompression" in text
     again = rewrite_card(finished, tmp_path / "log.jsonl").read_text()
     assert again == text
 
@@ -364,7 +493,7 @@ def test_a_card_is_written_again_from_the_files_alone(finished, tmp_path):
 def test_a_folder_without_a_run_says_so(tmp_path, finished):
     folder = shutil.copytree(finished, tmp_path / "other")
     (folder / "training.json").unlink()
-    with pytest.raises(OSError, match=r"holds no training\.json"):
+    with pytest.raises(OSError, match=r"has no training\.json"):
         rewrite_card(folder, tmp_path / "log.jsonl")
     (folder / "training.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
@@ -421,23 +550,20 @@ def test_the_card_says_which_method_the_figures_support(facts):
         split: explained(split, gains, "gradcam@stage.2") for split in ("validation", "test")
     }
     text = with_maps(facts, **records)
-    assert (
-        "The default method is `gradcam`, the one that gained most over chance, on 200 validation images."
-        in text
-    )
-    assert "Below, 200 test images" in text and "does not beat chance" not in text
+    assert "The default method is `gradcam`." in text and "on 200 validation images" in text
+    assert "200 test images" in text and "does not beat chance" not in text
     assert "| `gradcam` | 200 | 0.050 (0.030 – 0.070) |" in text and "| 31 |" in text
     assert "| a generated region in a photograph | 20 |" in text and "explanations.md" in text
 
 
 def test_the_card_takes_maps_that_do_not_beat_chance_as_unproven(facts):
     nothing = explained("validation", {"gradcam": 0.0}, None)
-    assert "**take maps of this detector as unproven.**" in with_maps(facts, validation=nothing)
+    assert "**the maps of this detector are unproven.**" in with_maps(facts, validation=nothing)
     chosen, fails = (
         explained(split, {"gradcam": gain}, "gradcam")
         for split, gain in (("validation", 0.1), ("test", 0.01))
     )
-    assert "**On test it does not beat chance with both" in with_maps(
+    assert "**On test it does not beat chance in both" in with_maps(
         facts, validation=chosen, test=fails
     )
 

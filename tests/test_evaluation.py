@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import beta
 
 from realfake.card.facts import CardFacts
-from realfake.card.method import band_sentence
+from realfake.card.render import render
 from realfake.evaluation.log import count, log_measurement, plain, read_log
 from realfake.evaluation.measure import measure
 from realfake.evaluation.results import (
@@ -201,11 +201,27 @@ def test_scores_are_small(tmp_path):
     assert path.stat().st_size < 1_000_000
 
 
+def test_scores_of_older_versions_are_read(tmp_path):
+    """The bundled files have the columns `margin` and `novel`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"margin": [1.0, -2.0], "is_ai": [True, False], "novel": [False, True]}
+    pq.write_table(pa.table(columns), tmp_path / "scores-test.parquet")
+    scores = read_scores(tmp_path / "scores-test.parquet")
+    assert scores["log_odds"].tolist() == columns["margin"]
+    assert scores["out_of_distribution"].tolist() == columns["novel"]
+    record = {"figures": {"verdicts": {"novel": {"real": {"value": 0.5}}}}}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"test": record}))
+    figures = read_evaluation(tmp_path)["test"]["figures"]
+    assert figures["verdicts"] == {"out_of_distribution": {"real": {"value": 0.5}}}
+
+
 def test_scores_say_what_is_wrong(tmp_path):
-    with pytest.raises(OSError, match="no file of scores"):
+    with pytest.raises(OSError, match="file of scores"):
         read_scores(tmp_path / "none.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"not parquet")
-    with pytest.raises(ValueError, match="broken.parquet is no file of scores"):
+    with pytest.raises(ValueError, match="broken.parquet is not a file of scores"):
         read_scores(tmp_path / "broken.parquet")
 
 
@@ -314,12 +330,13 @@ def test_calibration_error_stands_beside_that_of_a_perfect_model_calibrated_like
     assert bands["calibration"] is None
     assert bands["selection"]["within"] and not bands["test"]["within"]
     assert (bands["test"]["n"], bands["test"]["n_calibration"]) == (900, 400)
-    facts = CardFacts(name="x", evaluation=read_evaluation(tmp_path))
-    assert "this one shows" in band_sentence(facts, "test") and "**above it" in band_sentence(
-        facts, "test"
+    text = render(CardFacts(name="x", evaluation=read_evaluation(tmp_path))).text
+    test, selection = (
+        next(line for line in text.splitlines() if line.startswith(f"- on `{split}` ("))
+        for split in ("test", "selection")
     )
-    assert band_sentence(facts, "selection").endswith("within")
-    assert band_sentence(facts, "calibration") is None
+    assert "**above the range" in test and selection.endswith("within the range.")
+    assert "- on `calibration` (" not in text
 
 
 @pytest.mark.parametrize("calibration", [None, {"method": "identity"}])

@@ -58,6 +58,7 @@ def facts(evaluation):
     return CardFacts(
         name="photos",
         repo_id="user/photos",
+        license="apache-2.0",
         model_class="ViTForImageClassification",
         parameters=5_500_000,
         base_model="owner/base",
@@ -147,7 +148,7 @@ def test_card_says_what_was_measured(facts):
         "150 real and 150 generated images",
         "python train_hf.py --dataset owner/corpus",
         "| `train` | 1,234 | 567 |",
-        "2 rows were dropped",
+        "2 unusable rows were dropped",
         "central 224 × 224 pixels",
         "torch 2.13.0",
         "Small corpus.",
@@ -158,7 +159,7 @@ def test_card_says_what_was_measured(facts):
         "| Processes | 2 |",
     ):
         assert said in text, said
-    # The two thresholds are margins -1 and 1.
+    # The two thresholds are log-odds of -1 and 1.
     assert "is above 0.731" in text and "is below 0.269" in text
     assert not re.search(r"\bNone\b|\bnan\b|\{\{|\{%|Undefined", text)
     assert "\n\n\n" not in text
@@ -175,12 +176,10 @@ def test_weak_generator_is_named_first_and_among_the_limits(facts):
     assert "| none |" in rows[0] and "| 77 |" in rows[1]  # in training
     said = "\n".join(limits(facts))
     assert "Worse than chance** on poor" in said
-    assert "calls most images of these generators real: poor" in said and "good" not in said
-    # Every second generated image is of a generator that it calls real: more than the tenth that was aimed at.
-    assert (
-        "promised rate of wrong verdicts did not hold" in said
-        and "called `real`, where 10.0 % was aimed at" in said
-    )
+    assert "Most images of these generators have p(ai) ≤ ½: poor" in said and "good" not in said
+    # Every second generated image is of a generator that it calls real: more than the tenth that
+    # was aimed at.
+    assert "rate of wrong verdicts does not hold" in said and "Stated are 10.0 %" in said
 
 
 @pytest.mark.parametrize(
@@ -210,9 +209,9 @@ def test_strong_results_are_not_called_weak():
     for phrase in (
         "chance**",
         "Weak",
-        "most images",
-        "did not hold",
-        "often takes",
+        "Most images",
+        "does not hold",
+        "Many photographs",
         "not calibrated",
     ):
         assert phrase not in said
@@ -250,7 +249,7 @@ def test_bare_card_has_no_empty_sections(tmp_path):
         "What it is not for, and where it fails",
         "Licence",
     ]
-    assert "No figures were measured" in card.text and "have not been calibrated" in card.text
+    assert "No figures were measured" in card.text and "are not calibrated" in card.text
     assert "None" not in card.text
 
 
@@ -267,12 +266,13 @@ def test_one_label_only(tmp_path):
 @pytest.mark.parametrize(
     "thresholds, said",
     [
-        (Thresholds(0.05, None, 2.0, 30, 3), "`real` is never said"),
-        (Thresholds(0.05, -2.0, None, 3, 30), "`ai` is never said"),
+        (Thresholds(0.05, None, 2.0, 30, 3), "It is never `real`"),
+        (Thresholds(0.05, -2.0, None, 3, 30), "It is never `ai`"),
+        (Thresholds(0.05, None, None, 3, 3), "never gives a verdict"),
         # Crossed: between them neither label is alone in the prediction set.
         (
             Thresholds(0.05, 1.0, -1.0, 30, 30),
-            "`ai` where the probability of `ai` is above 0.731, `real` where it is below 0.269",
+            "`ai` if the probability of `ai` is above 0.731, `real` if it is below 0.269",
         ),
     ],
 )
@@ -293,7 +293,7 @@ def test_identity_calibration_is_not_sold_as_one():
     )
     text = render(facts).text
     assert (
-        "left the network's own probabilities as they were: too few" in text
+        "left the network's probabilities unchanged: too few" in text
         and "are calibrated" not in text
     )
 
