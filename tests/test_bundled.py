@@ -20,6 +20,7 @@ from realfake.evaluation import collecting
 from realfake.evaluation.log import read_log
 from realfake.evaluation.measure import measure
 from realfake.evaluation.results import checkpoint_hash, read_evaluation, read_scores
+from realfake.formatting import share
 from realfake.imaging.degradations import recompress
 from realfake.statistics.noise_floor import calibrated_ece_band
 from realfake.statistics.verdicts import coverage_band
@@ -146,11 +147,9 @@ def test_the_front_page_states_the_figures_of_the_cards(folder):
     summary = read_evaluation(folder)["test"]["figures"]["summary"]
     auroc, accuracy = summary["auroc"], summary["accuracy"]
     page = (BUNDLED.parent.parent / "README.md").read_text(encoding="utf-8")
-    assert f"{auroc['value']:.3f} ({auroc['low']:.3f} – {auroc['high']:.3f})" in page
-    assert (
-        f"{100 * accuracy['value']:.1f} % ({100 * accuracy['low']:.1f} – {100 * accuracy['high']:.1f})"
-        in page
-    )
+    low, high = (f"{auroc[end]:.3f}" for end in ("low", "high"))
+    assert f"{auroc['value']:.3f} ({low} – {high})" in page
+    assert share(accuracy) in page
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,12 @@ def test_it_is_the_same_network_but_for_the_last_layer(calibrated, overconfident
 
 def test_the_card_claims_no_training(calibrated):
     card = (calibrated / "README.md").read_text()
-    assert "not trained here" in card and "fine-tuned" not in card and "Trained on" not in card
-    assert "unlike the calibration images (all but 5 %" in card
+    assert (
+        "not trained by this project" in card
+        and "fine-tuned" not in card
+        and "Trained on" not in card
+    )
+    assert "further from the calibration images than 95 %" in card
     assert "license:" not in card.split("---")[1]  # nobody said what it is
     record = strict(calibrated / "evaluation.json")["selection"]
     assert f"{record['before_calibration']['summary']['nll']['value']:.4f}" in card
@@ -169,7 +173,7 @@ def test_what_is_calibrated_stays_as_it_is(capsys, calibrated, corpus, tmp_path)
     )
     np.testing.assert_allclose(second["log_odds"], first["log_odds"], atol=1e-5)
     assert (
-        "calibration was tried and changed nothing" in (tmp_path / "out" / "README.md").read_text()
+        "Calibration was tried and changed nothing" in (tmp_path / "out" / "README.md").read_text()
     )
 
 

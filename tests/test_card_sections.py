@@ -203,10 +203,8 @@ def test_shortfalls_are_marked():
     good = next(line for line in lines if line.startswith("| good"))
     assert poor.count("✗") == 2
     cell = figures["clean"]["by_generator"]["poor"]
-    assert (
-        f"**{100 * cell['wrong']['value']:.1f} %** ✗ ({100 * cell['verdicts']['inconclusive']:.1f} %)"
-        in poor
-    )
+    wrong, withheld = cell["wrong"]["value"], cell["verdicts"]["inconclusive"]
+    assert f"**{100 * wrong:.1f} %** ✗ ({100 * withheld:.1f} %)" in poor
     assert good.split("|")[3].strip().startswith("0.0 % (")
     assert "**all `real`**" in lines[2] and lines[2].split("|")[2].strip() == "200"
 
@@ -504,7 +502,7 @@ def test_a_folder_without_a_run_says_so(tmp_path, finished):
 
 
 def explained(split, gains, default, **changes):
-    """A record of `evaluate_explanations.py` whose methods gain these over chance, with their intervals around."""
+    """A record of maps whose methods gain these over chance."""
 
     def figure(value, n=200):
         return {"value": value, "low": value - 0.02, "high": value + 0.02, "n": n}

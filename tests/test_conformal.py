@@ -1,4 +1,4 @@
-"""Conformal verdicts against hand-worked thresholds, brute-force p-values and simulated coverage."""
+"""Conformal verdicts against thresholds by hand, brute-force p-values and simulations."""
 
 import json
 
@@ -140,7 +140,7 @@ def test_recalibration_changes_no_verdict():
 
 
 class Prefit(ClassifierMixin, BaseEstimator):
-    """A fitted classifier for MAPIE: the one feature is the margin; class 0 is real and class 1 is ai."""
+    """A fitted classifier for MAPIE with the log-odds as its feature; class 1 is ai."""
 
     classes_ = np.array([0, 1])
 
@@ -211,7 +211,8 @@ def assert_simulated_coverage(alpha, n_cal, n_test, repetitions, tolerance):
     # The mean is 1 - k / (n + 1), and at least 95 % fall in the band.
     expected = 1 - rank_allowed(n_cal, alpha) / (n_cal + 1)
     print(
-        f"alpha {alpha}: mean coverage {np.mean(coverages):.4f}, expected {expected:.4f}; in the band {inside}"
+        f"alpha {alpha}: mean coverage {np.mean(coverages):.4f}, expected {expected:.4f}; "
+        f"in the band {inside}"
     )
     assert np.mean(coverages) == pytest.approx(expected, abs=tolerance) and expected >= 1 - alpha
     assert min(inside.values()) >= binom(repetitions, 0.95).ppf(1e-3)
@@ -302,7 +303,7 @@ def test_an_operating_point_is_the_threshold_of_the_verdict_ai():
 @pytest.mark.parametrize("level", [0.5, 0.7, 0.9, 0.99])
 @pytest.mark.parametrize("fpr", [0.1, 0.25, 0.5])
 def test_the_interval_of_an_operating_point_is_that_of_a_quantile(level, fpr):
-    """Its ends are the innermost photographs that hold the level, by the binomial distribution summed by hand."""
+    """Its ends are the innermost photographs that hold the level, by a summed binomial."""
     n = 200
     point = operating_point(np.arange(n, 0, -1.0), np.zeros(n, bool), fpr, level=level)
     tail, at_most = (1 - level) / 2, [binom(n, fpr).cdf(count) for count in range(n)]

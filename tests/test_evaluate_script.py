@@ -25,7 +25,7 @@ FEW = "clean,jpeg_40,noise_5"
 
 
 def draw_described_corpus(folder: Path) -> Path:
-    """Splits with generators and sources; the residue tells the labels apart, and so do some of the files."""
+    """Draw splits whose labels follow from a residue, and partly from the files."""
     rng, seed = np.random.default_rng(0), 0
     for split, n in SIZES.items():
         rows = ["file_name,label,generator,source,group"]

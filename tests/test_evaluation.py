@@ -27,7 +27,7 @@ THRESHOLDS = Thresholds(alpha=0.1, real=-1.0, ai=1.0, n_real=40, n_ai=40)
 
 @pytest.fixture
 def split():
-    """Six real images of two sources and six generated ones of two generators, worked out by hand below."""
+    """Six real images of two sources and six generated ones of two generators."""
     return {
         "log_odds": [-3.0, -2.0, -0.5, -0.2, 0.5, 2.0, 3.0, 2.0, 0.4, -0.4, -0.6, -2.0],
         "is_ai": [False] * 6 + [True] * 6,

@@ -27,7 +27,7 @@ from realfake.statistics.log_odds import class_balanced_weights, log_odds_from_l
 from realfake.statistics.noise_floor import noise_floor
 from realfake.statistics.summary import binary_summary
 
-# Two real and three ai images; from the highest margin down: ai, real, ai, (ai, real tied).
+# Two real and three ai images; from the highest log-odds down: ai, real, ai, (ai, real tied).
 MARGIN = np.array([3.0, 2.0, 1.0, -1.0, -1.0])
 IS_AI = np.array([True, False, True, True, False])
 
@@ -231,7 +231,7 @@ def test_brier_decomposition():
 
 
 def brute_smooth_ece(p_ai, is_ai, weights):
-    """Definition 2 of the paper by summing mirror images of each kernel and bisecting on a fine grid."""
+    """Definition 2 of the paper, with mirrored kernels summed and bisection on a fine grid."""
     t = (np.arange(4000) + 0.5) / 4000
     weights = weights / weights.sum()
 
@@ -295,7 +295,7 @@ def test_class_balanced_weights():
     ) == pytest.approx(1 / (1 + 1 / 3))
 
 
-def test_margin_from_logits():
+def test_log_odds_from_logits():
     class_indices = {"real": [1], "ai": [0, 2]}
     probabilities = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
     log_odds = log_odds_from_logits(np.log(probabilities) + 7, class_indices)
@@ -588,7 +588,7 @@ def test_summary_is_what_each_metric_says(class_balanced):
 
 @pytest.mark.parametrize("sharpness", [1.0, 1.6, 3.0])
 def test_intervals_of_calibration_errors_by_trying_every_factor(sharpness):
-    """Which multiples of the residuals, with the noise of resampling added, explain the error that was found."""
+    """Keep the multiples of the residuals that explain the error, with resampling noise added."""
     log_odds, is_ai = draw(200, seed=8, sharpness=sharpness, ties=False)
     found = binary_summary(log_odds, is_ai, n_bins=5, n_resamples=200, seed=1, level=0.9)
     p_ai, weights = expit(log_odds), class_balanced_weights(is_ai)
@@ -713,7 +713,8 @@ def test_detection_metrics_needs_no_network_and_leaves_no_files(tmp_path):
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from realfake.evaluation.measure import DetectionMetrics\n"
         "for _ in range(20):\n"
-        "    print(DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])['accuracy'])\n"
+        "    values = DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])\n"
+        "    print(values['accuracy'])\n"
     )
     root = str(Path(metrics.__file__).resolve().parents[2])
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}

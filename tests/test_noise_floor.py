@@ -1,4 +1,4 @@
-"""What chance alone does to the ECE, against chances worked out by hand and simulated perfect models."""
+"""The ECE by chance, against chances worked out by hand and simulated perfect models."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_noise_floor_needs_both_classes(prior):
 
 
 def calibrated_exceedance(n, prior, repetitions):
-    """A calibrated model's ECE: how often above the 95 % quantile of its noise floor, and mean over the floor's."""
+    """Return how often a calibrated ECE is above its noise floor, and mean over the floor's."""
     above, means, floors = 0, [], []
     for seed in range(repetitions):
         log_odds, is_ai = draw(n, seed=seed, prior=prior or 0.5)

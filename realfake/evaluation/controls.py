@@ -12,6 +12,7 @@ from datasets import Dataset
 from PIL import Image
 
 from realfake.corpus.rows import is_ai
+from realfake.evaluation.probes import line
 from realfake.imaging.decode import image_bytes, open_image
 from realfake.imaging.file_facts import NUMBERS, ContainerFacts, container_facts, radial_spectrum
 
@@ -38,7 +39,7 @@ def spectrum_control(train: Dataset) -> Callable[[list[Image.Image]], np.ndarray
         ValueError: An image is unusable.
         OSError: An image cannot be read.
     """
-    decision = _fit(_spectra(open_image(row) for row in _images(train)), is_ai(train))
+    decision = line(_spectra(open_image(row) for row in _images(train)), is_ai(train))
     return lambda images: decision(_spectra(images))
 
 
@@ -54,18 +55,9 @@ def container_log_odds(train: Dataset, dataset: Dataset) -> np.ndarray:
     """
     facts = [container_facts(image_bytes(row)) for row in _images(train)]
     values = _frequent_values(facts)
-    decision = _fit(_features(facts, values), is_ai(train))
+    decision = line(_features(facts, values), is_ai(train))
     measured = [container_facts(image_bytes(row)) for row in _images(dataset)]
     return decision(_features(measured, values))
-
-
-def _fit(features: np.ndarray, is_ai: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    regression = LogisticRegression(class_weight="balanced", max_iter=2000)
-    return make_pipeline(StandardScaler(), regression).fit(features, is_ai).decision_function
 
 
 def _images(dataset: Dataset) -> Iterator[dict]:
