@@ -19,11 +19,11 @@ from PIL import Image
 
 from realfake.cli.main import main
 from realfake.detector import Detector
+from realfake.engines import Choice
 from realfake.scoring import run as scoring_run
 from realfake.scoring import scorer as scoring
-from realfake.engines import Choice
 from realfake.scoring.shards import ScoreFolder
-from realfake.scoring.source import FolderPart, Row, iter_images, list_images, open_source
+from realfake.scoring.source import FolderSegment, Row, iter_images, list_images, open_source
 
 ROOT = Path(__file__).parents[1]
 # For streams, of which nobody knows whether trying out engines would pay.
@@ -254,7 +254,7 @@ def test_parts_that_know_nothing_of_each_other(images, checkpoint, scored, tmp_p
             f"{number}/3",
         )
         said = capsys.readouterr().out
-        assert ("still to be scored, by the other parts" in said) == (number != 2)
+        assert ("still to be scored, with the other parts" in said) == (number != 2)
     assert shards(tmp_path / "out") == shards(scored)
 
 
@@ -285,8 +285,8 @@ def test_an_interruption_loses_no_finished_chunk(images, checkpoint, scored, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(scoring.Scorer, "__call__", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            score(images, out, checkpoint, "--chunk_size", "20", "--num_threads", "1")
+        limits = ("--chunk_size", "20", "--num_threads", "1")
+        run(images, "--output", out, "--model", checkpoint, *limits, code=130)
     done = shards(out)
     assert 0 < len(done) < len(shards(scored))
     score(images, out, checkpoint)
@@ -394,7 +394,7 @@ def test_other_images_models_and_settings_are_refused(images, checkpoint, scored
         (fewer, checkpoint, (), "source was"),
         (images, checkpoint, ("--exact",), "exact was False, now True"),
         (images, checkpoint, ("--chunk_size", "30"), "chunk_size was 20, now 30"),
-        (images, checkpoint, ("--engine", "torch-bf16"), "begun with --engine torch-fp32"),
+        (images, checkpoint, ("--engine", "torch-bf16"), "--engine torch-fp32"),
     ):
         run(source, "--output", out, "--model", model, *extra, code=2)
         said = capsys.readouterr().err
@@ -420,7 +420,7 @@ def test_a_copy_elsewhere_is_the_same_source(images, checkpoint, scored, tmp_pat
         (("{images}", "--split", "test"), "without splits"),
         (("{images}", "--model", "{images}"), "cannot be opened as a checkpoint"),
         (("{images}", "--exact", "--engine", "torch-bf16"), "--exact computes in fp32"),
-        (("https://example.invalid/photos.zip",), "of URLs only .parquet and .tar"),
+        (("https://example.invalid/photos.zip",), ".parquet or .tar"),
         (("{empty}",), "holds no images and no data files"),
     ],
 )
@@ -472,15 +472,15 @@ def test_a_run_of_another_model_that_began_meanwhile_is_not_mixed_in(
         shutil.copytree(scored, out, dirs_exist_ok=True)
         return Choice()
 
-    monkeypatch.setattr(scoring, "choose_engine", slowly)
+    monkeypatch.setattr(scoring_run, "choose_engine", slowly)
     run(images, "--output", out, "--model", other, "--chunk_size", "20", code=2)
-    assert "holds scores of something else (checkpoint was" in capsys.readouterr().err
+    assert "checkpoint was" in capsys.readouterr().err
     assert shards(out) == shards(scored)
 
 
 def test_one_run_at_a_time_but_any_number_of_parts(images, checkpoint, scored, tmp_path, capsys):
     out = tmp_path / "out"
-    with ScoreFolder(out).alone():
+    with ScoreFolder(out).lock():
         run(images, "--output", out, "--model", checkpoint, "--chunk_size", "20", code=2)
         assert "Another run is writing to" in capsys.readouterr().err and not shards(out)
         for part in ("1/2", "2/2"):
@@ -498,7 +498,7 @@ def test_scores_without_a_manifest_are_left_alone(images, checkpoint, scored, tm
     assert "without a manifest.json" in capsys.readouterr().err
     (out / "manifest.json").write_text("{}")
     run(images, "--output", out, "--model", checkpoint, code=2)
-    assert "none that this version reads" in capsys.readouterr().err
+    assert "realfake-scores-2" in capsys.readouterr().err
 
 
 # Sources
@@ -635,7 +635,7 @@ def test_a_listing_gives_any_rows_without_reading_the_others(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x" * len(name))
     fingerprint = list_images(folder, tmp_path / "scratch")
-    part = FolderPart("files", folder, tmp_path / "scratch" / f"listing-{fingerprint}")
+    part = FolderSegment("files", folder, tmp_path / "scratch" / f"listing-{fingerprint}")
     assert part.rows == 500
     everything = [row.key for row in part.read(0, 10_000)]
     assert everything == [os.fsdecode(path) for path, _ in iter_images(folder)] and sorted(
@@ -668,8 +668,8 @@ def test_chunks_are_sized_by_the_source_alone(rows, size):
 def test_progress_says_how_long_it_will_take():
     progress = scoring_run.Progress(1_000)
     progress.images, progress.errors, progress.started = 250, 2, time.monotonic() - 100
-    assert (
-        progress.line() == "250 of 1,000 (25%) images, 2.5 a second, 5 min 0 s left, 2 unreadable"
-    )
-    assert scoring_run.Progress(None).line() == "0 images, 0.0 a second"
+    line = progress.line()
+    assert "250 of 1,000 (25%)" in line and "2.5 per second" in line and "2 unreadable" in line
+    assert "5 min 0 s left" in line or "4 min 59 s left" in line or "5 min 1 s left" in line
+    assert scoring_run.Progress(None).line() == "0 images, 0.0 per second"
     assert scoring_run.duration(3 * 3600 + 125) == "3 h 2 min"

@@ -1,1 +1,1 @@
-"""Corpora of any size to Parquet shards: the fastest engine within tolerance, in as many processes as there are."""
+"""Score corpora of any size into Parquet files, in any number of processes."""

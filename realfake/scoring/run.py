@@ -1,11 +1,13 @@
-"""Go through a corpus of any size: chunks of a source → threads that score them → Parquet shards.
+"""Score a corpus of any size: chunks of a source → threads that score them → Parquet shards.
 
-Each thread takes a batch from file to scores, one image decoded at a time, and computes on one core: while one thread
-decodes, another runs the network, and no thread waits for the slowest part of an operation split among them. Batches wait in
-a bounded queue, so memory does not grow with the corpus. What an image scores depends on its chunk alone, not on how many
-threads or processes there are. `scripts/score.py` is the command.
+Each thread takes a batch from file to scores and computes on one core: while one thread decodes,
+another runs the network. The number of waiting batches is limited, so memory does not grow with
+the corpus. The scores of an image depend on its chunk only, not on the number of threads or
+processes.
 """
 
+import contextlib
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,83 +15,213 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count, groupby, islice
 from operator import itemgetter
+from pathlib import Path
+from typing import Protocol
 
+from realfake.detector import Detector
+from realfake.distributed import ProcessGroup
+from realfake.engines import Choice
+from realfake.models.preprocessing import Preprocessing
 from realfake.runtime import lone_threads, one_thread
-from realfake.scoring.scorer import Scorer
+from realfake.scoring.scorer import Scorer, choose_engine
 from realfake.scoring.shards import ScoreFolder
-from realfake.scoring.source import Part, Row, ScoringSource
+from realfake.scoring.source import Row, ScoringSource, Segment
 
 BATCH_SIZE = 16
 _REPORT_SECONDS = 10.0
 
+# Segment, chunk and rows.
+_Chunk = tuple[str, int, Iterator[Row]]
+
+
+class OpenSource(Protocol):
+    """Opens the source; `fingerprint` is the one that the first process found."""
+
+    def __call__(self, scratch: Path, fingerprint: str | None) -> ScoringSource: ...
+
 
 @dataclass
 class Progress:
-    """What a process has done, and how it says so.
+    """What a process has scored.
 
     Args:
-        total: Images in its share, `None` where nobody knows.
-        say: What takes a line of text, or `None` to keep silent.
+        total: Number of images in its share, `None` if unknown.
+        say: *optional*. Called with a line of text from time to time.
     """
 
     total: int | None
     say: Callable[[str], None] | None = None
     images: int = 0
     errors: int = 0
-    strayed: float = 0.0
+    deviation: float = 0.0
     started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    reported: float = field(default_factory=time.monotonic)
 
-    def add(self, answers: Sequence[Mapping], strayed: float) -> None:
-        """Count a batch, and say how far it is from time to time."""
+    def add(self, answers: Sequence[Mapping], deviation: float) -> None:
+        """Count a batch."""
         self.images += len(answers)
         self.errors += sum(answer.get("error") is not None for answer in answers)
-        self.strayed = max(self.strayed, strayed)
-        if self.say and time.monotonic() - self.told >= _REPORT_SECONDS:
-            self.told = time.monotonic()
+        self.deviation = max(self.deviation, deviation)
+        if self.say and time.monotonic() - self.reported >= _REPORT_SECONDS:
+            self.reported = time.monotonic()
             self.say(self.line())
 
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self.started
-
     def line(self) -> str:
-        """How far it is, on one line."""
-        rate = self.images / max(self.seconds, 1e-9)
+        """Return the progress on one line."""
+        rate = self.images / max(time.monotonic() - self.started, 1e-9)
         of_total = left = ""
         if self.total:
             of_total = f" of {self.total:,} ({self.images / self.total:.0%})"
-            left = (
-                f", {duration((self.total - self.images) / rate)} left"
-                if 0 < self.images < self.total
-                else ""
-            )
+            if 0 < self.images < self.total:
+                left = f", {duration((self.total - self.images) / rate)} left"
         errors = f", {self.errors:,} unreadable" if self.errors else ""
-        return f"{self.images:,}{of_total} images, {rate:.1f} a second{left}{errors}"
+        return f"{self.images:,}{of_total} images, {rate:.1f} per second{left}{errors}"
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it."""
+    """Return a time as text, such as `5 min 0 s`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {seconds} s"
-        if minutes
-        else f"{seconds} s"
-    )
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def score_corpus(
+    detector: Detector,
+    open_source: OpenSource,
+    folder: ScoreFolder,
+    identity: Mapping,
+    *,
+    group: ProcessGroup,
+    part: tuple[int, int] = (0, 1),
+    exact: bool = False,
+    engine: str | None = None,
+    batch_size: int | None = None,
+    chunk_size: int | None = None,
+    threads: int | None = None,
+    say: Callable[[str], None],
+) -> dict | None:
+    """Score what is missing in a folder, together with the other processes of the group.
+
+    Args:
+        detector: The detector.
+        open_source: Opens the images.
+        folder: The folder of the shards.
+        identity: What must be the same when a run is continued, such as the checkpoint.
+        group: The processes that were started together.
+        part: `(index, number)` of this job among separate jobs.
+        exact: Whether to compute in fp32 only.
+        engine: *optional*. The engine; *defaults to* the fastest within tolerance.
+        batch_size: *optional*. Images per forward pass; *defaults to* 16, or the size of the
+            first run.
+        chunk_size: *optional*. Images per shard; *defaults to* a size that depends on the source,
+            or the size of the first run.
+        threads: *optional*. Number of threads; *defaults to* this process's share of the cores.
+        say: Called with lines about the progress.
+
+    Returns:
+        In the first process, the counts of [`summarise`].
+
+    Raises:
+        ValueError: The folder holds other scores, or an option does not fit.
+        OSError: Something cannot be read or written, or another run writes to the folder.
+    """
+    threads = threads or group.threads()
+    preprocessing = Preprocessing(detector.processor)
+    index, number = part
+    with tempfile.TemporaryDirectory() as elsewhere, contextlib.ExitStack() as lock:
+        scratch = folder.scratch() or Path(elsewhere)
+
+        def prepare() -> tuple[str, dict, list[tuple[int, int]]]:
+            if number == 1:  # separate jobs share the folder
+                lock.enter_context(folder.lock())
+            folder.sweep()
+            source = open_source(scratch, None)
+            manifest = folder.read_manifest()
+            stored = (manifest or {}).get("identity", {})
+            current = {
+                "source": source.fingerprint,
+                **identity,
+                "exact": exact,
+                "batch_size": batch_size or stored.get("batch_size") or BATCH_SIZE,
+                "chunk_size": chunk_size or stored.get("chunk_size") or source.default_chunk(),
+            }
+            if manifest is None:
+                choice = choose_engine(detector, source, preprocessing, exact=exact, engine=engine)
+                manifest = folder.write_manifest(current, choice.to_dict())
+            folder.check(manifest, current)
+            used = manifest["engine"]["engine"]
+            if engine not in (None, used):
+                raise ValueError(
+                    f"{folder.location} was started with --engine {used}; leave out --engine, or "
+                    "choose another --output."
+                )
+            chunks = [] if source.streamed else missing(source, folder, current["chunk_size"])
+            return source.fingerprint, manifest, chunks
+
+        fingerprint, manifest, chunks = group.broadcast_from_first(prepare)
+        source = open_source(scratch, fingerprint)
+        if source.fingerprint != fingerprint:
+            raise ValueError(
+                "The processes see different sources; give all of them the same files."
+            )
+        if group.is_first:
+            for note in source.notes:
+                say(note)
+        settings = {
+            "chunk_size": manifest["identity"]["chunk_size"],
+            "batch_size": manifest["identity"]["batch_size"],
+            "threads": threads,
+        }
+        choice = Choice.from_dict(manifest["engine"])
+
+        def scorer() -> Scorer:
+            return Scorer(detector, choice, threads, preprocessing)
+
+        if source.streamed:
+            progress = score_stream(
+                scorer(),
+                source,
+                folder,
+                process=index * group.world_size + group.rank,
+                processes=number * group.world_size,
+                say=say,
+                **settings,
+            )
+        else:
+            # Separate jobs start at different times: their shares must not depend on what is done.
+            chunks = [chunk for chunk in chunks if chunk[1] % number == index]
+            chunks = chunks[group.rank :: group.world_size]
+            say(
+                f"Scoring {len(chunks):,} chunks of {settings['chunk_size']:,} images with "
+                f"{choice.engine}, {threads} threads."
+            )
+            progress = Progress(0)
+            if chunks:
+                progress = score_chunks(scorer(), source, folder, chunks, say=say, **settings)
+        say(progress.line())
+        if choice.band and progress.deviation > choice.band:
+            say(
+                f"Log-odds deviated by {progress.deviation:.3f} from fp32, more than the expected "
+                f"{choice.band:.3f}; use --exact if no verdict may depend on that."
+            )
+        group.barrier()
+        counts = None
+        if group.is_first:
+            counts = summarise(source, folder, settings["chunk_size"])
+        group.barrier()
+    return counts
 
 
 def missing(source: ScoringSource, folder: ScoreFolder, chunk_size: int) -> list[tuple[int, int]]:
-    """The chunks of a source of known length that are not scored yet: `(index of the part, chunk)`, in order."""
-    done = set(folder.chunks())
+    """Return the `(index of the segment, chunk)` without scores, for a source of known length."""
+    finished = set(folder.chunks())
     return [
         (index, chunk)
-        for index, part in enumerate(source.parts)
-        for chunk in range(-(-part.rows // chunk_size))
-        if (part.name, chunk) not in done
+        for index, segment in enumerate(source.segments)
+        for chunk in range(-(-segment.rows // chunk_size))
+        if (segment.name, chunk) not in finished
     ]
 
 
@@ -107,20 +239,26 @@ def score_chunks(
     """Score chunks of a source of known length and write their shards.
 
     Args:
-        scorer: Who scores; made for as many `threads`.
-        chunks: As [`missing`] gives them.
-        say: As in [`Progress`].
+        scorer: The scorer, created for this number of threads.
+        source: The source.
+        folder: The folder of the shards.
+        chunks: As [`missing`] returns them.
+        chunk_size: Images per chunk.
+        batch_size: Images per forward pass.
+        threads: Number of threads.
+        say: As for [`Progress`].
     """
 
-    def read() -> Iterator[tuple[str, int, Iterator[Row]]]:
+    def read() -> Iterator[_Chunk]:
         for index, chunk in chunks:
-            part = source.parts[index]
-            yield part.name, chunk, part.read(chunk * chunk_size, (chunk + 1) * chunk_size)
+            segment = source.segments[index]
+            rows = segment.read(chunk * chunk_size, (chunk + 1) * chunk_size)
+            yield segment.name, chunk, rows
 
-    sizes = (
-        min(chunk_size, source.parts[index].rows - chunk * chunk_size) for index, chunk in chunks
+    total = sum(
+        min(chunk_size, source.segments[index].rows - chunk * chunk_size) for index, chunk in chunks
     )
-    return _run(scorer, folder, read(), batch_size, threads, Progress(sum(sizes), say))
+    return _run(scorer, folder, read(), batch_size, threads, Progress(total, say))
 
 
 def score_stream(
@@ -135,51 +273,58 @@ def score_stream(
     threads: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> Progress:
-    """Score one process's share of a stream: whole files where there are enough of them, else every n-th chunk.
+    """Score a process's share of a stream: whole files if there are enough, else every n-th chunk.
 
     Args:
-        process, processes: Which share.
-        Others as in [`score_chunks`].
+        scorer: As for [`score_chunks`].
+        source: The streamed source.
+        folder: As for [`score_chunks`].
+        process: Number of this process, from 0.
+        processes: Number of processes.
+        chunk_size: As for [`score_chunks`].
+        batch_size: As for [`score_chunks`].
+        threads: As for [`score_chunks`].
+        say: As for [`Progress`].
     """
-    whole = len(source.parts) >= processes
-    parts = source.parts[process::processes] if whole else source.parts
+    whole = len(source.segments) >= processes
+    segments = source.segments[process::processes] if whole else source.segments
 
-    def mine(chunk: int) -> bool:
+    def is_mine(chunk: int) -> bool:
         return whole or chunk % processes == process
 
-    def read() -> Iterator[tuple[str, int, Iterator[Row]]]:
-        for part in parts:
-            yield from _stream_chunks(part, folder, chunk_size, mine)
+    def read() -> Iterator[_Chunk]:
+        for segment in segments:
+            yield from _stream_chunks(segment, folder, chunk_size, is_mine)
 
     return _run(scorer, folder, read(), batch_size, threads, Progress(None, say))
 
 
 def _stream_chunks(
-    part: Part, folder: ScoreFolder, size: int, mine: Callable[[int], bool]
-) -> Iterator[tuple[str, int, Iterator[Row]]]:
-    """The chunks of a part of unknown length that this process has to score, each to be read before the next is asked for."""
-    length = folder.read_length(part.name)
-    done = {chunk for name, chunk in folder.chunks() if name == part.name}
+    segment: Segment, folder: ScoreFolder, size: int, is_mine: Callable[[int], bool]
+) -> Iterator[_Chunk]:
+    """The missing chunks of a streamed segment, each to be read before the next one."""
+    length = folder.read_length(segment.name)
+    finished = {chunk for name, chunk in folder.chunks() if name == segment.name}
     possible = count() if length is None else range(-(-length // size))
-    first = next((chunk for chunk in possible if mine(chunk) and chunk not in done), None)
+    first = next((chunk for chunk in possible if is_mine(chunk) and chunk not in finished), None)
     if first is None:
         return
     if length is None:
-        # From a chunk that is known to have rows: skipping past the end would look like an end.
-        first = max((chunk for chunk in done if chunk < first), default=0)
-    read = first * size
+        # Start at a chunk that has rows: to skip past the end would look like the end.
+        first = max((chunk for chunk in finished if chunk < first), default=0)
+    position = first * size
 
     def rows() -> Iterator[tuple[int, Row]]:
-        nonlocal read
-        for row in part.read(read, None):
-            read += 1
-            yield (read - 1) // size, row
+        nonlocal position
+        for row in segment.read(position, None):
+            position += 1
+            yield (position - 1) // size, row
 
-    for chunk, group in groupby(rows(), key=itemgetter(0)):
-        if mine(chunk) and chunk not in done:
-            yield part.name, chunk, map(itemgetter(1), group)
+    for chunk, numbered in groupby(rows(), key=itemgetter(0)):
+        if is_mine(chunk) and chunk not in finished:
+            yield segment.name, chunk, map(itemgetter(1), numbered)
     if length is None:
-        folder.write_length(part.name, read)
+        folder.write_length(segment.name, position)
 
 
 def _batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -189,80 +334,71 @@ def _batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def _run(
-    scorer: Scorer, folder: ScoreFolder, chunks, batch_size: int, threads: int, progress: Progress
+    scorer: Scorer,
+    folder: ScoreFolder,
+    chunks: Iterator[_Chunk],
+    batch_size: int,
+    threads: int,
+    progress: Progress,
 ) -> Progress:
-    """Score chunks of rows, as many batches at a time as there are threads, and write each chunk when it is whole."""
+    """Score as many batches at a time as there are threads, and write every finished chunk."""
+
+    def write(segment: str, chunk: int, results: list[tuple[list[dict], float]]) -> None:
+        answers = [answer for rows, _ in results for answer in rows]
+        deviation = max((deviation for _, deviation in results), default=0.0)
+        facts = {"engine": scorer.choice.engine, "largest_log_odds_deviation": deviation}
+        folder.write(segment, chunk, answers, facts)
+
     if threads == 1:
         with one_thread():
-            for part, chunk, rows in chunks:
+            for segment, chunk, rows in chunks:
                 results = []
                 for batch in _batched(rows, batch_size):
                     results.append(scorer(batch))
                     progress.add(*results[-1])
-                _write(scorer, folder, part, chunk, results)
+                write(segment, chunk, results)
         return progress
-    # Results of chunks under way, oldest first: (part, chunk, futures of batches, whether the last batch is among them).
-    waiting: deque[tuple[str, int, list[Future]]] = deque()
-    flying: deque[Future] = deque()
+    unwritten: deque[tuple[str, int, list[Future]]] = deque()  # oldest first
+    running: deque[Future] = deque()
     with lone_threads(threads) as pool:
-        for part, chunk, rows in chunks:
+        for segment, chunk, rows in chunks:
             futures: list[Future] = []
             for batch in _batched(rows, batch_size):
-                while len(flying) >= 2 * threads:
-                    progress.add(*flying.popleft().result())
+                while len(running) >= 2 * threads:
+                    progress.add(*running.popleft().result())
                 futures.append(pool.submit(scorer, batch))
-                flying.append(futures[-1])
-            waiting.append((part, chunk, futures))
-            while waiting and all(future.done() for future in waiting[0][2]):
-                _write_waiting(scorer, folder, *waiting.popleft())
-        for future in flying:
+                running.append(futures[-1])
+            unwritten.append((segment, chunk, futures))
+            while unwritten and all(future.done() for future in unwritten[0][2]):
+                segment, chunk, futures = unwritten.popleft()
+                write(segment, chunk, [future.result() for future in futures])
+        for future in running:
             progress.add(*future.result())
-        while waiting:
-            _write_waiting(scorer, folder, *waiting.popleft())
+        for segment, chunk, futures in unwritten:
+            write(segment, chunk, [future.result() for future in futures])
     return progress
 
 
-def _write_waiting(
-    scorer: Scorer, folder: ScoreFolder, part: str, chunk: int, futures: list[Future]
-) -> None:
-    _write(scorer, folder, part, chunk, [future.result() for future in futures])
-
-
-def _write(
-    scorer: Scorer,
-    folder: ScoreFolder,
-    part: str,
-    chunk: int,
-    results: list[tuple[list[dict], float]],
-) -> None:
-    answers = [answer for rows, _ in results for answer in rows]
-    strayed = max((strayed for _, strayed in results), default=0.0)
-    facts = {"engine": scorer.choice.engine, "largest_margin_change": strayed}
-    folder.write(part, chunk, answers, facts)
-
-
 def summarise(source: ScoringSource, folder: ScoreFolder, chunk_size: int) -> dict:
-    """Count what all shards hold together.
+    """Count the rows of all shards.
 
     Returns:
-        `{"images", "missing", "unreadable", "recomputed", "verdicts": {name: images}}`; `missing` are images of the source
-        without a row.
+        `{"images", "missing", "unreadable", "recomputed", "verdicts": {name: images}}`; `missing`
+        is the number of images without a row.
     """
     verdicts: Counter = Counter()
     images = unreadable = recomputed = expected = 0
-    for part in source.parts:
-        rows = part.rows if part.rows is not None else folder.read_length(part.name)
+    for segment in source.segments:
+        rows = segment.rows if segment.rows is not None else folder.read_length(segment.name)
         expected += rows or 0
         for chunk in range(-(-(rows or 0) // chunk_size)):
-            if not folder.has(part.name, chunk):
+            if not folder.has(segment.name, chunk):
                 continue
-            table = folder.read(part.name, chunk, ["verdict", "error", "recomputed"])
+            table = folder.read(segment.name, chunk, ["verdict", "error", "recomputed"])
             images += len(table)
             unreadable += len(table) - table["error"].null_count
             recomputed += sum(filter(None, table["recomputed"].to_pylist()))
-            verdicts.update(
-                verdict for verdict in table["verdict"].to_pylist() if verdict is not None
-            )
+            verdicts.update(filter(None, table["verdict"].to_pylist()))
     return {
         "images": images,
         "missing": expected - images,

@@ -1,7 +1,6 @@
-"""Score batches of images as fast as the machine allows: decode, forward pass, doubtful images again in fp32.
+"""Score batches of images: decode, forward pass, doubtful images again in fp32.
 
-Between `engine.py` and `preprocessing.py`, which know how, and `run.py`, which goes through a corpus with it. The
-answers are those of [`~realfake.detector.Detector.predict`].
+The answers are those of [`~realfake.detector.Detector.predict`].
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from PIL import Image
 from scipy.special import expit
 
 from realfake.detector import Detector
-from realfake.engines import Choice, choose, open_engine
+from realfake.engines import Choice, Engine, choose, open_engine
 from realfake.imaging.decode import open_image
 from realfake.labels import AI, REAL
 from realfake.models.preprocessing import Preprocessing
@@ -22,28 +21,22 @@ from realfake.runtime import one_thread
 from realfake.scoring.source import Row, ScoringSource
 from realfake.statistics.log_odds import log_odds_from_logits
 
-# Images by which the engine is chosen, and the fewest images for which choosing pays.
+# Number of images to choose the engine with.
 _SAMPLE = 24
+# With fewer images, the choice would take longer than it saves.
 _WORTH_CHOOSING = 200
-# What says how a checkpoint answers: weights, labels and thresholds, preprocessing, what it calls novel.
-_CHECKPOINT_FILES = (
-    "config.json",
-    "preprocessor_config.json",
-    "novelty.safetensors",
-    "*.safetensors",
-    "*.index.json",
-)
+# Files that determine the answers of a checkpoint.
+_CHECKPOINT_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.index.json")
 
 
 class Scorer:
-    """Scores batches of rows; safe to be called from several threads at once.
+    """Scores batches of rows. Several threads can call it at the same time.
 
     Args:
         detector: The detector.
-        choice: *optional*. The engine and how far to trust it; *defaults to* PyTorch in fp32.
-        threads: How many threads will call it at once.
-        sample: *optional*. Inputs, `(n, 3, height, width)`, by which an engine is set up; needed by those of OpenVINO.
-        preprocessing: *optional*. The preprocessing, where it has been made already.
+        choice: *optional*. The engine; *defaults to* PyTorch in fp32.
+        threads: Number of threads that call it.
+        preprocessing: *optional*. The preprocessing, if there is one already.
     """
 
     def __init__(
@@ -51,55 +44,53 @@ class Scorer:
         detector: Detector,
         choice: Choice | None = None,
         threads: int = 1,
-        sample: np.ndarray | None = None,
         preprocessing: Preprocessing | None = None,
     ):
-        choice = choice or Choice()
         self.detector = detector
-        self.choice = choice
+        self.choice = choice = choice or Choice()
         self.preprocessing = preprocessing or Preprocessing(detector.processor)
-        sample = example_pixels(self.preprocessing) if sample is None else sample
+        noise = np.random.default_rng(0).integers(0, 256, (2, 400, 400, 3), dtype=np.uint8)
+        example = self.preprocessing([Image.fromarray(image) for image in noise])
         with one_thread():
-            self._engine = open_engine(choice.engine, detector, sample, threads)
-            same = choice.reference == choice.engine
-            self._reference = (
-                self._engine if same else open_engine(choice.reference, detector, sample, threads)
-            )
-        self._model = model_name(detector)
+            self._engine = open_engine(choice.engine, detector, example, threads)
+            self._reference = self._engine
+            if choice.reference != choice.engine:
+                self._reference = open_engine(choice.reference, detector, example, threads)
+        revision = f"@{detector.revision}" if detector.revision else ""
+        self._model = f"{detector.name}{revision}"
 
     def __call__(self, rows: Sequence[Row]) -> tuple[list[dict], float]:
-        """Score rows, in their order.
+        """Score rows.
 
         Returns:
-            The fields of [`~realfake.scoring.shards.SCHEMA`] for each, and the largest deviation of a margin from fp32 among those
-            that were computed again.
+            The fields of [`~realfake.scoring.shards.SCHEMA`] for each row, and the largest
+            deviation of the log-odds from fp32 among images that were computed again.
         """
         answers = [
             {"key": row.key, "path": row.path, "recomputed": False, "model": self._model}
             for row in rows
         ]
-        by_shape: dict[tuple, list[tuple[dict, np.ndarray]]] = {}
+        by_shape: dict[tuple[int, ...], list[tuple[dict, np.ndarray]]] = {}
         for row, answer in zip(rows, answers, strict=True):
             try:
-                small = self.preprocessing.shrink(_decoded(row))
+                pixels = self.preprocessing.shrink(_decoded(row))
             except (ValueError, OSError) as error:
                 answer["error"] = " ".join(str(error).split()) or type(error).__name__
                 continue
-            by_shape.setdefault(small.shape, []).append((answer, small))
-        strayed = 0.0
+            by_shape.setdefault(pixels.shape, []).append((answer, pixels))
+        deviation = 0.0
         for group in by_shape.values():
-            strayed = max(
-                strayed, self._score([answer for answer, _ in group], [small for _, small in group])
-            )
-        return answers, strayed
+            group_answers, images = zip(*group, strict=True)
+            deviation = max(deviation, self._score(group_answers, images))
+        return answers, deviation
 
-    def _score(self, answers: list[dict], images: list[np.ndarray]) -> float:
+    def _score(self, answers: Sequence[dict], images: Sequence[np.ndarray]) -> float:
         log_odds, ood = self._run(self._engine, images)
         doubtful = np.flatnonzero(self.choice.doubtful(self.detector, log_odds, ood))
-        strayed = 0.0
+        deviation = 0.0
         if len(doubtful):
             precise, precise_ood = self._run(self._reference, [images[index] for index in doubtful])
-            strayed = float(np.nan_to_num(np.abs(log_odds[doubtful] - precise)).max())
+            deviation = float(np.nan_to_num(np.abs(log_odds[doubtful] - precise)).max())
             log_odds[doubtful] = precise
             if ood is not None:
                 ood[doubtful] = precise_ood
@@ -120,9 +111,11 @@ class Scorer:
                 "reason": reasons[index],
                 "ood": None if ood is None else float(ood[index]),
             }
-        return strayed
+        return deviation
 
-    def _run(self, engine, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    def _run(
+        self, engine: Engine, images: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         logits, ood = engine(self.preprocessing.stack(images))
         return log_odds_from_logits(logits, self.detector.class_indices), ood
 
@@ -136,22 +129,48 @@ def _decoded(row: Row) -> Image.Image:
     return open_image(image)
 
 
-def example_pixels(preprocessing: Preprocessing) -> np.ndarray:
-    """Two inputs made of noise, where no image is at hand."""
-    noise = np.random.default_rng(0).integers(0, 256, (2, 400, 400, 3), dtype=np.uint8)
-    return preprocessing([Image.fromarray(image) for image in noise])
+def choose_engine(
+    detector: Detector,
+    source: ScoringSource,
+    preprocessing: Preprocessing,
+    *,
+    exact: bool,
+    engine: str | None = None,
+) -> Choice:
+    """Choose the engine of a run by measurement, or check a given one.
 
+    Args:
+        detector: The detector.
+        source: The images to score.
+        preprocessing: The preprocessing of the detector.
+        exact: Whether to compute in fp32 only.
+        engine: *optional*. The engine to use.
 
-def sample_of(
-    source: ScoringSource, preprocessing: Preprocessing, n: int = _SAMPLE
-) -> np.ndarray | None:
-    """Inputs of some of a source's images, those spread over it where its length is known.
-
-    Returns:
-        `(n or fewer, 3, height, width)`, or `None` where they have no common size, or none can be decoded.
+    Raises:
+        ValueError: The given engine does not fit the images or `exact`.
+        OSError: The given engine needs a package that is not installed.
     """
+    if engine is None and not source.streamed and source.rows < _WORTH_CHOOSING:
+        return Choice()
+    sample = _sample_pixels(source, preprocessing)
+    if sample is None:
+        if engine not in (None, "torch-fp32"):
+            raise ValueError(f"--engine {engine} needs a processor that brings images to one size.")
+        return Choice()
+    if engine is None:
+        return choose(detector, sample, exact=exact)
+    is_fp32 = engine.endswith("-fp32")
+    if exact and not is_fp32:
+        raise ValueError(f"--exact computes in fp32, which --engine {engine} does not.")
+    open_engine(engine, detector, sample)
+    names = [engine] if is_fp32 else [engine, "torch-fp32"]
+    return choose(detector, sample, exact=exact, names=names)
+
+
+def _sample_pixels(source: ScoringSource, preprocessing: Preprocessing) -> np.ndarray | None:
+    """Inputs of some images, `None` if they differ in size or none can be decoded."""
     images: list[np.ndarray] = []
-    for row in _spread(source, n):
+    for row in _sample_rows(source):
         try:
             images.append(preprocessing.shrink(_decoded(row)))
         except (ValueError, OSError):
@@ -161,61 +180,21 @@ def sample_of(
     return preprocessing.stack(images)
 
 
-def _spread(source: ScoringSource, n: int) -> Iterator[Row]:
+def _sample_rows(source: ScoringSource) -> Iterator[Row]:
+    """The first rows of a stream, or rows spread over a source of known length."""
     if source.streamed:
-        yield from source.parts[0].read(0, n)
+        yield from source.segments[0].read(0, _SAMPLE)
         return
-    for number in np.unique(np.linspace(0, source.rows - 1, n).astype(int)):
-        for part in source.parts:
-            if number < part.rows:
-                yield from part.read(int(number), int(number) + 1)
+    for number in np.unique(np.linspace(0, source.rows - 1, _SAMPLE).astype(int)):
+        for segment in source.segments:
+            if number < segment.rows:
+                yield from segment.read(int(number), int(number) + 1)
                 break
-            number -= part.rows
-
-
-def choose_engine(
-    detector: Detector,
-    source: ScoringSource,
-    preprocessing: Preprocessing,
-    *,
-    exact: bool,
-    engine: str | None = None,
-) -> Choice:
-    """Choose the engine of a run, by measurement where that pays, or check one that was asked for.
-
-    Raises:
-        ValueError, OSError: The engine that was asked for does not exist or cannot be used here.
-    """
-    small = not source.streamed and source.rows < _WORTH_CHOOSING
-    if engine is None and small:
-        return Choice()
-    sample = sample_of(source, preprocessing)
-    if sample is None:
-        if engine not in (None, "torch-fp32"):
-            raise ValueError(
-                f"--engine {engine} needs images that the processor brings to one size."
-            )
-        return Choice()
-    if engine is None:
-        return choose(detector, sample, exact=exact)
-    if exact and not engine.endswith("-fp32"):
-        raise ValueError(f"--exact computes in fp32, which --engine {engine} does not.")
-    open_engine(engine, detector, sample)
-    return choose(
-        detector,
-        sample,
-        exact=exact,
-        names=[engine] if engine.endswith("-fp32") else [engine, "torch-fp32"],
-    )
-
-
-def model_name(detector: Detector) -> str:
-    """The checkpoint and its revision, as the rows name it."""
-    return f"{detector.name}@{detector.revision}" if detector.revision else detector.name
+            number -= segment.rows
 
 
 def model_identity(model: str | os.PathLike, detector: Detector) -> str:
-    """What names a checkpoint and all that its answers depend on: a hash for a folder, the commit on the Hub."""
+    """Identify a checkpoint and its settings: a folder by its hash, a Hub id by its commit."""
     folder = Path(model)
     if not folder.is_dir():
         return f"{model}@{detector.revision}"

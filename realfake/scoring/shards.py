@@ -1,7 +1,7 @@
-"""The scores of a corpus on disk: one Parquet file a chunk, and a manifest that says what they are scores of.
+"""The scores of a corpus on disk: one Parquet file per chunk, and a manifest.
 
-Shards are named after their chunk alone and appear whole or not at all, so that neither the number of processes nor a kill
-changes the set of files. The folder may be on this machine or anything that fsspec opens (`hf://`, `s3://`, …).
+A shard is named after its chunk and is written completely or not at all. So neither the number of
+processes nor a kill changes the set of files. The folder can be local or any URL that fsspec opens.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from realfake.io import locked_folder
 
 MANIFEST = "manifest.json"
-FORMAT = "realfake-scores-1"
-# Seconds after which a half-written file belongs to nobody.
+FORMAT = "realfake-scores-2"
+# Age in seconds after which a temporary file is removed.
 _ABANDONED = 600
 SCHEMA = pa.schema(
     [
@@ -47,43 +48,45 @@ class ScoreFolder:
         location: A folder, or a URL that fsspec opens.
 
     Raises:
-        OSError: fsspec knows no such protocol, or a package for it is missing.
+        OSError: fsspec does not have this protocol, or a package for it is missing.
     """
 
     def __init__(self, location: str | os.PathLike):
         self.location = os.fspath(location)
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(self.location)
-        except (ImportError, ValueError) as error:
-            raise OSError(f"{self.location} cannot be opened: {error}") from error
-        protocols = self._files.protocol
-        self.local = "file" in ([protocols] if isinstance(protocols, str) else protocols)
+        self._files: fsspec.AbstractFileSystem = LocalFileSystem()
+        self._root = os.path.abspath(os.path.expanduser(self.location))
+        if "://" in self.location:
+            try:
+                self._files, self._root = fsspec.core.url_to_fs(self.location)
+            except (ImportError, ValueError) as error:
+                raise OSError(f"{self.location} cannot be opened: {error}") from error
+        self.is_local = isinstance(self._files, LocalFileSystem)
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Keep a second run out, where the scores are on this machine.
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other runs out of a local folder.
 
         Raises:
             OSError: Another run writes there.
         """
-        return locked_folder(self._root) if self.local else contextlib.nullcontext()
+        return locked_folder(self._root) if self.is_local else contextlib.nullcontext()
 
     def scratch(self) -> Path | None:
-        """Where listings are kept: beside the scores where they are on this machine, `None` elsewhere."""
-        return Path(self._root) / ".listing" if self.local else None
+        """Return the folder for listings: beside local scores, `None` for remote ones."""
+        return Path(self._root) / ".listing" if self.is_local else None
 
     # Manifest
 
     def read_manifest(self) -> dict | None:
-        """The manifest, or `None` where there is none yet.
+        """Return the manifest, or `None` if there is none.
 
         Raises:
-            ValueError: It is not one.
+            ValueError: It cannot be read, or there are scores without a manifest.
         """
         data = self._read(MANIFEST)
         if data is None:
             if next(iter(self.chunks()), None) is not None:
                 raise ValueError(
-                    f"{self.location} holds scores without a {MANIFEST}, so nobody knows of what; choose another --out."
+                    f"{self.location} holds scores without a {MANIFEST}; choose another --output."
                 )
             return None
         try:
@@ -92,15 +95,15 @@ class ScoreFolder:
             manifest = None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise ValueError(
-                f"{self.location}/{MANIFEST} is none that this version reads; choose another --out."
+                f"{self.location}/{MANIFEST} is not of format {FORMAT}; choose another --output."
             )
         return manifest
 
     def write_manifest(self, identity: Mapping, choice: Mapping) -> dict:
-        """Say what the scores are of, before the first of them, unless another run has just done so.
+        """Write the manifest, unless another run has just written one.
 
         Returns:
-            What stands there: this run's manifest, or the other's, which is to be checked.
+            The manifest in the folder: this run's, or the other's.
         """
         manifest = {"format": FORMAT, "identity": dict(identity), "engine": dict(choice)}
         self._write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode(), replace=False)
@@ -113,77 +116,73 @@ class ScoreFolder:
             ValueError: Something differs; the message says what.
         """
         stored = manifest["identity"]
-        differ = [name for name in {**stored, **identity} if stored.get(name) != identity.get(name)]
-        if differ:
-            told = "; ".join(
-                f"{name} was {stored.get(name)!r}, now {identity.get(name)!r}" for name in differ
-            )
+        differences = "; ".join(
+            f"{name} was {stored.get(name)!r}, now {identity.get(name)!r}"
+            for name in {**stored, **identity}
+            if stored.get(name) != identity.get(name)
+        )
+        if differences:
             raise ValueError(
-                f"{self.location} holds scores of something else ({told}). Choose another --out."
+                f"{self.location} holds other scores ({differences}). Choose another --output."
             )
 
     # Shards
 
     def chunks(self) -> Iterator[tuple[str, int]]:
-        """Part and number of every chunk whose scores are complete."""
+        """Yield the segment and the number of every finished chunk."""
         for name in self._names():
-            part, _, number = name.removesuffix(".parquet").rpartition("-")
-            if name.endswith(".parquet") and part and number.isdigit():
-                yield part, int(number)
+            segment, _, number = name.removesuffix(".parquet").rpartition("-")
+            if name.endswith(".parquet") and segment and number.isdigit():
+                yield segment, int(number)
 
-    def has(self, part: str, chunk: int) -> bool:
-        """Whether a chunk's scores are complete."""
-        return self._files.exists(f"{self._root}/{self.file_name(part, chunk)}")
+    def has(self, segment: str, chunk: int) -> bool:
+        """Return whether a chunk is finished."""
+        return self._files.exists(f"{self._root}/{self.file_name(segment, chunk)}")
 
     @staticmethod
-    def file_name(part: str, chunk: int) -> str:
-        """What the shard of a chunk is called."""
-        return f"{part}-{chunk:06d}.parquet"
+    def file_name(segment: str, chunk: int) -> str:
+        """Return the name of a chunk's shard."""
+        return f"{segment}-{chunk:06d}.parquet"
 
-    def write(self, part: str, chunk: int, rows: Sequence[Mapping], facts: Mapping) -> None:
-        """Write the scores of a chunk, whole or not at all.
+    def write(self, segment: str, chunk: int, rows: Sequence[Mapping], facts: Mapping) -> None:
+        """Write the scores of a chunk.
 
         Args:
-            rows: One for each image, with the fields of [`SCHEMA`]; those that are missing are null.
-            facts: What travels in the file's metadata, such as how the scores came about.
+            segment: Name of the segment.
+            chunk: Number of the chunk.
+            rows: One per image, with the fields of [`SCHEMA`]; missing fields become null.
+            facts: Metadata of the file.
         """
-        table = pa.Table.from_pylist(
-            list(rows), schema=SCHEMA.with_metadata({"realfake": json.dumps(dict(facts))})
-        )
+        schema = SCHEMA.with_metadata({"realfake": json.dumps(dict(facts))})
         buffer = BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self._write(self.file_name(part, chunk), buffer.getvalue())
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
+        self._write(self.file_name(segment, chunk), buffer.getvalue())
 
-    def read(self, part: str, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the scores of a chunk."""
-        with self._files.open(f"{self._root}/{self.file_name(part, chunk)}", "rb") as file:
+    def read(self, segment: str, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the scores of a chunk."""
+        with self._files.open(f"{self._root}/{self.file_name(segment, chunk)}", "rb") as file:
             return pq.read_table(file, columns=columns)
 
-    # Ends of streams
+    # Lengths of streams
 
-    def write_length(self, part: str, rows: int) -> None:
-        """Note how many rows a part of a stream turned out to have."""
-        self._write(f"{part}.length", str(rows).encode())
+    def write_length(self, segment: str, rows: int) -> None:
+        """Store the number of rows of a streamed segment."""
+        self._write(f"{segment}.length", str(rows).encode())
 
-    def read_length(self, part: str) -> int | None:
-        """How many rows a part of a stream has, or `None` where its end was not reached yet."""
-        data = self._read(f"{part}.length")
+    def read_length(self, segment: str) -> int | None:
+        """Return the number of rows of a streamed segment, or `None` if its end was not reached."""
+        data = self._read(f"{segment}.length")
         return None if data is None else int(data)
 
     # Files
 
     def _names(self) -> list[str]:
         try:
-            return sorted(
-                name.rsplit("/", 1)[-1]
-                for name in self._files.ls(self._root, detail=False, refresh=True)
-            )
+            self._files.invalidate_cache(self._root)
+            paths = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
-        except TypeError:  # a file system without a cache of listings
-            return sorted(
-                name.rsplit("/", 1)[-1] for name in self._files.ls(self._root, detail=False)
-            )
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -192,12 +191,12 @@ class ScoreFolder:
             return None
 
     def _write(self, name: str, data: bytes, replace: bool = True) -> None:
-        if not self.local:  # an object appears when it is complete
+        if not self.is_local:  # an object appears when it is complete
             self._files.pipe_file(f"{self._root}/{name}", data)
             return
         folder = Path(self._root)
         folder.mkdir(parents=True, exist_ok=True)
-        # Hidden and with the process's number: two processes may write the same chunk, and a killed one leaves its part.
+        # With the number of the process, because two processes can write the same chunk.
         temporary = folder / f".{name}.{os.getpid()}.tmp"
         try:
             with open(temporary, "wb") as file:
@@ -207,24 +206,24 @@ class ScoreFolder:
             if replace:
                 os.replace(temporary, folder / name)
             else:
-                _place(temporary, folder / name)
+                _rename_new(temporary, folder / name)
         finally:
             temporary.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes left half written, but not what another run is writing now."""
-        if self.local and Path(self._root).is_dir():
+        """Remove the temporary files of killed processes."""
+        if self.is_local:
             for path in Path(self._root).glob(".*.tmp"):
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > _ABANDONED:
                         path.unlink()
 
 
-def _place(temporary: Path, path: Path) -> None:
-    """Give a finished file its name, unless there is one of that name already."""
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Rename a file, unless there is one of that name."""
     try:
         os.link(temporary, path)
     except OSError:
-        # There is one, or the file system knows no hard links.
+        # The name is taken, or the file system has no hard links.
         if not path.exists():
             os.replace(temporary, path)

@@ -1,8 +1,8 @@
-"""What is to be scored, in chunks of fixed size that depend on the source alone.
+"""Open the images to score, in chunks of fixed size that depend on the source only.
 
-A source is a list of parts: the images of a folder, a split of a dataset, or one file of a stream. Each part is read in
-its own order, and chunk `k` of a part holds its rows `k * size` to `(k + 1) * size`. So any number of processes can share the
-chunks, and a run that was killed knows what is missing. `scorer.py` reads them, `shards.py` writes what becomes of them.
+A source is a list of segments: the images of a folder, a split of a dataset, or one file of a
+stream. Chunk `k` of a segment holds its rows `k * size` to `(k + 1) * size`. So any number of
+processes can share the chunks, and a killed run finds what is missing.
 """
 
 import hashlib
@@ -18,35 +18,43 @@ from datasets import Dataset, DownloadConfig, IterableDataset
 from datasets.utils.file_utils import xopen
 from transformers.utils.hub import resolve_revision
 
-from realfake.corpus.columns import find_image_column
-from realfake.corpus.local import IMAGE_SUFFIXES, Source
+from realfake.corpus.columns import find_image_column, undecoded
+from realfake.corpus.local import IMAGE_SUFFIXES, Source, is_saved, one_line, walk
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import TRAIN
 
-# For streams, whose length nobody knows.
+# Chunk size of streams, whose length is unknown.
 STREAMED_CHUNK = 1024
 _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 64, 4096, 64
-_LISTING_EVERY = 64
-_SLICE = 16
+# The index of a listing has the position of every 64th path.
+_INDEXED = 64
+_ROWS_AT_ONCE = 16
 _STREAMED_FILES = {".parquet": "parquet", ".tar": "webdataset"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image: `key` names it within the source and no other, `path` is what the source calls it, if anything."""
+    """One image.
+
+    Args:
+        key: Its unique name within the source.
+        path: Its path in the source, if it has one.
+        image: `{"bytes", "path"}`, with `"error"` if it could not be downloaded; `None` without
+            an image.
+    """
 
     key: str
     path: str | None
     image: dict | None
 
 
-class FolderPart:
-    """The images below a folder, in the order of their paths, as a listing on disk names them.
+class FolderSegment:
+    """The images below a folder, in the order of their paths, read from a listing on disk.
 
     Args:
-        name: Of the part.
-        folder: What paths are relative to.
-        listing: The file that [`list_images`] wrote.
+        name: Name of the segment.
+        folder: The folder that the paths are relative to.
+        listing: File written by [`list_images`].
     """
 
     def __init__(self, name: str, folder: Path, listing: Path):
@@ -54,111 +62,113 @@ class FolderPart:
         self._folder = folder
         self._listing = listing
         self._offsets = np.load(_index_of(listing), mmap_mode="r")
-        self.rows = int(self._offsets[-1])
+        self.rows: int | None = int(self._offsets[-1])
 
-    def read(self, start: int, stop: int) -> Iterator[Row]:
-        """Rows `start` to `stop`."""
-        block, skip = divmod(start, _LISTING_EVERY)
+    def read(self, start: int, stop: int | None) -> Iterator[Row]:
+        """Yield the rows from `start` to `stop`."""
+        block, skipped = divmod(start, _INDEXED)
+        left = (self.rows if stop is None else min(stop, self.rows)) - start
         with open(self._listing, "rb") as file:
             file.seek(int(self._offsets[block]))
             rest = b""
-            wanted = min(stop, self.rows) - start
-            while wanted > 0:
+            while left > 0:
                 names = (rest + file.read(1 << 16)).split(b"\0")
                 rest = names.pop()
-                for name in names[skip:][:wanted]:
+                for name in names[skipped:][:left]:
                     path = os.fsdecode(name)
-                    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+                    shown = _printable(path)
                     yield Row(shown, shown, {"bytes": None, "path": str(self._folder / path)})
-                    wanted -= 1
-                skip = max(0, skip - len(names))
+                    left -= 1
+                skipped = max(0, skipped - len(names))
 
 
-class TablePart:
-    """A split of a dataset on this machine, or one of its files in a stream.
+class TableSegment:
+    """A split of a local dataset, or one file of a stream.
 
     Args:
-        name: Of the part.
+        name: Name of the segment.
         rows: The rows, with an undecoded `image`.
-        folder: *optional*. What paths are shown relative to.
-        token: *optional*. For images that a stream names by URL.
+        folder: *optional*. The folder that shown paths are relative to.
+        token: *optional*. Hub token for images that a stream names by URL.
     """
 
     def __init__(
-        self, name: str, rows: Dataset | IterableDataset, folder: Path | None = None, token=None
+        self,
+        name: str,
+        rows: Dataset | IterableDataset,
+        folder: Path | None = None,
+        token: str | bool | None = None,
     ):
         self.name = name
         self._rows = rows
         self._folder = folder
         self._token = token
-        self.rows = len(rows) if isinstance(rows, Dataset) else None
+        self.rows: int | None = len(rows) if isinstance(rows, Dataset) else None
 
     def read(self, start: int, stop: int | None) -> Iterator[Row]:
-        """Rows `start` to `stop`; `None` for all that a stream has."""
-        rows = self._rows.select_columns(["image"])
-        if isinstance(rows, Dataset):
-            images = _in_slices(rows, start, min(stop, len(rows)))
-        else:
-            rows = rows.skip(start) if start else rows
-            images = (row["image"] for row in (rows if stop is None else rows.take(stop - start)))
-        for index, image in enumerate(images, start):
+        """Yield the rows from `start` to `stop`; `None` for the end of a stream."""
+        for index, image in enumerate(self._images(start, stop), start):
             path = image.get("path") if image else None
             if image and image.get("bytes") is None and path and "://" in path:
-                image = self._fetched(image)
+                image = self._downloaded(image)
             yield Row(f"{self.name}/{index:09d}", self._shown(path), image)
 
-    def _fetched(self, image: dict) -> dict:
+    def _images(self, start: int, stop: int | None) -> Iterator[dict | None]:
+        rows = self._rows.select_columns(["image"])
+        if isinstance(rows, Dataset):
+            stop = len(rows) if stop is None else min(stop, len(rows))
+            # Slices are faster than single rows, and small ones need little memory.
+            for first in range(start, stop, _ROWS_AT_ONCE):
+                yield from rows[first : min(first + _ROWS_AT_ONCE, stop)]["image"]
+        else:
+            rows = rows.skip(start) if start else rows
+            rows = rows if stop is None else rows.take(stop - start)
+            yield from (row["image"] for row in rows)
+
+    def _downloaded(self, image: dict) -> dict:
+        options = DownloadConfig(token=self._token)
         try:
-            with xopen(
-                image["path"], "rb", download_config=DownloadConfig(token=self._token)
-            ) as file:
+            with xopen(image["path"], "rb", download_config=options) as file:
                 return {**image, "bytes": file.read()}
         except OSError as error:
-            return {**image, "error": f"it cannot be downloaded: {' '.join(str(error).split())}"}
+            return {**image, "error": f"it cannot be downloaded: {one_line(error)}"}
 
     def _shown(self, path: str | None) -> str | None:
-        if (
-            path
-            and self._folder
-            and os.path.isabs(path)
-            and Path(path).is_relative_to(self._folder)
-        ):
+        if path and self._folder and Path(path).is_relative_to(self._folder):
             path = os.path.relpath(path, self._folder)
-        return path and os.fsencode(path).decode("utf-8", "backslashreplace")
+        return path and _printable(path)
 
 
-def _in_slices(rows: Dataset, start: int, stop: int) -> Iterator[dict | None]:
-    """Faster than one at a time, and without holding the bytes of a whole chunk."""
-    for first in range(start, stop, _SLICE):
-        yield from rows[first : min(first + _SLICE, stop)]["image"]
+Segment = FolderSegment | TableSegment
 
 
-Part = FolderPart | TablePart
+def _printable(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @dataclass
 class ScoringSource:
-    """A source, opened.
+    """An opened source.
 
     Args:
-        parts: In a fixed order, with names that no two share.
-        fingerprint: Tells this source from any other, and from itself after a change.
-        streamed: Whether the parts' lengths are unknown.
-        notes: What a person should know.
+        segments: In a fixed order, with unique names.
+        fingerprint: Identifies the source and its state.
+        streamed: Whether the lengths of the segments are unknown.
+        notes: Remarks, such as files that were not read.
     """
 
-    parts: list[Part]
+    segments: list[Segment]
     fingerprint: str
     streamed: bool
     notes: list[str]
 
     @property
     def rows(self) -> int | None:
-        """Images in all, `None` for a stream."""
-        return None if self.streamed else sum(part.rows for part in self.parts)
+        """Number of images, `None` for a stream."""
+        return None if self.streamed else sum(segment.rows for segment in self.segments)
 
     def default_chunk(self) -> int:
-        """A chunk's size: so that some tens of them can be shared out, and a kill costs little."""
+        """Return a chunk size: many chunks to share, and little lost when a process is killed."""
         if self.streamed:
             return STREAMED_CHUNK
         size = -(-self.rows // _CHUNKS // 16) * 16
@@ -178,90 +188,83 @@ def open_source(
     cache_dir: str | None = None,
     fingerprint: str | None = None,
 ) -> ScoringSource:
-    """Open a folder of images with any folders below it, or what [`~realfake.corpus.sources.read_source`] reads, or files by URL.
+    """Open a folder of images, a corpus, or files by URL.
 
     Args:
-        source: As for [`~realfake.corpus.load.load_corpus`]; a folder needs no class folders. Besides, `hf://`, `s3://` and other
-            URLs of Parquet or WebDataset (`.tar`) files, with `*` for several, which are streamed.
-        scratch: A folder where the listing of a folder is kept.
+        source: As for [`~realfake.corpus.load.load_corpus`], but a folder needs no class folders.
+            Also `hf://`, `s3://` and other URLs of Parquet or WebDataset (`.tar`) files, with `*`
+            for several files; these are streamed.
+        scratch: Folder for the listing of a folder.
         splits: *optional*. The splits to score; *defaults to* all.
-        fingerprint: *optional*. The source's, as another process found it; a folder that this one has listed in `scratch` is
-            not walked again.
+        config_name: As for `load_corpus`.
+        revision: As for `load_corpus`.
+        token: As for `load_corpus`.
+        streaming: As for `load_corpus`.
+        image_column: As for `load_corpus`.
+        cache_dir: As for `load_corpus`.
+        fingerprint: *optional*. The fingerprint that another process found. If `scratch` holds its
+            listing, the folder is not listed again.
 
     Raises:
-        ValueError: There is nothing to score, or no such split.
+        ValueError: There is nothing to score, or a split does not exist.
         OSError: The source does not exist or cannot be reached.
     """
     text = os.fspath(source)
     path = Path(text).expanduser()
-    if (
-        path.is_dir()
-        and not (path / "dataset_dict.json").is_file()
-        and not (path / "state.json").is_file()
-    ):
-        root = path.resolve()
-        root = root / config_name if config_name else root
-        first = next(iter_images(root), None)
-        if first is not None and not _has_data_files(root):
+    if path.is_dir() and not is_saved(path):
+        root = path.resolve() / (config_name or "")
+        if next(iter_images(root), None) is not None and not _has_data_files(root):
             if splits:
                 raise ValueError(
-                    f"{text} is a folder of images without splits; leave out --split, or name a folder in it."
+                    f"{text} is a folder of images without splits; leave out --split, or name a "
+                    "folder in it."
                 )
             return _open_folder(root, Path(scratch), fingerprint)
-    if "://" in text:
-        found = _read_urls(text, image_column)
-        identity = text
-    else:
-        found = read_source(
-            source,
-            config_name=config_name,
-            revision=revision,
-            token=token,
-            streaming=streaming,
-            image_column=image_column,
-            cache_dir=cache_dir,
-        )
-        identity = _identity(path, text, config_name, revision, token)
+    if "://" in text and not path.exists():
+        return _open_tables(_read_urls(text, image_column), text, splits, path, token)
+    found = read_source(
+        source,
+        config_name=config_name,
+        revision=revision,
+        token=token,
+        streaming=streaming,
+        image_column=image_column,
+        cache_dir=cache_dir,
+    )
+    identity = _identity(path, text, config_name, revision, token)
     return _open_tables(found, identity, splits, path, token)
 
 
-def iter_images(folder: Path) -> Iterator[tuple[bytes, int]]:
-    """Every image file below a folder with its size in bytes, in the order of a walk by name; paths are relative to it.
+# Folders of images
 
-    Links are followed, loops are not, hidden files and folders are left out: as in `sources.py`, without a list in memory.
+
+def iter_images(folder: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield the relative path and the size in bytes of every image file below a folder.
+
+    The size of a broken link is -1.
     """
-    seen = set()
-    for top, folders, files in os.walk(os.fsencode(folder), followlinks=True):
-        real = os.path.realpath(top)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((b".", b"__")))
-        for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower().decode("ascii", "replace")
-            if suffix in IMAGE_SUFFIXES and not name.startswith(b"."):
-                path = os.path.join(top, name)
-                try:
-                    size = os.stat(path).st_size
-                except OSError:  # a link that leads nowhere: its row will say so
-                    size = -1
-                yield os.path.relpath(path, os.fsencode(folder)), size
+    for file in walk(folder):
+        if file.suffix.lower() in IMAGE_SUFFIXES:
+            try:
+                size = file.stat().st_size
+            except OSError:
+                size = -1
+            yield os.fsencode(file.relative_to(folder)), size
 
 
 def list_images(folder: Path, scratch: Path) -> str:
-    """Walk a folder, and write the paths into `scratch`, one after the other, with an index.
+    """Write the paths of the images below a folder into a listing, with an index.
 
     Returns:
-        A fingerprint of paths and sizes, which the listing is named after: a folder that has changed gets another one, and a
-        run that still reads the old one is not disturbed.
+        A fingerprint of paths and sizes, which is part of the listing's name. A folder that
+        changed gets another listing, so a run that still reads the old one is not disturbed.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     digest, count, offsets, position = hashlib.sha256(), 0, array("Q"), 0
     temporary = scratch / f"listing.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
         for path, size in iter_images(folder):
-            if count % _LISTING_EVERY == 0:
+            if count % _INDEXED == 0:
                 offsets.append(position)
             digest.update(b"%s\0%d\0" % (path, size))
             position += file.write(path + b"\0")
@@ -285,27 +288,27 @@ def _index_of(listing: Path) -> Path:
 def _open_folder(root: Path, scratch: Path, fingerprint: str | None) -> ScoringSource:
     if fingerprint is None or not _listing(scratch, fingerprint).is_file():
         fingerprint = list_images(root, scratch)
-    return ScoringSource(
-        [FolderPart("files", root, _listing(scratch, fingerprint))], fingerprint, False, []
-    )
+    segment = FolderSegment("files", root, _listing(scratch, fingerprint))
+    return ScoringSource([segment], fingerprint, False, [])
 
 
 def _has_data_files(root: Path) -> bool:
-    """Whether a folder is a dataset in files, with Parquet or Arrow tables or a metadata file beside its images."""
-    for _, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        if any(name.lower().endswith((".parquet", ".arrow")) for name in files):
-            return True
-    return any((root / f"metadata{suffix}").is_file() for suffix in (".csv", ".jsonl"))
+    """Whether a folder of images also holds Parquet or Arrow files, or a metadata file."""
+    if any((root / f"metadata{suffix}").is_file() for suffix in (".csv", ".jsonl")):
+        return True
+    return any(file.suffix.lower() in (".parquet", ".arrow") for file in walk(root))
+
+
+# Datasets and files by URL
 
 
 def _read_urls(pattern: str, image_column: str | None) -> Source:
     suffix = next((suffix for suffix in _STREAMED_FILES if pattern.endswith(suffix)), None)
     if suffix is None:
         raise ValueError(
-            f"{pattern}: of URLs only {' and '.join(_STREAMED_FILES)} files are read, with * for several."
+            f"{pattern}: URLs must name {' or '.join(_STREAMED_FILES)} files, with * for several."
         )
-    # A builder of the library's own reads files that the user names; their rows are data, and no code.
+    # A builder of the library reads the files; their content is data, not code.
     rows = datasets.load_dataset(  # nosec B615
         _STREAMED_FILES[suffix], data_files=pattern, split=TRAIN, streaming=True
     )
@@ -313,46 +316,45 @@ def _read_urls(pattern: str, image_column: str | None) -> Source:
     if features is None:
         features = Dataset.from_list(list(rows.decode(False).take(1))).features
     column = find_image_column(features, image_column, pattern)
-    rows = rows.decode(False) if rows.features is not None else rows
-    if column != "image":
-        rows = rows.rename_column(column, "image")
-    return Source(
-        {TRAIN: rows.cast_column("image", datasets.Image(decode=False))}, "files by URL", column
-    )
+    return Source({TRAIN: undecoded(rows, features, column)}, "files by URL", column)
 
 
-def _open_tables(found: Source, identity: str, splits, path: Path, token) -> ScoringSource:
+def _open_tables(
+    found: Source, identity: str, splits: Sequence[str] | None, path: Path, token: str | bool | None
+) -> ScoringSource:
     unknown = [name for name in splits or () if name not in found.splits]
     if unknown:
         raise ValueError(
             f"There is no split {unknown[0]!r}; the source has: {', '.join(found.splits)}."
         )
-    chosen = {name: found.splits[name] for name in splits or found.splits}
     folder = (path if path.is_dir() else path.parent).resolve() if path.exists() else None
-    parts: list[Part] = []
-    for name, rows in chosen.items():
+    segments: list[Segment] = []
+    for name in splits or found.splits:
+        rows = found.splits[name]
         if isinstance(rows, Dataset):
-            parts.append(TablePart(name, rows, folder))
+            segments.append(TableSegment(name, rows, folder))
             continue
         for index in range(rows.num_shards):
             shard = rows.shard(rows.num_shards, index) if rows.num_shards > 1 else rows
-            parts.append(TablePart(f"{name}-{index:05d}", shard, folder, token))
-    streamed = any(part.rows is None for part in parts)
+            segments.append(TableSegment(f"{name}-{index:05d}", shard, folder, token))
+    streamed = any(segment.rows is None for segment in segments)
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape"))
-    for part in parts:
-        digest.update(f"\0{part.name}\0{part.rows}".encode())
-    if not streamed and not sum(part.rows for part in parts):
-        raise ValueError("The source holds no rows; nothing can be scored.")
-    return ScoringSource(parts, digest.hexdigest()[:32], streamed, list(found.notes))
+    for segment in segments:
+        digest.update(f"\0{segment.name}\0{segment.rows}".encode())
+    if not streamed and not sum(segment.rows for segment in segments):
+        raise ValueError("The source has no rows to score.")
+    return ScoringSource(segments, digest.hexdigest()[:32], streamed, list(found.notes))
 
 
-def _identity(path: Path, text: str, config_name: str | None, revision: str | None, token) -> str:
-    """What tells a source from another: names and sizes of the files of a local one, the commit of one on the Hub."""
+def _identity(
+    path: Path, text: str, config_name: str | None, revision: str | None, token: str | bool | None
+) -> str:
+    """Identify a source: by names and sizes of local files, by the commit on the Hub."""
     if not path.exists():
         pinned = resolve_revision(text, revision, repo_type="dataset", token=token)
         return f"{text}\0{config_name}\0{getattr(pinned, 'resolved', None) or pinned}"
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    # Relative, so that a copy on another machine is the same source.
+    # Relative names, so that a copy in another folder is the same source.
     names = (
         f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}"
         for file in files
