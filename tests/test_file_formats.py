@@ -1,13 +1,13 @@
-"""realfake/cli/formats.py: the same picture in other files, and a detector that judges the file."""
+"""`realfake evaluate formats`: the same picture in other file formats."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
 from helpers.tiny import draw_corpus, draw_picture, save_tiny
 
+from realfake.card.facts import CardFacts
 from realfake.card.results import formats_section
 from realfake.cli.main import main
 from realfake.detector import Detector
@@ -119,9 +119,9 @@ def test_the_script_writes_a_record_that_the_card_shows(tmp_path, monkeypatch, c
     assert formats_table(record).count("\n") == len(FORMATS) + 1
 
     known = {"checkpoint_sha256": line["checkpoint_sha256"]}
-    facts = SimpleNamespace(formats={"test": record}, split="test", record=known)
-    assert f"The {record['n']} test images" in formats_section(facts)["formats_note"]
-    facts.record = {"checkpoint_sha256": "of other weights"}
+    facts = CardFacts(name="x", formats={"test": record}, evaluation={"test": known})
+    assert formats_section(facts)["formats"] == formats_table(record)
+    facts.evaluation = {"test": {"checkpoint_sha256": "of other weights"}}
     assert formats_section(facts)["formats"] is None
     assert main(["evaluate", "formats", checkpoint, *words, "--batch_size", "0"]) == 2
     assert "--batch_size must be at least 1" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 FILE_NAME = "measurements.jsonl"
 
@@ -92,7 +93,7 @@ def log_measurement(
     return record
 
 
-def log_once(path: str | os.PathLike, **measurement) -> dict | None:
+def log_once(path: str | os.PathLike, **measurement: Any) -> dict | None:
     """Append a measurement unless the log has it already.
 
     The same measurement has the same weights, corpus, split, number of images and degradations: a

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from realfake.evaluation.measure import OTHER, too_many_wrong
 from realfake.evaluation.robustness_report import CLEAN, headline
@@ -20,11 +20,7 @@ from realfake.statistics.metrics import ece, reliability_curve
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds
 
 _BAND_DRAWS = 200  # simulations of a perfectly calibrated model, for the band of noise
-_HEAT_LABELS = {
-    "auroc": "AUROC",
-    "balanced_accuracy": "balanced accuracy",
-    "detected": "share found at p > ½",
-}
+_LEGEND = {"fontsize": 9, "frameon": True, "framealpha": 0.9, "edgecolor": "none"}
 
 
 def confusion_matrix(
@@ -54,27 +50,16 @@ def confusion_matrix(
     axes = figure.add_subplot()
     # The pale half of the scale keeps dark text readable.
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.7, aspect="auto")
-    for i in range(len(rows)):
-        for j in range(len(columns)):
-            share = f"{100 * shares[i, j]:.1f} %" if totals[i, 0] else "–"
-            axes.text(j, i - 0.08, share, ha="center", va="center", fontsize=13, color=INK)
-            axes.text(
-                j,
-                i + 0.22,
-                f"{int(numbers[i, j]):,}",
-                ha="center",
-                va="center",
-                fontsize=9,
-                color=INK,
-            )
-    axes.set_xticks(
-        range(len(columns)),
-        [f"called {plain_text(name)}" if name in NAMES else plain_text(name) for name in columns],
-    )
-    axes.set_yticks(
-        range(len(rows)),
-        [f"{plain_text(row)}\n(n = {int(total):,})" for row, total in zip(rows, totals[:, 0])],
-    )
+    for i, j in np.ndindex(numbers.shape):
+        share = f"{100 * shares[i, j]:.1f} %" if totals[i, 0] else "–"
+        centred = {"ha": "center", "va": "center", "color": INK}
+        axes.text(j, i - 0.08, share, fontsize=13, **centred)
+        axes.text(j, i + 0.22, f"{int(numbers[i, j]):,}", fontsize=9, **centred)
+    called = [f"called {name}" if name in NAMES else name for name in columns]
+    axes.set_xticks(range(len(columns)), map(plain_text, called))
+    names = zip(rows, totals[:, 0], strict=True)
+    labels = [f"{plain_text(row)}\n(n = {int(total):,})" for row, total in names]
+    axes.set_yticks(range(len(rows)), labels)
     axes.set_ylabel("true label", color=INK)
     axes.tick_params(length=0, labelsize=10, colors=INK)
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
@@ -129,16 +114,8 @@ def roc(
         fpr.clip(floor, 1), tpr, color=COLOURS[AI], linewidth=2, drawstyle="steps-post", label=label
     )
     at = [float((log_odds[~is_ai] > 0).mean()), float((log_odds[is_ai] > 0).mean())]
-    axes.plot(
-        max(at[0], floor),
-        at[1],
-        "o",
-        color=INK,
-        markersize=7,
-        label="at even odds (p = 0.5)",
-        clip_on=False,
-        zorder=3,
-    )
+    point = {"marker": "o", "linestyle": "", "color": INK, "markersize": 7, "clip_on": False}
+    axes.plot(max(at[0], floor), at[1], zorder=3, label="at even odds (p = 0.5)", **point)
     axes.set_xscale("log")
     axes.set_xlim(floor, 1)
     axes.set_ylim(0, 1.01)
@@ -147,7 +124,7 @@ def roc(
     ticks = [tick for tick in (1e-4, 1e-3, 1e-2, 1e-1, 1) if tick >= floor]
     axes.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
     axes.set_yticks(np.linspace(0, 1, 6), [f"{tick} %" for tick in range(0, 101, 20)])
-    axes.legend(loc="best", fontsize=9, frameon=True, framealpha=0.9, edgecolor="none")
+    axes.legend(loc="best", **_LEGEND)
     return save(figure, path)
 
 
@@ -189,47 +166,24 @@ def reliability_diagram(
     upper.fill_between(
         *band, color="#BDBDBD", alpha=0.55, linewidth=0, label="90 % range of perfect calibration"
     )
-    for probabilities, name, style in (
-        (
-            before,
-            "before",
-            {"color": COLOURS[REAL], "marker": "s", "linestyle": ":", "markersize": 5},
-        ),
-        (p_ai, "after", {"color": COLOURS[AI], "marker": "o", "linestyle": "-", "markersize": 5.5}),
-    ):
+    old = {"color": COLOURS[REAL], "marker": "s", "linestyle": ":", "markersize": 5}
+    new = {"color": COLOURS[AI], "marker": "o", "linestyle": "-", "markersize": 5.5}
+    curves = {"before calibration": (before, old), "after calibration": (p_ai, new)}
+    for name, (probabilities, style) in curves.items():
         if probabilities is None:
             continue
         curve = reliability_curve(probabilities, is_ai, weights)
-        label = (
-            f"{name} calibration: ECE {ece(probabilities, is_ai, weights):.3f}"
-            if before is not None
-            else (f"this model: ECE {ece(probabilities, is_ai, weights):.3f}")
-        )
-        upper.plot(
-            curve["predicted"],
-            curve["observed"],
-            linewidth=1.5,
-            label=label,
-            clip_on=False,
-            zorder=3,
-            **style,
-        )
+        label = name if before is not None else "this model"
+        style |= {"linewidth": 1.5, "clip_on": False, "zorder": 3}
+        style["label"] = f"{label}: ECE {ece(probabilities, is_ai, weights):.3f}"
+        upper.plot(curve["predicted"], curve["observed"], **style)
     upper.set_ylabel("share of ai, classes balanced")
     upper.set_ylim(0, 1)
-    upper.legend(loc="upper left", fontsize=8.5, frameon=True, framealpha=0.9, edgecolor="none")
+    upper.legend(loc="upper left", **(_LEGEND | {"fontsize": 8.5}))
     edges = np.linspace(0, 1, 21)
     for label in NAMES:
         mine = is_ai if label == AI else ~is_ai
-        lower.hist(
-            p_ai[mine],
-            edges,
-            histtype="stepfilled",
-            facecolor=COLOURS[label] + "40",
-            edgecolor=COLOURS[label],
-            linestyle="-" if label == AI else "--",
-            linewidth=1.3,
-            label=label,
-        )
+        lower.hist(p_ai[mine], edges, linewidth=1.3, label=label, **_step(label))
     lower.set_ylim(0, 1.5 * lower.get_ylim()[1])  # room for the legend
     lower.set_ylabel("images")
     lower.set_xlabel("probability of ai")
@@ -275,57 +229,50 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
     Raises:
         ValueError: The log holds no loss and no metric.
     """
-    series = {
-        key: np.array(
-            [
-                (entry["epoch"], entry[key])
-                for entry in log_history
-                if "epoch" in entry and entry.get(key) is not None
-            ]
-        )
-        for key in ("loss", "eval_loss", "eval_accuracy", "eval_auroc")
-    }
-    series = {key: points for key, points in series.items() if len(points)}
+    series = {}
+    for key in ("loss", "eval_loss", "eval_accuracy", "eval_auroc"):
+        points = [
+            (entry["epoch"], entry[key])
+            for entry in log_history
+            if "epoch" in entry and entry.get(key) is not None
+        ]
+        if points:
+            series[key] = np.array(points)
     if not series:
         raise ValueError("The training log holds no loss and no metric; was anything trained?")
-    scores = [key for key in ("eval_accuracy", "eval_auroc") if key in series]
-    panels = ([["loss", "eval_loss"]] if {"loss", "eval_loss"} & series.keys() else []) + (
-        [scores] if scores else []
-    )
-    figure = new_figure(4.3 * len(panels) + 0.3, 3.4)
-    styles = {
-        "loss": ("training (augmented)", {"color": GREY, "linewidth": 1.2}),
-        "eval_loss": (
-            "held out",
-            {"color": COLOURS[AI], "linewidth": 2, "marker": "o", "markersize": 4},
-        ),
-        "eval_accuracy": (
-            "accuracy",
-            {"color": COLOURS[REAL], "linewidth": 2, "marker": "s", "markersize": 4},
-        ),
-        "eval_auroc": (
-            "AUROC",
-            {
-                "color": COLOURS[AI],
-                "linewidth": 2,
-                "marker": "o",
-                "markersize": 4,
-                "linestyle": "--",
-            },
-        ),
+    panels = {
+        "loss (nats)": [key for key in ("loss", "eval_loss") if key in series],
+        "held-out images": [key for key in ("eval_accuracy", "eval_auroc") if key in series],
     }
-    for axes, keys in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        plain_axes(
-            axes, "loss (nats)" if "eval_loss" in keys or "loss" in keys else "held-out images"
-        )
+    panels = {title: keys for title, keys in panels.items() if keys}
+    marked = {"linewidth": 2, "markersize": 4}
+    ai, real = marked | {"color": COLOURS[AI]}, marked | {"color": COLOURS[REAL]}
+    styles = {
+        "loss": {"label": "training (augmented)", "color": GREY, "linewidth": 1.2},
+        "eval_loss": {"label": "held out", "marker": "o", **ai},
+        "eval_accuracy": {"label": "accuracy", "marker": "s", **real},
+        "eval_auroc": {"label": "AUROC", "marker": "o", "linestyle": "--", **ai},
+    }
+    figure = new_figure(4.3 * len(panels) + 0.3, 3.4)
+    subplots = np.atleast_1d(figure.subplots(1, len(panels)))
+    for axes, (title, keys) in zip(subplots, panels.items(), strict=True):
+        plain_axes(axes, title)
         for key in keys:
-            if key in series:
-                name, style = styles[key]
-                axes.plot(*series[key].T, label=name, **style)
+            axes.plot(*series[key].T, **styles[key])
         axes.set_xlabel("epoch")
         axes.set_xlim(left=0)
-        axes.legend(fontsize=9, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+        axes.legend(loc="best", **_LEGEND)
     return save(figure, path)
+
+
+def _step(label: str) -> dict:
+    """Return the style of a label's histogram."""
+    return {
+        "histtype": "stepfilled",
+        "facecolor": COLOURS[label] + "40",
+        "edgecolor": COLOURS[label],
+        "linestyle": "-" if label == AI else "--",
+    }
 
 
 def score_densities(
@@ -355,54 +302,34 @@ def score_densities(
         mine = log_odds[is_ai] if label == AI else log_odds[~is_ai]
         if not len(mine):
             continue
-        axes.hist(
-            mine.clip(low, high),
-            edges,
-            weights=np.full(len(mine), 100 / len(mine)),
-            histtype="stepfilled",
-            facecolor=COLOURS[label] + "40",
-            edgecolor=COLOURS[label],
-            linestyle="-" if label == AI else "--",
-            linewidth=1.5,
-            label=f"{label} (n = {len(mine):,})",
-        )
+        weights = np.full(len(mine), 100 / len(mine))
+        text = f"{label} (n = {len(mine):,})"
+        style = {"weights": weights, "linewidth": 1.5, "label": text, **_step(label)}
+        axes.hist(mine.clip(low, high), edges, **style)
     if thresholds is not None:
         start = low if thresholds.real is None else thresholds.real
         stop = high if thresholds.ai is None else thresholds.ai
         start, stop = sorted((start, stop))
-        axes.axvspan(
-            max(start, low),
-            min(stop, high),
-            color="#999999",
-            alpha=0.25,
-            linewidth=0,
-            label=INCONCLUSIVE,
-            zorder=0,
-        )
+        grey = {"color": "#999999", "alpha": 0.25, "linewidth": 0, "zorder": 0}
+        axes.axvspan(max(start, low), min(stop, high), label=INCONCLUSIVE, **grey)
     axes.set_xlim(low, high)
     axes.set_xlabel("log-odds of ai (above: probability of ai)")
     axes.set_ylabel("% of the label's images")
     top = axes.secondary_xaxis("top")
-    marks = [
-        mark
-        for mark in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
-        if low <= np.log(mark / (1 - mark)) <= high
-    ]
-    top.set_xticks([np.log(mark / (1 - mark)) for mark in marks], [f"{mark:g}" for mark in marks])
+    marks = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
+    marks = marks[(logit(marks) >= low) & (logit(marks) <= high)]
+    top.set_xticks(logit(marks), [f"{mark:g}" for mark in marks])
     top.tick_params(labelsize=8.5, colors=INK)
-    axes.legend(fontsize=9, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    axes.legend(loc="best", **_LEGEND)
     return save(figure, path)
 
 
-def heat_table(
-    path: str | os.PathLike, figures: Mapping[str, Mapping], metric: str = "auroc"
-) -> Path | None:
-    """Draw one metric of every generator under every degradation, the worst generator first.
+def heat_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> Path | None:
+    """Draw the AUROC of every generator under every degradation, the worst generator first.
 
     Args:
         path: The PNG to write.
         figures: Of [`robustness_report.grid_figures`].
-        metric: `"auroc"`, `"balanced_accuracy"` or `"detected"`, *defaults to* `"auroc"`.
 
     Returns:
         The path; `None` if no generators are known.
@@ -413,7 +340,7 @@ def heat_table(
         return None
     names = sorted(images)
     values = _values(
-        [figures[tier]["by_generator"][name][metric] for tier in tiers] for name in names
+        [figures[tier]["by_generator"][name]["auroc"] for tier in tiers] for name in names
     )
     order = np.argsort(np.where(np.isnan(values), np.inf, values).min(axis=1), kind="stable")
     rows = [f"{names[row]} (n = {images[names[row]]['n']:,})" for row in order]
@@ -423,7 +350,7 @@ def heat_table(
         rows,
         tiers,
         values[order],
-        _HEAT_LABELS[metric],
+        "AUROC",
         "PuOr",
         lambda value: abs(value - 0.5) > 0.26,
         "{:.2f}".format,
