@@ -5,7 +5,7 @@
     python scripts/benchmark.py --quick                      # fewer images and pairs, to see that everything runs
     python scripts/benchmark.py --table                      # print the table of the last measurements
 
-Every part runs in a process of its own, and its figures go into `benchmark.json` as soon as they are there, so a run that was
+Every part runs in a process of its own, and its figures go into `benchmarks/results.json` as soon as they are there, so a run that was
 interrupted is continued with `--only`. Times are taken in pairs, in turn and in alternating order, and a ratio is the median
 of the pairs. Pictures are drawn by the script and kept in `--work_dir`. Give the machine nothing else to do meanwhile.
 """
@@ -76,7 +76,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="Print the table of what was measured before, and stop.",
     )
     parser.add_argument(
-        "--output", default=str(ROOT / "scripts" / "benchmark.json"), help="File of the figures."
+        "--output",
+        default=str(ROOT / "scripts" / "benchmarks" / "results.json"),
+        help="File of the figures.",
     )
     parser.add_argument("--plot", help="PNG of the scaling (default: beside the figures).")
     parser.add_argument(
@@ -176,7 +178,7 @@ def run(options: argparse.Namespace) -> int:
     if "gpu" in record["parts"].get("gpu", {}):
         print("\n" + report.gpu_table(record["parts"]["gpu"]))
     if scaling := record["parts"].get("memory", {}).get("scaling"):
-        plot = Path(options.plot) if options.plot else output.with_name("benchmark-scaling.png")
+        plot = Path(options.plot) if options.plot else output.with_name("scaling.png")
         report.plot_scaling(scaling, plot)
     if any(part.get("quick") for part in record["parts"].values()):
         print("\nSome figures are of quick runs.")

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic, its table and its bookkeeping; none of its measurements."""
+"""The arithmetic, the tables and the records of the benchmark; not its measurements."""
 
 import importlib
 import importlib.util
@@ -70,7 +70,7 @@ def test_the_table(part):
 
 
 def test_parts_run_in_processes_of_their_own_and_are_kept(script, tmp_path, monkeypatch, capsys):
-    """A part that fails or dies is said to, and leaves the others' figures as they are."""
+    """A part that fails is reported; the figures of the others stay."""
     package = tmp_path / "benchmarks"
     package.mkdir()
     for name in ("__init__", "report", "timing"):
@@ -119,17 +119,21 @@ def test_parts_run_in_processes_of_their_own_and_are_kept(script, tmp_path, monk
     assert len(output.read_text()) == len(json.dumps(record, indent=2) + "\n")
 
 
-def test_the_readme_shows_what_was_measured_last(part):
-    record = json.loads((SCRIPTS / "benchmark.json").read_text())
-    readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
-    assert not [
-        name for name, found in record["parts"].items() if found["quick"] or "error" in found
-    ]
-    for line in part("report").table(record["parts"]).splitlines():
-        assert line in readme, line
-    assert (
-        "scripts/benchmark-scaling.png" in readme and (SCRIPTS / "benchmark-scaling.png").is_file()
-    )
+def test_the_tables_are_up_to_date(script, capsys):
+    tables = importlib.import_module("tables")
+    assert tables.main(["--check"]) == 0, capsys.readouterr().out
+    record = json.loads((SCRIPTS / "benchmarks" / "results.json").read_text())
+    for name, measured in record["parts"].items():
+        assert not measured["quick"] and "error" not in measured, name
+
+
+def test_a_table_is_replaced_between_its_markers(script):
+    replaced = importlib.import_module("tables").replaced
+    old = "a\n<!-- table: x -->\nold\n<!-- end of table -->\nb"
+    assert replaced(old, "x", "new") == old.replace("old", "new")
+    assert replaced(old.replace("old\n", ""), "x", "old") == old
+    with pytest.raises(ValueError):
+        replaced(old, "y", "new")
 
 
 def test_mistakes_end_in_one_line(script, tmp_path, capsys):

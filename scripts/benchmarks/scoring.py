@@ -12,9 +12,9 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
 from realfake.distributed import ProcessGroup
+from realfake.engines import EXACT, SAFETY, Choice, choose
 from realfake.labels import AI, REAL
 from realfake.models.preprocessing import Preprocessing
-from realfake.engines import EXACT, SAFETY, Choice, choose
 from realfake.scoring.run import missing, score_chunks
 from realfake.scoring.scorer import Scorer, choose_engine
 from realfake.scoring.shards import ScoreFolder

@@ -84,9 +84,7 @@ def visit(url: str, pid: int, pictures: Sequence[Path], minutes: float) -> Visit
             steps.append((time.monotonic() - began, what, memory.samples[-1][1]))
 
         def explain(picture: Path, method: str) -> None:
-            client.predict(
-                handle_file(str(picture)), method, "ai", 0.5, api_name="/explain"
-            )
+            client.predict(handle_file(str(picture)), method, "ai", 0.5, api_name="/explain")
 
         for picture in itertools.cycle(pictures):
             if time.monotonic() - began > 60 * minutes:
