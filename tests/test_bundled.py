@@ -73,7 +73,7 @@ def test_pipeline_and_detector_agree_on_fifty_images(folder):
         assert theirs == pytest.approx(mine.probabilities, abs=1e-5)
 
 
-def test_figures_are_those_of_the_weights_and_can_be_computed_again(folder):
+def test_figures_are_of_these_weights_and_reproducible(folder):
     detector = Detector.from_pretrained(folder)
     for split, record in read_evaluation(folder).items():
         assert record["checkpoint_sha256"] == checkpoint_hash(folder)

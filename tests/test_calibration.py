@@ -15,14 +15,14 @@ from realfake.statistics.log_odds import class_balanced_weights, log_odds_from_l
 
 
 def draw(n, seed=0, temperature=1.0, bias=0.0, prior=0.4):
-    """Margins of a model whose calibrated margin is `margin / temperature + bias` at equal odds."""
+    """Log-odds of a model that needs `log_odds / temperature + bias` at equal odds."""
     rng = np.random.default_rng(seed)
     is_ai = rng.random(n) < prior
     return (rng.normal(np.where(is_ai, 2.0, -2.0), 2.0) - bias) * temperature, is_ai
 
 
 def test_temperature_by_hand():
-    # Always sure to the same degree and right three times out of four: margin / T = log 3.
+    # Three of four are right at the same log-odds: log_odds / T = log 3.
     log_odds = np.array([5.0, 5.0, 5.0, -5.0, -5.0, -5.0, -5.0, 5.0])
     is_ai = np.array([True] * 4 + [False] * 4)
     calibration = fit(log_odds, is_ai, "temperature")
@@ -245,7 +245,7 @@ def test_auto():
     assert fit(log_odds, is_ai, "auto", seed=5) == fit(log_odds, is_ai, "auto", seed=5)
 
 
-def test_auto_judges_by_images_that_it_was_not_fitted_on():
+def test_auto_compares_methods_on_held_out_images():
     """The cross-validation, done once more by hand."""
     for seed in range(12):
         log_odds, is_ai = draw(60, seed=seed, temperature=1.25, bias=0.25)
@@ -267,7 +267,7 @@ def test_auto_judges_by_images_that_it_was_not_fitted_on():
             assert chosen == fit(log_odds, is_ai, best)
 
 
-def test_auto_on_images_that_cannot_be_parted():
+def test_auto_with_too_few_groups_for_cross_validation():
     log_odds, is_ai = np.array([2.0, -1.0, 0.5, 1.0]), np.array([True, False, False, False])
     for balanced in (True, False):
         kept = fit(log_odds, is_ai, "auto", balanced)
@@ -305,7 +305,7 @@ def test_folds_keep_groups_whole_and_spread_classes():
     assert sorted(fold[:2]) == [0, 1] and set(fold[2:]) == {0, 1}
 
 
-def test_grouped_with_two_columns_is_fit():
+def test_fit_grouped_of_two_classes_equals_fit():
     log_odds, is_ai = draw(300, temperature=2.0, bias=0.5)
     offset = np.random.default_rng(0).normal(size=300)
     logits = np.stack([offset + log_odds, offset], axis=1)
@@ -320,7 +320,7 @@ def test_grouped_with_two_columns_is_fit():
         )
 
 
-def test_grouped_with_four_columns():
+def test_fit_grouped_with_four_classes():
     rng = np.random.default_rng(0)
     class_indices, k = {"real": [2], "ai": [0, 1, 3]}, 4
     truth = rng.choice(k, p=[0.2, 0.1, 0.5, 0.2], size=800)

@@ -34,7 +34,7 @@ THRESHOLDS = Thresholds(alpha=0.05, real=-1.0, ai=1.0, n_real=400, n_ai=400)
 
 
 def scored(n=400, seed=0, names=("good", "poor")):
-    """Margins whose `poor` generator lies where photographs do."""
+    """Log-odds whose `poor` generator lies where photographs do."""
     rng = np.random.default_rng(seed)
     is_ai = np.arange(n) % 2 == 1
     made_by = np.where(is_ai, np.resize(np.repeat(names, 2), n), "")
@@ -118,11 +118,11 @@ def figures_of(auroc, wrong, promised):
         ((0.60, None, None), None, None, []),  # nothing is sure without an interval
     ],
 )
-def test_the_rule_for_generators(auroc, wrong, promised, reasons):
+def test_unsuitable_generators(auroc, wrong, promised, reasons):
     assert unsuitable(figures_of(auroc, wrong, promised)) == ({"g": reasons} if reasons else {})
 
 
-def test_a_reader_finds_the_three_answers(facts):
+def test_the_main_results_are_at_the_top(facts):
     text = render(facts).text
     short = text.split("## What it can and cannot do")[1].split("\n## ")[0]
     figures = facts.figures
@@ -146,7 +146,7 @@ def test_a_reader_finds_the_three_answers(facts):
     )
 
 
-def test_bayes_rule_in_words(facts):
+def test_precision_if_generated_images_are_rare(facts):
     counts, n = facts.figures["verdicts"]["counts"], facts.figures["n"]
     found, false = counts["ai"]["ai"] / n["ai"], counts["real"]["ai"] / n["real"]
     right = 0.1 * found / (0.1 * found + 0.9 * false)
@@ -196,7 +196,7 @@ def test_figures_of_other_weights_are_not_shown(facts):
     )
 
 
-def test_shortfalls_are_marked():
+def test_too_many_wrong_verdicts_are_marked():
     figures = recorded()["degradations"]
     lines = coverage_table(figures).splitlines()
     poor = next(line for line in lines if line.startswith("| poor"))
@@ -209,7 +209,7 @@ def test_shortfalls_are_marked():
     assert "**all `real`**" in lines[2] and lines[2].split("|")[2].strip() == "200"
 
 
-def test_a_slice_is_shown_as_it_is_and_at_its_worst():
+def test_slices_are_shown_unchanged_and_at_their_worst():
     figures = recorded()["degradations"]
     rows = slices_table(figures).splitlines()[2:]
     assert [row.split("|")[2].strip() for row in rows][0] == "`clean`"
@@ -220,7 +220,7 @@ def test_a_slice_is_shown_as_it_is_and_at_its_worst():
     assert known_slices(None) == {}
 
 
-def test_names_cannot_break_out():
+def test_names_are_escaped():
     log_odds, is_ai, _, _ = scored(names=(EVIL, "poor"))
     record = recorded(
         names=(EVIL, EVIL + "2"), corpus=EVIL, described={"clean": EVIL, "jpeg_40": EVIL}
@@ -363,7 +363,7 @@ def test_a_card_opens_with_what_controls_and_intervals_show(auroc, control, open
     assert section.lstrip().startswith(judgement(facts))
 
 
-def test_a_detector_that_gives_no_verdict_is_said_to_give_none():
+def test_a_card_without_any_verdict():
     never = Thresholds(alpha=0.05, real=None, ai=None, n_real=3, n_ai=3)
     log_odds, is_ai, *_ = scored()
     figures = measure(log_odds, is_ai, thresholds=never, n_resamples=0)
@@ -476,7 +476,7 @@ def finished(tmp_path):
     return folder
 
 
-def test_a_card_is_written_again_from_the_files_alone(finished, tmp_path):
+def test_a_card_is_rewritten_from_its_files(finished, tmp_path):
     text = rewrite_card(finished, tmp_path / "log.jsonl").read_text()
     assert "fine-tuned from vit\\_base" in text and "elsewhere" not in text
     for name in ("robustness-test", "coverage-test", "roc-test", "scores-test", "reliability-test"):
@@ -488,7 +488,7 @@ def test_a_card_is_written_again_from_the_files_alone(finished, tmp_path):
     assert again == text
 
 
-def test_a_folder_without_a_run_says_so(tmp_path, finished):
+def test_a_folder_without_a_run_is_an_error(tmp_path, finished):
     folder = shutil.copytree(finished, tmp_path / "other")
     (folder / "training.json").unlink()
     with pytest.raises(OSError, match=r"has no training\.json"):
@@ -542,7 +542,7 @@ def with_maps(facts, **records):
     return render(dataclasses.replace(facts, explanations=records)).text
 
 
-def test_the_card_says_which_method_the_figures_support(facts):
+def test_the_default_map_method_in_the_card(facts):
     gains = {"gradcam": 0.05, "occlusion": 0.01}
     records = {
         split: explained(split, gains, "gradcam@stage.2") for split in ("validation", "test")
@@ -554,7 +554,7 @@ def test_the_card_says_which_method_the_figures_support(facts):
     assert "| a generated region in a photograph | 20 |" in text and "explanations.md" in text
 
 
-def test_the_card_takes_maps_that_do_not_beat_chance_as_unproven(facts):
+def test_maps_that_do_not_beat_chance_are_unproven(facts):
     nothing = explained("validation", {"gradcam": 0.0}, None)
     assert "**the maps of this detector are unproven.**" in with_maps(facts, validation=nothing)
     chosen, fails = (

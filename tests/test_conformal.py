@@ -307,12 +307,12 @@ def test_the_interval_of_an_operating_point_is_that_of_a_quantile(level, fpr):
     n = 200
     point = operating_point(np.arange(n, 0, -1.0), np.zeros(n, bool), fpr, level=level)
     tail, at_most = (1 - level) / 2, [binom(n, fpr).cdf(count) for count in range(n)]
-    # The r-th largest margin is n + 1 - r.
+    # The r-th largest value is n + 1 - r.
     assert n + 1 - point.low == 1 + next(count for count in range(n) if at_most[count] >= 1 - tail)
     assert n + 1 - point.high == next(count for count in range(n) if at_most[count] >= tail)
 
 
-def test_groups_are_chosen_by_seed_0_unless_told_otherwise():
+def test_images_of_groups_are_chosen_with_seed_0_by_default():
     log_odds, is_ai = draw(50, 50)
     groups = np.arange(100) // 4
     assert operating_point(log_odds, is_ai, 0.1, groups) == operating_point(

@@ -72,11 +72,11 @@ def test_figures_by_hand(split):
     )
 
 
-def test_each_generator_stands_against_all_real_images(split):
+def test_each_generator_is_compared_with_all_real_images(split):
     figures = measure(**split, thresholds=THRESHOLDS, n_resamples=50)
     good, poor = figures["by_generator"]["good"], figures["by_generator"]["poor"]
     assert set(figures["by_generator"]) == {"good", "poor"}  # "none" is what real images say
-    # 3.0 beats 6 of 6 real margins, 2.0 beats 5 and ties with one, 0.4 beats 4; 18 pairs.
+    # 3.0 beats 6 of 6 real images, 2.0 beats 5 and ties with one, 0.4 beats 4; 18 pairs.
     assert good["auroc"]["value"] == pytest.approx((6 + 5.5 + 4) / 18)
     # -0.4 beats 3, -0.6 beats 2, and -2.0 beats one and ties with one.
     assert poor["auroc"]["value"] == pytest.approx((3 + 2 + 1.5) / 18)
@@ -100,7 +100,7 @@ def test_worst_generator_has_enough_images():
     assert figures["worst_generator"] == "many"
 
 
-def test_share_of_none_has_an_honest_interval():
+def test_share_of_zero_has_an_exact_interval():
     is_ai = np.arange(40) >= 20
     log_odds = np.where(is_ai, 2.0, -2.0)
     figures = measure(log_odds, is_ai, sources=["one"] * 40, n_resamples=50)
@@ -144,7 +144,7 @@ def test_images_without_a_group_are_independent():
     )
 
 
-def test_promised_rate_allows_for_chance():
+def test_stated_rate_allows_for_chance():
     log_odds, is_ai = noisy(2000)
     rated = measure(log_odds, is_ai, thresholds=THRESHOLDS, n_resamples=0)["verdicts"]
     assert 0.1 < rated["promised"]["real"] < 0.4
@@ -217,7 +217,7 @@ def test_scores_of_older_versions_are_read(tmp_path):
     assert figures["verdicts"] == {"out_of_distribution": {"real": {"value": 0.5}}}
 
 
-def test_scores_say_what_is_wrong(tmp_path):
+def test_errors_of_scores_files(tmp_path):
     with pytest.raises(OSError, match="file of scores"):
         read_scores(tmp_path / "none.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"not parquet")
@@ -309,14 +309,14 @@ def test_plain():
 
 
 def perfect(n, seed):
-    """Margins of a model whose probabilities are right: they are the log-odds of ai."""
+    """Log-odds of a model whose probabilities are right: they are the log-odds of ai."""
     rng = np.random.default_rng(seed)
     is_ai = rng.random(n) < 0.5
     # Two normal densities of variance 4 at +2 and -2 have the log-odds x.
     return rng.normal(np.where(is_ai, 2.0, -2.0), 2.0), is_ai
 
 
-def test_calibration_error_stands_beside_that_of_a_perfect_model_calibrated_likewise(tmp_path):
+def test_calibration_bands_of_splits(tmp_path):
     right, wrong = perfect(900, 1), perfect(900, 2)
     parts = {"calibration": perfect(400, 0), "selection": right, "test": (3 * wrong[0], wrong[1])}
     for split, (log_odds, is_ai) in parts.items():

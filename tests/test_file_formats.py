@@ -91,7 +91,7 @@ def test_figures_by_hand(detector, monkeypatch):
     assert found["png"]["kept"] == {"value": None, "low": None, "high": None, "n": 0}
 
 
-def test_the_script_writes_a_record_that_the_card_shows(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_a_record_for_the_card(tmp_path, monkeypatch, capsys):
     checkpoint, corpus = (
         save_tiny("mobilenet_v2", tmp_path / "tiny"),
         draw_corpus(tmp_path / "corpus", 24),

@@ -28,12 +28,12 @@ from realfake.statistics.noise_floor import noise_floor
 from realfake.statistics.summary import binary_summary
 
 # Two real and three ai images; from the highest log-odds down: ai, real, ai, (ai, real tied).
-MARGIN = np.array([3.0, 2.0, 1.0, -1.0, -1.0])
+LOG_ODDS = np.array([3.0, 2.0, 1.0, -1.0, -1.0])
 IS_AI = np.array([True, False, True, True, False])
 
 
 def draw(n, seed=0, prior=0.4, sharpness=1.0, ties=True):
-    """Margins that are calibrated log-odds at equal odds, times `sharpness`."""
+    """Return log-odds that are calibrated at equal odds, times `sharpness`."""
     rng = np.random.default_rng(seed)
     is_ai = rng.random(n) < prior
     log_odds = rng.normal(np.where(is_ai, 2.0, -2.0), 2.0)
@@ -41,29 +41,29 @@ def draw(n, seed=0, prior=0.4, sharpness=1.0, ties=True):
 
 
 def test_decisions_by_hand():
-    assert metrics.confusion_matrix(MARGIN, IS_AI) == {
+    assert metrics.confusion_matrix(LOG_ODDS, IS_AI) == {
         "real": {"real": 1.0, "ai": 1.0},
         "ai": {"real": 1.0, "ai": 2.0},
     }
-    assert metrics.accuracy(MARGIN, IS_AI) == pytest.approx(3 / 5)
-    assert metrics.balanced_accuracy(MARGIN, IS_AI) == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert metrics.precision(MARGIN, IS_AI, "ai") == pytest.approx(2 / 3)
-    assert metrics.recall(MARGIN, IS_AI, "real") == pytest.approx(1 / 2)
-    assert metrics.f1(MARGIN, IS_AI, "real") == pytest.approx(1 / 2)
-    # A margin of exactly 0 is called real.
+    assert metrics.accuracy(LOG_ODDS, IS_AI) == pytest.approx(3 / 5)
+    assert metrics.balanced_accuracy(LOG_ODDS, IS_AI) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert metrics.precision(LOG_ODDS, IS_AI, "ai") == pytest.approx(2 / 3)
+    assert metrics.recall(LOG_ODDS, IS_AI, "real") == pytest.approx(1 / 2)
+    assert metrics.f1(LOG_ODDS, IS_AI, "real") == pytest.approx(1 / 2)
+    # Log-odds of exactly 0 are called real.
     assert metrics.accuracy([0.0], [False]) == 1 and metrics.accuracy([0.0], [True]) == 0
 
 
 def test_ranking_by_hand():
     # Of 6 pairs the ai image wins 1+1 (first), 1 (third over the tied real), 1/2 (the tie).
-    assert metrics.auroc(MARGIN, IS_AI) == pytest.approx(3.5 / 6)
+    assert metrics.auroc(LOG_ODDS, IS_AI) == pytest.approx(3.5 / 6)
     # Precision 1 at the first third of recall, 2/3 at the second, 3/5 at the last.
-    assert metrics.average_precision(MARGIN, IS_AI) == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
-    assert metrics.tpr_at_fpr(MARGIN, IS_AI, 0.01) == pytest.approx(1 / 3)
-    assert metrics.tpr_at_fpr(MARGIN, IS_AI, 0.5) == pytest.approx(2 / 3)
-    assert metrics.fpr_at_tpr(MARGIN, IS_AI, 2 / 3) == pytest.approx(1 / 2)
-    assert metrics.fpr_at_tpr(MARGIN, IS_AI, 0.95) == 1
-    # The highest margin belongs to the only real image: no ai image is found without calling it ai.
+    assert metrics.average_precision(LOG_ODDS, IS_AI) == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
+    assert metrics.tpr_at_fpr(LOG_ODDS, IS_AI, 0.01) == pytest.approx(1 / 3)
+    assert metrics.tpr_at_fpr(LOG_ODDS, IS_AI, 0.5) == pytest.approx(2 / 3)
+    assert metrics.fpr_at_tpr(LOG_ODDS, IS_AI, 2 / 3) == pytest.approx(1 / 2)
+    assert metrics.fpr_at_tpr(LOG_ODDS, IS_AI, 0.95) == 1
+    # The highest value belongs to the only real image: no ai image is found without calling it ai.
     assert metrics.tpr_at_fpr([5.0, 1.0], [False, True], 0.05) == 0
 
 
@@ -482,7 +482,7 @@ def test_bootstrap_needs_arrays_of_one_length(arrays):
     assert str(error.value) == "bootstrap_interval needs arrays of one common length, at least 1."
 
 
-def test_a_mean_as_figures_are_stored():
+def test_mean_figure():
     values = np.random.default_rng(1).normal(size=60) + 2
     groups = np.arange(60) // 4
     for whose in (None, groups):
@@ -551,7 +551,7 @@ OF_BINS = {
 
 
 @pytest.mark.parametrize("class_balanced", [True, False])
-def test_summary_is_what_each_metric_says(class_balanced):
+def test_summary_equals_each_metric(class_balanced):
     log_odds, is_ai = draw(240, seed=2, prior=0.25, sharpness=1.4)
     groups = np.arange(240) // 3
     found = binary_summary(

@@ -124,7 +124,7 @@ def test_metadata_reads_back(tmp_path, facts):
     assert entry.value == values["accuracy"] and "n = 300" in entry.notes
 
 
-def test_a_corpus_of_ones_own_names_no_hub_dataset(tmp_path, facts):
+def test_a_local_corpus_has_no_hub_dataset(tmp_path, facts):
     write_card(tmp_path, facts)
     facts.corpus_id = facts.corpus_revision = None
     facts.corpus = "../my corpus/"
@@ -137,7 +137,7 @@ def test_a_corpus_of_ones_own_names_no_hub_dataset(tmp_path, facts):
     ).exists()  # not even the one of the run before
 
 
-def test_card_says_what_was_measured(facts):
+def test_the_card_has_the_facts(facts):
     text = render(facts).text
     for said in (
         'pipeline("image-classification", model="user/photos")',
@@ -192,7 +192,7 @@ def test_weak_generator_is_named_first_and_among_the_limits(facts):
         ((0.90, 0.85, 0.95), None),
     ],
 )
-def test_words_for_a_generator_follow_its_interval(auroc, said):
+def test_the_limit_of_a_generator_follows_its_interval(auroc, said):
     figures = measure([1.0, -1.0], [True, False], generators=["g", ""], n_resamples=0)
     figures["by_generator"]["g"]["auroc"] = {**dict(zip(("value", "low", "high"), auroc)), "n": 2}
     found = "\n".join(limits(CardFacts(name="x", evaluation={"test": {"figures": figures}})))
@@ -218,7 +218,7 @@ def test_strong_results_are_not_called_weak():
 
 
 @pytest.mark.parametrize("split", ["selection", "validation", "calibration", "train", "elsewhere"])
-def test_without_test_split_the_card_says_so(split):
+def test_the_card_names_a_split_other_than_test(split):
     facts = CardFacts(name="x", evaluation=evaluated(split))
     text = render(facts).text
     assert "No test split was measured" in text and "held out:" not in text
@@ -229,7 +229,7 @@ def card_split(facts):
     return card_data(facts).eval_results[0].dataset_split
 
 
-def test_test_split_stands_for_the_model(evaluation):
+def test_the_test_split_has_the_headline(evaluation):
     facts = CardFacts(
         name="x", evaluation={**evaluated("calibration"), **evaluated("own"), **evaluation}
     )
@@ -280,7 +280,7 @@ def test_verdict_rule(thresholds, said):
     assert said in render(CardFacts(name="x", thresholds=thresholds.to_dict())).text
 
 
-def test_identity_calibration_is_not_sold_as_one():
+def test_identity_calibration_changes_nothing():
     facts = CardFacts(
         name="x",
         calibration={
@@ -298,7 +298,7 @@ def test_identity_calibration_is_not_sold_as_one():
     )
 
 
-def test_names_cannot_break_out():
+def test_names_are_escaped():
     facts = CardFacts(
         name=EVIL,
         base_model=EVIL,
@@ -343,12 +343,12 @@ def test_escaped_text_reads_as_it_was(text):
     assert cell == text
 
 
-def test_code_and_fence_outlast_backticks():
+def test_code_and_fence_hold_backticks():
     assert code("a`b") == "`` a`b ``" and code("a|b") == "`a\\|b`"
     assert fence("x\n```\ny").startswith("````\n")
 
 
-def test_rounding_never_claims_all_or_nothing():
+def test_rounding_never_gives_0_or_100_per_cent():
     assert percent(0.99999) == "> 99.9 %" and percent(1.0) == "100.0 %"
     assert percent(0.0001) == "< 0.1 %" and percent(0.0) == "0.0 %"
     assert number(0.9996) == "0.9996"

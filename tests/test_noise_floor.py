@@ -13,7 +13,7 @@ from realfake.statistics.noise_floor import _perfect_model, calibrated_ece_band,
 
 
 def draw(n, seed=0, prior=0.4, sharpness=1.0):
-    """Margins that are calibrated log-odds at equal odds, times `sharpness`."""
+    """Return log-odds that are calibrated at equal odds, times `sharpness`."""
     rng = np.random.default_rng(seed)
     is_ai = rng.random(n) < prior
     return sharpness * rng.normal(np.where(is_ai, 2.0, -2.0), 2.0), is_ai
@@ -111,7 +111,7 @@ def banded(seed, n, n_calibration, sharpness=1.0, **options):
     )
 
 
-def test_band_says_what_it_compares():
+def test_band_has_value_and_sizes():
     log_odds, is_ai = draw(400, seed=5)
     band = calibrated_ece_band(log_odds, is_ai, *draw(200, seed=6), n_simulations=100)
     assert band["value"] == metrics.ece(expit(log_odds), is_ai, class_balanced_weights(is_ai))
@@ -121,7 +121,7 @@ def test_band_says_what_it_compares():
     assert band == calibrated_ece_band(log_odds, is_ai, *draw(200, seed=6), n_simulations=100)
 
 
-def test_band_asks_what_it_is_told_to():
+def test_band_uses_its_options():
     log_odds, is_ai = draw(300, seed=5)
     others = draw(150, seed=6)
     weights = class_balanced_weights(is_ai)

@@ -64,7 +64,7 @@ def test_all_plots_of_a_split(tmp_path, scored):
             assert image.format == "PNG" and min(image.size) > 200
 
 
-def test_one_label_leaves_out_what_needs_two(tmp_path):
+def test_plots_of_one_label(tmp_path):
     measured = measure([0.5, 1.0], [True, True], n_resamples=0)
     written = plots.write_plots(
         tmp_path, "own", [0.5, 1.0], [True, True], measured, log_history=[{"epoch": 1.0}]
@@ -137,7 +137,7 @@ def test_reliability_counts_both_labels_alike(tmp_path, figures):
     assert "before calibration: ECE 0.400" in labels and "after calibration: ECE 0.000" in labels
 
 
-def test_training_curves_take_what_there_is(tmp_path, figures):
+def test_training_curves_of_partial_logs(tmp_path, figures):
     plots.training_curves(tmp_path / "t.png", LOG)
     assert len(figures["t.png"].axes) == 2
     plots.training_curves(tmp_path / "t.png", [{"loss": 1.0, "epoch": 1.0}])
@@ -191,7 +191,7 @@ def test_captions_fit_their_tile():
     assert plotting._shorten("short", font, 100) == "short"
 
 
-def test_pyplot_stays_out():
+def test_pyplot_is_not_imported():
     program = (
         "import sys; from realfake.evaluation import plots; "
         "assert 'matplotlib' not in sys.modules; counts = {'real': 1, 'ai': 0}; "

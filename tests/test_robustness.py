@@ -175,7 +175,7 @@ def test_a_finished_run_is_logged_once(measured, tiny_vit, corpus, tmp_path):
     assert record["controls"] == {} and record["controls_n"] == 0
 
 
-def test_what_a_killed_run_left_is_used_and_gives_the_same(
+def test_a_killed_run_continues_with_the_same_results(
     measured, tiny_vit, corpus, tmp_path, monkeypatch
 ):
     out, left = tmp_path / "out", tmp_path / "left"
@@ -250,7 +250,7 @@ def test_other_weights_other_images_and_torn_files_are_scored_again(tmp_path):
     np.testing.assert_array_equal(again["model"]["blur_1"], first["model"]["blur_1"])
 
 
-def test_an_image_is_degraded_alike_in_any_subset(tmp_path):
+def test_degradations_do_not_depend_on_the_subset(tmp_path):
     scorer = Scorer("model", "weights", mean_level)
     whole, _ = score_grid(rows(), ["noise_5"], [scorer], tmp_path / "a", "f", batch_size=4)
     some, _ = score_grid(rows().select([7, 2]), ["noise_5"], [scorer], tmp_path / "b", "g")
@@ -266,7 +266,7 @@ def test_too_small_an_image_names_the_degradation():
 TRUTH = [False] * 4 + [True] * 4
 GENERATORS = ["none"] * 4 + ["good", "good", "poor", "poor"]
 SOURCES = ["camera", "camera", "web", "web", "web", "web", "camera", "camera"]
-MARGINS = {
+LOG_ODDS = {
     "clean": np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0, 1.5, -0.5]),
     "jpeg_40": np.array([-3.0, -2.0, 1.0, 2.0, 3.0, 4.0, -1.0, -4.0]),
 }
@@ -275,7 +275,7 @@ MARGINS = {
 def test_grid_figures_by_hand():
     thresholds = Thresholds(alpha=0.1, real=-1.5, ai=1.2, n_real=40, n_ai=40)
     figures = grid_figures(
-        MARGINS,
+        LOG_ODDS,
         TRUTH,
         thresholds=thresholds,
         generators=GENERATORS,
@@ -302,7 +302,7 @@ def test_grid_figures_by_hand():
 
 
 def test_the_headline_is_the_worst_case():
-    figures = grid_figures(MARGINS, TRUTH, generators=GENERATORS, n_resamples=0)
+    figures = grid_figures(LOG_ODDS, TRUTH, generators=GENERATORS, n_resamples=0)
     found = headline(figures)
     assert found["worst_degradation"]["degradation"] == "jpeg_40"
     assert found["worst_degradation"]["balanced_accuracy"]["value"] == 0.5
@@ -318,7 +318,7 @@ def test_the_headline_is_the_worst_case():
 
 
 def test_unchanged_images_are_not_called_a_degradation():
-    swapped = {"clean": MARGINS["jpeg_40"], "jpeg_40": MARGINS["clean"]}
+    swapped = {"clean": LOG_ODDS["jpeg_40"], "jpeg_40": LOG_ODDS["clean"]}
     text = summary({"degradations": grid_figures(swapped, TRUTH, generators=GENERATORS)})
     assert "`clean`" not in text and "worst degradation" not in text
     assert "on the unchanged images**, and no lower under any" in text
@@ -327,8 +327,8 @@ def test_unchanged_images_are_not_called_a_degradation():
 
 def test_verdicts_and_probabilities_have_their_own_columns():
     thresholds = Thresholds(alpha=0.1, real=-1.5, ai=1.2, n_real=40, n_ai=40)
-    model = grid_figures(MARGINS, TRUTH, thresholds=thresholds, n_resamples=0)
-    control = grid_figures({"clean": MARGINS["clean"]}, TRUTH, n_resamples=0)
+    model = grid_figures(LOG_ODDS, TRUTH, thresholds=thresholds, n_resamples=0)
+    control = grid_figures({"clean": LOG_ODDS["clean"]}, TRUTH, n_resamples=0)
     header, _, clean, jpeg, spectrum = (
         [cell.strip() for cell in line.split("|")]
         for line in tiers_table(
@@ -364,7 +364,7 @@ def test_mistakes_end_in_one_line(tiny_vit, corpus, tmp_path, capsys, options, m
     assert lines[0].startswith("realfake: error: ") and message in lines[0]
 
 
-def test_the_card_of_a_run_that_is_not_one(tiny_vit, corpus, tmp_path, capsys, monkeypatch):
+def test_update_card_needs_a_finished_run(tiny_vit, corpus, tmp_path, capsys, monkeypatch):
     words = [str(tiny_vit), "--dataset", str(corpus), "--update_card"]
     assert main(["evaluate", "robustness", *words]) == 2
     assert "has no training.json" in capsys.readouterr().err
@@ -397,7 +397,7 @@ def test_the_card_is_updated(tiny_vit, corpus, tmp_path, monkeypatch):
     assert not list(folder.glob("*.md.tmp")) and (folder / ".margins").is_dir()
 
 
-def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
+def test_measurement_of_a_finished_run(tiny_vit, corpus, tmp_path):
     from realfake.corpus.load import load_corpus
     from realfake.evaluation.robustness import measure_finished_run, possible_degradations
 
@@ -421,7 +421,7 @@ def test_a_part_of_a_split_for_the_end_of_a_run(tiny_vit, corpus, tmp_path):
     assert read_log(log)[0]["n"] == {"real": 8, "ai": 8}
 
 
-def test_degradations_that_leave_too_little_are_left_out():
+def test_degradations_that_make_images_too_small_are_left_out():
     from io import BytesIO
 
     from realfake.evaluation.robustness import possible_degradations
@@ -445,7 +445,7 @@ def test_degradations_that_leave_too_little_are_left_out():
 
 
 @pytest.mark.parametrize("name", ["vit", "mobilenet_v2"])
-def test_novelty_counts_as_in_a_prediction(name, tmp_path):
+def test_ood_scores_are_those_of_a_prediction(name, tmp_path):
     """In several threads, each of which catches features in layers of its own."""
     from realfake.models import ood
 
