@@ -1,3 +1,1 @@
-"""Image classifiers of transformers: opened, built and taken apart, and the arithmetic of their
-processors.
-"""
+"""Image classifiers of transformers: loading, calibration folding, preprocessing and geometry."""

@@ -1,8 +1,4 @@
-"""Opening and building image classifiers of transformers together with their image processor.
-
-The one place that knows how a checkpoint is found, which backend decodes for it, and which errors
-of the libraries a user's mistake turns into.
-"""
+"""Load and build image classifiers of transformers together with their image processors."""
 
 import json
 from pathlib import Path
@@ -28,10 +24,9 @@ from transformers.utils.hub import cached_file
 from realfake.labels import NAMES, class_indices
 from realfake.models.folding import final_linears
 
-# The side that every architecture accepts when it is built from scratch and nothing else is asked
-# for.
+# An input side that every architecture accepts.
 DEFAULT_IMAGE_SIZE = 224
-# Where a checkpoint's new files wait in its folder until all of them are written.
+# Folder inside a checkpoint's folder for new files, until all of them are written.
 SAVING = ".saving"
 
 
@@ -44,18 +39,19 @@ def load_classifier(
     config=None,
     new_head: bool = False,
 ) -> PreTrainedModel:
-    """Load an image classifier from a Hub id or a folder, from safetensors only and without remote
-    code.
+    """Load an image classifier from a Hub id or a folder, from safetensors, without remote code.
 
     Args:
-        config: *optional*. Its configuration, changed.
-        new_head: Whether the last linear layer may start from random weights, as for fine-tuning.
-            Other weights must have their stored shapes either way.
+        model: Hub id or folder.
+        revision, token, dtype: As in `from_pretrained` of transformers.
+        config: *optional*. A changed configuration to use instead of the stored one.
+        new_head: Whether the last linear layer may start from random weights, as in fine-tuning.
+            All other weights must have their stored shapes.
 
     Raises:
-        ValueError: The checkpoint is no image classifier, or its weights do not fit its
+        ValueError: The checkpoint is not an image classifier, or its weights do not fit its
             configuration.
-        OSError: There is no such checkpoint, it is gated, or its files are missing or broken.
+        OSError: The checkpoint does not exist, is gated, or has missing or broken files.
     """
     config = config or load_config(model, revision=revision, token=token)
     # Timm's wrapper needs torchvision's processors, which this project does without.
@@ -64,7 +60,8 @@ def load_classifier(
         or config.model_type == "timm_wrapper"
     ):
         raise ValueError(
-            f"{model} is a {config.model_type!r} checkpoint, which transformers has no image classifier for; "
+            f"{model} is a {config.model_type!r} checkpoint, which transformers has no image "
+            "classifier for; "
             "pass one such as google/vit-base-patch16-224 or facebook/convnextv2-tiny-22k-224."
         )
     with _readable_errors(model, revision):
@@ -79,7 +76,8 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    # transformers draws what is missing or of another shape at random, and only warns of it.
+    # transformers initialises missing weights and weights of another shape at random, with a
+    # warning.
     random = {key for key, *_ in found["mismatched_keys"]} | (
         set() if new_head else set(found["missing_keys"])
     )
@@ -91,8 +89,10 @@ def load_classifier(
     ]
     if random:
         raise ValueError(
-            f"The weights of {model} do not fit its configuration: {len(random)} are missing or have another shape, "
-            f"{random[0]} for one. Undo what was changed, or pass a checkpoint with a trained classifier."
+            f"The weights of {model} do not fit its configuration: {len(random)} are missing or "
+            "have another shape, "
+            f"{random[0]} for one. Undo what was changed, or pass a checkpoint with a trained "
+            "classifier."
         )
     return classifier
 
@@ -114,8 +114,8 @@ def load_processor(
 ) -> BaseImageProcessor:
     """Load a checkpoint's image processor, always with the PIL backend.
 
-    The torchvision backend, which transformers prefers where it is installed, resizes to other
-    pixels and so would give other scores on other machines.
+    transformers prefers the torchvision backend where it is installed. That backend resizes to
+    other pixels and would give other scores.
 
     Raises:
         OSError: As [`load_classifier`].
@@ -129,8 +129,7 @@ def load_processor(
 def optional_file(
     model: str | Path, name: str, *, revision: str | None = None, token: str | None = None
 ) -> Path | None:
-    """Find a file that a checkpoint may hold beside its weights, in its folder or on the Hub;
-    `None` where it does not.
+    """Find an optional file of a checkpoint, in its folder or on the Hub; `None` if it has none.
 
     Raises:
         OSError: The Hub answers with an error, or cannot be reached and the file is not in the
@@ -150,22 +149,23 @@ def optional_file(
 def build_classifier(
     model_type: str, *, overrides: dict | None = None, image_size: int | None = None
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Build an architecture with random weights, for where no checkpoint can be had.
+    """Build a classifier with random weights.
 
     Args:
-        model_type: A name that transformers knows: `vit`, `convnextv2`, `swin`, …
+        model_type: A model type of transformers: `vit`, `convnextv2`, `swin`, …
         overrides: Fields of the configuration, such as `{"hidden_sizes": [48, 96, 192, 384]}`.
         image_size: Side of the model's input in pixels.
 
     Raises:
-        ValueError: There is no such architecture, or a field is unknown to it.
+        ValueError: The architecture or a field does not exist.
     """
     known = sorted(
         name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if name != "timm_wrapper"
     )
     if model_type not in known:
         raise ValueError(
-            f"--model_type {model_type!r} is no image classifier of transformers; known: {', '.join(known)}."
+            f"--model_type {model_type!r} is no image classifier of transformers; known: "
+            f"{', '.join(known)}."
         )
     default = AutoConfig.for_model(model_type)
     settings = dict(overrides or {})
@@ -176,8 +176,8 @@ def build_classifier(
         settings["image_size"] = image_size
     class_name = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[model_type]
     try:
-        # Made anew, because some fields follow from others, such as the names of a ConvNeXt's
-        # stages from its depths.
+        # Created again, because some fields follow from others, such as a ConvNeXt's stage names
+        # from its depths.
         config = AutoConfig.for_model(model_type, **settings)
         name_labels(config)
         config.architectures = [class_name if isinstance(class_name, str) else class_name[0]]
@@ -193,7 +193,8 @@ def build_classifier(
         StrictDataclassError,
     ) as error:
         raise ValueError(
-            f"{model_type} cannot be built with these settings ({' '.join(str(error).split())}); check --config_overrides "
+            f"{model_type} cannot be built with these settings ({' '.join(str(error).split())}); "
+            "check --config_overrides "
             "and --image_size."
         ) from error
     from transformers import ViTImageProcessorPil
@@ -206,13 +207,14 @@ def override_config(config, overrides: dict) -> None:
     """Set fields of a configuration.
 
     Raises:
-        ValueError: The configuration has no such field, the value is of another type, or it is the
-            labels' field.
+        ValueError: The field does not exist, the value has the wrong type, or the field sets
+            labels.
     """
     for key, value in overrides.items():
         if key in ("num_labels", "id2label", "label2id", "model_type"):
             raise ValueError(
-                f"--config_overrides cannot set {key!r}: the labels are always 'real' and 'ai', and the architecture is "
+                f"--config_overrides cannot set {key!r}: the labels are always 'real' and 'ai', "
+                "and the architecture is "
                 "chosen by --model_type or --model_name_or_path."
             )
         if not hasattr(config, key):
@@ -223,27 +225,27 @@ def override_config(config, overrides: dict) -> None:
             setattr(config, key, value)
         except (StrictDataclassError, TypeError, ValueError) as error:
             raise ValueError(
-                f"--config_overrides: {value!r} does not suit the field {key!r} of the {config.model_type!r} configuration."
+                f"--config_overrides: {value!r} does not suit the field {key!r} of the "
+                f"{config.model_type!r} configuration."
             ) from error
 
 
 def name_labels(config) -> None:
-    """Give a configuration the project's two labels."""
+    """Set the labels of a configuration to `real` and `ai`."""
     config.id2label = dict(enumerate(NAMES))
     config.label2id = {name: index for index, name in enumerate(NAMES)}
     _take_softmax(config)
 
 
 def _take_softmax(config) -> None:
-    # Left at "multi_label_classification", the stock pipeline would apply a sigmoid to each logit.
+    # With "multi_label_classification" the stock pipeline would apply a sigmoid to each logit.
     config.problem_type = "single_label_classification"
 
 
 def keeps_head(config) -> bool:
-    """Say whether a checkpoint is a real/ai classifier already, so that fine-tuning starts from its
-    own head.
+    """Return whether a checkpoint is a real/AI classifier whose head fine-tuning can start from.
 
-    Its two labels are renamed in place to the project's, in the order that they have.
+    If so, its two labels are renamed in place to `real` and `ai`; their order stays.
     """
     if config.num_labels != len(NAMES):
         return False
@@ -258,10 +260,10 @@ def keeps_head(config) -> bool:
 
 
 def use_native_pixels(processor: BaseImageProcessor, image_size: int) -> None:
-    """Let a processor cut the centre out at native pixels instead of resampling, in place.
+    """Set a processor to crop the centre at native pixels instead of resizing, in place.
 
-    Resampling erases much of what a generator leaves behind in the pixels. Images smaller than the
-    crop are padded with zeros by the stock processors.
+    Resizing removes much of the evidence that generators leave in the pixels. The stock processors
+    pad smaller images with zeros.
     """
     processor.do_resize = False
     processor.do_center_crop = True
@@ -269,7 +271,7 @@ def use_native_pixels(processor: BaseImageProcessor, image_size: int) -> None:
 
 
 def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
-    """Return the height and width in pixels of what a processor hands to the model."""
+    """Return the height and width in pixels of a processor's output."""
     size = (
         processor.crop_size
         if getattr(processor, "do_center_crop", False) and processor.crop_size
@@ -281,9 +283,7 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
 
 
 def _missing_files(folder: Path) -> list[str]:
-    """Name what a checkpoint's folder lacks; large weights are in several files that an index
-    names.
-    """
+    """List the files that are missing in a checkpoint's folder. An index stands for its shards."""
     return [
         name
         for name in ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -292,7 +292,7 @@ def _missing_files(folder: Path) -> list[str]:
 
 
 class _readable_errors:
-    """Turns what the libraries raise for a checkpoint that cannot be opened into one line."""
+    """Turns errors of the libraries about a checkpoint into one line."""
 
     def __init__(self, model: str | Path, revision: str | None):
         self.model = str(model)
@@ -317,11 +317,13 @@ class _readable_errors:
             if folder.is_dir():
                 detail = f"it lacks {', '.join(missing)}" if missing else str(error).splitlines()[0]
                 if "config.json" in missing and (folder / SAVING).is_dir():
-                    detail = "it was being saved when that was interrupted; give the command that saves it again"
+                    detail = "saving it was interrupted; run the command that saves it again"
                 raise OSError(f"{self.where} cannot be opened as a checkpoint: {detail}") from error
             raise OSError(
-                f"No checkpoint {self.where!r}: it is neither a folder here nor to be had from the Hub "
-                f"({type(error.__cause__ or error).__name__}). Check the name, the connection and `hf auth login`."
+                f"No checkpoint {self.where!r}: it is neither a folder here nor to be had from the "
+                "Hub "
+                f"({type(error.__cause__ or error).__name__}). Check the name, the connection and "
+                "`hf auth login`."
             ) from error
         if type(error).__name__ == "SafetensorError" or isinstance(
             error, (json.JSONDecodeError, UnicodeDecodeError)

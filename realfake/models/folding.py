@@ -1,8 +1,7 @@
-"""The classifier's last linear layer: folding a calibration into it, and choosing what is trained.
+"""Fold a calibration into the last linear layer, and batch normalisation into convolutions.
 
-The stock image-classification pipeline applies a softmax to the raw logits and offers no hook for a
-temperature, so a calibration that every consumer is to see has to live in this layer's weight and
-bias.
+The stock image-classification pipeline applies a softmax to the raw logits and has no hook for a
+temperature. A calibration that every consumer sees must therefore be part of the weights.
 """
 
 import copy
@@ -14,14 +13,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from realfake.labels import AI, REAL
 
-# Heads that some architectures average: DeiT, LeViT and SwiftFormer, each with a second one for
-# distillation.
+# Pairs of heads whose logits are averaged, for distillation: DeiT, LeViT and SwiftFormer.
 _TWINS = (
     ("cls_classifier", "distillation_classifier"),
     ("classifier.linear", "classifier_distill.linear"),
     ("head", "dist_head"),
 )
-# What the architectures call dropout in their configuration, the classifier's own first.
+# Names of dropout in the configurations, the classifier's first.
 _DROPOUT_FIELDS = (
     "classifier_dropout_prob",
     "classifier_dropout",
@@ -31,8 +29,7 @@ _DROPOUT_FIELDS = (
 
 
 def final_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Find the linear layers that write the logits: one, or two where a distilled model averages
-    two heads.
+    """Find the linear layers that compute the logits: one, or two if the model averages two heads.
 
     Raises:
         ValueError: No linear layer has as many outputs as the model has labels.
@@ -44,7 +41,8 @@ def final_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     }
     if not linears:
         raise ValueError(
-            f"{type(model).__name__} does not end in a linear layer with {model.config.num_labels} outputs, "
+            f"{type(model).__name__} does not end in a linear layer with {model.config.num_labels} "
+            "outputs, "
             "so a calibration cannot be folded into it."
         )
     for twins in _TWINS:
@@ -75,7 +73,8 @@ def fold(
     for name, linear in final_linears(model).items():
         if linear.bias is None and bias != 0:
             raise ValueError(
-                f"The last layer {name!r} has no bias to fold one into; calibrate with a temperature alone."
+                f"The last layer {name!r} has no bias to fold one into; calibrate with a "
+                "temperature alone."
             )
         linear.weight.div_(temperature)
         if linear.bias is not None:
@@ -93,7 +92,8 @@ def folding_error(
     """Return the largest deviation of `after` from `before` / T + b, relative to the largest logit.
 
     Args:
-        before, after: Logits of shape `(n, labels)`, from before and after [`fold`].
+        before, after: Logits of shape `(n, labels)` before and after [`fold`].
+        class_indices, temperature, bias: As in [`fold`].
     """
     expected = before.double() / temperature
     expected[:, class_indices[AI]] += bias
@@ -102,11 +102,10 @@ def folding_error(
 
 
 def check_foldable(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
-    """Fold a calibration in and take it out again, to find before a training that its result can be
-    calibrated.
+    """Fold a calibration in and undo it, to find out before training whether folding will work.
 
     Raises:
-        ValueError: The logits do not follow the last linear layer's weight and bias.
+        ValueError: The logits do not follow the weight and bias of the last linear layer.
     """
     linears = final_linears(model)
     kept = {
@@ -123,19 +122,19 @@ def check_foldable(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
             linear.load_state_dict(kept[name])
     if folding_error(before, after, class_indices, 2.0, bias) > 1e-3:
         raise ValueError(
-            f"{type(model).__name__} does more to its logits than its last linear layer does, so a calibration cannot "
+            f"{type(model).__name__} does more to its logits than its last linear layer does, so a "
+            "calibration cannot "
             "be folded into it; choose another architecture."
         )
 
 
 def has_bias(model: PreTrainedModel) -> bool:
-    """Say whether the last linear layer has a bias that one can be folded into."""
+    """Return whether the last linear layer has a bias that a calibration bias can be added to."""
     return all(linear.bias is not None for linear in final_linears(model).values())
 
 
 def set_dropout(config: PretrainedConfig, dropout: float) -> str:
-    """Set the dropout in the configuration's own field, so that the architecture stays as
-    transformers has it.
+    """Set the dropout rate in the configuration field of the architecture.
 
     Returns:
         The name of the field.
@@ -160,17 +159,17 @@ def set_dropout(config: PretrainedConfig, dropout: float) -> str:
 
 
 def select_trainable(model: PreTrainedModel, trainable: str) -> list[str]:
-    """Freeze all parameters but those asked for.
+    """Freeze all parameters except the selected ones.
 
     Args:
         trainable: `"all"`, `"head"` (the last linear layer), or `"last:N"` (the last N blocks of
-            the backbone and all that comes after them).
+            the backbone and everything after them).
 
     Returns:
-        The names of the parameters that stay trainable.
+        The names of the trainable parameters.
 
     Raises:
-        ValueError: The word is unknown, or the model has fewer blocks.
+        ValueError: The value is unknown, or the model has fewer than N blocks.
     """
     names = [name for name, _ in model.named_parameters()]
     if trainable == "all":
@@ -190,8 +189,8 @@ def select_trainable(model: PreTrainedModel, trainable: str) -> list[str]:
 
 
 def _first_of_last_blocks(model: PreTrainedModel, names: list[str], count: int) -> int:
-    # The backbone's blocks are the outermost list of modules with more than one entry, each with
-    # weights. Some architectures keep the embeddings between their stages in another such list.
+    # The blocks are the outermost list of modules with more than one entry, each with weights. Some
+    # architectures keep the embeddings between their stages in another such list.
     lists = [
         (name.count("."), name, module)
         for name, module in model.named_modules()
@@ -213,27 +212,24 @@ def _first_of_last_blocks(model: PreTrainedModel, names: list[str], count: int) 
     return next(index for index, parameter in enumerate(names) if parameter.startswith(prefix))
 
 
-# Largest deviation of the folded logits, relative to the largest logit, that is taken for rounding
-# in fp32.
+# Largest deviation of the logits, relative to the largest logit, that counts as rounding in fp32.
 TOLERANCE = 1e-4
 
 
-@torch.no_grad()  # and not inference mode: maps need gradients of what comes out of it
+@torch.no_grad()  # not inference mode: maps need gradients through the copy
 def fold_batch_norms(model: nn.Module, pixels: torch.Tensor) -> nn.Module:
-    """Return a copy of an image classifier whose batch normalisations are part of the convolutions
-    before them.
+    """Return a copy of an image classifier with batch normalisations merged into convolutions.
 
-    Which convolution a normalisation follows is watched in one forward pass. Nothing tells whether
-    something else takes the convolution's output too, so the copy is compared with the model on
-    these pixels.
+    One forward pass shows which convolution each normalisation follows. Something else may use the
+    output of that convolution too, so the logits of the copy are compared with the model's.
 
     Args:
         model: In evaluation mode, in fp32.
         pixels: A few preprocessed images, of shape `(n, channels, height, width)`.
 
     Returns:
-        The copy, in channels-last layout, in which depthwise convolutions are faster on a CPU; the
-        model itself where it has no such layers, or where its answers would not stay as they are.
+        The copy, in channels-last layout, which speeds up depthwise convolutions on a CPU. The
+        model itself if it has no such layers, or if its logits would change.
     """
     followed = _followed_by(model, pixels)
     if not followed:
@@ -254,8 +250,8 @@ def fold_batch_norms(model: nn.Module, pixels: torch.Tensor) -> nn.Module:
 
 
 def _followed_by(model: nn.Module, pixels: torch.Tensor) -> dict[str, str]:
-    """`{batch normalisation: the convolution whose output it takes}`, by the names of the modules."""
-    # The outputs are kept while the pass runs, so that no two of them share an identity.
+    """Return `{name of a batch normalisation: name of the convolution before it}`."""
+    # Keeps the outputs alive, so that no two of them have the same id.
     made: dict[int, tuple[torch.Tensor, str]] = {}
     followed: dict[str, str] = {}
 
@@ -280,6 +276,6 @@ def _followed_by(model: nn.Module, pixels: torch.Tensor) -> dict[str, str]:
     finally:
         for hook in hooks:
             hook.remove()
-    # A convolution that serves two normalisations can hold only one of them.
+    # A convolution followed by two normalisations can be merged with neither.
     targets = list(followed.values())
     return {bn: conv for bn, conv in followed.items() if targets.count(conv) == 1}

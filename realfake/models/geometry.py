@@ -1,9 +1,8 @@
-"""Which part of an upright image reaches the model, and where it lies in the model's input.
+"""Which part of an image reaches the model, and where it lies in the model's input.
 
-Processors squash, crop, warp or pad, each with arithmetic of its own. Instead of repeating that
-arithmetic, this module sends test pictures through the processor and reads the geometry off what
-comes out, so it holds for any processor that maps the image onto its output along straight axes.
-Attribution maps, made on the model's input, are carried back onto the image with it.
+Processors squash, crop, warp or pad, each in its own way. This module sends test pictures through
+the processor and measures the geometry of the output. It works for every processor that maps
+straight axes onto straight axes. Attribution maps are carried back onto the image with it.
 """
 
 from dataclasses import dataclass, field
@@ -44,20 +43,20 @@ class Region:
         return self.input_box != (0.0, 0.0, float(self.input_size[0]), float(self.input_size[1]))
 
     def to_image(self, heat: np.ndarray) -> np.ndarray:
-        """Carry a map over the model's input back onto the upright image.
+        """Map an attribution over the model's input back onto the upright image.
 
-        Bilinear where the image has more pixels than the model's input, a triangle-weighted mean
-        where it has fewer (PIL's `BILINEAR`), so that no part of the map is skipped. The map's
-        values over padding are dropped.
+        Bilinear where the image has more pixels than the input, a triangle-weighted mean where it
+        has fewer (PIL's `BILINEAR`), so that every value of the map counts. Values over padding are
+        dropped.
 
         Args:
             heat: `(input height, input width)` array.
 
         Returns:
-            `(height, width)` float32 array; NaN where the model did not look.
+            `(height, width)` float32 array; NaN outside the seen part.
 
         Raises:
-            ValueError: The map is not as large as the model's input.
+            ValueError: The map and the model's input differ in shape.
         """
         heat = np.asarray(heat, dtype=np.float32)
         if heat.shape != self.input_size[::-1]:
@@ -74,14 +73,12 @@ class Region:
 
 
 def _weights(start, stop, from_, to, length, input_length) -> tuple[slice, np.ndarray]:
-    """One axis of `to_image`: the image pixels whose centre is seen, and their weights over the
-    input's pixels.
-    """
+    """Return the seen image pixels along one axis, and their weights over the input's pixels."""
     pixels = slice(max(0, int(np.ceil(start - 0.5))), min(length, int(np.floor(stop - 0.5)) + 1))
     scale = (to - from_) / (stop - start)
     centres = from_ + (np.arange(pixels.start, pixels.stop) + 0.5 - start) * scale
     inside = np.arange(int(np.floor(from_ + 0.5)), int(np.floor(to + 0.5)))
-    # Past the outermost pixel centres a bilinear map is constant.
+    # A bilinear map is constant beyond the outermost pixel centres.
     centres = centres.clip(inside[0] + 0.5, inside[-1] + 0.5)
     near = np.maximum(0, 1 - np.abs(centres[:, None] - (inside + 0.5)) / max(1.0, scale))
     weights = np.zeros((len(centres), input_length), dtype=np.float32)
@@ -90,22 +87,20 @@ def _weights(start, stop, from_, to, length, input_length) -> tuple[slice, np.nd
 
 
 def seen_region(processor, width: int, height: int) -> Region:
-    """Find which part of a `width` × `height` image a processor hands to the model.
+    """Find which part of a `width` × `height` image a processor passes to the model.
 
-    Exact for native crops (the image's own pixels); for resized images within a tenth of a model
-    pixel.
+    Exact for native crops, within a tenth of a model pixel for resized images.
 
     Args:
-        processor: A transformers image processor whose `pixel_values` are one image, `(1, 3, h,
-            w)`.
-        width, height: The upright image's size in pixels.
+        processor: A transformers image processor whose `pixel_values` have shape `(1, 3, h, w)`.
+        width, height: Size of the upright image in pixels.
 
     Returns:
         [`Region`]
 
     Raises:
-        ValueError: The processor gives something else than one image, or does not map straight axes
-            onto straight axes, so that no map can be carried back.
+        ValueError: The output is not one image, or the processor does not map straight axes onto
+            straight axes.
     """
     name = f"{type(processor).__module__}.{type(processor).__qualname__}"
     return _measure(
@@ -124,7 +119,8 @@ class _Processor:
         pixels = self.processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
         if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
             raise ValueError(
-                f"{type(self.processor).__name__} gives pixel_values of shape {tuple(pixels.shape)}; maps need one "
+                f"{type(self.processor).__name__} gives pixel_values of shape "
+                f"{tuple(pixels.shape)}; maps need one "
                 "image, (1, 3, height, width)."
             )
         return pixels[0].numpy().astype(np.float64)
@@ -132,7 +128,7 @@ class _Processor:
 
 @lru_cache(maxsize=64)
 def _value_range(processor: _Processor) -> tuple[np.ndarray, np.ndarray]:
-    """What black and white become: undoes rescaling and normalisation of whatever kind."""
+    """Return the outputs for black and white, which undo any rescaling and normalisation."""
     centre = []
     for value in (0, 255):
         out = processor(np.full((64, 64, 3), value, dtype=np.uint8))
@@ -141,9 +137,7 @@ def _value_range(processor: _Processor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _process(processor: _Processor, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Send through a picture whose channels hold `x` (by column), white and `y` (by row); 0-255
-    comes back.
-    """
+    """Process a picture with `x` (by column), white and `y` (by row) as channels; return 0..255."""
     image = np.empty((len(y), len(x), 3), dtype=np.uint8)
     image[..., 0], image[..., 1], image[..., 2] = x[None, :], 255, y[:, None]
     black, white = _value_range(processor)
@@ -156,15 +150,14 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
     codes = [_Ramp(length, 0.0, float(length)) for length in lengths]
     out = _process(processor, *(code.greys for code in codes))
     input_size = (out.shape[2], out.shape[1])
-    # White marks what is image; the margin below 255 lets in what a bicubic filter does near a
-    # border.
+    # White marks the image. The limit below 255 allows for bicubic filters near a border.
     seen = out[1] > 200
     spans = (u0, u1), (v0, v1) = _span(seen.any(axis=0)), _span(seen.any(axis=1))
     if u1 - u0 < 2 or v1 - v0 < 2 or not seen[v0:v1, u0:u1].mean() > 0.98:
         raise ValueError(
             f"{_type(processor)} leaves no rectangle of the image in the model's input."
         )
-    # Some processors hand over blue, green, red: x is in the channel that varies along a row.
+    # Some processors output BGR: x is in the channel that varies along a row.
     part = out[:, v0:v1, u0:u1]
     order = (
         (0, 2)
@@ -179,7 +172,8 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
         ]
         if any(slope <= 0 for slope, _ in lines):
             raise ValueError(
-                f"{_type(processor)} does not keep the image's axes, so maps cannot be carried back."
+                f"{_type(processor)} does not keep the image's axes, so maps cannot be carried "
+                "back."
             )
         return lines
 
@@ -188,8 +182,8 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
         boxes = _exact(processor, lengths, spans, order, lines)
         if boxes:
             return Region(*boxes, lengths, input_size)
-    # A level of grey spans several pixels of a large image: look at the seen part alone where that
-    # is small.
+    # On large images one grey level spans several pixels: measure the seen part alone if it is
+    # small.
     if any(_period(slope) < 8 * length / _TOP for (slope, _), length in zip(lines, lengths)):
         codes = [
             _Ramp(length, *_window(*args, length)) for *args, length in zip(lines, spans, lengths)
@@ -216,30 +210,27 @@ def _type(processor: _Processor) -> str:
 
 
 class _Ramp:
-    """Grey that rises from pixel `start` to pixel `stop` and is constant outside: coarse, without
-    ambiguity.
-    """
+    """Grey that rises from pixel `start` to pixel `stop`: coarse but unambiguous."""
 
     def __init__(self, length: int, start: float, stop: float):
         step = _TOP / max(1.0, stop - start - 1)
-        # A whole number of levels for each pixel where there are fewer pixels than levels: no
-        # rounding.
+        # A whole number of levels per pixel avoids rounding where pixels are fewer than levels.
         self.start, self.step = start, float(np.floor(step)) if step >= 1 else step
         self.greys = np.round(((np.arange(length) - start) * self.step).clip(0, _TOP)).astype(
             np.uint8
         )
-        # The outermost pixels are left out: filters treat the image's border in ways of their own.
+        # Without the outermost pixels, which filters treat differently.
         border = 2 if length >= 16 else 1
         self.low = max(1.0, (border - start) * self.step)
         self.high = min(_TOP - 1, (length - 1 - border - start) * self.step)
 
     def decode(self, greys: np.ndarray, _expected) -> tuple[np.ndarray, np.ndarray]:
-        """Image coordinates (edges at whole numbers), and which of them are to be trusted."""
+        """Return image coordinates (edges at whole numbers) and a mask of the reliable ones."""
         return greys / self.step + self.start + 0.5, (greys >= self.low) & (greys <= self.high)
 
 
 class _Saw:
-    """Grey that rises anew every `period` pixels: fine, where a coarse fit tells the periods apart."""
+    """Grey that rises again every `period` pixels: fine, but ambiguous by periods."""
 
     def __init__(self, length: int, period: float):
         self.length, self.period = length, period
@@ -249,8 +240,7 @@ class _Saw:
         """As [`_Ramp.decode`], near the `expected` coordinates."""
         fine = greys / _TOP * self.period + 0.5
         coordinates = fine + self.period * np.round((expected - fine) / self.period)
-        # Where grey falls back the filter mixes both ends; at the image's border it does what it
-        # likes.
+        # Where grey drops the filter mixes both ends; near the image's border it varies.
         phase = (expected - 0.5) % self.period / self.period
         good = (
             (phase > 0.15)
@@ -262,18 +252,15 @@ class _Saw:
 
 
 def _period(slope: float) -> float:
-    """A saw's period in image pixels: 3.618 levels of grey for each model pixel.
+    """Return a saw's period in image pixels: 3.618 grey levels per model pixel.
 
-    With a simple fraction in its place the rounding of grey would follow the grid of pixels and
-    bend the fit.
+    With a simple fraction the rounding of grey would follow the pixel grid and bend the fit.
     """
     return max(_TOP / 3.618 * slope, 24.0)
 
 
 def _fit(greys: np.ndarray, code, span: tuple[int, int], before) -> tuple[float, float]:
-    """Least squares line from the model's coordinate to the image's, refitted without the worst
-    outliers.
-    """
+    """Fit the image coordinate to the model's by least squares, then again without outliers."""
     u = np.arange(span[0], span[1]) + 0.5
     x, good = code.decode(greys, None if before is None else np.polyval(before, u))
     if good.sum() < 2:
@@ -287,23 +274,23 @@ def _fit(greys: np.ndarray, code, span: tuple[int, int], before) -> tuple[float,
 
 
 def _span(seen: np.ndarray) -> tuple[int, int]:
-    """First and one past the last true index."""
+    """Return the first true index and one past the last."""
     where = np.flatnonzero(seen)
     return (int(where[0]), int(where[-1]) + 1) if len(where) else (0, 0)
 
 
 def _window(line: tuple[float, float], span: tuple[int, int], length: int) -> tuple[float, float]:
-    """The part of the image that a first, coarse fit finds, with a margin for its error."""
+    """Return the part of the image that a coarse fit finds, with a margin for its error."""
     start, stop = sorted(line[0] * u + line[1] for u in span)
     margin = 2 * length / _TOP + 4
     return float(max(0, np.floor(start - margin))), float(min(length, np.ceil(stop + margin)))
 
 
 def _exact(processor, lengths, spans, order, lines):
-    """Boxes of a native crop, or `None` where the pixels that arrive are not the image's own.
+    """Return the boxes of a native crop, or `None` if pixels do not arrive unchanged.
 
-    The coordinate modulo 256 is written into the pixels. A copied pixel gives it back without
-    error, and the coarse fit says which multiple of 256 to add.
+    The coordinate modulo 256 is written into the pixels. A copied pixel returns it without error,
+    and the coarse fit tells which multiple of 256 to add.
     """
     out = _process(processor, *(np.arange(length) % 256 for length in lengths))
     (u0, u1), (v0, v1) = spans
@@ -324,10 +311,10 @@ def _exact(processor, lengths, spans, order, lines):
 
 
 def _edges(line, span, length, full) -> tuple[float, float]:
-    """One axis of a region: where it starts and ends in the image.
+    """Return where a region starts and ends in the image along one axis.
 
-    The image's own borders are put in exactly where the fit comes within 0.3 model pixels of them,
-    or where padding begins.
+    The image's border is used exactly if the fit is within 0.3 model pixels of it, or if padding
+    begins there.
     """
     slope, offset = line
     edges = [slope * u + offset for u in span]

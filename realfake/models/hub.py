@@ -1,9 +1,8 @@
-"""Where a checkpoint's files come from when the Hub is slow, silent or wrong.
+"""Find and verify the files of a checkpoint when the Hub is slow, silent or altered on the way.
 
-[`~realfake.detector.Detector.from_pretrained`] asks here first. One question pins the commit, so
-that all files are of one state of the repository; where the Hub does not answer it, what an earlier
-start has downloaded is opened at once instead of after every file's own time-out. What arrived is
-compared with what the Hub announced: a proxy that alters a byte must not alter a verdict.
+[`~realfake.detector.Detector.from_pretrained`] uses this. One request pins the commit, so that all
+files belong to one state of the repository. If the Hub does not answer, an earlier download is
+opened at once. Downloads are compared with the hashes that the Hub announced.
 """
 
 import contextlib
@@ -38,11 +37,11 @@ from realfake.io import write_atomically
 
 logger = logging.getLogger(__name__)
 
-# Seconds of silence after which the Hub is not waited for when it is asked which commit is meant.
+# Seconds to wait for the Hub's answer about the commit.
 TIMEOUT = 10.0
-# Seconds that a file of figures may take, without which a page is whole.
+# Seconds to wait for a file of figures; the page works without it.
 RECORD_SECONDS = 30.0
-# What is opened of a checkpoint.
+# Files that are opened.
 _OPENED = (
     "config.json",
     "preprocessor_config.json",
@@ -56,13 +55,13 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Located:
-    """What to open.
+    """Where to open a checkpoint.
 
     Attributes:
-        source: A Hub id, or a folder: the one that was named, or that of an earlier download.
-        revision: What to ask the Hub for; `None` beside a folder.
-        commit: The Hub's commit, where it is known.
-        asked: The branch, tag or commit that was asked for.
+        source: A Hub id, or a folder: the given one, or an earlier download.
+        revision: Revision to open on the Hub; `None` for a folder.
+        commit: The Hub's commit, if known.
+        asked: The branch, tag or commit that the caller named.
     """
 
     source: str | Path
@@ -77,17 +76,17 @@ def locate(
     token: str | bool | None = None,
     max_seconds: float | None = None,
 ) -> Located:
-    """Pin a checkpoint to a commit, or find what is left of it in the cache where the Hub does not
-    answer.
+    """Pin a checkpoint to a commit, or find an earlier download if the Hub does not answer.
 
     Args:
         model: Hub id or folder.
         revision: *optional*. Branch, tag or commit.
-        max_seconds: *optional*. With it the files are downloaded here, and a Hub that takes longer
-            for all of them together counts as one that does not answer.
+        token: *optional*. Hub token.
+        max_seconds: *optional*. If given, the files are downloaded here, and a download that takes
+            longer counts as no answer.
 
     Raises:
-        OSError: The Hub does not answer, and nothing was downloaded before.
+        OSError: The Hub does not answer, and there is no earlier download.
     """
     if Path(model).exists():
         return Located(model, revision)
@@ -114,7 +113,8 @@ def locate(
         folder = Path(snapshot_download(str(model), revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         raise OSError(
-            f"No checkpoint {str(model)!r}: it is neither a folder here nor to be had from the Hub ({reason}), and no earlier "
+            f"No checkpoint {str(model)!r}: it is neither a folder here nor to be had from the Hub "
+            f"({reason}), and no earlier "
             "download of it is here. Check the name and the connection."
         ) from None
     logger.warning(
@@ -127,7 +127,7 @@ def locate(
 
 
 def _pin(model: str, revision: str | None, token: str | bool | None, download: bool) -> str:
-    """Ask which commit is meant, and download what is opened of it."""
+    """Return the commit, and download the files that are opened."""
     info = HfApi(token=token).model_info(model, revision=revision, timeout=TIMEOUT)
     names = [file.rfilename for file in info.siblings or []] if download else []
     # Whoever opens it meets the same error, and says so.
@@ -139,11 +139,12 @@ def _pin(model: str, revision: str | None, token: str | bool | None, download: b
 
 
 def _within(seconds: float | None, make: Callable[[], Made]) -> Made:
-    """What `make` returns, if that takes no longer; a client's own time-out begins anew with every
-    byte.
+    """Return the result of `make`, with a limit on the total time.
+
+    A client's own time-out starts again with every byte.
 
     Raises:
-        TimeoutError: It takes longer. It is left to itself.
+        TimeoutError: It takes longer. The thread is abandoned.
     """
     if seconds is None:
         return make()
@@ -155,7 +156,7 @@ def _within(seconds: float | None, make: Callable[[], Made]) -> Made:
         except Exception as error:
             made.set_exception(error)
 
-    # A download without an end must not keep the program from ending.
+    # A daemon thread: an endless download must not keep the program from ending.
     threading.Thread(target=run, name="download", daemon=True).start()
     if wait([made], seconds).not_done:
         raise TimeoutError(f"it takes longer than {seconds:g} s")
@@ -163,10 +164,9 @@ def _within(seconds: float | None, make: Callable[[], Made]) -> Made:
 
 
 def find_record(model: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """Find a file of figures beside a checkpoint, for a page that does without it where it cannot
-    be had.
+    """Find a file of figures beside a checkpoint; `None` if it cannot be found.
 
-    Unlike the client's own download, which tries five times, this asks once.
+    The client's own download tries five times; this tries once.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -189,13 +189,14 @@ def find_record(model: str | Path, name: str, revision: str | None = None) -> Pa
 
 
 def verified(located: Located, opening: Callable[[], Opened]) -> Opened:
-    """Open a checkpoint, and once more if one of its files is not the one that the Hub announced.
+    """Open a checkpoint, and try once more if a file differs from what the Hub announced.
 
     Args:
-        opening: Downloads what is missing, and opens it.
+        located: From [`locate`].
+        opening: Downloads what is missing and opens it.
 
     Raises:
-        OSError: Its files arrive altered every time.
+        OSError: The files arrive altered both times.
     """
     for _ in range(2):
         failure = None
@@ -211,15 +212,14 @@ def verified(located: Located, opening: Callable[[], Opened]) -> Opened:
             return opened
         logger.warning("Not what the Hub announced, removed from the cache: %s", ", ".join(altered))
     raise OSError(
-        f"{located.source}: {', '.join(altered)} arrived with another content than the Hub announced, twice; "
+        f"{located.source}: {', '.join(altered)} arrived with another content than the Hub "
+        "announced, twice; "
         "something on the way alters it."
     )
 
 
 def _remember(located: Located) -> None:
-    """Note in the cache what a branch or tag points at, now that all of it is there, for a start
-    without the Hub.
-    """
+    """Record in the cache which commit a branch or tag points at, for starts without the Hub."""
     if located.asked in (None, located.commit):
         return
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(
@@ -232,13 +232,13 @@ def _remember(located: Located) -> None:
 
 
 def remove_altered(located: Located) -> list[str]:
-    """Delete from the cache those files of a checkpoint whose content does not fit their hash.
+    """Delete cached files of a checkpoint whose content does not match their hash.
 
-    The cache calls a file's content by what the Hub announced: the SHA-256 of a large file, git's
-    hash of others. Where the file system has no links there is nothing to compare with.
+    The cache names a file's content by its hash: SHA-256 for LFS files, git's hash for others. On
+    file systems without symbolic links nothing can be compared.
 
     Returns:
-        Their names.
+        The names of the deleted files.
     """
     if isinstance(located.source, Path) and located.commit:
         folder = located.source
@@ -266,8 +266,7 @@ def _fits(path: Path) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == name
     if re.fullmatch("[0-9a-f]{40}", name):
         data = path.read_bytes()
-        # Git's own hash of a file, by which the Hub calls those that are not LFS; no secret hangs
-        # on it.
+        # Git's blob hash, which the Hub uses for files outside LFS. It is not used for security.
         return (
             hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == name
         )

@@ -1,21 +1,19 @@
-"""Is an image unlike those that a checkpoint was calibrated on? Then the detector says nothing,
-whatever the margin.
+"""Out-of-distribution detection: is an image unlike those that a checkpoint was calibrated on?
 
-A two-class network answers on a page of text, a chart or a flat colour as readily as on a
-photograph. Its own features tell them apart: [`fit`] describes those of the calibration images,
-`ood.safetensors` keeps the description beside the weights, and [`Detector.predict`] withholds the
-verdict where the [`OodReference.p_value`] of an image is at most the stated rate.
+A two-class network also answers on a page of text, a chart or a flat colour. Its features tell such
+images apart. [`fit`] describes the features of the calibration images, and `ood.safetensors` stores
+the description beside the weights. [`Detector.predict`] gives no verdict where the
+[`OodReference.p_value`] of an image is at most the stated rate.
 
-The features of an image are three pooled blocks, from the forward pass that gives the logits: the
-input of the last linear layer (L2-normalised), and mean and standard deviation over all positions
-of the hidden states at a quarter and at half of the network's depth. The last layer alone does not
-do: what it keeps is what tells real from ai, and flat areas and straight edges are gone by then. On
-drawn text, charts, screens, flat colours, gradients and noise it found 66 % at 5 % false alarms
-(the bundled photos detector, scenes), the three blocks together 98 % or more.
+The features are three pooled blocks from the forward pass that computes the logits: the input of
+the last linear layer (L2-normalised), and the mean and standard deviation over all positions of the
+hidden states at a quarter and at half of the depth. On drawn text, charts, screens, flat colours,
+gradients and noise, the last layer alone found 66 % at 5 % false alarms (bundled photos detector,
+scenes); the three blocks together found 98 % or more.
 
-Each block is scored by its Mahalanobis distance to the calibration images, with a covariance of low
-rank plus noise (probabilistic principal components: Tipping and Bishop 1999; Lee et al. 2018 for
-the use of such distances on features).
+Each block is scored by its Mahalanobis distance to the calibration images, with a
+low-rank-plus-noise covariance (probabilistic PCA: Tipping and Bishop 1999; such distances on
+features: Lee et al. 2018).
 """
 
 from collections.abc import Sequence
@@ -40,11 +38,11 @@ from realfake.statistics.verdicts import rank_allowed
 FILE_NAME = "novelty.safetensors"
 ALPHA = 0.05
 RANK = 32
-# More images than these change neither the description nor the threshold by much.
+# More images change neither the description nor the threshold by much.
 MAX_IMAGES = 1000
 _FORMAT = "realfake-novelty-1"
 _N_FOLDS = 10
-# Fewer images than these describe nothing.
+# Smallest number of images for a description.
 _FEWEST = 20
 
 
@@ -54,15 +52,15 @@ _FEWEST = 20
 def forward_with_features(
     model: nn.Module, pixel_values: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Run an image classifier once, for its logits and for the features that novelty is judged by.
+    """Run an image classifier once and return its logits and features.
 
     Args:
         model: An image classifier of transformers.
         pixel_values: `(batch, 3, height, width)`.
 
     Returns:
-        The logits, `(batch, labels)`, and `{block: (batch, size)}`, both float32. A model that
-        gives no hidden states has the block `"penultimate"` alone.
+        The logits, `(batch, labels)`, and `{block: (batch, size)}`, both float32. A model without
+        hidden states has only the block `"penultimate"`.
     """
     with _inputs_of(final_linears(model).values()) as inputs:
         output = model(pixel_values=pixel_values, output_hidden_states=True)
@@ -86,7 +84,7 @@ def _inputs_of(modules):
     owner = get_ident()
 
     def keep(_module, arguments):
-        # Another thread may run the same model meanwhile; its pass is none of ours.
+        # Other threads may run the same model at the same time.
         if get_ident() == owner:
             inputs.append(arguments[0])
 
@@ -103,14 +101,13 @@ def _inputs_of(modules):
 
 @dataclass(frozen=True)
 class _Block:
-    """Where the calibration images lie in one block of features, with a covariance of low rank plus
-    noise.
+    """Distribution of the calibration images in one block: low-rank-plus-noise covariance.
 
     Args:
-        mean, scale: (d,) by which features are standardised.
-        components: (r, d) orthonormal rows, the directions of the largest variance after that.
-        variances: (r,) along them.
-        rest: The variance along every other direction.
+        mean, scale: `(d,)`, to standardise the features.
+        components: `(r, d)`, orthonormal directions of the largest variance.
+        variances: `(r,)`, variances along the components.
+        rest: Variance along every other direction.
     """
 
     mean: np.ndarray
@@ -123,8 +120,7 @@ class _Block:
     def fit(cls, features: np.ndarray) -> "_Block":
         n, d = features.shape
         mean, scale = features.mean(0), features.std(0)
-        # A feature that hardly moves on the calibration images must not outweigh all others when it
-        # does.
+        # A nearly constant feature must not outweigh all others when it does change.
         scale = np.maximum(scale, 0.1 * scale.mean() + 1e-12)
         standard = (features - mean) / scale
         rank = min(RANK, d - 1, n - 2)
@@ -134,9 +130,7 @@ class _Block:
         return cls(mean, scale, rows[:rank], np.maximum(variances[:rank], rest), float(rest))
 
     def distance(self, features: np.ndarray) -> np.ndarray:
-        """Squared Mahalanobis distance per feature, (n,): about 1 for images like the calibration
-        images.
-        """
+        """Return squared distances per feature, `(n,)`; about 1 for calibration images."""
         standard = (features - self.mean) / self.scale
         along = standard @ self.components.T
         across = (standard**2).sum(1) - (along**2).sum(1)
@@ -148,11 +142,10 @@ class OodReference:
     """How unusual an image is among the calibration images of a checkpoint.
 
     Args:
-        alpha: Share of the images of each class that may be taken for novel.
-        blocks: `{name: description}` of the features' blocks.
-        scores: `{label: sorted scores}` of the calibration images, one a group, each scored by a
-            description that was fitted without it. Labels with too few images for `alpha` are left
-            out.
+        alpha: Share of the images of each class that may be called out of distribution.
+        blocks: `{name: description}` of the blocks of features.
+        scores: `{label: sorted scores}` of the calibration images, one per group, each scored by a
+            description fitted without it. Labels with too few images for `alpha` are missing.
     """
 
     alpha: float
@@ -160,11 +153,10 @@ class OodReference:
     scores: dict[str, np.ndarray]
 
     def score(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """How unusual images are, (n,): the sum of the blocks' distances.
+        """Return how unusual images are, `(n,)`: the sum of the distances of the blocks.
 
         Raises:
-            ValueError: The features are not those of the network that the statistics were fitted
-                on.
+            ValueError: The features belong to another network.
         """
         for name, block in self.blocks.items():
             if name not in features or features[name].shape[1:] != block.mean.shape:
@@ -177,35 +169,33 @@ class OodReference:
         )
 
     def p_value(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """Share of calibration images that are at least as unusual, (n,), counting the image
-        itself.
+        """Return the share of calibration images that are at least as unusual, `(n,)`.
 
-        It is the conformal p-value `(1 + #{calibration score >= score}) / (n + 1)` of each class,
-        and the larger of the two: an image that is usual for a photograph or usual for a generated
-        one is nothing new. So at most `alpha` of the images of either class fall to `alpha` or
-        below, if they are like the calibration images; but for the description, which is not quite
-        the one that the calibration scores were made with, that is exact.
+        This is the conformal p-value `(1 + #{calibration score >= score}) / (n + 1)`, computed for
+        each class; the larger one counts, so that an image usual for either class is in
+        distribution. At most `alpha` of the images of either class get `alpha` or less if they are
+        like the calibration images. The description differs slightly from those that scored the
+        calibration images, so the guarantee is approximate.
         """
         scores = self.score(features)
         shares = [
             (1 + len(known) - np.searchsorted(known, scores, side="left")) / (len(known) + 1)
             for known in self.scores.values()
         ]
-        # Features that are not finite are like nothing: searchsorted puts them behind all scores.
+        # searchsorted places scores that are not finite behind all others: p-value near 0.
         return np.max(shares, axis=0)
 
     def is_out_of_distribution(self, p_value: np.ndarray) -> np.ndarray:
-        """Which images are unlike the calibration images, (n,) bool."""
+        """Return which images are unlike the calibration images, `(n,)` bool."""
         return np.asarray(p_value) <= self.alpha + 1e-12
 
     def to_dict(self) -> dict:
-        """What `config.json` says of it: `{"alpha", "n": {label: images}, "blocks": names}`."""
+        """Return the entry of `config.json`: `{"alpha", "n": {label: images}, "blocks": names}`."""
         n = {label: len(self.scores.get(label, ())) for label in NAMES}
         return {"alpha": self.alpha, "n": n, "blocks": list(self.blocks)}
 
     def save(self, folder: str | Path) -> Path:
-        """Write `ood.safetensors` into a checkpoint's folder: under 0.5 MB for features of up to
-        4,000 dimensions.
+        """Write the file into a checkpoint's folder: under 0.5 MB for up to 4,000 features.
 
         Raises:
             OSError: The folder cannot be written.
@@ -222,23 +212,24 @@ class OodReference:
             tensors[f"{name}.rest"] = np.array([block.rest], dtype=np.float32)
         metadata = {"format": _FORMAT, "alpha": repr(self.alpha), "blocks": ",".join(self.blocks)}
         path = Path(folder) / FILE_NAME
-        # Written through Python, so that others may read it as they may the weights.
+        # Written by Python, so that the file gets the usual permissions.
         write_atomically(path, save(tensors, metadata))
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> "OodReference":
-        """Read what [`save`] wrote.
+        """Read a file that [`save`] wrote.
 
         Raises:
-            OSError: The file is broken, or of another kind.
+            OSError: The file is broken or has another format.
         """
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise OSError(
-                        f"{path} is no file of novelty statistics that this version reads; fit it again."
+                        f"{path} is no file of novelty statistics that this version reads; fit it "
+                        "again."
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             blocks = {
@@ -262,9 +253,7 @@ class OodReference:
 
 
 def choose(n: int, groups: Sequence | None = None, seed: int = 0) -> np.ndarray:
-    """Indices of the images to fit on, in order: all, or some of [`MAX_IMAGES`] groups drawn at
-    random.
-    """
+    """Return indices of the images to fit on, sorted: all, or up to [`MAX_IMAGES`] random ones."""
     index, n_groups = group_index(groups, n)
     if n <= MAX_IMAGES:
         return np.arange(n)
@@ -276,21 +265,20 @@ def choose(n: int, groups: Sequence | None = None, seed: int = 0) -> np.ndarray:
 def fit(
     features: dict[str, np.ndarray], is_ai, alpha: float = ALPHA, groups=None, seed: int = 0
 ) -> OodReference | None:
-    """Describe calibration images of both classes, and score each by a description fitted without
-    its fold.
+    """Describe the calibration images, and score each one by a description fitted without its fold.
 
-    Both classes are described together, so that nothing is novel for being generated.
+    Both classes share one description, so that no image is unusual only because it is generated.
 
     Args:
         features: `{block: (n, size)}` of the calibration images.
-        is_ai: (n,) bool.
-        alpha: Share of the images of each class that may be taken for novel.
-        groups: (n,), *optional*. Images of a group stay in one fold, and one of each group and
-            class is scored.
+        is_ai: `(n,)` bool.
+        alpha: Share of the images of each class that may be called out of distribution.
+        groups: `(n,)`, *optional*. Images of a group stay in one fold, and one image of each group
+            and class is scored.
+        seed: Of the folds.
 
     Returns:
-        [`OodReference`], or `None` where there are too few images of either class to promise
-        `alpha`.
+        [`OodReference`], or `None` if either class has too few images to guarantee `alpha`.
 
     Raises:
         ValueError: `alpha` is not inside (0, 1), lengths differ, or a feature is not finite.

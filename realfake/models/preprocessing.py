@@ -1,14 +1,14 @@
-"""The arithmetic of an image processor without its detours: the same pixels in less time.
+"""Fast preprocessing: the pixels of a transformers image processor in less time.
 
-The stock PIL processors carry an image from PIL to NumPy, to channels first, back to PIL for
-resizing, back again, and then through two passes in floating point. Here an image stays with PIL
-until it has the size the model takes, and since what follows depends on one 8-bit value alone, a
-table of 256 entries a channel replaces it, filled by the processor itself.
+The stock PIL processors convert an image from PIL to NumPy and back to PIL for resizing, then pass
+over it twice in floating point. Here an image stays in PIL until it has the model's input size.
+What follows depends on single 8-bit values, so a table of 256 entries per channel replaces it. The
+processor itself fills the table.
 
-Only steps that leave every pixel as it was are shortened. Decoding a JPEG at reduced size
-(`Image.draft`), resizing in two steps (`reducing_gap`) or resizing only what a crop keeps (`box`)
-would be faster and give other pixels. Used by `scorer.py`; a processor that is not known here, or
-gives other pixels than expected, is called as it is.
+Only steps that leave every pixel unchanged are shortened. Decoding JPEGs at reduced size
+(`Image.draft`), resizing in two steps (`reducing_gap`) or resizing only the crop (`box`) would
+change pixels. An unknown processor, or one that gives other pixels than expected, is called
+unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +27,13 @@ _PROBES = ((401, 300), (230, 347), (512, 512), (9, 14), (31, 620), (1030, 24))
 
 
 class Preprocessing:
-    """What a processor does to an image, in two steps, so that the many images between them are
-    held in 8 bits.
+    """The steps of a processor in two halves, so that images wait between them in 8 bits.
 
     Args:
         processor: An image processor of transformers, PIL backend.
 
     Attributes:
-        fast: Whether the short way is taken; else both steps together are the processor's own.
+        fast: Whether the fast steps are used; otherwise the processor does everything.
     """
 
     def __init__(self, processor):
@@ -46,11 +45,11 @@ class Preprocessing:
             self.fast = False
 
     def shrink(self, image: Image.Image) -> np.ndarray:
-        """Bring an upright RGB image to the size the model takes.
+        """Resize and crop an upright RGB image to the model's input size.
 
         Returns:
-            `uint8` array of shape `(height, width, 3)`; where there is no short way, the finished
-            `float32` array of shape `(3, height, width)`.
+            `uint8` array of shape `(height, width, 3)`; without fast steps, the finished `float32`
+            array of shape `(3, height, width)`.
         """
         if not self.fast:
             return np.asarray(
@@ -62,8 +61,10 @@ class Preprocessing:
         return image if isinstance(image, np.ndarray) else np.asarray(image)
 
     def stack(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Bring what [`shrink`] gave, all of one shape, to the model's input: `(n, 3, height,
-        width)`, `float32`.
+        """Convert results of [`shrink`], all of one shape, to the model's input.
+
+        Returns:
+            `float32` array of shape `(n, 3, height, width)`.
         """
         if not self.fast:
             return np.stack(images)
@@ -75,13 +76,11 @@ class Preprocessing:
         return batch
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Both steps, for upright RGB images that the processor brings to one shape."""
+        """Do both steps for upright RGB images that end up with one shape."""
         return self.stack([self.shrink(image) for image in images])
 
     def _agrees(self) -> bool:
-        """Whether the short way and the processor give the same pixels, so that a new release
-        cannot part them.
-        """
+        """Return whether fast steps and processor give the same pixels, on a few random images."""
         rng = np.random.default_rng(0)
         for width, height in _PROBES:
             image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -98,10 +97,9 @@ class Preprocessing:
 
 
 def _steps_of(processor) -> list[Callable] | None:
-    """The geometry of a processor as functions from image to image, read off its settings, or
-    `None` where it has others.
+    """Return the resizing and cropping of a processor as functions from image to image.
 
-    A class with steps of its own that its settings do not tell is found out by `_agrees`.
+    `None` if its settings are not supported. `_agrees` detects steps that no setting mentions.
     """
     if not isinstance(processor, PilBackend) or getattr(processor, "do_pad", False):
         return None
@@ -129,9 +127,7 @@ def _steps_of(processor) -> list[Callable] | None:
 
 
 def _target(size) -> Callable[[Image.Image], tuple[int, int]] | None:
-    """The size to resize to, (width, height), as `PilBackend.resize` reads it off the processor's
-    `size`.
-    """
+    """Return the target (width, height) of `size`, as `PilBackend.resize` reads it."""
     sides = {
         name: getattr(size, name, None)
         for name in ("shortest_edge", "longest_edge", "height", "width")
@@ -156,7 +152,7 @@ def _convnext_target(processor) -> Callable[[Image.Image], tuple[int, int]]:
 
 
 def _shortest_edge(image: Image.Image, side: int) -> tuple[int, int]:
-    # A view without data: only its shape is read.
+    # An array without data: only its shape is read.
     shape = np.broadcast_to(np.uint8(0), (3, image.height, image.width))
     height, width = get_resize_output_image_size(
         shape, size=side, default_to_square=False, input_data_format="channels_first"
@@ -165,21 +161,19 @@ def _shortest_edge(image: Image.Image, side: int) -> tuple[int, int]:
 
 
 def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image | np.ndarray:
-    """`transformers.image_transforms.center_crop`: what is too small is padded with black."""
+    """Like `transformers.image_transforms.center_crop`: small images are padded with black."""
     top, left = (image.height - height) // 2, (image.width - width) // 2
     if top >= 0 and left >= 0:
         return image.crop((left, top, left + width, top + height))
     padded = (max(height, image.height), max(width, image.width))
     top_pad, left_pad = ceil((padded[0] - image.height) / 2), ceil((padded[1] - image.width) / 2)
-    # Where the crop begins in the image; outside of the image `crop` gives black.
+    # Start of the crop in the image; `crop` fills the outside with black.
     top, left = max(0, top + top_pad) - top_pad, max(0, left + left_pad) - left_pad
     return image.crop((left, top, left + width, top + height))
 
 
 def _table_of(processor) -> np.ndarray | None:
-    """What each 8-bit value of each channel becomes, (3, 256): the processor's own rescaling and
-    normalisation.
-    """
+    """Return the processor's rescaled and normalised value of each 8-bit level, `(3, 256)`."""
     levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256)).copy()
     offset = {"offset": processor.rescale_offset} if hasattr(processor, "rescale_offset") else {}
     if processor.do_rescale:

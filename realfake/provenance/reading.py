@@ -124,7 +124,8 @@ def _shown(text: str) -> str:
 
 PRESENT = "present"
 NOTE = (
-    "Provenance is what the file says of itself. It does not enter the score, and that it is absent means nothing: "
+    "Provenance is what the file says of itself. It does not enter the score, and that it is "
+    "absent means nothing: "
     "messengers and most websites remove it."
 )
 _NOTHING = "Absence means nothing: most apps and websites remove it."
@@ -211,7 +212,8 @@ def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
         detail = f"The file carries no signed history. {_NOTHING}"
         if facts.remote_manifest:
             detail = (
-                "The file carries no signed history itself. It names one elsewhere, which is not fetched: "
+                "The file carries no signed history itself. It names one elsewhere, which is not "
+                "fetched: "
                 f"{_short(facts.remote_manifest)}."
             )
         return Finding("c2pa", state, "No Content Credentials", detail)
@@ -230,7 +232,8 @@ def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
         return Finding("c2pa", state, "Content Credentials not checked", detail, fields=fields)
     if state == INVALID:
         detail = (
-            f"The check failed: {credentials.reason or 'the signature does not hold'}. What they claim cannot be relied on; "
+            f"The check failed: {credentials.reason or 'the signature does not hold'}. What they "
+            "claim cannot be relied on; "
             "saving with an old program is enough to break them."
         )
         return Finding("c2pa", state, "Content Credentials that do not hold", detail, fields=fields)
@@ -246,7 +249,8 @@ def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
         else "cannot be recognised, as no trust list is set up here"
     )
     detail = (
-        f"The signature holds and the image is unchanged since, but the signer, who goes by “{signer}”, {why}: anybody "
+        "The signature holds and the image is unchanged since, but the signer, who goes by "
+        f"“{signer}”, {why}: anybody "
         f"can make such a signature.{says}"
     )
     return Finding(
@@ -279,7 +283,7 @@ def _iptc(facts: XmpFacts) -> Finding:
         metadata.PARTLY_AI: "Labelled as made with AI",
         metadata.CAMERA: "Labelled as captured by a camera",
     }.get(claim, "Labelled with its digital source type")
-    detail = f"The file's IPTC label says: {words}. Nobody has signed it; any program can write or change it."
+    detail = f"The file's IPTC label says: {words}. It is unsigned; any program can write it."
     return Finding(
         "iptc",
         PRESENT,
@@ -295,7 +299,8 @@ def _generator(generator: Generator | None) -> Finding:
         detail = f"The file holds no prompt or settings of a generator. {_NOTHING}"
         return Finding("generator_parameters", ABSENT, "No generator settings", detail)
     detail = (
-        f"{generator.where} holds the settings of {generator.name}. Text like this can be written into any file, but "
+        f"{generator.where} holds the settings of {generator.name}. Text like this can be written "
+        "into any file, but "
         "people seldom do."
     )
     fields = {"generator": generator.name, "where": generator.where, "settings": generator.settings}
@@ -318,7 +323,7 @@ def _camera(exif: dict[str, str], blocks: Blocks) -> Finding:
     make, model = exif.get("make", ""), exif.get("model", "")
     camera = model if model.lower().startswith(make.lower()) else f"{make} {model}"
     camera = camera.strip()
-    detail = f"The EXIF block names a camera, {camera}. It can be copied from any photograph onto any image."
+    detail = f"The EXIF block names a camera, {camera}. EXIF can be copied onto any image."
     return Finding("camera", PRESENT, f"Camera data: {camera}", detail, metadata.CAMERA, exif)
 
 
