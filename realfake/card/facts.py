@@ -194,27 +194,30 @@ def public_name(model: str | None) -> str | None:
     return heading.group(1) if heading else folder.name or model
 
 
-def license_of(stated: str | None, base_model: str | None) -> str | None:
+def license_of(stated: str | None, base_model: str | None, download: bool = False) -> str | None:
     """Return the licence of the weights by the Hub's identifier, `None` if it is unknown.
 
     Args:
         stated: What the user stated, *optional*. It takes precedence.
         base_model: Folder or Hub id of the starting point; `None`: random weights.
+        download: Fetch the card of a base model on the Hub; by default, only read the cache.
 
     Returns:
-        For random weights [`OWN_LICENSE`]. Otherwise the licence in the card of the base model,
-        from its folder or from the cache of the Hub. Nothing is downloaded.
+        For random weights [`OWN_LICENSE`]; otherwise the licence in the card of the base model.
     """
     if stated or not base_model:
         return stated or OWN_LICENSE
     folder = Path(base_model)
     if hub_id(base_model):
-        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HTTPError
 
-        cached = try_to_load_from_cache(base_model, "README.md")
-        folder = Path(cached).parent if isinstance(cached, str) else folder
-    metadata, _ = _read_card(folder)
-    license = metadata.get("license")
+        try:
+            card = hf_hub_download(base_model, "README.md", local_files_only=not download)
+        except (HTTPError, OSError, ValueError):
+            return None
+        folder = Path(card).parent
+    license = _read_card(folder)[0].get("license")
     return license if isinstance(license, str) else None
 
 
