@@ -55,7 +55,9 @@ with open("{image}", "rb") as file:
 print(scores[0].label, scores[0].score)""",
         "pipeline": f"""{imported}from transformers import pipeline
 
-classifier = pipeline("image-classification", model={folder})
+classifier = pipeline(
+    "image-classification", model={folder}
+)
 print(classifier("{image}"))""",
         "curl": f"curl -F file=@{image} {address}/predict",
         "shell": f"realfake predict {image} --json{option}",

@@ -7,8 +7,9 @@ from uuid import uuid4
 import gradio as gr
 
 from realfake.answer import read_once
+from realfake.labels import AI, REAL
 from realfake.space.about import about
-from realfake.space.handlers import bounded, is_calibrated, judge
+from realfake.space.handlers import bounded, image_id, is_calibrated, judge
 from realfake.space.image_input import ImageInput
 from realfake.space.loading import Detectors, Loaded
 from realfake.space.render import error_line, jpeg, render
@@ -108,7 +109,7 @@ class Compare:
         verdicts: list[str] = []
         for name in names:
             summary = words("compare.waiting", model=name)
-            yield _grid(words, summary, cards, waiting=True)
+            yield _grid(words, path, summary, cards, waiting=True)
             card, verdict = self._check(words, name, path)
             if run.get("token") != token:
                 # Gradio sends the last output of an event again when it ends.
@@ -116,10 +117,7 @@ class Compare:
                 return
             cards.append(card)
             verdicts += [verdict] if verdict else []
-        summary = ""
-        if len(verdicts) > 1:
-            summary = words("compare.agree" if len(set(verdicts)) == 1 else "compare.differ")
-        yield _grid(words, summary, cards)
+        yield _grid(words, path, _agreement(words, verdicts), cards)
 
     def _check(self, words: Words, name: str, path: str) -> tuple[str, str | None]:
         """The card of one detector, and its verdict."""
@@ -155,12 +153,21 @@ class Compare:
         return card, prediction.verdict
 
 
+def _agreement(words: Words, verdicts: list[str]) -> str:
+    if len(verdicts) < 2:
+        return ""
+    if {REAL, AI} <= set(verdicts):
+        return words("compare.differ")
+    return words("compare.unsure" if len(set(verdicts)) > 1 else "compare.agree")
+
+
 def _line(words: Words, message: str) -> str:
     return render("compare", "line", words, message=message)
 
 
-def _grid(words: Words, summary: str, cards: list[str], waiting: bool = False) -> str:
-    return render("compare", "grid", words, summary=summary, cards=cards, waiting=waiting)
+def _grid(words: Words, path: str, summary: str, cards: list[str], waiting: bool = False) -> str:
+    values = {"summary": summary, "cards": cards, "waiting": waiting}
+    return render("compare", "grid", words, image=image_id(path), **values)
 
 
 def _failed(words: Words, name: str, reason: str) -> str:

@@ -1,4 +1,4 @@
-// The first tab in the browser: which answer is shown.
+// Which answers are shown, on the first tab and on the comparison's.
 //
 // Messages from the server are kept by image, and maps also by method and target. What is shown is looked
 // up by the image in the drop area and by the settings, each time the page changes. An answer for another
@@ -11,8 +11,8 @@ const all = selector => document.querySelectorAll(selector);
 let events = 0;
 window.realfakeEvent = () => ++events;
 
-function imageInDropArea() {
-    const picture = $("#rf-drop img");
+function imageIn(area) {
+    const picture = $(`${area} img`);
     if (!picture) return {};
     const found = decodeURIComponent(picture.src).match(/\/([0-9a-f]{64})\/[^/]*$/);
     return {there: true, id: found && found[1]};
@@ -33,32 +33,31 @@ function receive(message) {
     show();
 }
 
-// What belongs into a slot now: its state, a key that changes with its content, and the content.
+// What belongs into a slot now: its state, and its content if there is an answer.
 function content(name, image) {
-    if (!image.there) return ["empty", "empty"];
+    if (!image.there) return ["empty"];
     const parts = answers.get(image.id);
-    if (!parts) return ["waiting", "waiting"];
-    if (name !== "map") return parts[name] ? ["answer", image.id, parts[name]] : ["empty", "empty"];
-    if (!parts.stability) return ["empty", "empty"];
-    const key = `${image.id}/${chosen("rf-method")}/${chosen("rf-target")}`;
-    const html = maps.get(key);
-    return html ? ["answer", key, html] : ["waiting", "waiting"];
+    if (!parts) return ["waiting"];
+    if (name !== "map") return parts[name] ? ["answer", parts[name]] : ["empty"];
+    if (!parts.stability) return ["empty"];
+    const html = maps.get(`${image.id}/${chosen("rf-method")}/${chosen("rf-target")}`);
+    return html ? ["answer", html] : ["waiting"];
 }
 
 function show() {
-    const image = imageInDropArea();
+    const image = imageIn("#rf-drop");
     let changed = false;
     for (const slot of all("[data-slot]")) {
-        const [state, key, html] = content(slot.dataset.slot, image);
-        if (slot.dataset.key === key) continue;
-        const source = html ?? slot.parentElement.querySelector(`template[data-state=${state}]`).innerHTML;
-        slot.innerHTML = source;
-        slot.dataset.key = key;
-        slot.dataset.state = state;
-        slot.dataset.imageId = state === "answer" ? image.id : "";
+        const [state, html] = content(slot.dataset.slot, image);
+        if (slot.shown === (html ?? state)) continue;
+        slot.shown = html ?? state;
+        slot.innerHTML = html ?? slot.parentElement.querySelector(`template[data-state=${state}]`).innerHTML;
+        slot.dataset.imageId = html ? image.id : "";
         changed = true;
     }
     if (changed) { weigh(); blend(); }
+    const compared = imageIn("#rf-compare-drop").id;
+    for (const cards of all("[data-for-image]")) cards.hidden = cards.dataset.forImage !== compared;
 }
 
 // The prior moves every probability by Bayes' rule. Verdicts stay.
