@@ -186,7 +186,7 @@ def test_a_killed_run_continues_with_the_same_results(
         calls.append(len(images))
         if len(calls) == 5:
             # What lies on the disk now is what a killed process leaves.
-            shutil.copytree(out / ".margins", left)
+            shutil.copytree(out / ".scores", left)
             raise KeyboardInterrupt
         return log_odds(self, images, batch_size)
 
@@ -195,8 +195,8 @@ def test_a_killed_run_continues_with_the_same_results(
     monkeypatch.setattr(Detector, "log_odds", dies)
     assert call(tiny_vit, corpus, out, *options) == INTERRUPTED
     assert not (out / "robustness.json").exists() and not (tmp_path / "log.jsonl").exists()
-    shutil.rmtree(out / ".margins")
-    shutil.copytree(left, out / ".margins")
+    shutil.rmtree(out / ".scores")
+    shutil.copytree(left, out / ".scores")
 
     again = []
     monkeypatch.setattr(
@@ -243,7 +243,7 @@ def test_other_weights_other_images_and_torn_files_are_scored_again(tmp_path):
         == 10
     )
     assert score_grid(table, ["clean"], [scorer], tmp_path, "g")[1] == 10
-    for path in (tmp_path / ".margins").glob("model-blur_1-*.parquet"):
+    for path in (tmp_path / ".scores").glob("model-blur_1-*.parquet"):
         path.write_bytes(path.read_bytes()[:100])
     again, scored = score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f")
     assert scored == 10
@@ -394,7 +394,7 @@ def test_the_card_is_updated(tiny_vit, corpus, tmp_path, monkeypatch):
     (line,) = read_log(log)
     assert line["degradations"] == ["blur_1", "clean"]
     assert main(["evaluate", "robustness", *words]) == 0 and len(read_log(log)) == 1
-    assert not list(folder.glob("*.md.tmp")) and (folder / ".margins").is_dir()
+    assert not list(folder.glob("*.md.tmp")) and (folder / ".scores").is_dir()
 
 
 def test_measurement_of_a_finished_run(tiny_vit, corpus, tmp_path):

@@ -116,13 +116,13 @@ def measure(
             hits = (called_ai == is_ai)[mine]
             figures["summary"][name] = _share(hits, _pick(groups, mine), options)
 
-    given = None
+    answers = None
     if thresholds is not None:
-        given = verdicts(log_odds, thresholds)
+        answers = verdicts(log_odds, thresholds)
         if out_of_distribution is not None:
             unlike = np.asarray(out_of_distribution, dtype=bool)
-            given = np.where(unlike, INCONCLUSIVE, given)
-        figures["verdicts"] = _verdict_figures(given, is_ai, thresholds, groups, options)
+            answers = np.where(unlike, INCONCLUSIVE, answers)
+        figures["verdicts"] = _verdict_figures(answers, is_ai, thresholds, groups, options)
         if out_of_distribution is not None:
             figures["verdicts"]["out_of_distribution"] = {
                 label: _share(unlike[mine], _pick(groups, mine), options)
@@ -142,10 +142,10 @@ def measure(
                     auroc, log_odds[against], is_ai[against], _pick(groups, against), options
                 )
             entry[key] = _share(called_ai[mine], _pick(groups, mine), options)
-            if given is not None:
+            if answers is not None:
                 entry |= {
-                    "verdicts": {one: float((given[mine] == one).mean()) for one in VERDICTS},
-                    "wrong": _share(given[mine] == OTHER[label], _pick(groups, mine), options),
+                    "verdicts": {one: float((answers[mine] == one).mean()) for one in VERDICTS},
+                    "wrong": _share(answers[mine] == OTHER[label], _pick(groups, mine), options),
                     "promised": _promised(label, entry["n"], thresholds, _pick(groups, mine)),
                 }
             entries[str(name)] = entry
@@ -256,29 +256,29 @@ def numbered_groups(groups: np.ndarray | None) -> np.ndarray | None:
 
 
 def _verdict_figures(
-    given: np.ndarray,
+    answers: np.ndarray,
     is_ai: np.ndarray,
     thresholds: Thresholds,
     groups: np.ndarray | None,
     options: Mapping,
 ) -> dict:
-    decided = given != INCONCLUSIVE
+    decided = answers != INCONCLUSIVE
     truth = np.where(is_ai, AI, REAL)
     figures = {
         "thresholds": thresholds.to_dict(),
         "counts": {
-            label: {one: int((given[truth == label] == one).sum()) for one in VERDICTS}
+            label: {one: int((answers[truth == label] == one).sum()) for one in VERDICTS}
             for label in NAMES
         },
         "given": _share(decided, groups, options),
         "wrong": {},
         "promised": {},
-        "accuracy": _share((given == truth)[decided], _pick(groups, decided), options),
+        "accuracy": _share((answers == truth)[decided], _pick(groups, decided), options),
     }
     for label in NAMES:
         mine = truth == label
         whose = _pick(groups, mine)
-        figures["wrong"][label] = _share(given[mine] == OTHER[label], whose, options)
+        figures["wrong"][label] = _share(answers[mine] == OTHER[label], whose, options)
         figures["promised"][label] = _promised(label, int(mine.sum()), thresholds, whose)
     return figures
 

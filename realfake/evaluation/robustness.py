@@ -37,7 +37,7 @@ from realfake.io import versions
 from realfake.models.folding import fold_batch_norms
 from realfake.runtime import lone_threads
 
-SCORES_FOLDER = ".margins"
+SCORES_FOLDER = ".scores"
 OOD = "ood"
 # Increase it when the same image and weights can get another score.
 _VERSION = 1
@@ -196,7 +196,7 @@ def score_grid(
         dataset: Rows with an undecoded `image`.
         names: Degradations of [`degradations.GRID`].
         scorers: The detector, and controls.
-        folder: Scores are saved in its subfolder `.margins`, one Parquet file per scorer and
+        folder: Scores are saved in its subfolder `.scores`, one Parquet file per scorer and
             degradation.
         fingerprint: Of the images and their order, see [`rows.corpus_fingerprint`].
         batch_size: Images per forward pass of a thread, *defaults to* 16.
