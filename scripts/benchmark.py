@@ -1,13 +1,14 @@
-"""Measure how fast realfake is, as ratios against what one would use instead, on this machine.
+"""Measure the speed of realfake as ratios against the usual alternatives, on this machine.
 
-    python scripts/benchmark.py                              # everything, in about a quarter of an hour on two cores
-    python scripts/benchmark.py --only scoring-photos,memory # parts of it; the other figures are kept
-    python scripts/benchmark.py --quick                      # fewer images and pairs, to see that everything runs
-    python scripts/benchmark.py --table                      # print the table of the last measurements
+    python scripts/benchmark.py             # everything, 15 minutes on two cores
+    python scripts/benchmark.py --only scoring-photos,memory    # parts; other figures are kept
+    python scripts/benchmark.py --quick     # fewer images and pairs, to test the benchmark
+    python scripts/benchmark.py --table     # print the table of the last measurements
 
-Every part runs in a process of its own, and its figures go into `benchmarks/results.json` as soon as they are there, so a run that was
-interrupted is continued with `--only`. Times are taken in pairs, in turn and in alternating order, and a ratio is the median
-of the pairs. Pictures are drawn by the script and kept in `--work_dir`. Give the machine nothing else to do meanwhile.
+Every part runs in a process of its own. Its figures go to `benchmarks/results.json` at once, so
+`--only` continues an interrupted run. Times are measured in pairs in alternating order, and a ratio
+is the median of the pairs. The script draws its pictures into `--work_dir`. Run nothing else on the
+machine meanwhile.
 """
 
 import argparse
@@ -202,7 +203,7 @@ def run_part(name: str, work: Path, quick: bool, output: Path) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a part: without what a launcher or an earlier run may have set for threads."""
+    """Return the environment of a part, without settings of threads."""
     kept = {
         name: value
         for name, value in os.environ.items()

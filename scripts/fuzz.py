@@ -1,12 +1,13 @@
-"""Throw damaged files at the whole path of an upload, decode → predict → explain → provenance, and report what they did.
+"""Send damaged files through decoding, prediction, explanation and provenance, and count failures.
 
-    PYTHONPATH=tests python -m helpers.bad_files /tmp/fuzz                                  # files to damage, and a tiny checkpoint
-    python scripts/fuzz.py /tmp/fuzz/files --model /tmp/fuzz/tiny --inputs 100000 --processes 2 --report fuzz.json
+    PYTHONPATH=tests python -m helpers.bad_files /tmp/fuzz      # files to damage, a tiny model
+    python scripts/fuzz.py /tmp/fuzz/files --model /tmp/fuzz/tiny --inputs 100000 --processes 2 \
+        --report fuzz.json
 
-Every input follows from the seed and its number alone. It runs in a process of its own kind that is watched from outside:
-an input that takes too long, too much memory, or the whole process, is kept in a folder and counted as a fault, and so is
-any exception but the one line that a user is told. A run that was interrupted continues when it is given again, and one with
-`--minutes` stops by itself, so that a hundred thousand inputs can be tried in pieces: the report counts all of them.
+The seed and the number of an input determine it. A watcher observes the processes. An input fails
+if it takes too much time or memory, ends the process, or raises anything but a one-line error.
+Failing inputs are kept in a folder. The same command continues an interrupted run; `--minutes` ends
+a run early, and the report counts all runs.
 """
 
 import argparse
@@ -45,8 +46,8 @@ EDGES = (
 )
 # Process start to the first input: imports and the checkpoint.
 STARTING = 300.0
-# Seconds by the clock for each of processor time. Other work on the machine may take three quarters of it; an input
-# that sleeps or waits takes no processor time at all.
+# Clock time for each second of processor time: other work may take three quarters of the machine,
+# and an input that waits takes no processor time.
 CLOCK = 4
 # What a process is on when it is on no input.
 BETWEEN, STARTS = -1, -2
@@ -152,7 +153,7 @@ def _expect(holds, words: str) -> None:
 
 
 def work(options, todo, results, state) -> None:
-    """Take blocks of inputs until there are none; `state` tells the watcher which input is on and since when."""
+    """Process blocks of inputs; `state` has the current input and its start, for the watcher."""
     import resource
     import warnings
 
@@ -171,8 +172,8 @@ def work(options, todo, results, state) -> None:
     size = Path("/proc/self/statm")
     if size.is_file():
         used = int(size.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        # What is measured is memory in use. This is twice as much, and saves the machine: a library in C that is
-        # refused memory calls the file damaged, and nobody could tell.
+        # Twice the limit on memory in use, to protect the machine: a C library that is refused
+        # memory reports a damaged file, which would hide the failure.
         resource.setrlimit(resource.RLIMIT_AS, (used + 2 * options.memory * 2**20,) * 2)
     trial = Trial(options, files, lambda data: pass_through(detector, data), state)
     while (block := todo.get()) is not None:
@@ -236,7 +237,7 @@ class Trial:
         }
 
     def _grown(self) -> int | None:
-        """MiB above the beginning, if the last input raised the peak beyond the limit; those after it have no part in that."""
+        """Return the MiB of growth if the last input raised the peak beyond the limit."""
         before, self.peak = self.peak, peak_mib()
         grown = self.peak - self.base
         return grown if self.peak > before and grown > self.options.memory else None
@@ -246,7 +247,8 @@ def read_files(folder: str | Path) -> list[bytes]:
     files = [path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()]
     if not files:
         raise ValueError(
-            f"{folder} holds no files to damage; write some with: PYTHONPATH=tests python -m helpers.bad_files FOLDER"
+            f"{folder} has no files to damage; write some with: PYTHONPATH=tests python -m "
+            "helpers.bad_files FOLDER"
         )
     return files
 

@@ -1,13 +1,14 @@
-"""Kill a scoring run or a training run again and again at random moments, and check that nothing is lost.
+"""Kill a scoring or a training at random moments, and check that nothing is lost.
 
     python scripts/kill_and_resume.py scoring --kills 20 --log kills-scoring.json
     python scripts/kill_and_resume.py training --kills 20 --log kills-training.json
 
-Every start of the run gets SIGKILL, which nothing can catch, aimed in turn at the imports, the loading, the steps, and the
-writing of a shard or a checkpoint; then the run goes on to its end. Scoring: the shards must be those of a run that nobody
-disturbed, byte for byte. Training: the losses must end where those of an undisturbed run end, as closely as two undisturbed
-runs with another seed do. The log has each moment: what it was aimed at, how long the run had lived, and what was on the
-disk. Works on drawn pictures and tiny networks, in minutes.
+Every start of the run gets SIGKILL, in turn during the imports, the loading, the steps, and the
+writing of a shard or a checkpoint. Then the run continues to its end. Scoring: the shards must
+equal those of an undisturbed run, byte for byte. Training: the final losses must differ from those
+of an undisturbed run by no more than those of two seeds do. The log has each moment: its target,
+the age of the run, and the files on the disk. Works on drawn pictures and tiny networks, in
+minutes.
 """
 
 import argparse
@@ -97,8 +98,7 @@ def kill_again_and_again(
     on_disk: Callable[[], dict],
     seed: int,
 ) -> list[dict]:
-    """Start a run until it was killed `kills` times: one that has ended before its kill is started again, in all no more than
-    twice as often.
+    """Start a run until it was killed `kills` times; at most twice as many starts.
 
     Args:
         began: Whether a run says that it has begun its steps.
@@ -163,9 +163,11 @@ def scoring(kills: int, work: Path, seed: int) -> dict:
     def start(out: str) -> Run:
         command = [
             sys.executable,
-            "realfake/cli/score.py",
+            "-m",
+            "realfake",
+            "score",
             str(work / "images"),
-            "--out",
+            "--output",
             str(work / out),
             *words,
         ]
@@ -298,7 +300,7 @@ def training(kills: int, work: Path, seed: int) -> dict:
             "half_written": len(steps) - known["whole"],
         }
 
-    # A run must not reach its end while it is still to be killed: the steps are shared out among the kills.
+    # The steps are divided among the kills, so that the run does not end before the last kill.
     share = 1.5 * seconds / kills
     moments = kill_again_and_again(
         lambda: start("killed"),

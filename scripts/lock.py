@@ -1,10 +1,10 @@
-"""Write the lock for CI: the exact versions of all packages that the project needs, as installed here.
+"""Write the lock for CI: the exact versions of all packages that the project needs.
 
     python scripts/lock.py                      # print it
     python scripts/lock.py --write              # write it to tests/constraints.txt
 
-Users install ranges. CI installs the lock (`REALFAKE_CONSTRAINTS=tests/constraints.txt`), so that a new
-release of another project cannot fail an unrelated change.
+Users install ranges. CI installs the lock (`REALFAKE_CONSTRAINTS=tests/constraints.txt`), so that
+a new release of another project cannot fail an unrelated change.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "tests" / "constraints.txt"
 PROJECT = ROOT / "pyproject.toml"
 HEADER = """\
-# Exact versions for CI, of all packages in requirements.txt and pyproject.toml; made by scripts/lock.py.
+# Exact versions for CI, of all packages of requirements.txt and pyproject.toml: scripts/lock.py.
 # PyTorch itself pins the further packages of its builds for GPUs.
 """
 # Packages for other versions of Python than this one.

@@ -1,15 +1,14 @@
-"""Many users at once at a Space that this script starts, for as long as it is told, and what became of each request.
+"""Send the requests of many users to a Space that this script starts, and check every answer.
 
-    python scripts/soak.py                              # 64 users for 10 minutes, and 10 minutes before
-    python scripts/soak.py --users 8 --minutes 0.1      # a short look
+    python scripts/soak.py                          # 64 users for 10 minutes, after 10 minutes
+    python scripts/soak.py --users 8 --minutes 0.1  # a short test
 
-Users send drawn pictures of mixed sizes and formats to `/predict`, in all three forms of a request, and one file in twenty
-is broken. Then more come than the Space takes, half of whom hang up, and a lone request waits for its turn. The promises:
-pictures are answered with the score that the detector gives the same bytes offline; broken files are refused in the
-client's name (4xx); the only other answer is an honest "busy" (503 or 429 that says when to come back); no request stays
-without an answer; the server's memory does not grow after the time to settle, in which the allocator meets the largest
-coincidences of requests; and a lone request is served as before within seconds. Exit status 1 if one is broken. `soak.json`
-holds the figures.
+Users send drawn pictures of mixed sizes and formats to `/predict`, in all three forms of a request;
+5 % of the files are broken. Then more users come than the Space can serve, half of them hang up,
+and a single request follows. Requirements: the score of a picture equals that of the same bytes
+offline. Broken files are refused (4xx). The only other answer is "busy" (503, or 429 with a time).
+Every request is answered. Memory does not grow after it has settled. A single request is fast again
+within seconds. Exit status 1: a requirement failed. `soak.json` holds the figures.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from soaking.memory import Memory, slope
 from soaking.users import PROMISES, Tally, hang_up, lone, recovery, soak
 
 RECOVERY = 10.0
-# MiB a minute that memory may grow for certain. A leak of one picture in a hundred is twenty times that.
+# MiB per minute. A leak of one picture in a hundred would be twenty times as much.
 GROWTH = 1.0
 FLAT = "memory does not grow"
 
@@ -127,21 +126,23 @@ def table(report: dict) -> str:
         ),
         (
             "recovery",
-            f"{_seconds(report['recovery_seconds'])} (alone in calm: {report['calm_seconds']:.2f} s)",
+            f"{_seconds(report['recovery_seconds'])} (usually {report['calm_seconds']:.2f} s)",
         ),
     ]
     if memory["samples"]:
         rows.append(
             (
                 "memory",
-                f"{memory['first_mib']:.0f} → {memory['last_mib']:.0f} MiB, most {memory['most_mib']:.0f}",
+                f"{memory['first_mib']:.0f} → {memory['last_mib']:.0f} MiB, "
+                f"most {memory['most_mib']:.0f}",
             )
         )
     if growth:
         rows.append(
             (
                 "growth",
-                f"{growth['mib_per_minute']:+.2f} MiB a minute ({growth['low']:+.2f} to {growth['high']:+.2f})",
+                f"{growth['mib_per_minute']:+.2f} MiB a minute "
+                f"({growth['low']:+.2f} to {growth['high']:+.2f})",
             )
         )
     rows += [(name, "kept" if kept else "BROKEN") for name, kept in report["promises"].items()]

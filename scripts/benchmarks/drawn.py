@@ -1,7 +1,7 @@
-"""Pictures made on the spot, so that a benchmark needs no corpus: light, shapes, texture and sensor noise.
+"""Drawn pictures for benchmarks: light, shapes, texture and sensor noise.
 
-What matters here is that they cost what photographs cost: a 2-megapixel JPEG of quality 90 takes 0.4 to 0.8 MB, as a
-camera's does, because noise and texture are what JPEG spends its bits and its decoding time on.
+They cost what photographs cost: a 2-megapixel JPEG of quality 90 takes 0.4 to 0.8 MB, as from a
+camera, because JPEG spends bits and decoding time on noise and texture.
 """
 
 import os
@@ -30,7 +30,7 @@ _SIDE = 2304
 
 
 class Drawer:
-    """Draws pictures, the same for the same seed; shares one field of noise among them, from which each cuts its own."""
+    """Draws the same picture for the same seed. All pictures are cut from one field of noise."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def draw_photographs(folder: Path, n: int, sizes=SIZES, quality: int = 90) -> li
 
 
 def draw_classes(folder: Path, n: int, size: tuple[int, int]) -> Path:
-    """Write `n` JPEG files into `folder/real` and `folder/ai`, whose classes differ by a residue alone."""
+    """Write `n` JPEG files to `folder/real` and `folder/ai`; only a residue differs by class."""
     drawer = None
     for number in range(n):
         label = "ai" if number % 2 else "real"
@@ -109,7 +109,7 @@ def draw_classes(folder: Path, n: int, size: tuple[int, int]) -> Path:
 
 
 def link_many(paths: list[Path], folder: Path, n: int) -> Path:
-    """Make a folder of `n` files that are these ones over and over, without their space on the disk."""
+    """Make a folder of `n` hard links to the given files."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(len(os.listdir(folder)), n):
         os.link(paths[number % len(paths)], folder / f"{number:06d}.jpg")

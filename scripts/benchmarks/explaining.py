@@ -1,9 +1,9 @@
 """Maps against plain implementations of the same methods on the same model.
 
-pytorch-grad-cam imports torchvision, which cannot be installed beside this PyTorch, so its algorithm is written out here:
-hooks on the target layer, a forward and a backward pass through the whole model, weights that are spatial means of the
-gradients, ReLU, scaling to the image (`GradCAM` in `pytorch_grad_cam/grad_cam.py` and `base_cam.py`, version 1.5). Its
-forward and backward pass is the least that the package itself could do.
+pytorch-grad-cam needs torchvision, which cannot be installed beside this PyTorch. Its algorithm is
+therefore written here: hooks on the target layer, a forward and a backward pass, weights that are
+spatial means of the gradients, ReLU, scaling to the image (`pytorch_grad_cam/grad_cam.py` and
+`base_cam.py`, version 1.5). That is the least work that the package could do.
 """
 
 from pathlib import Path
@@ -89,7 +89,10 @@ def explaining(work: Path, quick: bool) -> dict:
 
     with_evidence(0), there_and_back(0)
     times = paired(with_evidence, there_and_back, 5 if quick else 15)
-    what = "Explaining: predict, Grad-CAM and its evidence against five random masks, time over a forward and backward pass"
+    what = (
+        "Explaining: predict, Grad-CAM and its evidence against five random masks, time over a "
+        "forward and backward pass"
+    )
     ratios = [mine / other for mine, other in times]
     rows.append(ratio_row(what, ratios, 5.0, at_least=False, seconds=_medians(times)))
 

@@ -1,4 +1,4 @@
-"""On a GPU: images a second and share of the peak of bfloat16, scoring and training, with and without `torch.compile`.
+"""Speed on a GPU: images a second and share of the peak, with and without compilation.
 
 One run each. Not part of the fifteen minutes: it runs where CUDA is there.
 """
@@ -45,7 +45,9 @@ def gpu(work: Path, quick: bool) -> dict:
                 share = (
                     None if peak is None else rate * flops * (3 if training else 1) / (peak * 1e12)
                 )
-                what = f"{label}, bf16, {'training' if training else 'scoring'}, {'compiled' if compiled else 'eager'}"
+                mode = "training" if training else "scoring"
+                compilation = "compiled" if compiled else "eager"
+                what = f"{label}, bf16, {mode}, {compilation}"
                 results.append(
                     {"what": what, "images_a_second": rate, "share_of_peak": share, "runs": 1}
                 )

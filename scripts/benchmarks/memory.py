@@ -1,4 +1,4 @@
-"""What it brings to keep freed memory in the process, by the same detector in processes with and without."""
+"""The effect of keeping freed memory in the process, on the same detector."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ print(len(images) / (time.perf_counter() - began))
 
 
 def allocator(work: Path, quick: bool) -> dict:
-    """Images a second of `Detector.predict` on the bundled photos detector, in batches of 16, in fp32."""
+    """Return the images a second of `Detector.predict`: photos, batches of 16, fp32."""
     images = work / "users"
     draw_photographs(images, 32, sizes=((640, 480), (512, 512), (480, 640)))
 

@@ -57,7 +57,7 @@ def gpu_table(part: Mapping) -> str:
 
 
 def plot_scaling(runs: list[Mapping], path: Path) -> None:
-    """Draw images against time and against peak memory, both axes from zero, with the line through the times."""
+    """Plot time and peak memory against the number of images, with a line through the times."""
     import matplotlib
 
     matplotlib.use("Agg")

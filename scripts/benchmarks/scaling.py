@@ -1,4 +1,4 @@
-"""How time and memory of `realfake/cli/score.py` grow with the corpus, and what a second process brings."""
+"""Time and memory of `realfake score` by the size of the corpus and the number of processes."""
 
 import os
 import re
@@ -15,14 +15,14 @@ from .drawn import draw_photographs, link_many
 from .timing import ratio_row
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "realfake" / "cli" / "score.py"
+SCORE = ["-m", "realfake", "score"]
 STEPS = (100, 1_000, 5_000, 20_000)
 _FINAL = re.compile(r"([\d,]+)(?: of [\d,]+ \(\d+%\))? images, ([\d.]+) a second")
 _PAIRS = 3
 
 
 def memory(work: Path, quick: bool) -> dict:
-    """Peak memory and scoring time of one process for growing numbers of images; files are linked, not copied."""
+    """Measure peak memory and time of one process for growing numbers of linked images."""
     paths = draw_photographs(work / "small", 500, sizes=((320, 240), (256, 256), (400, 300)))
     # With what a corpus of any size is scored with, so that all runs compute alike.
     engine = "openvino-fp32" if has_openvino() else "torch-fp32"
@@ -38,7 +38,7 @@ def memory(work: Path, quick: bool) -> dict:
             "--chunk_size",
             "256",
         ]
-        said, peak = _measured([sys.executable, str(SCRIPT), str(images), *arguments])
+        said, peak = _measured([sys.executable, *SCORE, str(images), *arguments])
         runs.append({"images": n, "seconds": _seconds(said), "peak_mib": peak / 2**20})
         print(runs[-1], flush=True)
     at = {run["images"]: run["peak_mib"] for run in runs}
@@ -48,7 +48,7 @@ def memory(work: Path, quick: bool) -> dict:
 
 
 def processes(work: Path, quick: bool) -> dict:
-    """Two processes with a thread each against one with a thread, on the bundled photos detector."""
+    """Compare two processes with one, a thread each, on the bundled photos detector."""
     n = 60 if quick else 480
     images = link_many(draw_photographs(work / "photographs", n), work / f"photographs-{n}", n)
     engine = "openvino-fp32" if has_openvino() else "torch-fp32"
@@ -82,8 +82,8 @@ def processes(work: Path, quick: bool) -> dict:
     ]
     ratios, times = [], []
     for _ in range(1 if quick else _PAIRS):
-        one, _ = _measured([sys.executable, str(SCRIPT), *arguments])
-        two, _ = _measured([*launch, str(SCRIPT), *arguments])
+        one, _ = _measured([sys.executable, *SCORE, *arguments])
+        two, _ = _measured([*launch, *SCORE, *arguments])
         if "process 2 of 2" not in two:
             raise RuntimeError(f"The launcher started no second process:\n{two}")
         times.append((_seconds(one), _seconds(two)))
@@ -98,7 +98,7 @@ def processes(work: Path, quick: bool) -> dict:
 
 
 def _measured(command: list[str]) -> tuple[str, int]:
-    """Run a command with a new `--out`; what it said and its peak memory in bytes.
+    """Run a command with a new `--output`; return its output and peak memory in bytes.
 
     Raises:
         RuntimeError: It failed.
@@ -111,7 +111,7 @@ def _measured(command: list[str]) -> tuple[str, int]:
             "OMP_NUM_THREADS": "1",
         }
         process = subprocess.Popen(
-            [*command, "--out", f"{out}/scores"],
+            [*command, "--output", f"{out}/scores"],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,

@@ -30,8 +30,8 @@ PAIRS = 5
 def random_vit(folder: Path) -> Path:
     """A ViT-B/16 with random weights: as fast as a trained one.
 
-    Its head's bias sets the scores apart from 0, where random weights would put all of them, and where those of a trained
-    network are computed twice.
+    The bias of its head moves the scores away from 0. Random weights alone put all scores there,
+    and scores near 0 are computed twice.
     """
     if not (folder / "model.safetensors").is_file():
         torch.manual_seed(0)
@@ -45,9 +45,9 @@ def random_vit(folder: Path) -> Path:
 
 
 def against_pipeline(model: Path, images: Path, work: Path, what: str, target: float) -> dict:
-    """Score a folder in blocks, by the pipeline and by `score.py`'s engine in turn; reading, decoding and writing included.
+    """Score a folder in blocks, in turn by the pipeline and by the scorer, with input and output.
 
-    Opening the model is in neither time, and so is choosing the engine, which is done once for a corpus.
+    Opening the model and choosing the engine, once per corpus, are in neither time.
     """
     classify = pipeline("image-classification", model=str(model), batch_size=16)
     detector = Detector.from_pretrained(model, device="cpu")
@@ -120,12 +120,15 @@ def model_size(work: Path, quick: bool) -> dict:
     n = 100 if quick else 500
     images = work / f"model-size-{n}"
     draw_photographs(images, n, sizes=(side,))
-    what = f"Scoring, bundled photos detector, JPEGs of {side[0]} × {side[1]}: images a second over `pipeline`"
+    what = (
+        f"Scoring, bundled photos detector, JPEGs of {side[0]} × {side[1]}: images a second over "
+        "`pipeline`"
+    )
     return {"rows": [against_pipeline(DEFAULT_CHECKPOINT, images, work, what, 2.5)]}
 
 
 def deviations(work: Path, quick: bool) -> dict:
-    """Probabilities and verdicts of trained checkpoints, as chosen by measurement, with bfloat16 forced, and exact."""
+    """Compare probabilities and verdicts: the chosen engine, forced bfloat16, exact."""
     del work
     pictures = _cuttings(40 if quick else 150)
     encoded = [_encoded(picture) for picture in pictures]
@@ -216,7 +219,7 @@ def _encoded(picture: Image.Image) -> bytes:
 
 
 def _cuttings(n: int) -> Sequence[Image.Image]:
-    """Random parts of the page's example photographs, at sizes from 64 to 640 pixels, a third of them resized."""
+    """Crop the example photographs at random, to 64 – 640 pixels; resize a third of the crops."""
     rng = np.random.default_rng(0)
     originals = [Image.open(path).convert("RGB") for path in sorted(EXAMPLES.glob("*.jpg"))]
     pictures = []

@@ -22,7 +22,10 @@ from .serving import ROOT, environment, serving
 from .timing import in_turn, ratio_row, seconds
 
 # What the page needs of others, before anything of its own.
-BARE = "import torch, gradio, captum.attr; from transformers import AutoImageProcessor, AutoModelForImageClassification"
+BARE = (
+    "import torch, gradio, captum.attr; "
+    "from transformers import AutoImageProcessor, AutoModelForImageClassification"
+)
 USERS = 32
 
 
@@ -62,13 +65,15 @@ from realfake.space.page import build, launch
 page = build(load(os.environ))
 with page.blocks:
     done = gr.HTML("", elem_id="bench-done")
-    gr.Button("empty", elem_id="bench-empty").click(lambda text: text + "x", done, done, show_progress="hidden")
+    gr.Button("empty", elem_id="bench-empty").click(
+        lambda text: text + "x", done, done, show_progress="hidden"
+    )
 launch(page)
 """
 
 
 def drop(work: Path, quick: bool) -> dict:
-    """From a file dropped on the page to its verdict, in a browser, against the prediction plus an empty event.
+    """Compare the time from a dropped file to its verdict with a prediction and an empty event.
 
     Raises:
         RuntimeError: There is no Chromium.
@@ -119,7 +124,8 @@ def drop(work: Path, quick: bool) -> dict:
             dropped.append(time.perf_counter() - began)
             # The map comes after the verdict, and must be there before the next image.
             page.wait_for_function(
-                "() => { const i = document.querySelector('#rf-picture img'); return i && i.naturalWidth > 0 }"
+                "() => { const i = document.querySelector('#rf-picture img'); "
+                "return i && i.naturalWidth > 0 }"
             )
             page.reload()
             page.wait_for_selector("#rf-examples button")
@@ -183,7 +189,10 @@ def users(work: Path, quick: bool) -> dict:
             ratios.append(rates[-1][0] / offline)
         with urllib.request.urlopen(f"{url}/health") as response:  # nosec B310  # loopback
             judged = json.load(response)
-    what = f"Space: {USERS} users at once at /predict, images a second over the offline fp32 batch rate"
+    what = (
+        f"Space: {USERS} users at once at /predict, images a second over the offline fp32 "
+        "batch rate"
+    )
     milliseconds = {f"p{share}": 1e3 * float(np.percentile(latencies, share)) for share in (50, 95)}
     facts = {
         "images_a_second": rates,

@@ -1,4 +1,4 @@
-"""Times that are compared: in pairs, one after the other in the same process, in alternating order."""
+"""Times in pairs, in the same process and in alternating order."""
 
 import statistics
 import time
@@ -17,7 +17,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def in_turn(what: Sequence[T], n: int) -> Iterator[T]:
-    """All of `what`, `n` times over, forwards and backwards by turns, so that none profits from its place."""
+    """Repeat all of `what` `n` times, in alternating order."""
     for number in range(n):
         yield from what if number % 2 == 0 else reversed(what)
 
@@ -33,7 +33,7 @@ def paired(
 
 
 def ratio_row(what: str, ratios: Sequence[float], target: float, at_least: bool, **more) -> dict:
-    """One line of the table: the median of ratios, how far they spread, and whether the target is met.
+    """Return a row of the table: the median and the range of the ratios, and the target.
 
     Args:
         what: What is compared, in words.

@@ -1,6 +1,6 @@
 """Training: what augmentation costs, the transformers example's loop, and a second process.
 
-The step rates are those of `train_hf.py`'s own trainer, built as the script builds it, on drawn pictures.
+The step rates are those of the trainer of `realfake train`, on drawn pictures.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from .timing import in_turn, ratio_row
 ROOT = Path(__file__).parents[2]
 SIDE = 224
 WARM_UP = 2
-# Images of a process's step; with few, the exchange of gradients weighs more than it does in a training.
+# Images per step of a process; with few images, the exchange of gradients weighs too much.
 EACH = 24
 
 
@@ -108,8 +108,8 @@ class RandomTensors(torch.utils.data.Dataset):
 
 
 class ExampleImages(torch.utils.data.Dataset):
-    """The training transforms of transformers' `run_image_classification.py`, which needs torchvision, without it:
-    decode, convert to RGB, a random crop of 8 to 100 % scaled to the side, flip, to tensor, normalise."""
+    """The training transforms of transformers' `run_image_classification.py`, without torchvision:
+    decode, convert to RGB, random crop of 8 to 100 %, scale, flip, to a tensor, normalise."""
 
     def __init__(self, rows, processor):
         self.rows = rows
@@ -145,8 +145,8 @@ class ExampleImages(torch.utils.data.Dataset):
 
 
 def training_rate(work: Path, quick: bool) -> dict:
-    """Steps with strong augmentation against random tensors, and against the example's loop at its defaults."""
-    # As few pixels of a batch as show the ratio: ViT-B/16 does a step of 8 images in a second or two.
+    """Compare strong augmentation with random tensors, and with the loop of the example."""
+    # Few images: a step of ViT-B/16 on 8 images takes a second or two.
     model = (
         ["--model_type", "vit"]
         if not quick

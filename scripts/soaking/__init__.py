@@ -1,1 +1,1 @@
-"""The parts of `scripts/soak.py`: what is sent, the users who send it, and the memory of the page that answers."""
+"""The parts of `scripts/soak.py`: files to send, users who send them, memory of the server."""

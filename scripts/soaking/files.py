@@ -1,4 +1,4 @@
-"""What the users of a soak send: drawn pictures of mixed sizes and formats, broken files, and what each must be answered."""
+"""Files for a soak: drawn pictures, broken files, and the expected answer to each."""
 
 import random
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def _offline(detector, data: bytes) -> dict[str, dict[str, float]] | None:
 
 
 def told_apart(files: Sequence[File]) -> float:
-    """Share of pairs of pictures whose scores differ by more than the tolerance, so that a swap would be seen."""
+    """Return the share of pairs of pictures that a swap of their scores would reveal."""
     rows = [file.scores["json"] for file in files if file.scores is not None]
     pairs = [(one, other) for place, one in enumerate(rows) for other in rows[:place]]
     return sum(not agree(one, other) for one, other in pairs) / max(1, len(pairs))
@@ -98,7 +98,7 @@ def told_apart(files: Sequence[File]) -> float:
 
 def agree(one: dict[str, float], other: dict[str, float]) -> bool:
     """Whether two answers are the same but for the tolerance."""
-    # Logits are compared relative to their size, which is that of a few units; probabilities as they are.
+    # Logits are compared relative to their size; probabilities absolutely.
     return one.keys() == other.keys() and all(
         abs(one[label] - other[label]) <= TOLERANCE * max(1.0, abs(other[label])) for label in one
     )

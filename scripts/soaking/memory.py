@@ -41,7 +41,7 @@ class Memory:
 
 
 def resident(pid: int) -> float | None:
-    """MiB that a process and its children hold; `None` where the system does not say so as Linux does."""
+    """Return the MiB of a process and its children; `None` if the system does not report them."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
@@ -52,9 +52,9 @@ def resident(pid: int) -> float | None:
 
 
 def slope(samples: Sequence[tuple[float, float]], settled: float) -> dict | None:
-    """MiB a minute after `settled` seconds, by least squares with a 95 % interval, or `None` with too few samples.
+    """Fit MiB per minute after `settled` seconds, by least squares, with a 95 % interval.
 
-    Samples that follow on each other are alike; the line is drawn through the means of blocks, which are less so.
+    Neighbouring samples are alike, so the line goes through the means of blocks; `None`: too few.
     """
     kept = np.asarray([sample for sample in samples if sample[0] >= settled])
     if len(kept) < ENOUGH:

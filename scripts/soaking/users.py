@@ -1,4 +1,4 @@
-"""Users at once: they send files to `/predict` in all forms of a request and judge what comes back."""
+"""Concurrent users: they send files to `/predict` in all forms and check the answers."""
 
 import base64
 import contextlib
@@ -60,7 +60,10 @@ def body(file: File, form: str) -> tuple[bytes, str]:
         }
         return json.dumps(sent).encode(), "application/json"
     edge = b"--soak-7f3a9c"
-    head = b'\r\nContent-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    head = (
+        b'\r\nContent-Disposition: form-data; name="file"; filename="x.jpg"'
+        b"\r\nContent-Type: image/jpeg\r\n\r\n"
+    )
     other = b'\r\nContent-Disposition: form-data; name="function_to_apply"\r\n\r\nsigmoid\r\n'
     data = edge + head + file.data + b"\r\n" + edge + other + edge + b"--\r\n"
     return data, "multipart/form-data; boundary=soak-7f3a9c"
@@ -152,7 +155,10 @@ def soak(
 def hang_up(url: str, file: File, n: int) -> None:
     """Send a file over `n` connections and close each without reading the answer."""
     address = re.fullmatch(r"http://([^:/]+):(\d+)", url).groups()
-    head = f"POST /predict HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: {file.kind}\r\nContent-Length: {len(file.data)}\r\n\r\n"
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: {file.kind}\r\n"
+        f"Content-Length: {len(file.data)}\r\n\r\n"
+    )
     connections = [
         socket.create_connection((address[0], int(address[1])), PATIENCE) for _ in range(n)
     ]
@@ -171,7 +177,7 @@ def lone(url: str, file: File, tally: Tally) -> float:
 
 
 def recovery(url: str, file: File, calm: float, tally: Tally) -> float | None:
-    """Seconds until a lone request is served in at most twice the time that it takes in calm, and a tenth of a second.
+    """Return the seconds until a single request takes at most twice its usual time plus 0.1 s.
 
     Returns:
         `None` where that does not come to pass.

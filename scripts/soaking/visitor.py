@@ -1,4 +1,4 @@
-"""One visitor's use of the page, and the memory of its process: every map method on pictures of all sizes."""
+"""One visitor's use of the page, and the memory of its process: every method and picture size."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ METHODS = (
     "kernel_shap",
 )
 BATCH = 20
-# Seconds that the visitor looks at a picture's maps. Gradio's threads end when they are idle for ten.
+# Seconds between pictures. Idle threads of Gradio end after ten seconds.
 PAUSE = 11.0
 # MiB: what the page may hold during this use, and a minute after it.
 MOST = 3 * 1024
@@ -67,7 +67,7 @@ def draw_pictures(folder: Path) -> list[Path]:
 
 
 def visit(url: str, pid: int, pictures: Sequence[Path], minutes: float) -> Visit:
-    """Use the page for some minutes: maps, a batch, a comparison; then leave it alone for a minute."""
+    """Use the page for some minutes: maps, a batch, a comparison; then wait for a minute."""
     from gradio_client import Client, handle_file
 
     client = Client(url, verbose=False)
