@@ -9,10 +9,8 @@ from scipy.special import expit
 from realfake.attribution.faithfulness import curves_of, road
 from realfake.attribution.perturbation import baseline_pixels, impute
 from realfake.evaluation.map_checks import (
-    agreement,
     max_sensitivity,
     normalised_infidelity,
-    overlap,
     randomised,
     rank_correlation,
     removal_effects,
@@ -240,16 +238,9 @@ def test_shuffled_weights_are_the_same_weights_elsewhere():
     assert torch.equal(broken[0].weight, randomised(model, seed=1)[0].weight)
 
 
-def test_agreement():
+def test_rank_correlation():
     one = smooth_noise((10, 10))
     assert rank_correlation(one, 2 * one + 1) == pytest.approx(1) == -rank_correlation(one, -one)
     assert rank_correlation(one, np.zeros((10, 10))) == 0
-    assert overlap(one, one) == 1 and overlap(one, -one) == 0
     seen = np.where(np.arange(100).reshape(10, 10) < 50, one, np.nan)
     assert rank_correlation(seen, one) == pytest.approx(1)
-    rng = np.random.default_rng(0)
-    assert np.mean([overlap(*rng.random((2, 40, 40))) for _ in range(50)]) == pytest.approx(
-        0.1 / 1.9, abs=0.02
-    )
-    pairs = agreement({"a": one, "b": -one, "c": one})
-    assert set(pairs) == {("a", "b"), ("a", "c"), ("b", "c")} and pairs["a", "c"]["overlap"] == 1

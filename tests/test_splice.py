@@ -167,7 +167,7 @@ def test_what_was_not_seen_does_not_count():
     assert all(
         np.isnan(value) for value in localisation(heat, np.array([[True, False, False]])).values()
     )
-    with pytest.raises(ValueError, match="same image"):
+    with pytest.raises(ValueError, match="shape"):
         localisation(heat, np.ones((2, 2), dtype=bool))
 
 

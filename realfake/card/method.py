@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from scipy.special import expit, logit
 
 from realfake.card.facts import CardFacts
+from realfake.evaluation.explanation_report import SPLICES
 from realfake.evaluation.measure import OTHER, VERDICTS
 from realfake.formatting import (
     code,
@@ -25,12 +26,7 @@ from realfake.formatting import (
 from realfake.labels import AI, NAMES, REAL
 from realfake.statistics.verdicts import with_prior
 
-EXPLANATIONS_FILE = "explanations.json"
 _CHOSEN_ON = "validation"
-SPLICES = {
-    "ai_in_real": "a generated region in a photograph",
-    "real_in_ai": "a region of a photograph in a generated image",
-}
 
 
 def describe_processor(processor: Mapping) -> str | None:
@@ -61,7 +57,7 @@ def describe_processor(processor: Mapping) -> str | None:
     if crops:
         # One side alone is a square.
         steps.append(f"keeps the central {crop[0]} × {crop[-1]} pixels")
-    return " and ".join(steps) or "does not change the size"
+    return ", ".join(steps) or "does not change the size"
 
 
 def _sides(size: object) -> tuple[int, ...] | None:

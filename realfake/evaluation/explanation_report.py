@@ -1,287 +1,213 @@
-"""From the findings about single images to figures with intervals, and the method that they support."""
+"""Make figures with intervals and a report of the measured maps, and choose the default method."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from realfake.card.method import SPLICES
-from realfake.evaluation.explanations import CENTRE, Findings
 from realfake.evaluation.log import plain
-from realfake.evaluation.map_checks import SCORES
+from realfake.evaluation.map_checks import CENTRE, SCORES
 from realfake.evaluation.splices import KINDS
+from realfake.formatting import MISSING, code, fence, md, number, score, share, table
 from realfake.statistics.bootstrap import mean_figure
+
+if TYPE_CHECKING:
+    from realfake.evaluation.explanations import Findings
+
+FILE_NAME = "explanations.json"
+REPORT_NAME = "explanations.md"
+SPLICES = {
+    "ai_in_real": "a generated region in a photograph",
+    "real_in_ai": "a region of a photograph in a generated image",
+}
+_LEGEND = """\
+- deletion: area under the deletion curve, how much smaller than that of random maps
+- insertion: area under the insertion curve, how much larger than that of random maps
+- ROAD: probability with 10 and 30 % of the pixels imputed, how much lower than with random maps
+- 10 % step: share of the maps that beat each of five random maps (17 % by chance)
+- infidelity: 0 for a perfect map, 1 for an empty map
+- sensitivity: largest relative change of the map under noise of 2 %
+- shuffled weights: rank correlation with the map of a network with shuffled weights, signed and of
+  the magnitudes; far from 0, the map does not depend on what was learnt
+- ms: median time of a map, of the first {n_timed} images"""
 
 
 def summarise(
-    findings: Findings,
+    findings: "Findings",
     names: Sequence[str],
     groups: Sequence[str] | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """Make figures of findings: means with 95 % bootstrap intervals.
+    """Compute means with 95 % bootstrap intervals.
 
     Args:
-        names: Of the candidates.
-        groups: *optional*. The group of each image of the data set, so that images which belong together are drawn together.
+        findings: The results.
+        names: Names of the candidates.
+        groups: *optional*. The group of each image; the bootstrap draws whole groups.
+        n_resamples: Bootstrap samples.
+        seed: Seed of the bootstrap.
 
     Returns:
-        `{"faithfulness": {name: {figure: {"value", "low", "high", "n"}}}, "localisation": {kind: {name: …}}, "agreement": {pair: …},
-        "default": the name with the largest gains among those that beat chance, or `None`}`. Figures of localisation: each score;
-        over chance and over the centred map; over the control (`…_over_…`).
+        `{"faithfulness": {name: {figure: {"value", "low", "high", "n"}}}, "localisation": {kind:
+        {name: {figure: …}}}, "default": name}`. For localisation, each score has differences to
+        random maps, to the control image and to the centred map (`…_over_…`). `default` is the
+        result of [`choose`].
     """
-    options = {"n_resamples": n_resamples, "seed": seed}
+
+    def figure(values: Iterable, items: Sequence[int] | None = None) -> dict:
+        known = [(place, value) for place, value in enumerate(values) if _is_number(value)]
+        whose = None if groups is None or not items else [groups[items[i]] for i, _ in known]
+        resamples = n_resamples if len(known) > 1 else 0
+        return plain(mean_figure([value for _, value in known], whose, resamples, seed))
+
     faithfulness = {}
     for name in names:
         lines = findings.of("faithfulness", name)
-        by_group = None if groups is None else [groups[line["item"]] for line in lines]
-        keys = sorted(
-            {
-                key
-                for line in lines
-                for key, value in line.items()
-                if _is_number(value) and key != "item"
-            }
-        )
-        faithfulness[name] = {
-            key: _figure([line.get(key) for line in lines], by_group, **options) for key in keys
+        items = [line["item"] for line in lines]
+        keys = {key for line in lines for key, value in line.items() if _is_number(value)}
+        figures = {
+            key: figure([line.get(key) for line in lines], items) for key in sorted(keys - {"item"})
         }
         gains = [_sum(line.get("deletion_gain"), line.get("insertion_gain")) for line in lines]
-        faithfulness[name]["gain"] = _figure(gains, by_group, **options)
-        if (
-            "milliseconds" in faithfulness[name]
-        ):  # the median: the first map pays for finding the layer
+        figures["gain"] = figure(gains, items)
+        if "milliseconds" in figures:  # The median: the first map includes finding the layer.
             times = [line["milliseconds"] for line in lines if line["milliseconds"] is not None]
-            faithfulness[name]["milliseconds"] = {"value": float(np.median(times)), "n": len(times)}
+            figures["milliseconds"] = {"value": float(np.median(times)), "n": len(times)}
+        faithfulness[name] = figures
+
+    localisation = {kind: {} for kind in KINDS}
+    centred = {line["item"]: line for line in findings.of("splice", CENTRE)}
+    for kind, figures in localisation.items():
+        for name in (*names, CENTRE):
+            lines = [line for line in findings.of("splice", name) if line["kind"] == kind]
+            figures[name] = {"share": figure(line["share"] for line in lines)} if lines else {}
+            for key in SCORES:
+                figures[name][key] = figure(line[key] for line in lines)
+                others = {
+                    "chance": [line[f"chance_{key}"] for line in lines],
+                    "control": [line[f"control_{key}"] for line in lines],
+                    "centre": [centred.get(line["item"], {}).get(key) for line in lines],
+                }
+                # Paired: the same splice and the same mask.
+                for other, values in others.items():
+                    figures[name][f"{key}_over_{other}"] = figure(
+                        _sum(line[key], None if value is None else -value)
+                        for line, value in zip(lines, values, strict=True)
+                    )
     return {
         "faithfulness": faithfulness,
-        "localisation": {
-            kind: {
-                name: _localised_figures(findings, name, kind, options) for name in (*names, CENTRE)
-            }
-            for kind in KINDS
-        },
-        "agreement": _agreed_figures(findings, options),
+        "localisation": localisation,
         "default": choose(faithfulness),
     }
 
 
 def choose(faithfulness: Mapping[str, Mapping]) -> str | None:
-    """The candidate with the largest gain over chance, deletion and insertion together, among those that explained all images and
-    whose deletion and insertion are both over 0 with their whole intervals; `None` where there is none."""
-    everything = max((figures["gain"]["n"] for figures in faithfulness.values()), default=0)
-    sure = {
+    """Return the candidate with the largest gain, deletion and insertion together.
+
+    It must have explained all images, and both gains must be over 0 with their whole intervals.
+    `None` if there is no such candidate.
+    """
+    n = max((figures["gain"]["n"] for figures in faithfulness.values()), default=0)
+    proven = {
         name: figures["gain"]["value"]
         for name, figures in faithfulness.items()
-        if figures["gain"]["n"] == everything
+        if figures["gain"]["n"] == n
         and all(
             (figures.get(f"{way}_gain") or {}).get("low", -1.0) > 0
             for way in ("deletion", "insertion")
         )
     }
-    return max(sure, key=sure.get) if sure else None
-
-
-def _localised_figures(findings: Findings, name: str, kind: str, options: dict) -> dict:
-    lines = [line for line in findings.of("splice", name) if line["kind"] == kind]
-    centred = {line["item"]: line for line in findings.of("splice", CENTRE)}
-    figures = (
-        {"share": _figure([line["share"] for line in lines], None, **options)} if lines else {}
-    )
-    for score in SCORES:
-        values = [line[score] for line in lines]
-        others = {
-            "chance": [line[f"chance_{score}"] for line in lines],
-            "control": [line[f"control_{score}"] for line in lines],
-            "centre": [centred.get(line["item"], {}).get(score) for line in lines],
-        }
-        figures[score] = _figure(values, None, **options)
-        for other, against in others.items():
-            # Paired: the same splice under the same mask.
-            figures[f"{score}_over_{other}"] = _figure(
-                [
-                    _sum(ours, None if theirs is None else -theirs)
-                    for ours, theirs in zip(values, against, strict=True)
-                ],
-                None,
-                **options,
-            )
-    return figures
-
-
-def _agreed_figures(findings: Findings, options: dict) -> dict:
-    lines = findings.of("agreement", "")
-    pairs = sorted({pair for line in lines for pair in line["pairs"]})
-    return {
-        pair: {
-            measure: _figure(
-                [line["pairs"].get(pair, {}).get(measure) for line in lines], None, **options
-            )
-            for measure in ("rank_correlation", "overlap")
-        }
-        for pair in pairs
-    }
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _sum(*values) -> float | None:
-    return sum(values) if all(_is_number(value) for value in values) else None
-
-
-def _figure(values: Sequence, groups: Sequence | None, n_resamples: int, seed: int) -> dict:
-    """Mean and 95 % interval over images of which the figure is known."""
-    kept = [position for position, value in enumerate(values) if _is_number(value)]
-    whose = None if groups is None else [groups[position] for position in kept]
-    n_resamples = n_resamples if len(kept) > 1 else 0
-    return plain(mean_figure([values[position] for position in kept], whose, n_resamples, seed))
-
-
-REPORT_NAME = "explanations.md"
+    return max(proven, key=proven.get) if proven else None
 
 
 def render(record: Mapping) -> str:
-    """Write the page.
+    """Write the report of one split in Markdown.
 
     Args:
-        record: What `scripts/evaluate_explanations.py` stores as JSON.
+        record: As stored in `explanations.json`.
     """
     settings, figures = record["settings"], record["figures"]
-    lines = [
-        f"# Are the maps to be believed? {record['model']} on {record['corpus']}, {record['split']}",
-        "",
-        conclusion(record),
-        "",
-        f"{record['n']} images, explained for the label that the detector finds more probable; {settings['steps']} steps, each map "
-        f"against {settings['n_random']} random ones (the map itself, flipped and rolled around). In brackets 95 % bootstrap "
-        "intervals; groups of images are drawn together.",
-        "",
-        "## Faithfulness",
-        "",
-        "Deletion: by how much the area under the curve is smaller than the random maps'. Insertion: by how much it is larger. ROAD: how "
-        "much lower the probability is than under random maps, 10 and 30 % of the pixels imputed. All three over 0 where the map beats "
-        "chance. 10 % step: share of maps that beat each of five random ones (17 % by chance). Infidelity: 0 perfect, 1 as an empty map. "
-        "Sensitivity: largest relative change of the map under noise of 2 %. Shuffled weights: rank correlation with the map of a "
-        "network with shuffled weights, signed and of the magnitudes; far from 0 it does not show what was learnt. ms: median time of a "
-        f"map, of the first {settings.get('n_timed', record['n'])} images.",
-        "",
-        "| method | deletion area less chance | insertion area over chance | ROAD | 10 % step | infidelity | sensitivity | shuffled "
-        "weights | ms |",
-        "| :-- | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]
-    for name, found in figures["faithfulness"].items():
-        shuffled = " / ".join(
-            _number(found.get(key)) for key in ("randomised", "randomised_magnitude")
+    gains = ("deletion_gain", "insertion_gain", "road_gain")
+    rows = []
+    for name, values in figures["faithfulness"].items():
+        shuffled = (number(_value(values, key)) for key in ("randomised", "randomised_magnitude"))
+        milliseconds = _value(values, "milliseconds")
+        rows.append(
+            [
+                f"**{code(name)}**" if name == figures["default"] else code(name),
+                *(score(values.get(key)) for key in gains),
+                share(values.get("beats_random")),
+                *(number(_value(values, key)) for key in ("infidelity", "sensitivity")),
+                " / ".join(shuffled),
+                MISSING if milliseconds is None else f"{milliseconds:.0f}",
+            ]
         )
-        cells = [
-            *(
-                _interval(found.get(key))
-                for key in ("deletion_gain", "insertion_gain", "road_gain", "beats_random")
-            ),
-            *(_number(found.get(key)) for key in ("infidelity", "sensitivity")),
-            shuffled,
-            _number(found.get("milliseconds"), 0),
-        ]
-        lines.append(f"| {_name(name, figures)} | {' | '.join(cells)} |")
+    header = ["method", "deletion", "insertion", "ROAD", "10 % step", "infidelity", "sensitivity"]
+    sections = [
+        f"# Maps of {md(record['model'])} on {md(record['corpus'])}, {record['split']}",
+        conclusion(record),
+        f"{record['n']} images, each explained for its predicted label; {settings['steps']} steps, "
+        f"{settings['n_random']} random maps for each map (the map itself, flipped and rolled). In "
+        "parentheses: 95 % bootstrap intervals over groups of images.",
+        "## Faithfulness",
+        _LEGEND.format(n_timed=settings.get("n_timed", record["n"])),
+        table([*header, "shuffled weights", "ms"], rows),
+    ]
     gap = figures["faithfulness"].get("integrated_gradients", {}).get("completeness_gap")
     if gap and gap["value"] is not None:
-        lines += [
-            "",
-            f"Integrated gradients: mean completeness gap {100 * gap['value']:.2g} % (n = {gap['n']}).",
-        ]
-    lines += _localised(figures["localisation"]) + _agreed(
-        figures["agreement"], settings["n_checks"]
-    )
-    lines += ["", f"`{record['command']}`", ""]
-    return "\n".join(lines)
+        percent = f"{100 * gap['value']:.2g} %"
+        sections.append(f"Integrated gradients: mean completeness gap {percent} (n = {gap['n']}).")
+    for kind, methods in figures["localisation"].items():
+        sections += _localisation(kind, methods)
+    return "\n\n".join([*sections, fence(record["command"])]) + "\n"
 
 
 def conclusion(record: Mapping) -> str:
-    """Say in a sentence what the figures support."""
+    """Return a sentence on the method that the figures support, in Markdown."""
     name = record["figures"]["default"]
     if name is None:
         return (
-            "**No method beats its random control with both deletion and insertion. These figures support no default: maps of this "
-            "detector are to be shown as unproven.**"
+            "**No method beats random maps with both deletion and insertion.** The maps of this "
+            "detector are unproven, and no default is supported."
         )
-    gain = record["figures"]["faithfulness"][name]["gain"]
-    return f"**These figures support `{name}`**: deletion and insertion together gain {_interval(gain)} over chance."
+    gain = score(record["figures"]["faithfulness"][name]["gain"])
+    return f"**Supported: {code(name)}.** Its deletion and insertion gain {gain} over chance."
 
 
-def _localised(kinds: Mapping) -> list[str]:
-    lines = []
-    for kind, methods in kinds.items():
-        methods = {
-            name: found for name, found in methods.items() if found.get("energy", {}).get("n")
-        }
-        if not methods:
-            continue
-        n, share = (
-            methods[next(iter(methods))][key][what]
-            for key, what in (("energy", "n"), ("share", "value"))
-        )
-        lines += [
-            "",
-            f"## Localisation: {SPLICES[kind]}",
-            "",
-            f"{n} splices; the region is {100 * share:.0f} % of the image. Over chance: less the score of random maps. Over the control: "
-            "less the score on the same base with the same mask and a region of another image of the base's own class.",
-            "",
-            "| method | pointing game | over chance | over the control | energy inside | over chance | over the control | average "
-            "precision | over chance | over the control |",
-            "| :-- |" + " --: |" * 9,
-        ]
-        for name, found in methods.items():
-            cells = [
-                text
-                for score in SCORES
-                for text in (
-                    _number(found[score]),
-                    *(_interval(found[f"{score}_over_{other}"]) for other in ("chance", "control")),
-                )
-            ]
-            lines.append(
-                f"| {'centred Gaussian' if name == CENTRE else name} | {' | '.join(cells)} |"
-            )
-    return lines
-
-
-def _agreed(pairs: Mapping, n: int) -> list[str]:
-    if not pairs:
+def _localisation(kind: str, methods: Mapping[str, Mapping]) -> list[str]:
+    measured = {
+        name: values for name, values in methods.items() if (values.get("energy") or {}).get("n")
+    }
+    if not measured:
         return []
-    lines = [
-        "",
-        "## Agreement between methods",
-        "",
-        f"On the first {n} images. Strongest tenth: intersection over union, 0.05 by chance.",
+    first = next(iter(measured.values()))
+    rows = []
+    for name, values in measured.items():
+        row = ["centred Gaussian" if name == CENTRE else code(name)]
+        for key in SCORES:
+            row.append(number(_value(values, key)))
+            row += [score(values[f"{key}_over_{other}"]) for other in ("chance", "control")]
+        rows.append(row)
+    differences = ["over chance", "over the control"]
+    header = ["method", "pointing game", *differences, "energy inside", *differences]
+    return [
+        f"## Localisation: {SPLICES[kind]}",
+        f"{first['energy']['n']} splices; the region is {100 * first['share']['value']:.0f} % of "
+        "the image. Over chance: minus the score of random maps. Over the control: minus the score "
+        "for the same base and mask with a region of another image of the base's class.",
+        table([*header, "average precision", *differences], rows),
     ]
-    lines += ["", "| methods | rank correlation | strongest tenth |", "| :-- | --: | --: |"]
-    for pair, found in pairs.items():
-        lines.append(
-            f"| {pair} | {_interval(found['rank_correlation'])} | {_interval(found['overlap'])} |"
-        )
-    return lines
 
 
-def _name(name: str, figures: Mapping) -> str:
-    return f"**{name}**" if name == figures["default"] else name
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _number(figure: Mapping | None, decimals: int = 2) -> str:
-    if not figure or figure["value"] is None:
-        return "–"
-    return f"{figure['value']:.{decimals}f}".replace("-", "−")
+def _sum(*values: float | None) -> float | None:
+    return sum(values) if all(_is_number(value) for value in values) else None
 
 
-def _interval(figure: Mapping | None) -> str:
-    if not figure or figure["value"] is None:
-        return "–"
-    texts = [
-        f"{figure[key]:.3f}".replace("-", "−")
-        for key in ("value", "low", "high")
-        if figure.get(key) is not None
-    ]
-    return f"{texts[0]} ({texts[1]} to {texts[2]})" if len(texts) == 3 else texts[0]
+def _value(figures: Mapping, key: str) -> float | None:
+    return (figures.get(key) or {}).get("value")

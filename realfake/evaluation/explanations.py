@@ -1,25 +1,33 @@
-"""What was found about maps, image by image and method by method, in a file that outlives the run."""
+"""Measure the maps of a checkpoint, image by image and method by method.
+
+The results are lines in a file, so that an interrupted run continues where it stopped.
+`realfake.evaluation.explanation_report` makes figures and a report of them.
+"""
 
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
+from torch import nn
 
-from realfake.attribution.faithfulness import curves_of, evidence_of, road
+from realfake.attribution.faithfulness import Scorer, curves_of, evidence_of, road
 from realfake.attribution.layers import candidate_layers, find_layer
 from realfake.attribution.methods import METHODS, LogOdds, attribute
+from realfake.attribution.perturbation import Box
 from realfake.detector import Detector
 from realfake.engines import has_openvino, open_engine
 from realfake.evaluation.log import plain
 from realfake.evaluation.map_checks import (
-    agreement,
+    CENTRE,
     centred_map,
     localisation,
     localisation_of_chance,
@@ -36,15 +44,17 @@ from realfake.models.geometry import seen_region
 from realfake.statistics.log_odds import log_odds_from_logits
 
 FOLDER = ".explanations"
-# The map that looks at the middle whatever the image, among the names of methods.
-CENTRE = "centre"
+# These methods take a hundred forward passes or more for a map.
+SLOW = ("integrated_gradients", "occlusion", "kernel_shap")
+# Largest difference of a logit from PyTorch for another engine to be used.
+_ENGINE_TOLERANCE = 1e-4
 
 
 class Findings:
-    """Lines of a file, one for each image and method, that outlive the run.
+    """Results in a file, one line for each section, image and method.
 
     Args:
-        path: Created where it does not exist. A line that was cut off when a run died is left out.
+        path: Created if it does not exist. A line that a crash cut off is ignored.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -54,54 +64,46 @@ class Findings:
             for text in self.path.read_text(encoding="utf-8").split("\n"):
                 try:
                     line = json.loads(text)
-                    self.lines[line["part"], line["item"], line["name"]] = line
+                    self.lines[line["section"], line["item"], line["name"]] = line
                 except (ValueError, KeyError, TypeError):
                     continue
 
-    def missing(self, part: str, item: int, names: Iterable[str]) -> list[str]:
-        """Those names for which there is no line yet."""
-        return [name for name in names if (part, item, name) not in self.lines]
+    def missing(self, section: str, item: int, names: Iterable[str]) -> list[str]:
+        """Return the names without a line."""
+        return [name for name in names if (section, item, name) not in self.lines]
 
-    def add(self, part: str, item: int, name: str, **found) -> None:
-        """Write one down."""
-        line = plain({"part": part, "item": item, "name": name, **found})
+    def add(self, section: str, item: int, name: str, **values) -> None:
+        """Append a line to the file."""
+        line = plain({"section": section, "item": item, "name": name, **values})
         with open(self.path, "ab") as file:
             file.write(("\n" + json.dumps(line, allow_nan=False)).encode())
-        self.lines[part, item, name] = line
+        self.lines[section, item, name] = line
 
-    def of(self, part: str, name: str) -> list[dict]:
-        """The lines of a part and a name, in the order of the images."""
-        found = [
-            line for (of, _, called), line in self.lines.items() if (of, called) == (part, name)
-        ]
-        return sorted(found, key=lambda line: line["item"])
+    def of(self, section: str, name: str) -> list[dict]:
+        """Return the lines of a section and a name, in the order of the images."""
+        lines = [line for key, line in self.lines.items() if key[::2] == (section, name)]
+        return sorted(lines, key=lambda line: line["item"])
 
 
-def findings_file(folder: str | os.PathLike, *identity) -> Path:
-    """Where the findings about one checkpoint, corpus and setting are kept."""
-    key = hashlib.sha256(json.dumps(plain(list(identity)), sort_keys=True).encode()).hexdigest()[
-        :16
-    ]
-    return Path(folder) / FOLDER / f"{key}.jsonl"
-
-
-# Largest difference of a logit from PyTorch for which another engine serves.
-_STRAYS = 1e-4
-# These take a hundred passes through the network and more for a map.
-SLOW = ("integrated_gradients", "occlusion", "kernel_shap")
+def findings_file(folder: str | os.PathLike, *identity: object) -> Path:
+    """Return the path of the results for a checkpoint, corpus and settings."""
+    text = json.dumps(plain(list(identity)), sort_keys=True)
+    return Path(folder) / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How thoroughly is measured.
+    """The extent of the measurement.
 
     Attributes:
-        steps: Of the deletion and insertion curves.
+        steps: Steps of the deletion and insertion curves.
         n_random: Random maps that each map is compared with.
-        n_checks: Images on which the slow checks are made: ROAD, sensitivity, shuffled weights. The first ones.
-        n_slow: Images that the methods in [`SLOW`] explain. The first ones; with fewer than all, they are left out of the splices.
-        n_timed: Images whose maps are timed. The first ones.
-        seed: Of everything that is drawn.
+        n_checks: Number of images (the first ones) for the slow checks: ROAD, sensitivity and
+            shuffled weights.
+        n_slow: Number of images (the first ones) that the methods in [`SLOW`] explain. If that is
+            not all of them, the splices are measured without these methods.
+        n_timed: Number of images (the first ones) whose maps are timed.
+        seed: Seed of everything random.
     """
 
     steps: int = 8
@@ -111,57 +113,44 @@ class Settings:
     n_timed: int = 20
     seed: int = 0
 
-    def methods(self, item: int, compared: "Sequence[Candidate]") -> "list[Candidate]":
-        """Those of the candidates that explain this image."""
-        return [one for one in compared if item < self.n_slow or one.method not in SLOW]
+    def methods(self, item: int, candidates: "Sequence[Candidate]") -> "list[Candidate]":
+        """Return the candidates that explain an image."""
+        return [each for each in candidates if item < self.n_slow or each.method not in SLOW]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method with its options, under a name of its own."""
+    """A method with its options."""
 
     name: str
     method: str
-    options: dict
-
-    def explain(
-        self,
-        model,
-        pixels: torch.Tensor,
-        class_indices,
-        target: str,
-        log_odds: Callable | None = None,
-    ):
-        """[`attribute`], by this method."""
-        return attribute(
-            model, pixels, class_indices, self.method, target, log_odds=log_odds, **self.options
-        )
+    options: dict = field(default_factory=dict)
 
 
 def candidates(
     detector: Detector, methods: Sequence[str], layers: int, pixels: torch.Tensor
 ) -> list[Candidate]:
-    """List what is to be compared: methods, and Grad-CAM on several layers.
+    """List the candidates to compare: the methods, and Grad-CAM on several layers.
 
     Args:
+        detector: The detector.
         methods: Of `METHODS`.
-        layers: On how many further layers Grad-CAM is tried, 0 for the default one alone.
-        pixels: An input, for the size.
+        layers: Number of further layers for Grad-CAM; 0 for the default layer alone.
+        pixels: An input, for its size.
 
     Raises:
-        ValueError: There is no such method.
+        ValueError: A method is unknown.
     """
     if unknown := [method for method in methods if method not in METHODS]:
-        raise ValueError(f"There is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
-    found = [Candidate(method, method, {}) for method in methods]
+        raise ValueError(f"Unknown method {unknown[0]!r}; there are {', '.join(METHODS)}.")
+    result = [Candidate(method, method) for method in methods]
     if layers:
         size = tuple(pixels.shape[2:])
-        usual = find_layer(detector.model, size, detector.facts.get("gradcam_layer")).name
+        default = find_layer(detector.model, size, detector.facts.get("gradcam_layer")).name
         for layer in candidate_layers(detector.model, size, layers):
-            if layer.name == usual and "gradcam" in methods:
-                continue
-            found.append(Candidate(f"gradcam@{layer.name}", "gradcam", {"layer": layer.name}))
-    return found
+            if layer.name != default or "gradcam" not in methods:
+                result.append(Candidate(f"gradcam@{layer.name}", "gradcam", {"layer": layer.name}))
+    return result
 
 
 def measure_faithfulness(
@@ -172,140 +161,57 @@ def measure_faithfulness(
     settings: Settings,
     progress: Callable[[int], object] = lambda n: None,
 ) -> None:
-    """Explain each image's more probable label by each method, and take the maps to task.
+    """Explain each image's predicted label by each method, and test the maps.
 
     Args:
+        detector: The detector.
         dataset: Rows with an undecoded `image`.
-        findings: What an earlier run found is not done again.
-        progress: Called with the number of maps that were dealt with.
+        compared: The candidates.
+        findings: Gets the results; those of an earlier run are not measured again.
+        settings: The extent.
+        progress: Called with numbers of finished maps.
     """
-    class_indices, broken = detector.class_indices, randomised(detector.model, settings.seed)
-    fast = None
-    everyone = compared
+    shuffled, fast = randomised(detector.model, settings.seed), None
     for item in range(len(dataset)):
-        compared = settings.methods(item, everyone)
-        missing = findings.missing("faithfulness", item, [one.name for one in compared])
-        # Methods are compared with each other, not Grad-CAM's layers: whose maps are needed for that.
-        together = [one.name for one in compared if "@" not in one.name]
-        if item >= settings.n_checks or not findings.missing("agreement", item, [""]):
-            together = []
-        progress(len(compared) - len(missing))
-        if not missing and not together:
+        explaining = settings.methods(item, compared)
+        missing = findings.missing("faithfulness", item, [each.name for each in explaining])
+        progress(len(explaining) - len(missing))
+        if not missing:
             continue
-        image = open_image(dataset[item]["image"])
-        pixels, box = _input(detector, image)
+        pixels, box = _input(detector, open_image(dataset[item]["image"]))
         model = detector.for_maps(pixels)
         with torch.no_grad():
-            target = AI if float(LogOdds(model, class_indices, AI)(pixels)) > 0 else REAL
+            ai_log_odds = float(LogOdds(model, detector.class_indices, AI)(pixels))
+        target = AI if ai_log_odds > 0 else REAL
         fast = fast or fast_log_odds(detector, pixels)
-        log_odds = fast(target)
-        masks, effects = removal_effects(log_odds, pixels, seed=settings.seed)
-        maps = {}
-        for one in compared:
-            if one.name not in missing and one.name not in together:
+        explainer = _Explainer(detector, target, fast(target))
+        effects = removal_effects(explainer.log_odds, pixels, seed=settings.seed)
+        for each in explaining:
+            if each.name not in missing:
                 continue
-            # The first maps are made and timed as users have them made, later ones by whatever is fastest.
-            as_users = item < settings.n_timed
+            # The first maps are made and timed as users make them, later ones by the engine.
+            timed = item < settings.n_timed
             start = time.perf_counter()
-            heat, details = _explained(
-                one, model, pixels, class_indices, target, None if as_users else log_odds
-            )
-            seconds = time.perf_counter() - start
-            maps[one.name] = heat
-            if one.name not in missing:
-                continue
-            options = {"seed": settings.seed, "box": box}
-            curves = curves_of(log_odds, pixels, heat, settings.n_random, settings.steps, **options)
-            evidence = evidence_of(log_odds, pixels, heat, target, **options)
-            found = {
-                "target": target,
-                "deletion_area": curves.deletion_area,
-                "insertion_area": curves.insertion_area,
-                "deletion_gain": curves.deletion_gain,
-                "insertion_gain": curves.insertion_gain,
-                "infidelity": normalised_infidelity(heat, masks, effects),
-                "beats_random": evidence.beats_random,
-                "milliseconds": 1000 * seconds if as_users else None,
+            heat, details = explainer(each, model, pixels, use_engine=not timed)
+            values = {
+                "milliseconds": 1000 * (time.perf_counter() - start) if timed else None,
                 "completeness_gap": details.get("completeness_gap"),
+                "infidelity": normalised_infidelity(heat, *effects),
+                **_compared_with_random(explainer, pixels, heat, box, settings),
             }
             if item < settings.n_checks:
-                found["road_gain"] = road(log_odds, pixels, heat, **options)
-                found["sensitivity"] = max_sensitivity(
-                    lambda noisy, by=one, on=model, to=target, fast=log_odds: _explained(
-                        by, on, noisy, class_indices, to, fast
-                    )[0],
-                    pixels,
-                    n_samples=2,
-                    seed=settings.seed,
+                seed = settings.seed
+                values["road_gain"] = road(explainer.log_odds, pixels, heat, seed=seed, box=box)
+                values["sensitivity"] = max_sensitivity(
+                    partial(explainer.heatmap, each, model), pixels, n_samples=2, seed=seed
                 )
-                other, _ = _explained(one, broken, pixels, class_indices, target)
-                # Signed, and of the magnitudes: a method that draws edges keeps the latter whatever the weights are.
-                found["randomised"] = rank_correlation(heat, other)
-                found["randomised_magnitude"] = rank_correlation(np.abs(heat), np.abs(other))
-            findings.add("faithfulness", item, one.name, **found)
+                other, _ = explainer(each, shuffled, pixels, use_engine=False)
+                values["randomised"] = rank_correlation(heat, other)
+                # Edges, which some methods draw, have these magnitudes with any weights.
+                magnitudes = np.abs(heat), np.abs(other)
+                values["randomised_magnitude"] = rank_correlation(*magnitudes)
+            findings.add("faithfulness", item, each.name, target=target, **values)
             progress(1)
-        if together:
-            pairs = agreement({name: maps[name] for name in together})
-            findings.add(
-                "agreement",
-                item,
-                "",
-                pairs={f"{a} / {b}": values for (a, b), values in pairs.items()},
-            )
-
-
-def fast_log_odds(detector: Detector, pixels: torch.Tensor) -> Callable[[str], Callable]:
-    """The margins that curves and removals ask for by the hundred, by the fastest engine that computes in fp32.
-
-    Args:
-        pixels: An input. OpenVINO serves inputs of its size, and only where it agrees with PyTorch.
-
-    Returns:
-        A function of the target, which returns what [`LogOdds`] is: a function of inputs.
-    """
-    stock = Detector(detector.model, detector.processor)
-    sample = pixels.cpu().numpy()
-    names = ("openvino-fp32", "torch-fp32") if has_openvino() else ("torch-fp32",)
-    for name in names:
-        try:
-            engine = open_engine(
-                name, stock, sample, threads=len(os.sched_getaffinity(0)), callers=1
-            )
-            strays = np.abs(engine(sample)[0] - stock.forward(pixels)).max()
-        except RuntimeError:
-            continue
-        if strays < _STRAYS:
-            break
-    else:
-        return lambda target: LogOdds(detector.model, detector.class_indices, target)
-    usual = LogOdds(detector.model, detector.class_indices, AI)
-
-    def for_target(target: str):
-        sign = 1 if target == AI else -1
-
-        def signed(inputs: torch.Tensor) -> torch.Tensor:
-            if inputs.shape[1:] != pixels.shape[1:]:
-                return sign * usual(inputs)
-            logits = engine(inputs.cpu().numpy())[0]
-            return torch.from_numpy(sign * log_odds_from_logits(logits, detector.class_indices))
-
-        return signed
-
-    return for_target
-
-
-def _input(detector: Detector, image) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
-    region = seen_region(detector.processor, *image.size)
-    pixels = detector.pixels(image).to(detector.model.device, detector.model.dtype)
-    return pixels, tuple(round(edge) for edge in region.input_box)
-
-
-def _explained(
-    one: Candidate, model, pixels, class_indices, target, log_odds=None
-) -> tuple[np.ndarray, dict]:
-    attribution = one.explain(model, pixels, class_indices, target, log_odds)
-    # Of broken weights a map may overflow: nothing is then said there.
-    return np.nan_to_num(attribution.heatmap, posinf=0, neginf=0), attribution.details
 
 
 def measure_localisation(
@@ -317,38 +223,132 @@ def measure_localisation(
     n: int,
     progress: Callable[[int], object] = lambda n: None,
 ) -> None:
-    """Explain `n` splices of each kind and their controls by each method, towards the label of the spliced region."""
-    compared = settings.methods(len(dataset) - 1, compared)
-    names = [one.name for one in compared]
+    """Explain `n` splices of each kind and their controls by each method, for the region's label.
+
+    Args:
+        detector: The detector.
+        dataset: Rows as for [`~realfake.evaluation.splices.splices`].
+        compared: The candidates.
+        findings: Gets the results; those of an earlier run are not measured again.
+        settings: The extent.
+        n: Number of splices of each kind.
+        progress: Called with numbers of finished maps.
+    """
+    by_name = {each.name: each for each in settings.methods(len(dataset) - 1, compared)}
     fast = None
     for item, splice in enumerate(splices(dataset, n, settings.seed)):
-        missing = findings.missing("splice", item, [*names, CENTRE])
-        progress(len(names) + 1 - len(missing))
+        missing = findings.missing("splice", item, [*by_name, CENTRE])
+        progress(len(by_name) + 1 - len(missing))
         if not missing:
             continue
-        sources = {"": splice.image, "control_": splice.control}
-        inputs = {key: _input(detector, image)[0] for key, image in sources.items()}
+        inputs = {
+            prefix: _input(detector, image)[0]
+            for prefix, image in {"": splice.image, "control_": splice.control}.items()
+        }
         region = seen_region(detector.processor, *splice.image.size)
         fast = fast or fast_log_odds(detector, inputs[""])
-        log_odds = fast(splice.target)
+        explainer = _Explainer(detector, splice.target, fast(splice.target))
         for name in missing:
-            one = next((one for one in compared if one.name == name), None)
-            found = {"kind": splice.kind, "share": float(splice.mask.mean())}
-            for key, pixels in inputs.items():
-                if one is None:
+            values = {"kind": splice.kind, "share": float(splice.mask.mean())}
+            for prefix, pixels in inputs.items():
+                if name == CENTRE:
                     heat = centred_map(tuple(pixels.shape[2:]))
                 else:
-                    model = detector.for_maps(pixels)
-                    heat, _ = _explained(
-                        one, model, pixels, detector.class_indices, splice.target, log_odds
-                    )
+                    heat, _ = explainer(by_name[name], detector.for_maps(pixels), pixels)
                 heat = region.to_image(heat)
-                found |= {
-                    f"{key}{score}": value
-                    for score, value in localisation(heat, splice.mask).items()
+                scores = {prefix: localisation(heat, splice.mask)}
+                if not prefix:
+                    scores["chance_"] = localisation_of_chance(heat, splice.mask, seed=item)
+                values |= {
+                    f"{start}{score}": value
+                    for start, group in scores.items()
+                    for score, value in group.items()
                 }
-                if not key:
-                    chance = localisation_of_chance(heat, splice.mask, seed=item)
-                    found |= {f"chance_{score}": value for score, value in chance.items()}
-            findings.add("splice", item, name, **found)
+            findings.add("splice", item, name, **values)
             progress(1)
+
+
+def fast_log_odds(detector: Detector, pixels: torch.Tensor) -> Callable[[str], Scorer]:
+    """Return the log-odds of a target, by the fastest engine that agrees with PyTorch in fp32.
+
+    Args:
+        detector: The detector.
+        pixels: An input. Inputs of another size are computed by PyTorch.
+
+    Returns:
+        A function from a target to a function like [`LogOdds`].
+    """
+    stock = Detector(detector.model, detector.processor)
+    sample = pixels.cpu().numpy()
+    names = ("openvino-fp32", "torch-fp32") if has_openvino() else ("torch-fp32",)
+    for name in names:
+        try:
+            engine = open_engine(
+                name, stock, sample, threads=len(os.sched_getaffinity(0)), callers=1
+            )
+            difference = np.abs(engine(sample)[0] - stock.forward(pixels)).max()
+        except RuntimeError:
+            continue
+        if difference < _ENGINE_TOLERANCE:
+            break
+    else:
+        return lambda target: LogOdds(detector.model, detector.class_indices, target)
+
+    def for_target(target: str) -> Scorer:
+        exact = LogOdds(detector.model, detector.class_indices, target)
+
+        def log_odds(inputs: torch.Tensor) -> torch.Tensor:
+            if inputs.shape[1:] != pixels.shape[1:]:
+                return exact(inputs)
+            logits = engine(inputs.cpu().numpy())[0]
+            return torch.from_numpy(
+                exact.sign * log_odds_from_logits(logits, detector.class_indices)
+            )
+
+        return log_odds
+
+    return for_target
+
+
+@dataclass(frozen=True)
+class _Explainer:
+    """Makes maps for one target."""
+
+    detector: Detector
+    target: str
+    log_odds: Scorer
+
+    def __call__(
+        self, candidate: Candidate, model: nn.Module, pixels: torch.Tensor, use_engine: bool = True
+    ) -> tuple[np.ndarray, dict]:
+        attribution = attribute(
+            model,
+            pixels,
+            self.detector.class_indices,
+            candidate.method,
+            self.target,
+            log_odds=self.log_odds if use_engine else None,
+            **candidate.options,
+        )
+        # With shuffled weights a map may overflow.
+        heat = np.nan_to_num(attribution.heatmap, posinf=0, neginf=0)
+        return heat, attribution.details
+
+    def heatmap(self, candidate: Candidate, model: nn.Module, pixels: torch.Tensor) -> np.ndarray:
+        return self(candidate, model, pixels)[0]
+
+
+def _input(detector: Detector, image: Image.Image) -> tuple[torch.Tensor, Box]:
+    region = seen_region(detector.processor, *image.size)
+    pixels = detector.pixels(image).to(detector.model.device, detector.model.dtype)
+    return pixels, tuple(round(edge) for edge in region.input_box)
+
+
+def _compared_with_random(
+    explainer: _Explainer, pixels: torch.Tensor, heat: np.ndarray, box: Box, settings: Settings
+) -> dict:
+    inputs, options = (explainer.log_odds, pixels, heat), {"seed": settings.seed, "box": box}
+    curves = curves_of(*inputs, settings.n_random, settings.steps, **options)
+    names = ("deletion_area", "insertion_area", "deletion_gain", "insertion_gain")
+    evidence = evidence_of(*inputs, explainer.target, **options)
+    return {name: getattr(curves, name) for name in names} | {"beats_random": evidence.beats_random}

@@ -1,11 +1,13 @@
-"""Does a map find a region that is known? Scores of a map against a mask, and maps that know nothing to compare with. Arrays only."""
+"""Score maps: against a known region, and against what the model does.
+
+Arrays only; `realfake.evaluation.explanations` makes the maps.
+"""
 
 import copy
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from captum.metrics import sensitivity_max
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 from torch import nn
@@ -18,26 +20,30 @@ from realfake.attribution.perturbation import (
 )
 
 SCORES = ("pointing", "energy", "average_precision")
+# Name of the control map of [`centred_map`] among the methods.
+CENTRE = "centre"
 
 
 def localisation(heatmap: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """Score a map against the region it should find.
+    """Score a map against the region that it should find.
 
     Args:
-        heatmap: `(height, width)`; positive supports the target, NaN was not seen by the model and does not count.
+        heatmap: `(height, width)`; positive supports the target, NaN was not seen by the model and
+            does not count.
         mask: Boolean `(height, width)`.
 
     Returns:
-        `pointing`: 1 where the strongest pixel is in the mask, else 0 (Zhang et al. 2018; the share of such among several
-        strongest ones). `energy`: share of the positive evidence in the mask (Wang et al. 2020), 0 where there is none.
-        `average_precision` of the pixels, ordered by the map. All NaN where the mask, or what is outside of it, was not seen.
+        `pointing`: 1 if the strongest pixel is in the mask, else 0 (Zhang et al. 2018; the share in
+        the mask if several are strongest). `energy`: share of the positive evidence in the mask
+        (Wang et al. 2020), 0 without any. `average_precision` of the pixels, ordered by the map.
+        All NaN if the mask, or everything outside of it, was not seen.
 
     Raises:
         ValueError: The shapes differ.
     """
     if heatmap.shape != mask.shape:
         raise ValueError(
-            f"The map has shape {heatmap.shape}, the mask {mask.shape}; they must lie on the same image."
+            f"The map has shape {heatmap.shape}, the mask {mask.shape}; they must be the same."
         )
     seen = np.isfinite(heatmap)
     heat, inside = heatmap[seen].astype(np.float64), np.asarray(mask, dtype=bool)[seen]
@@ -52,30 +58,30 @@ def localisation(heatmap: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def centred_map(shape: tuple[int, int]) -> np.ndarray:
-    """A map that knows where photographers put things, and nothing else: a Gaussian, a quarter of each side wide."""
+    """Return a control map for every image: a Gaussian in the middle, a quarter of a side wide."""
     y, x = np.linspace(-2, 2, shape[0]), np.linspace(-2, 2, shape[1])
     return np.exp(-0.5 * np.add.outer(y**2, x**2))
 
 
 def random_maps(heatmap: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
-    """Maps with the values and the spatial statistics of this one in random places; see [`random_orders`]."""
+    """Move a map's values to random places, see [`random_orders`]."""
     seen = np.isfinite(heatmap)
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     descending = np.sort(heatmap[seen])[::-1]
-    moved = []
+    maps = []
     for order in random_orders(importance_order(np.where(seen, heatmap, 0), box), n, seed):
-        drawn = np.full(heatmap.shape, np.nan)
-        drawn[order >= 0] = descending[order[order >= 0]]
-        moved.append(drawn)
-    return moved
+        moved = np.full(heatmap.shape, np.nan)
+        moved[order >= 0] = descending[order[order >= 0]]
+        maps.append(moved)
+    return maps
 
 
 def localisation_of_chance(
     heatmap: np.ndarray, mask: np.ndarray, n: int = 5, seed: int = 0
 ) -> dict[str, float]:
-    """The mean scores of `n` random maps like this one."""
-    scores = [localisation(drawn, mask) for drawn in random_maps(heatmap, n, seed)]
+    """Return the mean scores of `n` random maps like this one."""
+    scores = [localisation(moved, mask) for moved in random_maps(heatmap, n, seed)]
     return {name: float(np.mean([score[name] for score in scores])) for name in SCORES}
 
 
@@ -87,10 +93,18 @@ def removal_effects(
     seed: int = 0,
     batch_size: int = 16,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What it does to the log-odds if random cells of a grid, a quarter of it, show the blurred image.
+    """Measure the fall of the log-odds if random cells of a grid show the blurred image.
+
+    Args:
+        log_odds: From inputs `(n, 3, h, w)` to log-odds `(n,)`.
+        pixels: `(1, 3, h, w)`.
+        n_samples: Number of random masks, each with about a quarter of the cells.
+        cells: Cells along each side of the grid.
+        seed: Seed of the masks.
+        batch_size: Inputs computed at once.
 
     Returns:
-        The masks, Boolean `(n_samples, h, w)`, and by how much the log-odds fell, float64 `(n_samples,)`.
+        The masks, Boolean `(n_samples, h, w)`, and the falls, float64 `(n_samples,)`.
     """
     height, width = pixels.shape[2:]
     rows, columns = np.arange(height) * cells // height, np.arange(width) * cells // width
@@ -106,19 +120,20 @@ def removal_effects(
 
 
 def normalised_infidelity(heatmap: np.ndarray, masks: np.ndarray, effects: np.ndarray) -> float:
-    """Infidelity (Yeh et al. 2019): how badly a map predicts what taking random parts away does to the log-odds.
+    """Infidelity (Yeh et al. 2019): how badly a map predicts the effects of removals.
 
-    The map predicts that the log-odds fall by its sum over those parts. It may be scaled by any one positive factor, and the
-    squared error is divided by that of a map that predicts nothing: 0 is perfect, 1 no better than an empty map. This is
-    Captum's `infidelity(normalize=True)` over that of an empty map, but that a map which points the wrong way is not turned
-    around.
+    The prediction is the map's sum over the removed part, times the best positive factor. The
+    squared error is divided by that of an empty map. It equals Captum's
+    `infidelity(normalize=True)` over that of an empty map, without negative factors.
 
     Args:
         heatmap: `(h, w)`.
-        masks, effects: From [`removal_effects`].
+        masks: From [`removal_effects`].
+        effects: From [`removal_effects`].
 
     Returns:
-        A number between 0 and 1; NaN where nothing that was taken away made a difference.
+        0 for a perfect map, 1 for one that is no better than an empty map; NaN if no removal had an
+        effect.
     """
     predicted = (masks * heatmap.astype(np.float64)).sum(axis=(1, 2))
     total = (effects**2).sum()
@@ -135,76 +150,52 @@ def max_sensitivity(
     n_samples: int = 4,
     seed: int = 0,
 ) -> float:
-    """Max-sensitivity (Yeh et al. 2019): how much a map changes at most, relative to its size, under noise nobody sees.
+    """Max-sensitivity (Yeh et al. 2019): the largest relative change of a map under small noise.
 
     Args:
         explain: From an input `(1, 3, h, w)` to its map `(h, w)`.
+        pixels: `(1, 3, h, w)`.
         radius: Of the uniform noise, as a share of the image's range of values.
-        n_samples: Noisy images.
+        n_samples: Number of noisy images.
+        seed: Seed of the noise.
 
     Returns:
         0 for a map that does not change, 1 for a change as large as the map.
     """
 
-    def maps(inputs):
-        batch = inputs[0] if isinstance(inputs, tuple) else inputs
-        found = np.stack([explain(one[None]) for one in batch])
-        return torch.from_numpy(found)[:, None].float()
+    # Captum takes over a second to import.
+    from captum.metrics import sensitivity_max
 
+    def maps(inputs: torch.Tensor | tuple) -> torch.Tensor:
+        batch = inputs[0] if isinstance(inputs, tuple) else inputs
+        return torch.from_numpy(np.stack([explain(one[None]) for one in batch]))[:, None].float()
+
+    spread = radius * float(pixels.max() - pixels.min())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        spread = radius * float(pixels.max() - pixels.min())
-        return float(
-            sensitivity_max(maps, pixels, perturb_radius=spread, n_perturb_samples=n_samples)
-        )
+        result = sensitivity_max(maps, pixels, perturb_radius=spread, n_perturb_samples=n_samples)
+    return float(result)
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy of a model whose weights are shuffled within each tensor: the same values, and nothing learnt.
+    """Return a copy of a model with the weights shuffled within each tensor.
 
-    The statistics of each layer's weights stay, so that signals neither die nor explode on the way as they may with fresh weights.
+    Each layer keeps the statistics of its weights, so that signals neither vanish nor explode as
+    they may with fresh weights.
     """
-    broken = copy.deepcopy(model)
+    shuffled = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in broken.parameters():
-            shuffled = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-            parameter.copy_(parameter.flatten()[shuffled].view_as(parameter))
-    return broken
+        for parameter in shuffled.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return shuffled
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's rank correlation of two maps, over the pixels that both have; 0 where one of them is constant."""
+    """Return Spearman's rank correlation of two maps; 0 if one of them is constant."""
     both = np.isfinite(one) & np.isfinite(other)
     one, other = one[both], other[both]
     if len(one) < 2 or not np.ptp(one) or not np.ptp(other):
         return 0.0
     return float(spearmanr(one, other).statistic)
-
-
-def overlap(one: np.ndarray, other: np.ndarray, share: float = 0.1) -> float:
-    """Intersection over union of the strongest `share` of two maps. Of unrelated maps it is 0.05 for a tenth."""
-    both = np.isfinite(one) & np.isfinite(other)
-    count = max(1, int(np.ceil(share * both.sum())))
-    sets = [set(np.argsort(-heat[both], kind="stable")[:count].tolist()) for heat in (one, other)]
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-
-
-def agreement(maps: dict[str, np.ndarray]) -> dict[tuple[str, str], dict[str, float]]:
-    """How far several methods agree on one image.
-
-    Args:
-        maps: `{method: map}`, all of one shape and for one target.
-
-    Returns:
-        `{(method, other method): {"rank_correlation": …, "overlap": …}}`, each pair once.
-    """
-    names = list(maps)
-    return {
-        (one, other): {
-            "rank_correlation": rank_correlation(maps[one], maps[other]),
-            "overlap": overlap(maps[one], maps[other]),
-        }
-        for position, one in enumerate(names)
-        for other in names[position + 1 :]
-    }
