@@ -1,1 +1,1 @@
-"""Measurements of detectors and of their maps, the log of those of test splits, and their figures, tables and plots."""
+"""Measurements of detectors and of their maps: figures, records, tables and plots."""
