@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Detector:
         name: str = "",
         revision: str | None = None,
         ood: OodReference | None = None,
-    ):
+    ) -> None:
         if model.config.num_labels < len(NAMES):
             raise ValueError(
                 f"{name or 'The model'} has a single output; a detector needs two classes or more."
@@ -320,7 +320,7 @@ class Detector:
         target: str = AI,
         evidence: bool = False,
         prior_ai: float = 0.5,
-        **options,
+        **options: Any,
     ) -> Explanation:
         """Show where in an image the evidence lies.
 

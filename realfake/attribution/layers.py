@@ -6,10 +6,11 @@ tokens, channels), with class, distillation or register tokens in front of the p
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -66,7 +67,7 @@ class SpatialLayer:
         """
         tap, owner = nn.Identity(), get_ident()
 
-        def through(_module, _inputs, output):
+        def through(_module: nn.Module, _inputs: tuple, output: Any) -> Any:
             # A server may predict in another thread meanwhile.
             if get_ident() != owner:
                 return None
@@ -154,7 +155,7 @@ def _layer(
     return SpatialLayer(model.get_submodule(name), name, layout, grid, prefix)
 
 
-def _features(output) -> torch.Tensor | None:
+def _features(output: Any) -> torch.Tensor | None:
     """Return a module's output, or the first one of several."""
     output = output[0] if isinstance(output, tuple) and output else output
     return output if isinstance(output, torch.Tensor) else None
@@ -166,8 +167,8 @@ def _search(
     """Yield `(name, layout, grid, prefix)` of the usable layers, the deepest first."""
     records, calls, owner = [], Counter(), get_ident()
 
-    def record(name):
-        def hook(module, _inputs, output):
+    def record(name: str) -> Callable:
+        def hook(module: nn.Module, _inputs: tuple, output: Any) -> None:
             if get_ident() != owner:
                 return
             calls[name] += 1
@@ -206,7 +207,9 @@ def _search(
             yield name, *layout
 
 
-def _layout(features: torch.Tensor, pixel_size, base) -> tuple[str, tuple[int, int], int] | None:
+def _layout(
+    features: torch.Tensor, pixel_size: tuple[int, int], base: tuple[int, int] | None
+) -> tuple[str, tuple[int, int], int] | None:
     """Return `(layout, grid, prefix)` of a tensor; `base` is the grid of the last map before it."""
     if features.shape[0] != 1:
         return None

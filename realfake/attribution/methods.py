@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,9 @@ class LogOdds(nn.Module):
     Called with (batch, 3, h, w), returns (batch,).
     """
 
-    def __init__(self, model: nn.Module, class_indices: Mapping[str, Sequence[int]], target: str):
+    def __init__(
+        self, model: nn.Module, class_indices: Mapping[str, Sequence[int]], target: str
+    ) -> None:
         super().__init__()
         self.model = model
         self.ai, self.real = list(class_indices[AI]), list(class_indices[REAL])
@@ -70,7 +73,7 @@ def attribute(
     target: str = AI,
     score: float | None = None,
     log_odds: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    **options,
+    **options: Any,
 ) -> Attribution:
     """Explain a decision. The model keeps its hooks, gradients and modes.
 

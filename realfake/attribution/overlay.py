@@ -124,7 +124,7 @@ def _fit_for_display(
         return tuple(array.repeat(int(scale), 0).repeat(int(scale), 1) for array in arrays)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
 
-    def shrink(array):
+    def shrink(array: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(array.astype(np.float32))
         return np.asarray(picture.resize(size, Image.Resampling.BOX))
 

@@ -32,7 +32,7 @@ class RefinedPath:
         end: torch.Tensor,
         n_steps: int,
         batch_size: int,
-    ):
+    ) -> None:
         self._log_odds, self._start, self._end, self._batch_size = log_odds, start, end, batch_size
         segments = max(1, n_steps // _NODES)
         self._nodes = max(1, n_steps // segments)

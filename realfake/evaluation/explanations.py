@@ -57,7 +57,7 @@ class Findings:
         path: Created if it does not exist. A line that a crash cut off is ignored.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path, self.lines = Path(path), {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
@@ -72,7 +72,7 @@ class Findings:
         """Return the names without a line."""
         return [name for name in names if (section, item, name) not in self.lines]
 
-    def add(self, section: str, item: int, name: str, **values) -> None:
+    def add(self, section: str, item: int, name: str, **values: object) -> None:
         """Append a line to the file."""
         line = plain({"section": section, "item": item, "name": name, **values})
         with open(self.path, "ab") as file:
