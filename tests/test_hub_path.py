@@ -201,11 +201,7 @@ def test_a_run_arrives_whole_in_one_commit(hub, pushed):
     files = uploaded(hub, pushed.repo)
     plots = {path for path in files if re.fullmatch(r"plots/[\w-]+\.png", path)}
     assert len(plots) >= 3
-    # What an Inference Endpoint needs, which is tested by itself.
-    served = {
-        path for path in files if re.fullmatch(r"handler\.py|requirements\.txt|realfake/.+", path)
-    }
-    assert {"handler.py", "requirements.txt", "realfake/detector.py"} <= served
+    served = {"handler.py", "requirements.txt"}  # for Inference Endpoints
     assert set(files) - plots - served == FILES | (
         {EVAL_RESULTS} if pushed.corpus == "user/corpus" else set()
     )
@@ -603,10 +599,9 @@ def test_a_streamed_hub_corpus_trains_and_a_refused_push_can_be_repeated(
     run_printed_command(hub, line, tmp_path)
     files = uploaded(hub, "user/streamed")
     endpoint = {"handler.py", "requirements.txt"}
-    assert {path for path in files if not path.startswith(("plots/", "realfake/"))} == FILES | {
+    assert {path for path in files if not path.startswith("plots/")} == FILES | {
         EVAL_RESULTS
     } | endpoint
-    assert "realfake/detector.py" in files and not [path for path in files if "__pycache__" in path]
     assert len(hub.history("user/streamed")) == 2
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[EVAL_RESULTS]))
     assert entry.dataset_id == "user/corpus"
@@ -690,7 +685,7 @@ def test_a_failed_push_leaves_the_folder_whole_and_names_the_command(
         status = publishing.push(args)
     assert status == 2
     line = error_line(capsys.readouterr().err)
-    assert f"the push to {repo} failed" in line and "hf_expired" not in line and len(line) < 1200
+    assert f"The push to {repo} failed" in line and "hf_expired" not in line and len(line) < 1200
     assert ".git" not in line, "the client's own patterns are no business of the reader's"
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert ("model", repo) not in hub.repos or len(hub.history(repo)) == 1

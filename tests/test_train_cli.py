@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ from realfake.detector import Detector
 from realfake.evaluation import results
 from realfake.evaluation.log import read_log
 from realfake.models.classifiers import load_classifier
-from realfake.training import release
-from realfake.training.trainer import DetectorTrainer
+from realfake.training import arguments, release
+from realfake.training.trainer import DetectorTrainer, last_complete_checkpoint
 
 
 def eval_losses(folder) -> dict[int, float]:
@@ -465,6 +466,61 @@ def test_a_run_killed_while_it_saves_continues_as_if_nothing_had_been(
     assert first["figures"]["auroc"] == pytest.approx(second["figures"]["auroc"], abs=0.05)
 
 
+def test_ctrl_c_ends_with_one_line_and_the_run_continues(corpus, tiny_vit, tmp_path):
+    folder = tmp_path / "run"
+    steps = "--num_train_epochs 300 --save_strategy steps --save_steps 1 --eval_strategy no"
+    words = command(
+        corpus, folder, *steps.split(), "--load_best_model_at_end", "False", model=tiny_vit
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train_hf.py"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(folder.glob("checkpoint-*/trainer_state.json")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors[-2000:]
+    assert "Traceback" not in errors
+    assert errors.strip().splitlines()[-1] == "stopped; give the same command again to continue"
+    assert last_complete_checkpoint(folder)
+
+
+def test_an_error_is_the_last_line_under_accelerate(tmp_path):
+    launch = "-m accelerate.commands.launch --quiet --num_processes 1 --num_machines 1 --cpu"
+    launch += " --mixed_precision no --dynamo_backend no"
+    words = command(tmp_path / "nowhere", tmp_path / "run", "--model_type", "vit")
+    done = subprocess.run(
+        [sys.executable, *launch.split(), str(ROOT / "train_hf.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("realfake: error: ")
+
+
+@pytest.mark.parametrize("words", [["--bf16"], ["--bf16", "True"], []])
+def test_bare_flags_are_true(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(arguments, "has_bf16", lambda use_cpu: False)
+    run = arguments.parse(
+        [
+            "--dataset",
+            "x",
+            "--model_type",
+            "vit",
+            "--output_dir",
+            str(tmp_path),
+            "--dry_run",
+            *words,
+        ]
+    ).run
+    assert run.bf16 == bool(words) and run.dry_run is True
+    assert run.measurement_log == str(tmp_path / "measurements.jsonl")
+
+
 def test_a_full_disk_keeps_the_checkpoints(corpus, tiny_vit, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     words = ("--num_train_epochs", "2")
@@ -748,9 +804,9 @@ def test_a_checkpoint_that_is_no_image_classifier(corpus, tmp_path, capsys):
         ("--image_size 48", "change --image_size"),
         ("--config_overrides {oops}", "--config_overrides is not JSON"),
         ("--label_map nature", "--label_map"),
-        ("--label_map cats=real", "'cats', which is not among those found"),
+        ("--label_map cats=real", "'cats'"),
         ("--metric_for_best_model acuracy", "--metric_for_best_model must be one of"),
-        ("--resume_from_checkpoint nowhere", "nowhere is no complete checkpoint"),
+        ("--resume_from_checkpoint nowhere", "nowhere is not a complete"),
         ("--remove_unused_columns True", "--remove_unused_columns must stay off"),
         ("--corpus_notes nowhere.md", "there is no file nowhere.md"),
         ("--fp16 True --bf16 True", "fp16"),

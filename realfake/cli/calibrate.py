@@ -229,7 +229,7 @@ def calibrate(options: argparse.Namespace) -> int:
             before=log_odds_from_logits(before[name], released.detector.class_indices),
         )
     _write_card(options, released, original)
-    return publishing.push(options, "realfake calibrate") if options.push_to_hub else 0
+    return publishing.push(options) if options.push_to_hub else 0
 
 
 def _identity(options: argparse.Namespace, detector: "Detector") -> str | None:

@@ -15,12 +15,12 @@ import torch
 from datasets import Dataset
 
 import realfake
-from realfake.card.facts import CardFacts, hub_id
+from realfake.card.facts import CardFacts, hub_id, license_of
 from realfake.card.limits import limits
 from realfake.card.render import card_data, write_card_of
 from realfake.corpus.load import Corpus
 from realfake.formatting import code, fence, md, table
-from realfake.io import command_line, versions, write_atomically
+from realfake.io import command_line, report_failure, versions, write_atomically
 from realfake.labels import AI, REAL
 from realfake.statistics.calibration import Calibration
 from realfake.training.arguments import Arguments
@@ -31,6 +31,7 @@ TEMPLATES = Path(realfake.__file__).parent / "templates"
 # Files of the run that do not belong to the checkpoint.
 NOT_PUBLISHED = [
     ".margins/**",
+    ".scores/**",
     ".log_odds/**",
     ".explanations/**",
     "checkpoint-*",
@@ -40,6 +41,7 @@ NOT_PUBLISHED = [
     ".saving/**",
     ".*.tmp",
     "first_batch.png",
+    "measurements.jsonl",
 ]
 # Files of an earlier push, which describe other weights or older code.
 REPLACED = [
@@ -134,7 +136,7 @@ def training_facts(
         "corpus_report": corpus.report.to_dict(),
         "parts": _sizes(splits),
         "calibration": {**calibration.to_dict(), "folded": True},
-        "license": args.license,
+        "license": license_of(args.license, model.model_name_or_path, download=True),
         "corpus_notes": Path(notes).read_text(encoding="utf-8") if notes else None,
         "repo_id": args.hub_model_id,
         "log_history": trainer.state.log_history,
@@ -321,13 +323,12 @@ def check_login(args: Any) -> None:
         args.hub_model_id = repo if "/" in repo else f"{owner}/{repo}"
 
 
-def push(args: Any, program: str = "train_hf.py") -> int:
+def push(args: Any) -> int:
     """Push the finished folder to the Hub, in one commit.
 
     Args:
         args: Options with `output_dir`, `hub_token`, `hub_model_id`, `hub_private_repo` and
             `hub_revision`.
-        program: Name of the program, for the error line.
 
     Returns:
         The exit status: 0, or 2 after a line with the error and a command that repeats the push.
@@ -357,13 +358,11 @@ def push(args: Any, program: str = "train_hf.py") -> int:
     # The client raises RuntimeError for a connection that is lost while it sends the weights.
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
-        print(
-            f"{program}: error: the push to {repo} failed ({type(error).__name__}: {reason}). The "
-            f"checkpoint is complete in {folder}; push it again with: "
-            f"{_upload_command(repo, folder, args)}",
-            file=sys.stderr,
+        message = (
+            f"The push to {repo} failed ({type(error).__name__}: {reason}). The checkpoint is "
+            f"complete in {folder}; push it again with: {_upload_command(repo, folder, args)}"
         )
-        return 2
+        return report_failure(RuntimeError(message))
     print(f"Pushed to {commit.repo_url if hasattr(commit, 'repo_url') else repo}")
     return 0
 
