@@ -1,8 +1,12 @@
 """The page's words and cards: languages, numbers, sentences about rates, and escaping."""
 
 import ast
+import os
 import re
+import shutil
 import string
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -371,6 +375,16 @@ def test_a_number_and_its_unit_stay_on_one_line():
 
 
 # Code
+
+
+def test_the_pipeline_snippet_of_the_bundled_detector_runs_from_any_folder(tmp_path):
+    shutil.copy(SPACE / "examples" / "cat.jpg", tmp_path / "photo.jpg")
+    snippet = code.snippets(None)["pipeline"]
+    variables = os.environ | {"PYTHONPATH": str(SPACE.parents[1])}
+    command = [sys.executable, "-c", snippet]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "score" in done.stdout
 
 
 def test_a_hostile_name_cannot_end_its_string_in_a_snippet():

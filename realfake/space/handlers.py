@@ -21,6 +21,7 @@ from PIL import Image
 from scipy.special import expit
 
 from realfake.answer import read_once
+from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.overlay import SMOOTH, caveats, overlay
 from realfake.detector import Detector
 from realfake.labels import AI, REAL
@@ -51,7 +52,7 @@ class Map:
         regions: `((left, top, right, bottom), share)` of the strongest regions; edges as shares of
             the image's sides.
         partial: Whether the detector did not look at some part.
-        evidence: Whether the map holds, a `realfake.attribution.faithfulness.Evidence`.
+        evidence: Whether the map holds, an `Evidence`.
         caveats: What a reader of the map must know, in English.
         file_name: For the file that the visitor saves.
     """
@@ -62,7 +63,7 @@ class Map:
     coloured: bytes = field(repr=False)
     regions: tuple[tuple[tuple[float, ...], float], ...]
     partial: bool
-    evidence: object
+    evidence: Evidence | None
     caveats: tuple[str, ...]
     file_name: str
 

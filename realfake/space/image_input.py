@@ -1,8 +1,8 @@
-"""The image component of the page: it hands over the uploaded file as it is, or what its URL leads to.
+"""The image component of the page: it hands over the uploaded file as it is, or downloads a URL.
 
-`gr.Image` decodes the upload with Pillow before the handler runs, so a broken file ends in a generic error and the
-limits of `realfake.imaging.decode` are passed by; a URL it downloads past those of `realfake.imaging.fetch`. Here the handler
-gets the path, and the project's one decoder does the rest.
+`gr.Image` decodes an upload with Pillow before the handler runs. A broken file then ends in a
+generic error, and the limits of `realfake.imaging.decode` do not apply. It also downloads URLs
+without the limits of `realfake.imaging.fetch`. Here the handler gets the path of the file.
 """
 
 import re
@@ -21,7 +21,7 @@ _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8":
 
 
 class _WithoutStub(type(gr.Image)):
-    """Gradio's metaclass writes a `.pyi` beside the source of every subclass; this one writes no files."""
+    """Gradio's metaclass writes a `.pyi` file for every subclass. This one does not."""
 
     def __new__(cls, name, bases, attrs):
         return ABCMeta.__new__(cls, name, bases, attrs)
@@ -33,12 +33,14 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
     async def async_move_resource_to_block_cache(
         self, url_or_file_path: str | Path | None
     ) -> str | None:
-        # Left for `preprocess`, which is given one image; this is called for every file in what was sent.
+        """Leave a URL as it is, and move a local file to the cache."""
+        # `preprocess` downloads the one image; this is called for every file in a request.
         if _is_url(url_or_file_path):
             return url_or_file_path
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
     def preprocess(self, payload: ImageData | None) -> str | None:
+        """Return the path of the uploaded or downloaded file."""
         path = None if payload is None else payload.path
         return self._downloaded(path) if _is_url(path) else path
 
@@ -53,12 +55,12 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
         return path
 
     def get_block_name(self) -> str:
-        # The browser looks the component up by this name; without it there is no widget for the subclass.
+        """Return the name by which the browser finds the widget."""
         return "image"
 
 
 def file_name(address: str, data: bytes) -> str:
-    """What to call a file that was downloaded."""
+    """Return a name for a file that was downloaded from an address."""
     name = (
         re.sub(r"[^\w.-]+", "-", unquote(urlsplit(address).path).rpartition("/")[2])[-80:].strip(
             ".-"
@@ -66,7 +68,7 @@ def file_name(address: str, data: bytes) -> str:
         or "image"
     )
     suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), "")
-    # The browser shows a file by its name's ending.
+    # The browser chooses how to show a file by its suffix.
     return name if not suffix or name.lower().endswith((suffix, ".jpeg")) else f"{name}{suffix}"
 
 

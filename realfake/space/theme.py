@@ -1,6 +1,6 @@
-"""The page's Gradio theme: colours, type and shapes for light and dark, from fonts every machine has.
+"""The page's Gradio theme: colours, fonts and shapes for light and dark mode.
 
-The two labels are told apart by blue and orange, which stay apart for colour-blind eyes, and never by colour alone.
+The labels are blue and orange, which colour-blind readers can distinguish, and always have words.
 """
 
 import gradio as gr
@@ -18,7 +18,7 @@ FONT_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
 def theme() -> gr.themes.Base:
-    """Build the theme. No font is fetched: the page works offline."""
+    """Return the theme. It uses system fonts, so that the page works offline."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.indigo,
         neutral_hue=gr.themes.colors.slate,
