@@ -140,8 +140,7 @@ def test_a_planted_leak_is_found_and_named_and_the_equalized_copy_is_without_it(
         copy["written"]["train"]["rows"] + sum(copy["written"]["train"]["unmatched"].values())
         == 120
     )
-    for name in ("audit.md", "audit.html"):
-        assert "equalized" in (tmp_path / "out" / name).read_text()
+    assert "equalized" in (tmp_path / "out" / "audit.html").read_text()
     assert "no leak found" in printed.out
 
     # The copy is a corpus like any other: everything in it is encoded alike, and nothing was resampled.
@@ -334,7 +333,7 @@ def test_too_few_images_are_said_to_be_too_few(tmp_path):
     assert "too_few" in codes(result)
     assert not result.leaks
     write_report(result, tmp_path / "out")
-    assert "too few images" in (tmp_path / "out" / "audit.md").read_text()
+    assert "too few images" in (tmp_path / "out" / "audit.html").read_text()
 
 
 class _Page(HTMLParser):
@@ -376,9 +375,5 @@ def test_names_from_the_corpus_are_escaped_and_the_page_stands_alone(tmp_path):
     assert "script" not in page.tags
     assert page.urls and all(url.startswith("data:image/") for url in page.urls)
     assert nasty in "".join(page.text)  # shown as it is
-    text = (tmp_path / "out" / "audit.md").read_text()
-    assert "<script" not in text and "<img" not in text
-    tables = [line for line in text.splitlines() if line.startswith("|") and "script" in line]
-    assert tables and all("\\|" in line and "{{ 7" in line for line in tables)
-    for name in ("sample-real", "sample-ai", "sizes", "colours", "spectra"):
+    for name in ("sample-real", "sample-ai", "sizes", "spectra"):
         assert (tmp_path / "out" / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -49,7 +49,7 @@ class Audit:
         splits: The images that were examined.
         pairs: Duplicates, the worst first.
         facts: `{split: [ContainerFacts]}`
-        pixels: `{split: {"spectrum": (n, 24), "colour": (n, 3)}}`
+        spectra: `{split: (n, 24)}`, see [`~realfake.imaging.file_facts.radial_spectrum`].
         labels: `{split: (n,) bool, true for ai}`
     """
 
@@ -58,7 +58,7 @@ class Audit:
     splits: DatasetDict
     pairs: list[Pair]
     facts: dict[str, list[ContainerFacts]]
-    pixels: dict[str, dict[str, np.ndarray]]
+    spectra: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
 
     @property
@@ -123,6 +123,7 @@ def audit(
     )
     examined = {split: _examine(rows, split, progress) for split, rows in splits.items()}
     facts = {split: values["facts"] for split, values in examined.items()}
+    spectra = {split: values["spectrum"] for split, values in examined.items()}
     labels = {split: is_ai_of(rows) for split, rows in splits.items()}
     groups = {split: _groups(rows) for split, rows in splits.items()}
     matched = groups
@@ -131,14 +132,7 @@ def audit(
             split: np.asarray([matches[split][image["path"]] for image in rows["image"]])
             for split, rows in splits.items()
         }
-    probes, alone = probe_all(
-        facts,
-        {split: values["spectrum"] for split, values in examined.items()},
-        labels,
-        groups,
-        matched,
-        seed,
-    )
+    probes, alone = probe_all(facts, spectra, labels, groups, matched, seed)
     pairs = find_pairs(
         [(split, row) for split in splits for row in range(len(splits[split]))],
         [AI if ai else REAL for split in splits for ai in labels[split]],
@@ -182,12 +176,8 @@ def audit(
             if name in splits[TRAIN].column_names
         },
     }
-    pixels = {
-        split: {name: values[name] for name in ("spectrum", "colour")}
-        for split, values in examined.items()
-    }
     findings = list_findings(results, probes, alone, pairs)
-    return Audit(findings, results, splits, pairs, facts, pixels, labels)
+    return Audit(findings, results, splits, pairs, facts, spectra, labels)
 
 
 def quick_audit(
@@ -255,8 +245,6 @@ def _examine(rows: Dataset, split: str, progress: bool) -> dict:
         values["spectrum"].append(radial_spectrum(pixels))
         values["hash"].append(dhash(pixels))
         values["thumbnail"].append(thumbnail(pixels))
-        reduced = pixels.reduce(max(1, min(pixels.size) // 32))
-        values["colour"].append(np.asarray(reduced, np.float32).mean(axis=(0, 1)))
     return {
         name: value if name in ("facts", "digest") else np.asarray(value)
         for name, value in values.items()

@@ -1,8 +1,6 @@
-"""Plots of a corpus audit: samples, sizes, mean colours and spectra of the training images."""
+"""Plots of a corpus audit: samples, sizes and spectra of the training images."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,29 +20,13 @@ def write_plots(audit: Audit, folder: Path) -> list[tuple[Path, str]]:
     Returns:
         The files and their captions.
     """
-    facts, is_ai, pixels = audit.facts[TRAIN], audit.labels[TRAIN], audit.pixels[TRAIN]
-    width, height = (
-        np.asarray([getattr(fact, name) for fact in facts], dtype=float)
-        for name in ("width", "height")
-    )
-    sizes = [
-        ("width (pixels)", width, None),
-        ("height (pixels)", height, None),
-        ("width / height", width / height, None),
-    ]
-    colours = [
-        (f"mean {name} of an image (0 to 255)", values, (0, 255))
-        for name, values in zip(("red", "green", "blue"), pixels["colour"].T, strict=True)
-    ]
+    is_ai = audit.labels[TRAIN]
+    sizes = np.asarray([(fact.width, fact.height) for fact in audit.facts[TRAIN]], dtype=float)
     return [
         *_samples(audit, folder),
-        (_histograms(folder / "sizes.png", sizes, is_ai), "Sizes of the images of train"),
+        (_sizes(folder / "sizes.png", sizes, is_ai), "Sizes of the images of train"),
         (
-            _histograms(folder / "colours.png", colours, is_ai),
-            "Mean colours of the images of train",
-        ),
-        (
-            _spectra(folder / "spectra.png", pixels["spectrum"], is_ai),
+            _spectra(folder / "spectra.png", audit.spectra[TRAIN], is_ai),
             "Mean radial power spectra of train",
         ),
     ]
@@ -70,39 +52,33 @@ def _samples(audit: Audit, folder: Path) -> list[tuple[Path, str]]:
     return sheets
 
 
-def _histograms(
-    path: Path,
-    panels: Sequence[tuple[str, np.ndarray, tuple[float, float] | None]],
-    is_ai: np.ndarray,
-) -> Path:
-    """Draw the distribution of values (n,) by label, one panel for each `(name, values, range)`."""
+def _sizes(path: Path, sizes: np.ndarray, is_ai: np.ndarray) -> Path:
+    """Draw the distribution of widths, heights and aspect ratios by label; sizes are (n, 2)."""
+    width, height = sizes.T
+    panels = {"width (pixels)": width, "height (pixels)": height, "width / height": width / height}
     figure = new_figure(10.5, 3.2)
-    for axes, (name, values, span) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (name, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         plain_axes(axes)
-        _histogram(axes, values, is_ai, span or tuple(np.quantile(values, [0, 0.99])))
+        low, high = np.quantile(values, [0, 0.99])
+        edges = np.linspace(low, high, 33) if high > low else low + np.linspace(-0.5, 0.5, 33)
+        for label in NAMES:
+            some = values[is_ai == (label == AI)]
+            if len(some):
+                axes.hist(
+                    some.clip(edges[0], edges[-1]),
+                    edges,
+                    weights=np.full(len(some), 100 / len(some)),
+                    histtype="stepfilled",
+                    facecolor=COLOURS[label] + "40",
+                    edgecolor=COLOURS[label],
+                    linestyle=_STYLES[label],
+                    linewidth=1.4,
+                    label=f"{label} (n = {len(some):,})",
+                )
         axes.set_xlabel(name)
         axes.set_ylabel("% of the label's images")
     axes.legend(fontsize=9, frameon=False)
     return save(figure, path)
-
-
-def _histogram(axes: Any, values: np.ndarray, is_ai: np.ndarray, span: tuple[float, float]) -> None:
-    low, high = span if span[1] > span[0] else (span[0] - 0.5, span[0] + 0.5)
-    edges = np.linspace(low, high, 33)
-    for label in NAMES:
-        some = values[is_ai == (label == AI)]
-        if len(some):
-            axes.hist(
-                some.clip(low, high),
-                edges,
-                weights=np.full(len(some), 100 / len(some)),
-                histtype="stepfilled",
-                facecolor=COLOURS[label] + "40",
-                edgecolor=COLOURS[label],
-                linestyle=_STYLES[label],
-                linewidth=1.4,
-                label=f"{label} (n = {len(some):,})",
-            )
 
 
 def _spectra(path: Path, spectrum: np.ndarray, is_ai: np.ndarray) -> Path:

@@ -1,6 +1,6 @@
-"""Write the report of a corpus audit: JSON, Markdown, one self-contained HTML page, and plots.
+"""Write the report of a corpus audit: JSON, one self-contained HTML page, and plots.
 
-Names of files, sources and generators come from the corpus, so they are escaped on both pages.
+Names of files, sources and generators come from the corpus, so the page escapes them.
 """
 
 import base64
@@ -17,7 +17,6 @@ from realfake.audit.duplicates import Pair
 from realfake.audit.leaks import ALONE, PROBES, TRANSFER
 from realfake.audit.plots import write_plots
 from realfake.corpus.splits import TEST, TRAIN
-from realfake.formatting import md
 from realfake.imaging.decode import open_image
 from realfake.io import write_atomically
 from realfake.labels import AI
@@ -37,7 +36,7 @@ _PLACES = {
 def write_report(
     audit: Audit, output: str | Path, equalized: Audit | None = None, written: Mapping | None = None
 ) -> Path:
-    """Write `audit.json`, `audit.md`, `audit.html` and `plots/`; older files are overwritten.
+    """Write `audit.json`, `audit.html` and `plots/`; older files are overwritten.
 
     Args:
         audit: The audit.
@@ -59,29 +58,20 @@ def write_report(
         figures["equalized"] = {"written": written, **equalized.to_dict()}
     text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(output / "audit.json", text.encode("utf-8", "backslashreplace"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
     view = _view(audit, equalized, written)
-    for name in ("audit.md", "audit.html"):
-        as_html = name.endswith(".html")
-        # The Markdown template escapes with the filter `md`.
-        environment = jinja2.Environment(  # nosec B701
-            loader=jinja2.FileSystemLoader(TEMPLATES),
-            autoescape=as_html,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-            keep_trailing_newline=True,
-        )
-        environment.filters["md"] = md
-        view["pairs"] = [_pair_view(audit, pair, as_html) for pair in audit.pairs[:_SHOWN_PAIRS]]
-        view["plots"] = [
-            {
-                "caption": caption,
-                "url": _url(path.read_bytes(), "png") if as_html else f"plots/{path.name}",
-            }
-            for path, caption in plots
-        ]
-        page = environment.get_template(name).render(view)
-        write_atomically(output / name, page.encode("utf-8", "replace"))
+    view["plots"] = [
+        {"caption": caption, "url": _url(path.read_bytes(), "png")} for path, caption in plots
+    ]
+    page = environment.get_template("audit.html").render(view)
+    write_atomically(output / "audit.html", page.encode("utf-8", "replace"))
     return output / "audit.html"
 
 
@@ -126,7 +116,7 @@ def _cell(probe: Mapping | None, max_auc: float) -> dict:
 
 
 def _view(audit: Audit, equalized: Audit | None, written: Mapping | None) -> dict:
-    """The content of both pages, as text and numbers."""
+    """The content of the page, as text and numbers."""
     results = audit.results
     max_auc = results["settings"]["max_auc"]
     audits = [audit] if equalized is None else [audit, equalized]
@@ -148,6 +138,7 @@ def _view(audit: Audit, equalized: Audit | None, written: Mapping | None) -> dic
         "facts": _fact_rows(results, max_auc),
         "duplicate_rows": _duplicate_rows(audits),
         "n_pairs": len(audit.pairs),
+        "pairs": [_pair_view(audit, pair) for pair in audit.pairs[:_SHOWN_PAIRS]],
         "origins": {
             column: {"rows": values[:_SHOWN_ORIGINS], "more": max(0, len(values) - _SHOWN_ORIGINS)}
             for column, values in results["origins"].items()
@@ -204,7 +195,7 @@ def _duplicate_rows(audits: Sequence[Audit]) -> list[dict]:
     ]
 
 
-def _pair_view(audit: Audit, pair: Pair, with_images: bool) -> dict:
+def _pair_view(audit: Audit, pair: Pair) -> dict:
     ends = []
     for (split, row), label in zip((pair.first, pair.second), pair.labels, strict=True):
         entry = audit.splits[split][row]
@@ -214,7 +205,7 @@ def _pair_view(audit: Audit, pair: Pair, with_images: bool) -> dict:
                 "label": label,
                 "path": entry["image"]["path"] or "",
                 "origin": entry.get("generator" if label == AI else "source") or "",
-                "image": _thumbnail_url(entry["image"]) if with_images else None,
+                "image": _thumbnail_url(entry["image"]),
             }
         )
     how = "same file" if pair.same_file else f"correlation {pair.correlation:.3f}"

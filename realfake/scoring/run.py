@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from itertools import count, groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Protocol
 
 from realfake.detector import Detector
 from realfake.distributed import ProcessGroup
@@ -32,12 +31,8 @@ _REPORT_SECONDS = 10.0
 
 # Segment, chunk and rows.
 _Chunk = tuple[str, int, Iterator[Row]]
-
-
-class OpenSource(Protocol):
-    """Opens the source; `fingerprint` is the one that the first process found."""
-
-    def __call__(self, scratch: Path, fingerprint: str | None) -> ScoringSource: ...
+# From a folder for listings, and the fingerprint that the first process found or `None`.
+OpenSource = Callable[[Path, str | None], ScoringSource]
 
 
 @dataclass
@@ -276,15 +271,10 @@ def score_stream(
     """Score a process's share of a stream: whole files if there are enough, else every n-th chunk.
 
     Args:
-        scorer: As for [`score_chunks`].
-        source: The streamed source.
-        folder: As for [`score_chunks`].
         process: Number of this process, from 0.
         processes: Number of processes.
-        chunk_size: As for [`score_chunks`].
-        batch_size: As for [`score_chunks`].
-        threads: As for [`score_chunks`].
-        say: As for [`Progress`].
+
+        The others are those of [`score_chunks`].
     """
     whole = len(source.segments) >= processes
     segments = source.segments[process::processes] if whole else source.segments

@@ -196,14 +196,10 @@ def open_source(
             for several files; these are streamed.
         scratch: Folder for the listing of a folder.
         splits: *optional*. The splits to score; *defaults to* all.
-        config_name: As for `load_corpus`.
-        revision: As for `load_corpus`.
-        token: As for `load_corpus`.
-        streaming: As for `load_corpus`.
-        image_column: As for `load_corpus`.
-        cache_dir: As for `load_corpus`.
         fingerprint: *optional*. The fingerprint that another process found. If `scratch` holds its
             listing, the folder is not listed again.
+
+        The others are those of [`~realfake.corpus.load.load_corpus`].
 
     Raises:
         ValueError: There is nothing to score, or a split does not exist.
