@@ -124,7 +124,7 @@ def drop(work: Path, quick: bool) -> dict:
             dropped.append(time.perf_counter() - began)
             # The map comes after the verdict, and must be there before the next image.
             page.wait_for_function(
-                "() => { const i = document.querySelector('#rf-picture img'); "
+                "() => { const i = document.querySelector('#rf-map .rf-coloured'); "
                 "return i && i.naturalWidth > 0 }"
             )
             page.reload()
