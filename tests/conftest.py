@@ -84,7 +84,7 @@ def _corpora_missing() -> str | None:
 
 
 class NetworkBlocked(RuntimeError):
-    """A test tried to leave the machine. It is not an `OSError`, which the tested code would catch."""
+    """A test tried to leave the machine. Not an `OSError`, which the tested code would catch."""
 
 
 def _is_local(host) -> bool:
@@ -100,7 +100,7 @@ def _is_local(host) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """Only loopback addresses and Unix sockets can be connected to. Names under `.invalid` do not resolve."""
+    """Allow connections to loopback addresses only. Names under `.invalid` do not resolve."""
     connect, connect_ex, getaddrinfo = (
         socket.socket.connect,
         socket.socket.connect_ex,
@@ -146,7 +146,7 @@ def _is_address(host: str) -> bool:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A running `LoopbackHub` for the Hugging Face clients of this process, with caches in `tmp_path`.
+    """A running `LoopbackHub` for the clients of this process, with caches in `tmp_path`.
 
     For another process: `subprocess.run(..., env={**os.environ, **hub.environment})`.
     """
@@ -178,11 +178,11 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory) -> Path:
-    """Folder of a tiny ViT (input 32×32, labels `real` and `ai`). Shared: copy it before changing it."""
+    """Folder of a tiny ViT with 32×32 inputs. Shared: copy it before a change."""
     return save_tiny("vit", tmp_path_factory.mktemp("tiny") / "vit")
 
 
 @pytest.fixture(scope="session")
 def tiny_convnext(tmp_path_factory) -> Path:
-    """Folder of a tiny ConvNeXt (input 32×32, labels `real` and `ai`). Shared: copy it before changing it."""
+    """Folder of a tiny ConvNeXt with 32×32 inputs. Shared: copy it before a change."""
     return save_tiny("convnext", tmp_path_factory.mktemp("tiny") / "convnext")

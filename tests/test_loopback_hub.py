@@ -1,7 +1,7 @@
 """The stock clients against the loopback Hub: what other tests rely on when they push and pull.
 
-Nothing of realfake is tested here. A failure means that the hub differs from what the installed versions of
-huggingface_hub, transformers and datasets expect.
+Nothing of realfake is tested here. A failure means that the hub differs from what the installed
+versions of huggingface_hub, transformers and datasets expect.
 """
 
 import json
@@ -155,7 +155,8 @@ def test_folders_files_and_history(hub, tmp_path):
         "inner"
     ]
 
-    # An unchanged folder makes no commit: the client compares git's hashes, this one from `git hash-object`.
+    # An unchanged folder makes no commit: the client compares git's hashes, this one from `git
+    # hash-object`.
     assert api.upload_folder(repo_id="user/folder", folder_path=folder).oid == first.oid
     assert entries["inner/notes.txt"].blob_id == "43dd47ea691c90a5fa7827892c70241913351963"
 

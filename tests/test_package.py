@@ -1,4 +1,4 @@
-"""The wheel: everything it needs is inside, and it works in an empty environment outside the repository."""
+"""The wheel: it is complete, and it works in an environment without the repository."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The requirements: bounded ranges, a lock within them, pinned actions, a suite that reports versions."""
+"""Requirements: bounded ranges, a lock within them, pinned actions, reported versions."""
 
 import importlib.util
 import os

@@ -1,1 +1,1 @@
-"""Helpers shared by the tests: tiny checkpoints, drawn corpora, damaged files, signed files, servers, clocks."""
+"""Helpers of the tests: tiny models, drawn corpora, damaged and signed files, servers, clocks."""

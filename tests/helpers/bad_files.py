@@ -1,9 +1,9 @@
 """Files that a stranger might send instead of a photograph: damaged, hostile, or merely unusual.
 
-All are made on the spot, small, and the same on every call, but for those signed by a signer made up each time.
-`ordinary` are valid images of every format and mode; `unusual` are valid too and must be read; `refused` must end in one
-line; `costly` are refused as well, and would take gigabytes or minutes if they were not. `truncations` and `bit_flips`
-damage any of them.
+All are made on the spot, small, and the same on every call, but for those signed by a signer made
+up each time. `ordinary` are valid images of every format and mode; `unusual` are valid too and must
+be read; `refused` must end in one line; `costly` are refused as well, and would take gigabytes or
+minutes if they were not. `truncations` and `bit_flips` damage any of them.
 """
 
 import struct
@@ -83,9 +83,12 @@ def ordinary(size: int = 48) -> dict[str, bytes]:
 
 
 _XMP = (
-    b'<?xpacket begin=""?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    b'<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    b'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    b'<?xpacket begin=""?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description rdf:about="" '
+    b'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    b'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/'
+    b'trainedAlgorithmicMedia"/>'
     b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 
@@ -158,7 +161,8 @@ def refused() -> dict[str, bytes]:
     return {
         "empty.jpg": b"",
         "one_byte.jpg": b"\xff",
-        "svg.png": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
+        "svg.png": b'<?xml version="1.0"?>'
+        b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
         "page.jpg": b"<!DOCTYPE html><html><script>alert(1)</script></html>",
         "archive.png": b"PK\x03\x04" + bytes(range(256)) * 20,
         "words.webp": b"not a picture at all\n" * 50,
@@ -171,13 +175,14 @@ def refused() -> dict[str, bytes]:
         "photo.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 300,
         "film.avif": b"\0\0\0\x18ftypisom\0\0\0\0" + b"\0" * 300,
         "text_form.ppm": b"P3 16 16 255\n" + b"1 2 3 " * 256,
-        "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n(/etc/passwd) (r) file\n",
+        "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n"
+        b"(/etc/passwd) (r) file\n",
         "icon.ico": encode(Image.new("RGB", (32, 32)), "ICO"),
     }
 
 
 def costly() -> dict[str, Callable[[], bytes]]:
-    """Small files that ask for gigabytes or minutes; functions, since a few take a moment to make."""
+    """Small files that would cost gigabytes or minutes. Functions: some are slow to make."""
     files = {
         "pixels.png": lambda: png(30_000, 30_000),
         "pixels.gif": lambda: (
@@ -284,7 +289,7 @@ def with_segment(data: bytes, marker: int, content: bytes) -> bytes:
 
 
 def greedy_directory(size: int, big: bool = False) -> bytes:
-    """A TIFF directory of `size` bytes whose every entry names all of them: reading it takes thousands of times that."""
+    """A TIFF directory of `size` bytes in which every entry refers to all of them."""
     head, form = (
         (b"II+\0\x08\0\0\0" + struct.pack("<Q", 16), "<HHQQ")
         if big
@@ -296,7 +301,7 @@ def greedy_directory(size: int, big: bool = False) -> bytes:
 
 
 def tiff(tags: dict[int, int | tuple[int, int]], length: int = 200, body: bytes = b"") -> bytes:
-    """A TIFF file of one directory behind `body`; a pair is a number of values and where they lie."""
+    """A TIFF file with one directory after `body`; a pair is a number of values and an offset."""
     entries = b""
     for tag, value in sorted(tags.items()):
         count, place = value if isinstance(value, tuple) else (1, value)
@@ -313,7 +318,7 @@ def tiff(tags: dict[int, int | tuple[int, int]], length: int = 200, body: bytes 
 
 
 def jpeg_tiles(jpeg: bytes, tile: int, side: int, gap: int = 0) -> bytes:
-    """A grey TIFF of JPEG tiles that are all the same bytes, or each begin `gap` bytes behind the one before."""
+    """A grey TIFF of JPEG tiles with the same bytes, or each `gap` bytes after the previous one."""
     count = (-(-side // tile)) ** 2
     starts = 8 + 8 * count + gap * np.arange(count)
     body = (
@@ -361,7 +366,7 @@ def _with_scans(data: bytes, count: int) -> bytes:
 
 
 def _with_hidden_scans(data: bytes, count: int) -> bytes:
-    """Thousands of scans behind each of `count` TEM markers, which have no length; what stands there looks like one."""
+    """Thousands of scans after each of `count` TEM markers, which have no length."""
     start, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
     scans = data[start:end] * (60_000 // (end - start))
     return (
@@ -385,11 +390,12 @@ def _resized_jpeg2000(side: int) -> bytes:
 
 def billion_laughs() -> bytes:
     entities = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
-    return f'<!DOCTYPE x [<!ENTITY a0 "ha">{entities}]><x:xmpmeta xmlns:x="adobe:ns:meta/">&a9;</x:xmpmeta>'.encode()
+    document = f'<!DOCTYPE x [<!ENTITY a0 "ha">{entities}]>'
+    return (document + '<x:xmpmeta xmlns:x="adobe:ns:meta/">&a9;</x:xmpmeta>').encode()
 
 
 def write(folder: str | Path) -> Path:
-    """Write what `scripts/fuzz.py` damages into `folder/files`, and a tiny checkpoint into `folder/tiny`."""
+    """Write files for `scripts/fuzz.py` to `folder/files`, and a tiny model to `folder/tiny`."""
     folder = Path(folder)
     (folder / "files").mkdir(parents=True, exist_ok=True)
     for position, data in enumerate(

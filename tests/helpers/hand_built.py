@@ -1,7 +1,8 @@
-"""Classifiers of every layout whose decision hangs on one thing, by construction: how red the image is, and where.
+"""Classifiers with hand-set weights: the answer depends only on how red the image is, and where.
 
-Each takes pixels as they are, answers with the logits of (real, ai), and has no knowledge but red = ai: a red patch on black is the only
-thing that can be responsible for the score, so that every map must point at it.
+Each takes pixels as they are, answers with the logits of (real, ai), and has no knowledge but red =
+ai: a red patch on black is the only thing that can be responsible for the score, so that every map
+must point at it.
 """
 
 import torch
@@ -17,12 +18,12 @@ _TOKENS = {
     "layer_norm_eps": 1e-2,
     "num_labels": 2,
 }
-# Something for layer norms to measure red against: without it they would make full red of a trace of it.
+# Layer norms compare red with this; without it, a trace of red would become full red.
 _OFFSET = torch.tensor([1.0, -1.0])
 
 
 def only_norms(model: nn.Module) -> None:
-    """Every weight zero, but for the layer norms', which are one: all that is left is what passes residual blocks by."""
+    """Set every weight to zero except the layer norms': only the residual path remains."""
     for module in model.modules():
         norm = "LayerNorm" in type(module).__name__ or "Layernorm" in type(module).__name__
         for name, parameter in module.named_parameters(recurse=False):
@@ -169,7 +170,7 @@ def red_convnextv2(image_size=(64, 96)):
 
 
 def _pass_on(model: nn.Module) -> None:
-    """Every convolution hands each channel on as it is, every batch norm leaves it: red stays in channel 0."""
+    """Make every convolution and batch norm the identity: red stays in channel 0."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.zero_()
@@ -229,7 +230,8 @@ def red_mobilenet_v2(image_size=(64, 96)):
         _pass_on(model)
         for module in model.modules():
             if getattr(module, "use_residual", False):
-                module.reduce_1x1.convolution.weight.zero_()  # else red would double from block to block
+                # Otherwise red would double from block to block.
+                module.reduce_1x1.convolution.weight.zero_()
         read_red(model.classifier)
     return model.eval()
 

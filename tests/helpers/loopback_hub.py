@@ -1,9 +1,9 @@
-"""A Hugging Face Hub on the loopback interface, so that pushing and pulling is tested with the stock clients.
+"""A Hugging Face Hub on the loopback interface, for tests with the stock clients.
 
-`LoopbackHub` answers what huggingface_hub, transformers and datasets ask when they create repositories, commit,
-list, download and stream models, datasets and Spaces; everything is kept in memory, with its history. It can be
-told to fail on purpose. `point_clients_at` redirects the clients of the running process; other processes are given
-`hub.environment`.
+`LoopbackHub` answers huggingface_hub, transformers and datasets when they create repositories,
+commit, list, download and stream models, datasets and Spaces. It keeps everything in memory, with
+history, and fails on request. `point_clients_at` redirects the clients of this process; other
+processes get `hub.environment`.
 """
 
 import base64
@@ -35,8 +35,8 @@ _TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _REGULAR_LIMIT = 10 * 1024 * 1024
 _LFS_SUFFIXES = (
-    "7z arrow bin ckpt ftz gz h5 joblib mlmodel model msgpack npy npz onnx ot parquet pb pickle pkl pt pth rar "
-    "safetensors tar tflite tgz xz zip zst"
+    "7z arrow bin ckpt ftz gz h5 joblib mlmodel model msgpack npy npz onnx ot parquet pb pickle "
+    "pkl pt pth rar safetensors tar tflite tgz xz zip zst"
 )
 _LFS_DATASET_SUFFIXES = "bmp gif jpeg jpg mp3 mp4 png tiff wav webp"
 
@@ -58,7 +58,8 @@ class Blob:
         stored = self.content
         if self.lfs:
             stored = (
-                f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(stored)}\n"
+                f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\n"
+                f"size {len(stored)}\n"
             ).encode()
         return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
 
@@ -202,19 +203,18 @@ class _Reply:
 
 
 class LoopbackHub:
-    """A Hub at `http://127.0.0.1:PORT`, running from `__enter__` (or `start`) to `__exit__` (or `stop`).
+    """A Hub at `http://127.0.0.1:PORT`, from `__enter__` (or `start`) to `__exit__` (or `stop`).
 
-    The token `hf_anything` belongs to `user`, who may write to `user/...`; add to `tokens` for further users.
+    The token `hf_anything` belongs to `user`, who may write to `user/...`; `tokens` may get more.
 
     Args:
-        home (`Path`, *optional*): folder that `environment` names as `HF_HOME`. Left out, it is a temporary one
-            that goes with the hub.
+        home (`Path`, *optional*): `HF_HOME` in `environment`; *defaults to* a temporary folder.
 
     Attributes:
         url (`str`): the endpoint.
         tokens (`dict[str, str]`): token -> user name.
-        requests (`list[Request]`): every request so far with the status it was answered with.
-        errors (`list[str]`): tracebacks of requests on which the hub itself broke; a test should find none.
+        requests (`list[Request]`): every request with its status.
+        errors (`list[str]`): tracebacks of failures of the hub itself; a test should find none.
         repos (`dict[tuple[str, str], Repo]`): by type and id.
     """
 
@@ -255,8 +255,8 @@ class LoopbackHub:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What to add to a process's environment so that its clients work against this hub, with a cache of
-        their own: `subprocess.run(..., env={**os.environ, **hub.environment})`."""
+        """Variables for other processes, with a cache of their own:
+        `subprocess.run(..., env={**os.environ, **hub.environment})`."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": TOKEN,
@@ -275,7 +275,7 @@ class LoopbackHub:
         }
 
     def create(self, repo_id: str, repo_type: str = "model", **settings) -> Repo:
-        """Make a repository as the website would, past all permissions. `settings` are fields of `Repo`."""
+        """Create a repository without a check of permissions. `settings` are fields of `Repo`."""
         suffixes = _LFS_SUFFIXES + (f" {_LFS_DATASET_SUFFIXES}" if repo_type == "dataset" else "")
         attributes = "".join(
             f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in suffixes.split()
@@ -294,10 +294,10 @@ class LoopbackHub:
         repo_type: str = "model",
         title: str = "Upload",
     ) -> str:
-        """Commit files past all permissions; makes the repository where there is none.
+        """Commit files without a check of permissions, if necessary to a new repository.
 
         Args:
-            files (`Mapping[str, bytes | str]` or `Path`): content by path, or a folder to take whole.
+            files (`Mapping[str, bytes | str]` or `Path`): content by path, or a folder.
 
         Returns:
             `str`: the commit's id.
@@ -320,7 +320,7 @@ class LoopbackHub:
     def files(
         self, repo_id: str, repo_type: str = "model", revision: str = "main"
     ) -> dict[str, bytes]:
-        """Content by path, `.gitattributes` included. `KeyError` where the repository or revision is missing."""
+        """Content by path, with `.gitattributes`. `KeyError`: no such repository or revision."""
         with self._lock:
             commit = self.repos[repo_type, repo_id].find(revision)
             if commit is None:
@@ -349,12 +349,15 @@ class LoopbackHub:
 
         Args:
             path_regex (`str`): searched in the path, unquoted, with its query.
-            action (`int` or `str`, *optional*, defaults to 500): an HTTP status to answer with; `"drop"`: close
-                the connection without an answer; `"stall"`: never answer, until the hub is stopped or the client
-                hangs up; `"truncate"`: a complete answer of half the content, as a bad proxy gives; `"alter"`: the
-                whole content with a byte changed in its middle; `"cut"`: lose the connection in the middle of the
-                content; `"stop"`: the same, but the connection stays open and silent; `"drip"`: the content byte by byte, slow
-                as long as any fault is set. The last five wait for a GET.
+            action (`int` or `str`, *optional*, defaults to 500): an HTTP status, or
+                - `"drop"`: close the connection without an answer
+                - `"stall"`: never answer
+                - `"truncate"`: answer with half of the content
+                - `"alter"`: change a byte in the middle
+                - `"cut"`: close the connection in the middle
+                - `"stop"`: send nothing after the middle
+                - `"drip"`: send byte by byte, slowly while any fault is set
+                The last five apply to GET only.
             times (`int`, *optional*, defaults to 1)
             method (`str`, *optional*): fail this method alone.
         """
@@ -368,8 +371,8 @@ class LoopbackHub:
     def refuse_pushes(self, status: int | None = 403) -> None:
         """Answer every commit with `status` from now on; `None` accepts them again.
 
-        A status below 500 meets the steps before a commit too (preupload, LFS batch), as a token without the
-        right to write does. Creating a repository works all the same.
+        A status below 500 also applies to the steps before a commit (preupload, LFS batch), as for
+        a token that may not write. Repositories can still be created.
         """
         self._refused = status
 
@@ -390,7 +393,7 @@ class LoopbackHub:
         )
         return re.search(steps, path) is not None
 
-    # Who may do what
+    # Permissions
 
     def _user(self, request: Request) -> str | None:
         token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
@@ -420,7 +423,7 @@ class LoopbackHub:
             self._may_write(request, repo.owner)
         return repo
 
-    # What is asked
+    # Requests
 
     def _answer(self, request: Request, body: bytes) -> _Reply:
         request.user = self._user(request)
@@ -475,13 +478,6 @@ class LoopbackHub:
         raise _Refusal(404, f"Sorry, we can't find {request.method} {request.path}.")
 
     def _manage(self, request: Request, action: str, sent: dict) -> _Reply:
-        if action == "move":
-            key = sent.get("type", "model"), sent["fromRepo"]
-            repo = self._repo(request, *key, write=True)
-            del self.repos[key]
-            repo.id = sent["toRepo"]
-            self.repos[repo.type, repo.id] = repo
-            return _json({})
         repo_type = sent.get("type") or "model"
         repo_id = f"{sent.get('organization') or request.user}/{sent['name']}"
         if action == "delete" and request.method == "DELETE":
@@ -940,7 +936,7 @@ def _lfs(blob: Blob) -> dict:
 
 
 def _info(repo: Repo, commit: Commit, blobs: bool) -> dict:
-    """What `GET /api/{type}s/{id}` says, with what the Hub itself concludes from the card and config.json."""
+    """The answer of `GET /api/{type}s/{id}`, with tags from the card and config.json."""
     card = (
         _card_data(commit.files["README.md"].content.decode())
         if "README.md" in commit.files
@@ -1023,8 +1019,8 @@ _COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"
 
 
 def check_card(text: str, repo_type: str) -> tuple[list[str], list[str]]:
-    """The rules of https://huggingface.co/docs/hub/model-cards, .../datasets-cards and .../spaces-config-reference
-    that a card meets most.
+    """Check the most important rules of https://huggingface.co/docs/hub/model-cards,
+    .../datasets-cards and .../spaces-config-reference.
 
     Returns:
         `(list[str], list[str])`: errors, which refuse the commit, and warnings.
@@ -1086,10 +1082,10 @@ def _check_model_index(index) -> list[str]:
 def point_clients_at(hub: LoopbackHub, monkeypatch) -> None:
     """Make the Hugging Face clients of this process use `hub`, until `monkeypatch` undoes it.
 
-    They read the environment once, when they are imported, so what they made of it is replaced: the endpoint,
-    the offline switch and every folder under `HF_HOME`. Two things cannot be reached: an `HfApi` or `HfFileSystem`
-    made before, and names somebody else imported from `huggingface_hub.constants`. A process of its own, with
-    `hub.environment`, has neither limit.
+    They read the environment at import, so their settings are replaced: the endpoint, the offline
+    switch and every folder under `HF_HOME`. An existing `HfApi` or `HfFileSystem` keeps its
+    settings, and so does a name imported from `huggingface_hub.constants`. Another process with
+    `hub.environment` has no such limits.
 
     Args:
         monkeypatch (`pytest.MonkeyPatch`)

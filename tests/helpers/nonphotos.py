@@ -1,7 +1,7 @@
-"""Pictures that are neither photographs nor generated: pages of text, charts, screens, flat colours, gradients, noise.
+"""Images that are not photographs: text, charts, screens, flat colours, gradients, noise.
 
-Drawn on the spot, so that the tests can ask what a detector of photographs says of them. `draw(kind, size, seed)`
-draws one, `draw_all(seeds)` a set of every kind at several sizes.
+Drawn on the spot, so that the tests can ask what a detector of photographs says of them.
+`draw(kind, size, seed)` draws one, `draw_all(seeds)` a set of every kind at several sizes.
 """
 
 from collections.abc import Iterator
@@ -176,7 +176,7 @@ def chart(size, rng) -> Image.Image:
 
 
 def screen(size, rng) -> Image.Image:
-    """An interface: a title bar, a list at the side, cards with text, buttons and fields, a table."""
+    """An interface: title bar, side list, cards with text, buttons and fields, a table."""
     dark = rng.random() < 0.4
     ground = _tone(rng, 15, 45) if dark else _tone(rng, 235, 256)
     ink = _tone(rng, 190, 240) if dark else _tone(rng, 10, 70)

@@ -17,7 +17,7 @@ from benchmarks.serving import free_port, started  # noqa: E402
 
 @contextmanager
 def serving(folder: Path, *command: str, **environment: str):
-    """Start the page, and give its address once it answers; what it says is in `folder/server.log`."""
+    """Start the page and yield its address; its output is in `folder/server.log`."""
     port = free_port()
     variables = {
         **os.environ,

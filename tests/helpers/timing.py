@@ -1,4 +1,4 @@
-"""How long something takes at least: what else the machine or the process does must not make a test fail."""
+"""Lower bounds of running times, which other work on the machine does not change."""
 
 import gc
 import time
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def least(function: Callable[[], T], times: int = 3) -> tuple[float, T]:
-    """Seconds of processor time that this thread needs for a call, the least of a few, and what the last one returns.
+    """Return the least processor time of a few calls in this thread, and the last result.
 
     Without the collector of garbage, whose work depends on all that the process holds.
     """

@@ -1,8 +1,7 @@
-"""Tiny checkpoints and a tiny corpus, made on the spot, so that the tests need no download.
+"""Tiny models and a tiny corpus, so that the tests need no download.
 
-`save_tiny` writes what `from_pretrained` reads: an untrained classifier of one of the architectures realfake
-meets, beside its image processor. `draw_corpus` writes class folders whose two classes differ by a residue
-that a small model learns within seconds.
+`save_tiny` writes an untrained classifier of a supported architecture with its image processor.
+`draw_corpus` writes class folders that differ by a residue, which a small model learns in seconds.
 """
 
 from collections.abc import Sequence
@@ -33,19 +32,18 @@ def save_tiny(
     labels: Sequence[str] = ("real", "ai"),
     seed: int = 0,
 ) -> Path:
-    """Write a random checkpoint of `architecture` with its image processor into `folder`.
+    """Write a random model of `architecture` with its image processor into `folder`.
 
-    Every one is under 1 MB in float32 and ends in a grid of 4×4 cells or more at 32 px, so that maps have
-    something to show. The weights are drawn wider than transformers draws them: scores then depend visibly on
-    the image.
+    Every model is under 1 MB in float32. At 32 px its last grid has 4×4 cells or more, so that maps
+    show something. The weights are larger than transformers initialises them, so that scores depend
+    visibly on the image.
 
     Args:
         architecture (`str`): one of `ARCHITECTURES`.
-        folder (`str` or `Path`): created where it does not exist.
-        image_size (`int`, *optional*, defaults to 32): side of the model's input in pixels, a multiple of 8.
+        folder (`str` or `Path`): created if it does not exist.
+        image_size (`int`, *optional*, defaults to 32): side of the input, a multiple of 8.
         labels (`Sequence[str]`, *optional*): class names in the order of the logits.
-        seed (`int`, *optional*, defaults to 0): the same seed gives the same weights. The caller's random state
-            is left as it was.
+        seed (`int`, *optional*, defaults to 0): of the weights; the caller's random state stays.
 
     Returns:
         `Path`: the folder.
@@ -60,8 +58,7 @@ def save_tiny(
         model, processor = build(image_size, names)
         _settle_batch_norms(model, processor)
     folder = Path(folder)
-    # Without it from_pretrained takes the type from the tensors, which is the same here; a checkpoint in the
-    # wild says so too.
+    # As in checkpoints from the Hub.
     model.config.dtype = torch.float32
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -71,8 +68,8 @@ def save_tiny(
 def _settle_batch_norms(model, processor) -> None:
     """Give every batch normalisation the statistics of a few drawn pictures.
 
-    With the mean 0 and variance 1 it is born with, an untrained network's signal dies out on the way and all
-    images score the same.
+    With the initial mean 0 and variance 1, the signal of an untrained network vanishes and all
+    images have the same score.
     """
     import torch
 
@@ -279,8 +276,8 @@ def draw_picture(
     Args:
         size (`int` or `(width, height)`, *optional*, defaults to 48): in pixels.
         seed (`int`, *optional*, defaults to 0): different seeds draw different scenes.
-        residue (`bool`, *optional*): add the checker of 2×2 pixel cells that marks the class `ai`. Its
-            period of 4 px and amplitude of ±10 levels outlive JPEG at quality 90.
+        residue (`bool`, *optional*): add a checkerboard of 2×2 pixels, the mark of the class `ai`.
+            Its amplitude of ±10 levels survives JPEG at quality 90.
     """
     width, height = (size, size) if isinstance(size, int) else size
     rng = np.random.default_rng(seed)
@@ -312,8 +309,8 @@ def draw_picture(
 def draw_corpus(folder: str | Path, n: int = 40, size: int = 48, seed: int = 0) -> Path:
     """Draw `n` pictures, half of them in `folder/real` and half in `folder/ai`.
 
-    All are JPEG at quality 90 with the same size, so nothing but the residue tells the classes apart. No scene
-    occurs twice.
+    All are JPEG at quality 90 with the same size, so only the residue differs by class. Every scene
+    occurs once.
 
     Returns:
         `Path`: the folder.
