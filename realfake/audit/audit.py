@@ -233,7 +233,7 @@ def _groups(rows: Dataset) -> np.ndarray:
 
 def _examine(rows: Dataset, split: str, progress: bool) -> dict:
     """Read and decode every image once: header, digest, and what the audit needs of the pixels."""
-    values = defaultdict(list)
+    values: dict[str, list] = defaultdict(list)
     images = rows.select_columns("image")
     for row in tqdm(images, desc=f"Auditing {split}", unit=" images", disable=not progress):
         image = row["image"]

@@ -56,7 +56,7 @@ def dhash(image: Image.Image) -> np.uint64:
     Recompression and resizing change few bits of it; crops of more than a few percent change many.
     """
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    return np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0].astype(np.uint64)
+    return np.uint64(np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0])
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:

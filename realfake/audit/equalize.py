@@ -166,7 +166,7 @@ def _write_split(
     )
     # A size of 1 is too small to be matched.
     targets, matches = match_sizes(np.where(seen_later[:, None], 1, sizes), is_ai, seed)
-    chosen = np.flatnonzero(targets.any(axis=1))
+    chosen = np.flatnonzero(targets.any(axis=1)).tolist()
     if not len(chosen):
         raise ValueError(
             f"No image of {split} can be matched: sides of at least {MIN_SIDE} pixels are needed "
@@ -177,7 +177,7 @@ def _write_split(
     def files() -> Iterator[tuple[str, bytes, dict]]:
         bar = tqdm(chosen, desc=f"Equalizing {split}", unit=" images", disable=not progress)
         for index in bar:
-            row = rows[int(index)]
+            row = rows[index]
             data = equalized(row.pop("image"), *map(int, targets[index]))
             if data is not None:
                 written[index] = True
@@ -200,7 +200,7 @@ def _write_split(
         "seen_later": by_label(seen_later),
         "kept": kept,
     }
-    return counts, {_name(index): int(matches[index]) for index in np.flatnonzero(written)}
+    return counts, {_name(index): int(matches[index]) for index in np.flatnonzero(written).tolist()}
 
 
 def _name(index: int) -> str:

@@ -124,12 +124,12 @@ def _probe_findings(
             )
             advice = "Look at more images with --sample, or at a larger corpus."
             findings.append(Finding(NOTE, name, message, advice))
-    for split, figures in alone.items():
+    for split, facts in alone.items():
         typical = results["facts"][split]
         slight = "; ".join(
-            f"{name} {figures[name]}: real {typical[name][REAL]}, ai {typical[name][AI]}"
+            f"{name} {facts[name]}: real {typical[name][REAL]}, ai {typical[name][AI]}"
             for name in HEADER
-            if 0.505 < figures[name].low <= max_auc
+            if 0.505 < facts[name].low <= max_auc
         )
         if slight:
             message = f"Facts that reveal a little of the label within {split}: {slight}."

@@ -226,7 +226,7 @@ class _Table:
         return None if values is None else [values[row] for row in rows]
 
     def drop(self, report: CorpusReport, index: int, code: str, reason: str) -> None:
-        report.drop(self.name, int(index), self.paths[index], code, reason)
+        report.drop(self.name, index, self.paths[index], code, reason)
 
 
 def _read_tables(
@@ -275,7 +275,7 @@ def _read_tables(
             dataset = dataset.add_column(name, values, feature=Value("string"))
         kept = np.asarray([label is not None for label in labels], dtype=bool)
         table = _Table(split, dataset, labels, texts[role], image_paths(dataset), kept)
-        for index in np.flatnonzero(~kept):
+        for index in np.flatnonzero(~kept).tolist():
             table.drop(report, index, UNLABELLED, "it has no label")
         for name, path in zip(classes[role], table.paths, strict=True):
             if name is not None and path is not None:

@@ -108,47 +108,38 @@ def _read_hub(
 
 def _hub_error(source: str, revision: str | None, error: Exception) -> OSError | ValueError:
     """Return an error of one line: what went wrong at the Hub, and how to fix it."""
-    sign_in = "sign in with `hf auth login` (or set HF_TOKEN)"
-    message = one_line(error)
+    message, name = one_line(error), f"The Hub dataset {source}"
     endpoint = datasets.config.HF_ENDPOINT
+    sign_in = "sign in with `hf auth login` (or set HF_TOKEN)"
     status = getattr(getattr(error, "response", None), "status_code", None)
+    kind = OSError
     if isinstance(error, GatedRepoError) or "is a gated dataset" in message:
-        return OSError(
-            f"The Hub dataset {source} is gated: accept its conditions on "
-            f"{endpoint}/datasets/{source}, then {sign_in}."
-        )
-    if isinstance(error, DatasetNotFoundError) and "Revision" in message:
-        return OSError(
-            f"The Hub dataset {source} has no revision {revision!r}; name a branch, tag or commit."
-        )
-    if isinstance(error, ConnectionError) or "on the Hugging Face Hub either" in message:
-        return OSError(
+        page = f"{endpoint}/datasets/{source}"
+        text = f"{name} is gated: accept its conditions on {page}, then {sign_in}."
+    elif isinstance(error, DatasetNotFoundError) and "Revision" in message:
+        text = f"{name} has no revision {revision!r}; name a branch, tag or commit."
+    elif isinstance(error, ConnectionError) or "on the Hugging Face Hub either" in message:
+        text = (
             f"There is no local file or folder {source}, and the Hub ({endpoint}) has no such "
             "dataset or cannot be reached. Check the spelling and the network."
         )
-    if isinstance(error, EmptyDatasetError) or "data files" in message:
-        return OSError(f"The Hub dataset {source} holds no data files that can be read: {message}")
-    if isinstance(error, DatasetNotFoundError):
-        return OSError(
+    elif isinstance(error, EmptyDatasetError) or "data files" in message:
+        text = f"{name} holds no data files that can be read: {message}"
+    elif isinstance(error, DatasetNotFoundError):
+        text = (
             f"There is neither a local file or folder {source} nor a Hub dataset of that id that "
             f"you may read. Check the spelling; if it is private, {sign_in}."
         )
-    if isinstance(error, HfHubHTTPError) and status in (401, 403):
-        return OSError(
-            f"The Hub refuses access to the dataset {source}: {sign_in} with an account that may "
-            "read it."
-        )
-    if isinstance(error, HFValidationError):
-        return OSError(f"{source} is neither a file, nor a folder, nor a Hub id; check the path.")
-    if "Config name is missing" in message or "BuilderConfig" in message:
-        return ValueError(
-            f"The Hub dataset {source} has other configurations; name one with --dataset_config. "
-            f"{message}"
-        )
-    if isinstance(error, RuntimeError) and "script" in message:
-        return ValueError(
-            f"The Hub dataset {source} runs a loading script, which is not supported; use a "
-            "Parquet copy."
-        )
-    kind = OSError if isinstance(error, OSError) else ValueError
-    return kind(f"The Hub dataset {source} cannot be read: {message}")
+    elif isinstance(error, HfHubHTTPError) and status in (401, 403):
+        text = f"{name} refuses access: {sign_in} with an account that may read it."
+    elif isinstance(error, HFValidationError):
+        text = f"{source} is neither a file, nor a folder, nor a Hub id; check the path."
+    else:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        if "Config name is missing" in message or "BuilderConfig" in message:
+            text = f"{name} has other configurations; name one with --dataset_config. {message}"
+        elif isinstance(error, RuntimeError) and "script" in message:
+            text = f"{name} runs a loading script, which is not supported; use a Parquet copy."
+        else:
+            text = f"{name} cannot be read: {message}"
+    return kind(text)

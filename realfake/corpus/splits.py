@@ -151,7 +151,7 @@ def carve(
             singles.append((label_codes[rows[0]], stratum_codes[rows[0]], order[unit], rows[0]))
             continue
         fits = balances[0].fits(rows)
-        lacking = sum(balance.lacking(rows) for balance in balances)
+        lacking = balances[0].lacking(rows) + balances[1].lacking(rows)
         # argmax takes the first of equal values, so the largest split wins a tie.
         candidates = [split for split in by_size if fits[split]] or list(by_size)
         split = candidates[int(np.argmax(np.round(lacking[candidates], 9)))]

@@ -213,7 +213,7 @@ def _probe(
         seed=seed,
         weighted=True,
     )
-    auc = fold_auroc(scores, is_ai, folds)
+    auc = float(fold_auroc(scores, is_ai, folds))
     return Probe(auc, low, high, int((~is_ai).sum()), int(is_ai.sum()), how)
 
 

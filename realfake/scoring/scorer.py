@@ -86,9 +86,9 @@ class Scorer:
 
     def _score(self, answers: Sequence[dict], images: Sequence[np.ndarray]) -> float:
         log_odds, ood = self._run(self._engine, images)
-        doubtful = np.flatnonzero(self.choice.doubtful(self.detector, log_odds, ood))
+        doubtful = np.flatnonzero(self.choice.doubtful(self.detector, log_odds, ood)).tolist()
         deviation = 0.0
-        if len(doubtful):
+        if doubtful:
             precise, precise_ood = self._run(self._reference, [images[index] for index in doubtful])
             deviation = float(np.nan_to_num(np.abs(log_odds[doubtful] - precise)).max())
             log_odds[doubtful] = precise
