@@ -57,7 +57,8 @@ def add_model(parser: argparse.ArgumentParser, positional: bool = True) -> None:
     parser.add_argument(
         "--label_map",
         metavar="NAME=real,NAME=ai",
-        help="meaning of the model's classes, if their names do not tell",
+        help="labels of the model's classes, if their names do not tell, such as "
+        'LABEL_0=real,LABEL_1=ai; JSON for names with a comma: {"a, b": "ai", "c": "real"}',
     )
 
 
@@ -133,7 +134,8 @@ def add_corpus(parser: argparse.ArgumentParser, measured: bool = True) -> None:
     group.add_argument(
         "--dataset_label_map" if measured else "--label_map",
         metavar="NAME=real,NAME=ai",
-        help="meaning of the corpus' classes, such as nature=real,midjourney=ai",
+        help="labels of the corpus' classes, such as nature=real,midjourney=ai; JSON for names with "
+        'a comma: {"a, b": "ai", "c": "real"}',
     )
     group.add_argument("--split_seed", type=int, default=42, help="seed of splits that are drawn")
     group.add_argument(

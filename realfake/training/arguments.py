@@ -88,7 +88,9 @@ class DataArguments:
     image_column: str | None = _option(None, "Column of the images.")
     label_column: str | None = _option(None, "Column of the labels.")
     label_map: str | None = _option(
-        None, "Meaning of the corpus' classes, such as 'nature=real,midjourney=ai'."
+        None,
+        "Labels of the corpus' classes, such as 'nature=real,midjourney=ai'. JSON for names with a "
+        'comma: \'{"a, b": "ai", "c": "real"}\'.',
     )
     streaming: bool = _option(False, "Stream the training split; needs --max_steps.")
     max_train_samples: int | None = _option(None, "Largest number of training images.")
