@@ -16,7 +16,7 @@ from realfake.detector import Detector
 from realfake.evaluation.log import read_log
 from realfake.evaluation.results import checkpoint_hash, read_scores
 from realfake.imaging.decode import open_image
-from realfake.training import release
+from realfake.training import measuring, release
 
 SIZES = {"train": 60, "validation": 320, "test": 60}
 WRONG = 0.2  # share of labels that are wrong: nobody can be surer than 80 %
@@ -226,8 +226,8 @@ def test_degraded_logits_depend_on_the_image_alone(overconfident, corpus):
 
     rows = load_corpus(corpus, num_proc=1).splits["test"]
     detector = Detector.from_pretrained(overconfident)
-    whole = release.compute_logits(detector, rows, 16, "whole", degraded=True)
-    some = release.compute_logits(
+    whole = measuring.compute_logits(detector, rows, 16, "whole", degraded=True)
+    some = measuring.compute_logits(
         detector, rows.select(range(40, 10, -1)), 7, "some", degraded=True
     )
     np.testing.assert_allclose(some, whole[40:10:-1], atol=1e-4)
@@ -243,11 +243,8 @@ def test_a_calibration_that_is_worse_once_stored_is_taken_back(overconfident, co
     detector = Detector.from_pretrained(overconfident)
     before = collect_logits(detector, part)
     harmful = Calibration("temperature_bias", 0.1, 3.0, 1.0, 0.5, len(part))
-    result = release.fold_save_reopen(detector, harmful, part, before, tmp_path / "out", {}, 0.1)
-    assert (
-        result.calibration.method == "identity"
-        and "would have been above" in result.calibration.reason
-    )
+    result = release.release(detector, harmful, part, before, tmp_path / "out", {}, 0.1)
+    assert result.calibration.method == "identity" and "higher NLL" in result.calibration.reason
     np.testing.assert_allclose(
         collect_logits(result.detector, part), before, atol=2e-3 * np.abs(before).max()
     )

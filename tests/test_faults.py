@@ -375,7 +375,7 @@ def _write_calibrated_card(folder: Path, corpus: Path) -> None:
     fitted = Calibration("temperature", 2.0, 0.0, 1.0, 0.9, 60)
     evaluated = {"selection": {"figures": figures, "before_calibration": figures}}
     folder.mkdir(exist_ok=True)
-    release.write_card(folder, facts, fitted, evaluated, "selection", None)
+    publishing.write_calibrated_card(folder, facts, fitted, evaluated, "selection", None)
 
 
 def _write_audit(folder: Path, corpus: Path) -> None:
@@ -474,7 +474,7 @@ def corpus(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("module", "name", "after"),
-    [("release", "store_facts", False), ("recalibrate", "write_card", False)],
+    [("release", "store_facts", False), ("publishing", "write_calibrated_card", False)],
 )
 def test_a_calibration_that_was_killed_is_done_again(
     corpus, tiny_vit, tmp_path, module, name, after
