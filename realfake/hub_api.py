@@ -1,17 +1,21 @@
-"""The Hub's image-classification API: what a request says, and the scores that answer it.
+"""The Hub's image-classification API: base64 `inputs`, `parameters`, and a list of label and score.
 
-Spoken by the Space (`realfake.space.routes`) and by Inference Endpoints (`handler.py` beside a pushed checkpoint), so that
-`InferenceClient` finds the same at every address: base64 `inputs`, `parameters`, and a list of `{"label", "score"}` as the
-stock pipeline computes it.
+The Space (`realfake.space`) and Inference Endpoints (`handler.py` of a pushed checkpoint) share it.
+`InferenceClient` works with both, and the scores are those of the stock pipeline.
 """
 
 import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit, softmax
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 TOP_K = 5
 FUNCTIONS = ("softmax", "sigmoid", "none")
@@ -19,11 +23,11 @@ FUNCTIONS = ("softmax", "sigmoid", "none")
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a request may ask for.
+    """The parameters of a request.
 
-    Attributes:
-        top_k: How many classes are answered, the most probable first.
-        function_to_apply: `"softmax"`, `"sigmoid"`, `"none"`, or `None` for what the checkpoint says.
+    Args:
+        top_k: Number of classes in the answer, by descending score.
+        function_to_apply: `"softmax"`, `"sigmoid"`, `"none"`, or `None` for the checkpoint's own.
     """
 
     top_k: int = TOP_K
@@ -31,10 +35,10 @@ class Parameters:
 
     @classmethod
     def read(cls, sent: Mapping | None) -> "Parameters":
-        """Read a request's `parameters`; those of a form are strings.
+        """Read a request's `parameters`; a form sends strings.
 
         Raises:
-            ValueError: One is of the wrong kind; the message names it.
+            ValueError: A parameter has the wrong type; the message names it.
         """
         if sent is None:
             return cls()
@@ -43,7 +47,7 @@ class Parameters:
         return cls(_top_k(sent.get("top_k")), _function(sent.get("function_to_apply")))
 
 
-def _top_k(value) -> int:
+def _top_k(value: object) -> int:
     if value is None:
         return TOP_K
     if isinstance(value, str) and value.strip().isdecimal():
@@ -53,7 +57,7 @@ def _top_k(value) -> int:
     return value
 
 
-def _function(value) -> str | None:
+def _function(value: object) -> str | None:
     if value is None or value == "":
         return None
     if value not in FUNCTIONS:
@@ -63,22 +67,25 @@ def _function(value) -> str | None:
     return value
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def decode_inputs(inputs) -> bytes:
-    """The file in a request's `inputs`: base64, with or without `data:…;base64,` before it.
+def decode_inputs(inputs: object) -> bytes:
+    """Decode a request's `inputs`: base64, optionally as a `data:…;base64,` URL.
+
+    Returns:
+        The content of the image file.
 
     Raises:
-        ValueError: It is no base64.
+        ValueError: The text is not base64.
     """
     if not isinstance(inputs, str):
         raise ValueError('"inputs" must be the image file as a base64 string.')
     if inputs.lower().startswith(("http://", "https://")):
         raise ValueError(
-            '"inputs" must be the image file as a base64 string; an address is not fetched.'
+            '"inputs" must be the image file as a base64 string; URLs are not fetched.'
         )
     if inputs[:5].lower() == "data:":
         inputs = inputs.partition(",")[2]
@@ -88,12 +95,14 @@ def decode_inputs(inputs) -> bytes:
         raise ValueError('"inputs" is not valid base64.') from None
 
 
-def scores(logits, config, parameters: Parameters | None = None) -> list[dict]:
-    """The scores of one image, as `pipeline("image-classification")` gives them.
+def scores(
+    logits: ArrayLike, config: "PretrainedConfig", parameters: Parameters | None = None
+) -> list[dict]:
+    """Return the scores of one image, as of `pipeline("image-classification")`.
 
     Args:
-        logits: `(labels,)`.
-        config: The checkpoint's configuration, which names the classes and may name the function.
+        logits: Of shape `(labels,)`.
+        config: The checkpoint's configuration, with the class names and the default function.
 
     Returns:
         `[{"label": name, "score": probability}, …]`, the highest score first.
@@ -111,8 +120,8 @@ def scores(logits, config, parameters: Parameters | None = None) -> list[dict]:
     ]
 
 
-def _default_function(config) -> str:
-    """What the pipeline does where nothing is asked for."""
+def _default_function(config: "PretrainedConfig") -> str:
+    """Return the function that the stock pipeline applies by default."""
     if config.problem_type == "regression":
         return "none"
     return (
