@@ -134,8 +134,8 @@ def add_corpus(parser: argparse.ArgumentParser, measured: bool = True) -> None:
     group.add_argument(
         "--dataset_label_map" if measured else "--label_map",
         metavar="NAME=real,NAME=ai",
-        help="labels of the corpus' classes, such as nature=real,midjourney=ai; JSON for names with "
-        'a comma: {"a, b": "ai", "c": "real"}',
+        help="labels of the corpus' classes, such as nature=real,midjourney=ai; JSON for names "
+        'with a comma: {"a, b": "ai", "c": "real"}',
     )
     group.add_argument("--split_seed", type=int, default=42, help="seed of splits that are drawn")
     group.add_argument(
