@@ -1,4 +1,4 @@
-"""The one form of an answer: what is in it, for one image and for many."""
+"""The JSON form of an answer, for one image and for many."""
 
 import hashlib
 import io
@@ -42,7 +42,7 @@ def png(seed: int = 0) -> bytes:
     return file.getvalue()
 
 
-def test_an_answer_is_the_prediction_and_where_it_comes_from(detector, tiny_vit):
+def test_an_answer_holds_the_prediction_and_its_origin(detector, tiny_vit):
     data = png()
     found = answer(detector, data)
     expected = detector.predict(data)
@@ -58,7 +58,7 @@ def test_an_answer_is_the_prediction_and_where_it_comes_from(detector, tiny_vit)
     assert json.loads(json.dumps(found)) == found
 
 
-def test_the_same_bytes_answer_the_same_whichever_way_they_come(detector, tmp_path, monkeypatch):
+def test_the_same_file_gets_the_same_answer_from_every_source(detector, tmp_path, monkeypatch):
     data = png(1)
     path = tmp_path / "image.png"
     path.write_bytes(data)
@@ -91,7 +91,7 @@ def test_the_prior_moves_the_probabilities_and_not_the_verdict(detector):
         answer(detector, png(3), prior_ai=1.0)
 
 
-def test_provenance_stands_beside_the_score(detector):
+def test_provenance_is_added_on_request(detector):
     plain, with_it = answer(detector, png(4)), answer(detector, png(4), provenance=True)
     kinds = [finding["kind"] for finding in with_it["provenance"]["findings"]]
     assert kinds == ["c2pa", "iptc", "generator_parameters", "camera"]
@@ -122,7 +122,7 @@ def test_a_verdict_that_flips_is_inconclusive(detector, monkeypatch):
     json.dumps(found)
 
 
-def test_stability_judges_the_variants_under_the_same_prior(detector):
+def test_stability_uses_the_same_prior(detector):
     found = answer(detector, png(5), stability=True, prior_ai=0.2)
     tested = found["stability"]
     assert len(tested["variants"]) == 4
@@ -131,7 +131,7 @@ def test_stability_judges_the_variants_under_the_same_prior(detector):
     assert (found["verdict"] == "inconclusive") >= tested["flips"]
 
 
-def test_many_images_are_answered_in_order_and_a_bad_one_in_its_place(detector, tmp_path):
+def test_answers_keep_the_order_and_yield_errors_in_place(detector, tmp_path):
     missing = tmp_path / "missing.png"
     images = [png(0), b"text", png(1), missing, png(2), Image.new("RGB", (2, 2)), png(3)]
     for batch_size in (1, 2, 3, 16):

@@ -1,4 +1,4 @@
-"""The same image, checkpoint and machine give the same answer: to the bit in the same batch, within 1e-5 in any other."""
+"""Repeated predictions are equal: bit for bit in the same batch, within 1e-5 in another."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_the_same_batch_gives_the_same_bits(detector):
         np.testing.assert_array_equal(detector.logits(PICTURES, batch_size=4), first)
 
 
-def test_the_company_in_a_batch_does_not_matter(detector):
+def test_the_batch_does_not_matter(detector):
     alone = detector.logits(PICTURES, batch_size=1)
     tolerance = CLOSE * max(1.0, float(np.abs(alone).max()))
     for batch_size in (2, 3, 9):
@@ -50,7 +50,7 @@ def test_the_company_in_a_batch_does_not_matter(detector):
     )
 
 
-def test_probabilities_agree_within_the_promise(detector):
+def test_probabilities_agree_within_1e_5(detector):
     one = [detector.predict(picture).probabilities["ai"] for picture in PICTURES]
     all_at_once = [each.probabilities["ai"] for each in detector.predict(PICTURES, batch_size=16)]
     np.testing.assert_allclose(all_at_once, one, atol=CLOSE, rtol=0)
@@ -64,13 +64,14 @@ from test_determinism import PICTURES
 from realfake import Detector
 torch.set_num_threads(int(sys.argv[3]))
 assert torch.get_num_threads() == int(sys.argv[3])
-np.save(sys.argv[4], Detector.from_pretrained(sys.argv[2], device="cpu").logits(PICTURES, batch_size=4))
+detector = Detector.from_pretrained(sys.argv[2], device="cpu")
+np.save(sys.argv[4], detector.logits(PICTURES, batch_size=4))
 """
 
 
 @pytest.mark.parametrize("kind", ["convnextv2", "bundled"])
 def test_the_number_of_threads_does_not_matter(kind, tmp_path):
-    """In processes of their own: threads are set up once."""
+    """Threads can be set up only once in a process."""
     folder = DEFAULT_CHECKPOINT if kind == "bundled" else save_tiny(kind, tmp_path / "checkpoint")
     results = []
     for run, threads in enumerate((1, 1, 2, 4)):
@@ -99,7 +100,7 @@ def test_maps_are_the_same_twice(detector):
     assert first.prediction == second.prediction
 
 
-def test_the_state_of_the_random_numbers_does_not_matter(detector):
+def test_the_random_state_does_not_matter(detector):
     before = detector.logits(PICTURES[:2])
     torch.manual_seed(4711)
     np.random.seed(4711)

@@ -32,12 +32,12 @@ def run(monkeypatch, inputs, output, *options):
     arguments = [model, "--dataset", corpus, "--output", output]
     if "--methods" not in options:
         options = ("--methods", METHODS, *options)
-    small = "--splices 2 --n_checks 2 --steps 3 --n_random 2 --n_resamples 50".split()
+    small = ["--splices=2", "--n_checks=2", "--steps=3", "--n_random=2", "--n_resamples=50"]
     log = ["--measurement_log", str(output / "log.jsonl")]
     return main(["evaluate", "explanations", *arguments, *small, *log, *options])
 
 
-def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_path, capsys):
+def test_it_measures_and_stores_the_layer(monkeypatch, inputs, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(inputs[0], model)
     options = ("--layers", "3", "--store")
@@ -83,7 +83,7 @@ def test_it_measures_continues_and_stores_the_layer(monkeypatch, inputs, tmp_pat
     assert not (tmp_path / "out" / "log.jsonl").exists()
 
 
-def test_a_finished_run_is_written_down_again_without_measuring(monkeypatch, inputs, tmp_path):
+def test_a_finished_run_is_not_measured_again(monkeypatch, inputs, tmp_path):
     assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam") == 0
     first = json.loads((tmp_path / "explanations.json").read_text())["validation"]["figures"]
 
@@ -125,7 +125,7 @@ def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
     assert record["figures"]["faithfulness"]["gradcam"]["gain"]["n"] == 8
 
 
-def test_a_look_at_test_images_is_logged_once(monkeypatch, inputs, tmp_path):
+def test_a_measurement_of_test_images_is_logged_once(monkeypatch, inputs, tmp_path):
     options = ("--methods", "gradcam", "--split", "test", "--splices", "0", "--n_checks", "0")
     for _ in range(2):
         assert run(monkeypatch, inputs, tmp_path, *options) == 0
@@ -145,7 +145,7 @@ def test_a_look_at_test_images_is_logged_once(monkeypatch, inputs, tmp_path):
         (("--split", "selections"), "invalid choice"),
     ],
 )
-def test_mistakes_end_in_one_line(monkeypatch, inputs, tmp_path, capsys, options, words):
+def test_errors_are_one_line(monkeypatch, inputs, tmp_path, capsys, options, words):
     try:
         status = run(monkeypatch, inputs, tmp_path, *options)
     except SystemExit as exit_:
@@ -154,7 +154,7 @@ def test_mistakes_end_in_one_line(monkeypatch, inputs, tmp_path, capsys, options
     assert status == 2 and words in printed[-1] and "Traceback" not in "".join(printed)
 
 
-# --- figures -------------------------------------------------------------------------------------------------
+# Figures
 
 
 def planted(tmp_path, gains):
@@ -172,7 +172,7 @@ def planted(tmp_path, gains):
     return findings
 
 
-def test_the_better_method_is_chosen_and_none_where_none_beats_chance(tmp_path):
+def test_the_best_method_is_chosen_if_one_beats_chance(tmp_path):
     figures = summarise(
         planted(tmp_path / "a", {"bad": -0.1, "good": 0.1, "better": 0.2}),
         ["bad", "good", "better"],
@@ -211,7 +211,7 @@ def test_groups_widen_the_interval(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["openvino-fp32", "torch-fp32"])
-def test_fast_margins_are_those_that_methods_explain(tmp_path, monkeypatch, engine):
+def test_fast_log_odds_agree_with_pytorch(tmp_path, monkeypatch, engine):
     if engine.startswith("openvino"):
         pytest.importorskip("openvino")
     monkeypatch.setattr(explanations, "has_openvino", lambda: engine.startswith("openvino"))
@@ -224,4 +224,4 @@ def test_fast_margins_are_those_that_methods_explain(tmp_path, monkeypatch, engi
         for target in ("real", "ai"):
             with torch.no_grad():
                 expected = LogOdds(detector.model, detector.class_indices, target)(pixels)
-                np.testing.assert_allclose(log_odds(target)(pixels), expected, atol=1e-5)
+                np.testing.assert_allclose(log_odds(target)(pixels), expected, atol=1e-4)

@@ -1,22 +1,22 @@
-"""What a map's strongest part is worth, on models whose score is known by hand."""
+"""Evidence, curves and ROAD on models whose score is known by hand, and against Quantus."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
+from helpers.maps import Weighted, linear_case
 from helpers.tiny import draw_picture, save_tiny
 from scipy.special import expit
 
-from realfake.attribution.faithfulness import Evidence, evidence_of
-from realfake.attribution.perturbation import importance_order, random_orders, replace, strongest
+from realfake.attribution.faithfulness import Evidence, curves_of, evidence_of, road
 from realfake.detector import Detector
 
 SPOT = np.s_[8:16, 30:40]
 
 
 class Red:
-    """Log-odds of the target: twenty times the mean of red in the spot, minus ten; counts its passes."""
+    """Log-odds: twenty times the mean red in the spot, minus ten. Counts its passes."""
 
     def __init__(self, spot=SPOT, gain=20.0):
         self.spot, self.gain, self.batches = spot, gain, []
@@ -38,72 +38,7 @@ def heat(spot=SPOT, size=(32, 48), value=1.0):
     return heatmap
 
 
-# --- orders and masks ----------------------------------------------------------------------------------------
-
-
-def test_the_order_is_that_of_the_values_and_of_reading_where_they_tie():
-    order = importance_order(np.array([[0.0, 2.0, 0.0], [5.0, -1.0, 2.0]]))
-    assert order.tolist() == [[3, 1, 4], [0, 5, 2]]
-    assert strongest(order, 0.5).tolist() == [[False, True, False], [True, False, True]]
-    assert (
-        strongest(order, 0).sum() == 0
-        and strongest(order, 0.01).sum() == 1
-        and strongest(order, 1).all()
-    )
-
-
-def test_padding_is_never_ranked():
-    order = importance_order(np.ones((6, 8)), (2, 1, 6, 5))
-    assert (order >= 0).sum() == 16 and (order[:, :2] == -1).all() and (order[5:] == -1).all()
-    assert strongest(order, 1).sum() == 16
-    for moved in random_orders(order, 4):
-        assert np.array_equal(moved >= 0, order >= 0)
-
-
-def test_random_orders_keep_the_spatial_statistics_and_forget_the_place():
-    smooth = np.add.outer(np.sin(np.arange(24) / 3), np.cos(np.arange(36) / 4))
-    order = importance_order(smooth)
-    drawn = random_orders(order, 200, seed=1)
-    assert np.array_equal(drawn[0], random_orders(order, 1, seed=1)[0])
-
-    def power(ranks):
-        return np.abs(np.fft.fft2(ranks))
-
-    for moved in drawn[:20]:
-        assert np.array_equal(np.sort(moved.ravel()), np.arange(order.size))
-        # Rolled around, the power spectrum stays; a flip mirrors it.
-        mirrored = [power(order), power(order[::-1])]
-        assert (
-            min(np.abs(power(moved) - spectrum).max() for spectrum in mirrored)
-            < 1e-6 * order.size**2
-        )
-    # Every pixel is as likely as another to be among the first tenth.
-    assert np.mean([strongest(moved, 0.1) for moved in drawn], axis=0).std() < 0.03
-
-
-def test_replace_puts_the_fill_where_the_masks_say():
-    pixels, fill = torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
-    masks = np.array([[[True, False], [False, False]], [[False, False], [True, True]]])
-    assert torch.equal(replace(pixels, fill, masks).sum(dim=1) / 3, torch.from_numpy(masks).float())
-
-
-@pytest.mark.parametrize(
-    "heatmap, box, words",
-    [
-        (np.full((4, 4), np.nan), None, "without NaN"),
-        (np.zeros((1, 4, 4)), None, "height, width"),
-        (np.zeros((4, 4)), (2, 2, 2, 4), "no pixel"),
-    ],
-)
-def test_maps_that_cannot_be_ranked(heatmap, box, words):
-    with pytest.raises(ValueError, match=words):
-        importance_order(heatmap, box)
-
-
-# --- evidence ------------------------------------------------------------------------------------------------
-
-
-def test_the_right_map_beats_chance_and_the_numbers_are_the_models():
+def test_a_faithful_map_beats_random_maps():
     log_odds = Red()
     evidence = evidence_of(log_odds, scene(), heat(), "ai")
     # The spot is 80 of 1,536 pixels: the map marks no more than that.
@@ -118,19 +53,19 @@ def test_the_right_map_beats_chance_and_the_numbers_are_the_models():
 
 
 @pytest.mark.parametrize("spot", [np.s_[20:28, 2:12], np.s_[0:6, 0:13]])
-def test_a_map_of_the_wrong_place_does_not(spot):
+def test_a_map_of_the_wrong_place_does_not_beat_random_maps(spot):
     evidence = evidence_of(Red(), scene(), heat(spot), "ai")
     assert not evidence.beats_random and "no better than chance" in evidence.sentence()
 
 
-def test_a_map_that_points_the_wrong_way_does_not():
+def test_a_map_with_the_wrong_sign_does_not_beat_random_maps():
     evidence = evidence_of(lambda pixels: -Red()(pixels), scene(), heat(), "real")
     assert evidence.after > evidence.before and not evidence.beats_random
     assert "raises the probability of a photograph" in evidence.sentence()
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
-def test_a_map_without_evidence_says_so(value):
+def test_a_map_without_evidence(value):
     evidence = evidence_of(Red(), scene(), heat(value=value), "ai")
     assert (evidence.share, evidence.after, evidence.beats_random) == (0, evidence.before, False)
     assert evidence.sentence() == "The map marks nothing that speaks for AI."
@@ -153,12 +88,12 @@ def test_about_one_random_map_in_six_beats_chance():
     assert 0.08 < np.mean(won) < 0.25
 
 
-def test_certainty_does_not_hide_the_difference():
+def test_confident_scores_still_differ():
     evidence = evidence_of(lambda pixels: Red(gain=50)(pixels).double(), scene(), heat(), "ai")
     assert evidence.before == pytest.approx(1) and evidence.beats_random
 
 
-def test_padding_is_not_an_easy_opponent():
+def test_random_parts_avoid_padding():
     # All but a strip is padding: random parts that fell there would cost nothing.
     strip = np.s_[8:16, 24:48]
     pixels = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -172,15 +107,16 @@ def test_padding_is_not_an_easy_opponent():
     assert everywhere.random_values.count(everywhere.before) > 1  # what the box is for
 
 
-def test_the_sentence():
+def test_sentences():
     evidence = Evidence("ai", 0.1, 0.94, 0.31, (0.9, 0.88, 0.92, 0.91, 0.89))
     assert evidence.sentence() == (
-        "Removing the marked 10 % lowers the AI probability from 0.94 to 0.31; a random 10 % lowers it to 0.90."
+        "Removing the marked 10 % lowers the AI probability from 0.94 to 0.31; "
+        "a random 10 % lowers it to 0.90."
     )
     weak = Evidence("real", 0.034, 0.5, 0.5, (0.5, 0.6))
     assert weak.sentence() == (
-        "Removing the marked 3.4 % leaves the probability of a photograph at 0.50; a random 3.4 % raises it to 0.55. "
-        "The map is no better than chance here."
+        "Removing the marked 3.4 % leaves the probability of a photograph at 0.50; "
+        "a random 3.4 % raises it to 0.55. The map is no better than chance here."
     )
     close = Evidence("ai", 0.1, 0.99991, 0.9986, (0.9999, 0.9999))
     assert "from 1.000 to 0.999; a random 10 % leaves it at 1.000" in close.sentence()
@@ -197,7 +133,7 @@ def test_mistakes(heatmap, target, words):
         evidence_of(Red(), scene(), heatmap, target)
 
 
-def test_the_detector_gives_evidence_and_regions(tmp_path):
+def test_the_detector_returns_evidence_and_regions(tmp_path):
     detector = Detector.from_pretrained(save_tiny("mobilenet_v2", tmp_path))
     picture = draw_picture(48, residue=True)
     plain, tested = (
@@ -210,12 +146,11 @@ def test_the_detector_gives_evidence_and_regions(tmp_path):
     assert 1 <= len(regions) <= 2 and 0 < regions[0].share <= 1
 
 
-def test_a_map_with_its_evidence_takes_few_passes(tmp_path):
-    # What keeps predicting and explaining within five times one pass forward and backward, counted and not timed: eight images go
-    # forward for the map, its evidence and its prediction, one of them back as far as the layer.
+def test_a_map_with_evidence_takes_eight_forward_passes(tmp_path):
+    # Two for the map and the prediction, six for the evidence.
     detector = Detector.from_pretrained(save_tiny("mobilenet_v2", tmp_path))
     picture = draw_picture(48)
-    detector.explain(picture)  # finds the layer, once
+    detector.explain(picture)  # finds the layer once
     passes = []
     for model in (detector.model, detector.for_maps(detector.pixels(picture))):
         model.register_forward_pre_hook(
@@ -227,3 +162,95 @@ def test_a_map_with_its_evidence_takes_few_passes(tmp_path):
     passes.clear()
     detector.predict(picture)
     assert passes == [1]
+
+
+@pytest.fixture
+def linear():
+    return linear_case()
+
+
+def test_curves_by_hand():
+    # Four pixels that count 4, 3, 2, 1 towards the log-odds, replaced by 0.
+    pixels = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]]).expand(1, 3, 2, 2) / 3
+    log_odds = Weighted(torch.ones(2, 2))
+    heat = np.array([[4.0, 3.0], [2.0, 1.0]])
+    curves = curves_of(log_odds, pixels, heat, n_random=2, steps=4, fill=torch.zeros_like(pixels))
+    assert curves.shares.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert np.allclose(curves.deletion, expit([10, 6, 3, 1, 0]))
+    assert np.allclose(curves.insertion, expit([0, 4, 7, 9, 10]))
+    by_hand = np.mean([(a + b) / 2 for a, b in zip(curves.deletion, curves.deletion[1:])])
+    assert curves.deletion_area == pytest.approx(by_hand)
+    assert curves.random_deletion.shape == (2, 5)
+    assert (curves.random_deletion[:, [0, -1]] == curves.deletion[[0, -1]]).all()
+    # The two ends once, and between them three steps of two curves of three maps.
+    assert sum(log_odds.passes) == 2 + 3 * 2 * 3
+
+
+def test_the_exact_map_gains_and_its_opposite_loses(linear):
+    log_odds, pixels, contribution = linear
+    zero = torch.zeros_like(pixels)
+    right, wrong = (
+        curves_of(log_odds, pixels, heat, fill=zero) for heat in (contribution, -contribution)
+    )
+    assert right.deletion_gain > 0.1 and right.insertion_gain > 0.1
+    assert wrong.deletion_gain < -0.1 and wrong.insertion_gain < -0.1
+    areas = np.trapezoid(right.random_deletion, right.shares)
+    assert right.deletion_gain == pytest.approx(areas.mean() - right.deletion_area)
+
+
+def test_padding_is_never_removed(linear):
+    log_odds, pixels, contribution = linear
+    fill = torch.zeros_like(pixels)
+    curves = curves_of(log_odds, pixels, contribution, steps=2, box=(4, 2, 20, 12), fill=fill)
+    outside = pixels.clone()
+    outside[:, :, 2:12, 4:20] = 0
+    assert curves.deletion[-1] == pytest.approx(float(torch.sigmoid(log_odds(outside))), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"n_random": 0}])
+def test_curves_need_a_step_and_a_random_map(linear, options):
+    with pytest.raises(ValueError, match="at least one"):
+        curves_of(*linear, **options)
+
+
+def test_deletion_agrees_with_quantus(linear):
+    quantus = pytest.importorskip("quantus")
+    log_odds, pixels, contribution = linear
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            score = log_odds(x)
+            return torch.stack([torch.zeros_like(score), score], dim=1)
+
+    flipping = quantus.PixelFlipping(
+        features_in_step=96,
+        perturb_baseline=0.0,
+        return_auc_per_sample=False,
+        disable_warnings=True,
+    )
+    # Quantus asks for classes' probabilities; of two classes the softmax is the log-odds' sigmoid.
+    theirs = flipping(
+        model=Model().eval(),
+        x_batch=pixels.numpy(),
+        y_batch=np.array([1]),
+        a_batch=contribution[None, None],
+        softmax=True,
+        device="cpu",
+    )
+    ours = curves_of(log_odds, pixels, contribution, steps=12, fill=torch.zeros_like(pixels))
+    # Theirs counts a pixel as three features, one a channel, and begins after the first step.
+    assert np.allclose(np.ravel(theirs), ours.deletion[1:], atol=1e-5)
+
+
+def test_road_separates_a_right_map_from_a_wrong_one():
+    pixels = torch.zeros(1, 3, 24, 24)
+    pixels[0, :, 4:10, 4:10] = 1
+    heat = np.zeros((24, 24), dtype=np.float32)
+    heat[4:10, 4:10] = 1
+    log_odds = Weighted(torch.ones(24, 24) / 20)
+    assert (
+        road(log_odds, pixels, heat, seed=1)
+        > 0.2
+        > 0.05
+        > road(log_odds, pixels, np.roll(heat, 12, axis=1), seed=1)
+    )

@@ -1,4 +1,4 @@
-"""The picture: its size, its colours, and that they stand where the map says."""
+"""The drawn map: its size, its colours and its alignment with the photo."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def orange(picture):
     return picture[..., 0] - picture[..., 2]
 
 
-def test_signs_have_colours_and_zero_has_none():
+def test_signs_have_colours_and_zero_is_grey():
     heat = np.zeros((300, 400), dtype=np.float32)
     heat[:100], heat[200:] = 1, -1
     tint = orange(draw(grey(400, 300), heat))
     assert (tint[:100] > 50).all() and (tint[100:200] == 0).all() and (tint[200:] < -50).all()
 
 
-def test_the_photos_own_colours_do_not_pass_for_the_maps():
+def test_the_photo_is_grey():
     heat = np.zeros((300, 300), dtype=np.float32)
     heat[0, 0] = 1
     assert (np.abs(orange(draw(Image.new("RGB", (300, 300), (255, 120, 0)), heat))[10:]) <= 1).all()
@@ -42,7 +42,7 @@ def test_colour_shows_on_black_and_on_white(value):
     assert (orange(draw(grey(300, 300, value), heat)) > 50).all()
 
 
-def test_one_outlier_does_not_drown_the_rest():
+def test_one_outlier_does_not_hide_the_rest():
     heat = np.full((300, 300), 0.5, dtype=np.float32)
     usual = draw(grey(300, 300), heat)[150, 150]
     heat[0, 0] = 1e6
@@ -61,7 +61,7 @@ def test_opacity():
     assert tints[0] == 0 < tints[1] < tints[2]
 
 
-def test_what_was_not_seen_is_hatched_without_colour():
+def test_unseen_parts_are_hatched_without_colour():
     heat = np.full((300, 400), np.nan, dtype=np.float32)
     heat[100:200, 100:200] = 1
     picture = draw(grey(400, 300), heat)
@@ -127,7 +127,7 @@ def test_the_legend_is_below_the_picture_and_as_wide_as_it_needs():
     assert narrow.width == 320
 
 
-def test_the_legend_mentions_what_was_not_seen_and_follows_the_target():
+def test_the_legend_names_unseen_parts_and_follows_the_target():
     heat = np.ones((300, 400), dtype=np.float32)
     partial = heat.copy()
     partial[:, :100] = np.nan
@@ -154,19 +154,19 @@ def test_the_arguments_are_not_changed():
         ({"opacity": 1.5}, "between 0 and 1"),
     ],
 )
-def test_mistakes(arguments, words):
+def test_invalid_arguments_raise(arguments, words):
     with pytest.raises(ValueError, match=words):
         overlay(**{"image": grey(4, 3), "heatmap": np.zeros((3, 4)), "target": "ai", **arguments})
 
 
-def test_shrinking_does_not_fade_the_rim_of_what_was_seen():
+def test_shrinking_does_not_fade_the_rim_of_the_seen_part():
     heat = np.full((300, 2048), np.nan, dtype=np.float32)
     heat[:, 501:1500] = 1  # half of the display pixel 250 was seen
     tint = orange(draw(grey(2048, 300), heat))[50]
     assert tint[250] == tint[400] > 50
 
 
-# --- regions, notes, smoothing -------------------------------------------------------------------------------
+# Regions, notes, smoothing
 
 
 @pytest.mark.parametrize("size", [(400, 300), (3000, 2000), (60, 60)])
@@ -212,7 +212,7 @@ def evidence(**changes):
     )
 
 
-def test_a_map_that_chance_beats_is_marked_and_so_is_an_inexact_integration():
+def test_caveats():
     assert caveats({}) == caveats({"completeness_gap": 0.004}, evidence()) == []
     (weak,) = caveats({}, evidence(after=0.85))
     assert "no better than chance" in weak
@@ -221,7 +221,7 @@ def test_a_map_that_chance_beats_is_marked_and_so_is_an_inexact_integration():
     assert "over 1,000 %" in caveats({"completeness_gap": 1e5})[0]
 
 
-def test_the_explanation_puts_its_caveats_into_the_legend():
+def test_an_explanation_draws_its_caveats():
     heat = np.ones((300, 400), dtype=np.float32)
     fields = {
         "heatmap": heat,
@@ -235,7 +235,7 @@ def test_the_explanation_puts_its_caveats_into_the_legend():
     assert not np.array_equal(np.asarray(good.overlay(regions=1)), np.asarray(good.overlay()))
 
 
-def test_dust_is_gathered_for_display_and_a_coarse_map_is_left_as_it_is():
+def test_smoothing_gathers_single_pixels_and_keeps_coarse_maps():
     rng = np.random.default_rng(0)
     dust = np.where(rng.random((200, 200)) < 0.3, 1.0, -0.2).astype(np.float32)
     dust[:, 100:] *= -1
@@ -245,10 +245,10 @@ def test_dust_is_gathered_for_display_and_a_coarse_map_is_left_as_it_is():
         for smooth in (0, SMOOTH)
     )
     redness = [orange(shown)[100:] for shown in (plain, gathered)]
-    # One half speaks for the target and one against it, which the smoothed drawing shows more evenly.
+    # One half speaks for the target and one against it: smoothed, both halves are more even.
     assert redness[1][:, :180].mean() > 20 and redness[1][:, 220:].mean() < -20
     assert redness[1][:, :180].std() < redness[0][:, :180].std()
-    # What was not seen stays pale, and its neighbours do not become so.
+    # The unseen part stays pale, and its neighbours do not fade.
     assert np.array_equal(plain[:60], gathered[:60])
     assert abs(redness[1][0, :180].mean() - redness[1][150, :180].mean()) < 15
     wide = np.kron(rng.normal(size=(4, 4)), np.ones((50, 50))).astype(np.float32)
@@ -256,7 +256,7 @@ def test_dust_is_gathered_for_display_and_a_coarse_map_is_left_as_it_is():
     assert np.abs(same[0] - same[1]).mean() < 3
 
 
-def test_a_large_map_is_smoothed_at_the_size_that_is_shown(monkeypatch):
+def test_a_large_map_is_smoothed_at_display_size(monkeypatch):
     from realfake.attribution import overlay as module
 
     sides = []

@@ -27,7 +27,7 @@ def test_boxes_shares_and_their_order():
     assert len(strongest_regions(heat, 1)) == 1
 
 
-def test_a_spot_that_holds_next_to_nothing_is_no_region():
+def test_a_spot_with_little_evidence_is_not_a_region():
     heat = np.zeros((400, 400), dtype=np.float32)
     heat[20:270, 20:220] = 1
     heat[340:346, 340:346] = (
@@ -60,7 +60,7 @@ def test_scattered_pixels_join():
     assert region.box == pytest.approx((100, 60, 180, 120), abs=8) and region.share > 0.8
 
 
-def test_what_was_not_seen_is_no_region_and_its_rim_not_weaker():
+def test_unseen_parts_are_not_regions_and_do_not_weaken_their_rim():
     heat = np.full((200, 200), np.nan, dtype=np.float32)
     heat[50:150, 50:150] = 0.1
     heat[50:70, 50:150] = 1
@@ -69,14 +69,14 @@ def test_what_was_not_seen_is_no_region_and_its_rim_not_weaker():
     assert strongest_regions(np.full((5, 5), np.nan)) == []
 
 
-def test_nothing_to_show():
+def test_maps_without_evidence_have_no_regions():
     assert strongest_regions(np.zeros((10, 10))) == []
     assert strongest_regions(-np.ones((10, 10))) == []
     (pixel,) = strongest_regions(np.ones((1, 1)))
     assert (pixel.box, pixel.share) == ((0, 0, 1, 1), 1.0)
 
 
-def test_outline_goes_round_notches_and_over_corners():
+def test_outline_follows_notches_and_corners():
     square = np.zeros((4, 5), dtype=bool)
     square[1:3, 1:4] = True
     assert _outline(square) == [(1, 1), (4, 1), (4, 3), (1, 3)]
@@ -109,6 +109,6 @@ def test_outline_goes_round_notches_and_over_corners():
     "heat, n, words",
     [(np.zeros((2, 2, 2)), 3, "height, width"), (np.zeros((2, 2)), 0, "at least 1")],
 )
-def test_mistakes(heat, n, words):
+def test_invalid_arguments_raise(heat, n, words):
     with pytest.raises(ValueError, match=words):
         strongest_regions(heat, n)

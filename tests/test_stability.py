@@ -1,4 +1,4 @@
-"""The verdict on an image beside the verdicts on its variants."""
+"""The verdict for an image and the verdicts for its variants."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def detector(tiny_vit):
     return Detector.from_pretrained(tiny_vit)
 
 
-def said(verdict, reason=None):
+def prediction_with(verdict, reason=None):
     return Prediction(AI, {REAL: 0.4, AI: 0.6}, verdict, 0.4, 0.05, reason)
 
 
@@ -26,7 +26,7 @@ def stability(*verdicts):
     reasons = {"inconclusive": "between"}
     return Stability(
         [
-            (name, said(verdict, reasons.get(verdict)))
+            (name, prediction_with(verdict, reasons.get(verdict)))
             for name, verdict in zip(NAMES, verdicts, strict=True)
         ]
     )
@@ -39,20 +39,20 @@ def stability(*verdicts):
         (("real", "real", "real", "real"), False, "real", None),
         (("ai", "ai", "real", "ai"), True, "inconclusive", "unstable"),
         (("real", "ai", "ai", "ai"), True, "inconclusive", "unstable"),
-        # A variant of which nothing is said contradicts nothing.
+        # An inconclusive variant opposes no verdict.
         (("ai", "inconclusive", "inconclusive", "inconclusive"), False, "ai", None),
         (("real", "inconclusive", "real", "inconclusive"), False, "real", None),
-        # Nothing is said of the image itself, so nothing is said, whatever its variants get.
+        # The original is inconclusive, so the verdict is, whatever the variants.
         (("inconclusive", "ai", "ai", "ai"), False, "inconclusive", "between"),
         (("inconclusive", "ai", "real", "ai"), True, "inconclusive", "between"),
     ],
 )
-def test_the_verdict_of_four(verdicts, flips, verdict, reason):
+def test_verdict_and_reason_of_four_variants(verdicts, flips, verdict, reason):
     found = stability(*verdicts)
     assert (found.flips, found.verdict, found.reason) == (flips, verdict, reason)
 
 
-def test_variants_are_degradations_that_are_measured(detector):
+def test_variants_are_measured_degradations(detector):
     picture = draw_picture((900, 600), seed=3)
     variants = variants_of(picture)
     assert list(variants) == list(VARIANTS) == NAMES
@@ -88,7 +88,7 @@ def test_one_batch(detector, monkeypatch):
 
 
 def test_a_flip_on_a_real_network(tmp_path):
-    # Thresholds that lie between the margins of the variants make the verdict flip.
+    # Thresholds between the log-odds of the variants make the verdict flip.
     detector = Detector.from_pretrained(save_tiny("convnext", tmp_path / "model"))
     picture = draw_picture((96, 72), seed=2, residue=True)
     log_odds = np.array(
