@@ -291,10 +291,10 @@ def kernel_shap(
         seed: Seed of the combinations.
     """
     segments = _superpixels(pixels, n_segments)
-    found = int(segments.max()) + 1
+    n_found = int(segments.max()) + 1
     start = baseline_pixels(pixels, baseline)
     with torch.no_grad(), _seeded(seed, pixels.device):
-        if found < 2:  # Captum's weights divide by the number of superpixels minus one.
+        if n_found < 2:  # Captum's weights divide by the number of superpixels minus one.
             attribution = (log_odds(pixels) - log_odds(start)).expand(1, 3, *pixels.shape[2:])
         else:
             attribution = KernelShap(log_odds).attribute(
@@ -306,7 +306,10 @@ def kernel_shap(
             )
     area = torch.bincount(segments.flatten()).to(attribution.device)[segments]
     # Every channel of a superpixel has the same value.
-    return attribution[0].float().mean(dim=0) / area, {"n_segments": found, "n_samples": n_samples}
+    return attribution[0].float().mean(dim=0) / area, {
+        "n_segments": n_found,
+        "n_samples": n_samples,
+    }
 
 
 # These methods need the value of the log-odds and no gradient.

@@ -96,7 +96,7 @@ def explaining(work: Path, quick: bool) -> dict:
     ratios = [mine / other for mine, other in times]
     rows.append(ratio_row(what, ratios, 5.0, at_least=False, seconds=_medians(times)))
 
-    baseline = baseline_pixels(pixels, "blurred", None, 0)
+    baseline = baseline_pixels(pixels)
     captum = IntegratedGradients(log_odds)
     gaps = {}
 
