@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 # Pixels of the longer side of the pictures that are kept and sent to the browser.
 MAP_SIDE = 1024
 REGIONS = 3
-# Images of one visitor that are kept for the report, and for how many seconds.
-MAX_RECORDS, KEEP_SECONDS = 3, 1800
+# What is kept of one visitor for the report: images, maps of each, and for how many seconds.
+MAX_RECORDS, MAX_MAPS, KEEP_SECONDS = 3, 4, 1800
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,12 @@ class Record:
     def name(self) -> str:
         """The file's name."""
         return Path(self.path).name
+
+    def keep(self, drawn: Map) -> None:
+        """Keep a map, and drop the oldest one over the limit."""
+        self.maps[drawn.method, drawn.target] = drawn
+        for key in list(self.maps)[:-MAX_MAPS]:
+            self.maps.pop(key, None)
 
 
 class Session:
@@ -213,13 +219,14 @@ class Handlers:
             ValueError: The detector cannot be explained by this method.
             OSError: The file is gone.
         """
-        key = method, target
-        if key not in record.maps:
+        drawn = record.maps.get((method, target))
+        if drawn is None:
             explanation = self.detector.explain(
                 record.path, method=method, target=target, evidence=True
             )
-            record.maps[key] = _map(explanation, Path(record.path).stem)
-        return record.maps[key]
+            drawn = _map(explanation, Path(record.path).stem)
+            record.keep(drawn)
+        return drawn
 
     def parts(self, words: Words, record: Record) -> dict[str, str]:
         """Return the cards of an image as HTML, at a prior of one half."""
