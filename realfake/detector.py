@@ -149,7 +149,7 @@ class Detector:
 
         classifier, processor, ood = verified(located, opening)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type == "cpu":
+        if device.type == "cpu":  # type: ignore[union-attr]
             keep_freed_memory()
         folder = Path(source)
         return cls(

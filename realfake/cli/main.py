@@ -230,7 +230,8 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     parser = build_parser(name)
     if not COMMANDS[name].training_options:
         return parser.parse_args(arguments)
-    options, options.training_options = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    options.training_options = rest
     return options
 
 

@@ -166,7 +166,7 @@ def stage(folder: Path, model: str | None = None, trust_list: bytes | None = Non
     (folder / "LICENSE").write_text(package.read_text("licenses/LICENSE"), encoding="utf-8")
     (folder / "app.py").write_text(APP, encoding="utf-8")
     # The description is the repository's README.md, with the metadata of the Space at its top.
-    card = SpaceCard(package.metadata.get_payload())
+    card = SpaceCard(package.metadata["Description"])
     if model:
         card.data.models = [model]
     (folder / "README.md").write_text(str(card), encoding="utf-8")

@@ -154,7 +154,7 @@ def measure_formats(
         The record.
     """
     scores = score_formats(detector, dataset, batch_size)
-    record = {
+    record: dict = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint_sha256": identity,
         "model": detector.name,

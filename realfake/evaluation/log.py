@@ -14,7 +14,7 @@ from typing import Any
 FILE_NAME = "measurements.jsonl"
 
 
-def plain(value: object) -> object:
+def plain(value: Any) -> Any:
     """Convert NumPy scalars and arrays, mappings and tuples to values of strict JSON.
 
     NaN and infinity become `None`.

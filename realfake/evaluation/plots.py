@@ -229,7 +229,7 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
     Raises:
         ValueError: The log holds no loss and no metric.
     """
-    series = {}
+    series: dict[str, np.ndarray] = {}
     for key in ("loss", "eval_loss", "eval_accuracy", "eval_auroc"):
         points = [
             (entry["epoch"], entry[key])
@@ -247,7 +247,7 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
     panels = {title: keys for title, keys in panels.items() if keys}
     marked = {"linewidth": 2, "markersize": 4}
     ai, real = marked | {"color": COLOURS[AI]}, marked | {"color": COLOURS[REAL]}
-    styles = {
+    styles: dict[str, dict] = {
         "loss": {"label": "training (augmented)", "color": GREY, "linewidth": 1.2},
         "eval_loss": {"label": "held out", "marker": "o", **ai},
         "eval_accuracy": {"label": "accuracy", "marker": "s", **real},

@@ -222,7 +222,7 @@ def write_scores(
         values = named_column(values, n, f"{name}s")
         if values is not None:
             columns[name] = pa.array(
-                [value or None for value in values.tolist()]
+                [value or None for value in np.asarray(values).tolist()]
             ).dictionary_encode()
     groups = named_column(groups, n, "groups")
     if groups is not None:

@@ -135,12 +135,13 @@ def _check_directory(path: str | os.PathLike, name: str, bounds: Bounds) -> None
     with open(path, "rb") as file:
         try:
             # zipfile's own reader, so that both use the same record; it supports ZIP64.
-            record = zipfile._EndRecData(file)
+            record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
         except OSError:
             record = None
     if not record:
         return  # `zipfile` reports the error
-    entries, size = record[zipfile._ECD_ENTRIES_TOTAL], record[zipfile._ECD_SIZE]
+    entries = record[zipfile._ECD_ENTRIES_TOTAL]  # type: ignore[attr-defined]
+    size = record[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
     if entries > _LISTED * bounds.max_entries:
         raise ValueError(
             f"{name} lists {entries:,} entries, too many for {bounds.max_entries:,} files. "

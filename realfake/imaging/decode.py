@@ -177,7 +177,8 @@ def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
     image = read_header(data, name)
     for tile in getattr(image, "tile", []):
         try:
-            check_decoder(tile.codec_name, *image.size, len(data))
+            width, height = image.size
+            check_decoder(tile.codec_name, width, height, len(data))
         except TooCostly as error:
             raise ValueError(f"{name} is {error}. {_RESAVE}") from None
     return _load(image, name, limits)

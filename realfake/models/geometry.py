@@ -7,6 +7,7 @@ straight axes onto straight axes. Attribution maps are carried back onto the ima
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -113,7 +114,7 @@ class _Processor:
     """A processor that compares by its configuration, so that measurements can be cached."""
 
     text: str
-    processor: object = field(compare=False, repr=False)
+    processor: Any = field(compare=False, repr=False)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         pixels = self.processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
@@ -181,12 +182,13 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
     if all(0.7 < slope < 1.4 for slope, _ in lines):
         boxes = _exact(processor, lengths, spans, order, lines)
         if boxes:
-            return Region(*boxes, lengths, input_size)
+            return Region(*boxes, lengths, input_size)  # type: ignore[call-arg]
     # On large images one grey level spans several pixels: measure the seen part alone if it is
     # small.
     if any(_period(slope) < 8 * length / _TOP for (slope, _), length in zip(lines, lengths)):
         codes = [
-            _Ramp(length, *_window(*args, length)) for *args, length in zip(lines, spans, lengths)
+            _Ramp(length, *_window(line, span, length))
+            for line, span, length in zip(lines, spans, lengths)
         ]
         lines = fit(_process(processor, *(code.greys for code in codes)), codes)
     codes = [

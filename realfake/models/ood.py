@@ -233,7 +233,7 @@ class OodReference:
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             blocks = {
-                name: _Block(
+                name: _Block(  # type: ignore[call-arg]
                     *(
                         tensors[f"{name}.{key}"].astype(np.float64)
                         for key in ("mean", "scale", "components", "variances")

@@ -232,7 +232,8 @@ class Batch:
         self, images: list[Image.Image], stability: bool
     ) -> list[tuple[Prediction, Stability | bool]]:
         if not stability:
-            return [(each, False) for each in self.detector.predict(images)] if images else []
+            predictions = self.detector.predict(images) if images else []
+            return [(each, False) for each in predictions]  # type: ignore[union-attr]
         results = [judge(self.detector, image) for image in images]
         return [
             (prediction, stable if isinstance(stable, Stability) else False)

@@ -68,5 +68,5 @@ def _in_json(original: Any) -> Any:
         ]
         return original(server, outputs, *arguments, **options)
 
-    postprocess.answers_json = True
+    postprocess.answers_json = True  # type: ignore[attr-defined]
     return postprocess

@@ -6,20 +6,30 @@ for the backbone, frozen layers, averaged weights, exact evaluation losses, and 
 
 import contextlib
 import json
-import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from realfake.evaluation.measure import check_metric, metrics_of
 from realfake.io import apply_umask, write_atomically
-from realfake.labels import AI, NAMES, REAL
+from realfake.labels import AI, REAL
 from realfake.models.classifiers import input_size
 from realfake.models.folding import final_linears
 from realfake.training.arguments import DataArguments, RunArguments
@@ -39,6 +49,7 @@ from realfake.training.data import (
     TrainingImages,
     training_processor,
 )
+from realfake.training.losses import class_weights, jensen_shannon
 from realfake.training.model import try_out
 
 
@@ -81,10 +92,14 @@ class ElapsedCallback(TrainerCallback, ExportableState):
         self.seconds = seconds
         self._started: float | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._started = time.monotonic()
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.seconds, self._started = self._total(), None
 
     def _total(self) -> float:
@@ -131,7 +146,7 @@ class DetectorTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.find_frozen()
 
-    def call_model_init(self, trial=None) -> PreTrainedModel:
+    def call_model_init(self, trial: Any = None) -> PreTrainedModel:
         # Each trial of a search starts with a new model.
         model = super().call_model_init(trial)
         self.model = (
@@ -153,14 +168,20 @@ class DetectorTrainer(Trainer):
             and not any(p.requires_grad for p in module.parameters(recurse=False))
         ]
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if made and self.args.backbone_lr_factor != 1:
             scale_backbone_lr(optimizer, self.model, self.args.backbone_lr_factor)
         return optimizer
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         for module in self._frozen:
             # Frozen batch normalisation must not update its running statistics.
             module.eval()
@@ -191,7 +212,7 @@ class DetectorTrainer(Trainer):
             logits.float(), labels, weight=weights, label_smoothing=smoothing
         )
 
-    def train(self, *args, **kwargs):
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.average = None
         output = super().train(*args, **kwargs)
         if self.average is not None:  # without --load_best_model_at_end
@@ -202,7 +223,9 @@ class DetectorTrainer(Trainer):
     def _averaged(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+    def evaluation_loop(
+        self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
         with self._averaged():
             self._share_buffers()
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -273,8 +296,9 @@ class DetectorTrainer(Trainer):
         )
         self.model.load_state_dict(stored.state_dict())
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        training_collator, self.data_collator = self.data_collator, self.eval_collator
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        training_collator = self.data_collator  # type: ignore[has-type]
+        self.data_collator = self.eval_collator
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
@@ -341,58 +365,6 @@ def build_trainer(
         if streamed
         else class_weights(data.class_weights, train, model.config.label2id),
     )
-
-
-def jensen_shannon(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the Jensen-Shannon divergence between two predictions, as the mean over a batch.
-
-    AugMix (Hendrycks et al. 2020) uses it as a consistency loss between three copies of an image.
-
-    Args:
-        first, second: Logits of shape `(batch, classes)`.
-
-    Returns:
-        A scalar in nats, from 0 to ln 2.
-    """
-    first, second = first.log_softmax(-1), second.log_softmax(-1)
-    mean = torch.logaddexp(first, second) - math.log(2)
-    return (_divergence(first, mean) + _divergence(second, mean)) / 2
-
-
-def _divergence(of: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.kl_div(against, of, reduction="batchmean", log_target=True)
-
-
-def class_weights(kind: str, dataset: Dataset, label2id: dict[str, int]) -> torch.Tensor | None:
-    """Return weights of the loss: inverse class frequency, with mean 1 over the images.
-
-    Args:
-        kind: `"balanced"`, or `"none"` for no weights.
-        label2id: The model's class indices.
-    """
-    if kind == "none":
-        return None
-    names = dataset.features["label"].names
-    counts = np.bincount(dataset["label"], minlength=len(names))
-    weights = torch.zeros(len(NAMES))
-    for name, count in zip(names, counts, strict=True):
-        weights[label2id[name]] = len(dataset) / (len(names) * count)
-    return weights
-
-
-def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest complete checkpoint of a folder, or `None`.
-
-    `Trainer` writes `trainer_state.json` last, so a checkpoint without a valid one is incomplete.
-    """
-    found = []
-    for path in Path(folder).glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
-        except (OSError, ValueError, KeyError):
-            continue
-        found.append((step, str(path)))
-    return max(found)[1] if found else None
 
 
 def count_labels(dataset: Dataset) -> dict[str, int]:
