@@ -10,7 +10,7 @@ from scipy.spatial.distance import jensenshannon
 from realfake.training.arguments import DataArguments
 from realfake.training.augment import Augmentation
 from realfake.training.data import Collator, CutMixCollator, StreamedImages, TrainingImages
-from realfake.training.trainer import jensen_shannon
+from realfake.training.losses import jensen_shannon
 
 PLAIN = {
     "optim": "sgd",

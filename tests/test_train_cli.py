@@ -33,7 +33,8 @@ from realfake.evaluation import results
 from realfake.evaluation.log import read_log
 from realfake.models.classifiers import load_classifier
 from realfake.training import arguments, release
-from realfake.training.trainer import DetectorTrainer, last_complete_checkpoint
+from realfake.training.runs import last_complete_checkpoint
+from realfake.training.trainer import DetectorTrainer
 
 
 def eval_losses(folder) -> dict[int, float]:

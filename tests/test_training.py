@@ -26,14 +26,10 @@ from realfake.training.data import (
     TrainingImages,
     training_processor,
 )
+from realfake.training.losses import class_weights
 from realfake.training.model import fix_batch_norm_momentum, prepare_classifier
-from realfake.training.trainer import (
-    ElapsedCallback,
-    build_trainer,
-    class_weights,
-    count_labels,
-    last_complete_checkpoint,
-)
+from realfake.training.runs import last_complete_checkpoint
+from realfake.training.trainer import ElapsedCallback, build_trainer, count_labels
 
 LABEL2ID = {"real": 0, "ai": 1}
 

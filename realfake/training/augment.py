@@ -57,8 +57,9 @@ class Augmentation:
     Args:
         strength (`float`, *optional*, defaults to 0.5): 0 (the centre crop alone, no flip) .. 1.
         crop_size (`int`, *optional*): Side of the square result, cropped at native pixels. A
-            smaller image is centred on black, as in transformers' `center_crop`. A share of the images is made smaller, by rescaling or by a smaller crop: a classifier
-            that never saw black borders takes them for evidence. `None` keeps the image's size.
+            smaller image is centred on black, as in transformers' `center_crop`. A share of the
+            images is made smaller, by rescaling or by a smaller crop: a classifier that never saw
+            black borders takes them for evidence. `None` keeps the image's size.
         flip (`bool`, *optional*, defaults to `True`): Mirror half of the images left to right.
 
     Raises:

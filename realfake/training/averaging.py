@@ -7,11 +7,12 @@ weights. The running statistics of batch normalisation are averaged, too.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 # In a checkpoint: the weights from which the training continues.
 UNAVERAGED_NAME = "unaveraged.safetensors"
@@ -93,9 +94,13 @@ class AverageCallback(TrainerCallback):
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.trainer.average is None:  # a resumed run brings its own
             self.trainer.average = WeightAverage(self.trainer.model, args.ema_decay)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.trainer.average.update(state.global_step)

@@ -5,11 +5,12 @@ index. So one process, several processes and a resumed run see the same data.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from realfake.imaging.decode import open_image
@@ -219,13 +220,17 @@ class EpochCallback(TrainerCallback):
         """Begin the next training at a [`position`]."""
         self._resumed = position
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._next, self._start, self._began = int(state.epoch or 0), 0, False
         if self._resumed is not None:
             self._next, self._start = self._resumed["pass"], self._resumed["batches"]
             self._resumed = None
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         # `state.epoch` of a stream is its share of `max_steps`, not the number of passes.
         self._taken = 0
         if self._began:  # a resumed pass may have been at its end
@@ -236,8 +241,12 @@ class EpochCallback(TrainerCallback):
         self.images.epoch = self._next
         self._next += 1
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._taken += args.world_size
 
-    def on_substep_end(self, args, state, control, **kwargs):
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._taken += args.world_size

@@ -1,6 +1,7 @@
 """The steps around a training: its corpus, its folder, its dry run, and its measurements."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from realfake.plotting import batch_sheet
 from realfake.statistics.calibration import Calibration
 from realfake.training.arguments import Arguments, DataArguments, RunArguments
 from realfake.training.measuring import compute_scores, record_split
-from realfake.training.trainer import DetectorTrainer, count_labels, last_complete_checkpoint
+from realfake.training.trainer import DetectorTrainer, count_labels
 
 # Written last: it marks a finished run.
 FINISHED = "training.json"
@@ -92,6 +93,21 @@ def checkpoint_to_resume(args: RunArguments) -> str | None:
     if checkpoint and PartialState().is_main_process:
         print(f"Continuing the interrupted run from {checkpoint}.", flush=True)
     return checkpoint
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """Return the newest complete checkpoint of a folder, or `None`.
+
+    `Trainer` writes `trainer_state.json` last, so a checkpoint without a valid one is incomplete.
+    """
+    found = []
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
+        except (OSError, ValueError, KeyError):
+            continue
+        found.append((step, str(path)))
+    return max(found)[1] if found else None
 
 
 def show_dry_run(trainer: DetectorTrainer, splits: dict[str, Dataset]) -> None:
