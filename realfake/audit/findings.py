@@ -111,7 +111,7 @@ def _probe_findings(
         over = {where: probe for where, probe in probes[name].items() if probe.low > max_auc}
         if over:
             figures = "; ".join(f"{probe} {_PLACES[where]}" for where, probe in over.items())
-            message = f"The label can be told from {description}: AUC {figures}."
+            message = f"The label can be predicted from {description}: AUC {figures}."
             place = next((where for where in over if where in alone), None)
             if name == "container" and place is not None:
                 message += f" Alone, {_PLACES[place]}: {leaking_facts(alone[place], max_auc)}."
@@ -211,7 +211,7 @@ def _generator_finding(generators: Sequence[Mapping] | None) -> Finding:
     if generators is None:
         message = (
             "The corpus has no column 'generator', so results on generators that are new to the "
-            "detector cannot be told apart."
+            "detector cannot be separated."
         )
         return Finding(NOTE, "generators", message)
     total = sum(row[TEST][AI] for row in generators)

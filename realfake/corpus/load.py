@@ -139,7 +139,7 @@ def load_corpus(
             class.
         OSError: The source does not exist or cannot be reached.
     """
-    found = read_source(
+    raw = read_source(
         source,
         config_name=config_name,
         revision=revision,
@@ -149,11 +149,11 @@ def load_corpus(
         label_map=label_map,
         cache_dir=cache_dir,
     )
-    report = CorpusReport(str(source), found.kind, found.image_column, notes=list(found.notes))
+    report = CorpusReport(str(source), raw.kind, raw.image_column, notes=list(raw.notes))
     roles = assign_roles(
-        list(found.splits), {TRAIN: train_split, VALIDATION: validation_split, TEST: test_split}
+        list(raw.splits), {TRAIN: train_split, VALIDATION: validation_split, TEST: test_split}
     )
-    unused = [name for name in found.splits if name not in roles.values()]
+    unused = [name for name in raw.splits if name not in roles.values()]
     if unused:
         report.notes.append(f"The splits {', '.join(unused)} are not used.")
     limits = {TRAIN: max_train_samples, VALIDATION: max_validation_samples, TEST: max_test_samples}
@@ -163,13 +163,13 @@ def load_corpus(
                 f"--max_{split}_samples must be at least 2, one image of each class, not {limit}."
             )
     if streaming:
-        splits = stream_corpus(found, roles, label_column, label_map, limits, seed, token, report)
+        splits = stream_corpus(raw, roles, label_column, label_map, limits, seed, token, report)
         return Corpus(splits, report)
 
     for split, name in roles.items():
-        if not len(found.splits[name]):
+        if not len(raw.splits[name]):
             raise_empty(split, "it has no rows")
-    tables = _read_tables(found, roles, label_column, label_map, report)
+    tables = _read_tables(raw, roles, label_column, label_map, report)
     _drop_shared_groups(tables, report)
     splits = DatasetDict()
     for split, (table, rows) in _carve_missing(tables, seed, report).items():
@@ -230,7 +230,7 @@ class _Table:
 
 
 def _read_tables(
-    found: Source,
+    raw: Source,
     roles: Mapping[str, str],
     label_column: str | None,
     label_map: Mapping[str, str] | None,
@@ -241,10 +241,10 @@ def _read_tables(
     texts: dict[str, dict[str, list[str | None]]] = {}
     seen: Counter = Counter()
     possible: set[str] = set()
-    features = {role: found.splits[split].features for role, split in roles.items()}
+    features = {role: raw.splits[split].features for role, split in roles.items()}
     present = [name for name in TEXT_COLUMNS if any(name in each for each in features.values())]
     for role, split in roles.items():
-        dataset = found.splits[split]
+        dataset = raw.splits[split]
         column = report.label_column = find_label_column(
             features[role], label_column, report.source
         )
@@ -268,7 +268,7 @@ def _read_tables(
         labels = [report.label_map.get(name) for name in classes[role]]
         if "generator" in texts[role]:
             texts[role]["generator"] = generators(texts[role]["generator"], labels)
-        dataset = found.splits[split].select_columns("image")
+        dataset = raw.splits[split].select_columns("image")
         ids = [None if label is None else NAMES.index(label) for label in labels]
         dataset = dataset.add_column("label", ids, feature=ClassLabel(names=list(NAMES)))
         for name, values in texts[role].items():

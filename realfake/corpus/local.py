@@ -117,10 +117,10 @@ def read_local(
         return _read_files(path, metadata or data, image_column, streaming, cache_dir)
     layout = _read_layout(path, images, label_map) if images else None
     if layout is not None and (layout.has_known_class or not data):
-        found = _read_class_folders(layout, streaming)
+        result = _read_class_folders(layout, streaming)
         if data:
-            found.notes.append(f"Not read, beside the class folders: {_listed(data, path)}.")
-        return found
+            result.notes.append(f"Not read, beside the class folders: {_listed(data, path)}.")
+        return result
     if data:
         return _read_files(path, data, image_column, streaming, cache_dir)
     raise ValueError(
@@ -220,7 +220,7 @@ def _read_layout(root: Path, images: Sequence[Path], label_map: Mapping[str, str
 
 
 def _read_class_folders(layout: _Layout, streaming: bool) -> Source:
-    found = Source({}, "class folders")
+    result = Source({}, "class folders")
     for split, rows in layout.splits.items():
         columns = {
             "image": [{"bytes": None, "path": str(image)} for image, _, _ in rows],
@@ -231,8 +231,8 @@ def _read_class_folders(layout: _Layout, streaming: bool) -> Source:
             columns["generator"] = [generator for _, _, generator in rows]
             features["generator"] = Value("string")
         dataset = Dataset.from_dict(columns, features=features)
-        found.splits[split] = dataset.to_iterable_dataset() if streaming else dataset
-    return found
+        result.splits[split] = dataset.to_iterable_dataset() if streaming else dataset
+    return result
 
 
 # Data files
@@ -249,40 +249,40 @@ def _read_files(
     suffixes = {file.suffix.lower() for file in files}
     suffix = next(suffix for suffix in BUILDERS if suffix in suffixes)
     chosen = [file for file in files if file.suffix.lower() == suffix]
-    found = Source({}, f"{suffix[1:].upper()} files")
+    result = Source({}, f"{suffix[1:].upper()} files")
     by_split = _by_split(root, chosen)
     not_read = [file for file in files if file not in chosen]
     if len(by_split) > 1:
         not_read += by_split.pop(None, [])
     if not_read:
-        found.notes.append(f"Not read: {_listed(not_read, root)}.")
+        result.notes.append(f"Not read: {_listed(not_read, root)}.")
     for split, members in by_split.items():
         if streaming and suffix in (".parquet", ".arrow"):
             rows = _load_files(suffix, members, True, cache_dir)
             features = features_of(rows)
-            found.image_column = find_image_column(features, image_column, str(root))
-            if is_text(features[found.image_column]):
+            result.image_column = find_image_column(features, image_column, str(root))
+            if is_text(features[result.image_column]):
                 raise ValueError(
                     f"{root}: files named in a column cannot be streamed; leave out --streaming."
                 )
-            found.splits[split or TRAIN] = undecoded(rows, features, found.image_column)
+            result.splits[split or TRAIN] = undecoded(rows, features, result.image_column)
             continue
         pieces = []
         for folder in sorted({file.parent for file in members}):
             # Paths in a file are relative to its folder, so each folder is loaded separately.
             here = [file for file in members if file.parent == folder]
             rows = _load_files(suffix, here, False, cache_dir)
-            found.image_column = find_image_column(rows.features, image_column, str(root))
-            rows = _with_absolute_paths(rows, found.image_column, folder)
-            pieces.append(undecoded(rows, rows.features, found.image_column))
+            result.image_column = find_image_column(rows.features, image_column, str(root))
+            rows = _with_absolute_paths(rows, result.image_column, folder)
+            pieces.append(undecoded(rows, rows.features, result.image_column))
         try:
             rows = datasets.concatenate_datasets(pieces)
         except ValueError as error:
             raise ValueError(
                 f"The files of {root} do not have the same columns: {one_line(error)}"
             ) from error
-        found.splits[split or TRAIN] = rows.to_iterable_dataset() if streaming else rows
-    return found
+        result.splits[split or TRAIN] = rows.to_iterable_dataset() if streaming else rows
+    return result
 
 
 def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, list[Path]]:
@@ -339,7 +339,7 @@ def _read_saved(path: Path, image_column: str | None, streaming: bool) -> Source
     if (path / "dataset_dict.json").is_file():
         names = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         folders = {name: path / name for name in names}
-    found = Source({}, "folder written by save_to_disk")
+    result = Source({}, "folder written by save_to_disk")
     for name, folder in folders.items():
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         if state["_data_files"]:
@@ -347,11 +347,11 @@ def _read_saved(path: Path, image_column: str | None, streaming: bool) -> Source
         else:  # load_from_disk fails on a split without rows
             features = DatasetInfo.from_directory(str(folder)).features
             rows = Dataset.from_dict({column: [] for column in features}, features=features)
-        found.image_column = find_image_column(rows.features, image_column, str(path))
-        rows = _with_absolute_paths(rows, found.image_column, path)
-        rows = undecoded(rows, rows.features, found.image_column)
-        found.splits[name] = rows.to_iterable_dataset() if streaming else rows
-    return found
+        result.image_column = find_image_column(rows.features, image_column, str(path))
+        rows = _with_absolute_paths(rows, result.image_column, path)
+        rows = undecoded(rows, rows.features, result.image_column)
+        result.splits[name] = rows.to_iterable_dataset() if streaming else rows
+    return result
 
 
 def _with_absolute_paths(rows: Dataset, column: str, folder: Path) -> Dataset:

@@ -92,18 +92,18 @@ def _read_hub(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _hub_error(source, revision, error) from error
-    found = Source({}, "Hub dataset")
+    result = Source({}, "Hub dataset")
     for name, rows in splits.items():
         features = features_of(rows)
-        found.image_column = find_image_column(features, image_column, source)
-        if is_text(features[found.image_column]):
+        result.image_column = find_image_column(features, image_column, source)
+        if is_text(features[result.image_column]):
             raise ValueError(
-                f"Column {found.image_column!r} of the Hub dataset {source} holds text, not "
+                f"Column {result.image_column!r} of the Hub dataset {source} holds text, not "
                 "images. If it names files, download them (`hf download --repo-type dataset "
                 f"{shlex.quote(source)} --local-dir FOLDER`) and pass the folder."
             )
-        found.splits[name] = undecoded(rows, features, found.image_column)
-    return found
+        result.splits[name] = undecoded(rows, features, result.image_column)
+    return result
 
 
 def _hub_error(source: str, revision: str | None, error: Exception) -> OSError | ValueError:

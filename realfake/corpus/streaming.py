@@ -53,7 +53,7 @@ _DOWNLOADS = 16
 
 
 def stream_corpus(
-    found: Source,
+    raw: Source,
     roles: Mapping[str, str],
     label_column: str | None,
     label_map: Mapping[str, str] | None,
@@ -65,7 +65,7 @@ def stream_corpus(
     """Open train as a stream, and read validation and test into memory.
 
     Args:
-        found: The streamed splits of the source.
+        raw: The streamed splits of the source.
         roles: `{"train": name, ...}`, see [`~realfake.corpus.splits.assign_roles`].
         limits: `{split: largest number of rows}`.
         report: The report to fill.
@@ -79,12 +79,12 @@ def stream_corpus(
     if missing:
         raise ValueError(
             f"A streamed corpus needs a {' and a '.join(missing)} split, because none can be "
-            f"carved from a stream; its splits are: {', '.join(found.splits)}. Name them with "
+            f"carved from a stream; its splits are: {', '.join(raw.splits)}. Name them with "
             "--validation_split and --test_split, or leave out --streaming."
         )
     features = {
-        split: found.splits[name].features
-        or Dataset.from_list(list(found.splits[name].take(1))).features
+        split: raw.splits[name].features
+        or Dataset.from_list(list(raw.splits[name].take(1))).features
         for split, name in roles.items()
     }
     present = [name for name in TEXT_COLUMNS if any(name in each for each in features.values())]
@@ -109,7 +109,7 @@ def stream_corpus(
     if not possible:
         for split in (VALIDATION, TEST):
             column = readers[split].column
-            rows = found.splits[roles[split]].select_columns([column])
+            rows = raw.splits[roles[split]].select_columns([column])
             rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(10 * STREAMED_SAMPLES)
             seen.update(filter(None, (as_text(row[column]) for row in rows)))
     report.label_map = resolve_classes(
@@ -118,7 +118,7 @@ def stream_corpus(
     streams = {}
     for split, reader in readers.items():
         reader.label_map = report.label_map
-        shuffled = found.splits[roles[split]].shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        shuffled = raw.splits[roles[split]].shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
         limit = limits[split] if split == TRAIN else None
         streams[split] = reader.attach(shuffled, features[split], limit)
 

@@ -218,7 +218,7 @@ def open_source(
             return _open_folder(root, Path(scratch), fingerprint)
     if "://" in text and not path.exists():
         return _open_tables(_read_urls(text, image_column), text, splits, path, token)
-    found = read_source(
+    raw = read_source(
         source,
         config_name=config_name,
         revision=revision,
@@ -228,7 +228,7 @@ def open_source(
         cache_dir=cache_dir,
     )
     identity = _identity(path, text, config_name, revision, token)
-    return _open_tables(found, identity, splits, path, token)
+    return _open_tables(raw, identity, splits, path, token)
 
 
 # Folders of images
@@ -316,17 +316,17 @@ def _read_urls(pattern: str, image_column: str | None) -> Source:
 
 
 def _open_tables(
-    found: Source, identity: str, splits: Sequence[str] | None, path: Path, token: str | bool | None
+    raw: Source, identity: str, splits: Sequence[str] | None, path: Path, token: str | bool | None
 ) -> ScoringSource:
-    unknown = [name for name in splits or () if name not in found.splits]
+    unknown = [name for name in splits or () if name not in raw.splits]
     if unknown:
         raise ValueError(
-            f"There is no split {unknown[0]!r}; the source has: {', '.join(found.splits)}."
+            f"There is no split {unknown[0]!r}; the source has: {', '.join(raw.splits)}."
         )
     folder = (path if path.is_dir() else path.parent).resolve() if path.exists() else None
     segments: list[Segment] = []
-    for name in splits or found.splits:
-        rows = found.splits[name]
+    for name in splits or raw.splits:
+        rows = raw.splits[name]
         if isinstance(rows, Dataset):
             segments.append(TableSegment(name, rows, folder))
             continue
@@ -339,7 +339,7 @@ def _open_tables(
         digest.update(f"\0{segment.name}\0{segment.rows}".encode())
     if not streamed and not sum(segment.rows for segment in segments):
         raise ValueError("The source has no rows to score.")
-    return ScoringSource(segments, digest.hexdigest()[:32], streamed, list(found.notes))
+    return ScoringSource(segments, digest.hexdigest()[:32], streamed, list(raw.notes))
 
 
 def _identity(
