@@ -376,6 +376,12 @@ def test_a_card_without_any_verdict():
 
 
 @pytest.mark.parametrize("split", ["calibration", "validation", "train"])
+def test_a_card_does_not_praise_figures_of_images_that_were_fitted_on(split):
+    text = judgement(with_auroc(0.99, 0.98, 1.0, (0.6, 0.5, 0.7), split=split))
+    assert "better" not in text and "used to train or calibrate" in text
+
+
+@pytest.mark.parametrize("split", ["calibration", "validation", "train"])
 def test_rates_of_images_that_were_calibrated_on_are_not_stated(facts, split):
     fitted = dataclasses.replace(facts, evaluation={split: facts.record}, robustness={})
     lines = "\n".join(in_short(fitted))

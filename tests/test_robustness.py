@@ -102,7 +102,7 @@ def test_figures_follow_from_the_images(measured, tiny_vit, corpus, name):
     )
     pairs = log_odds[truth][:, None] - log_odds[~truth][None, :]
     auroc = (pairs > 0).mean() + 0.5 * (pairs == 0).mean()
-    assert figures["summary"]["auroc"]["value"] == pytest.approx(auroc, abs=1e-9)
+    assert figures["summary"]["auroc"]["value"] == pytest.approx(auroc, abs=0.005)
     alpha = truth & (np.arange(40) // 2 % 2 == 0)
     assert figures["by_generator"]["alpha"]["n"] == 10
     assert figures["by_generator"]["alpha"]["detected"]["value"] == pytest.approx(

@@ -41,6 +41,8 @@ def judgement(facts: CardFacts) -> str:
         return "**It is worse than chance: photographs score higher than generated images.**"
     if auroc["value"] <= 0.5 or (auroc["low"] is not None and auroc["low"] <= 0.5):
         return "**It is not shown to be better than chance.**"
+    if not facts.rates_are_of_new_images:
+        return "**It was only measured on images that were used to train or calibrate it.**"
     comparison = control_aurocs(facts.degraded).get(CLEAN)
     if not comparison:
         return "**It is better than chance.** It was not compared with controls."
