@@ -240,7 +240,7 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
             series[key] = np.array(points)
     if not series:
         raise ValueError("The training log holds no loss and no metric; was anything trained?")
-    panels = {
+    panels: dict[str, list[str]] = {
         "loss (nats)": [key for key in ("loss", "eval_loss") if key in series],
         "held-out images": [key for key in ("eval_accuracy", "eval_auroc") if key in series],
     }
