@@ -436,7 +436,7 @@ def test_the_licence_is_that_of_the_base_model(tmp_path):
     (tmp_path / "README.md").unlink()
     assert license_of(None, str(tmp_path)) is None
     facts = CardFacts(name="x", base_model="owner/base")
-    assert card_data(facts).license == "other"
+    assert card_data(facts).license is None
     assert "owner/base" in render(facts).text.split("## Licence")[1]
 
 

@@ -75,9 +75,7 @@ def card_data(facts: CardFacts) -> ModelCardData:
         if (summary.get(name) or {}).get("value") is not None
     ]
     return ModelCardData(
-        # "other" is the Hub's word for a licence that has no identifier or is unknown.
-        license=facts.license or "other",
-        license_name=None if facts.license else "unknown",
+        license=facts.license,
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["ai-generated-image-detection", "realfake", *facts.tags],
