@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from realfake import io
 
@@ -97,10 +97,10 @@ EXTRAS = {"openvino": "openvino", "optuna": "train", "tensorboard": "train"}
 class Parser(argparse.ArgumentParser):
     """An argument parser without abbreviations, whose errors become one line."""
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any):
         super().__init__(**{"allow_abbrev": False, **settings})
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (?:-\w/)?(\S+): (must )?", _name_option, message)
         raise ValueError(f"{message}; see {self.prog} --help")
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from realfake.labels import parse_overrides
 
 if TYPE_CHECKING:
+    import torch
+
     from realfake.corpus.load import Corpus
     from realfake.detector import Detector
 
@@ -67,7 +69,9 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
 
 
-def open_model(options: argparse.Namespace, device=None) -> "Detector":
+def open_model(
+    options: argparse.Namespace, device: "str | torch.device | None" = None
+) -> "Detector":
     """Open the detector that the options of [`add_model`] name.
 
     Args:
