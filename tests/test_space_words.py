@@ -207,7 +207,7 @@ def test_a_card_states_no_rate_but_the_measured_one(language):
         ("between", {}, "between", {"alpha": "5%"}),
         ("between", {"alpha": None}, "no_thresholds", {}),
         (None, {"alpha": None}, "no_thresholds", {}),
-        ("no_thresholds", {"alpha": None}, "no_thresholds", {}),
+        ("no_thresholds", {}, "no_thresholds", {}),
         ("out_of_distribution", {"ood": 0.013}, "ood_share", {"share": "1%"}),
         ("out_of_distribution", {}, "out_of_distribution", {}),
         ("unstable", {}, "unstable", {}),
@@ -354,6 +354,12 @@ def test_missing_facts_are_called_missing():
     assert facts[ENGLISH("about.corpus")] == ENGLISH("about.silent")
     assert facts[ENGLISH("about.calibration")] == ENGLISH("about.uncalibrated")
     assert facts[ENGLISH("about.thresholds")] == ENGLISH("about.without_thresholds")
+
+
+def test_thresholds_that_could_not_be_calibrated_are_called_missing():
+    stored = {"alpha": 0.05, "real": None, "ai": None, "n": {"real": 9, "ai": 9}}
+    facts = dict(about(ENGLISH, FakeDetector(facts=FACTS | {"thresholds": stored})))
+    assert facts[ENGLISH("about.thresholds")] == ENGLISH("about.no_thresholds")
 
 
 def test_only_a_hub_id_becomes_a_link():

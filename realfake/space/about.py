@@ -36,11 +36,7 @@ def about(words: Words, detector: Detector, evaluation: Any = None) -> list[tupl
     if seen := _input(words, detector):
         pairs.append((words("about.input"), seen))
     pairs.append((words("about.calibration"), _calibration(words, facts)))
-    alpha = number(dig(facts, "thresholds", "alpha"))
-    thresholds = words("about.without_thresholds")
-    if alpha:
-        thresholds = words("about.with_thresholds", alpha=words.rate(alpha))
-    pairs.append((words("about.thresholds"), thresholds))
+    pairs.append((words("about.thresholds"), _thresholds(words, facts)))
     if measured := measurement(words, evaluation):
         pairs.append((words("about.measured"), measured))
     return pairs
@@ -73,6 +69,15 @@ def _calibration(words: Words, facts: Any) -> str:
     if images:
         return words("about.calibrated", n=words.number(images))
     return words("about.calibrated_bare")
+
+
+def _thresholds(words: Words, facts: Any) -> str:
+    alpha = number(dig(facts, "thresholds", "alpha"))
+    if not alpha:
+        return words("about.without_thresholds")
+    if all(number(dig(facts, "thresholds", label)) is None for label in (REAL, AI)):
+        return words("about.no_thresholds")
+    return words("about.with_thresholds", alpha=words.rate(alpha))
 
 
 def measurement(words: Words, evaluation: Any) -> str | None:

@@ -90,15 +90,14 @@ class Words:
         """Say why a prediction is inconclusive, or return `None` if it is not."""
         if prediction.verdict != INCONCLUSIVE:
             return None
-        code = prediction.reason or ("between" if prediction.alpha is not None else "no_thresholds")
-        values = {}
+        code = prediction.reason or "between"
         if code == "out_of_distribution" and prediction.ood is not None:
-            code, values = "ood_share", {"share": self.percent(prediction.ood)}
-        elif code == "between" and prediction.alpha is None:
-            code = "no_thresholds"
-        elif code == "between":
-            values = {"alpha": self.rate(prediction.alpha)}
-        return self(f"reason.{code}", **values)
+            return self("reason.ood_share", share=self.percent(prediction.ood))
+        if code != "between":
+            return self(f"reason.{code}")
+        if prediction.alpha is None:
+            return self("reason.no_thresholds")
+        return self("reason.between", alpha=self.rate(prediction.alpha))
 
     def error_rate(self, verdict: str, evaluation: Any) -> str | None:
         """Say how often the detector's test gave this verdict to images of the other class.
