@@ -244,23 +244,15 @@ class Detector:
         The codes are explained in [`~realfake.prediction.Prediction`].
         """
         log_odds = np.asarray(log_odds)
-        is_ood = self._is_out_of_distribution(log_odds, ood)
-        missing = {
-            label: self.thresholds is not None and getattr(self.thresholds, label) is None
-            for label in NAMES
-        }
-
-        def reason(verdict: str, value: float, unusual: bool) -> str | None:
-            if verdict != INCONCLUSIVE:
-                return None
-            if unusual:
-                return "out_of_distribution"
-            return "no_thresholds" if missing[AI if value > 0 else REAL] else "between"
-
-        return [
-            reason(*each)
-            for each in zip(self.verdicts(log_odds, ood), log_odds, is_ood, strict=True)
+        missing = [
+            label for label in NAMES if self.thresholds and getattr(self.thresholds, label) is None
         ]
+        is_missing = np.isin(np.where(log_odds > 0, AI, REAL), missing)
+        codes = np.where(is_missing, "no_thresholds", "between")
+        is_ood = self._is_out_of_distribution(log_odds, ood)
+        codes = np.where(is_ood, "out_of_distribution", codes)
+        pairs = zip(codes, self.verdicts(log_odds, ood), strict=True)
+        return [str(code) if verdict == INCONCLUSIVE else None for code, verdict in pairs]
 
     def logits(self, images: Sequence[ImageSource], batch_size: int = 16) -> np.ndarray:
         """Compute the logits, float32 of shape `(len(images), labels)`."""
