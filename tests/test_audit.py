@@ -1,4 +1,4 @@
-"""The audit of a corpus: planted leaks are found and named, a clean corpus passes, and the equalized copy is clean."""
+"""The audit of a corpus: planted leaks are found and named, and a clean corpus passes."""
 
 import json
 from html.parser import HTMLParser
@@ -114,9 +114,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("leak", PLANTED)
-def test_a_planted_leak_is_found_and_named_and_the_equalized_copy_is_without_it(
-    leak, run, tmp_path
-):
+def test_a_planted_leak_is_found_and_removed_by_equalizing(leak, run, tmp_path):
     make, fact = PLANTED[leak]
     source = make_corpus(tmp_path / "corpus", make)
     code, printed = run(
@@ -143,7 +141,7 @@ def test_a_planted_leak_is_found_and_named_and_the_equalized_copy_is_without_it(
     assert "equalized" in (tmp_path / "out" / "audit.html").read_text()
     assert "no leak found" in printed.out
 
-    # The copy is a corpus like any other: everything in it is encoded alike, and nothing was resampled.
+    # In the copy all images have the same encoding, and none was resampled.
     equal = load(tmp_path / "equal", tmp_path)
     again = audit(equal, progress=False)  # as anybody would, without knowing what was matched
     assert "container" not in codes(again, LEAK)
@@ -178,7 +176,7 @@ def test_strict_exit_statuses(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--max_auc", "1.5"], "--max_auc"),
         (["--sample", "1"], "--sample"),
@@ -186,13 +184,13 @@ def test_strict_exit_statuses(run, tmp_path):
         (["--equalize", "corpus"], "not empty"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, said, run, tmp_path, monkeypatch):
+def test_mistakes_end_in_one_line(arguments, expected, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_corpus(tmp_path / "corpus", plain, train=8, test=8)
     code, printed = run("corpus", "--output", "out", *arguments)
     assert code == 2
     assert printed.err.strip().splitlines()[-1].startswith("realfake: error: ")
-    assert said in printed.err
+    assert expected in printed.err
     assert not (tmp_path / "out").exists()
 
 
@@ -325,7 +323,7 @@ def test_a_streamed_corpus_is_refused(tmp_path):
     assert quick_audit(corpus) == []
 
 
-def test_too_few_images_are_said_to_be_too_few(tmp_path):
+def test_too_few_images_are_reported(tmp_path):
     result = audit(
         load(make_corpus(tmp_path / "corpus", by_format, train=12, test=8), tmp_path),
         progress=False,
@@ -352,7 +350,7 @@ class _Page(HTMLParser):
         self.text.append(data)
 
 
-def test_names_from_the_corpus_are_escaped_and_the_page_stands_alone(tmp_path):
+def test_names_from_the_corpus_are_escaped_and_the_page_is_self_contained(tmp_path):
     nasty = '"><script>alert(1)</script><img src=x onerror=alert(2)> | `a` [b](c) {{ 7 * 7 }}'
 
     def plant(split, rows):

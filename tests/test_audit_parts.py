@@ -1,4 +1,4 @@
-"""What the audit is made of: header facts, spectrum, hashes, probes and the matching of sizes, against worked answers."""
+"""Header facts, spectrum, hashes, probes and matching of sizes, against worked answers."""
 
 from io import BytesIO
 
@@ -35,7 +35,7 @@ def test_jpeg_quality(quality):
     assert container_facts(save(pixels(), "JPEG", quality=quality)).jpeg_quality == quality
 
 
-def test_quality_of_a_table_that_is_not_libjpegs():
+def test_quality_of_another_encoders_table():
     # The table of quality 50 with one step changed is still nearest to 50.
     table = list(Image.open(BytesIO(save(pixels(), "JPEG", quality=50))).quantization[0])
     table[5] += 3
@@ -216,7 +216,7 @@ def test_fold_auroc_is_the_folds_mean_weighted_by_pairs():
     assert probes.fold_auroc(scores, is_ai, folds, weights) == pytest.approx(each)
 
 
-def test_constant_facts_say_nothing_and_telling_ones_are_found():
+def test_probes_of_constant_and_of_telling_facts():
     rng = np.random.default_rng(0)
     is_ai = rng.random(300) < 0.3
     groups = np.arange(300)

@@ -1,8 +1,9 @@
-"""The corpus loader: every kind of source, labels by name, carving, leaks through groups, broken files, streams."""
+"""The corpus loader: sources, labels by name, carving, shared groups, broken files, streams."""
 
 import hashlib
 import json
 import os
+import shlex
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from realfake.corpus import cleaning
 from realfake.corpus.columns import as_text
 from realfake.corpus.load import load_corpus
 from realfake.corpus.splits import split_validation
+from realfake.labels import parse_overrides
 
 
 def picture(number: int, side: int = 12) -> PILImage.Image:
@@ -290,7 +292,7 @@ def test_labels_are_mapped_by_name_whatever_their_order(tmp_path, load):
 
 
 @pytest.mark.parametrize("values", [[0, 1], [False, True], [0.0, 1.0], ["0", "1"]])
-def test_labels_without_names_stop_with_what_was_found(tmp_path, load, values):
+def test_labels_without_names_end_with_the_classes_found(tmp_path, load, values):
     dataset = rows(40).remove_columns("label")
     dataset = dataset.add_column("target", [values[i % 4 == 0] for i in range(40)])
     dataset.save_to_disk(tmp_path / "raw")
@@ -313,6 +315,21 @@ def test_unknown_folder_names_need_the_label_map(tmp_path, load):
         load(root)
     corpus = load(root, label_map={"sdxl": "ai", "flux": "ai"})
     assert sum(counts["ai"] for counts in corpus.report.splits.values()) == 40
+
+
+def test_the_report_names_the_folders_of_each_label_with_three_files(tmp_path, load):
+    root = draw_folders(tmp_path / "raw", {"AI generated, v2": 20, "echt real": 20})
+    with pytest.raises(ValueError) as error:
+        load(root)
+    option, value = shlex.split(str(error.value).split("for example ")[1])
+    assert option == "--label_map"
+    corpus = load(root, label_map=parse_overrides(value))
+    assert corpus.report.label_map == {"AI generated, v2": "ai", "echt real": "real"}
+    files = {name: len(paths) for name, paths in corpus.report.examples.items()}
+    assert files == {"AI generated, v2": 3, "echt real": 3}
+    lines = corpus.report.summary().splitlines()
+    (line,) = [line for line in lines if "'echt real' is real" in line]
+    assert "000.png, 001.png, 002.png" in line
 
 
 def test_one_class_only(tmp_path, load):
@@ -351,9 +368,9 @@ def test_rows_without_a_label_are_dropped_and_listed(tmp_path, load):
     )
     dataset.save_to_disk(tmp_path / "raw")
     corpus = load(tmp_path / "raw")
-    assert [(row["index"], row["reason"]) for row in corpus.report.dropped] == [
-        (5, "it has no label"),
-        (7, "it has no label"),
+    assert [(row["index"], row["code"]) for row in corpus.report.dropped] == [
+        (5, "unlabelled"),
+        (7, "unlabelled"),
     ]
     assert sum(sizes(corpus).values()) == 38
 
@@ -428,7 +445,7 @@ def test_the_check_is_cached_until_a_file_changes(tmp_path, load, monkeypatch):
 # Splits
 
 
-def test_one_split_is_parted_70_15_15_within_labels_and_generators(tmp_path, load):
+def test_one_split_is_divided_70_15_15_within_labels_and_generators(tmp_path, load):
     generators = [("camera", "sdxl", "camera", "flux")[i % 4] for i in range(200)]
     rows(200, generator=generators).save_to_disk(tmp_path / "raw")
     corpus = load(tmp_path / "raw")
@@ -464,7 +481,7 @@ def test_what_is_missing_is_carved_from_train(tmp_path, load, given, expected):
     assert sizes(load(tmp_path / "raw")) == expected
 
 
-def test_splits_can_be_named_or_refused(tmp_path, load):
+def test_splits_can_be_chosen_or_left_unused(tmp_path, load):
     names = {"part1": 60, "part2": 10, "part3": 10, "rest": 4}
     DatasetDict({n: rows(c, 1000 * i) for i, (n, c) in enumerate(names.items())}).save_to_disk(
         tmp_path / "raw"

@@ -1,4 +1,4 @@
-"""Engines give the scores of the detector's own forward pass, and the choice between them keeps its promises."""
+"""Engines give the detector's scores, and the choice between them keeps its tolerance."""
 
 import threading
 from types import SimpleNamespace
@@ -78,7 +78,7 @@ def test_openvino_in_fp32_gives_the_stock_logits_for_batches_of_any_size(opened,
 @pytest.mark.parametrize(
     "name", ["torch-fp32", "torch-bf16", pytest.param("openvino-fp32", marks=needs_openvino)]
 )
-def test_novelty_comes_with_the_logits_and_threads_do_not_mix(opened, name):
+def test_ood_comes_with_the_logits_and_threads_do_not_mix(opened, name):
     detector, pixels = opened("mobilenet_v2")
     detector = with_ood(detector, pixels)
     logits, expected = detector.examine(torch.from_numpy(pixels))
@@ -159,7 +159,7 @@ def test_doubtful_are_those_whose_probability_could_move_by_a_hundredth():
     assert choice.doubtful(detector_with(), log_odds, None).tolist() == [True, True, False, False]
 
 
-def test_doubtful_are_those_nearly_novel():
+def test_doubtful_are_those_nearly_out_of_distribution():
     choice = Choice("torch-bf16", "torch-fp32", band=1e-6, ood_band=0.02)
     detector = detector_with(ood=SimpleNamespace(alpha=0.05))
     ood = np.array([0.02, 0.04, 0.06, 0.08])
@@ -170,7 +170,7 @@ def test_nothing_is_doubtful_in_fp32():
     assert not Choice().doubtful(detector_with(), np.array([0.0, 1e-9]), None).any()
 
 
-class Pretended:
+class FakeEngine:
     """An engine with a given error, which takes CPU time in proportion to `work`."""
 
     def __init__(self, detector, strays: float, work: int):
@@ -197,7 +197,7 @@ def test_the_choice(opened, monkeypatch, engine, strays, expected):
     detector, pixels = opened("convnextv2")
     made = {"torch-fp32": (0.0, 60), engine: (strays, 6)}
     monkeypatch.setattr(
-        engines, "open_engine", lambda name, *args: Pretended(detector, *made[name])
+        engines, "open_engine", lambda name, *args: FakeEngine(detector, *made[name])
     )
     choice = choose(detector, pixels, names=list(made))
     assert choice.engine == expected
@@ -224,13 +224,13 @@ def test_an_engine_that_cannot_run_the_network_is_passed_over(opened, monkeypatc
     def refuse(name, *args):
         if name.startswith("openvino"):
             raise RuntimeError("Cannot convert aten::nothing\nmore")
-        return Pretended(detector, 0.0, 1)
+        return FakeEngine(detector, 0.0, 1)
 
     monkeypatch.setattr(engines, "open_engine", refuse)
     assert choose(detector, pixels, names=["openvino-fp32", "torch-fp32"]).engine == "torch-fp32"
 
 
-def test_margins_of_the_choice_stay_within_its_band(opened):
+def test_log_odds_of_the_choice_stay_within_its_band(opened):
     detector, pixels = opened("mobilenet_v2")
     choice = choose(detector, pixels, names=["torch-fp32", "torch-bf16"])
     bf16 = open_engine("torch-bf16", detector, pixels)

@@ -76,7 +76,7 @@ def test_the_option(text, expected):
 
 
 @pytest.mark.parametrize("text", ["generator", "generator=", "=a", "generator= , "])
-def test_an_option_without_sense(text):
+def test_an_option_of_another_form(text):
     with pytest.raises(ValueError, match="--hold_out must look like"):
         parse_hold_out(text)
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_held_out(column, values, message):
         hold_out(corpus(rows, rows), column, values)
 
 
-def test_a_stream_cannot_be_looked_into():
+def test_a_stream_is_refused():
     rows = pile("real", "none", "web", 8) + pile("ai", "a", "web", 8)
     streamed = corpus(rows, rows)
     streamed.splits = {**streamed.splits, "train": streamed.splits["train"].to_iterable_dataset()}
@@ -228,6 +228,6 @@ def test_the_held_out_split_is_measured_and_stands_in_the_card(by_generator, tin
     assert len(log_odds) == sum(held.values())
 
 
-def test_a_value_that_there_is_not(by_generator, tiny_vit, tmp_path, capsys):
+def test_an_unknown_value(by_generator, tiny_vit, tmp_path, capsys):
     assert main(by_generator, tmp_path / "run", "--hold_out", "generator=c", model=tiny_vit) == 2
     assert "hold no generator 'c'; there are: a, b" in last_line(capsys)

@@ -1,4 +1,4 @@
-"""realfake/cli/prepare.py: what is written reads again as the same splits, and mistakes end in one line."""
+"""`corpus prepare`: the output loads again as the same splits; mistakes end in one line."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def run(tmp_path, capsys):
 
 @pytest.fixture
 def raw(tmp_path):
-    """Two classes that a size and a format would give away, in one split, with groups and a broken file."""
+    """Two classes of different size and format, in one split, with groups and a broken file."""
     rng = np.random.default_rng(0)
     lines = []
     for number in range(60):
@@ -38,9 +38,7 @@ def raw(tmp_path):
         pixels.save(path)
         if number == 7:
             path.write_bytes(path.read_bytes()[:200])
-        lines.append(
-            f"files/{path.name},{['human', 'sd'][is_ai]},{'sd-1.5' if is_ai else ''},g{number // 2},web"
-        )
+        lines.append(f"files/{path.name},{'sd,sd-1.5' if is_ai else 'human,'},g{number // 2},web")
     (tmp_path / "raw" / "all.csv").write_text(
         "\n".join(["path,class,generator,group,source", *lines])
     )

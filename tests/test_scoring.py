@@ -1,4 +1,4 @@
-"""Scoring a corpus: the detector's own answers, in shards that do not depend on who wrote them or how often they were killed."""
+"""Scoring a corpus: the detector's answers, in shards that depend on the source only."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from realfake.scoring.shards import ScoreFolder
 from realfake.scoring.source import FolderSegment, Row, iter_images, list_images, open_source
 
 ROOT = Path(__file__).parents[1]
-# For streams, of which nobody knows whether trying out engines would pay.
+# Streams would measure the engines first.
 PLAIN = ("--engine", "torch-fp32")
 
 
@@ -138,7 +138,7 @@ def test_a_bad_file_is_a_row_with_its_error(scored):
         assert "\n" not in row["error"]
 
 
-def test_novel_images_are_withheld_as_the_detector_withholds_them(checkpoint):
+def test_out_of_distribution_images_get_the_detectors_verdicts(checkpoint):
     detector = Detector.from_pretrained(checkpoint)
     pictures = [draw_picture(60, seed) for seed in range(8)]
 
@@ -179,7 +179,7 @@ def test_doubtful_images_are_computed_again(checkpoint):
     detector = Detector.from_pretrained(checkpoint)
     rows = [Row(str(seed), None, {"bytes": png(draw_picture(60, seed))}) for seed in range(16)]
     precise, _ = scoring.Scorer(detector)(rows)
-    # Under 0.04, which moves a probability by 0.01 at most; so what is near an edge is what is computed again.
+    # A band under 0.04 moves a probability by 0.01 at most, so only images near an edge count.
     scorer = scoring.Scorer(detector, Choice("torch-bf16", "torch-fp32", band=0.035))
     fp32 = scorer._reference
     shift = np.where(np.arange(16) % 2, 0.03, -0.03)
@@ -240,7 +240,7 @@ def test_threads_change_nothing(images, checkpoint, scored, tmp_path, arguments)
     assert shards(tmp_path / "out") == shards(scored)
 
 
-def test_parts_that_know_nothing_of_each_other(images, checkpoint, scored, tmp_path, capsys):
+def test_parts_of_separate_jobs(images, checkpoint, scored, tmp_path, capsys):
     for number in (3, 1, 2):
         run(
             images,
@@ -314,7 +314,7 @@ def test_processes_started_together(images, checkpoint, scored, tmp_path, count)
 
 @pytest.mark.slow
 def test_two_machines(images, checkpoint, scored, tmp_path):
-    """A launch configuration for two nodes, with a node to each of two launchers on this machine."""
+    """A launch configuration for two nodes, with both launchers on this machine."""
     out, nodes = tmp_path / "out", []
     for rank in range(2):
         launch = ["torchrun", "--nnodes", "2", "--nproc_per_node", "1", "--node_rank", str(rank)]
@@ -349,7 +349,7 @@ def started(*words: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_killed_at_random(images, checkpoint, scored, tmp_path):
-    """SIGKILL 20 times, at moments from the first import to the last shard, then once to the end."""
+    """SIGKILL 20 times, between the first import and the last shard, then once to the end."""
     out, rng, moments = tmp_path / "out", random.Random(0), []
     for attempt in range(20):
         process = started(sys.executable, *command(images, out, checkpoint))
@@ -438,7 +438,7 @@ def test_mistakes_end_in_one_line(
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_the_first_of_two_runs_that_begin_at_once_decides_what_the_folder_holds(tmp_path):
+def test_of_two_runs_that_start_together_the_first_owns_the_folder(tmp_path):
     one, other = ScoreFolder(tmp_path / "out"), ScoreFolder(tmp_path / "out")
     assert one.read_manifest() is other.read_manifest() is None
     first = one.write_manifest({"checkpoint": "a"}, {"engine": "torch-fp32"})
@@ -461,7 +461,7 @@ def test_a_manifest_appears_where_there_are_no_hard_links(tmp_path, monkeypatch)
     assert folder.write_manifest({"checkpoint": "a"}, {}) == folder.read_manifest()
 
 
-def test_a_run_of_another_model_that_began_meanwhile_is_not_mixed_in(
+def test_a_run_of_another_model_that_started_meanwhile_is_refused(
     images, checkpoint, scored, tmp_path, capsys, monkeypatch
 ):
     out, other = tmp_path / "out", tmp_path / "other"
@@ -540,7 +540,7 @@ def test_a_stream_gives_the_scores_of_the_table(parquet, checkpoint, tmp_path, c
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_parts_of_a_stream_killed_and_begun_again(parquet, checkpoint, tmp_path, parts):
+def test_parts_of_a_stream_continued_after_a_kill(parquet, checkpoint, tmp_path, parts):
     """With as many files as processes each takes files; with fewer, chunks."""
     score(parquet, tmp_path / "whole", checkpoint, "--streaming", *PLAIN, "--chunk_size", "16")
     out = tmp_path / "out"
@@ -657,7 +657,7 @@ def test_a_listing_is_not_made_twice(images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("rows, size", [(1, 64), (5_000, 80), (20_000, 320), (10**9, 4096)])
-def test_chunks_are_sized_by_the_source_alone(rows, size):
+def test_chunk_size_depends_on_the_source_only(rows, size):
     from types import SimpleNamespace
 
     from realfake.scoring.source import ScoringSource
@@ -665,7 +665,7 @@ def test_chunks_are_sized_by_the_source_alone(rows, size):
     assert ScoringSource([SimpleNamespace(rows=rows)], "", False, []).default_chunk() == size
 
 
-def test_progress_says_how_long_it_will_take():
+def test_progress_estimates_the_remaining_time():
     progress = scoring_run.Progress(1_000)
     progress.images, progress.errors, progress.started = 250, 2, time.monotonic() - 100
     line = progress.line()

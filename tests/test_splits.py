@@ -1,4 +1,4 @@
-"""Splits: which name means what, and that no draw goes through a group, leaves the balance, or ever changes."""
+"""Splits: names, and draws that keep groups together, stay balanced and never change."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from realfake.corpus.splits import (
     assign_roles,
     carve,
-    split_validation,
     shared_groups,
     split_role,
+    split_validation,
     subset,
 )
 
@@ -74,44 +74,20 @@ def test_roles_of_splits(names, asked, roles):
 
 
 @pytest.mark.parametrize(
-    ("names", "asked", "line"),
+    ("names", "asked", "option"),
     [
-        (
-            ["train", "val", "dev"],
-            None,
-            "The splits val, dev all look like validation; pick one with --validation_split.",
-        ),
-        (
-            ["train", "test"],
-            {"train": "train", "test": "train"},
-            "One split cannot have two roles; give --train_split, --validation_split and --test_split "
-            "different names.",
-        ),
-        (
-            ["train", "test"],
-            {"test": "exam"},
-            "--test_split names 'exam', but the splits are: train, test.",
-        ),
-        (
-            ["train", "test"],
-            {"train": "none"},
-            "--train_split names 'none', but the splits are: train, test.",
-        ),
-        (["a", "b"], None, "None of the splits a, b is for training; name one with --train_split."),
-        (
-            ["a", "test"],
-            {"validation": "a"},
-            "None of the splits a, test is for training; name one with --train_split.",
-        ),
-        (
-            ["a"],
-            {"test": "a"},
-            "None of the splits a is for training; name one with --train_split.",
-        ),
+        (["train", "val", "dev"], None, "--validation_split"),
+        (["train", "test"], {"train": "train", "test": "train"}, "--test_split"),
+        (["train", "test"], {"test": "exam"}, "--test_split names 'exam'"),
+        (["train", "test"], {"train": "none"}, "--train_split names 'none'"),
+        (["a", "b"], None, "--train_split"),
+        (["a", "test"], {"validation": "a"}, "--train_split"),
+        (["a"], {"test": "a"}, "--train_split"),
     ],
 )
-def test_roles_that_cannot_be(names, asked, line):
-    assert refuses(assign_roles, names, asked) == line
+def test_roles_that_cannot_be(names, asked, option):
+    message = refuses(assign_roles, names, asked)
+    assert option in message and "\n" not in message
 
 
 def test_shared_groups_prefers_test_then_validation():
@@ -128,7 +104,7 @@ def test_shared_groups_prefers_test_then_validation():
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_carving_never_goes_through_a_group_and_balances(seed):
+def test_carving_keeps_groups_together_and_balances(seed):
     rng = np.random.default_rng(seed)
     count = int(rng.integers(200, 600))
     labels = rng.choice(["real", "ai"], count, p=[0.6, 0.4]).tolist()
@@ -189,7 +165,8 @@ def test_carving_depends_on_the_seed_and_on_nothing_else():
     assert set(first[0].tolist()) != set(carve(labels, groups, [0.5, 0.5], 2)[0].tolist())
     code = (
         "from realfake.corpus.splits import carve; "
-        "print(carve(['real', 'ai'] * 60, [f'g{i // 3}' for i in range(120)], [0.5, 0.5], 1)[0].tolist())"
+        "groups = [f'g{i // 3}' for i in range(120)]; "
+        "print(carve(['real', 'ai'] * 60, groups, [0.5, 0.5], 1)[0].tolist())"
     )
     root = str(Path(__file__).parent.parent)
     for hash_seed in ("1", "2"):
@@ -254,17 +231,12 @@ def test_a_name_with_a_lone_surrogate_can_be_drawn():
 
 @pytest.mark.parametrize("fractions", [[0.5, 0.4], [1.5, -0.5], [1.0, 0.0], [], [[0.5, 0.5]]])
 def test_carving_refuses_bad_fractions(fractions):
-    assert (
-        refuses(carve, ["real"], None, fractions, 0)
-        == f"The fractions must be positive and add up to 1, not {fractions}."
-    )
+    assert f"not {fractions}" in refuses(carve, ["real"], None, fractions, 0)
 
 
 def test_carving_refuses_lengths_that_differ():
-    assert refuses(carve, ["real", "ai"], ["a"], [1.0], 0) == "There are 2 labels but 1 groups."
-    assert (
-        refuses(carve, ["real", "ai"], None, [1.0], 0, ["a"]) == "There are 2 labels but 1 strata."
-    )
+    assert "1 groups" in refuses(carve, ["real", "ai"], ["a"], [1.0], 0)
+    assert "1 strata" in refuses(carve, ["real", "ai"], None, [1.0], 0, ["a"])
 
 
 def test_carving_nothing_or_into_one():
@@ -280,7 +252,7 @@ def test_subset_keeps_the_shares():
     for size in (None, 400, 500):
         assert subset(labels, size, 0).tolist() == list(range(400))
     assert len(subset(labels, 1, 0)) == 1
-    assert refuses(subset, labels, 0, 0) == "The number of samples must be positive, not 0."
+    assert "not 0" in refuses(subset, labels, 0, 0)
 
 
 def test_subset_keeps_the_shares_of_strata():
@@ -289,7 +261,7 @@ def test_subset_keeps_the_shares_of_strata():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_validation_is_parted_into_halves_never_through_a_group(seed):
+def test_validation_is_divided_into_halves_without_dividing_a_group(seed):
     groups = [i // 5 for i in range(100)]
     generators = [("camera", "sdxl", "camera", "flux")[i % 4] for i in range(100)]
     dataset = rows(100, group=[f"g{group}" for group in groups], generator=generators)
@@ -301,7 +273,7 @@ def test_validation_is_parted_into_halves_never_through_a_group(seed):
         assert 22 <= sum(half["label"]) <= 28
 
 
-def test_parting_validation_is_seeded_and_balances_generators():
+def test_halves_of_validation_are_seeded_and_balance_generators():
     generators = ["camera" if i % 2 == 0 else ("sdxl", "flux")[i // 50] for i in range(100)]
     dataset = rows(100, generator=generators)
     halves = split_validation(dataset)
@@ -311,7 +283,7 @@ def test_parting_validation_is_seeded_and_balances_generators():
     assert halves[0]["number"][:] != split_validation(dataset, 43)[0]["number"][:]
 
 
-def test_validation_too_small_to_be_parted():
+def test_validation_too_small_to_be_divided():
     dataset = rows(4, group=["a", "a", "a", "b"])
     message = refuses(split_validation, dataset)
     assert "4 images" in message and "no 'real' image" in message and "smaller groups" in message

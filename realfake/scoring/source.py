@@ -26,8 +26,6 @@ from realfake.corpus.splits import TRAIN
 # Chunk size of streams, whose length is unknown.
 STREAMED_CHUNK = 1024
 _SMALLEST_CHUNK, _LARGEST_CHUNK, _CHUNKS = 64, 4096, 64
-# The index of a listing has the position of every 64th path.
-_INDEXED = 64
 _ROWS_AT_ONCE = 16
 _STREAMED_FILES = {".parquet": "parquet", ".tar": "webdataset"}
 
@@ -62,24 +60,20 @@ class FolderSegment:
         self._folder = folder
         self._listing = listing
         self._offsets = np.load(_index_of(listing), mmap_mode="r")
-        self.rows: int | None = int(self._offsets[-1])
+        self.rows: int | None = len(self._offsets) - 1
 
     def read(self, start: int, stop: int | None) -> Iterator[Row]:
         """Yield the rows from `start` to `stop`."""
-        block, skipped = divmod(start, _INDEXED)
-        left = (self.rows if stop is None else min(stop, self.rows)) - start
+        stop = self.rows if stop is None else min(stop, self.rows)
+        if start >= stop:
+            return
+        offsets = self._offsets[start : stop + 1].tolist()
         with open(self._listing, "rb") as file:
-            file.seek(int(self._offsets[block]))
-            rest = b""
-            while left > 0:
-                names = (rest + file.read(1 << 16)).split(b"\0")
-                rest = names.pop()
-                for name in names[skipped:][:left]:
-                    path = os.fsdecode(name)
-                    shown = _printable(path)
-                    yield Row(shown, shown, {"bytes": None, "path": str(self._folder / path)})
-                    left -= 1
-                skipped = max(0, skipped - len(names))
+            file.seek(offsets[0])
+            for position, end in zip(offsets, offsets[1:]):
+                path = os.fsdecode(file.read(end - position))
+                shown = _printable(path)
+                yield Row(shown, shown, {"bytes": None, "path": str(self._folder / path)})
 
 
 class TableSegment:
@@ -249,25 +243,22 @@ def iter_images(folder: Path) -> Iterator[tuple[bytes, int]]:
 
 
 def list_images(folder: Path, scratch: Path) -> str:
-    """Write the paths of the images below a folder into a listing, with an index.
+    """Write the paths of the images below a folder into a listing, and their positions.
 
     Returns:
         A fingerprint of paths and sizes, which is part of the listing's name. A folder that
         changed gets another listing, so a run that still reads the old one is not disturbed.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    digest, count, offsets, position = hashlib.sha256(), 0, array("Q"), 0
+    digest, offsets = hashlib.sha256(), array("Q", [0])
     temporary = scratch / f"listing.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
         for path, size in iter_images(folder):
-            if count % _INDEXED == 0:
-                offsets.append(position)
             digest.update(b"%s\0%d\0" % (path, size))
-            position += file.write(path + b"\0")
-            count += 1
+            offsets.append(offsets[-1] + file.write(path))
     fingerprint = digest.hexdigest()[:32]
     index = temporary.with_suffix(".npy")
-    np.save(index, np.array([*offsets, count], dtype=np.uint64))
+    np.save(index, np.frombuffer(offsets, dtype=np.uint64))
     os.replace(index, _index_of(_listing(scratch, fingerprint)))
     os.replace(temporary, _listing(scratch, fingerprint))
     return fingerprint
