@@ -1,4 +1,4 @@
-"""The soak: that it holds with a few users for seconds, and that it notices each way of breaking a promise."""
+"""The soak: it passes with a few users for seconds, and it detects each kind of failure."""
 
 import importlib
 import json

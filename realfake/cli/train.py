@@ -20,7 +20,8 @@ def parse(argv: Sequence[str]) -> "Arguments":
     """
     from realfake.training import arguments
 
-    return arguments.parse(argv)
+    script = sys.argv[0].endswith("train_hf.py")
+    return arguments.parse(argv, "train_hf.py" if script else "realfake train")
 
 
 def run(arguments: "Arguments") -> int:
