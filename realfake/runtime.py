@@ -7,6 +7,7 @@ glibc maps each block from the system and unmaps it again, which takes longer th
 
 import contextlib
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,12 +24,13 @@ LARGEST_KEPT = 2**27
 # Bytes that may stay free at the end of the heap.
 KEPT = 2**30
 _STEP = 2**26
+# Bytes above which a server returns its free memory at once, not only when it is idle.
+RESIDENT_LIMIT = 2**31
 # Share of a core below which a process counts as idle.
 _IDLE = 0.1
-# CPU seconds after which there may be memory to give back.
+_IDLE_SECONDS = 5.0
+# CPU seconds after which there may be memory to return.
 _WORKED = 0.5
-# Seconds after which a process that is never idle gives memory back.
-_BUSY_SECONDS = 60.0
 
 
 def keep_freed_memory() -> bool:
@@ -64,32 +66,39 @@ def give_back_memory() -> bool:
         return False
 
 
-def give_back_memory_when_idle(every: float = 5.0) -> threading.Thread:
-    """Return free memory to the system after work, on a thread that ends with the process.
+def keep_memory_low(limit: int = RESIDENT_LIMIT, every: float = 1.0) -> threading.Thread:
+    """Return free memory to the system when the process is idle or large, on a daemon thread.
 
     Args:
-        every: Seconds between two checks. Memory is returned after an idle interval of this length,
-            and once a minute if there is none.
+        limit: Bytes of resident memory above which the process counts as large.
+        every: Seconds between two checks.
 
     Returns:
         The thread.
     """
 
     def run() -> None:
-        given_back, given_back_at = 0.0, time.monotonic()
+        idle, given_back = 0.0, 0.0
         while True:
             before = time.process_time()
             time.sleep(every)
             now = time.process_time()
-            idle = now - before < _IDLE * every
-            late = time.monotonic() - given_back_at > _BUSY_SECONDS
-            if now - given_back > _WORKED and (idle or late):
+            idle = idle + every if now - before < _IDLE * every else 0.0
+            if now - given_back > _WORKED and (idle >= _IDLE_SECONDS or _resident() > limit):
                 give_back_memory()
-                given_back, given_back_at = time.process_time(), time.monotonic()
+                given_back = time.process_time()
 
     thread = threading.Thread(target=run, name="memory", daemon=True)
     thread.start()
     return thread
+
+
+def _resident() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 from realfake.detector import Detector
-from realfake.runtime import give_back_memory_when_idle
+from realfake.runtime import keep_memory_low
 from realfake.space import gradio_patches
 from realfake.space.api import add_api
 from realfake.space.batch import build_batch
@@ -95,7 +95,7 @@ def launch(page: Page) -> None:
     os.environ.setdefault(TRUSTED_PROXIES, PRIVATE_NETWORKS)
     keep_tidy(page.blocks, every=DELETE_CACHE[0], age=sum(DELETE_CACHE))
     gradio_patches.apply()
-    give_back_memory_when_idle()
+    keep_memory_low()
     # Without a port, Gradio takes the next free one.
     port = int(os.environ.get("GRADIO_SERVER_PORT") or DEFAULT_PORT)
     app = {"routes": routes(page.detector, missing=page.missing), "middleware": protection}
