@@ -1,4 +1,12 @@
-"""The command that measures a checkpoint's maps and chooses its attribution method."""
+"""Measure how faithful the maps of each attribution method are.
+
+realfake evaluate explanations runs/vit --dataset ./corpus --layers 6 --store -o runs/vit
+realfake evaluate explanations runs/vit --dataset ./corpus --split test -o runs/vit
+
+Choose the method and the layer on validation images, and report them once on test images. The
+command writes explanations.md and explanations.json, which the card shows. To continue an
+interrupted run, give the same command again.
+"""
 
 import argparse
 import contextlib
@@ -9,15 +17,7 @@ from realfake.cli import options as cli_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Measure how faithful the maps of each attribution method are.
-
-    realfake evaluate explanations runs/vit --dataset ./corpus --layers 6 --store -o runs/vit
-    realfake evaluate explanations runs/vit --dataset ./corpus --split test -o runs/vit
-
-    Choose the method and the layer on validation images, and report them once on test images. The
-    command writes explanations.md and explanations.json, which the card shows. To continue an
-    interrupted run, give the same command again.
-    """
+    """Add the options."""
     from realfake.attribution import METHOD_NAMES
 
     at_least = cli_options.at_least
