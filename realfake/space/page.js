@@ -95,8 +95,8 @@ function blend() {
     if (picture) picture.style.opacity = blended;
 }
 
-async function save(figure) {
-    const [plain, coloured] = figure.querySelectorAll("img");
+async function save(picture) {
+    const [plain, coloured] = picture.querySelectorAll("img");
     const canvas = document.createElement("canvas");
     canvas.width = plain.naturalWidth;
     canvas.height = plain.naturalHeight;
@@ -105,19 +105,19 @@ async function save(figure) {
     context.globalAlpha = strength();
     context.drawImage(coloured, 0, 0);
     const link = document.createElement("a");
-    link.download = figure.dataset.name;
+    link.download = picture.dataset.name;
     link.href = canvas.toDataURL("image/jpeg", 0.92);
     link.click();
 }
 
-function enlarge(figure) {
+function enlarge(picture) {
     if (document.fullscreenElement) document.exitFullscreen();
-    else figure.requestFullscreen();
+    else picture.requestFullscreen();
 }
 
 document.addEventListener("click", event => {
     const button = event.target.closest("#rf-map [data-act]");
-    if (button) ({save, enlarge})[button.dataset.act](button.closest("figure"));
+    if (button) ({save, enlarge})[button.dataset.act](button.closest(".rf-picture"));
 });
 // The thumbnails of the examples are buttons without a text, and Gradio draws them again at times.
 function nameExamples() {
