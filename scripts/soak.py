@@ -2,6 +2,7 @@
 
     python scripts/soak.py                          # 64 users for 10 minutes, after 10 minutes
     python scripts/soak.py --users 8 --minutes 0.1  # a short test
+    python scripts/soak.py --page --minutes 5       # the memory of one visitor's use of the page
 
 Users send drawn pictures of mixed sizes and formats to `/predict`, in all three forms of a request;
 5 % of the files are broken. Then more users come than the Space can serve, half of them hang up,
@@ -9,6 +10,9 @@ and a single request follows. Requirements: the score of a picture equals that o
 offline. Broken files are refused (4xx). The only other answer is "busy" (503, or 429 with a time).
 Every request is answered. Memory does not grow after it has settled. A single request is fast again
 within seconds. Exit status 1: a requirement failed. `soak.json` holds the figures.
+
+With --page, one visitor draws all six kinds of maps for pictures from 20 pixels to 36 megapixels,
+then judges a batch and compares detectors. Requirement: the page never holds more than 3 GiB.
 """
 
 import argparse
@@ -20,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from soaking.files import File, draw_files, told_apart
@@ -152,6 +157,20 @@ def table(report: dict) -> str:
     return "\n".join(f"{name:<{width}}  {words}" for name, words in rows)
 
 
+def measure_page(options: argparse.Namespace) -> int:
+    """Measure the memory of one visitor's use; return 1 if the page held too much."""
+    from benchmarks.serving import serving
+    from soaking import visitor
+
+    with tempfile.TemporaryDirectory() as work:
+        pictures = visitor.draw_pictures(Path(work) / "drawn")
+        with serving(Path(work), "app.py") as server:
+            visit = visitor.visit(server.url, server.pid, pictures, options.minutes)
+    Path(options.report).write_text(json.dumps(asdict(visit), indent=2) + "\n")
+    print(visitor.table(visit))
+    return int(visit.most > visitor.MOST or bool(visit.failures))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Start a Space, load it, and say what stood; 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -167,12 +186,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=60, help="How many different ones.")
     parser.add_argument("--seed", type=int, default=0, help="Of who sends what.")
     parser.add_argument("--report", default="soak.json", help="JSON file of the figures.")
+    parser.add_argument(
+        "--page", action="store_true", help="Measure the memory of one visitor's use of the page."
+    )
     options = parser.parse_args(arguments)
     from benchmarks.serving import serving
 
     from realfake.detector import Detector
 
     os.environ.pop("REALFAKE_MODEL", None)  # the bundled one, as offline
+    if options.page:
+        return measure_page(options)
     with tempfile.TemporaryDirectory() as work:
         files = draw_files(
             Detector.from_pretrained(device="cpu"), Path(work) / "drawn", options.pictures

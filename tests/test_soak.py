@@ -5,9 +5,11 @@ import json
 import re
 import sys
 import threading
+from contextlib import nullcontext
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -216,3 +218,19 @@ def test_memory_of_this_process(memory):
     if sys.platform == "linux":
         assert len(watched.samples) > 2 and all(10 < held < 100_000 for _, held in watched.samples)
     assert memory.resident(2**30) is None
+
+
+def test_the_memory_of_a_visit_decides_the_exit_status(soak, module, tmp_path, monkeypatch, capsys):
+    import benchmarks.serving as serving
+
+    visitor = module("soaking.visitor")
+    server = SimpleNamespace(url="http://127.0.0.1:1", pid=1)
+    monkeypatch.setattr(serving, "serving", lambda *_: nullcontext(server))
+    monkeypatch.setattr(visitor, "draw_pictures", lambda folder: [])
+    report = tmp_path / "soak.json"
+    for most, failures, status in ((2000.0, [], 0), (4000.0, [], 1), (2000.0, ["a map"], 1)):
+        visit = visitor.Visit(600.0, most, 700.0, [(1.0, "a map", 900.0)], [], failures)
+        monkeypatch.setattr(visitor, "visit", lambda *_, visit=visit: visit)
+        assert soak.main(["--page", "--report", str(report)]) == status
+        assert json.loads(report.read_text())["most"] == most
+    assert "limit 3072" in capsys.readouterr().out
