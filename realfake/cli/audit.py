@@ -12,6 +12,7 @@ copy is audited too, and --strict then judges the copy.
 
 import argparse
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
+    # The probes are small; several threads would only wait for each other on a busy machine.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     options.add_corpus(parser, measured=False)
     options.add_limits(parser, "train", "validation", "test")
     options.add_output(parser, "folder of the report; an older report is overwritten")
