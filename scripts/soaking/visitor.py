@@ -86,8 +86,8 @@ def visit(url: str, pid: int, pictures: Sequence[Path], minutes: float) -> Visit
         def explain(picture: Path, method: str) -> None:
             client.predict(handle_file(str(picture)), method, "ai", 0.5, api_name="/explain")
 
-        for picture in itertools.cycle(pictures):
-            if time.monotonic() - began > 60 * minutes:
+        for number, picture in enumerate(itertools.cycle(pictures)):
+            if number >= len(pictures) and time.monotonic() - began > 60 * minutes:
                 break
             # Two at once: the visitor changes the method while a map is drawn.
             maps = [
