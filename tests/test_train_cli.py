@@ -473,6 +473,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_continues(corpus, tiny_vit, tmp_p
     words = command(
         corpus, folder, *steps.split(), "--load_best_model_at_end", "False", model=tiny_vit
     )
+    words[words.index("--disable_tqdm") + 1] = "False"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train_hf.py"), *words],
         stdout=subprocess.PIPE,
@@ -482,7 +483,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_continues(corpus, tiny_vit, tmp_p
     while process.poll() is None and not list(folder.glob("checkpoint-*/trainer_state.json")):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors[-2000:]
     assert "Traceback" not in errors
     assert errors.strip().splitlines()[-1] == "stopped; give the same command again to continue"

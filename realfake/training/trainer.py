@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -214,7 +215,12 @@ class DetectorTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.average = None
-        output = super().train(*args, **kwargs)
+        try:
+            output = super().train(*args, **kwargs)
+        finally:  # an open progress bar would be printed after an error line
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                    callback.training_bar.close()
         if self.average is not None:  # without --load_best_model_at_end
             self.average.adopt()
             self.average = None
