@@ -304,18 +304,19 @@ class _Parser(HfArgumentParser):
         raise ValueError(f"{message}; see --help.")
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], program: str = "realfake train") -> Arguments:
     """Parse the command line of a training.
 
     Args:
         argv: The options, without the program.
+        program: Name of the program, for `--help`.
 
     Raises:
         ValueError: An option is unknown, or its value is invalid, alone or with the others.
     """
     # Abbreviations are refused: `--hub_tok` would bypass the redaction of tokens by name.
     parser = _Parser(
-        (ModelArguments, DataArguments, RunArguments), prog="realfake train", allow_abbrev=False
+        (ModelArguments, DataArguments, RunArguments), prog=program, allow_abbrev=False
     )
     *groups, unknown = parser.parse_args_into_dataclasses(
         args=list(argv), return_remaining_strings=True
