@@ -1,4 +1,4 @@
-"""The process's memory: freed blocks are reused, all threads share them, and an idle page returns them."""
+"""Memory: freed blocks are reused, all threads share them, and an idle page returns them."""
 
 import ctypes
 import platform

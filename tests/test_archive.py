@@ -134,7 +134,7 @@ def test_too_many_files_too_many_bytes_and_bombs_are_refused_before_reading(tmp_
 
 
 def _directory(path, count: int, said: int, zip64: bool = False):
-    """An archive that is all directory: `count` entries without a name, where the record at its end says `said`."""
+    """An archive of `count` entries without names, whose last record says `said`."""
     entries = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *[0] * 16) * count
     tail = struct.pack(
         "<4s4H2LH", b"PK\x05\x06", 0, 0, min(said, 0xFFFF), min(said, 0xFFFF), len(entries), 0, 0

@@ -159,7 +159,7 @@ def test_rescale_covers_its_range_and_keeps_geometry(only, strength, low, high):
     factors = []
     for _ in range(200):
         result = np.asarray(change(image, rng)).astype(float)
-        # away from the border, red rises by 1 / factor for each pixel of the result, green down the rows
+        # away from the border, red rises by 1 / factor per pixel of the result, green per row
         across = (result[45, 80, 0] - result[45, 10, 0]) / 70
         down = (result[80, 45, 1] - result[10, 45, 1]) / 70
         assert across == pytest.approx(down, abs=0.04)

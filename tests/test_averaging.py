@@ -1,4 +1,4 @@
-"""The average of the weights: its values by hand, what is measured and saved with it, and runs that were interrupted."""
+"""Averaged weights: values by hand, measurements, saved files, and interrupted runs."""
 
 import numpy as np
 import pytest
@@ -175,7 +175,7 @@ def test_averaging_can_be_switched_on_and_off_between_interruptions(
     seen = Weights(second.model)
     second.add_callback(seen)
     second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    # Either way the training goes on from the weights that were trained, and ends with the same ones.
+    # The training continues from the trained weights, not from their average.
     for name, tensor in weights.seen[-1].items():
         assert torch.equal(tensor, seen.seen[-1][name]), name
 

@@ -12,7 +12,7 @@ from realfake.models.folding import fold_batch_norms
 
 
 class Classifier(nn.Module):
-    """A convolution, its normalisation, and a second way by which the convolution's output reaches the answer."""
+    """A convolution, its normalisation, and a second use of the convolution's output."""
 
     def __init__(self, leak: float):
         super().__init__()

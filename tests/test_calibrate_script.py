@@ -1,4 +1,4 @@
-"""realfake/cli/calibrate.py: an over-confident checkpoint comes to the noise floor, for every consumer, and nothing gets worse."""
+"""`realfake calibrate`: the ECE of an over-confident checkpoint falls to the noise floor."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def draw_noisy_corpus(folder: Path) -> Path:
 
 
 def give_head(folder: Path, corpus: Path, factor: float) -> None:
-    """Let the checkpoint tell pictures with a residue from others, as sure of it as the labels allow times `factor`."""
+    """Train the checkpoint to find a residue, then multiply its log-odds by `factor`."""
     detector = Detector.from_pretrained(folder, label_map=MANY if "many" in folder.name else None)
     files = sorted((corpus / "train").glob("*/*.jpg"))
     pixels = torch.cat(detector._batches([open_image(file) for file in files]))
@@ -203,7 +203,7 @@ def test_many_classes_whose_names_say_nothing(capsys, corpus, tmp_path):
     assert p_ai == pytest.approx(detector.predict(file).probabilities["ai"], abs=1e-6)
     content = strict(out / "evaluation.json")
     assert set(content) == {"selection", "calibration", "selection-degraded", "test"}
-    # Fitted under the degradations, it holds under them: what the selection part has no share in shows it.
+    # Fitted on degraded images, it holds on degraded images of the selection half.
     after = content["selection-degraded"]["figures"]["summary"]
     before = content["selection-degraded"]["before_calibration"]["summary"]
     assert before["ece"]["value"] > before["ece_noise_floor"]["high"]

@@ -1,4 +1,4 @@
-"""Checkpoints that open, and those that do not: each of a user's mistakes gets one line that names the fix."""
+"""Opening checkpoints: each mistake of a user gets one line that names the fix."""
 
 import json
 import shutil
@@ -310,7 +310,7 @@ def test_build_takes_the_image_size_from_the_overrides():
 
 
 def test_what_is_built_can_be_opened_again(tmp_path):
-    # The names of the stages, which the configuration checks when it is read, follow from their number.
+    # The configuration checks the names of the stages, which follow from their number.
     overrides = {"num_stages": 2, "depths": [1, 1], "hidden_sizes": [8, 16]}
     model, processor = build_classifier("convnextv2", overrides=overrides, image_size=32)
     model.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Several runs compared: figures against other implementations, and the two scripts from command line to table.
+"""Several runs compared: figures against other implementations, and the two commands.
 
 The runs are in-process here; that they are processes of their own is tried once.
 """

@@ -1,4 +1,4 @@
-"""What goes wrong around the program: a Hub that fails, a disk that is full, a process that is killed, two at once.
+"""Faults: a Hub that fails, a full disk, a killed process, two processes at once.
 
 Nothing that was complete may be lost, nothing half may be loaded, and the next run continues.
 """
@@ -49,7 +49,7 @@ def bundled(tiny_vit, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def knowing(tmp_path_factory):
-    """A checkpoint with everything that changes a verdict: weights, thresholds, and what it calls novel."""
+    """A checkpoint with all that changes a verdict: weights, thresholds, the OOD reference."""
     folder = save_tiny("vit", tmp_path_factory.mktemp("knowing") / "vit", seed=7)
     pictures, truth = (
         [draw_picture(40, seed, bool(seed % 2)) for seed in range(40)],
@@ -508,7 +508,8 @@ def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
     before = hub.files("user/run")
     hub.fail_next("/user/run/commit/", "stall", times=1)
     code = (
-        "from realfake.training import publishing\nfrom realfake.training.arguments import RunArguments\n"
+        "from realfake.training import publishing\n"
+        "from realfake.training.arguments import RunArguments\n"
         f"publishing.push(RunArguments(output_dir={str(folder)!r}, hub_model_id='user/run'))"
     )
     environment = {**os.environ, **hub.environment, "PYTHONPATH": str(ROOT)}

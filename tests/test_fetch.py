@@ -258,7 +258,7 @@ def test_redirect_to_a_private_address_is_refused(public, server, path):
     ],
 )
 def test_addresses_in_other_notations_are_refused(public, server, host):
-    """What `inet_aton` takes for an address is one to the resolver too, and is checked as what it stands for."""
+    """Every notation that `inet_aton` reads is an address, and is checked as one."""
     with pytest.raises(ValueError, match="is not public|not a valid URL"):
         fetch(f"http://{host}:{server.server_port}/image")
     assert server.connected == [] and server.seen == []
@@ -283,7 +283,7 @@ def test_addresses_in_other_notations_are_refused(public, server, host):
     ],
 )
 def test_what_looks_like_another_host_reaches_nothing_private(public, server, trick):
-    """Wherever such a URL leads, it is the checked address that is connected to, and that is public."""
+    """The connection goes to the checked address, which is public."""
     try:
         fetch(trick.format(port=server.server_port))
     except (ValueError, OSError) as error:
@@ -428,7 +428,7 @@ def test_messages_are_one_line_without_secrets(url, path):
 
 
 def test_tls_asks_for_the_name_not_the_address(public, monkeypatch):
-    """SNI and the certificate check must see the host's name although the connection goes to an address."""
+    """SNI and the certificate check see the host's name, not the address."""
     names = []
 
     class Stop(OSError):

@@ -1,4 +1,4 @@
-"""The backbone's learning rate, CutMix and the consistency loss, each against a hand computation."""
+"""The backbone's learning rate, CutMix and the consistency loss, computed by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Where the seen part lies: against arithmetic done by hand, and against bright patches planted in pictures."""
+"""The visible region: against arithmetic by hand, and against bright patches in pictures."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The second stage: which images are hard, what they are mixed with, and what is said of it afterwards."""
+"""The second stage: which images are hard, the mixture, and the report."""
 
 import json
 import shutil

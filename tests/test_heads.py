@@ -1,4 +1,4 @@
-"""The last linear layer: folding a calibration into it is exact, and what is frozen or dropped out is what was said."""
+"""The last linear layer: folding is exact; the named parts are frozen or dropped out."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What strangers send: every bad file ends in an answer or in one line, within bounds of time and memory."""
+"""Hostile files: an answer or one error line, within bounds of time and memory."""
 
 import importlib.util
 import json
@@ -164,7 +164,7 @@ for name, data in files.items():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
 def test_bad_files_take_little_memory():
-    """With the allocator as a server sets it: what is cleared for a file comes from memory that was used before."""
+    """With the allocator of a server: the memory of a file is reused."""
     done = subprocess.run(
         [
             sys.executable,
@@ -491,7 +491,7 @@ def _picture(name):
 
 
 def test_bands_of_rows_are_scaled_alike():
-    """A large image is converted in bands of a million pixels; what is white is decided over all of them."""
+    """A large image is converted in bands of a million pixels; the white level is common."""
     values = np.zeros((2100, 1000), np.float32)
     values[:1100], values[1100:] = 100.0, 50_000.0
     result = np.asarray(open_image(encode(Image.fromarray(values), "TIFF")))

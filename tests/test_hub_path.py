@@ -1,8 +1,8 @@
-"""The way through the Hub, with the stock clients: train and push, pull with Transformers, serve in the Space.
+"""The Hub with the stock clients: train and push, open with transformers, serve in the Space.
 
-Two tiny checkpoints are trained and pushed by `train_hf.py` as a process of its own, one on a folder and one on a Hub
-dataset; what follows looks at what arrived. A third run streams its corpus and is refused, and further pushes fail in
-the ways that pushes fail.
+`train_hf.py` trains and pushes two tiny checkpoints in processes of their own, one on a folder and
+one on a Hub dataset. The tests examine what arrived. A third run streams its corpus and is refused;
+further pushes fail in several ways.
 """
 
 import importlib.util
@@ -140,7 +140,7 @@ class Pushed:
 
 @pytest.fixture(scope="module", params=["vit", "convnext"])
 def pushed(request, hub, corpus_folder, hub_corpus, tmp_path_factory) -> Pushed:
-    """`train_hf.py --push_to_hub` in a process of its own: the ViT on a folder, the ConvNeXt on a Hub dataset."""
+    """`train_hf.py --push_to_hub`: the ViT on a folder, the ConvNeXt on a Hub dataset."""
     name = request.param
     corpus = str(corpus_folder) if name == "vit" else hub_corpus
     work = tmp_path_factory.mktemp(name)
@@ -284,7 +284,7 @@ def test_the_stock_pipeline_gives_the_detectors_calibrated_probabilities(hub, pu
             assert score[name] == pytest.approx(prediction.probabilities[name], abs=1e-5)
     assert len({round(prediction.log_odds, 4) for prediction in predictions}) == len(pictures)
 
-    # The best checkpoint as training left it: its margins, divided by T and shifted by b, are what everyone is given.
+    # The pushed log-odds are those of the best checkpoint, divided by T and shifted by b.
     facts = pushed.config["realfake"]["calibration"]
     assert abs(facts["temperature"] - 1) > 0.02 and facts["folded"] is True
     step = pushed.facts["best_step"]
@@ -303,7 +303,7 @@ def test_the_stock_pipeline_gives_the_detectors_calibrated_probabilities(hub, pu
 
 @contextmanager
 def space(hub, folder: Path, model: str, **more):
-    """`app.py` in a process of its own, with a cache of its own. Yields a client, and the process's log."""
+    """Start `app.py` with its own cache, and yield a client and the log."""
     from gradio_client import Client
 
     port = free_port()
@@ -701,7 +701,7 @@ def test_a_failed_push_leaves_the_folder_whole_and_names_the_command(
 
 
 def test_a_second_push_replaces_the_figures_of_the_first(hub, pushed, tmp_path):
-    """Other weights, measured on something else: what is not there any more must not stay on the Hub."""
+    """Other weights with other measurements: old figures must not stay on the Hub."""
     folder = shutil.copytree(pushed.folder, tmp_path / "run")
     repo = f"user/{tmp_path.name}"
     hub.put(

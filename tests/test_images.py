@@ -97,7 +97,7 @@ def test_orientation_is_applied_once(format, orientation, tmp_path):
     result = open_image(path)
     np.testing.assert_array_equal(np.asarray(result), np.asarray(load_image(str(path))))
     assert result.size == ((40, 30) if orientation < 5 else (30, 40))
-    # Nothing is left that a later step could turn by: not in the object, not in a file written from it.
+    # No orientation is left for a later step, in the object or in a file written from it.
     np.testing.assert_array_equal(np.asarray(load_image(result)), np.asarray(result))
     assert open_image(result).size == result.size and not result.getexif()
 
@@ -372,7 +372,7 @@ def test_bombs_are_refused_before_allocation():
 
 @pytest.mark.filterwarnings("error")
 def test_our_limit_rules_not_pillows():
-    # Pillow warns above 89 million pixels and raises above 179 million; here only max_pixels counts.
+    # Pillow warns above 89 million pixels and raises above 179 million; max_pixels decides.
     with pytest.raises(ValueError, match="truncated|damaged"):
         open_image(png_of_size(95_000, 1_000))
     with pytest.raises(ValueError, match="truncated|damaged"):

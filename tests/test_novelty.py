@@ -1,4 +1,4 @@
-"""Novelty against distances and p-values worked out by hand, on every architecture, and through files and the Hub."""
+"""The OOD reference: distances and p-values by hand, every architecture, files, the Hub."""
 
 import json
 import shutil
@@ -55,7 +55,8 @@ def png(image):
 
 
 def test_distance_by_hand():
-    # Standardised: (3 - 1) / 2 = 1 along the component (1, 0, 0) of variance 4, and 0, 2 across, where it is 0.5.
+    # Standardised: (3 - 1) / 2 = 1 along the component (1, 0, 0) of variance 4, and 0, 2 along
+    # the others, of variance 0.5.
     known = block([1, 0, 0], [2, 1, 1], [[1, 0, 0]], [4], 0.5)
     assert known.distance(np.array([[3.0, 0.0, 2.0]])) == pytest.approx((1 / 4 + 4 / 0.5) / 3)
     assert known.distance(np.array([[1.0, 0.0, 0.0]])) == 0
@@ -104,7 +105,8 @@ def test_p_values_by_hand():
         0.25, {"only": known}, {"real": np.array([1.0, 4.0, 9.0]), "ai": np.array([4.0])}
     )
     found = several.p_value({"only": np.array([[0.0], [1.0], [2.0], [2.5], [3.5], [np.nan]])})
-    # Scores 0, 1, 4, 6.25, 12.25: 3, 3, 2, 1, 0 of three real images are at least as unusual, and 1, 1, 1, 0, 0 of one ai.
+    # Scores 0, 1, 4, 6.25, 12.25: 3, 3, 2, 1, 0 of three real images are at least as unusual,
+    # and 1, 1, 1, 0, 0 of one ai image.
     real, ai = np.array([4, 4, 3, 2, 1, 1]) / 4, np.array([2, 2, 2, 1, 1, 1]) / 2
     np.testing.assert_allclose(found, np.maximum(real, ai))
     alone = OodReference(0.25, {"only": known}, {"real": several.scores["real"]})

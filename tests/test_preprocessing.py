@@ -49,7 +49,7 @@ FAST = {
     "beit": lambda: transformers.BeitImageProcessorPil(size=SQUARE, crop_size=SQUARE),
     "pvt": lambda: transformers.PvtImageProcessorPil(size=SQUARE),
 }
-# Their geometry is not in their settings (LeViT enlarges by 256/224), or they do something else to the pixels.
+# Their geometry is not in their settings (LeViT enlarges by 256/224), or they change pixels.
 STOCK = {
     "levit": transformers.LevitImageProcessorPil,
     "poolformer": transformers.PoolFormerImageProcessorPil,

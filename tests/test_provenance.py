@@ -1,4 +1,4 @@
-"""What a file says of its origin: real signatures, labels, generators' settings and cameras, read by structure."""
+"""Provenance: signatures, labels, settings of generators and cameras, read by structure."""
 
 import io
 import json
@@ -17,7 +17,10 @@ from realfake.provenance.metadata import MAX_XMP, read_blocks, read_xmp, term_of
 from realfake.provenance.reading import read_provenance
 
 MIMES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-A1111 = "a cat on a chair\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
+A1111 = (
+    "a cat on a chair\nNegative prompt: dog\n"
+    "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
+)
 COMFY = json.dumps({"3": {"class_type": "KSampler", "inputs": {"seed": 1}}})
 
 
@@ -50,7 +53,8 @@ def png_with(*chunks: tuple[bytes, bytes], last: bool = False) -> bytes:
 def xmp(source: str = AI_SOURCE, extra: str = "") -> bytes:
     return (
         '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
         f'Iptc4xmpExt:DigitalSourceType="{source}" {extra}/></rdf:RDF></x:xmpmeta>'
         '<?xpacket end="w"?>   '
@@ -361,7 +365,8 @@ def test_properties_nested_in_themselves_cost_no_more_than_their_length(name):
 
 def test_what_is_taken_from_a_packet_is_bounded():
     terms = "".join(
-        f"<DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/{'x' * 200}{number}</DigitalSourceType>"
+        f"<DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/{'x' * 200}{number}"
+        "</DigitalSourceType>"
         for number in range(2000)
     )
     packet = f'<x xmlns="{IPTC}"><y/>{terms}</x>'.encode()
@@ -371,7 +376,8 @@ def test_what_is_taken_from_a_packet_is_bounded():
     assert read_xmp([short]).source_types == tuple(map(str, range(32)))
     data = png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + short))
     assert len(kinds(data)["iptc"].detail) < 4000
-    behind = f'<x xmlns="{IPTC}">{"<y/>" * 20_000}<DigitalSourceType>{AI_SOURCE}</DigitalSourceType></x>'.encode()
+    label = f"<DigitalSourceType>{AI_SOURCE}</DigitalSourceType>"
+    behind = f'<x xmlns="{IPTC}">{"<y/>" * 20_000}{label}</x>'.encode()
     assert read_xmp([behind]) == read_xmp([])
     assert read_xmp([b" " * 2**21, xmp()]).source_types == ("trainedAlgorithmicMedia",)
     assert read_xmp([b" " * 2**21]).damaged

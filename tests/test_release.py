@@ -306,7 +306,7 @@ class Killed(BaseException):
 
 
 def kill_before(step: int, folder, patch) -> None:
-    """Let the program end before its `step`-th change among the files of a folder, counted from 0."""
+    """End the program before its `step`-th change of a file in a folder, counted from 0."""
     done = []
 
     def changed(change, *paths, **options):
@@ -321,7 +321,7 @@ def kill_before(step: int, folder, patch) -> None:
 
 
 def killed_at_every_step(folder, program, look, restore):
-    """What `look` says after `program` was killed at each of its steps, and at last when it was not."""
+    """Return what `look` finds after a kill at each step of `program`, and without a kill."""
     found = []
     for step in range(50):
         restore()

@@ -1,4 +1,4 @@
-"""The HTTP routes under the stock clients: each form of a request, each error, batches, and the documentation."""
+"""The HTTP routes with stock clients: forms of a request, errors, batches, documentation."""
 
 import base64
 import io
@@ -85,7 +85,10 @@ def form(file: bytes | None, name: str = "file", **fields: str) -> tuple[bytes, 
         for key, value in fields.items()
     ]
     if file is not None:
-        head = f'--xyz\r\nContent-Disposition: form-data; name="{name}"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+        head = (
+            f'--xyz\r\nContent-Disposition: form-data; name="{name}"; filename="x.jpg"'
+            "\r\nContent-Type: image/jpeg\r\n\r\n"
+        )
         parts.append(head.encode() + file + b"\r\n")
     return b"".join(parts) + b"--xyz--\r\n", "multipart/form-data; boundary=xyz"
 
@@ -354,7 +357,7 @@ def test_a_client_that_hangs_up_frees_its_place(detector):
         _until(lambda: counting.in_progress == 12 and decoded)
         for connection in connections:
             connection.close()
-        # None has an answer; the places are free all the same, and what waited for its turn is never decoded.
+        # None has an answer, but the places are free, and waiting images are never decoded.
         _until(lambda: counting.in_progress == 0)
         halt.set()
         gate.open.set()

@@ -1,4 +1,4 @@
-"""The hyperparameter search: what it draws reaches the training, its history is kept, and it can be interrupted."""
+"""The hyperparameter search: draws reach the training, history is kept, it continues."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The page as a server, without a browser: the files it serves, the limits, the log, the files it keeps."""
+"""The page as a server, without a browser: files, limits, log."""
 
 import io
 import json
@@ -39,7 +39,10 @@ def ask(url: str, body: bytes | None = None, **headers: str):
 
 def upload(url: str, name: str, data: bytes) -> str:
     """Upload a file as the page does; gives the path that the server has given it."""
-    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
+    head = (
+        f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"'
+        "\r\nContent-Type: image/png\r\n\r\n"
+    )
     body = head.encode() + data + b"\r\n--x--\r\n"
     status, answer, _ = ask(
         f"{url}/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x"

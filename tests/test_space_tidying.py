@@ -170,7 +170,7 @@ def test_a_file_that_vanishes_meanwhile_is_no_problem(folder, monkeypatch):
 
 
 class Blocks:
-    """The first look at it fails, the second finds a component with an example, the third ends the thread."""
+    """The first look fails, the second finds a component, the third ends the thread."""
 
     def __init__(self, example: Path):
         self.example, self.looks = example, 0

@@ -1,7 +1,7 @@
-"""`train_hf.py` from the command line to the finished folder, its interruptions, and what it says of mistakes.
+"""`train_hf.py` from the command line to the finished folder: interruptions and mistakes included.
 
-Most runs are in-process: `main()` with a patched `sys.argv`. A run that is killed and one of two processes are
-processes of their own.
+Most runs are in-process: `main()` with a patched `sys.argv`. Killed runs and runs of two processes
+are processes of their own.
 """
 
 import errno
@@ -53,7 +53,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(corpus, tiny_vit, tmp_path_factory):
-    """A finished run with early stopping, class weights, label smoothing and a board, chosen by AUROC."""
+    """A finished run with early stopping, class weights, label smoothing and TensorBoard."""
     folder = tmp_path_factory.mktemp("runs") / "vit"
     words = [
         "--num_train_epochs",
@@ -365,7 +365,8 @@ def test_a_stream(corpus, tiny_vit, tmp_path):
             for path in sorted((corpus / label).iterdir())[files]:
                 shutil.copy(path, split / name / label)
     folder = tmp_path / "run"
-    words = "--streaming True --max_steps 7 --eval_strategy steps --eval_steps 7 --save_strategy steps --save_steps 7"
+    words = "--streaming True --max_steps 7 --eval_strategy steps --eval_steps 7"
+    words += " --save_strategy steps --save_steps 7"
     assert main(split, folder, *words.split(), model=tiny_vit) == 0
     facts = facts_of(folder)
     assert (
@@ -606,7 +607,8 @@ def launched(machines: int) -> list[list[str]]:
     """What is typed on each of so many machines to start two processes in all."""
     launch = [sys.executable, "-m", "accelerate.commands.launch"]
     if machines == 1:
-        options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+        options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+        options += " --dynamo_backend no --main_process_port 0"
         return [[*launch, *options.split()]]
     launch += [
         "--config_file",
@@ -686,7 +688,8 @@ def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path, machines):
 GROUP = """
 import atexit, torch
 from realfake import distributed
-torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+store = torch.distributed.HashStore()
+torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
 model(torch.ones(1, 2)).sum().backward()
 model.hooks = [model]  # a cycle of references, such as a trainer is, still holds the group

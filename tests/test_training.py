@@ -1,4 +1,4 @@
-"""What the Trainer is given, piece by piece, and a few steps of it: what should move moves, what should not does not."""
+"""The parts of the trainer, and a few steps: what should change changes, the rest stays."""
 
 import json
 import shutil
@@ -188,7 +188,7 @@ def test_the_loss_by_hand(weighted, smoothing, tiny_vit, tmp_path):
     log_p = log_softmax(logits, axis=1)
     weights = np.array([2 / 3, 2.0]) if weighted else np.ones(2)
     plain = -(weights[labels] * log_p[np.arange(8), labels]).sum() / weights[labels].sum()
-    # torch's label smoothing: the part shared out is weighted by class, and divided by the labels' weights.
+    # torch's label smoothing: the shared part is weighted by class and divided by the weights.
     shared = -(weights * log_p).sum() / 2 / weights[labels].sum()
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, dict(batch)).item()
@@ -299,8 +299,8 @@ def test_batch_norm_momentum_is_torchs(tmp_path):
 
 
 def test_the_best_checkpoint_is_read_back(tiny_vit, sixteen, tmp_path):
-    # transformers saves some architectures under older names, which `Trainer` alone would not read back. "Best" is the
-    # highest loss here, so that it is not the last one, whose weights are in the model anyway.
+    # transformers saves some architectures under older names, which `Trainer` alone does not read.
+    # "Best" is the highest loss here, because the model has the last weights in any case.
     args = arguments(
         tmp_path,
         num_train_epochs=3,

@@ -1,4 +1,4 @@
-"""A detector on ZeroGPU: its arguments and results cross a process boundary; elsewhere nothing changes."""
+"""ZeroGPU: arguments and results cross a process boundary; elsewhere nothing changes."""
 
 import pickle
 import sys
@@ -17,7 +17,7 @@ class WorkerError(Exception):
 
 
 def spaces(zero_gpu: bool, calls: list) -> dict[str, types.ModuleType]:
-    """A stand-in for the `spaces` package; it pickles arguments and results, as the forked worker does."""
+    """A stand-in for `spaces`: it pickles arguments and results, as the forked worker does."""
     inside = []
 
     def gpu(duration):

@@ -20,8 +20,7 @@ def parse(argv: Sequence[str]) -> "Arguments":
     """
     from realfake.training import arguments
 
-    script = sys.argv[0].endswith("train_hf.py")
-    return arguments.parse(argv, "train_hf.py" if script else "realfake train")
+    return arguments.parse(argv)
 
 
 def run(arguments: "Arguments") -> int:

@@ -51,9 +51,9 @@ class EndpointHandler:
 
         Args:
             data: `inputs`, and `parameters`: `top_k` and `function_to_apply` as on the Hub;
-                `details` (`bool`); `map` (`bool`), with `method`, `target` (`"ai"` or `"real"`) and `opacity`
-                (0 to 1); `prior_ai`, the expected share of AI-generated images; `provenance` and
-                `stability` (`bool`), for `details`.
+                `details` (`bool`); `map` (`bool`), with `method`, `target` (`"ai"` or `"real"`) and
+                `opacity` (0 to 1); `prior_ai`, the expected share of AI-generated images;
+                `provenance` and `stability` (`bool`), for `details`.
 
         Returns:
             `[{"label", "score"}]`; or, for `details` or `map`, `{"scores": …, "answer": {…}}` and a
