@@ -79,7 +79,7 @@ def page(browser, url):
         yield page
 
 
-def test_dropping_an_image_is_all_it_takes(page, checkpoint):
+def test_a_dropped_image_is_answered(page, checkpoint):
     assert ENGLISH("empty.headline") in page.inner_text("#rf-verdict")
     drop(page, PHOTO)
     said = wait_for_verdict(page)
@@ -190,10 +190,11 @@ def test_stability_and_provenance_stand_beside_the_verdict(page):
 
 def test_a_picture_is_pasted(page):
     picture = PHOTO.with_name("coffee.jpg").read_bytes()
-    # What the browser does when a copied image is pasted, without the clipboard, which has no place in a headless browser.
+    # A headless browser has no clipboard: this one answers with a picture.
     page.evaluate(
         """async data => {
-            const image = await createImageBitmap(new Blob([new Uint8Array(data)], {type: "image/jpeg"}));
+            const blob = new Blob([new Uint8Array(data)], {type: "image/jpeg"});
+            const image = await createImageBitmap(blob);
             const canvas = new OffscreenCanvas(image.width, image.height);
             canvas.getContext("2d").drawImage(image, 0, 0);
             const png = await canvas.convertToBlob();
@@ -247,7 +248,7 @@ def test_reports_are_downloaded(page, browser, tmp_path):
     context.close()
 
 
-def test_a_correction_is_sent_without_consent_and_nothing_is_kept(page, server_folder):
+def test_a_correction_is_stored_with_consent_only(page, server_folder):
     kept = server_folder / "feedback"
     drop(page, PHOTO)
     wait_for_map(page)
@@ -267,7 +268,7 @@ def test_a_correction_is_sent_without_consent_and_nothing_is_kept(page, server_f
     )
 
 
-def test_a_file_that_is_no_image_is_refused_with_advice_and_the_old_answer_goes(page, tmp_path):
+def test_a_file_that_is_not_an_image_is_refused_with_advice(page, tmp_path):
     drop(page, PHOTO)
     wait_for_verdict(page)
     wait_for_map(page)
@@ -328,7 +329,8 @@ def open_tab(page, name: str) -> None:
     page.evaluate(
         """async () => {
             await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
-            const moving = document.getAnimations().filter(a => a.effect.getComputedTiming().endTime !== Infinity);
+            const ends = a => a.effect.getComputedTiming().endTime !== Infinity;
+            const moving = document.getAnimations().filter(ends);
             await Promise.allSettled(moving.map(a => a.finished));
         }"""
     )
@@ -383,6 +385,9 @@ def test_models_are_compared_side_by_side(page):
     )
     titles = page.locator("#rf-compared section h3").all_inner_texts()
     assert titles[0] == "tiny-detector" and len(titles) == 2
+    # The cards are about this image only.
+    page.locator("#rf-compare").get_by_label("Remove Image").click()
+    page.wait_for_function("() => !document.querySelector('#rf-compared section')?.offsetHeight")
 
 
 def test_the_record_of_the_checkpoint_is_shown(page, checkpoint):
@@ -463,7 +468,7 @@ def test_a_batch_is_cancelled_and_what_was_judged_is_kept(browser, slow_url, tmp
         assert page.locator("#rf-cancel").is_disabled()
 
 
-def test_a_new_image_drops_the_answer_on_its_way_to_the_old_one(browser, slow_url):
+def test_a_new_image_replaces_an_answer_that_is_on_its_way(browser, slow_url):
     with opened(browser, slow_url) as page:
         drop(page, PHOTO)
         first = wait_for_verdict(page)
@@ -471,8 +476,9 @@ def test_a_new_image_drops_the_answer_on_its_way_to_the_old_one(browser, slow_ur
         page.evaluate(
             """() => {
                 window.seen = [];
-                const note = () => window.seen.push(document.querySelector("#rf-verdict").innerText);
-                new MutationObserver(note).observe(document.querySelector("#rf-verdict"), {childList: true, subtree: true});
+                const card = document.querySelector("#rf-verdict");
+                const note = () => window.seen.push(card.innerText);
+                new MutationObserver(note).observe(card, {childList: true, subtree: true});
             }"""
         )
         page.get_by_role("button", name=ENGLISH("example.temple")).click()
@@ -517,17 +523,21 @@ def test_a_phone_shows_it_without_sideways_scrolling_and_the_answer_on_the_first
         open_tab(page, "batch")
         page.set_input_files("#rf-files input[type=file]", [PHOTO, OTHER_PHOTO])
         page.wait_for_function("() => !document.querySelector('#rf-csv').disabled")
-        cut = "() => { const t = document.querySelector('#rf-rows .rf-table'); return t.scrollWidth - t.clientWidth; }"
+        cut = """() => {
+            const table = document.querySelector('#rf-rows .rf-table');
+            return table.scrollWidth - table.clientWidth;
+        }"""
         assert page.evaluate(cut) <= 0, "a row's verdict is off the edge"
         assert page.evaluate(width) <= 360
 
 
 def test_nothing_on_a_phone_is_cut_off(browser, url):
-    """A slider's thumb is higher than its track: it shows only where the box around it leaves room."""
+    """A slider's thumb is higher than its track, so the box around it must leave room."""
     with opened(browser, url, width=390, height=844, has_touch=True, is_mobile=True) as page:
         room = page.evaluate(
             """() => [...document.querySelectorAll("#rf-layout input[type=range]")].map(slider => {
-                const track = slider.getBoundingClientRect(), box = slider.closest(".block").getBoundingClientRect();
+                const track = slider.getBoundingClientRect();
+                const box = slider.closest(".block").getBoundingClientRect();
                 return [slider.ariaLabel, box.bottom - track.bottom, track.top - box.top];
             })"""
         )

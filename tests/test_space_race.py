@@ -1,7 +1,7 @@
-"""An answer is shown only beside its own image, however fast a visitor changes image and settings.
+"""An answer is shown only beside its own image, however fast a visitor changes the image.
 
-The detector is replaced by one that reads its answer off the image and takes a random time. A script
-in the page compares what is shown with the image in the drop area, at every frame and every change.
+The detector is replaced by one that reads its answer from the image and takes a random time. A
+script in the page compares each frame with the image in the drop area and with the settings.
 """
 
 import hashlib
@@ -58,13 +58,17 @@ WATCH = """labels => {
     const text = selector => document.querySelector(selector)?.textContent.trim();
     window.shown = () => {
         const picture = document.querySelector("#rf-drop img");
-        const level = Number(picture && decodeURIComponent(picture.src).match(/grey-(\\d+)\\.png/)[1]);
+        const name = picture && decodeURIComponent(picture.src);
+        const level = Number(name && name.match(/grey-(\\d+)\\.png/)[1]);
         const alt = document.querySelector("#rf-map .rf-plain")?.alt;
-        const label = id => document.querySelector(`#${id} input:checked`).closest("label").textContent.trim();
+        const chosen = id => document.querySelector(`#${id} input:checked`).closest("label");
         return {
-            level, verdict: text("#rf-verdict [data-percent=ai]"), copy: text("#rf-stability td[data-percent]"),
-            map: text("#rf-evidence")?.match(/from (\\d\\.\\d\\d)/)?.[1], alt,
-            method: label("rf-method"), target: label("rf-target"), date: Date.now(),
+            level, alt,
+            verdict: text("#rf-verdict [data-percent=ai]"),
+            copy: text("#rf-stability td[data-percent]"),
+            map: text("#rf-evidence")?.match(/from (\\d\\.\\d\\d)/)?.[1],
+            method: chosen("rf-method").textContent.trim(),
+            target: chosen("rf-target").textContent.trim(),
         };
     };
     const look = kind => {
@@ -80,7 +84,8 @@ WATCH = """labels => {
             && (!settings || (now.alt.includes(now.method) && now.alt.includes(now.target)));
         if (!good) window.wrong.push({...now, kind});
     };
-    new MutationObserver(() => look("change")).observe(document.body, {childList: true, subtree: true, characterData: true});
+    const watched = {childList: true, subtree: true, characterData: true};
+    new MutationObserver(() => look("change")).observe(document.body, watched);
     const frame = () => { look("frame"); requestAnimationFrame(frame); };
     frame();
 }"""

@@ -105,7 +105,7 @@ def test_a_run_is_cancelled_and_a_newer_one_ends_an_older_one(tmp_path):
     assert list(older) == [(gr.skip(),) * 5]
 
 
-def test_a_verdict_that_flips_is_withheld_here_as_on_the_first_tab(tmp_path, opened, monkeypatch):
+def test_a_verdict_that_changes_is_withheld_on_every_tab(tmp_path, opened, monkeypatch):
     (path,) = pictures(tmp_path, 1)
     flipping = FakeDetector(variants=((0.9, AI), (0.1, "real")))
     *_, (_, drawn, _, csv_button, _) = Batch(flipping).judge({}, [path])
@@ -134,7 +134,7 @@ def test_a_detector_that_fails_fails_its_rows_and_not_the_run(tmp_path, caplog):
     assert "Not checked: 2" in shown(status) and "secret" not in drawn and "secret" in caplog.text
 
 
-def test_nothing_chosen_clears_the_table():
+def test_an_empty_choice_clears_the_table():
     ((status, drawn, *_),) = Batch(FakeDetector()).judge({}, None, request=Norwegian())
     assert words("nb")("batch.idle") in shown(status) and drawn == ""
 
@@ -182,7 +182,7 @@ def test_too_few_and_too_many_are_refused_with_advice(opened, tmp_path, models, 
     assert shown(step) == ENGLISH("compare.empty")
 
 
-def test_one_that_cannot_answer_leaves_the_others_standing(opened, tmp_path):
+def test_the_others_answer_if_one_detector_cannot(opened, tmp_path):
     (path,) = pictures(tmp_path, 1)
     *_, last = Compare(opened).compare({}, path, ["vit", "../../etc", HOSTILE])
     assert last.count("rf-problem") == 2 and "<img src=x" not in last
@@ -228,7 +228,7 @@ def test_the_records_figures_are_shown_with_their_intervals(evaluation):
 
 
 def test_the_roc_curve_through_the_bins_is_under_the_real_one(evaluation):
-    """The area under the polygon of the bins is the AUROC of scores rounded to their bin, so close to the real one."""
+    """Its area is the AUROC of scores rounded to their bin, so it is close to the AUROC."""
     figures = evaluation["test"]["figures"]
     x, y = np.array(quality.roc_corners(quality.reliability_bins(figures))).T
     assert (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
@@ -272,7 +272,7 @@ def test_degradations_are_a_table_of_generators(evaluation):
         ),
     ],
 )
-def test_a_checkpoint_without_a_record_is_said_to_have_none(evaluation, robustness):
+def test_a_checkpoint_without_a_record_says_so(evaluation, robustness):
     assert ENGLISH("quality.none") in shown(quality.quality(ENGLISH, evaluation, robustness))
 
 

@@ -36,7 +36,7 @@ MAX_FILE_SIZE = "32mb"
 DELETE_CACHE = (600, 1800)
 # Events that may wait; further ones are refused with "Queue is full".
 MAX_WAITING = 64
-# Sessions whose answer is kept for the sliders and the report, 12 MiB each.
+# Sessions whose answers are kept for the report, about 6 MiB each.
 MAX_SESSIONS = 50
 # Threads for event handlers. The events' own limits add up to less.
 MAX_THREADS = 16
