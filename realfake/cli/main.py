@@ -113,7 +113,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
     """Keep the lines of the examples; add defaults that are not obvious."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, []) or action.required:
+        if action.default in (None, []) or action.default is False or action.required:
             return action.help
         return super()._get_help_string(action)
 
