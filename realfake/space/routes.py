@@ -11,15 +11,12 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from fastapi import Request
-from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
@@ -29,6 +26,7 @@ from starlette.types import Message, Receive
 from realfake import hub_api
 from realfake.detector import Detector
 from realfake.space.batching import MAX_WAITING, Batcher, Busy
+from realfake.space.documentation import documentation_routes, request_body, responses
 from realfake.space.limits import MAX_IMAGE_BYTES, RETRY_AFTER
 
 logger = logging.getLogger(__name__)
@@ -43,7 +41,6 @@ _UNNAMED = (
     "binary/octet-stream",
     "application/x-www-form-urlencoded",
 )
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Refusal(Exception):
@@ -252,8 +249,8 @@ def routes(
             summary="Classify an image",
             description="As the Hub's image-classification API: send the image file, a form with a "
             "file, or JSON with base64 `inputs` and `parameters`.",
-            openapi_extra=_request_body(),
-            responses=_responses(detector),
+            openapi_extra=request_body(),
+            responses=responses(detector),
         ),
         APIRoute(
             "/health",
@@ -272,29 +269,7 @@ def routes(
             responses={503: {"description": "Busy; see `Retry-After`"}},
         ),
     ]
-    # Without Gradio's own 80 routes.
-    schema = get_openapi(
-        title=f"realfake: {detector.name}",
-        version="1",
-        description="Photograph or AI-generated? The probabilities are calibrated. A verdict is a "
-        "reason to look closer, not proof.",
-        routes=own,
-    )
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    page = environment.get_template("docs.html")
-
-    async def openapi() -> JSONResponse:
-        return JSONResponse(schema)
-
-    async def docs(request: Request) -> HTMLResponse:
-        return HTMLResponse(page.render(schema=schema, address=str(request.base_url).rstrip("/")))
-
-    return [
-        *own,
-        APIRoute("/openapi.json", openapi, name="openapi", include_in_schema=False),
-        APIRoute("/docs", docs, name="docs", include_in_schema=False),
-    ]
+    return [*own, *documentation_routes(own, f"realfake: {detector.name}")]
 
 
 def _from_json(body: bytes) -> tuple[bytes, hub_api.Parameters]:
@@ -364,60 +339,3 @@ def _error(status: int, message: str) -> JSONResponse:
     # The rest of a request that was too slow is not waited for.
     headers = {408: {"Connection": "close"}, 503: {"Retry-After": RETRY_AFTER}}.get(status)
     return JSONResponse({"error": message}, status, headers)
-
-
-def _request_body() -> dict[str, Any]:
-    options = {
-        "top_k": {
-            "type": "integer",
-            "minimum": 1,
-            "default": hub_api.TOP_K,
-            "description": "The number of classes in the answer.",
-        },
-        "function_to_apply": {
-            "type": "string",
-            "enum": list(hub_api.FUNCTIONS),
-            "default": "softmax",
-            "description": "The function of the logits that gives the scores.",
-        },
-    }
-    file = {"type": "string", "format": "binary", "description": "The image file."}
-    inputs = {"type": "string", "format": "byte", "description": "The image file in base64."}
-    parameters = {"type": "object", "properties": options}
-    form = _object(["file"], file=file, **options)
-    body = _object(["inputs"], inputs=inputs, parameters=parameters)
-    content = {"image/*": file, "multipart/form-data": form, "application/json": body}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {kind: {"schema": schema} for kind, schema in content.items()},
-        }
-    }
-
-
-def _responses(detector: Detector) -> dict[int, dict[str, Any]]:
-    names = [str(name) for name in detector.model.config.id2label.values()]
-    row = _object(
-        ["label", "score"], label={"type": "string", "enum": names}, score={"type": "number"}
-    )
-    error = _object(["error"], error={"type": "string"})
-    problems = {
-        400: "The request is not in one of the three forms",
-        408: "The request arrived too slowly",
-        413: "The image file is too large",
-        415: "The content type is not read",
-        422: "The file is not an image, or it is damaged, too small or too large in pixels",
-        503: "Busy; see `Retry-After`",
-    }
-    answers = {
-        200: ("The classes with their scores, the highest first", {"type": "array", "items": row})
-    }
-    answers |= {status: (message, error) for status, message in problems.items()}
-    return {
-        status: {"description": message, "content": {"application/json": {"schema": schema}}}
-        for status, (message, schema) in answers.items()
-    }
-
-
-def _object(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": required, "properties": properties}
