@@ -82,7 +82,7 @@ def test_consent_keeps_the_hash_the_answer_and_the_note_and_no_image(tmp_path):
     assert len(files(tmp_path)) == 1
 
 
-def test_the_image_is_kept_where_it_is_given_and_once(tmp_path):
+def test_an_image_is_kept_once(tmp_path):
     kept = Feedback(tmp_path)
     data = jpeg(0)
     for _ in range(2):
@@ -101,11 +101,11 @@ def test_an_image_that_was_not_judged_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("truth", "sha256"), [("fake", None), ("real", ""), ("real", "../../x"), (7, None)]
 )
-def test_what_makes_no_sense_is_refused(truth, sha256, tmp_path):
-    said = answer(jpeg(0))
-    said["sha256"] = said["sha256"] if sha256 is None else sha256
+def test_invalid_records_are_refused(truth, sha256, tmp_path):
+    wrong = answer(jpeg(0))
+    wrong["sha256"] = wrong["sha256"] if sha256 is None else sha256
     with pytest.raises(ValueError):
-        Feedback(tmp_path).record(said, consent=True, truth=truth)
+        Feedback(tmp_path).record(wrong, consent=True, truth=truth)
     assert files(tmp_path) == []
 
 
@@ -141,21 +141,21 @@ kept.record(answer, consent=True, image=open(sys.argv[2], "rb").read())
 """
 
 
-def test_a_page_that_is_killed_while_it_keeps_an_image_leaves_what_was_whole(tmp_path):
+def test_a_killed_process_leaves_whole_records(tmp_path):
     data, folder = jpeg(0), tmp_path / "feedback"
     (tmp_path / "x.jpg").write_bytes(data)
     arguments = [str(folder), str(tmp_path / "x.jpg"), hashlib.sha256(data).hexdigest()]
     killed = subprocess.run([sys.executable, "-c", _KILLED, *arguments], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     assert [entry["note"] for entry in read_feedback(folder)] == ["whole"]
-    # The next page keeps the image, and what lies half written is nobody's.
+    # The next process keeps the image; the unfinished file does not count.
     Feedback(folder).record(answer(data), consent=True, image=data)
     whole = [path for path in folder.glob("images/*") if not path.name.startswith(".")]
     assert [path.read_bytes() for path in whole] == [data]
     assert {entry["image"] for entry in read_feedback(folder)} == {None, f"images/{whole[0].name}"}
 
 
-def test_a_record_that_does_not_fit_on_the_disk_spoils_no_other(tmp_path):
+def test_a_record_that_does_not_fit_on_the_disk_leaves_the_others(tmp_path):
     resource = pytest.importorskip("resource")
     kept = Feedback(tmp_path)
     kept.record(answer(jpeg(0)), consent=True, note="before")
@@ -173,7 +173,7 @@ def test_a_record_that_does_not_fit_on_the_disk_spoils_no_other(tmp_path):
     assert [entry["note"] for entry in read_feedback(tmp_path)] == ["before", "after"]
 
 
-def test_damaged_lines_are_passed_over(tmp_path, caplog):
+def test_damaged_lines_are_skipped(tmp_path, caplog):
     Feedback(tmp_path).record(answer(jpeg(0)), consent=True)
     (path,) = tmp_path.glob("records/*")
     path.write_text(path.read_text() + '{"half\n[]\n{"sha256": "x", "truth": null}\nnull\n')
@@ -181,7 +181,7 @@ def test_damaged_lines_are_passed_over(tmp_path, caplog):
     assert len(caplog.records) == 4
 
 
-def test_the_environment_says_where(tmp_path, monkeypatch):
+def test_the_environment_names_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Feedback.from_environ({}).folder == Path("feedback")
     assert Feedback.from_environ({"REALFAKE_FEEDBACK_FOLDER": "kept"}).folder == Path("kept")

@@ -174,11 +174,11 @@ def test_the_hubs_client_works(url, detector, tmp_path, monkeypatch):
     expected = detector.predict(data).probabilities
     for image in (data, path, str(path)):
         for more in ({}, {"top_k": 1}, {"function_to_apply": "softmax", "top_k": 2}):
-            found = client.image_classification(image, **more)
-            assert {row.label: row.score for row in found} == pytest.approx(
-                {row.label: expected[row.label] for row in found}, abs=1e-5
+            rows = client.image_classification(image, **more)
+            assert {row.label: row.score for row in rows} == pytest.approx(
+                {row.label: expected[row.label] for row in rows}, abs=1e-5
             )
-            assert len(found) == more.get("top_k", 2)
+            assert len(rows) == more.get("top_k", 2)
 
 
 # Errors
@@ -222,14 +222,14 @@ def test_the_hubs_client_works(url, detector, tmp_path, monkeypatch):
     ],
 )
 def test_errors_are_json_with_the_right_status(url, status, body, kind, words):
-    found, answer, _ = post(url, body, kind)
-    assert found == status, answer
+    answered, answer, _ = post(url, body, kind)
+    assert answered == status, answer
     assert words in answer["error"]
     assert "\n" not in answer["error"]
     assert len(answer["error"]) < 300
 
 
-def test_a_body_without_a_length_is_counted_as_it_comes(url):
+def test_a_body_without_a_length_is_counted_as_it_arrives(url):
     def chunks():
         for _ in range(400):
             yield bytes(1000)
@@ -242,7 +242,7 @@ def test_a_body_without_a_length_is_counted_as_it_comes(url):
     assert caught.value.code == 413
 
 
-def test_an_unforeseen_failure_says_no_more_than_that(detector, monkeypatch):
+def test_an_unforeseen_failure_reveals_nothing(detector, monkeypatch):
     broken = Service(detector)
 
     def fail(pixels):
@@ -253,7 +253,7 @@ def test_an_unforeseen_failure_says_no_more_than_that(detector, monkeypatch):
         status, answer, _ = post(url, jpeg())
         assert status == 500
         assert "secret" not in answer["error"]
-        # The thread lives on.
+        # The thread continues.
         assert post(url, jpeg())[0] == 500
 
 
@@ -267,7 +267,7 @@ def test_get_is_not_post(url):
 
 
 class Gate:
-    """A forward pass that waits until it is let go."""
+    """A forward pass that waits until it is opened."""
 
     def __init__(self, forward):
         self.forward, self.open, self.entered = forward, threading.Event(), threading.Event()
@@ -278,7 +278,7 @@ class Gate:
         return self.forward(pixels)
 
 
-def test_a_full_queue_is_said_at_once_and_empties(detector):
+def test_a_full_queue_refuses_at_once_and_empties(detector):
     gate = Gate(detector.forward)
     small = Service(detector, Batcher(gate, max_batch=1, max_waiting=1), max_requests=10)
     for url in serve(small):
@@ -311,8 +311,8 @@ def test_too_many_requests_are_refused_before_they_are_read(detector):
         assert post(url, jpeg())[0] == 200
 
 
-def test_a_client_that_is_still_sending_hears_that_the_detector_is_busy(detector):
-    """Closing the connection on it would show it a reset instead."""
+def test_a_client_that_is_still_sending_receives_the_busy_answer(detector):
+    """A closed connection would show a reset instead."""
     gate = Gate(detector.forward)
     narrow = Service(detector, Batcher(gate), max_requests=1)
     for url in serve(narrow):
@@ -326,7 +326,7 @@ def test_a_client_that_is_still_sending_hears_that_the_detector_is_busy(detector
             assert first.result()[0] == 200
 
 
-def test_what_never_comes_is_not_waited_for(detector, monkeypatch):
+def test_a_body_that_never_arrives_is_not_waited_for(detector, monkeypatch):
     monkeypatch.setattr("realfake.space.limits.DRAIN_SECONDS", 0.2)
     for url in serve(Service(detector, max_requests=0)):
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as connection:
@@ -372,7 +372,7 @@ def _until(holds, seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_request_that_waits_too_long_is_let_go(detector):
+def test_a_request_that_waits_too_long_is_refused(detector):
     gate = Gate(detector.forward)
     hasty = Service(detector, Batcher(gate), timeout=0.2)
     for url in serve(hasty):
@@ -386,7 +386,7 @@ def test_a_request_that_waits_too_long_is_let_go(detector):
 
 
 def begin(url: str, sent: bytes, length: int, kind: str = "image/jpeg") -> socket.socket:
-    """A request of which no more comes."""
+    """Send the start of a request and no more."""
     connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30)
     connection.sendall(
         b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
@@ -396,7 +396,7 @@ def begin(url: str, sent: bytes, length: int, kind: str = "image/jpeg") -> socke
     return connection
 
 
-def test_clients_that_send_slowly_keep_nobody_out(detector):
+def test_clients_that_send_slowly_take_no_place(detector):
     narrow = Service(detector, max_requests=1)
     for url in serve(narrow):
         slow = [begin(url, b"abc", 1000) for _ in range(8)]
@@ -411,7 +411,7 @@ def test_clients_that_send_slowly_keep_nobody_out(detector):
 @pytest.mark.parametrize(
     "kind", ["image/jpeg", "application/json", "multipart/form-data; boundary=xyz"]
 )
-def test_a_request_that_does_not_arrive_is_given_up(detector, monkeypatch, kind):
+def test_a_request_that_does_not_arrive_is_refused(detector, monkeypatch, kind):
     monkeypatch.setattr("realfake.space.limits.DRAIN_SECONDS", 0.1)
     hasty = Service(detector, max_requests=1, arrival=0.2)
     for url in serve(hasty):
@@ -424,7 +424,7 @@ def test_a_request_that_does_not_arrive_is_given_up(detector, monkeypatch, kind)
         assert post(url, jpeg())[0] == 200
 
 
-def test_what_arrives_together_is_bounded(detector):
+def test_the_bytes_of_all_requests_are_bounded(detector):
     tight = Service(detector, max_held=100_000)
     for url in serve(tight):
         with begin(url, bytes(60_000), 90_000):
@@ -440,7 +440,7 @@ def test_what_arrives_together_is_bounded(detector):
 # Batches
 
 
-def test_requests_that_come_together_share_a_forward_pass(detector):
+def test_requests_that_arrive_together_share_a_forward_pass(detector):
     gate = Gate(detector.forward)
     batcher = Batcher(gate, max_batch=8, max_waiting=64)
     service = Service(detector, batcher)
@@ -454,9 +454,9 @@ def test_requests_that_come_together_share_a_forward_pass(detector):
             ):
                 pass
             gate.open.set()
-            found = [answer.result() for answer in answers]
-    assert [status for status, _, _ in found] == [200] * len(pictures)
-    for (_, answer, _), probabilities in zip(found, expected, strict=True):
+            results = [answer.result() for answer in answers]
+    assert [status for status, _, _ in results] == [200] * len(pictures)
+    for (_, answer, _), probabilities in zip(results, expected, strict=True):
         assert by_label(answer) == pytest.approx(probabilities, abs=1e-5)
     assert batcher.batches < len(pictures)
 

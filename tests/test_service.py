@@ -20,7 +20,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(folder, tiny_vit):
-    (folder / "secret.txt").write_text("nobody's business")
+    (folder / "secret.txt").write_text("a secret")
     with serving(folder, REALFAKE_MODEL=str(tiny_vit), REALFAKE_REQUESTS_PER_MINUTE="8") as url:
         yield url
 
@@ -38,7 +38,7 @@ def ask(url: str, body: bytes | None = None, **headers: str):
 
 
 def upload(url: str, name: str, data: bytes) -> str:
-    """Upload a file as the page does; gives the path that the server has given it."""
+    """Upload a file as the page does; return its path on the server."""
     head = (
         f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"'
         "\r\nContent-Type: image/png\r\n\r\n"
@@ -87,11 +87,11 @@ def test_no_file_outside_the_intended_folders_is_served(url, folder, path):
     path = path.format(folder=folder, root=root, environ="/proc/self/environ")
     status, body, _ = ask(url + path)
     assert status in (302, 400, 403, 404, 405), (status, body[:200])
-    for secret in (b"root:", b"nobody's business", b"import ", b"[core]", b"PATH="):
+    for secret in (b"root:", b"a secret", b"import ", b"[core]", b"PATH="):
         assert secret not in body
 
 
-def test_an_upload_cannot_be_guessed_and_is_no_page(url, folder):
+def test_an_upload_has_a_random_address_and_is_not_shown_as_a_page(url, folder):
     path = upload(url, "../../../../x.html", b"<script>alert(1)</script>")
     kept = Path(path).resolve()
     assert kept.is_relative_to((folder / "gradio").resolve())
@@ -99,7 +99,7 @@ def test_an_upload_cannot_be_guessed_and_is_no_page(url, folder):
     assert status == 200
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Content-Disposition"].startswith("attachment")
-    # Its folder has a name of 256 bits, and no listing says it.
+    # Its folder has a random name of 256 bits, and no listing shows it.
     assert re.fullmatch(r"[0-9a-f]{64}", kept.parent.name)
     for listing in (kept.parent, kept.parent.parent):
         assert ask(f"{url}/gradio_api/file={listing}")[0] in (403, 404)
@@ -119,7 +119,7 @@ def test_predict_keeps_nothing(url, folder):
 
 
 def call(url: str, name: str, *data):
-    """What the queue answers to a call of the API."""
+    """Return the answer of the queue to a call of the API."""
     status, answer, _ = ask(
         f"{url}/gradio_api/call/{name}",
         json.dumps({"data": data}).encode(),
@@ -133,7 +133,7 @@ def file(path: str) -> dict:
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
-def test_a_url_is_read_within_the_limits_or_not_at_all(url, folder):
+def test_only_public_urls_are_fetched(url, folder):
     with socket.create_server(("127.0.0.1", 0)) as inside:
         address = f"http://127.0.0.1:{inside.getsockname()[1]}/x.png?token=secret"
         message = call(url, "predict", file(address), 0.5, False, False)
@@ -147,7 +147,7 @@ def test_a_url_is_read_within_the_limits_or_not_at_all(url, folder):
     assert "secret" not in text and "Traceback" not in text
 
 
-def test_an_upload_is_judged_through_the_queue_and_no_other_way(url):
+def test_uploads_are_judged_through_the_queue_only(url):
     path = upload(url, "photo.png", png(5))
     assert '"verdict"' in call(url, "predict", file(path), 0.5, False, False)
     body = json.dumps({"data": [file(path), 0.5, False, False]}).encode()
@@ -171,7 +171,7 @@ def test_headers_and_origins(url):
     _, _, headers = ask(url)
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "strict-origin-when-cross-origin"
-    # A page that somebody opens elsewhere cannot read what a server on this machine answers.
+    # Pages of other sites cannot read the answers of a server on this machine.
     for method_of in ({}, {"Access_Control_Request_Method": "POST"}):
         _, _, headers = ask(f"{url}/health", Origin="https://elsewhere.example", **method_of)
         assert "Access-Control-Allow-Origin" not in headers

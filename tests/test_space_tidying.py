@@ -1,4 +1,4 @@
-"""What visitors send does not stay on the disk, and nothing else is deleted."""
+"""Visitors' files are deleted once they are old, and no other files."""
 
 import asyncio
 import math
@@ -26,7 +26,7 @@ HOUR = 3600
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """The page's temporary folder, inside a system's of its own."""
+    """The page's temporary folder, inside a temporary folder of the system."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv(tidying.VARIABLE, str(tmp_path / "tmp" / "page"))
     (tmp_path / "tmp" / "page").mkdir(parents=True)
@@ -43,7 +43,7 @@ def tidied_in_an_hour(kept=()) -> None:
     tidying.tidy(kept, age=HOUR / 2, now=time.time() + HOUR)
 
 
-def test_uploads_and_reports_go_once_they_are_old(folder):
+def test_old_uploads_and_reports_are_deleted(folder):
     written(folder / HASH / "photo.jpg")
     written(folder / HASH[::-1] / ".photo.jpg.x1y2z3")
     written(folder / "tmpab12_3cd")
@@ -69,7 +69,7 @@ class BrokenOff:
         raise ClientDisconnect
 
 
-def test_what_gradio_leaves_goes_under_the_names_that_it_gives(folder):
+def test_files_that_gradio_loses_track_of_are_deleted(folder):
     with pytest.raises(ClientDisconnect):
         asyncio.run(upload_fn(BrokenOff(), get_upload_folder(), math.inf, None))
     (left,) = folder.iterdir()
@@ -82,13 +82,13 @@ def test_what_gradio_leaves_goes_under_the_names_that_it_gives(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_gradio_serves_what_is_written_as_it_is(folder):
+def test_gradio_serves_written_files_unchanged(folder):
     path, _ = write([Row("photo.jpg", problem="It is a letter.")])
     button = gr.DownloadButton()
     assert button.move_resource_to_block_cache(path) == path and button.temp_files == {path}
 
 
-def test_a_younger_file_stays(folder):
+def test_a_young_file_is_kept(folder):
     old = written(folder / HASH / "old.jpg")
     time.sleep(0.05)
     young = written(folder / HASH / "young.jpg")
@@ -97,7 +97,7 @@ def test_a_younger_file_stays(folder):
     assert not old.exists() and young.exists()
 
 
-def test_what_nobody_put_there_for_a_visitor_stays(folder):
+def test_other_files_are_kept(folder):
     foreign = [
         written(folder / "notes.txt"),
         written(folder / "notes" / "photo.jpg"),
@@ -124,7 +124,7 @@ def test_links_are_not_followed(folder, tmp_path):
     assert not (folder / HASH).exists()
 
 
-def test_the_pages_own_pictures_stay_and_look_young_to_other_pages(folder):
+def test_the_pages_pictures_are_kept_and_touched(folder):
     kept = written(folder / HASH / "example.jpg")
     before = kept.stat().st_ctime_ns
     time.sleep(0.05)
@@ -132,7 +132,7 @@ def test_the_pages_own_pictures_stay_and_look_young_to_other_pages(folder):
     assert kept.exists() and kept.stat().st_ctime_ns > before
 
 
-def test_what_a_process_that_was_killed_left_goes_too(folder):
+def test_files_of_a_killed_process_are_deleted(folder):
     left = written(
         folder.parent / f"{tidying.PREFIX}0123" / HASH / "snapshots" / "1" / "model.safetensors"
     )
@@ -142,7 +142,7 @@ def test_what_a_process_that_was_killed_left_goes_too(folder):
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_in_the_folder_of_all_programs_only_hashes_are_taken_for_ours(folder, monkeypatch):
+def test_in_a_shared_folder_only_folders_named_by_a_hash_are_deleted(folder, monkeypatch):
     monkeypatch.setenv(tidying.VARIABLE, str(folder.parent))
     others, ours = (
         written(folder.parent / "tmpab12_3cd"),
@@ -152,7 +152,7 @@ def test_in_the_folder_of_all_programs_only_hashes_are_taken_for_ours(folder, mo
     assert others.exists() and not ours.exists()
 
 
-def test_a_file_that_vanishes_meanwhile_is_no_problem(folder, monkeypatch):
+def test_a_file_that_vanishes_in_between_is_no_error(folder, monkeypatch):
     first, second = written(folder / HASH / "1.jpg"), written(folder / HASH / "2.jpg")
     unlink = os.unlink
 
@@ -186,7 +186,7 @@ class Blocks:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_tidies_from_time_to_time_and_outlives_a_failure(folder, caplog):
+def test_the_thread_repeats_and_survives_a_failure(folder, caplog):
     path, example = written(folder / HASH / "photo.jpg"), written(folder / HASH / "example.jpg")
     thread = tidying.keep_tidy(Blocks(example), every=0.01, age=-HOUR)
     thread.join(10)
@@ -194,7 +194,7 @@ def test_a_thread_tidies_from_time_to_time_and_outlives_a_failure(folder, caplog
     assert example.exists() and not path.exists()
 
 
-def test_a_process_takes_a_folder_of_its_own_unless_one_is_named(folder, monkeypatch):
+def test_a_process_has_its_own_folder_unless_one_is_named(folder, monkeypatch):
     tidying.claim_folder()
     assert os.environ[tidying.VARIABLE] == str(folder)
     monkeypatch.setenv(tidying.VARIABLE, "")
@@ -203,7 +203,7 @@ def test_a_process_takes_a_folder_of_its_own_unless_one_is_named(folder, monkeyp
     assert taken.parent == folder.parent and taken.name.startswith(tidying.PREFIX)
 
 
-def test_the_page_deletes_within_the_hour_that_it_states_and_after_gradio(monkeypatch):
+def test_files_are_deleted_within_the_hour_and_after_gradio(monkeypatch):
     class Begun(Exception):
         pass
 

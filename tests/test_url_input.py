@@ -72,7 +72,7 @@ def test_an_image_by_its_url_is_fetched_by_the_projects_downloader(cache, fetche
     path = Path(block.preprocess(ImageData(**moved(block, sent(URL)))))
     assert path.read_bytes() == picture() and path.name == "cat.png" and path.is_relative_to(cache)
     assert calls == [((URL,), {"max_bytes": image_input.LIMITS.max_bytes})]
-    assert str(path) in block.temp_files  # what is deleted after a while
+    assert str(path) in block.temp_files  # deleted later
     assert fetched == []
 
 
@@ -85,7 +85,7 @@ def test_an_image_by_its_url_is_fetched_by_the_projects_downloader(cache, fetche
         ("http://93.184.216.34:6379/", "port 6379"),
     ],
 )
-def test_a_url_that_is_refused_says_why_in_one_line(cache, fetched, url, words):
+def test_a_refused_url_has_a_reason_in_one_line(cache, fetched, url, words):
     block = ImageInput()
     with pytest.raises(gr.Error) as refused:
         block.preprocess(ImageData(**moved(block, sent(url))))
@@ -93,7 +93,7 @@ def test_a_url_that_is_refused_says_why_in_one_line(cache, fetched, url, words):
     assert fetched == [] and not any(cache.rglob("*"))
 
 
-def test_many_urls_for_one_image_are_none(cache, fetched, monkeypatch):
+def test_a_list_of_urls_is_not_an_image(cache, fetched, monkeypatch):
     monkeypatch.setattr(image_input, "fetch", lambda *_, **__: pytest.fail("fetched"))
     block = ImageInput()
     left = moved(block, [sent(URL)] * 1000)
@@ -118,7 +118,7 @@ def test_gradios_other_downloads_are_off(fetched, tmp_path):
     assert fetched == []
 
 
-def test_an_upload_goes_its_usual_way(cache, fetched):
+def test_an_upload_is_unchanged(cache, fetched):
     path = cache / "folder" / "photo.png"
     path.parent.mkdir()
     path.write_bytes(picture())

@@ -13,7 +13,7 @@ from realfake.space.zero_gpu import METHODS, lend
 
 
 class WorkerError(Exception):
-    """What `spaces` makes of any exception in its process: the class's name alone."""
+    """`spaces` passes on only the name of an exception's class."""
 
 
 def spaces(zero_gpu: bool, calls: list) -> dict[str, types.ModuleType]:
@@ -65,7 +65,7 @@ def test_every_answer_comes_from_the_worker_and_is_the_same(detector, tiny_convn
     assert calls == [(name, 20) for name in ("predict", "forward", "explain", "stability")]
 
 
-def test_what_is_wrong_with_an_image_comes_back_in_words(detector, monkeypatch):
+def test_errors_of_images_keep_their_message(detector, monkeypatch):
     for name, module in spaces(True, []).items():
         monkeypatch.setitem(sys.modules, name, module)
     lend(detector)
@@ -89,7 +89,7 @@ def test_elsewhere_nothing_changes(detector, monkeypatch, installed):
     assert calls == []
 
 
-def test_detectors_of_a_comparison_are_lent_as_well(tiny_convnext, monkeypatch):
+def test_compared_detectors_run_there_too(tiny_convnext, monkeypatch):
     calls, model = [], str(tiny_convnext)
     for name, module in spaces(True, calls).items():
         monkeypatch.setitem(sys.modules, name, module)

@@ -48,7 +48,7 @@ HEADERS = {
     "Referrer-Policy": "strict-origin-when-cross-origin",
     "Permissions-Policy": "geolocation=(), microphone=(), payment=(), usb=()",
 }
-# Gradio's routes that fetch URLs for others (`proxy=`, `file=http…`) or write files that nobody
+# Gradio's routes that fetch URLs for others (`proxy=`, `file=http…`) or write files that nothing
 # deletes.
 _CLOSED = re.compile(
     r"proxy=|file[=/]\s*https?:|(deep_link|process_recording|component_server)(/|$)", re.IGNORECASE
@@ -167,7 +167,7 @@ class Guard:
 
 
 class BodyLimit:
-    """Limit the size of a request's body by its route. `/predict` has limits of its own.
+    """Limit the size of a request's body by its route; `/predict` has other limits.
 
     Args:
         app: The app to protect.
