@@ -243,7 +243,9 @@ def test_a_calibration_that_is_worse_once_stored_is_taken_back(overconfident, co
     detector = Detector.from_pretrained(overconfident)
     before = collect_logits(detector, part)
     harmful = Calibration("temperature_bias", 0.1, 3.0, 1.0, 0.5, len(part))
-    result = release.release(detector, harmful, part, before, tmp_path / "out", {}, 0.1)
+    result = release.release(
+        detector, harmful, part, before, tmp_path / "out", {}, 0.1, revert_if_worse=True
+    )
     assert result.calibration.method == "identity" and "higher NLL" in result.calibration.reason
     np.testing.assert_allclose(
         collect_logits(result.detector, part), before, atol=2e-3 * np.abs(before).max()

@@ -211,6 +211,7 @@ def calibrate(options: argparse.Namespace) -> int:
         options.alpha,
         batch_size,
         options.degraded,
+        revert_if_worse=True,
     )
     for name, (split, degraded) in measured.items():
         scores = measuring.compute_scores(

@@ -67,10 +67,9 @@ def release(
     alpha: float,
     batch_size: int = 64,
     degraded: bool = False,
+    revert_if_worse: bool = False,
 ) -> Released:
     """Fold a calibration, save the checkpoint, reopen it, and fit thresholds and OOD statistics.
-
-    If the stored weights have a higher NLL than the original ones, the original weights are stored.
 
     Args:
         detector: Its weights are changed in place.
@@ -82,6 +81,8 @@ def release(
         alpha: Rate of wrong verdicts per class that the thresholds keep.
         batch_size: Images in one forward pass.
         degraded: Whether the images are degraded first.
+        revert_if_worse: Whether to store the original weights if the calibrated, stored ones have a
+            higher NLL on the calibration images.
 
     Raises:
         ValueError: The folded layer does not give logits / T + b, or a weight overflows fp16.
@@ -100,7 +101,9 @@ def release(
         stored = Detector.from_pretrained(folder, device=detector.model.device)
         stored_logits = compute_logits(stored, dataset, batch_size, "thresholds", degraded)
         log_odds = log_odds_from_logits(stored_logits, stored.class_indices)
-        if calibration.method == "identity" or balanced_nll(log_odds, truth) <= nll_before:
+        if calibration.method == "identity" or not revert_if_worse:
+            break
+        if balanced_nll(log_odds, truth) <= nll_before:
             break
         reason = "the stored weights would have had a higher NLL than the original ones"
         calibration = _identity(calibration, reason)
