@@ -161,6 +161,8 @@ def pushed(request, hub, corpus_folder, hub_corpus, tmp_path_factory) -> Pushed:
             "6",
             "--preprocessing",
             "native",
+            "--license",
+            "apache-2.0",
             "--push_to_hub",
             "--hub_model_id",
             repo,

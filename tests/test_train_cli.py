@@ -480,6 +480,8 @@ def test_ctrl_c_ends_with_one_line_and_the_run_continues(corpus, tiny_vit, tmp_p
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list(folder.glob("checkpoint-*/trainer_state.json")):
         time.sleep(0.1)
