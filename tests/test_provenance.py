@@ -1,4 +1,4 @@
-"""Provenance: signatures, labels, settings of generators and cameras, read by structure."""
+"""Provenance: signatures, labels, generator settings and camera data, read by structure."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def kinds(data: bytes, anchors: str | None = None) -> dict:
 
 
 def png_with(*chunks: tuple[bytes, bytes], last: bool = False) -> bytes:
-    """A PNG with chunks behind its header, or before its end."""
+    """Return a PNG with chunks after its header, or before its end."""
     data = saved("PNG")
     added = b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -73,21 +73,20 @@ def test_a_signer_on_the_trust_list_is_trusted(format, authority):
         "generator": "Test Generator 1",
         "source_types": "trainedAlgorithmicMedia",
     }
-    assert "made by generative AI" in found.detail
+    assert metadata.TERMS["trainedAlgorithmicMedia"][1] in found.detail
 
 
-def test_a_signer_that_is_on_no_list_is_untrusted_but_valid(authority):
+def test_a_signer_on_no_list_is_untrusted(authority):
     data = sign(saved(), authority, source_type=CAPTURE)
     unlisted = kinds(data, make_authority().anchors)["c2pa"]
     assert (unlisted.state, unlisted.claim) == ("untrusted", "camera")
-    assert "is not on the trust list" in unlisted.detail
     no_list = kinds(data)["c2pa"]
     assert no_list.state == "untrusted"
-    assert "no trust list is set up" in no_list.detail
+    assert no_list.detail != unlisted.detail
 
 
 @pytest.mark.parametrize("format", MIMES)
-def test_an_image_that_was_changed_after_signing_is_invalid(format, authority):
+def test_an_image_changed_after_signing_is_invalid(format, authority):
     data = bytearray(sign(saved(format), authority, MIMES[format]))
     # The pixels come after the store in JPEG and PNG, before it in WebP.
     at = data.index(b"VP8") + 100 if format == "WEBP" else len(data) - 60
@@ -95,7 +94,7 @@ def test_an_image_that_was_changed_after_signing_is_invalid(format, authority):
     found = kinds(bytes(data), authority.anchors)["c2pa"]
     assert found.state == "invalid"
     assert found.claim is None
-    assert "changed after it was signed" in found.detail
+    assert content_credentials._FAILURES["assertion.dataHash.mismatch"] in found.detail
 
 
 def test_a_damaged_store_is_invalid(authority):
@@ -104,7 +103,7 @@ def test_a_damaged_store_is_invalid(authority):
     assert kinds(bytes(data), authority.anchors)["c2pa"].state == "invalid"
 
 
-def test_why_a_check_failed_is_told_in_words():
+def test_the_reason_of_a_failed_check_is_plain_text():
     store = {
         "active_manifest": "a",
         "manifests": {"a": {"signature_info": {"issuer": "A\nB"}}},
@@ -113,14 +112,15 @@ def test_why_a_check_failed_is_told_in_words():
     }
     found = content_credentials._credentials(store)
     assert (found.state, found.signer) == ("invalid", "A B")
-    assert found.reason == "the signer's certificate had expired; the check reports new.code"
+    expired = content_credentials._FAILURES["signingCredential.expired"]
+    assert found.reason.startswith(f"{expired}; ") and "new.code" in found.reason
 
 
-def test_bytes_behind_a_signed_image_break_its_signature(authority):
+def test_bytes_after_a_signed_image_break_its_signature(authority):
     assert kinds(sign(saved(), authority) + b"more", authority.anchors)["c2pa"].state == "invalid"
 
 
-def test_an_unsigned_image_has_no_credentials_and_that_means_nothing():
+def test_an_unsigned_image_has_no_findings():
     for format in (*MIMES, "GIF", "TIFF", "AVIF", "BMP"):
         found = kinds(saved(format))
         assert {name: item.state for name, item in found.items()} == {
@@ -129,9 +129,8 @@ def test_an_unsigned_image_has_no_credentials_and_that_means_nothing():
             "generator_parameters": "absent",
             "camera": "absent",
         }
-        assert all(
-            "bsence means nothing" in item.detail and item.claim is None for item in found.values()
-        )
+        assert all("means nothing" in item.detail for item in found.values())
+        assert all(item.claim is None for item in found.values())
 
 
 def test_the_trust_list_is_a_file_that_the_environment_names(authority, tmp_path, monkeypatch):
@@ -140,19 +139,18 @@ def test_the_trust_list_is_a_file_that_the_environment_names(authority, tmp_path
     monkeypatch.setenv(content_credentials.TRUST_LIST, str(path))
     assert kinds(sign(saved(), authority))["c2pa"].state == "trusted"
     path.write_text("nothing of the kind")
-    with pytest.raises(ValueError, match="holds no PEM certificate"):
-        content_credentials.trust_anchors({content_credentials.TRUST_LIST: str(path)})
+    with pytest.raises(ValueError, match=content_credentials.TRUST_LIST):
+        content_credentials.trust_anchors()
+    monkeypatch.setenv(content_credentials.TRUST_LIST, str(tmp_path / "missing.pem"))
     with pytest.raises(OSError):
-        content_credentials.trust_anchors(
-            {content_credentials.TRUST_LIST: str(tmp_path / "missing.pem")}
-        )
+        content_credentials.trust_anchors()
 
 
-def test_a_reader_that_takes_too_long_is_left_behind(authority, monkeypatch):
+def test_a_reader_that_takes_too_long_is_abandoned(authority, monkeypatch):
     monkeypatch.setattr(content_credentials, "_within", lambda seconds, work: None)
     found = kinds(sign(saved(), authority))["c2pa"]
     assert found.state == "unchecked"
-    assert "longer than 10 seconds" in found.detail
+    assert "10 seconds" in found.detail
 
 
 def test_a_store_that_is_too_large_is_not_read(authority, monkeypatch):
@@ -180,10 +178,10 @@ def test_the_parents_of_a_manifest_count():
     assert found == ("digitalCapture", "trainedAlgorithmicMedia")
 
 
-# By structure
+# Structure of the file
 
 
-def test_words_behind_the_end_of_an_image_change_nothing():
+def test_text_after_the_end_of_an_image_is_ignored():
     words = (
         b"Stable Diffusion parameters Steps: 20, Sampler: Euler a, Midjourney "
         + xmp()
@@ -194,12 +192,12 @@ def test_words_behind_the_end_of_an_image_change_nothing():
         assert read_provenance(data + words).to_dict() == read_provenance(data).to_dict()
 
 
-def test_a_whole_png_behind_a_jpeg_changes_nothing():
+def test_a_png_after_a_jpeg_is_ignored():
     hidden = png_with((b"tEXt", b"parameters\0" + A1111.encode()))
     assert kinds(saved() + hidden)["generator_parameters"].state == "absent"
 
 
-def test_words_inside_the_pixels_change_nothing():
+def test_text_inside_the_pixels_is_ignored():
     pixels = np.frombuffer(
         (b"parameters\0Steps: 20, Sampler: Euler a " * 400)[: 64 * 64 * 3], np.uint8
     )
@@ -208,14 +206,14 @@ def test_words_inside_the_pixels_change_nothing():
     assert all(found.state == "absent" for found in read_provenance(file.getvalue()).findings)
 
 
-def test_a_png_chunk_with_a_wrong_checksum_is_passed_over():
+def test_a_png_chunk_with_a_wrong_checksum_is_ignored():
     data = bytearray(png_with((b"tEXt", b"parameters\0" + A1111.encode())))
     assert kinds(bytes(data))["generator_parameters"].state == "present"
     data[data.index(b"Steps")] ^= 1
     assert kinds(bytes(data))["generator_parameters"].state == "absent"
 
 
-def test_what_comes_after_iend_is_not_part_of_a_png():
+def test_chunks_after_iend_are_ignored():
     assert kinds(png_with((b"tEXt", b"parameters\0" + A1111.encode()), last=True))[
         "generator_parameters"
     ].state == ("present")
@@ -229,8 +227,8 @@ def test_what_comes_after_iend_is_not_part_of_a_png():
 @pytest.mark.parametrize(
     ("keyword", "text", "name"),
     [
-        ("parameters", A1111, "Stable Diffusion web UI or a relative"),
-        ("parameters", "a cat", "a generator of images"),
+        ("parameters", A1111, "Stable Diffusion web UI or a similar program"),
+        ("parameters", "a cat", "an image generator"),
         ("prompt", COMFY, "ComfyUI"),
         ("workflow", json.dumps({"nodes": [], "links": []}), "ComfyUI"),
         ("invokeai_metadata", "{}", "InvokeAI"),
@@ -238,7 +236,7 @@ def test_what_comes_after_iend_is_not_part_of_a_png():
         ("Description", "a cat --v 6 Job ID: 01234567-89ab-cdef-0123-456789abcdef", "Midjourney"),
     ],
 )
-def test_generators_are_told_by_their_text_chunks(keyword, text, name):
+def test_generators_are_recognised_by_text_chunks(keyword, text, name):
     for itxt in (False, True):
         info = PngImagePlugin.PngInfo()
         (info.add_itxt if itxt else info.add_text)(keyword, text, zip=itxt)
@@ -261,19 +259,19 @@ def test_generators_are_told_by_their_text_chunks(keyword, text, name):
         ("Title", "Midjourney"),
     ],
 )
-def test_other_text_chunks_are_no_generators(keyword, text):
+def test_other_text_chunks_are_not_generator_settings(keyword, text):
     info = PngImagePlugin.PngInfo()
     info.add_text(keyword, text)
     assert kinds(saved("PNG", pnginfo=info))["generator_parameters"].state == "absent"
 
 
-def test_lines_without_words_cost_no_more_than_their_length():
+def test_empty_lines_take_linear_time():
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "\n" * 1_000_000 + "Steps: 20, Sampler: Euler a", zip=True)
     data = saved("PNG", pnginfo=info)
     seconds, found = least(lambda: kinds(data)["generator_parameters"])
     assert seconds < 1
-    assert found.fields["generator"] == "Stable Diffusion web UI or a relative"
+    assert found.fields["generator"] == "Stable Diffusion web UI or a similar program"
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP"])
@@ -310,7 +308,7 @@ def test_the_digital_source_type_is_read_from_xmp(format):
     assert found.title == "Labelled as generated by AI"
 
 
-def test_it_is_read_as_an_attribute_an_element_or_a_resource():
+def test_the_source_type_is_read_from_an_element_or_a_resource():
     packet = xmp().decode()
     attribute = f'Iptc4xmpExt:DigitalSourceType="{AI_SOURCE}" '
     element = "<Iptc4xmpExt:DigitalSourceType>{0}</Iptc4xmpExt:DigitalSourceType></rdf:Description>"
@@ -332,7 +330,7 @@ def test_it_is_read_as_an_attribute_an_element_or_a_resource():
         ("somethingNew", "other"),
     ],
 )
-def test_other_source_types_claim_other_things(term, claim):
+def test_claims_of_other_source_types(term, claim):
     found = kinds(saved(xmp=xmp(f"http://cv.iptc.org/newscodes/digitalsourcetype/{term}")))["iptc"]
     assert (found.state, found.claim) == ("present", claim)
 
@@ -342,7 +340,7 @@ RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 
 
 @pytest.mark.parametrize("container", ["Bag", "Seq", "Alt"])
-def test_it_is_read_from_a_list(container):
+def test_the_source_type_is_read_from_a_list(container):
     items = f'<r:li>{AI_SOURCE}</r:li><r:li r:resource="{CAPTURE}"/>'
     box = f"\n<r:{container}>{items}</r:{container}>"
     packet = f'<DigitalSourceType xmlns="{IPTC}" xmlns:r="{RDF}">{box}</DigitalSourceType>'
@@ -352,7 +350,7 @@ def test_it_is_read_from_a_list(container):
 
 
 @pytest.mark.parametrize("name", ["DigitalSourceType", "AISystemUsed"])
-def test_properties_nested_in_themselves_cost_no_more_than_their_length(name):
+def test_nested_properties_take_linear_time(name):
     start, end = f"<{name}>", f"</{name}>"
     depth = (MAX_XMP - 100) // len(start + end)
     packet = f'<x xmlns="{IPTC}">{start * depth}{end * depth}</x>'.encode()
@@ -363,7 +361,7 @@ def test_properties_nested_in_themselves_cost_no_more_than_their_length(name):
     assert not read_xmp([packet]).damaged
 
 
-def test_what_is_taken_from_a_packet_is_bounded():
+def test_the_content_of_a_packet_is_bounded():
     terms = "".join(
         f"<DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/{'x' * 200}{number}"
         "</DigitalSourceType>"
@@ -383,7 +381,7 @@ def test_what_is_taken_from_a_packet_is_bounded():
     assert read_xmp([b" " * 2**21]).damaged
 
 
-def test_the_words_in_another_property_say_nothing():
+def test_other_properties_are_ignored():
     packet = xmp().replace(b"Iptc4xmpExt:DigitalSourceType", b"Iptc4xmpExt:Headline")
     assert kinds(saved(xmp=packet))["iptc"].state == "absent"
     elsewhere = xmp().replace(
@@ -392,7 +390,7 @@ def test_the_words_in_another_property_say_nothing():
     assert kinds(saved(xmp=elsewhere))["iptc"].state == "absent"
 
 
-def test_a_source_type_of_another_vocabulary_is_none():
+def test_source_types_of_other_vocabularies_are_ignored():
     assert (
         term_of("http://example.invalid/newscodes/digitalsourcetype/trainedAlgorithmicMedia")
         is None
@@ -407,7 +405,7 @@ def test_an_ai_system_is_named():
     assert "Painter 3" in found.detail
 
 
-def test_a_manifest_that_lies_elsewhere_is_named_and_not_fetched():
+def test_a_remote_manifest_is_named():
     extra = 'xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="https://example.invalid/manifest.c2pa"'
     found = kinds(saved(xmp=xmp(extra=extra)))["c2pa"]
     assert found.state == "absent"
@@ -424,7 +422,7 @@ def test_entities_are_not_expanded():
     assert read_xmp([outside]) == read_xmp([b"<not xml"])
 
 
-def test_xml_nested_without_end_is_survived():
+def test_deeply_nested_xml_does_not_crash():
     depth = 200_000
     assert read_xmp([b"<a>" * depth + b"</a>" * depth]).source_types == ()
 
@@ -432,7 +430,7 @@ def test_xml_nested_without_end_is_survived():
 # Cameras
 
 
-def test_a_camera_is_named_with_its_settings_and_without_the_place():
+def test_a_camera_is_named_with_its_settings_but_not_the_location():
     exif = Image.Exif()
     exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Nikon", "Nikon Z 6"
     sub = exif.get_ifd(ExifTags.IFD.Exif)
@@ -451,18 +449,18 @@ def test_a_camera_is_named_with_its_settings_and_without_the_place():
             "exposure_seconds": "0.008",
             "iso": "400",
         }
-        assert "can be copied" in found.detail
+        assert "Nikon Z 6" in found.detail
 
 
-def test_exif_without_a_camera_names_none():
+def test_exif_without_a_camera():
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = "a program"
     found = kinds(saved(exif=exif))["camera"]
     assert found.state == "absent"
-    assert "names no camera" in found.detail
+    assert found.detail != kinds(saved())["camera"].detail
 
 
-def test_hostile_names_end_as_one_printable_line():
+def test_hostile_names_become_one_printable_line():
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "A\x00\x1b[31m\nB" + "x" * 500
     title = kinds(saved(exif=exif))["camera"].title
@@ -470,14 +468,14 @@ def test_hostile_names_end_as_one_printable_line():
     assert len(title) < 250
 
 
-# Whatever the bytes
+# Damaged and hostile files
 
 
 @pytest.mark.parametrize(
     "data",
     [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\xffWEBP", b"text", bytes(64)],
 )
-def test_what_is_no_image_says_nothing(data):
+def test_other_files_have_no_findings(data):
     assert all(found.state == "absent" for found in read_provenance(data).findings)
 
 
@@ -504,18 +502,18 @@ def test_damaged_files_never_raise(authority):
         for _ in range(60):
             broken = np.frombuffer(data, np.uint8).copy()
             broken[rng.integers(0, head, rng.integers(1, 12))] = rng.integers(0, 256)
-            said = read_provenance(
+            result = read_provenance(
                 broken[: rng.integers(head // 2, len(data) + 1)].tobytes()
             ).to_dict()
-            assert [found["kind"] for found in said["findings"]] == [
+            assert [found["kind"] for found in result["findings"]] == [
                 "c2pa",
                 "iptc",
                 "generator_parameters",
                 "camera",
             ]
-            assert json.loads(json.dumps(said)) == said
-            states |= {found["state"] for found in said["findings"]}
-    # The damage reaches what verifies signatures, and what reads the rest.
+            assert json.loads(json.dumps(result)) == result
+            states |= {found["state"] for found in result["findings"]}
+    # The damage reaches both the signatures and the other metadata.
     assert {"invalid", "absent", "present"} <= states
 
 
@@ -527,7 +525,7 @@ def test_a_text_bomb_is_not_inflated():
     assert sum(len(text) for _, text in many.text) <= metadata.MAX_TEXT
 
 
-def test_segments_without_end_are_given_up():
+def test_endless_segments_are_abandoned():
     assert read_blocks(b"\xff\xd8\xff\xe0\x00\x02" + b"\xff\xe0\x00\x02" * 2_000_000).xmp == []
     empty = struct.pack(">I", 0) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
     assert read_blocks(b"\x89PNG\r\n\x1a\n" + empty * 1_000_000).text == []

@@ -1,5 +1,4 @@
-"""What a file says of its own origin, read by structure: Content Credentials, XMP, EXIF,
-generators' settings.
+"""What an image file records about its origin: Content Credentials, XMP, EXIF, generator settings.
 
-`reading` puts it together; none of it is ever part of the score.
+`reading.read_provenance` is the entry point. The results are not part of the score.
 """

@@ -1,10 +1,8 @@
-"""The metadata blocks of an image file, found by walking its structure: XMP, EXIF, text, and
-whether there is a C2PA store.
+"""Find the metadata blocks of an image file by its structure: XMP, EXIF, text and the C2PA store.
 
-[`realfake.provenance.reading`] reads what is in them. Nothing is searched for in the bytes: what
-lies behind the end of the image, inside its pixels or in a chunk whose checksum is wrong is not
-metadata, whatever words it holds. Every block is bounded in size, and a damaged file ends the walk
-instead of raising.
+The bytes are never searched for keywords. Text after the end of the image, inside its pixels, or in
+a chunk with a wrong checksum is not metadata. Every block is limited in size, and a damaged file
+ends the search without an error. [`realfake.provenance.reading`] interprets the blocks.
 """
 
 import struct
@@ -12,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from xml.etree.ElementTree import Element, ParseError  # nosec B405  # defusedxml parses; these are its types
+from xml.etree.ElementTree import Element, ParseError  # nosec B405  # defusedxml parses
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
@@ -20,16 +18,24 @@ from defusedxml.ElementTree import fromstring
 from realfake.imaging.decode import read_header
 
 MAX_BLOCK = 2 * 2**20
-# A file of nothing but tiny segments, or of text that inflates a thousandfold, must cost little.
+# Bound the work for a file of tiny segments, and for text that inflates a thousandfold.
 MAX_SEGMENTS = 50_000
 MAX_TEXTS = 32
 MAX_TEXT = 2**20
-# A C2PA store holds thumbnails of the image and of its ingredients.
+# A C2PA store contains thumbnails of the image and of its ingredients.
 MAX_C2PA = 32 * 2**20
+# XMP packets, and their size together. A packet of a JPEG file has at most 64 KiB; the history of
+# an editor can be longer.
+MAX_PACKETS = 4
+MAX_XMP = 2**20
+MAX_ELEMENTS = 10_000
+# Source types of a file; files have one or two.
+MAX_TERMS = 32
 
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXIF = b"Exif\0\0"
 _XMP_KEYWORD = "XML:com.adobe.xmp"
+_PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 _MIME = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
@@ -42,17 +48,16 @@ _MIME = {
 
 @dataclass
 class Blocks:
-    """What was found.
+    """The metadata blocks of a file.
 
     Attributes:
-        format: Pillow's name of the format; `None` where the file is no image.
-        mime: Its media type; `None` where C2PA knows none.
+        format: Pillow's name of the format; `None` if the file is not an image.
+        mime: Its media type; `None` if C2PA does not support the format.
         xmp: The XMP packets.
         exif: The EXIF block, beginning at its TIFF header.
         text: `(keyword, text)` of PNG text chunks, and `("comment", text)` of JPEG and GIF
             comments.
-        c2pa: Size of the C2PA store in bytes, 0 where there is none; `None` where only a C2PA
-            reader can tell.
+        c2pa: Size of the C2PA store in bytes; 0 without a store, `None` if unknown.
     """
 
     format: str | None = None
@@ -62,20 +67,15 @@ class Blocks:
     text: list[tuple[str, str]] = field(default_factory=list)
     c2pa: int | None = 0
 
-    def _add_text(self, keyword: str, text: str) -> None:
-        if (
-            len(self.text) < MAX_TEXTS
-            and sum(len(old) for _, old in self.text) + len(text) <= MAX_TEXT
-        ):
+    def add_text(self, keyword: str, text: str) -> None:
+        """Add a text, unless there are too many already."""
+        total = sum(len(old) for _, old in self.text) + len(text)
+        if len(self.text) < MAX_TEXTS and total <= MAX_TEXT:
             self.text.append((keyword, text))
 
 
 def read_blocks(data: bytes) -> Blocks:
-    """Walk a file. Never raises for what the bytes hold.
-
-    Args:
-        data: The whole file.
-    """
+    """Find the metadata blocks in the bytes of a file. No content of the file raises an error."""
     blocks = Blocks()
     if data.startswith(b"\xff\xd8\xff"):
         blocks.format = "JPEG"
@@ -87,13 +87,13 @@ def read_blocks(data: bytes) -> Blocks:
         blocks.format = "WEBP"
         _walk_webp(data, blocks)
     else:
-        _ask_pillow(data, blocks)
+        _read_with_pillow(data, blocks)
     blocks.mime = _MIME.get(blocks.format or "")
     return blocks
 
 
 def _walk_jpeg(data: bytes, blocks: Blocks) -> None:
-    """Marker segments (ITU-T T.81, B.1.1) up to the first scan, before which all metadata lies."""
+    """Read the marker segments (ITU-T T.81, B.1.1) before the first scan."""
     position = 2
     for _ in range(MAX_SEGMENTS):
         if position + 4 > len(data) or data[position] != 0xFF:
@@ -116,16 +116,14 @@ def _walk_jpeg(data: bytes, blocks: Blocks) -> None:
         elif marker == 0xE1 and body.startswith(_EXIF):
             blocks.exif = blocks.exif or body[len(_EXIF) :]
         elif marker == 0xEB and body[:2] == b"JP" and body[12:16] == b"jumb":
-            blocks.c2pa += len(body)  # JPEG XT boxes (ISO 19566-5), in which C2PA keeps its store
+            blocks.c2pa += len(body)  # JPEG XT boxes (ISO 19566-5) of the C2PA store
         elif marker == 0xFE:
-            blocks._add_text("comment", body.decode("utf-8", "replace").rstrip("\0"))
+            blocks.add_text("comment", body.decode("utf-8", "replace").rstrip("\0"))
         position += 2 + length
 
 
 def _walk_png(data: bytes, blocks: Blocks) -> None:
-    """Chunks (PNG specification, 5.3) up to IEND; one whose CRC is wrong counts as damaged and is
-    passed over.
-    """
+    """Read the chunks (PNG specification, 5.3) before IEND, except those with a wrong CRC."""
     position, texts = 8, 0
     for _ in range(MAX_SEGMENTS):
         if position + 12 > len(data):
@@ -136,11 +134,7 @@ def _walk_png(data: bytes, blocks: Blocks) -> None:
             return
         if kind == b"caBX":
             blocks.c2pa += length
-        elif (
-            kind in (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
-            and length <= MAX_BLOCK
-            and texts < MAX_TEXTS
-        ):
+        elif kind in _PNG_METADATA and length <= MAX_BLOCK and texts < MAX_TEXTS:
             texts += 1
             body = data[position + 8 : end]
             if zlib.crc32(kind + body) == struct.unpack_from(">I", data, end)[0]:
@@ -157,13 +151,16 @@ def _png_chunk(kind: bytes, body: bytes, blocks: Blocks) -> None:
         return
     name = keyword.decode("latin-1")
     if kind == b"tEXt":
-        # Latin-1 by the specification, UTF-8 by what generators write.
-        text = _utf8(rest) or rest.decode("latin-1")
+        # The specification says Latin-1; generators write UTF-8.
+        try:
+            text = rest.decode("utf-8")
+        except UnicodeDecodeError:
+            text = rest.decode("latin-1")
     elif kind == b"zTXt":
-        inflated = _inflate(rest[1:]) if rest[:1] == b"\0" else None
-        if inflated is None:
+        content = _inflate(rest[1:]) if rest[:1] == b"\0" else None
+        if content is None:
             return
-        text = inflated.decode("latin-1")
+        text = content.decode("latin-1")
     else:
         if len(rest) < 2:
             return
@@ -179,11 +176,11 @@ def _png_chunk(kind: bytes, body: bytes, blocks: Blocks) -> None:
             blocks.xmp.append(content)
             return
         text = content.decode("utf-8", "replace")
-    blocks._add_text(name, text)
+    blocks.add_text(name, text)
 
 
 def _inflate(data: bytes) -> bytes | None:
-    """Decompress at most `MAX_BLOCK` bytes; `None` for what is longer or damaged."""
+    """Decompress at most `MAX_BLOCK` bytes; return `None` if the data is longer or damaged."""
     inflater = zlib.decompressobj()
     try:
         content = inflater.decompress(data, MAX_BLOCK)
@@ -192,15 +189,8 @@ def _inflate(data: bytes) -> bytes | None:
     return content if inflater.eof else None
 
 
-def _utf8(data: bytes) -> str | None:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-
-
 def _walk_webp(data: bytes, blocks: Blocks) -> None:
-    """RIFF chunks inside the size that the header gives."""
+    """Read the RIFF chunks within the size in the header."""
     stop = min(len(data), 8 + struct.unpack_from("<I", data, 4)[0])
     position = 12
     for _ in range(MAX_SEGMENTS):
@@ -219,19 +209,19 @@ def _walk_webp(data: bytes, blocks: Blocks) -> None:
         position = body_at + length + length % 2
 
 
-def _ask_pillow(data: bytes, blocks: Blocks) -> None:
-    """GIF, TIFF, AVIF and others: Pillow's readers know where their metadata lies."""
+def _read_with_pillow(data: bytes, blocks: Blocks) -> None:
+    """Read GIF, TIFF, AVIF and other formats with Pillow."""
     try:
         image = read_header(data, "the image")
         blocks.format = image.format
-        # Only TIFF's own tags are in the file's header; everything else Pillow puts into `info`.
+        # Pillow puts the metadata of all formats but TIFF into `info`.
         tags = getattr(image, "tag_v2", None)
         xmp = tags.get(700) if tags is not None else image.info.get("xmp")
         exif = image.getexif().tobytes() if tags is not None else image.info.get("exif")
         comment = image.info.get("comment")
     except MemoryError:
         raise
-    except Exception:  # a hostile header can raise nearly anything in a format's reader
+    except Exception:  # a hostile header can raise nearly any error
         return
     blocks.c2pa = None
     if isinstance(xmp, bytes) and len(xmp) <= MAX_BLOCK:
@@ -240,7 +230,7 @@ def _ask_pillow(data: bytes, blocks: Blocks) -> None:
         blocks.exif = exif.removeprefix(_EXIF) or None
     if isinstance(comment, (bytes, str)):
         text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment
-        blocks._add_text("comment", text)
+        blocks.add_text("comment", text)
 
 
 _IPTC_EXTENSION = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
@@ -251,54 +241,45 @@ _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _RESOURCE, _ITEM = f"{_RDF}resource", f"{_RDF}li"
 _CONTAINERS = (f"{_RDF}Bag", f"{_RDF}Seq", f"{_RDF}Alt")
 _VOCABULARIES = ("cv.iptc.org/newscodes/digitalsourcetype/", "c2pa.org/digitalsourcetype/")
-_LONGEST = 300
+_LONGEST_VALUE = 300
 # IPTC's longest term has 36 characters.
 _LONGEST_TERM = 80
-# Bytes of a file's packets together. One in a JPEG file has at most 64 KiB; an editor's history can
-# fill more.
-MAX_XMP = 2**20
-MAX_ELEMENTS = 10_000
-# Source types, which are all shown; files have one or two.
-MAX_TERMS = 32
 
-# Term -> what it claims and how it reads. Terms that are not here are shown as they are.
+# `{term: (claim, text)}`. Other terms are shown unchanged.
 AI, PARTLY_AI, CAMERA, OTHER = "ai", "partly_ai", "camera", "other"
 TERMS = {
     "trainedAlgorithmicMedia": (AI, "made by generative AI"),
     "trainedAlgorithmicData": (AI, "made by generative AI"),
     "compositeWithTrainedAlgorithmicMedia": (PARTLY_AI, "edited or composed with generative AI"),
     "compositeSynthetic": (PARTLY_AI, "composed with synthetic elements"),
-    "algorithmicMedia": (OTHER, "made by an algorithm that was not trained on images"),
+    "algorithmicMedia": (OTHER, "made by an algorithm without training data"),
     "algorithmicallyEnhanced": (OTHER, "enhanced by an algorithm"),
     "digitalCapture": (CAMERA, "captured by a digital camera"),
-    "computationalCapture": (
-        CAMERA,
-        "captured by a digital camera that computes the image, as phones do",
-    ),
-    "compositeCapture": (CAMERA, "composed of captures"),
+    "computationalCapture": (CAMERA, "captured with computational photography, as on phones"),
+    "compositeCapture": (CAMERA, "composed of several captures"),
     "negativeFilm": (CAMERA, "scanned from a film negative"),
     "positiveFilm": (CAMERA, "scanned from a film positive"),
     "print": (OTHER, "scanned from a print"),
     "humanEdits": (OTHER, "edited by a person"),
-    "minorHumanEdits": (OTHER, "edited a little by a person"),
+    "minorHumanEdits": (OTHER, "slightly edited by a person"),
     "composite": (OTHER, "composed of several elements"),
     "digitalCreation": (OTHER, "drawn by a person with digital tools"),
     "digitalArt": (OTHER, "drawn by a person with digital tools"),
     "softwareImage": (OTHER, "made by a person with software"),
-    "dataDrivenMedia": (OTHER, "drawn from data"),
-    "screenCapture": (OTHER, "a capture of a screen"),
-    "virtualRecording": (OTHER, "a recording of a virtual event"),
+    "dataDrivenMedia": (OTHER, "rendered from data"),
+    "screenCapture": (OTHER, "captured from a screen"),
+    "virtualRecording": (OTHER, "recorded from a virtual event"),
 }
 
 
 @dataclass(frozen=True)
 class XmpFacts:
-    """What the packets say.
+    """The facts in XMP packets.
 
     Attributes:
-        source_types: Terms of IPTC's vocabulary, in the order found.
-        ai_system: The AI system that a packet names.
-        remote_manifest: Where the packet says that a C2PA manifest lies. It is not fetched.
+        source_types: Terms of IPTC's vocabulary, in the order of the packets.
+        ai_system: The AI system that was used.
+        remote_manifest: URL of a C2PA manifest. It is not downloaded.
         damaged: Whether a packet could not be parsed, or was too large.
     """
 
@@ -308,17 +289,17 @@ class XmpFacts:
     damaged: bool = False
 
 
-def read_xmp(packets: list[bytes], most: int = 4) -> XmpFacts:
-    """Read XMP packets; of more than `most` the first ones. Never raises for what they hold.
+def read_xmp(packets: list[bytes]) -> XmpFacts:
+    """Read the first `MAX_PACKETS` XMP packets. No content raises an error.
 
-    What is read of them is bounded: `MAX_XMP` bytes, `MAX_ELEMENTS` elements of a packet,
-    `MAX_TERMS` source types.
+    At most `MAX_XMP` bytes, `MAX_ELEMENTS` elements of a packet and `MAX_TERMS` source types are
+    read.
     """
-    types: dict[str, None] = {}  # in order, each once
+    types: dict[str, None] = {}  # an ordered set
     system = remote = None
     damaged = False
     left = MAX_XMP
-    for packet in packets[:most]:
+    for packet in packets[:MAX_PACKETS]:
         if len(packet) > left:
             damaged = True
             continue
@@ -337,29 +318,31 @@ def read_xmp(packets: list[bytes], most: int = 4) -> XmpFacts:
 
 
 def term_of(uri: str) -> str | None:
-    """The last part of a term's URI, of IPTC's vocabulary or C2PA's additions to it; `None` for
-    other URIs.
-    """
+    """Return the term of a URI of IPTC's or C2PA's vocabulary; `None` for other URIs."""
     address = uri.strip().removeprefix("https://").removeprefix("http://")
     for vocabulary in _VOCABULARIES:
         if address.lower().startswith(vocabulary):
             term = address[len(vocabulary) :].strip("/")
             return term[:_LONGEST_TERM] or None
-    # Some writers leave the vocabulary out.
+    # Some programs write the term without the vocabulary.
     return address if address in TERMS else None
 
 
 def _values(element: Element, name: str) -> Iterator[str]:
-    """A property's values, which RDF writes as an attribute, an element's text, a resource or a
-    list of either.
+    """Yield the values of a property: an attribute, an element's text, a resource, or a list.
 
-    Text further down is not this property's, and to gather it for every one of nested elements
-    would take the square of their number.
+    Text of nested elements is not part of the value; collecting it would take quadratic time.
     """
-    found = [element.attrib[name]] if name in element.attrib else []
+    values = [element.attrib[name]] if name in element.attrib else []
     if element.tag == name:
         items = (
             item for box in element if box.tag in _CONTAINERS for item in box if item.tag == _ITEM
         )
-        found += [holder.attrib.get(_RESOURCE) or holder.text for holder in (element, *items)]
-    return (value.strip()[:_LONGEST] for value in found if value and value.strip())
+        values += [holder.attrib.get(_RESOURCE) or holder.text for holder in (element, *items)]
+    return (value.strip()[:_LONGEST_VALUE] for value in values if value and value.strip())
+
+
+def one_line(text: object, longest: int = 200) -> str:
+    """Return text of a file as one printable line of at most `longest` characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text or "")).split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
