@@ -88,8 +88,7 @@ def test_files_that_ask_for_much_are_refused_at_once(name, fuzz, detector):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("pixels.avif", "the limit"), ("beyond.avif", "header cannot be read")],
+    ("name", "words"), [("pixels.avif", "the limit"), ("beyond.avif", "header cannot be read")]
 )
 def test_avif_is_refused_by_the_sides_that_it_declares(name, words):
     if name not in COSTLY:
