@@ -1,8 +1,8 @@
 """Read the images of an untrusted ZIP archive one at a time, without unpacking it to disk.
 
-The batch tab of the page uses this. The number of entries, sizes, compression ratio and overlaps
-are checked before anything is decompressed, and sizes again while reading, because the archive's
-directory can be wrong. Names are never used as paths, and names that point outside are refused.
+The batch tab of the page uses this. The number of entries, the sizes, the compression ratios and
+overlaps are checked before anything is decompressed. Sizes are checked again while reading, because
+the archive's directory can be wrong. Names are never used as paths.
 """
 
 import os
@@ -11,27 +11,19 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from realfake.imaging.decode import LIMITS
 
-# Archives of photographs rarely exceed 2, text reaches 20, zip bombs 1,000.
+# Photographs rarely exceed a ratio of 2; text reaches 20, zip bombs 1,000.
 MAX_RATIO = 100
-# Directory entries allowed per file that is read: folders and system files are listed too.
-_LISTED = 4
-# Bytes of the directory allowed per file that is read.
-_LINE = 2048
+# Limits of the directory per file: entries, as folders and system files are listed too, and bytes.
+_LISTED, _LINE = 4, 2048
 _CHUNK = 2**16
-_ARCHIVES = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"\x1f\x8b",
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!",
-    b"BZh",
-    b"\xfd7zXZ\x00",
-)
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_ARCHIVES = (*_ZIP, b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ\x00")
 _ENCRYPTED = 0x1
 # Files that operating systems add to archives.
 _CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -74,43 +66,35 @@ class Entry:
 
 
 def is_archive(path: str | os.PathLike) -> bool:
-    """Tell a ZIP archive by its first bytes, whatever the file is called."""
+    """Return whether the first bytes of a file are those of a ZIP archive."""
     try:
         with open(path, "rb") as file:
-            return file.read(4) in _ARCHIVES[:2]
+            return file.read(4) in _ZIP
     except OSError:
         return False
 
 
 def read_archive(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> Iterator[Entry]:
-    """Read the files of an archive in their order, without folders and system files.
+    """Read the files of an archive in order, without folders and system files.
 
     Args:
         path: A ZIP file.
         bounds: Limits of what is read.
 
     Yields:
-        One [`Entry`] per file; [`count`] tells their number. A refused file (a nested archive, an
-        encrypted or damaged file, a name that points outside) is an entry with its problem.
+        One [`Entry`] per file; [`count`] returns their number. A refused file (a nested archive, an
+        encrypted or damaged file, a name that points outside) is an entry with a problem.
 
     Raises:
         ValueError: The whole archive is refused before anything is decompressed: not a ZIP file,
             too many or too large files, an extreme compression ratio, or overlapping entries.
     """
-    name = _shown(os.path.basename(os.fsdecode(path)))
-    try:
-        _check_directory(path, name, bounds)
-        with zipfile.ZipFile(path) as archive:
-            entries = _checked(archive, name, os.path.getsize(path), bounds)
-            budget = bounds.max_total
-            for info in entries:
-                entry, used = _read(archive, info, bounds, budget)
-                budget -= used
-                yield entry
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
-        raise ValueError(
-            f"{name} is damaged or not a ZIP archive ({_reason(error)}). Pack the images again."
-        ) from error
+    with _opened(path, bounds) as (archive, entries):
+        budget = bounds.max_total
+        for info in entries:
+            entry, used = _read(archive, info, bounds, budget)
+            budget -= used
+            yield entry
 
 
 def count(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> int:
@@ -119,11 +103,19 @@ def count(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> int:
     Raises:
         ValueError: As [`read_archive`].
     """
+    with _opened(path, bounds) as (_, entries):
+        return len(entries)
+
+
+@contextmanager
+def _opened(
+    path: str | os.PathLike, bounds: Bounds
+) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
     name = _shown(os.path.basename(os.fsdecode(path)))
     try:
         _check_directory(path, name, bounds)
         with zipfile.ZipFile(path) as archive:
-            return len(_checked(archive, name, os.path.getsize(path), bounds))
+            yield archive, _checked(archive, name, os.path.getsize(path), bounds)
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(
             f"{name} is damaged or not a ZIP archive ({_reason(error)}). Pack the images again."
@@ -172,17 +164,13 @@ def _checked(
             f"{name} has {total / 2**20:,.0f} MiB when unpacked; the limit is "
             f"{bounds.max_total / 2**20:,.0f} MiB. Split it."
         )
-    # Overlapping entries also pack much into little (Fifield, "A better zip bomb", 2019).
-    # 2019).
+    # Overlapping entries are another way to build a zip bomb (Fifield, "A better zip bomb", 2019).
     if sum(info.compress_size for info in entries) > size:
         raise ValueError(
             f"{name} is refused: its files overlap, as in a zip bomb. Pack the images again."
         )
     for info in entries:
-        if (
-            info.file_size > bounds.max_ratio * max(info.compress_size, 1)
-            and info.file_size > _CHUNK
-        ):
+        if info.file_size > max(bounds.max_ratio * max(info.compress_size, 1), _CHUNK):
             raise ValueError(
                 f"{name} is refused: {_shown(info.filename)} grows more than "
                 f"{bounds.max_ratio} times when unpacked, as in a zip bomb. "
@@ -196,7 +184,7 @@ def _read(
 ) -> tuple[Entry, int]:
     """Return one file and the number of bytes that were decompressed for it."""
     shown = _shown(info.filename)
-    if _leads_elsewhere(info):
+    if _points_outside(info):
         return Entry(shown, problem="Its name points outside the archive; rename it."), 0
     if info.flag_bits & _ENCRYPTED:
         return Entry(shown, problem="It is encrypted; pack it without a password."), 0
@@ -206,29 +194,19 @@ def _read(
         with archive.open(info) as file:
             while chunk := file.read(_CHUNK):
                 data += chunk
-                # More than the directory stated; otherwise the entry would not have been opened.
+                problem = None
                 if len(data) > limit:
-                    return Entry(
-                        shown,
-                        problem=f"It has over {limit / 2**20:,.0f} MiB; use a smaller version.",
-                    ), len(data)
-                if data[:6].startswith(_ARCHIVES):
-                    return Entry(
-                        shown, problem="It is an archive inside the archive; unpack it first."
-                    ), len(data)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        OSError,
-    ) as error:
+                    problem = f"It has over {limit / 2**20:,.0f} MiB; use a smaller version."
+                elif data[:6].startswith(_ARCHIVES):
+                    problem = "It is an archive inside the archive; unpack it first."
+                if problem:
+                    return Entry(shown, problem=problem), len(data)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
         return Entry(shown, problem=f"It is damaged ({_reason(error)}); pack it again."), len(data)
     return Entry(shown, bytes(data)), len(data)
 
 
-def _leads_elsewhere(info: zipfile.ZipInfo) -> bool:
+def _points_outside(info: zipfile.ZipInfo) -> bool:
     name = info.orig_filename.replace("\\", "/")
     if stat.S_ISLNK(info.external_attr >> 16) or "\0" in name:
         return True

@@ -53,9 +53,8 @@ class OutOfMemory(ValueError, MemoryError):
     """The machine has too little memory for an image. The file may be intact."""
 
 
-# Formats of photographs and of generators. Pillow reads 30 more, for example EPS through
-# Ghostscript; each of them is a further target for a hostile upload. The JPEG reader also reads
-# MPO.
+# Formats of photographs and of generators. Pillow reads 30 more, such as EPS through Ghostscript;
+# each would be one more target for a hostile upload. The JPEG reader also reads MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 _UPRIGHT = {
@@ -100,9 +99,8 @@ def open_image(
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(bytes(source), "the uploaded bytes", limits)
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        return _decode(
-            fetch(source, max_bytes=limits.max_bytes), _short(source.split("?")[0]), limits
-        )
+        data = fetch(source, max_bytes=limits.max_bytes)
+        return _decode(data, _short(source.split("?")[0]), limits)
     if isinstance(source, str) and source.startswith("data:"):
         raise ValueError("data: URLs are not supported; decode the base64 part and pass the bytes.")
     if isinstance(source, (str, os.PathLike)):
@@ -134,15 +132,12 @@ def image_bytes(image: Mapping) -> bytes:
 
 
 def _open_row(row: Mapping, limits: Limits) -> Image.Image:
-    """Read a row of a `datasets.Image(decode=False)` column. Bytes win over the path."""
     path = row.get("path")
     if row.get("bytes") is not None:
         name = _basename(path) if path else "the uploaded bytes"
         return _decode(row["bytes"], name, limits)
     if not path:
-        raise ValueError(
-            "The image's row has neither 'bytes' nor 'path'; fill one of them or drop the row."
-        )
+        raise ValueError("The row has neither 'bytes' nor 'path'; fill one of them or drop it.")
     return open_image(path, limits)
 
 
@@ -158,27 +153,26 @@ def read_file(path: str, limits: Limits = LIMITS) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{shown} is not a regular file; name an image file.")
         if status.st_size > limits.max_bytes:
-            raise ValueError(_too_many_bytes(_basename(path), status.st_size, limits))
+            raise _too_many_bytes(_basename(path), status.st_size, limits)
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{shown} does not exist; check the path.") from None
     except OSError as error:
-        if error.strerror is None:  # raised above
+        if error.strerror is None:  # raised in this function
             raise
         raise type(error)(f"{shown} cannot be read: {error.strerror}.") from error
 
 
 def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
     if len(data) > limits.max_bytes:
-        raise ValueError(_too_many_bytes(name, len(data), limits))
+        raise _too_many_bytes(name, len(data), limits)
     if (size := webp_size(data)) is not None:
         _check_size(size, name, limits)
     image = read_header(data, name)
     for tile in getattr(image, "tile", []):
         try:
-            width, height = image.size
-            check_decoder(tile.codec_name, width, height, len(data))
+            check_decoder(tile.codec_name, *image.size, len(data))
         except TooCostly as error:
             raise ValueError(f"{name} is {error}. {_RESAVE}") from None
     return _load(image, name, limits)
@@ -187,8 +181,8 @@ def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
 def read_header(data: bytes, name: str) -> Image.Image:
     """Read only the header of an image file.
 
-    Like `PIL.Image.open(..., formats=FORMATS)`, without Pillow's decompression-bomb check. That
-    check uses global state and cannot be set per call; `_check_size` takes its place.
+    Like `PIL.Image.open(..., formats=FORMATS)`, without Pillow's decompression-bomb check, which
+    uses global state. `_check_size` replaces it.
 
     Raises:
         ValueError: Not an image, damaged, or too costly to decode.
@@ -209,8 +203,7 @@ def read_header(data: bytes, name: str) -> Image.Image:
         except MemoryError as error:
             raise _out_of_memory(name) from error
         except Exception as error:  # a hostile header can raise nearly any error
-            kind = _not_an_image(data)
-            if kind is None:
+            if _not_an_image(data) is None:
                 raise ValueError(
                     f"{name} is damaged: its {format} header cannot be read. {_AGAIN}"
                 ) from error
@@ -251,7 +244,7 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
     _check_size(image.size, name, limits)
     try:
         image.load()
-        # After loading: Pillow's TIFF reader applies the orientation itself and then drops the tag.
+        # After loading, because Pillow's TIFF reader applies the orientation and drops the tag.
         method = _UPRIGHT.get(orientation(image))
         result = _to_rgb(image)
         result = result.transpose(method) if method is not None else result
@@ -262,7 +255,7 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
         raise ValueError(f"{name} is truncated or damaged ({detail}). {_AGAIN}") from error
     if result is image:
         result = image.copy()
-    result.info = {}  # holds the EXIF and XMP blocks, and with them the orientation
+    result.info = {}  # contains the EXIF and XMP blocks, including the orientation
     return result
 
 
@@ -276,24 +269,14 @@ def orientation(image: Image.Image) -> int:
         if isinstance(block, bytes) and not reads_within_bounds(block):
             return 1
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (
-        SyntaxError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        EOFError,
-        OSError,
-        struct.error,
-    ):
+    except (SyntaxError, ValueError, TypeError, LookupError, EOFError, OSError, struct.error):
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(
-            _to_8_bits(np.asarray(image), always_16=image.mode.startswith("I;16"))
-        ).convert("RGB")
+        grey = _to_8_bits(np.asarray(image), always_16=image.mode.startswith("I;16"))
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -312,7 +295,7 @@ def _to_8_bits(array: np.ndarray, always_16: bool = False) -> np.ndarray:
     if always_16:
         white = 65535.0
     else:
-        # Over the whole image: all bands must use the same scale.
+        # All bands must use the same scale.
         top = max((_top(band) for band in _bands(array)), default=0.0)
         if array.dtype.kind == "f" and top <= 1:
             white = 1.0
@@ -338,12 +321,7 @@ def _top(array: np.ndarray) -> float:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     wanted = "uint8 or float in 0..1, of shape (height, width) or (height, width, 3 or 4)"
-    if (
-        array.ndim not in (2, 3)
-        or array.ndim == 3
-        and array.shape[2] not in (3, 4)
-        or 0 in array.shape
-    ):
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)) or 0 in array.shape:
         raise ValueError(f"The array has shape {array.shape}; an image is {wanted}.")
     if array.dtype.kind == "f":
         # not (...) so that NaN is refused too
@@ -385,7 +363,7 @@ def _not_an_image(data: bytes) -> str | None:
         return "a PDF document, not an image. Export the image as JPEG or PNG"
     if not any(byte < 9 or 13 < byte < 32 for byte in head):
         try:
-            # incremental: the cut after 1024 bytes may fall inside a character
+            # Incremental, because 1024 bytes can end inside a character.
             codecs.getincrementaldecoder("utf-8")().decode(head)
         except UnicodeDecodeError:
             return None
@@ -393,8 +371,8 @@ def _not_an_image(data: bytes) -> str | None:
     return None
 
 
-def _too_many_bytes(name: str, size: int, limits: Limits) -> str:
-    return (
+def _too_many_bytes(name: str, size: int, limits: Limits) -> ValueError:
+    return ValueError(
         f"{name} has {size / 2**20:.1f} MiB; the limit is {limits.max_bytes / 2**20:g} MiB. "
         "Scale it down or save it with more compression."
     )

@@ -25,7 +25,7 @@ SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 # The longest side that each format can store, in pixels.
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
-# Files that were encoded here need no limits.
+# For files that `recompress` encoded.
 _UNLIMITED = Limits(max_bytes=2**40, max_pixels=2**40, min_side=1, max_aspect=float("inf"))
 
 
@@ -36,7 +36,7 @@ def recompress(
     subsampling: str = "4:2:0",
     effort: int = 4,
 ) -> Image.Image:
-    """Encode an image and decode it again.
+    """Encode an image and decode the result.
 
     Args:
         image: An RGB image.
@@ -118,7 +118,7 @@ def _resize(image: Image.Image, size: tuple[int, int], kernel: str) -> Image.Ima
 
 def _double_jpeg(image: Image.Image) -> Image.Image:
     image = recompress(shrink(image, LONGEST_SIDE["JPEG"]), "JPEG", 75)
-    # The cut shifts the second 8 x 8 block grid against the first, as nearly every edit does.
+    # The crop shifts the second grid of 8 x 8 blocks against the first, as most edits do.
     return recompress(image.crop((1, 1, *image.size)) if min(image.size) > 1 else image, "JPEG", 50)
 
 

@@ -1,15 +1,14 @@
 """Download an image from a URL without giving access to private networks.
 
-[`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs. On a public Space anybody
-can enter one. Addresses that are not public are refused, whatever name, redirect or DNS answer
-leads to them. Size and time are bounded.
+[`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs, which anyone can enter on
+a public Space. Addresses that are not public are refused, also after redirects and repeated DNS
+lookups. Size and time are limited.
 """
 
 import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterable
 
 import httpcore
 import httpx
@@ -19,9 +18,9 @@ MAX_REDIRECTS = 3
 # Images are served on these ports. Others would allow port scans through the Space.
 PORTS = (80, 443)
 
-# The last one is the default of S3.
+# "binary/octet-stream" is the default of S3.
 _TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
-# IPv6 addresses that stand for public and for private IPv4 addresses (RFC 6052, RFC 8215).
+# IPv6 addresses of public and of private IPv4 addresses (RFC 6052, RFC 8215).
 _NAT64, _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -31,10 +30,9 @@ def fetch(
 ) -> bytes:
     """Download an image.
 
-    The host name is resolved once per redirect, every address must be public, and the connection
-    goes to a checked address. A second DNS answer (DNS rebinding) has no effect. Proxies from the
-    environment are not used, because a proxy would resolve the name again. Certificates are
-    verified.
+    Each host name is resolved once, all its addresses must be public, and the connection uses one
+    of these addresses. A later DNS answer (DNS rebinding) has no effect. Proxies from the
+    environment are ignored, because a proxy resolves the name again. Certificates are verified.
 
     Args:
         url: An `http` or `https` URL. Up to 3 redirects are followed, with the same checks.
@@ -48,9 +46,9 @@ def fetch(
         The body, undecoded.
 
     Raises:
-        ValueError: The URL or its target is refused: scheme, address, port, redirects, size, type.
+        ValueError: The scheme, address, port, number of redirects, size or type is refused.
         OSError: The host cannot be reached, answers with an error, or is too slow (`TimeoutError`).
-            Messages are one line with the URL, without its query, which may contain a secret.
+            Messages are one line with the URL without its query, which may contain a secret.
     """
     deadline = time.monotonic() + timeout
     shown = _shown(url)
@@ -74,7 +72,7 @@ def fetch(
 
 
 class _Refused(Exception):
-    """The reason for a refusal; [`fetch`] turns it into a `ValueError`."""
+    """The reason for a refusal; [`fetch`] raises it as a `ValueError`."""
 
 
 class _Answered(OSError):
@@ -106,10 +104,10 @@ def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, shown
             "User-Agent": "realfake",
         }
         with pool.stream("GET", target, headers=headers) as response:
-            answer = {key.lower(): value.decode("latin-1") for key, value in response.headers}
-            if response.status in (301, 302, 303, 307, 308) and b"location" in answer:
+            received = {key.lower(): value.decode("latin-1") for key, value in response.headers}
+            if response.status in (301, 302, 303, 307, 308) and b"location" in received:
                 try:
-                    url = _parse(str(url.join(answer[b"location"])))
+                    url = _parse(str(url.join(received[b"location"])))
                 except httpx.InvalidURL as error:
                     raise _Refused(f"it redirects to an invalid URL ({error}).") from error
                 continue
@@ -117,37 +115,32 @@ def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, shown
                 raise _Answered(
                     f"{shown} answered with status {response.status}; check the address."
                 )
-            kind = answer.get(b"content-type", "application/octet-stream").strip().lower()
+            kind = received.get(b"content-type", "application/octet-stream").strip().lower()
             if not kind.startswith(_TYPES):
                 raise _Refused(
                     f"it is {kind.split(';')[0][:60]}, not an image; enter the image's own address."
                 )
-            length = answer.get(b"content-length", "")
+            length = received.get(b"content-length", "")
             if length.isdecimal() and int(length) > max_bytes:
-                raise _Refused(_too_large(max_bytes))
-            return _body(response.iter_stream(), max_bytes)
+                raise _too_large(max_bytes)
+            body = bytearray()
+            for chunk in response.iter_stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+            return bytes(body)
     raise _Refused(f"it redirects more than {MAX_REDIRECTS} times; enter the final address.")
 
 
-def _body(chunks: Iterable[bytes], max_bytes: int) -> bytes:
-    body = bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > max_bytes:
-            raise _Refused(_too_large(max_bytes))
-    return bytes(body)
-
-
-def _too_large(max_bytes: int) -> str:
-    return (
-        f"it is larger than the limit of {max_bytes / 2**20:g} MiB; download it and scale it down."
-    )
+def _too_large(max_bytes: int) -> _Refused:
+    limit = f"{max_bytes / 2**20:g} MiB"
+    return _Refused(f"it is larger than the limit of {limit}; download it and scale it down.")
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    """Opens connections to public addresses only, with one deadline for all reads and writes.
+    """Open connections to public addresses only, with one deadline for all reads and writes.
 
-    It works below HTTP and TLS, so the Host header, SNI and the certificate check use the name.
+    HTTP and TLS are above it: the Host header, SNI and the certificate check use the host name.
     """
 
     def __init__(self, deadline: float, allow_private: bool):
@@ -168,7 +161,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
                         f"its address {address} is not public; download the image and pass the "
                         "file."
                     )
-        # In turn: many hosts have an IPv6 address that this machine cannot reach.
+        # Many hosts have an IPv6 address that this machine cannot reach.
         for position, address in enumerate(addresses):
             try:
                 stream = self.backend.connect_tcp(
@@ -182,7 +175,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A stream whose time-out is the time left, so that a slow server cannot stall."""
+    """A stream whose time-out is the remaining time, so that a slow server cannot stall it."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float):
         self.stream = stream
@@ -218,45 +211,43 @@ def _lookup(host: str, timeout: float) -> list[_IPAddress]:
         return [ipaddress.ip_address(host)]
     except ValueError:
         pass  # a name
-    found: list = []
+    results: list = []
 
     def resolve():
         try:
-            found.append(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
-        except Exception as error:  # raised again below, in the caller's thread
-            found.append(error)
+            results.append(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        except Exception as error:  # raised below, in the caller's thread
+            results.append(error)
 
-    # getaddrinfo has no time-out. A thread that is left behind ends with the resolver's.
+    # getaddrinfo has no time-out. An abandoned thread ends when the resolver gives up.
     thread = threading.Thread(target=resolve, daemon=True)
     thread.start()
     thread.join(timeout)
-    if not found:
+    if not results:
         raise TimeoutError
-    if isinstance(found[0], (OSError, UnicodeError)):
+    if isinstance(results[0], (OSError, UnicodeError)):
         raise OSError(f"the name {host} is unknown")
-    if isinstance(found[0], Exception):
-        raise found[0]
-    # "fe80::1%eth0": the scope is not part of the address
-    return list(
-        dict.fromkeys(ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found[0])
-    )
+    if isinstance(results[0], Exception):
+        raise results[0]
+    # "fe80::1%eth0": the scope is not part of the address.
+    addresses = (ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in results[0])
+    return list(dict.fromkeys(addresses))
 
 
 def is_public(address: _IPAddress) -> bool:
     """Return whether an address belongs to the public internet.
 
-    An IPv6 address that contains an IPv4 address (mapped, 6to4, Teredo, NAT64) is as public as the
-    IPv4 address.
+    An IPv6 address that contains IPv4 addresses (mapped, 6to4, Teredo, NAT64) is public if they
+    are.
     """
     if isinstance(address, ipaddress.IPv6Address):
-        carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in _LOCAL_NAT64:
             return False
+        inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in _NAT64:
-            carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        carried = [inner for inner in carried if inner is not None]
-        if carried:
-            return all(is_public(inner) for inner in carried)
+            inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if any(inner):
+            return all(is_public(each) for each in inner if each is not None)
     return address.is_global and not (
         address.is_multicast
         or address.is_reserved

@@ -1,9 +1,8 @@
-"""Facts of an image file that need no look at the picture: format, JPEG tables, size, metadata.
+"""Facts about an image file apart from its content: format, JPEG tables, size, metadata, spectrum.
 
-The corpus audit and the controls of an evaluation measure how much of the label these facts
-reveal. A detector can learn them, because encoders leave traces in the pixels. It then fails on
-files that another program saved. The radial power spectrum, the other plain description, is here
-too.
+The corpus audit and the controls of an evaluation measure how much these facts reveal about the
+label. Encoders leave traces in the pixels, so a detector can learn such facts. It then fails on
+files that another program saved.
 """
 
 import hashlib
@@ -37,7 +36,7 @@ _SUBSAMPLINGS = {
 NUMBERS = ("width", "height", "aspect_ratio", "megapixels", "bytes_per_pixel", "jpeg_quality")
 BINS = 24
 LARGEST_CROP = 256
-# Keeps flat pictures finite. It is below the power of rounding to 8 bits, 1/12.
+# Keeps the logarithm of flat images finite; below the power of rounding to 8 bits, 1/12.
 _FLOOR = 1e-2
 
 
@@ -48,12 +47,11 @@ class ContainerFacts:
     Args:
         format: `"JPEG"`, `"PNG"`, ...
         mode: Pillow's pixel format, such as `"RGB"`, `"L"`, `"RGBA"`, `"P"`.
-        width: Width of the stored picture in pixels.
-        height: Height of the stored picture in pixels.
+        width, height: Size of the stored image in pixels, before the orientation is applied.
         aspect_ratio: Width / height.
         megapixels: Millions of pixels.
         bytes_per_pixel: Size of the file / number of pixels.
-        jpeg_quality: libjpeg's quality with the nearest luminance table, 1..100; `None` for other
+        jpeg_quality: Quality of libjpeg with the nearest luminance table, 1..100; `None` for other
             formats.
         jpeg_tables: First digits of the SHA-256 of the quantisation tables; `"none"` without
             tables.
@@ -127,11 +125,10 @@ def container_facts(data: bytes, name: str = "the image") -> ContainerFacts:
 
 
 def estimated_quality(luminance: Sequence[int]) -> int:
-    """Return libjpeg's quality, 1..100, whose luminance table is nearest in absolute differences.
+    """Return the quality of libjpeg, 1..100, with the nearest luminance table (L1 distance).
 
     Args:
-        luminance: 64 quantisation steps in natural order. For the tables of cameras the result is
-            an estimate.
+        luminance: 64 quantisation steps in natural order.
     """
     table = np.asarray(luminance, dtype=np.int64).reshape(64)
     return int(_QUALITIES[np.abs(_STANDARD - table).sum(axis=1).argmin()])
@@ -160,15 +157,14 @@ def radial_spectrum(
 ) -> np.ndarray:
     """Return the log power of the luminance by frequency, from a centre crop at native size.
 
-    The crop is a square of at most `largest` pixels. Its mean is removed, and it is weighted by a
-    Hann window. Powers are per pixel: white noise of variance v gives log10(v) in every bin, at
-    every size.
+    The mean is removed, and a Hann window is applied. Powers are per pixel: white noise of variance
+    v gives log10(v) in every bin, at every size.
 
     Args:
         image: An RGB image.
-        bins: Number of rings between 0 and 0.5 cycles per pixel. Rings that hold no frequency, in
-            small pictures, are interpolated.
-        largest: Longest side of the crop in pixels.
+        bins: Number of rings between 0 and 0.5 cycles per pixel. Rings without a frequency, in
+            small images, are interpolated.
+        largest: Largest side of the square crop in pixels.
 
     Returns:
         `np.ndarray` of shape `(bins,)`, log10 of squared grey levels.

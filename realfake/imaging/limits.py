@@ -1,9 +1,9 @@
-"""What an image file may ask of its reader, checked on the file's structure before Pillow opens it.
+"""Refuse image files that are expensive to decode, by their structure, before Pillow opens them.
 
-Pillow bounds the number of pixels, but not what stands around them: a kilobyte of TIFF directory
-that names the same megabytes a thousand times, a JPEG of two million scans, a comment of a million
-blocks. [`realfake.imaging.decode`] calls [`checked`] with the bytes of every file, and then looks
-at what kind of decoder the opened image needs.
+Pillow limits the number of pixels, but not the data around them. Examples are a small TIFF
+directory that refers to the same megabytes a thousand times, a JPEG of two million scans, and a
+comment of a million blocks. [`realfake.imaging.decode`] calls [`checked`] for every file, and
+[`check_decoder`] for every opened image.
 """
 
 import math
@@ -15,32 +15,30 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import features
 
-# Work that a progressive JPEG may ask for: its pixels, times its scans. Encoders make about ten
-# scans; this allows twenty at 100 million pixels, about three seconds of one core.
+# Pixels times scans of a progressive JPEG. Encoders write about ten scans. This allows twenty at
+# 100 million pixels, which take about three seconds of one core.
 MAX_SCANNED = 2_000_000_000
-# What one scan costs at the least, in pixels.
+# Minimum cost of a scan, in pixels.
 SCAN_COST = 10_000
-# JPEG segments, PNG chunks, GIF blocks before the first frame: each costs Python code in Pillow a
-# microsecond or two.
+# JPEG segments, PNG chunks, and GIF blocks before the first frame. Each costs Pillow a microsecond
+# or two of Python code.
 MAX_SEGMENTS = 100_000
-# A GIF's comment is joined block by block, each time anew.
+# Pillow joins the comment of a GIF file block by block, in quadratic time.
 MAX_COMMENT_BLOCKS = 4096
-# Bytes that belong to no segment, which Pillow skips one by one.
+# Bytes outside of all segments, which Pillow skips one by one.
 MAX_JUNK = 2**20
-# Cameras write some dozens of tags, and a scanner's file has two numbers for every strip of its
-# image.
+# Cameras write dozens of tags. Scanners write two numbers for each strip of the image.
 MAX_TAGS = 4096
 MAX_NUMBERS = 500_000
-# A tile is decoded whole, however small the image is.
+# A tile is decoded completely, even if the image is smaller.
 MAX_TILE = 16_777_216
-# JPEG scans in a strip or tile of a TIFF file: one for each component. A progressive one has more;
-# libtiff writes none.
+# JPEG scans in a strip or tile of a TIFF file, one per component. Only progressive JPEG has more,
+# and libtiff does not write it.
 MAX_STRIP_SCANS = 4
-# The header of a PPM file, which Pillow reads byte by byte.
+# Pillow reads the header of a PPM file byte by byte.
 MAX_PPM_HEADER = 4096
 
-# Decoders of Pillow that are slow by nature: pixels and bytes that they get through within about
-# two seconds.
+# Slow decoders of Pillow: the pixels and bytes that take about two seconds.
 SLOW = {
     "ppm": (1_000_000, 16 * 2**20, "a PPM file of more than 8 bits"),
     "ppm_plain": (0, 0, "a PPM file in text form"),
@@ -49,16 +47,16 @@ SLOW = {
 }
 
 _EXIF = b"Exif\0\0"
-# A marker that a length follows: no stuffed zero, TEM, restart or fill byte.
+# Markers with a length: not a stuffed zero, TEM, restart or fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _SCAN = b"\xff\xda"
 _PPM_HEADER = re.compile(
     rb"P[1-6fF](?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])",
     re.DOTALL,
 )
-# Bytes of a TIFF value by its type (TIFF 6.0, section 2, and BigTIFF); Pillow ignores others.
+# Bytes of a TIFF value by type (TIFF 6.0, section 2, and BigTIFF). Pillow ignores other types.
 _TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
-_BYTES = (1, 2, 7)  # types that stay bytes and become no numbers
+_BYTES = (1, 2, 7)  # types that Pillow does not convert to numbers
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 16: "u8", 17: "i8"}
 _TILE_SIDES = (322, 323)
 _COMPRESSION, _JPEG = 259, (6, 7)
@@ -67,23 +65,22 @@ _SUB_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 
 
 class TooCostly(Exception):
-    """The file asks for more work than its pixels do; the text completes "… is"."""
+    """The file is too expensive to decode. The text completes "<file name> is"."""
 
 
 def checked(data: bytes, format: str) -> bytes:
-    """Refuse a file that asks too much, and leave out what would only cost.
+    """Check the structure of a file.
 
     Args:
         data: The whole file.
-        format: Pillow's name of the format that its first bytes announce.
+        format: Pillow's name of the format, according to the first bytes.
 
     Returns:
-        `data`, or for a JPEG file what is left of it without an EXIF block that cannot be read
-        within bounds.
+        `data`; for a JPEG file without its EXIF block, if that is too expensive to read.
 
     Raises:
-        TooCostly: It asks too much.
-        ValueError, struct.error, IndexError: It is damaged.
+        TooCostly: The file is too expensive to decode.
+        ValueError, struct.error, IndexError: The file is damaged.
     """
     if format == "JPEG":
         return _checked_jpeg(data)
@@ -93,36 +90,38 @@ def checked(data: bytes, format: str) -> bytes:
         _check_gif(data)
     elif format == "TIFF":
         if not reads_within_bounds(data, to_decode=True):
-            raise TooCostly("a TIFF file whose directory asks for far more than the file holds")
+            raise TooCostly("a TIFF file whose directory refers to more data than the file has")
         _check_strips(data)
     elif format == "AVIF":
         _check_avif(data)
     elif format == "PPM" and not _PPM_HEADER.match(data[:MAX_PPM_HEADER]):
-        raise ValueError("no sizes at the beginning")
+        raise ValueError("The PPM header has no width and height.")
     return data
 
 
 def check_decoder(codec: str, width: int, height: int, size: int) -> None:
-    """Refuse what a slow decoder would sit on.
+    """Check the size of an image that needs a slow decoder.
 
     Args:
         codec: Pillow's name of the decoder.
-        size: Of the file in bytes.
+        width, height: Size of the image in pixels.
+        size: Size of the file in bytes.
 
     Raises:
-        TooCostly: It is too large for this decoder.
+        TooCostly: The image or the file is too large for the decoder.
     """
-    pixels, size_limit, name = SLOW.get(codec, (None, None, ""))
-    if pixels is not None and (width * height > pixels or size > size_limit):
-        beyond = f", read up to {pixels / 1e6:g} million pixels and {size_limit // 2**20} MiB"
-        raise TooCostly(f"{name}{beyond if pixels else ', which is not supported'}")
+    if codec not in SLOW:
+        return
+    pixels, max_size, name = SLOW[codec]
+    if width * height > pixels or size > max_size:
+        limit = f"supported up to {pixels / 1e6:g} million pixels and {max_size // 2**20} MiB"
+        raise TooCostly(f"{name}, {limit if pixels else 'which is not supported'}")
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a WebP file announces (RFC 9649); `None` for other files.
+    """Return width and height in the header of a WebP file (RFC 9649); `None` for other files.
 
-    Pillow takes memory for two such pictures while it opens the file, before anybody can ask for
-    its size.
+    Pillow allocates memory for two images of this size when it opens the file.
     """
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
@@ -139,18 +138,17 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def reads_within_bounds(block: bytes, to_decode: bool = False) -> bool:
-    """Whether the TIFF directories of a block (an EXIF block or a TIFF file) can be read at a cost
-    of the block's size.
+    """Return whether reading the TIFF directories costs no more than the size of the block.
 
-    Every entry names a place and a number of values, and readers copy them; entries may name the
-    same place, so that a small block can ask for terabytes. The first directory is looked at and
-    those below it that Pillow reads.
+    Every entry has an offset and a number of values, which readers copy. Entries can share an
+    offset, so a small block can claim terabytes. The first directory and the sub-directories that
+    Pillow reads are checked.
 
     Args:
-        block: From the TIFF header on. One that is damaged in another way passes; it costs nothing.
-        to_decode: Also bound the tiles of the image.
+        block: An EXIF block or a TIFF file, from the TIFF header on. Other damage is accepted.
+        to_decode: Whether to check the size of the tiles too.
     """
-    # Pillow removes the prefix as often as it stands there, copying the block every time.
+    # Pillow removes every repetition of the prefix, with a copy of the block each time.
     block = block.removeprefix(_EXIF).removeprefix(_EXIF)
     if block.startswith(_EXIF):
         return False
@@ -165,11 +163,15 @@ def reads_within_bounds(block: bytes, to_decode: bool = False) -> bool:
 
 @dataclass
 class _Costs:
-    """What reading directories takes: tags, bytes copied, numbers made of them; a tile's pixels;
-    directories below.
+    """The cost of reading TIFF directories.
 
-    `strips` are the tags that say where the pixels lie, the first of each as libtiff has it: type,
-    number, place.
+    Attributes:
+        order: Byte order for `struct`.
+        tags, copied, numbers: Number of tags, bytes copied, and values converted to numbers.
+        tile: Pixels of the largest tile.
+        below: Offsets of the sub-directories.
+        strips: `{tag: (type, number of values, offset)}` of the tags that locate the pixels. The
+            first entry of a tag counts, as in libtiff.
     """
 
     order: str
@@ -188,15 +190,14 @@ def _walk(block: bytes) -> _Costs:
         offsets = [
             struct.unpack_from(costs.order + ("Q" if big else "L"), block, 8 if big else 4)[0]
         ]
-        # EXIF hangs below the first, the one for interoperability below that; a longer chain goes
-        # in circles.
+        # The EXIF directory is below the first one, and interoperability below EXIF.
         for _ in range(3):
             costs.below = []
             for offset in offsets[:4]:
                 _add_directory(costs, block, offset, big)
             offsets = costs.below
     except (struct.error, OverflowError):
-        pass  # Pillow, too, reads no further than this
+        pass  # Pillow stops here too
     return costs
 
 
@@ -226,9 +227,7 @@ def _add_directory(costs: _Costs, block: bytes, offset: int, big: bool) -> None:
 
 
 def _check_strips(data: bytes) -> None:
-    """Bound the scans of JPEG inside TIFF: libtiff allows a hundred in each strip, and strips may
-    share their bytes.
-    """
+    """Limit the JPEG scans in a TIFF file: libtiff allows a hundred in each strip or tile."""
     costs = _walk(data)
     if not set(_integers(data, costs, (_COMPRESSION,))) & set(_JPEG):
         return
@@ -236,8 +235,7 @@ def _check_strips(data: bytes) -> None:
     sizes = _integers(data, costs, _STRIP_SIZES)
     for index, start in enumerate(_integers(data, costs, _STRIPS)):
         size = sizes[index] if index < len(sizes) else 0
-        # Where the size is missing, libtiff guesses it; it cannot guess more than the rest of the
-        # file.
+        # libtiff guesses a missing size, at most the rest of the file.
         strips[start, start + size if size > 0 or not start else len(data)] += 1
     if sum(max(0, min(stop, len(data)) - start) for start, stop in strips) > 2 * len(data) + 65536:
         raise TooCostly("a TIFF file whose strips share their bytes")
@@ -246,21 +244,21 @@ def _check_strips(data: bytes) -> None:
         found = data.count(_SCAN, start, stop)
         scans += found * times
         if found > MAX_STRIP_SCANS or scans > MAX_SCANNED // SCAN_COST:
-            raise TooCostly("a TIFF file of progressive JPEG, or of far too many strips")
+            raise TooCostly("a TIFF file of progressive JPEG data or of too many strips")
 
 
 def _integers(data: bytes, costs: _Costs, tags: tuple[int, ...]) -> list[int]:
-    """The values of the one of `tags` that the directory has.
+    """Return the values of the one of `tags` that is in the directory.
 
     Raises:
-        ValueError: It has several: readers do not agree which one counts.
+        ValueError: There are several, of which different readers use different ones.
     """
-    found = [costs.strips[tag] for tag in tags if tag in costs.strips]
-    if len(found) > 1:
-        raise ValueError("strips and tiles")
-    if not found or found[0][0] not in _INTEGERS:
+    entries = [costs.strips[tag] for tag in tags if tag in costs.strips]
+    if len(entries) > 1:
+        raise ValueError("The TIFF file has both strips and tiles.")
+    if not entries or entries[0][0] not in _INTEGERS:
         return []
-    kind, values, place = found[0]
+    kind, values, place = entries[0]
     count = min(values, max(0, len(data) - place) // _TYPE_SIZES[kind])
     if not count:
         return []
@@ -268,7 +266,7 @@ def _integers(data: bytes, costs: _Costs, tags: tuple[int, ...]) -> list[int]:
 
 
 def _checked_jpeg(data: bytes) -> bytes:
-    """Walk the segments (ITU-T T.81, B.1.1) as Pillow does, junk included, then count the scans."""
+    """Walk the segments (ITU-T T.81, B.1.1) as Pillow does, then count the scans."""
     exif: list[tuple[int, int]] = []
     width = height = 0
     position, segments, junk = 2, 0, 0
@@ -278,7 +276,7 @@ def _checked_jpeg(data: bytes) -> bytes:
             break
         junk += found - position
         if junk > MAX_JUNK:
-            raise ValueError("a megabyte that belongs to no segment")
+            raise ValueError("The JPEG file has over 1 MiB outside of its segments.")
         position = found
         marker = data[position + 1]
         if marker == 0xDA:
@@ -297,9 +295,9 @@ def _checked_jpeg(data: bytes) -> bytes:
             position += 2 + max(length, 2)
         segments += 1
         if segments > MAX_SEGMENTS:
-            raise TooCostly("a JPEG file of more segments than any program writes")
+            raise TooCostly("a JPEG file with too many segments")
     _count_scans(data, position, width * height)
-    # Pillow joins the blocks, as this does.
+    # Joined as in Pillow.
     block = b"".join(data[start + 10 : end] for start, end in exif)
     if reads_within_bounds(block):
         return data
@@ -317,9 +315,7 @@ def _count_scans(data: bytes, position: int, pixels: int) -> None:
         if data[found.end() - 1] == 0xDA:
             scans -= 1
             if scans < 0:
-                raise TooCostly(
-                    "a JPEG file with so many scans that it would take minutes to decode"
-                )
+                raise TooCostly("a JPEG file with too many scans")
         (length,) = struct.unpack_from(">H", data, found.end())
         position = found.end() + max(length, 2)
 
@@ -330,11 +326,11 @@ def _check_png(data: bytes) -> None:
         if position + 12 > len(data):
             return
         position += 12 + struct.unpack_from(">I", data, position)[0]
-    raise TooCostly("a PNG file of more chunks than any program writes")
+    raise TooCostly("a PNG file with too many chunks")
 
 
 def _check_gif(data: bytes) -> None:
-    """Blocks up to the first image (GIF89a, sections 20 to 26)."""
+    """Count the blocks before the first image (GIF89a, sections 20 to 26)."""
     position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     blocks = comments = 0
     while position < len(data) and data[position] not in b",;":
@@ -348,7 +344,7 @@ def _check_gif(data: bytes) -> None:
                 comments += comment
         position += 1
         if blocks > MAX_SEGMENTS or comments > MAX_COMMENT_BLOCKS:
-            raise TooCostly("a GIF file of more blocks than any program writes")
+            raise TooCostly("a GIF file with too many blocks")
 
 
 def _check_avif(data: bytes) -> None:
@@ -356,8 +352,7 @@ def _check_avif(data: bytes) -> None:
         return
     from PIL import _avif
 
-    # Pillow reads the EXIF block while it opens the file; the decoder beneath it can be asked for
-    # the block alone.
+    # Pillow parses the EXIF block on opening; its decoder returns the block without parsing it.
     exif = _avif.AvifDecoder(data, "auto", 1).get_info()[4] or b""
     if not reads_within_bounds(exif):
-        raise TooCostly("an AVIF file whose EXIF block asks for far more than it holds")
+        raise TooCostly("an AVIF file whose EXIF block refers to more data than it has")
