@@ -18,15 +18,9 @@ from realfake.card.results import in_short, judgement
 from realfake.evaluation import results
 from realfake.evaluation.measure import measure, measure_operating_points
 from realfake.evaluation.results import write_evaluation, write_scores
-from realfake.evaluation.robustness import known_slices
-from realfake.evaluation.robustness_report import (
-    coverage_table,
-    grid_figures,
-    headline,
-    slices_table,
-    summary,
-    write_record,
-)
+from realfake.evaluation.robustness import grid_figures, headline, known_slices
+from realfake.evaluation.robustness_report import coverage_table, slices_table, summary
+from realfake.io import write_record
 from realfake.statistics.verdicts import Thresholds, fit_thresholds, operating_point
 
 EVIL = "a|b <script>alert(1)</script> [x](http://evil) `c`"
@@ -65,7 +59,7 @@ def recorded(names=("good", "poor"), **changes):
         "model": "photos",
         "corpus": "corpus",
         "corpus_fingerprint": "f",
-        "command": "python realfake/cli/robustness.py x",
+        "command": "realfake evaluate robustness x",
         "versions": {},
         "of": 400,
         "headline": headline(figures),
@@ -471,7 +465,7 @@ def finished(tmp_path):
         "operating_points": points,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    write_record(folder, "test", recorded(checkpoint_sha256=weights))
+    write_record(folder / "robustness.json", "test", recorded(checkpoint_sha256=weights))
     facts = {
         "hyperparameters": {"seed": 3},
         "model_class": "ViT",

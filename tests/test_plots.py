@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.special import expit
 
 from realfake import plotting
-from realfake.evaluation import plots
+from realfake.evaluation import heat_tables, plots
 from realfake.evaluation.measure import measure
 from realfake.statistics.verdicts import Thresholds
 
@@ -40,7 +40,8 @@ def figures(monkeypatch):
         saved[path.name if hasattr(path, "name") else str(path)] = figure
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "save", keep)
+    for module in (plots, heat_tables):
+        monkeypatch.setattr(module, "save", keep)
     return saved
 
 
@@ -87,12 +88,12 @@ def test_confusion_shows_shares_of_the_true_label(tmp_path, figures):
         "real": {"real": 30, "inconclusive": 0, "ai": 10},
         "ai": {"real": 0, "inconclusive": 0, "ai": 0},
     }
-    plots.confusion_matrix(tmp_path / "c.png", counts)
+    heat_tables.confusion_matrix(tmp_path / "c.png", counts)
     texts = [text.get_text() for text in figures["c.png"].axes[0].texts]
-    assert texts[:6] == ["75.0 %", "30", "0.0 %", "0", "25.0 %", "10"]
-    assert texts[6] == "–"  # no image, no share
+    assert texts[:3] == ["75.0 %\n30", "0.0 %\n0", "25.0 %\n10"]
+    assert texts[3] == "–\n0"  # no image, no share
     with pytest.raises(ValueError, match="count for each answer"):
-        plots.confusion_matrix(tmp_path / "c.png", {"real": {"real": 1}, "ai": {"ai": 1}})
+        heat_tables.confusion_matrix(tmp_path / "c.png", {"real": {"real": 1}, "ai": {"ai": 1}})
 
 
 def test_roc_agrees_with_scikit_learn(tmp_path, figures, scored):
@@ -193,9 +194,9 @@ def test_captions_fit_their_tile():
 
 def test_pyplot_is_not_imported():
     program = (
-        "import sys; from realfake.evaluation import plots; "
+        "import sys; from realfake.evaluation import heat_tables, plots; "
         "assert 'matplotlib' not in sys.modules; counts = {'real': 1, 'ai': 0}; "
-        "plots.confusion_matrix(sys.argv[1], {'real': counts, 'ai': counts}); "
+        "heat_tables.confusion_matrix(sys.argv[1], {'real': counts, 'ai': counts}); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     import os

@@ -11,11 +11,18 @@ from helpers.tiny import draw_picture, save_tiny
 
 from realfake.cli.main import INTERRUPTED, main
 from realfake.detector import Detector
-from realfake.evaluation import controls, robustness
+from realfake.evaluation import controls
+from realfake.evaluation.degraded_scores import (
+    Scorer,
+    degrade,
+    detector_scorer,
+    possible_degradations,
+    score_grid,
+)
 from realfake.evaluation.log import read_log
 from realfake.evaluation.results import checkpoint_hash
-from realfake.evaluation.robustness import Scorer, score_grid
-from realfake.evaluation.robustness_report import grid_figures, headline, summary, tiers_table
+from realfake.evaluation.robustness import grid_figures, headline, measure_finished_run
+from realfake.evaluation.robustness_report import summary, tiers_table
 from realfake.imaging.decode import open_image
 from realfake.imaging.degradations import GRID
 from realfake.statistics.verdicts import Thresholds
@@ -259,7 +266,7 @@ def test_degradations_do_not_depend_on_the_subset(tmp_path):
 
 def test_too_small_an_image_names_the_degradation():
     with pytest.raises(ValueError, match="leave half_size out of --degradations"):
-        robustness.degrade(draw_picture(12), "half_size", 0)
+        degrade(draw_picture(12), "half_size", 0)
 
 
 # Four real images of two sources and four generated ones of two generators.
@@ -348,7 +355,7 @@ def test_verdicts_and_probabilities_have_their_own_columns():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("--degradations", "clean,jpeg_4"), "there is no 'jpeg_4'; choose from clean"),
+        (("--degradations", "clean,jpeg_4"), "'jpeg_4'; choose from clean"),
         (("--degradations", ","), "--degradations"),
         (("--slice", "faces"), "NAME=SOURCE"),
         (("--slice", "faces=nobody"), "its sources are faces-300, web"),
@@ -399,7 +406,6 @@ def test_the_card_is_updated(tiny_vit, corpus, tmp_path, monkeypatch):
 
 def test_measurement_of_a_finished_run(tiny_vit, corpus, tmp_path):
     from realfake.corpus.load import load_corpus
-    from realfake.evaluation.robustness import measure_finished_run, possible_degradations
 
     splits = load_corpus(corpus, num_proc=1).splits
     folder, log = shutil.copytree(tiny_vit, tmp_path / "run"), tmp_path / "log.jsonl"
@@ -423,8 +429,6 @@ def test_measurement_of_a_finished_run(tiny_vit, corpus, tmp_path):
 
 def test_degradations_that_make_images_too_small_are_left_out():
     from io import BytesIO
-
-    from realfake.evaluation.robustness import possible_degradations
 
     def table(*sizes):
         contents = []
@@ -452,7 +456,7 @@ def test_ood_scores_are_those_of_a_prediction(name, tmp_path):
     detector = Detector.from_pretrained(save_tiny(name, tmp_path / name))
     pictures = [draw_picture(32, seed=500 + seed) for seed in range(60)]
     detector.ood = ood.fit(detector.features(pictures), np.arange(60) % 2 == 1, alpha=0.2)
-    scorer = robustness.detector_scorer(detector, "weights", 4)
+    scorer = detector_scorer(detector, "weights", 4)
     scores, scored = score_grid(
         rows(24), ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=2, workers=4
     )

@@ -20,7 +20,7 @@ from realfake.card import method, results
 from realfake.card.facts import CardFacts, hub_id, license_of, public_name, split_note
 from realfake.card.limits import limits, unsuitable_section
 from realfake.detector import stored_facts
-from realfake.evaluation import explanation_report, robustness_report
+from realfake.evaluation import explanation_report, robustness, robustness_report
 from realfake.evaluation.formats import FILE_NAME as FORMATS_FILE
 from realfake.evaluation.log import count_weights
 from realfake.evaluation.measure import measure_operating_points
@@ -259,7 +259,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "thresholds": own.get("thresholds"),
             "ood": own.get("ood"),
             "evaluation": measured,
-            "robustness": robustness_report.read_robustness(folder),
+            "robustness": robustness.read_robustness(folder),
             "explanations": read_records(folder / explanation_report.FILE_NAME),
             "formats": read_records(folder / FORMATS_FILE),
             "scores": {

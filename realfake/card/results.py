@@ -6,7 +6,7 @@ from realfake.card.facts import CardFacts, split_note
 from realfake.card.limits import unsuitable
 from realfake.evaluation.formats import formats_table
 from realfake.evaluation.measure import VERDICTS, complement
-from realfake.evaluation.robustness_report import CLEAN
+from realfake.evaluation.robustness import CLEAN
 from realfake.formatting import code, md, percent, score, share, table
 from realfake.labels import AI, REAL
 from realfake.statistics.verdicts import binomial_interval

@@ -17,9 +17,9 @@ from scipy.special import expit
 from realfake.corpus.rows import column, corpus_fingerprint, own_groups
 from realfake.corpus.write import GRID_SIDE, equalized
 from realfake.detector import Detector
+from realfake.evaluation.degraded_scores import detector_scorer
 from realfake.evaluation.log import log_once, plain
 from realfake.evaluation.measure import OTHER
-from realfake.evaluation.robustness import detector_scorer
 from realfake.formatting import md, number, share, table
 from realfake.imaging.decode import open_image
 from realfake.io import versions, write_record

@@ -1,48 +1,40 @@
-"""Robustness: a detector and its controls on images that were recompressed, resized, cropped, …
+"""Measure a detector and its controls on recompressed, resized, cropped, blurred and noisy images.
 
-[`score_grid`] decodes each image once, applies every degradation of [`degradations.GRID`] and
-scores the results. Scores are saved during the run, so that an interrupted run continues.
-[`measure_robustness`] also computes the figures and writes `robustness.json`.
+[`measure_robustness`] scores a split under every degradation, computes the figures and writes
+`robustness.json`.
 """
 
-import copy
-import hashlib
-import json
 import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
-from PIL import Image
+from numpy.typing import ArrayLike
 
+from realfake import io
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai
 from realfake.corpus.splits import subset
 from realfake.detector import Detector
 from realfake.evaluation import controls
-from realfake.evaluation.log import log_once
-from realfake.evaluation.results import checkpoint_hash
-from realfake.evaluation.robustness_report import CLEAN, grid_figures, headline, write_record
-from realfake.imaging.decode import LIMITS, image_bytes, open_image
+from realfake.evaluation.degraded_scores import (
+    OOD,
+    Scorer,
+    detector_scorer,
+    possible_degradations,
+    score_grid,
+)
+from realfake.evaluation.log import log_once, plain
+from realfake.evaluation.measure import ENOUGH, complement, interval_of, measure
+from realfake.evaluation.results import checkpoint_hash, current_names
 from realfake.imaging.degradations import GRID
-from realfake.imaging.file_facts import container_facts
-from realfake.io import versions
-from realfake.models.folding import fold_batch_norms
-from realfake.runtime import lone_threads
+from realfake.labels import NAMES
+from realfake.statistics.metrics import balanced_accuracy
+from realfake.statistics.verdicts import Thresholds
 
-SCORES_FOLDER = ".scores"
-OOD = "ood"
-# Increase it when the same image and weights can get another score.
-_VERSION = 1
-# Input on which the folding of batch normalisations is checked.
-_TRIAL = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+FILE_NAME = "robustness.json"
+CLEAN = "clean"
 # Sources that are also reported separately, if a split has them: faces, and sources whose real and
 # generated images show the same subjects.
 SLICES = {
@@ -52,284 +44,140 @@ SLICES = {
 }
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """A function from images to log-odds of ai: the detector or a control.
+# Figures
+
+
+def grid_figures(
+    log_odds: Mapping[str, np.ndarray],
+    truth: ArrayLike,
+    *,
+    thresholds: Thresholds | None = None,
+    out_of_distribution: Mapping[str, Sequence[bool]] | None = None,
+    groups: Sequence | None = None,
+    generators: Sequence | None = None,
+    sources: Sequence | None = None,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> dict[str, dict]:
+    """Compute the figures of each degradation.
 
     Args:
-        name: Its name in files and tables; letters, digits and hyphens.
-        key: What its scores depend on besides the image, such as the hash of its weights.
-        score: From RGB images to float64 log-odds (n,), or (1 + len(also), n).
-        also: Names of further outputs, such as the OOD score.
-    """
-
-    name: str
-    key: str
-    score: Callable[[list[Image.Image]], np.ndarray]
-    also: tuple[str, ...] = ()
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of all outputs."""
-        return (self.name, *self.also)
-
-
-def detector_scorer(detector: Detector, identity: str, batch_size: int) -> Scorer:
-    """Return the [`Scorer`] of a detector. On a CPU, batch normalisations are folded in a copy.
-
-    The OOD score is computed as well if the checkpoint stores a reference.
-
-    Args:
-        identity: What identifies the weights, such as their hash.
-    """
-    # The same weights with another processor or other class indices are another detector.
-    processor = json.dumps(detector.processor.to_dict(), sort_keys=True, default=str)
-    key = [
-        detector.name,
-        identity,
-        json.dumps(detector.class_indices),
-        processor,
-        str(detector.model.dtype),
-    ]
-    if detector.ood is not None:
-        digest = hashlib.sha256()
-        for label, scores in sorted(detector.ood.scores.items()):
-            digest.update(label.encode() + np.ascontiguousarray(scores).tobytes())
-        key.append(digest.hexdigest())
-    score = _score_in_threads(detector, batch_size)
-    return Scorer("model", "|".join(key), score, also=() if detector.ood is None else (OOD,))
-
-
-def _score_in_threads(
-    detector: Detector, batch_size: int
-) -> Callable[[list[Image.Image]], np.ndarray]:
-    """Return a function that uses one copy of the detector per thread on a CPU.
-
-    The copies share their weights, but not the hooks that record features.
-    """
-    model = detector.model
-    if model.device.type == "cpu" and model.dtype == torch.float32:
-        model = fold_batch_norms(model, detector.pixels(_TRIAL))
-    local = threading.local()
-
-    def score(images: list[Image.Image]) -> np.ndarray:
-        if model.device.type == "cpu" and not hasattr(local, "detector"):
-            local.detector = copy.copy(detector)
-            local.detector.lock = threading.RLock()
-            weights = [*model.parameters(), *model.buffers()]
-            local.detector.model = copy.deepcopy(model, {id(tensor): tensor for tensor in weights})
-        chosen = getattr(local, "detector", detector)
-        if detector.ood is None:
-            return chosen.log_odds(images, batch_size)
-        return np.stack(chosen.scores(images, batch_size))
-
-    return score
-
-
-def image_seed(content: bytes) -> int:
-    """Return the seed of an image's degradations, which depends only on its file."""
-    return int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
-
-
-def check_degradations(names: Iterable[str]) -> list[str]:
-    """Return the names without repetitions.
-
-    Raises:
-        ValueError: There are no names, or there is no such degradation.
-    """
-    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
-    unknown = [name for name in names if name not in GRID]
-    if unknown or not names:
-        raise ValueError(
-            f"--degradations: there is no {', '.join(map(repr, unknown)) or 'name'}; "
-            f"choose from {', '.join(GRID)}."
-        )
-    return names
-
-
-def degrade(image: Image.Image, name: str, seed: int) -> Image.Image:
-    """Apply a degradation of the grid.
-
-    Raises:
-        ValueError: The result is too small for a detector.
-    """
-    degraded = GRID[name](image, seed)
-    if min(degraded.size) < LIMITS.min_side:
-        raise ValueError(
-            f"An image of {image.width} × {image.height} pixels is too small for {name}, which "
-            f"leaves {degraded.width} × {degraded.height}; leave {name} out of --degradations."
-        )
-    return degraded
-
-
-def possible_degradations(dataset: Dataset, names: Sequence[str] = tuple(GRID)) -> list[str]:
-    """Return the degradations whose results are large enough for a detector, for all images."""
-    sizes = {container_facts(image_bytes(row)).upright_size for row in dataset["image"]}
-    # The result depends on the size, and is smallest for one of these.
-    smallest = {
-        *(min(sizes, key=lambda size: size[side]) for side in (0, 1)),
-        *(extreme(sizes, key=lambda size: size[0] / size[1]) for extreme in (min, max)),
-    }
-    blank = [
-        Image.fromarray(np.zeros((height, width, 3), dtype=np.uint8)) for width, height in smallest
-    ]
-    return [
-        name
-        for name in names
-        if all(min(GRID[name](image, 0).size) >= LIMITS.min_side for image in blank)
-    ]
-
-
-def score_grid(
-    dataset: Dataset,
-    names: Sequence[str],
-    scorers: Sequence[Scorer],
-    folder: str | os.PathLike,
-    fingerprint: str,
-    batch_size: int = 16,
-    save_every: float = 20.0,
-    workers: int | None = None,
-) -> tuple[dict[str, dict[str, np.ndarray]], int]:
-    """Score every image under every degradation, starting from the scores of an earlier run.
-
-    Args:
-        dataset: Rows with an undecoded `image`.
-        names: Degradations of [`degradations.GRID`].
-        scorers: The detector, and controls.
-        folder: Scores are saved in its subfolder `.scores`, one Parquet file per scorer and
-            degradation.
-        fingerprint: Of the images and their order, see [`rows.corpus_fingerprint`].
-        batch_size: Images per forward pass of a thread, *defaults to* 16.
-        save_every: Seconds between two savings, *defaults to* 20.
-        workers: *optional*. Threads; *defaults to* the number that Torch uses.
+        log_odds: `{degradation: (n,) float64}`.
+        truth: (n,) bool, True for ai.
+        out_of_distribution: *optional*. For each degradation, as in [`measure.measure`].
+        slices: `{name: sources}`, *optional*. Images of these sources are also measured separately.
+        thresholds, groups, generators, sources, seed, n_resamples: As in [`measure.measure`].
 
     Returns:
-        `{output: {degradation: (n,) float64}}`, the log-odds under the scorer's name, and the
-        number of images that were scored now.
-
-    Raises:
-        ValueError: An image is unusable, or too small for a degradation.
-        OSError: A file cannot be read or written.
+        `{degradation: figures}` of [`measure.measure`], with `false_positives` (share of real
+        images with log-odds above 0), `by_generator[name]["balanced_accuracy"]`, and `by_slice`.
     """
-    from tqdm.auto import tqdm
-
-    n = len(dataset)
-    folder = Path(folder) / SCORES_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = [(scorer, name) for scorer in scorers for name in names]
-    files = {
-        (output, name): folder / f"{output}-{name}-{_key(scorer, name, fingerprint)}.parquet"
-        for scorer, name in pairs
-        for output in scorer.outputs
-    }
-    scores = {pair: _read(path, n) for pair, path in files.items()}
-
-    def missing(batch: slice) -> dict[str, list[Scorer]]:
-        wanted = {}
-        for scorer, name in pairs:
-            if any(np.isnan(scores[output, name][batch]).any() for output in scorer.outputs):
-                wanted.setdefault(name, []).append(scorer)
-        return wanted
-
-    batches = [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
-    todo = [(batch, wanted) for batch in batches if (wanted := missing(batch))]
-    total = sum((batch.stop - batch.start) * len(wanted) for batch, wanted in todo)
-    scored, changed, saved = 0, set(), time.monotonic()
-    stop, lock = threading.Event(), threading.Lock()
-
-    def save() -> None:
-        for pair in changed:
-            _write(files[pair], scores[pair])
-        changed.clear()
-
-    def keep(batch: slice, name: str, results: Sequence[tuple[Scorer, np.ndarray]]) -> None:
-        nonlocal scored, saved
-        with lock:
-            for scorer, values in results:
-                for output, row in zip(scorer.outputs, values, strict=True):
-                    scores[output, name][batch] = row
-                    changed.add((output, name))
-                scored += batch.stop - batch.start
-            bar.update(batch.stop - batch.start)
-            if time.monotonic() - saved >= save_every:
-                save()
-                saved = time.monotonic()
-
-    def work(batch: slice, wanted: Mapping[str, list[Scorer]]) -> None:
-        if stop.is_set():
-            return
-        images = []
-        for row in dataset[batch]["image"]:
-            content = image_bytes(row)
-            image = open_image({"bytes": content, "path": row.get("path")})
-            images.append((image, image_seed(content)))
-        # One degradation at a time limits the memory.
-        for name, by in wanted.items():
-            if stop.is_set():
-                return
-            degraded = [degrade(image, name, seed) for image, seed in images]
-            keep(batch, name, [(scorer, _finite(scorer, name, degraded)) for scorer in by])
-
-    bar = tqdm(
-        total=total,
-        desc=f"{n:,} images × {len(names)} degradations",
-        unit="img",
-        disable=not total,
-        mininterval=0.5 if sys.stderr.isatty() else 15.0,
-    )
-    try:
-        # Codecs and network release the interpreter lock, so threads use all cores.
-        with bar, lone_threads(workers) as pool:
-            futures = [pool.submit(work, batch, wanted) for batch, wanted in todo]
-            try:
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()
-            finally:
-                stop.set()
-    finally:
-        save()
-    outputs = [output for scorer in scorers for output in scorer.outputs]
-    return {output: {name: scores[output, name] for name in names} for output in outputs}, scored
-
-
-def _finite(scorer: Scorer, name: str, images: list[Image.Image]) -> np.ndarray:
-    values = np.atleast_2d(np.asarray(scorer.score(images), dtype=np.float64))
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{scorer.name} gives scores that are not finite on {name}; its weights are broken."
+    truth = np.asarray(truth, dtype=bool)
+    options = {"seed": seed, "n_resamples": n_resamples}
+    independent = None
+    if groups is not None:
+        names = [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
+        independent = np.array(names)
+    result = {}
+    for name, values in log_odds.items():
+        unlike = out_of_distribution and np.asarray(out_of_distribution[name], dtype=bool)
+        figures = measure(
+            values,
+            truth,
+            thresholds=thresholds,
+            out_of_distribution=unlike,
+            groups=groups,
+            generators=generators,
+            sources=sources,
+            **options,
         )
-    return values
+        figures["false_positives"] = complement(figures["summary"]["recall_real"])
+        for generator, entry in figures.get("by_generator", {}).items():
+            mine = ~truth | (np.asarray(generators, dtype=object) == generator)
+            whose = None if independent is None else independent[mine]
+            entry["balanced_accuracy"] = interval_of(
+                balanced_accuracy, values[mine], truth[mine], whose, options
+            )
+        if slices:
+            figures["by_slice"] = {
+                title: _slice(
+                    values,
+                    truth,
+                    thresholds,
+                    unlike,
+                    groups,
+                    np.isin(np.asarray(sources, dtype=object).astype(str), members),
+                    options,
+                )
+                for title, members in slices.items()
+            }
+        result[name] = plain(figures)
+    return result
 
 
-def _key(scorer: Scorer, name: str, fingerprint: str) -> str:
-    text = "|".join((str(_VERSION), scorer.key, name, str(GRID[name].version), fingerprint))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _slice(log_odds, truth, thresholds, out_of_distribution, groups, mine, options) -> dict:
+    if not mine.any():
+        return {"n": dict.fromkeys(NAMES, 0)}
+    figures = measure(
+        log_odds[mine],
+        truth[mine],
+        thresholds=thresholds,
+        out_of_distribution=None if out_of_distribution is None else out_of_distribution[mine],
+        groups=None if groups is None else [group for group, one in zip(groups, mine) if one],
+        **options,
+    )
+    summary = figures["summary"]
+    result = {
+        "n": figures["n"],
+        "auroc": summary["auroc"],
+        "balanced_accuracy": summary["balanced_accuracy"],
+        "detected": summary["recall_ai"],
+        "false_positives": complement(summary["recall_real"]),
+    }
+    if "verdicts" in figures:
+        kept = ("given", "accuracy", "wrong", "promised")
+        result["verdicts"] = {key: figures["verdicts"][key] for key in kept}
+    return result
 
 
-def _read(path: Path, n: int) -> np.ndarray:
-    """Return the scores of an earlier run, (n,), NaN where there are none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def headline(figures: Mapping[str, Mapping]) -> dict:
+    """Return the worst degradation and the worst generator.
 
-    scores = np.full(n, np.nan)
-    if path.is_file():
-        try:
-            stored = pq.ParquetFile(path).read()["log_odds"].to_numpy()
-        except (pa.ArrowInvalid, KeyError):
-            # A damaged file is computed again.
-            return scores
-        if len(stored) == n:
-            scores[:] = stored
-    return scores
+    Intervals ignore that a cell was chosen as the lowest.
 
+    Args:
+        figures: Of [`grid_figures`].
 
-def _write(path: Path, scores: np.ndarray) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    draft = path.with_suffix(".tmp")
-    pq.write_table(pa.table({"log_odds": pa.array(scores)}), draft, compression="zstd")
-    os.replace(draft, path)
+    Returns:
+        `worst_degradation` `{"degradation", "balanced_accuracy"}`; `worst_generator` `{"generator",
+        "degradation", "n", "balanced_accuracy", "auroc", "detected"}`, of those with ten images or
+        more if there are any; `clean`, the balanced accuracy of `clean`; `mean`, that over all
+        degradations. `None` for what is not defined.
+    """
+    tiers = {
+        name: entry["summary"]["balanced_accuracy"]
+        for name, entry in figures.items()
+        if entry["summary"]["balanced_accuracy"]["value"] is not None
+    }
+    if not tiers:
+        return {"worst_degradation": None, "worst_generator": None, "clean": None, "mean": None}
+    worst = min(tiers, key=lambda name: tiers[name]["value"])
+    cells = [
+        {"generator": generator, "degradation": name, **entry}
+        for name in figures
+        for generator, entry in (figures[name].get("by_generator") or {}).items()
+        if entry["balanced_accuracy"]["value"] is not None
+    ]
+    cells = [cell for cell in cells if cell["n"] >= ENOUGH] or cells
+    lowest = min(cells, key=lambda cell: cell["balanced_accuracy"]["value"]) if cells else None
+    kept = ("generator", "degradation", "n", "balanced_accuracy", "auroc", "detected")
+    return {
+        "worst_degradation": {"degradation": worst, "balanced_accuracy": tiers[worst]},
+        "worst_generator": lowest and {key: lowest[key] for key in kept},
+        "clean": tiers.get(CLEAN),
+        "mean": float(np.mean([entry["value"] for entry in tiers.values()])),
+    }
 
 
 # Slices
@@ -339,14 +187,14 @@ def read_slices(texts: Sequence[str], sources: Sequence | None) -> dict[str, lis
     """Parse `"faces=ffhq,stylegan"` as `{"faces": ["ffhq", "stylegan"]}`.
 
     Raises:
-        ValueError: The form is another one, or the split has no image of these sources.
+        ValueError: A text has another form, or the split has no image of these sources.
     """
     known = sorted({str(source) for source in sources or () if source})
     slices = {}
     for text in texts:
-        name, equals, members = text.partition("=")
-        members = [member.strip() for member in members.split(",") if member.strip()]
-        if not equals or not name.strip() or not members:
+        name, _, listed = text.partition("=")
+        members = [member.strip() for member in listed.split(",") if member.strip()]
+        if not name.strip() or not members:
             raise ValueError(f"--slice: {text!r} is not of the form NAME=SOURCE,SOURCE.")
         if not set(members) & set(known):
             raise ValueError(
@@ -358,12 +206,21 @@ def read_slices(texts: Sequence[str], sources: Sequence | None) -> dict[str, lis
 
 
 def known_slices(sources: Sequence | None) -> dict[str, list[str]]:
-    """Return the [`SLICES`] that a split has images of."""
+    """Return those of [`SLICES`] that a split has images of."""
     known = set(sources or ())
     return {name: members for name, members in SLICES.items() if known & set(members)}
 
 
-# A whole measurement
+# The measurement and its record
+
+
+def read_robustness(folder: str | os.PathLike) -> dict:
+    """Read `robustness.json`, `{split: record}`; `{}` if there is none.
+
+    Raises:
+        ValueError: The file does not hold one record per split.
+    """
+    return current_names(io.read_records(Path(folder) / FILE_NAME))
 
 
 def measure_robustness(
@@ -402,7 +259,7 @@ def measure_robustness(
         seed, n_resamples: Of the bootstrap.
 
     Returns:
-        The record, and the scores as [`score_grid`] returns them.
+        The record, and the scores as [`degraded_scores.score_grid`] returns them.
 
     Raises:
         ValueError: An image is unusable.
@@ -422,17 +279,15 @@ def measure_robustness(
 
     print("Computing the figures.", flush=True)
     resampling = {"seed": seed, "n_resamples": n_resamples}
-    out_of_distribution = None
-    if detector.ood is not None:
-        out_of_distribution = {
-            name: detector.ood.is_out_of_distribution(values)
-            for name, values in scores[OOD].items()
-        }
+    unlike = {
+        name: detector.ood.is_out_of_distribution(values)
+        for name, values in scores.get(OOD, {}).items()
+    }
     figures = grid_figures(
         scores["model"],
         truth,
         thresholds=detector.thresholds,
-        out_of_distribution=out_of_distribution,
+        out_of_distribution=unlike or None,
         slices=slices,
         **known,
         **resampling,
@@ -444,7 +299,7 @@ def measure_robustness(
         "corpus": corpus,
         "corpus_fingerprint": fingerprint,
         "command": command,
-        "versions": versions(),
+        "versions": io.versions(),
         "of": of or len(dataset),
         "headline": headline(figures),
         "described": {name: GRID[name].description for name in degradations},
@@ -473,15 +328,8 @@ def measure_robustness(
             figures={**{k: first["summary"][k] for k in kept}, "headline": record["headline"]},
             degradations=list(figures),
         )
-    write_record(folder, split, record)
+    io.write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
     return record, scores
-
-
-def subsample(dataset: Dataset, most: int, seed: int) -> Dataset:
-    """Return at most `most` images, with the shares of labels and generators kept."""
-    if len(dataset) <= most:
-        return dataset
-    return dataset.select(subset(dataset["label"][:], most, seed, column(dataset, "generator")))
 
 
 def measure_finished_run(
@@ -501,14 +349,15 @@ def measure_finished_run(
         folder: The checkpoint's folder.
         splits: Of the corpus. The controls are fitted on `train` unless it is streamed.
         most: Largest number of images of test and of train; 0 measures nothing.
+        corpus, command, measurement_log, seed: As in [`measure_robustness`].
 
     Returns:
-        The record; `None` if there is no test split.
+        The record; `None` if nothing was measured.
     """
     test, train = splits.get("test"), splits.get("train")
     if not most or not isinstance(test, Dataset):
         return None
-    chosen = subsample(test, most, seed)
+    chosen = _subsample(test, most, seed)
     record, _ = measure_robustness(
         detector,
         checkpoint_hash(folder),
@@ -518,10 +367,17 @@ def measure_finished_run(
         corpus=corpus,
         command=command,
         measurement_log=measurement_log,
-        train=subsample(train, most, seed) if isinstance(train, Dataset) else None,
+        train=_subsample(train, most, seed) if isinstance(train, Dataset) else None,
         degradations=possible_degradations(chosen),
         slices=known_slices(column(chosen, "source")),
         of=len(test),
         seed=seed,
     )
     return record
+
+
+def _subsample(dataset: Dataset, most: int, seed: int) -> Dataset:
+    """Return at most `most` images, with the shares of labels and generators kept."""
+    if len(dataset) <= most:
+        return dataset
+    return dataset.select(subset(dataset["label"][:], most, seed, column(dataset, "generator")))

@@ -1,178 +1,19 @@
-"""The figures of a robustness measurement, `robustness.json`, and its tables in Markdown.
+"""The tables and sentences of a robustness measurement, in Markdown.
 
 `evaluation.md` is the full report of [`render`]; the model card shows the same tables.
 """
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from realfake import io
 from realfake.evaluation import controls
-from realfake.evaluation.log import plain
-from realfake.evaluation.measure import ENOUGH, complement, interval_of, measure, too_many_wrong
-from realfake.evaluation.results import current_names
+from realfake.evaluation.measure import too_many_wrong
+from realfake.evaluation.robustness import CLEAN, FILE_NAME, headline
 from realfake.formatting import MISSING, code, fence, md, number, percent, score, share, table
 from realfake.imaging.degradations import GRID
-from realfake.labels import AI, NAMES, REAL
-from realfake.statistics.metrics import balanced_accuracy
-from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds
+from realfake.labels import AI, REAL
+from realfake.statistics.verdicts import INCONCLUSIVE
 
-FILE_NAME = "robustness.json"
 REPORT_NAME = "evaluation.md"
-CLEAN = "clean"
-
-
-def grid_figures(
-    log_odds: Mapping[str, np.ndarray],
-    truth: ArrayLike,
-    *,
-    thresholds: Thresholds | None = None,
-    out_of_distribution: Mapping[str, Sequence[bool]] | None = None,
-    groups: Sequence | None = None,
-    generators: Sequence | None = None,
-    sources: Sequence | None = None,
-    slices: Mapping[str, Sequence[str]] | None = None,
-    seed: int = 0,
-    n_resamples: int = 1000,
-) -> dict[str, dict]:
-    """Compute the figures of each degradation.
-
-    Args:
-        log_odds: `{degradation: (n,) float64}`.
-        truth: (n,) bool, True for ai.
-        out_of_distribution: *optional*. For each degradation, as in [`measure.measure`].
-        slices: `{name: sources}`, *optional*. Images of these sources are also measured separately.
-        thresholds, groups, generators, sources, seed, n_resamples: As in [`measure.measure`].
-
-    Returns:
-        `{degradation: figures}` of [`measure.measure`], with `false_positives` (share of real
-        images with log-odds above 0), `by_generator[name]["balanced_accuracy"]`, and `by_slice`.
-    """
-    truth = np.asarray(truth, dtype=bool)
-    options = {"seed": seed, "n_resamples": n_resamples}
-    independent = None
-    if groups is not None:
-        names = [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
-        independent = np.array(names)
-    result = {}
-    for name, values in log_odds.items():
-        unlike = out_of_distribution and np.asarray(out_of_distribution[name], dtype=bool)
-        figures = measure(
-            values,
-            truth,
-            thresholds=thresholds,
-            out_of_distribution=unlike,
-            groups=groups,
-            generators=generators,
-            sources=sources,
-            **options,
-        )
-        figures["false_positives"] = complement(figures["summary"]["recall_real"])
-        for generator, entry in figures.get("by_generator", {}).items():
-            mine = ~truth | (np.asarray(generators, dtype=object) == generator)
-            whose = None if independent is None else independent[mine]
-            entry["balanced_accuracy"] = interval_of(
-                balanced_accuracy, values[mine], truth[mine], whose, options
-            )
-        if slices:
-            figures["by_slice"] = {}
-            for part, members in slices.items():
-                mine = np.isin(np.asarray(sources, dtype=object).astype(str), members)
-                figures["by_slice"][part] = _slice(
-                    values, truth, thresholds, unlike, groups, mine, options
-                )
-        result[name] = plain(figures)
-    return result
-
-
-def _slice(log_odds, truth, thresholds, out_of_distribution, groups, mine, options) -> dict:
-    if not mine.any():
-        return {"n": dict.fromkeys(NAMES, 0)}
-    figures = measure(
-        log_odds[mine],
-        truth[mine],
-        thresholds=thresholds,
-        out_of_distribution=None if out_of_distribution is None else out_of_distribution[mine],
-        groups=None if groups is None else [group for group, one in zip(groups, mine) if one],
-        **options,
-    )
-    summary = figures["summary"]
-    result = {
-        "n": figures["n"],
-        "auroc": summary["auroc"],
-        "balanced_accuracy": summary["balanced_accuracy"],
-        "detected": summary["recall_ai"],
-        "false_positives": complement(summary["recall_real"]),
-    }
-    if "verdicts" in figures:
-        kept = ("given", "accuracy", "wrong", "promised")
-        result["verdicts"] = {key: figures["verdicts"][key] for key in kept}
-    return result
-
-
-def headline(figures: Mapping[str, Mapping]) -> dict:
-    """Return the worst degradation and the worst generator, which represent the whole grid.
-
-    Args:
-        figures: Of [`grid_figures`].
-
-    Returns:
-        `worst_degradation` `{"degradation", "balanced_accuracy"}`; `worst_generator` `{"generator",
-        "degradation", "n", "balanced_accuracy", "auroc", "detected"}`, of those with ten images or
-        more if there are such; `clean`, the balanced accuracy of `clean`; `mean`, that over all
-        degradations. Intervals ignore that a cell was chosen as the lowest.
-    """
-    tiers = {
-        name: entry["summary"]["balanced_accuracy"]
-        for name, entry in figures.items()
-        if entry["summary"]["balanced_accuracy"]["value"] is not None
-    }
-    if not tiers:
-        return {"worst_degradation": None, "worst_generator": None, "clean": None, "mean": None}
-    worst = min(tiers, key=lambda name: tiers[name]["value"])
-    cells = [
-        {"generator": generator, "degradation": name, **entry}
-        for name in figures
-        for generator, entry in (figures[name].get("by_generator") or {}).items()
-        if entry["balanced_accuracy"]["value"] is not None
-    ]
-    cells = [cell for cell in cells if cell["n"] >= ENOUGH] or cells
-    lowest = min(cells, key=lambda cell: cell["balanced_accuracy"]["value"]) if cells else None
-    kept = ("generator", "degradation", "n", "balanced_accuracy", "auroc", "detected")
-    return {
-        "worst_degradation": {"degradation": worst, "balanced_accuracy": tiers[worst]},
-        "worst_generator": lowest and {key: lowest[key] for key in kept},
-        "clean": tiers.get(CLEAN),
-        "mean": float(np.mean([entry["value"] for entry in tiers.values()])),
-    }
-
-
-# The record
-
-
-def read_robustness(folder: str | os.PathLike) -> dict:
-    """Read `robustness.json`; `{}` if there is none.
-
-    Raises:
-        ValueError: It is not what [`write_record`] writes.
-    """
-    return current_names(io.read_records(Path(folder) / FILE_NAME))
-
-
-def write_record(folder: str | os.PathLike, split: str, record: Mapping) -> dict:
-    """Write a split's record into `robustness.json`, beside other splits of the same weights.
-
-    Args:
-        record: Of [`robustness.measure_robustness`], with `checkpoint_sha256`.
-
-    Returns:
-        The whole file, `{split: record}`.
-    """
-    return io.write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
 
 
 # Tables and sentences, shared by the report and the card

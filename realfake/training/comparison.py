@@ -16,7 +16,7 @@ from scipy.special import expit
 from realfake.corpus.rows import corpus_fingerprint, is_ai
 from realfake.corpus.splits import subset
 from realfake.detector import Detector
-from realfake.evaluation import results, robustness
+from realfake.evaluation import degraded_scores, results
 from realfake.formatting import md, number, percent, score, share, table
 from realfake.io import write_atomically
 from realfake.labels import AI, NAMES, REAL
@@ -188,9 +188,9 @@ def measure_run(run: Run, dataset: Dataset, n: int, seed: int = 0) -> dict:
     if not n:
         return figures
     sample = balanced_sample(dataset, n, seed)
-    names = robustness.possible_degradations(sample, TIERS)
-    scorer = robustness.detector_scorer(detector, results.checkpoint_hash(run.folder), 16)
-    log_odds, _ = robustness.score_grid(
+    names = degraded_scores.possible_degradations(sample, TIERS)
+    scorer = degraded_scores.detector_scorer(detector, results.checkpoint_hash(run.folder), 16)
+    log_odds, _ = degraded_scores.score_grid(
         sample, names, [scorer], run.folder, corpus_fingerprint(sample)
     )
     truth = is_ai(sample)
