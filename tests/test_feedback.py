@@ -15,7 +15,7 @@ import pytest
 from helpers.tiny import draw_picture
 from PIL import Image
 
-from realfake.cli import feedback as feedback_command
+from realfake.cli.corpus import look_alikes
 from realfake.cli.main import main
 from realfake.space import feedback as module
 from realfake.space.feedback import Feedback, read_feedback
@@ -351,7 +351,7 @@ def test_what_cannot_be_opened_is_left_out_with_its_reason(tmp_path):
     ("arguments", "words"),
     [
         (["{empty}", "--output", "{new}"], "holds no feedback"),
-        (["{missing}", "--output", "{new}"], "neither a folder nor a dataset"),
+        (["{missing}", "--output", "{new}"], "neither a folder"),
         (["{collected}", "--output", "{collected}"], "not empty"),
         (
             ["{collected}", "--output", "{new}", "--evaluation_share", "2"],
@@ -378,5 +378,5 @@ def test_wrong_usage_ends_in_one_line(arguments, words, collected, tmp_path, cap
 def test_pictures_that_look_the_same_form_one_group():
     noise = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
     a, b, c = (Image.fromarray(pixels) for pixels in noise)
-    assert feedback_command._groups([a, b, a.copy(), c, b.resize((60, 60))])[:4] == [0, 1, 0, 3]
-    assert feedback_command._groups([]) == []
+    assert look_alikes([a, b, a.copy(), c, b.resize((60, 60))])[:4] == [0, 1, 0, 3]
+    assert look_alikes([]) == []

@@ -48,21 +48,19 @@ class Command:
 
 
 COMMANDS = {
-    "predict": Command(
-        "predict", "tell whether images are photographs or AI-generated", name="predict"
-    ),
-    "explain": Command("predict", "draw a map of the evidence in an image", name="explain"),
-    "provenance": Command(
-        "predict", "show what a file records about its origin", name="provenance"
-    ),
+    "predict": Command("predict", "classify images as photographs or AI-generated", "predict"),
+    "explain": Command("predict", "draw a map of the evidence in an image", "explain"),
+    "provenance": Command("predict", "show what a file records about its origin", "provenance"),
     "score": Command("score", "score a corpus of any size into Parquet files", resumable=True),
     "train": Command("train", "fine-tune, calibrate and document a detector", resumable=True),
     "evaluate robustness": Command(
-        "robustness", "measure a detector on degraded images", resumable=True
+        "evaluate", "measure a detector on degraded images", "robustness", resumable=True
     ),
-    "evaluate formats": Command("formats", "measure how the file format changes verdicts"),
+    "evaluate formats": Command(
+        "evaluate", "measure how the file format changes verdicts", "formats"
+    ),
     "evaluate explanations": Command(
-        "explanations", "measure the faithfulness of the maps", resumable=True
+        "evaluate", "measure the faithfulness of the maps", "explanations", resumable=True
     ),
     "compare": Command(
         "compare", "train several models and compare them", resumable=True, training_options=True
@@ -74,19 +72,17 @@ COMMANDS = {
         training_options=True,
     ),
     "calibrate": Command("calibrate", "calibrate an existing image classifier"),
-    "corpus prepare": Command("prepare", "clean and split raw images"),
-    "corpus audit": Command("audit", "check whether a corpus gives its labels away"),
-    "corpus feedback": Command("feedback", "turn feedback from the Space into a corpus"),
+    "corpus prepare": Command("corpus", "clean and split raw images", "prepare"),
+    "corpus audit": Command("corpus", "check whether a corpus reveals its labels", "audit"),
+    "corpus feedback": Command("corpus", "turn feedback from the Space into a corpus", "feedback"),
     "card": Command("card", "rewrite the model card of a finished run"),
-    "space run": Command("space", "serve the web page and the HTTP API", name="serve"),
-    "space deploy": Command(
-        "space", "create or update a Space on the Hugging Face Hub", name="deploy"
-    ),
+    "space run": Command("space", "serve the web page and the HTTP API", "serve"),
+    "space deploy": Command("space", "create or update a Space on the Hugging Face Hub", "deploy"),
 }
 GROUPS = {
     "evaluate": "measure a detector: robustness, formats, explanations",
-    "corpus": "prepare, audit or collect training images",
-    "space": "serve the web page, here or on the Hugging Face Hub",
+    "corpus": "make a training corpus: prepare, audit, feedback",
+    "space": "serve the web page, here or on the Hugging Face Hub: run, deploy",
 }
 
 

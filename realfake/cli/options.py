@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from realfake.corpus.load import Corpus
     from realfake.detector import Detector
 
-_SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 # Images read from a split that a command does not use.
 _UNUSED = 100
 
@@ -131,7 +131,7 @@ def add_corpus(parser: argparse.ArgumentParser, measured: bool = True) -> None:
         group.add_argument("source", metavar="SOURCE", help=text)
     group.add_argument("--dataset_config", help="configuration of a Hub dataset")
     group.add_argument("--dataset_revision", help="branch, tag or commit of a Hub dataset")
-    for split in _SPLITS:
+    for split in SPLITS:
         group.add_argument(f"--{split}_split", help=f"name of the {split} split")
     group.add_argument("--image_column", help="column of the images")
     group.add_argument("--label_column", help="column of the labels")
@@ -179,7 +179,7 @@ def read_corpus(
     option = "--dataset_label_map" if measured else "--label_map"
     label_map = parse_overrides(getattr(options, option.removeprefix("--")), option)
     if limits is None:
-        limits = {split: getattr(options, f"max_{split}_samples") for split in _SPLITS}
+        limits = {split: getattr(options, f"max_{split}_samples") for split in SPLITS}
     try:
         corpus = load_corpus(
             source,
@@ -191,8 +191,8 @@ def read_corpus(
             seed=options.split_seed,
             num_proc=options.preprocessing_num_workers,
             cache_dir=options.cache_dir,
-            **{f"{split}_split": getattr(options, f"{split}_split") for split in _SPLITS},
-            **{f"max_{split}_samples": limits.get(split, _UNUSED) for split in _SPLITS},
+            **{f"{split}_split": getattr(options, f"{split}_split") for split in SPLITS},
+            **{f"max_{split}_samples": limits.get(split, _UNUSED) for split in SPLITS},
         )
     except ValueError as error:
         # The loader names the option as the training command has it.

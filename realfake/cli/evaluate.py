@@ -1,0 +1,410 @@
+"""Commands that measure a detector: robustness, formats, explanations."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realfake import io
+from realfake.cli import options
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from realfake.corpus.load import Corpus
+
+_SPLITS = ("train", "validation", "selection", "calibration", "test")
+
+
+# Robustness
+
+
+def configure_robustness(parser: argparse.ArgumentParser) -> None:
+    """Measure a detector on recompressed, resized, cropped, blurred and noisy images.
+
+        realfake evaluate robustness runs/photos --dataset ./corpus --output runs/photos/robustness
+        realfake evaluate robustness user/detector --label_map LABEL_0=real,LABEL_1=ai \\
+            --dataset user/corpus --output out --degradations clean,jpeg_40 \\
+            --slice faces=ffhq,stylegan
+        realfake evaluate robustness runs/photos --dataset ./corpus --update_card
+
+    Writes robustness.json and evaluation.md. Also measures two controls that ignore the content of
+    an image. With --update_card, writes robustness.json and its plots beside the weights and
+    rewrites the model card. The same command continues an interrupted run.
+    """
+    from realfake.imaging.degradations import GRID
+
+    _add_measurement(parser, split="test")
+    options.add_output(parser, "folder of the figures and the scores", required=False)
+    parser.add_argument(
+        "--update_card",
+        action="store_true",
+        help="instead of --output: write beside the weights and rewrite the model card",
+    )
+    parser.add_argument(
+        "--degradations", default=",".join(GRID), help="names, separated by commas (default: all)"
+    )
+    parser.add_argument("--max_samples", type=options.at_least(2), help="images to measure")
+    options.add_batch_size(parser, default=16)
+    parser.add_argument(
+        "--slice",
+        action="append",
+        metavar="NAME=SOURCE,SOURCE",
+        help="also report the images of these sources separately; can be repeated (default: known "
+        "faces and matched subjects)",
+    )
+    parser.add_argument("--no_controls", action="store_true", help="leave out the two controls")
+    parser.add_argument(
+        "--max_control_samples",
+        type=options.at_least(20),
+        default=2000,
+        help="training images for the controls",
+    )
+
+
+def run_robustness(args: argparse.Namespace) -> int:
+    """Score the split under each degradation, and write the figures and the report or card."""
+    from realfake.evaluation.degraded_scores import check_degradations
+
+    _choose_folder(args)
+    args.degradations = check_degradations(args.degradations.split(","))
+    with io.output_folder(args.output):
+        written = _measure_robustness(args)
+    print(f"Finished: {written}", flush=True)
+    return 0
+
+
+def _choose_folder(args: argparse.Namespace) -> None:
+    from realfake.card.render import TRAINING
+
+    if bool(args.output) == args.update_card:
+        raise ValueError("Pass either --output, for a separate report, or --update_card.")
+    if not args.update_card:
+        return
+    if not (Path(args.model) / TRAINING).is_file():
+        raise ValueError(
+            f"--update_card: {args.model} has no {TRAINING}, so it was not trained by this "
+            "project; pass --output."
+        )
+    args.output = args.model
+
+
+def _measure_robustness(args: argparse.Namespace) -> str | Path:
+    from realfake.card.render import rewrite_card
+    from realfake.corpus.rows import column, is_ai
+    from realfake.evaluation import robustness, robustness_report
+    from realfake.evaluation.plots import write_robustness_plots
+    from realfake.training import runs
+
+    detector = options.open_model(args)
+    identity = options.model_identity(args.model, detector)
+    limits = {runs.source_split(args.split): args.max_samples}
+    if not args.no_controls:
+        limits.setdefault("train", args.max_control_samples)
+    corpus = options.read_corpus(args, limits)
+    dataset = runs.split_of(corpus, args.split, args.split_seed)
+    sources = column(dataset, "source")
+    record, scores = robustness.measure_robustness(
+        detector,
+        identity,
+        dataset,
+        args.output,
+        train=_control_images(args, corpus),
+        degradations=args.degradations,
+        slices=_slices(args.slice, sources),
+        batch_size=args.batch_size,
+        **_settings(args),
+    )
+    print(robustness_report.summary(record).replace("**", ""))
+    if args.update_card:
+        return rewrite_card(args.output, options.measurement_log(args))
+    plots = write_robustness_plots(
+        args.output, args.split, record["degradations"], scores["model"], is_ai(dataset)
+    )
+    report = Path(args.output) / robustness_report.REPORT_NAME
+    io.write_atomically(report, robustness_report.render(record, args.split, plots))
+    return report
+
+
+def _control_images(args: argparse.Namespace, corpus: "Corpus") -> "Dataset | None":
+    if args.no_controls:
+        return None
+    if args.split == "train":
+        print(
+            "The controls are left out: they are fitted on the images that are measured.",
+            file=sys.stderr,
+        )
+        return None
+    return corpus.splits["train"]
+
+
+def _slices(texts: Sequence[str] | None, sources: Sequence | None) -> dict[str, list[str]]:
+    from realfake.evaluation.robustness import known_slices, read_slices
+
+    return read_slices(texts, sources) if texts else known_slices(sources)
+
+
+# Formats
+
+
+def configure_formats(parser: argparse.ArgumentParser) -> None:
+    """Measure how many verdicts change when images are saved as PNG, JPEG, WebP or equalized.
+
+        realfake evaluate formats runs/photos --dataset ./corpus --output runs/photos
+
+    Writes formats.json. `realfake card` shows its figures on the model card of the same folder.
+    """
+    _add_measurement(parser, split="test")
+    options.add_output(parser, "folder of the figures")
+    parser.add_argument("--max_samples", type=options.at_least(2), help="images to measure")
+    options.add_batch_size(parser)
+
+
+def run_formats(args: argparse.Namespace) -> int:
+    """Score each image in each format and write the figures."""
+    from realfake.evaluation import formats
+    from realfake.training import runs
+
+    with io.output_folder(args.output):
+        detector = options.open_model(args)
+        corpus = options.read_corpus(args, {runs.source_split(args.split): args.max_samples})
+        record = formats.measure_formats(
+            detector,
+            options.model_identity(args.model, detector),
+            runs.split_of(corpus, args.split, args.split_seed),
+            args.output,
+            batch_size=args.batch_size,
+            **_settings(args),
+        )
+    print(formats.formats_table(record))
+    print(f"Finished: {Path(args.output) / formats.FILE_NAME}", flush=True)
+    return 0
+
+
+# Explanations
+
+
+def configure_explanations(parser: argparse.ArgumentParser) -> None:
+    """Measure how faithful the maps of each attribution method are.
+
+        realfake evaluate explanations runs/vit --dataset ./corpus --layers 6 --store -o runs/vit
+        realfake evaluate explanations runs/vit --dataset ./corpus --split test -o runs/vit
+
+    Choose the method and the layer on validation images, and measure them once on test images.
+    Writes explanations.json and explanations.md. `realfake card` shows the figures on the model
+    card of the same folder. The same command continues an interrupted run.
+    """
+    from realfake.attribution import METHOD_NAMES
+
+    at_least = options.at_least
+    _add_measurement(parser, split="validation", seed="seed of all random choices")
+    options.add_output(parser, "folder of the figures and the unfinished results")
+    parser.add_argument(
+        "--methods", default=",".join(METHOD_NAMES), help="methods to measure, separated by commas"
+    )
+    parser.add_argument(
+        "--layers", type=at_least(0), default=0, help="further layers to try for Grad-CAM"
+    )
+    parser.add_argument(
+        "--store",
+        action="store_true",
+        help="store the best method and Grad-CAM layer in the checkpoint; not with --split test",
+    )
+    parser.add_argument("--max_samples", type=at_least(2), default=200, help="images to explain")
+    parser.add_argument(
+        "--max_slow_samples",
+        type=at_least(2),
+        help="images for integrated gradients, occlusion and KernelSHAP (default: all); with "
+        "fewer images, --store does not choose these methods",
+    )
+    parser.add_argument(
+        "--splices", type=at_least(0), default=50, help="spliced images of each kind"
+    )
+    parser.add_argument(
+        "--steps", type=at_least(2), default=8, help="steps of the deletion and insertion curves"
+    )
+    parser.add_argument(
+        "--n_random", type=at_least(1), default=3, help="random maps to compare each map with"
+    )
+    parser.add_argument(
+        "--n_checks",
+        type=at_least(0),
+        default=32,
+        help="images for the slow checks: ROAD, sensitivity, shuffled weights",
+    )
+
+
+def run_explanations(args: argparse.Namespace) -> int:
+    """Measure the maps, and write the figures and the report."""
+    _check_explanations(args)
+    output, model = Path(args.output), Path(args.model)
+    with contextlib.ExitStack() as folders:
+        folders.enter_context(io.output_folder(output))
+        if args.store and model.resolve() != output.resolve():
+            folders.enter_context(io.output_folder(model))
+        report = _measure_explanations(args)
+    print(f"Finished: {report}", flush=True)
+    return 0
+
+
+def _check_explanations(args: argparse.Namespace) -> None:
+    from realfake.attribution import METHOD_NAMES
+
+    args.methods = list(dict.fromkeys(args.methods.split(",")))
+    if unknown := [name for name in args.methods if name not in METHOD_NAMES]:
+        known = ", ".join(METHOD_NAMES)
+        raise ValueError(f"--methods: {unknown[0]!r} is unknown; choose from {known}.")
+    if args.store and args.split == "test":
+        raise ValueError("--store must not use test images; pass --split validation.")
+    if args.store and not args.layers:
+        raise ValueError("--store needs candidate layers; pass --layers as well.")
+    if args.store and not (Path(args.model) / "config.json").is_file():
+        raise ValueError(f"--store needs a folder; download {args.model} first.")
+
+
+def _measure_explanations(args: argparse.Namespace) -> Path:
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+
+    from tqdm.auto import tqdm
+
+    from realfake.corpus import rows
+    from realfake.evaluation import explanation_report as report
+    from realfake.evaluation import explanations
+    from realfake.training import runs
+
+    detector = options.open_model(args)
+    identity = options.model_identity(args.model, detector)
+    corpus = options.read_corpus(args, {runs.source_split(args.split): args.max_samples})
+    dataset = runs.split_of(corpus, args.split, args.split_seed)
+    # Shuffled, because the slow checks take the first images, which may all be of one class.
+    dataset = dataset.shuffle(seed=args.seed)
+    fingerprint = rows.corpus_fingerprint(dataset)
+    settings = explanations.Settings(
+        steps=args.steps,
+        n_random=args.n_random,
+        n_checks=args.n_checks,
+        n_slow=args.max_slow_samples or args.max_samples,
+        seed=args.seed,
+    )
+    pixels = detector.pixels(dataset[0]["image"])
+    compared = explanations.candidates(detector, args.methods, args.layers, pixels)
+    layer = detector.facts.get("gradcam_layer")
+    findings = explanations.Findings(
+        explanations.findings_file(args.output, identity, layer, fingerprint, asdict(settings))
+    )
+    known = len(findings.lines)
+    n = len(dataset)
+    total = sum(len(settings.methods(item, compared)) for item in range(n))
+    total += args.splices * 2 * (len(settings.methods(n - 1, compared)) + 1)
+    with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
+        arguments = detector, dataset, compared, findings, settings
+        explanations.measure_faithfulness(*arguments, progress=bar.update)
+        if args.splices:
+            explanations.measure_localisation(*arguments, args.splices, progress=bar.update)
+    print("Computing the figures.", flush=True)
+    names, groups = [each.name for each in compared], rows.column(dataset, "group")
+    figures = report.summarise(findings, names, groups, args.n_resamples, args.seed)
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint_sha256": identity,
+        "model": detector.name,
+        "gradcam_layer": layer,
+        "corpus": args.corpus_name,
+        "corpus_fingerprint": fingerprint,
+        "split": args.split,
+        "n": n,
+        "settings": asdict(settings),
+        "command": io.command_line(),
+        "versions": io.versions(),
+        "figures": figures,
+    }
+    if args.split == "test":
+        _log_explanations(args, record, repeated=len(findings.lines) == known)
+    records = io.write_record(Path(args.output) / report.FILE_NAME, args.split, record)
+    page = Path(args.output) / report.REPORT_NAME
+    io.write_atomically(page, "\n".join(report.render(each) for each in records.values()))
+    print(report.conclusion(record).replace("**", ""))
+    if args.store:
+        _store(args.model, layer, figures)
+    return page
+
+
+def _log_explanations(args: argparse.Namespace, record: dict, repeated: bool) -> None:
+    """Log a measurement of test images, unless this one was logged before."""
+    from realfake.evaluation.log import count, log_measurement
+
+    log = options.measurement_log(args)
+    key = {
+        "checkpoint_hash": record["checkpoint_sha256"],
+        "split": "test",
+        "corpus": f"{args.corpus_name} (maps)",  # not counted as a measurement of accuracy
+    }
+    if repeated and count(log, **key):
+        return
+    figures = record["figures"]
+    gains = {name: each["gain"]["value"] for name, each in figures["faithfulness"].items()}
+    log_measurement(
+        log,
+        n=record["n"],
+        date=record["date"],
+        command=record["command"],
+        figures={"gain_over_chance": gains, "supports": figures["default"]},
+        **key,
+    )
+
+
+def _store(model: str, layer: str | None, figures: dict) -> None:
+    """Store the best method, and the Grad-CAM layer with the largest gain, in `config.json`."""
+    from realfake.training.release import store_facts
+
+    gains = {
+        name: each["gain"]["value"]
+        for name, each in figures["faithfulness"].items()
+        if name.partition("@")[0] == "gradcam" and each["gain"]["value"] is not None
+    }
+    # A name such as gradcam@stage.3 has a method and a layer.
+    best = max(gains, key=gains.get, default="")
+    facts = {
+        "gradcam_layer": best.partition("@")[2] or layer,
+        "explanation_method": (figures["default"] or "").partition("@")[0],
+    }
+    facts = {name: value for name, value in facts.items() if value}
+    if facts:
+        store_facts(model, facts)
+    stored = ", ".join(f"{name} = {value}" for name, value in facts.items())
+    print(f"Stored in {model}/config.json: {stored or 'nothing, no map beats chance'}.", flush=True)
+
+
+# Shared
+
+
+def _add_measurement(
+    parser: argparse.ArgumentParser, split: str, seed: str = "seed of the bootstrap"
+) -> None:
+    """Add the model, the corpus, the split to measure, the bootstrap and the log."""
+    options.add_model(parser)
+    options.add_corpus(parser)
+    parser.add_argument("--split", choices=_SPLITS, default=split, help="split to measure")
+    parser.add_argument(
+        "--n_resamples",
+        type=options.at_least(0),
+        default=1000,
+        help="bootstrap samples; 0: no intervals",
+    )
+    parser.add_argument("--seed", type=int, default=0, help=seed)
+    options.add_measurement_log(parser)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that `measure_robustness` and `measure_formats` share."""
+    return {
+        "split": args.split,
+        "corpus": args.corpus_name,
+        "command": io.command_line(),
+        "measurement_log": options.measurement_log(args),
+        "seed": args.seed,
+        "n_resamples": args.n_resamples,
+    }
