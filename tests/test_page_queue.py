@@ -12,7 +12,8 @@ from gradio import processing_utils
 from helpers.serving import free_port
 
 from realfake.detector import Detector
-from realfake.space import api, gradio_patches, page
+from realfake.space import api, page
+from realfake.space.image_input import DOWNLOADS
 from realfake.space.loading import Loaded
 
 
@@ -25,7 +26,7 @@ def url(tiny_vit, tmp_path, monkeypatch):
         address = {"server_name": "127.0.0.1", "server_port": free_port()}
         return launch(blocks, prevent_thread_lock=True, quiet=True, **options | address)
 
-    for name in gradio_patches.DOWNLOADS:  # restored after the test
+    for name in DOWNLOADS:  # restored after the test
         monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(gr.Blocks, "launch", beside)
@@ -81,7 +82,7 @@ def test_a_call_to_a_full_queue_learns_when_to_come_back(url, tmp_path, monkeypa
 
 
 def test_a_port_in_use_stops_the_start(tiny_vit, monkeypatch):
-    for name in gradio_patches.DOWNLOADS:
+    for name in DOWNLOADS:
         monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

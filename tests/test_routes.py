@@ -21,6 +21,7 @@ from helpers.tiny import draw_picture
 from huggingface_hub import InferenceClient, constants
 from transformers import pipeline
 
+from realfake import hub_api
 from realfake.detector import Detector
 from realfake.hub_api import Parameters, scores
 from realfake.space.batching import Batcher, Busy
@@ -542,15 +543,13 @@ def test_the_documentation_lists_the_projects_routes_alone(url):
     assert set(schema["paths"]) == {"/predict", "/health", "/ready"}
     content = schema["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert set(content) == {"image/*", "multipart/form-data", "application/json"}
-    assert set(schema["paths"]["/predict"]["post"]["responses"]) == {
-        "200",
-        "400",
-        "408",
-        "413",
-        "415",
-        "422",
-        "503",
-    }
+    fields = content["multipart/form-data"]["schema"]["properties"]
+    assert fields["top_k"]["default"] == hub_api.TOP_K
+    assert fields["function_to_apply"]["enum"] == list(hub_api.FUNCTIONS)
+    statuses = set(schema["paths"]["/predict"]["post"]["responses"])
+    assert statuses == {"200", "400", "408", "413", "415", "422", "429", "503"}
+    label = schema["components"]["schemas"]["Score"]["properties"]["label"]
+    assert set(label["enum"]) == {"real", "ai"}
 
 
 def test_the_documentation_page_needs_no_other_host(url):

@@ -21,7 +21,7 @@ from realfake.imaging.degradations import GRID
 from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import VARIANTS
 from realfake.space import code
-from realfake.space.about import about, measurement
+from realfake.space.quality import about, measurement
 from realfake.space.render import MAX_CHARACTERS, escape, is_hub_id, render
 from realfake.space.text import ENGLISH, EXAMPLES, LANGUAGES, Words, words
 

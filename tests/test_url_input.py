@@ -13,8 +13,9 @@ from gradio.data_classes import ImageData
 from gradio.mcp import GradioMCPServer
 from helpers.tiny import draw_picture
 
-from realfake.space import gradio_patches, image_input
-from realfake.space.image_input import ImageInput
+from realfake.space import image_input
+from realfake.space.api import MCP_OUTPUT, answer_mcp_in_json
+from realfake.space.image_input import DOWNLOADS, ImageInput, refuse_downloads
 
 URL = "https://photos.example/a%20b/cat?token=secret"
 
@@ -32,10 +33,10 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def fetched(monkeypatch):
     """The URLs that Gradio fetches, with its own downloads switched off."""
-    for name in gradio_patches.DOWNLOADS:  # restored after the test
+    for name in DOWNLOADS:  # restored after the test
         monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))
-    output = getattr(GradioMCPServer, gradio_patches.MCP_OUTPUT)
-    monkeypatch.setattr(GradioMCPServer, gradio_patches.MCP_OUTPUT, output)
+    output = getattr(GradioMCPServer, MCP_OUTPUT)
+    monkeypatch.setattr(GradioMCPServer, MCP_OUTPUT, output)
     fetched = []
 
     async def fetch(self, request):
@@ -47,7 +48,8 @@ def fetched(monkeypatch):
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", fetch)
     monkeypatch.setattr(processing_utils.sh, "async_validate_url", look_up)
-    gradio_patches.apply()
+    refuse_downloads()
+    answer_mcp_in_json()
     return fetched
 
 
@@ -128,15 +130,15 @@ def test_an_upload_is_unchanged(cache, fetched):
     assert asyncio.run(block.async_move_resource_to_block_cache(str(path))) == str(path)
 
 
-@pytest.mark.parametrize("name", gradio_patches.DOWNLOADS)
+@pytest.mark.parametrize("name", DOWNLOADS)
 def test_the_page_does_not_start_without_a_function_that_it_replaces(monkeypatch, fetched, name):
     monkeypatch.delattr(processing_utils, name)
     with pytest.raises(ValueError, match=f"has no gradio.processing_utils.{name}"):
-        gradio_patches.apply()
-    monkeypatch.delattr(GradioMCPServer, gradio_patches.MCP_OUTPUT)
+        refuse_downloads()
+    monkeypatch.delattr(GradioMCPServer, MCP_OUTPUT)
     monkeypatch.setattr(processing_utils, name, print, raising=False)
-    with pytest.raises(ValueError, match=gradio_patches.MCP_OUTPUT):
-        gradio_patches.apply()
+    with pytest.raises(ValueError, match=MCP_OUTPUT):
+        answer_mcp_in_json()
 
 
 def test_mcp_tools_answer_in_json(fetched, cache):

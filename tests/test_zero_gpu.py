@@ -8,8 +8,7 @@ import pytest
 from helpers.tiny import draw_picture
 
 from realfake.detector import Detector
-from realfake.space.loading import Detectors, Loaded
-from realfake.space.zero_gpu import METHODS, lend
+from realfake.space.loading import LENT, Detectors, Loaded, lend
 
 
 class WorkerError(Exception):
@@ -84,7 +83,7 @@ def test_elsewhere_nothing_changes(detector, monkeypatch, installed):
     for name, module in spaces(False, calls).items():
         monkeypatch.setitem(sys.modules, name, module if installed else None)
     lend(detector)
-    assert not set(METHODS) & set(vars(detector))
+    assert not set(LENT) & set(vars(detector))
     detector.predict(draw_picture(32))
     assert calls == []
 

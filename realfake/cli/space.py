@@ -38,9 +38,8 @@ def run_serve(args: argparse.Namespace) -> int:
     """Serve until the process is stopped."""
     from realfake.space import log
     from realfake.space.feedback import Feedback
-    from realfake.space.loading import load
+    from realfake.space.loading import lend, load
     from realfake.space.page import build, launch
-    from realfake.space.zero_gpu import lend
 
     log.set_up()
     try:

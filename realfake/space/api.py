@@ -4,11 +4,14 @@ They have inputs separate from the page's widgets, so that their parameters have
 docstrings of [`Api`] are the documentation that clients see; Gradio reads one line per parameter.
 """
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from gradio import mcp
+from gradio_client import utils as client_utils
 from PIL import Image
 
 from realfake.answer import answer, compose, read_once
@@ -17,11 +20,13 @@ from realfake.detector import Detector
 from realfake.labels import AI, NAMES
 from realfake.provenance.reading import read_provenance
 from realfake.space.handlers import REGIONS, bounded
-from realfake.space.image_input import ImageInput
+from realfake.space.image_input import ImageInput, replace_function
 from realfake.space.render import error_line
 from realfake.space.text import ENGLISH
 
 logger = logging.getLogger(__name__)
+
+MCP_OUTPUT = "postprocess_output_data"
 
 
 class Api:
@@ -150,3 +155,33 @@ def _clear_errors(path: str | None) -> Iterator[None]:
     except Exception as error:
         logger.exception("An API call failed")
         raise gr.Error(ENGLISH("problem.unexpected"), print_exception=False) from error
+
+
+def answer_mcp_in_json() -> None:
+    """Let MCP tools write dictionaries and lists as JSON, and several outputs one after the other.
+
+    Gradio's own function writes Python's `repr` of both.
+
+    Raises:
+        ValueError: Gradio has renamed or removed the function.
+    """
+    original = getattr(mcp.GradioMCPServer, MCP_OUTPUT, None)
+    if not getattr(original, "answers_json", False):
+        replace_function(mcp.GradioMCPServer, MCP_OUTPUT, _in_json(original))
+
+
+def _in_json(original: Callable | None) -> Callable:
+    def postprocess(server: mcp.GradioMCPServer, data: list, *arguments, **options) -> list:
+        outputs = []
+        for value in data:
+            outputs += value if isinstance(value, tuple) else [value]
+        outputs = [
+            json.dumps(value, ensure_ascii=False)
+            if isinstance(value, (dict, list)) and not client_utils.is_file_obj(value)
+            else value
+            for value in outputs
+        ]
+        return original(server, outputs, *arguments, **options)
+
+    postprocess.answers_json = True  # type: ignore[attr-defined]
+    return postprocess

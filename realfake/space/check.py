@@ -16,11 +16,11 @@ from realfake.imaging.decode import LIMITS
 from realfake.imaging.fetch import fetch
 from realfake.labels import AI, REAL
 from realfake.prediction import VARIANTS
-from realfake.space.about import about
 from realfake.space.feedback import MAX_NOTE, Feedback
 from realfake.space.handlers import Handlers, Session
 from realfake.space.image_input import ImageInput, file_name
 from realfake.space.loading import Loaded
+from realfake.space.quality import about
 from realfake.space.render import error_line, render
 from realfake.space.report import as_dict, write_html, write_json
 from realfake.space.text import EXAMPLES, Localised, words_for

@@ -8,10 +8,10 @@ import gradio as gr
 
 from realfake.answer import read_once
 from realfake.labels import AI, REAL
-from realfake.space.about import about
 from realfake.space.handlers import bounded, image_id, is_calibrated, judge
 from realfake.space.image_input import ImageInput
 from realfake.space.loading import Detectors, Loaded
+from realfake.space.quality import about
 from realfake.space.render import error_line, jpeg, render
 from realfake.space.text import Localised, Words, words_for
 

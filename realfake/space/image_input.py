@@ -1,22 +1,34 @@
 """The image component of the page: it hands over the uploaded file as it is, or downloads a URL.
 
 `gr.Image` decodes an upload with Pillow before the handler runs. A broken file then ends in a
-generic error, and the limits of `realfake.imaging.decode` do not apply. It also downloads URLs
-without the limits of `realfake.imaging.fetch`. Here the handler gets the path of the file.
+generic error, and the limits of `realfake.imaging.decode` do not apply. Here the handler gets the
+path of the file. URLs are read only by [`ImageInput`], through `realfake.imaging.fetch`:
+[`refuse_downloads`] switches off Gradio's own downloads, which have no limits.
 """
 
 import re
 from abc import ABCMeta
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import gradio as gr
+from gradio import processing_utils
 from gradio.data_classes import ImageData
 from gradio.processing_utils import save_bytes_to_cache
 
 from realfake.imaging.decode import LIMITS
 from realfake.imaging.fetch import fetch
 
+# Wherever a request may name a file, Gradio also accepts a URL and fetches it, whatever its size,
+# type and port.
+DOWNLOADS = (
+    "async_ssrf_protected_get",
+    "async_ssrf_protected_download",
+    "ssrf_protected_download",
+    "save_url_to_cache",
+)
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
 
 
@@ -74,3 +86,36 @@ def file_name(address: str, data: bytes) -> str:
 
 def _is_url(path: str | Path | None) -> bool:
     return str(path).startswith(("http://", "https://"))
+
+
+def refuse_downloads() -> None:
+    """Switch off Gradio's downloads.
+
+    Raises:
+        ValueError: Gradio has renamed or removed one of them. It would be open again.
+    """
+    for name in DOWNLOADS:
+        refusal = _refuse_later if name.startswith("async_") else _refuse
+        replace_function(processing_utils, name, refusal)
+
+
+def replace_function(owner: ModuleType | type, name: str, function: Any) -> None:
+    """Replace a function of Gradio.
+
+    Raises:
+        ValueError: Gradio has no such function.
+    """
+    if not callable(getattr(owner, name, None)):
+        raise ValueError(
+            f"Gradio {gr.__version__} has no {owner.__name__}.{name}, which the page replaces; "
+            "install a version of Gradio that requirements.txt allows."
+        )
+    setattr(owner, name, function)
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise gr.Error("URLs are not read here; upload the file.", print_exception=False)
+
+
+async def _refuse_later(*_: Any, **__: Any) -> None:
+    _refuse()

@@ -1,12 +1,15 @@
-"""The detectors of the page: its own, the bundled ones, and those that the operator lists for
-comparison."""
+"""The detectors of the page: its own, the bundled ones, and those that the operator lists.
+
+On ZeroGPU, [`lend`] runs a detector in the forked process that has the GPU.
+"""
 
 import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -16,7 +19,6 @@ from huggingface_hub.utils import validate_repo_id
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
 from realfake.models.hub import find_record, locate
-from realfake.space.zero_gpu import lend
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,19 @@ COMPARE = "REALFAKE_COMPARE"
 START_SECONDS = 600.0
 # transformers replaces functions of torch while it builds a network, so one is built at a time.
 _BUILDING = threading.Lock()
+# The methods that run the model. Inside the forked process they call each other directly.
+LENT = (
+    "forward",
+    "examine",
+    "features",
+    "logits",
+    "scores",
+    "log_odds",
+    "predict",
+    "explain",
+    "stability",
+)
+LENT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,50 @@ class Detectors:
             if name not in self._open:
                 self._open[name] = lend(_opened(name, self._sources[name]))
             return self._open[name]
+
+
+def lend(detector: Detector, seconds: int = LENT_SECONDS) -> Detector:
+    """Run a detector's methods on the GPU, if this is a ZeroGPU Space.
+
+    Hugging Face's `spaces` package exists on Spaces only. Elsewhere nothing changes.
+
+    Args:
+        detector: Changed in place.
+        seconds: The longest duration of one call.
+
+    Returns:
+        The same detector.
+    """
+    try:
+        from spaces import GPU
+        from spaces.config import Config
+    except ImportError:
+        return detector
+    if Config.zero_gpu:
+        for name in LENT:
+            setattr(detector, name, _lent(GPU, getattr(detector, name), seconds))
+    return detector
+
+
+def _lent(gpu: Callable, method: Callable, seconds: int) -> Callable:
+    # `spaces` passes on only the class of an error; the detector's errors have a message to show.
+    def carry(*args, **options):
+        try:
+            return method(*args, **options), None
+        except (ValueError, OSError) as error:
+            return None, error
+
+    carry.__name__ = method.__name__
+    lent = gpu(duration=seconds)(carry)
+
+    @wraps(method)
+    def call(*args, **options):
+        result, error = lent(*args, **options)
+        if error is not None:
+            raise error
+        return result
+
+    return call
 
 
 def bundled() -> list[str]:

@@ -13,13 +13,13 @@ import gradio as gr
 
 from realfake.detector import Detector
 from realfake.runtime import keep_memory_low
-from realfake.space import gradio_patches
-from realfake.space.api import add_api
+from realfake.space.api import add_api, answer_mcp_in_json
 from realfake.space.batch import build_batch
 from realfake.space.check import build_check
 from realfake.space.code import build_code
 from realfake.space.compare import build_compare
 from realfake.space.feedback import Feedback
+from realfake.space.image_input import refuse_downloads
 from realfake.space.limits import PRIVATE_NETWORKS, TRUSTED_PROXIES, middleware
 from realfake.space.loading import Loaded
 from realfake.space.quality import build_quality
@@ -94,7 +94,8 @@ def launch(page: Page) -> None:
     protection = middleware(os.environ)
     os.environ.setdefault(TRUSTED_PROXIES, PRIVATE_NETWORKS)
     keep_tidy(page.blocks, every=DELETE_CACHE[0], age=sum(DELETE_CACHE))
-    gradio_patches.apply()
+    refuse_downloads()
+    answer_mcp_in_json()
     keep_memory_low()
     # Without a port, Gradio takes the next free one.
     port = int(os.environ.get("GRADIO_SERVER_PORT") or DEFAULT_PORT)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from realfake.space.text import Words
 
+TEMPLATES = Path(__file__).parent / "templates"
 MAX_CHARACTERS = 1000
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 # White space, except the one that keeps a number and its unit together.
@@ -44,7 +45,7 @@ def _module(template: str, words: Words) -> Any:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=lambda value: value if isinstance(value, Markup) else escape(value),

@@ -1,7 +1,8 @@
 """The page's plain HTTP routes: `POST /predict` as on the Hub, `/health`, `/ready`, `/docs`.
 
 A request's image is decoded on a thread of a small pool, then waits in a
-[`~realfake.space.batching.Batcher`] for the model. `page.launch` hands the routes to Gradio's app.
+[`~realfake.space.batching.Batcher`] for the model. `page.launch` adds the routes to Gradio's app.
+`templates/openapi.json` describes them; `/docs` shows it without anything from another host.
 """
 
 import asyncio
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from fastapi import Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
@@ -26,8 +28,8 @@ from starlette.types import Message, Receive
 from realfake import hub_api
 from realfake.detector import Detector
 from realfake.space.batching import MAX_WAITING, Batcher, Busy
-from realfake.space.documentation import documentation_routes, request_body, responses
 from realfake.space.limits import MAX_IMAGE_BYTES, RETRY_AFTER
+from realfake.space.render import TEMPLATES
 
 logger = logging.getLogger(__name__)
 
@@ -240,36 +242,26 @@ def routes(
         missing: *optional*. As for [`Service`].
     """
     service = service or Service(detector, missing=missing)
-    own = [
-        APIRoute(
-            "/predict",
-            service.predict,
-            methods=["POST"],
-            name="predict",
-            summary="Classify an image",
-            description="As the Hub's image-classification API: send the image file, a form with a "
-            "file, or JSON with base64 `inputs` and `parameters`.",
-            openapi_extra=request_body(),
-            responses=responses(detector),
-        ),
-        APIRoute(
-            "/health",
-            service.health,
-            name="health",
-            summary="Check that the process is alive",
-            description="Also counts the images judged at /predict, and the model's batches.",
-        ),
-        APIRoute(
-            "/ready",
-            service.ready,
-            name="ready",
-            summary="Check that the next request would be accepted",
-            description="Names the detector that answers. The status is `ready`, or `fallback` if "
-            "the bundled detector replaces the one that the operator named.",
-            responses={503: {"description": "Busy; see `Retry-After`"}},
-        ),
+    schema = json.loads((TEMPLATES / "openapi.json").read_text(encoding="utf-8"))
+    schema["info"]["title"] = f"realfake: {detector.name}"
+    names = [str(name) for name in detector.model.config.id2label.values()]
+    schema["components"]["schemas"]["Score"]["properties"]["label"]["enum"] = names
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    page = environment.get_template("docs.html")
+
+    async def openapi() -> JSONResponse:
+        return JSONResponse(schema)
+
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(page.render(schema=schema, address=str(request.base_url).rstrip("/")))
+
+    return [
+        APIRoute("/predict", service.predict, methods=["POST"], name="predict"),
+        APIRoute("/health", service.health, name="health"),
+        APIRoute("/ready", service.ready, name="ready"),
+        APIRoute("/openapi.json", openapi, name="openapi"),
+        APIRoute("/docs", docs, name="docs"),
     ]
-    return [*own, *documentation_routes(own, f"realfake: {detector.name}")]
 
 
 def _from_json(body: bytes) -> tuple[bytes, hub_api.Parameters]:
