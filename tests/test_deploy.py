@@ -154,7 +154,7 @@ def test_the_choice_of_hardware_counts_from_the_start(hub):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("name", "with its owner"),
+        ("name", "user/name"),
         ("user/x --model user/none", "no such model"),
         ("user/x --model user/model@none", "no revision 'none'"),
         ("user/x --secret NOT_THERE", "no environment variable"),

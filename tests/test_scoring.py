@@ -254,7 +254,7 @@ def test_parts_of_separate_jobs(images, checkpoint, scored, tmp_path, capsys):
             f"{number}/3",
         )
         said = capsys.readouterr().out
-        assert ("still to be scored, with the other parts" in said) == (number != 2)
+        assert ("run the other parts" in said) == (number != 2)
     assert shards(tmp_path / "out") == shards(scored)
 
 
@@ -415,7 +415,7 @@ def test_a_copy_elsewhere_is_the_same_source(images, checkpoint, scored, tmp_pat
     "arguments, told",
     [
         (("nowhere",), "no local file or folder nowhere"),
-        (("{images}", "--part", "4/3"), "--part must be like 3/32"),
+        (("{images}", "--part", "4/3"), "--part must be I/N"),
         (("{images}", "--num_threads", "0"), "--num_threads must be at least 1"),
         (("{images}", "--split", "test"), "without splits"),
         (("{images}", "--model", "{images}"), "cannot be opened as a checkpoint"),

@@ -2,7 +2,7 @@
 
     realfake card runs/photos
 
-No corpus is needed. Figures are recomputed from the stored scores, and plots are drawn again.
+Recomputes the figures from the stored scores and redraws the plots. Needs no corpus.
 """
 
 import argparse

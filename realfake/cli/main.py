@@ -3,13 +3,13 @@
 A command is a module of `realfake.cli` with two functions:
 
     configure(parser)      adds the arguments
-    run(options) -> int    does the work and returns the exit status
+    run(args) -> int       does the work and returns the exit status
 
-The docstring of the module is the help text: its first paragraph is the description, the rest
+The docstring of the module is the help text. Its first paragraph is the description; the rest
 follows the options. A module with several commands has `configure_NAME` and `run_NAME`, and the
-docstring of `configure_NAME` is the help text. A module with `parse(arguments)` parses its options
-itself. Modules import torch, transformers and datasets inside functions only, so that `--help`
-is fast. A user's mistake raises `ValueError` or `OSError`.
+docstring of `configure_NAME` is the help text. A module with `parse(arguments)` parses its own
+options. Modules import torch, transformers and datasets inside functions only, so that `--help` is
+fast. A user's mistake raises `ValueError` or `OSError`.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from typing import Any, NoReturn
 
 from realfake import io
 
-OK, FAILED, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
+# 2, a user's mistake, is returned by `io.report_failure`.
+OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Command:
     Args:
         module: Module of `realfake.cli`.
         help: One line for `realfake --help`.
+        name: End of `configure_NAME` and `run_NAME`, if the module has several commands.
         resumable: Whether the same command continues an interrupted run.
-        name: Ending of `configure_NAME` and `run_NAME`, if the module has several commands.
-        training_options: Whether unknown options are kept, as `options.training_options`.
+        training_options: Whether to keep unknown options, as `args.training_options`.
     """
 
     module: str
@@ -52,16 +53,10 @@ COMMANDS = {
     "explain": Command("predict", "draw a map of the evidence in an image", "explain"),
     "provenance": Command("predict", "show what a file records about its origin", "provenance"),
     "score": Command("score", "score a corpus of any size into Parquet files", resumable=True),
+    "corpus prepare": Command("corpus", "clean and split raw images", "prepare"),
+    "corpus audit": Command("corpus", "check whether a corpus reveals its labels", "audit"),
+    "corpus feedback": Command("corpus", "turn feedback from the Space into a corpus", "feedback"),
     "train": Command("train", "fine-tune, calibrate and document a detector", resumable=True),
-    "evaluate robustness": Command(
-        "evaluate", "measure a detector on degraded images", "robustness", resumable=True
-    ),
-    "evaluate formats": Command(
-        "evaluate", "measure how the file format changes verdicts", "formats"
-    ),
-    "evaluate explanations": Command(
-        "evaluate", "measure the faithfulness of the maps", "explanations", resumable=True
-    ),
     "compare": Command(
         "compare", "train several models and compare them", resumable=True, training_options=True
     ),
@@ -72,17 +67,23 @@ COMMANDS = {
         training_options=True,
     ),
     "calibrate": Command("calibrate", "calibrate an existing image classifier"),
-    "corpus prepare": Command("corpus", "clean and split raw images", "prepare"),
-    "corpus audit": Command("corpus", "check whether a corpus reveals its labels", "audit"),
-    "corpus feedback": Command("corpus", "turn feedback from the Space into a corpus", "feedback"),
+    "evaluate robustness": Command(
+        "evaluate", "measure a detector on degraded images", "robustness", resumable=True
+    ),
+    "evaluate formats": Command(
+        "evaluate", "measure how the file format changes verdicts", "formats"
+    ),
+    "evaluate explanations": Command(
+        "evaluate", "measure the faithfulness of the maps", "explanations", resumable=True
+    ),
     "card": Command("card", "rewrite the model card of a finished run"),
     "space run": Command("space", "serve the web page and the HTTP API", "serve"),
     "space deploy": Command("space", "create or update a Space on the Hugging Face Hub", "deploy"),
 }
 GROUPS = {
-    "evaluate": "measure a detector: robustness, formats, explanations",
     "corpus": "make a training corpus: prepare, audit, feedback",
-    "space": "serve the web page, here or on the Hugging Face Hub: run, deploy",
+    "evaluate": "measure a detector: robustness, formats, explanations",
+    "space": "serve the web page: run, deploy",
 }
 
 
@@ -106,11 +107,18 @@ def _name_option(match: re.Match) -> str:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keep the lines of the examples; add defaults that are not obvious."""
+    """Keep the lines of the examples, add defaults that are not obvious, shorten metavars."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return action.dest.split("_")[-1].upper()  # --batch_size SIZE
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, []) or action.default is False or action.required:
-            return action.help
+        text = action.help or ""
+        if action.default in (None, []) or action.default is False or "(default" in text:
+            return text
         return super()._get_help_string(action)
 
 
@@ -118,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: *optional*. The command line without the program; *defaults to* that of this
+        arguments: *optional*. The command line without the program. *Defaults to* that of this
             process, which then ends with the exit status.
 
     Returns:
@@ -140,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def end(status: int) -> NoReturn:
-    """End this process, also if it is one of several that compute together."""
+    """End this process, also as one of several distributed processes."""
     if "torch" in sys.modules:
         from realfake import distributed
 
@@ -149,7 +157,7 @@ def end(status: int) -> NoReturn:
 
 
 def dispatch(arguments: list[str]) -> int:
-    """Run the command that the arguments name, as [`main`], but leave `sys.argv` as it is."""
+    """Run a command as [`main`] does, but do not change `sys.argv`."""
     command = None
     try:
         name, rest = _find(arguments)
@@ -157,7 +165,7 @@ def dispatch(arguments: list[str]) -> int:
         module = _module(command)
         options = module.parse(rest) if hasattr(module, "parse") else _parse(name, rest)
         return _function(module, "run", command)(options)
-    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except ModuleNotFoundError as error:
@@ -186,25 +194,34 @@ def _find(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _overview(group: str | None) -> Parser:
-    """The parser of `realfake`, or of a group of commands: for help and errors only."""
+    """Return the parser of `realfake`, or of a group of commands, for help and errors only."""
     from realfake import __version__
 
     prog = f"realfake {group}" if group else "realfake"
-    known = {
-        name.removeprefix(f"{group} "): command.help
-        for name, command in COMMANDS.items()
-        if (name.startswith(f"{group} ") if group else " " not in name)
-    } | ({} if group else GROUPS)
-    parser = Parser(prog=prog, description="Tell photographs from AI-generated images.")
+    commands = {}
+    for name, command in COMMANDS.items():
+        first, _, rest = name.partition(" ")
+        if group is None:
+            commands[first] = GROUPS[first] if rest else command.help
+        elif first == group:
+            commands[rest] = command.help
+    parser = Parser(
+        prog=prog,
+        description="Tell photographs from AI-generated images.",
+        epilog=f"{prog} COMMAND --help describes a command.",
+        formatter_class=_Formatter,
+    )
     if group:
         parser.description = f"{GROUPS[group][0].upper()}{GROUPS[group][1:]}."
     else:
-        parser.add_argument("--version", action="version", version=f"realfake {__version__}")
-    commands = parser.add_subparsers(
+        parser.add_argument(
+            "--version", action="version", version=f"realfake {__version__}", help="show version"
+        )
+    subparsers = parser.add_subparsers(
         metavar="COMMAND", required=True, title="commands", parser_class=Parser
     )
-    for name, text in known.items():
-        commands.add_parser(name, help=text)
+    for name, text in commands.items():
+        subparsers.add_parser(name, help=text)
     return parser
 
 

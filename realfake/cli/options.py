@@ -1,4 +1,4 @@
-"""Options that several commands share: the model, the corpus, the measurement, the output."""
+"""Options that several commands share: model, corpus, output."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from realfake.detector import Detector
 
 SPLITS = ("train", "validation", "test")
-# Images read from a split that a command does not use.
+# Images to read of a split that a command does not use.
 _UNUSED = 100
+_AS_JSON = 'JSON for names with a comma: {"a, b": "ai", "c": "real"}'
 
 # Types of numbers. A value outside its range is a `ValueError` that names the option.
 
@@ -55,18 +56,22 @@ def add_model(parser: argparse.ArgumentParser, positional: bool = True) -> None:
     if positional:
         parser.add_argument("model", metavar="MODEL", help=text)
     else:
-        parser.add_argument("--model", metavar="MODEL", help=f"{text} (default: the bundled one)")
+        parser.add_argument(
+            "--model", metavar="MODEL", help=f"{text} (default: the bundled detector)"
+        )
     parser.add_argument(
         "--label_map",
         metavar="NAME=real,NAME=ai",
-        help="labels of the model's classes, if their names do not tell, such as "
-        'LABEL_0=real,LABEL_1=ai; JSON for names with a comma: {"a, b": "ai", "c": "real"}',
+        help="labels of the model's classes, if their names are unclear, such as "
+        f"LABEL_0=real,LABEL_1=ai; {_AS_JSON}",
     )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the device."""
-    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument(
+        "--device", help="cpu, cuda or another PyTorch device (default: a GPU if available)"
+    )
 
 
 def open_model(
@@ -116,14 +121,14 @@ def model_identity(model: str | Path, detector: "Detector") -> str:
 
 
 def add_corpus(parser: argparse.ArgumentParser, measured: bool = True) -> None:
-    """Add the corpus and its reading.
+    """Add the corpus and the options for reading it.
 
     Args:
-        measured: Whether a model is measured on the corpus. Then the corpus is `--dataset`, with
-            `--dataset_label_map`; else it is the argument SOURCE, with `--label_map`.
+        measured: Whether the command measures a model on the corpus. If so, the corpus is
+            `--dataset` with `--dataset_label_map`; else the argument SOURCE with `--label_map`.
     """
     group = parser.add_argument_group("corpus") if measured else parser
-    text = "Hub dataset, folder of class folders, data files, or save_to_disk folder"
+    text = "Hub dataset, folder with a folder per class, data files, or save_to_disk folder"
     if measured:
         group.add_argument("--dataset", metavar="SOURCE", required=True, help=text)
         group.add_argument("--corpus_name", help="name in reports (default: id or folder name)")
@@ -138,23 +143,24 @@ def add_corpus(parser: argparse.ArgumentParser, measured: bool = True) -> None:
     group.add_argument(
         "--dataset_label_map" if measured else "--label_map",
         metavar="NAME=real,NAME=ai",
-        help="labels of the corpus' classes, such as nature=real,midjourney=ai; JSON for names "
-        'with a comma: {"a, b": "ai", "c": "real"}',
+        help=f"labels of the corpus' classes, such as nature=real,midjourney=ai; {_AS_JSON}",
     )
-    group.add_argument("--split_seed", type=int, default=42, help="seed of splits that are drawn")
+    group.add_argument("--split_seed", type=int, default=42, help="seed of random splits")
     group.add_argument(
         "--preprocessing_num_workers",
         type=at_least(1),
         help="processes that check the images (default: one per core)",
     )
-    group.add_argument("--cache_dir", help="folder for the files of the datasets library")
+    group.add_argument("--cache_dir", help="cache folder of the datasets library")
 
 
 def add_limits(parser: argparse.ArgumentParser, *splits: str) -> None:
     """Add `--max_SPLIT_samples` for each split."""
     for split in splits:
         parser.add_argument(
-            f"--max_{split}_samples", type=at_least(1), help=f"number of {split} images to read"
+            f"--max_{split}_samples",
+            type=at_least(1),
+            help=f"read at most this many {split} images",
         )
 
 
@@ -164,9 +170,9 @@ def read_corpus(
     """Load the corpus that the options of [`add_corpus`] name.
 
     Args:
-        limits: *optional*. `{split: maximal number of images}`, `None` for all of them. A split
-            that is missing is not used, so few images are read. *Defaults to* the options of
-            [`add_limits`].
+        limits: *optional*. `{split: maximal number of images}`, `None` for all images. Of a
+            missing split, which the command does not use, few images are read. *Defaults to* the
+            options of [`add_limits`].
 
     Raises:
         ValueError: As [`load_corpus`].
@@ -195,7 +201,7 @@ def read_corpus(
             **{f"max_{split}_samples": limits.get(split, _UNUSED) for split in SPLITS},
         )
     except ValueError as error:
-        # The loader names the option as the training command has it.
+        # The loader names the option of the training command.
         raise ValueError(str(error).replace("--label_map", option)) from error
     if measured:
         local = Path(source)
@@ -220,26 +226,12 @@ def add_batch_size(parser: argparse.ArgumentParser, default: int = 32) -> None:
     )
 
 
-def add_measurement(
-    parser: argparse.ArgumentParser, split: str, seed: str = "seed of the bootstrap"
-) -> None:
-    """Add the split to measure, the bootstrap and the log of test measurements."""
-    choices = ("train", "validation", "selection", "calibration", "test")
-    parser.add_argument("--split", choices=choices, default=split, help="split to measure")
-    parser.add_argument(
-        "--n_resamples", type=at_least(0), default=1000, help="bootstrap samples; 0: no intervals"
-    )
-    parser.add_argument("--seed", type=int, default=0, help=seed)
-    add_measurement_log(parser)
-
-
 def add_measurement_log(parser: argparse.ArgumentParser) -> None:
-    """Add the log to which each measurement of a test split is added."""
+    """Add the log of measurements on test splits."""
     parser.add_argument(
         "--measurement_log",
         metavar="FILE",
-        help="log of measurements on test splits (default: measurements.jsonl in the output "
-        "folder)",
+        help="log of test measurements (default: measurements.jsonl in the output folder)",
     )
 
 

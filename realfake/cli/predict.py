@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realfake.cli import options
+from realfake.cli.main import FAILED, OK
 from realfake.labels import AI, NAMES, REAL
 
 if TYPE_CHECKING:
     from realfake.detector import Detector
 
-OK, FAILED = 0, 1
 COLUMNS = (
     *("file", "verdict", "reason", "label", "real", "ai", "prior_ai", "log_odds", "alpha", "ood"),
     *("flips", "c2pa", "model", "revision", "sha256", "error"),
@@ -22,13 +22,13 @@ COLUMNS = (
 
 
 def configure_predict(parser: argparse.ArgumentParser) -> None:
-    """Tell whether images are photographs or AI-generated.
+    """Classify images as photographs or AI-generated.
 
-    realfake predict photo.jpg
-    realfake predict holiday/ photo.heic --json --stability
-    curl -s https://example.com/a.jpg | realfake predict -
+        realfake predict photo.jpg
+        realfake predict holiday/ photo.heic --json --stability
+        curl -s https://example.com/a.jpg | realfake predict -
 
-    The exit status is 1 if a file could not be read; its error is on stderr.
+    The exit status is 1 if a file cannot be read. Its error goes to stderr.
     """
     _add_files(parser)
     _add_detector(parser)
@@ -36,9 +36,13 @@ def configure_predict(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="print one JSON object per line")
     form.add_argument("--csv", action="store_true", help="print CSV with a header")
     parser.add_argument(
-        "--stability", action="store_true", help="test recompressed, resized and cropped copies"
+        "--stability",
+        action="store_true",
+        help="also judge recompressed, resized and cropped copies",
     )
-    parser.add_argument("--provenance", action="store_true", help="add the origin a file records")
+    parser.add_argument(
+        "--provenance", action="store_true", help="add what the file records about its origin"
+    )
     options.add_batch_size(parser, default=16)
 
 
@@ -52,16 +56,17 @@ def configure_explain(parser: argparse.ArgumentParser) -> None:
     options.add_output(parser, "picture to write, such as map.png")
     _add_detector(parser)
     parser.add_argument(
-        "--method", help="attribution method (default: the best measured one of the checkpoint)"
+        "--method",
+        help="attribution method (default: the one stored in the checkpoint, or gradcam)",
     )
     parser.add_argument(
-        "--target", choices=NAMES, default=AI, help="class whose evidence is orange"
+        "--target", choices=NAMES, default=AI, help="class whose evidence is shown in orange"
     )
     parser.add_argument(
         "--opacity",
         type=options.between(0, 1, inclusive=True),
         default=0.5,
-        help="opacity of the map, 0 to 1",
+        help="opacity of the map, from 0 to 1",
     )
     parser.add_argument("--json", action="store_true", help="print the answer as a JSON object")
 

@@ -7,15 +7,16 @@
 SOURCE is a folder of images at any depth, a Hub dataset, Parquet, Arrow, CSV or JSON files, a
 folder written by save_to_disk, or a URL of Parquet or WebDataset files. --output is a folder of
 Parquet files of fixed size, with the columns key, path, real, ai, log_odds, verdict, reason, ood,
-recomputed, error and model. An image that cannot be read is a row with its error. To read the
-folder: datasets.load_dataset("parquet", data_dir="scores").
+recomputed, error and model. An unreadable image is a row with an error. To read the folder:
+datasets.load_dataset("parquet", data_dir="scores").
 
-Verdicts are those of the detector. Probabilities can differ from the stock pipeline's by up to
-0.01: the command measures which engine is fastest within that tolerance, and computes images near
-a threshold again in fp32. --exact computes everything in fp32, equal to the pipeline to 1e-5.
+Verdicts equal those of `realfake predict`. Probabilities can differ from those of the stock
+pipeline by up to 0.01: the command measures which engine is fastest within this tolerance, and
+computes images near a threshold again in fp32. --exact computes everything in fp32, equal to the
+pipeline to 1e-5.
 
-After an interruption, the same command scores what is missing, with any number of processes. A
-second run into the same folder is refused, unless both have --part.
+After an interruption, the same command scores the missing images, with any number of processes.
+Two runs cannot write to the same folder at once, unless both have --part.
 
     # two processes on one machine, with or without GPUs
     accelerate launch --multi_gpu --num_processes 2 -m realfake score photos --output scores
@@ -25,13 +26,13 @@ second run into the same folder is refused, unless both have --part.
         --main_process_ip 10.0.0.1 --main_process_port 29500 \\
         -m realfake score photos --output scores
 
-    # Slurm: four nodes with one process each, which uses all cores; continues after preemption
+    # Slurm: four nodes, one process with all cores on each; continues after preemption
     sbatch --nodes 4 --ntasks-per-node 1 --cpus-per-task 64 --requeue --wrap 'srun bash -c "
         torchrun --nnodes 4 --nproc_per_node 1 --rdzv_backend c10d --rdzv_id $SLURM_JOB_ID \\
         --rdzv_endpoint $(scontrol show hostnames | head -n 1) -m realfake score \\
         hf://datasets/user/corpus/data/*.parquet --output s3://bucket/scores"'
 
-    # separate jobs, such as a job array or Hugging Face Jobs: each scores its part
+    # separate jobs, each with its part: a Slurm job array, or Hugging Face Jobs
     sbatch --array 1-32 --wrap \\
         'realfake score photos --output scores --part $SLURM_ARRAY_TASK_ID/32'
     for i in $(seq 32); do hf jobs run --detach --flavor cpu-upgrade --secrets HF_TOKEN \\
@@ -54,30 +55,26 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    # PyTorch reads this when it is imported. Each thread of this command computes on one core.
+    # One core per thread of this command. PyTorch reads the variable when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from realfake.engines import ENGINES
 
     at_least = cli_options.at_least
-    parser.add_argument(
-        "source", metavar="SOURCE", help="folder, file, Hub dataset, or URL of files"
-    )
-    cli_options.add_output(parser, "folder of the Parquet files, or a URL that fsspec opens")
+    parser.add_argument("source", metavar="SOURCE", help="folder, file, Hub dataset, or URL")
+    cli_options.add_output(parser, "folder or fsspec URL for the Parquet files")
     cli_options.add_model(parser, positional=False)
     parser.add_argument(
-        "--split", action="append", help="score this split only; can be repeated (default: all)"
+        "--split", action="append", help="split to score; can be repeated (default: all)"
     )
     parser.add_argument("--dataset_config", help="configuration of a Hub dataset")
     parser.add_argument("--dataset_revision", help="branch, tag or commit of a Hub dataset")
     parser.add_argument("--image_column", help="column of the images")
     parser.add_argument(
-        "--streaming",
-        action="store_true",
-        help="read the dataset while scoring, without a local copy",
+        "--streaming", action="store_true", help="stream the dataset instead of downloading it"
     )
-    parser.add_argument("--cache_dir", help="folder for the files of the datasets library")
+    parser.add_argument("--cache_dir", help="cache folder of the datasets library")
     parser.add_argument(
-        "--exact", action="store_true", help="compute in fp32: the pipeline's probabilities to 1e-5"
+        "--exact", action="store_true", help="compute in fp32, equal to the stock pipeline to 1e-5"
     )
     parser.add_argument(
         "--engine", choices=ENGINES, help="use this engine instead of measuring which is fastest"
@@ -88,17 +85,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chunk_size",
         type=at_least(1),
-        help="images in one Parquet file; an interruption loses at most these (default: by the "
-        "source's size)",
+        help="images in one Parquet file; an interruption loses at most these (default: depends on "
+        "the size of the source)",
     )
     parser.add_argument(
         "--num_threads",
         type=at_least(1),
         help="threads of each process (default: its share of the cores)",
     )
-    parser.add_argument(
-        "--part", metavar="I/N", help="score the I-th of N parts, for separate jobs"
-    )
+    parser.add_argument("--part", metavar="I/N", help="score only part I of N, for separate jobs")
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
 
 
@@ -162,22 +157,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _part(text: str | None) -> tuple[int, int]:
-    """Parse `I/N`: the index of the part, from 0, and the number of parts."""
+    """Return the index of the part, from 0, and the number of parts."""
     if text is None:
         return 0, 1
     number, _, total = text.partition("/")
     if not (number.isdigit() and total.isdigit() and 1 <= int(number) <= int(total)):
-        raise ValueError(
-            f"--part must be like 3/32, with the first number from 1 to the second, not {text!r}."
-        )
+        raise ValueError(f"--part must be I/N with I from 1 to N, such as 3/32, not {text!r}.")
     return int(number) - 1, int(total)
 
 
 def _print_summary(output: str, counts: dict, parts: int) -> None:
     verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in counts["verdicts"].items())
     unreadable = f", {counts['unreadable']:,} unreadable" if counts["unreadable"] else ""
-    again = f"; {counts['recomputed']:,} computed again in fp32" if counts["recomputed"] else ""
+    again = f"; {counts['recomputed']:,} recomputed in fp32" if counts["recomputed"] else ""
     print(f"{output}: {counts['images']:,} images: {verdicts or 'no verdicts'}{unreadable}{again}.")
     if counts["missing"]:
-        how = "with the other parts" if parts > 1 else "with the same command"
-        print(f"{counts['missing']:,} images are still to be scored, {how}.")
+        how = "run the other parts" if parts > 1 else "give the same command again"
+        print(f"{counts['missing']:,} images are not scored yet; {how}.")

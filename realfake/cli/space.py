@@ -1,4 +1,4 @@
-"""The commands of the web page: serve it on this machine, deploy it as a Space on the Hub."""
+"""Commands of the web page: serve it on this machine, deploy it as a Space on the Hub."""
 
 import argparse
 import importlib.metadata
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 TRUST_LIST = "c2pa-trust-list.pem"
-# The same as `app.py` of the repository.
+# Equal to `app.py` of the repository.
 APP = '''"""The web page, as a Space or on this machine, see `realfake/space/README.md`."""
 
 import sys
@@ -27,10 +27,10 @@ if __name__ == "__main__":
 def configure_serve(parser: argparse.ArgumentParser) -> None:
     """Serve the web page and the HTTP API on this machine.
 
-    realfake space run
-    REALFAKE_MODEL=user/name@revision GRADIO_SERVER_PORT=8080 realfake space run
+        realfake space run
+        REALFAKE_MODEL=user/name@revision GRADIO_SERVER_PORT=8080 realfake space run
 
-    The settings are environment variables: realfake/space/README.md lists them.
+    Environment variables set everything; realfake/space/README.md lists them.
     """
 
 
@@ -54,18 +54,19 @@ def run_serve(args: argparse.Namespace) -> int:
 def configure_deploy(parser: argparse.ArgumentParser) -> None:
     """Create or update a Space on the Hugging Face Hub that serves a model.
 
-    realfake space deploy user/name --model user/model
-    realfake space deploy user/name --model user/model@v2 --hardware zero-a10g --secret HF_TOKEN
+        realfake space deploy user/name --model user/model
+        realfake space deploy user/name --model user/model@v2 --hardware zero-a10g \
+            --secret HF_TOKEN
 
-    Needs `hf auth login`. The command changes only what differs, so it can be repeated at any time.
-    It uploads changed files in one commit, removes files that no longer exist, and keeps settings
-    that are not named. Examples of hardware: cpu-basic (free), zero-a10g (ZeroGPU), t4-small.
+    Log in first: hf auth login. The command can be repeated: it uploads changed files in one
+    commit, deletes files that no longer exist, and changes only the settings that are named.
+    Examples of hardware: cpu-basic (free), zero-a10g (ZeroGPU), t4-small.
     """
-    parser.add_argument("space", metavar="USER/NAME", help="Space; created if it does not exist")
+    parser.add_argument("space", metavar="USER/NAME", help="Space to create or update")
     parser.add_argument(
-        "--model", help="detector: user/model or user/model@revision (default: the bundled one)"
+        "--model", help="user/model or user/model@revision (default: the bundled detector)"
     )
-    parser.add_argument("--hardware", help="hardware of the Space (default: no change)")
+    parser.add_argument("--hardware", help="hardware of the Space (default: unchanged)")
     parser.add_argument("--private", action="store_true", help="create a private Space")
     parser.add_argument("--feedback_repo", help="Hub dataset for visitors' corrections")
     parser.add_argument("--trust_list", metavar="FILE", help="PEM file of trusted C2PA signers")
@@ -81,10 +82,12 @@ def configure_deploy(parser: argparse.ArgumentParser) -> None:
 def run_deploy(args: argparse.Namespace) -> int:
     """Check the options and deploy."""
     if args.space.count("/") != 1:
-        raise ValueError(f"{args.space}: name the Space with its owner, user/name.")
+        raise ValueError(f"{args.space}: name the Space as user/name.")
     for name in args.secret:
         if not os.environ.get(name):
-            raise ValueError(f"--secret {name}: there is no environment variable of this name.")
+            raise ValueError(
+                f"--secret {name}: there is no environment variable {name}; set it first."
+            )
     if args.trust_list and "BEGIN CERTIFICATE" not in Path(args.trust_list).read_text(
         errors="replace"
     ):
@@ -99,7 +102,7 @@ def run_deploy(args: argparse.Namespace) -> int:
 
 
 def deploy(args: argparse.Namespace, api: "HfApi | None" = None) -> None:
-    """Bring the Space to the state that the options describe."""
+    """Create or update the Space."""
     from huggingface_hub import HfApi
 
     api = api or HfApi()
@@ -164,7 +167,7 @@ def stage(folder: Path, model: str | None = None, trust_list: bytes | None = Non
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
     (folder / "LICENSE").write_text(package.read_text("licenses/LICENSE"), encoding="utf-8")
     (folder / "app.py").write_text(APP, encoding="utf-8")
-    # The description is the repository's README.md, with the metadata of the Space at its top.
+    # The repository's README.md, which begins with the metadata of the Space.
     card = SpaceCard(package.metadata["Description"])
     if model:
         card.data.models = [model]
@@ -174,7 +177,7 @@ def stage(folder: Path, model: str | None = None, trust_list: bytes | None = Non
 
 
 def _distribution() -> importlib.metadata.Distribution:
-    """Return the installed package's metadata; a checkout can have a second, incomplete copy."""
+    """Return the metadata of the installed package; a checkout can have an incomplete copy."""
     for package in importlib.metadata.distributions(name="realfake"):
         if package.requires and package.read_text("licenses/LICENSE"):
             return package
@@ -182,7 +185,7 @@ def _distribution() -> importlib.metadata.Distribution:
 
 
 def _variables(api: "HfApi", args: argparse.Namespace) -> dict[str, str | None]:
-    """Return the variables that the options set; `None` removes one."""
+    """Return the variables to set; `None` removes a variable."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     variables: dict[str, str | None] = {}
@@ -211,13 +214,13 @@ def _set_variables(api: "HfApi", space: str, variables: dict[str, str | None]) -
             api.delete_space_variable(space, name)
             print(f"Removed the variable {name}")
         elif value is not None and current.get(name) != value:
-            # Every call restarts the Space, also one without a change.
+            # Every call restarts the Space, even without a change.
             api.add_space_variable(space, name, value)
             print(f"Set the variable {name} to {value}")
 
 
 def _trust_list(api: "HfApi", args: argparse.Namespace) -> bytes | None:
-    """Return the content of the given trust list, or of that of the Space."""
+    """Return the content of the given trust list, or of the one in the Space."""
     if args.trust_list:
         return Path(args.trust_list).read_bytes()
     if not api.file_exists(args.space, TRUST_LIST, repo_type="space"):
