@@ -196,7 +196,7 @@ def test_the_best_method_is_chosen_if_one_beats_chance(tmp_path):
     assert choose({"few": few, "all": all_}) == "all", "what explained a few images is not chosen"
     record = {"figures": nothing, "settings": {"steps": 8, "n_random": 3, "n_checks": 2}}
     record |= {"model": "m", "corpus": "c", "split": "validation", "n": 40, "command": "x"}
-    assert conclusion(record) in render(record) and "no default" in conclusion(record)
+    assert conclusion(record) in render(record) and "unproven" in conclusion(record)
 
 
 def test_groups_widen_the_interval(tmp_path):

@@ -115,7 +115,8 @@ def _measure_robustness(args: argparse.Namespace) -> str | Path:
         degradations=args.degradations,
         slices=_slices(args.slice, sources),
         batch_size=args.batch_size,
-        **_settings(args),
+        seed=args.seed,
+        **_context(args),
     )
     print(robustness_report.summary(record).replace("**", ""))
     if args.update_card:
@@ -176,7 +177,8 @@ def run_formats(args: argparse.Namespace) -> int:
             runs.split_of(corpus, args.split, args.split_seed),
             args.output,
             batch_size=args.batch_size,
-            **_settings(args),
+            seed=args.seed,
+            **_context(args),
         )
     print(formats.formats_table(record))
     print(f"Finished: {Path(args.output) / formats.FILE_NAME}", flush=True)
@@ -238,14 +240,39 @@ def configure_explanations(parser: argparse.ArgumentParser) -> None:
 
 def run_explanations(args: argparse.Namespace) -> int:
     """Measure the maps, and write the figures and the report."""
+    from realfake.evaluation import explanation_report as report
+    from realfake.evaluation import explanations
+    from realfake.training import runs
+
     _check_explanations(args)
     output, model = Path(args.output), Path(args.model)
     with contextlib.ExitStack() as folders:
         folders.enter_context(io.output_folder(output))
         if args.store and model.resolve() != output.resolve():
             folders.enter_context(io.output_folder(model))
-        report = _measure_explanations(args)
-    print(f"Finished: {report}", flush=True)
+        detector = options.open_model(args)
+        corpus = options.read_corpus(args, {runs.source_split(args.split): args.max_samples})
+        record = explanations.measure_explanations(
+            detector,
+            options.model_identity(args.model, detector),
+            runs.split_of(corpus, args.split, args.split_seed),
+            args.output,
+            methods=args.methods,
+            layers=args.layers,
+            n_splices=args.splices,
+            settings=explanations.Settings(
+                steps=args.steps,
+                n_random=args.n_random,
+                n_checks=args.n_checks,
+                n_slow=args.max_slow_samples or args.max_samples,
+                seed=args.seed,
+            ),
+            **_context(args),
+        )
+        print(report.conclusion(record).replace("**", ""))
+        if args.store:
+            _store(args.model, record)
+    print(f"Finished: {output / report.REPORT_NAME}", flush=True)
     return 0
 
 
@@ -264,102 +291,11 @@ def _check_explanations(args: argparse.Namespace) -> None:
         raise ValueError(f"--store needs a folder; download {args.model} first.")
 
 
-def _measure_explanations(args: argparse.Namespace) -> Path:
-    from dataclasses import asdict
-    from datetime import UTC, datetime
-
-    from tqdm.auto import tqdm
-
-    from realfake.corpus import rows
-    from realfake.evaluation import explanation_report as report
-    from realfake.evaluation import explanations
-    from realfake.training import runs
-
-    detector = options.open_model(args)
-    identity = options.model_identity(args.model, detector)
-    corpus = options.read_corpus(args, {runs.source_split(args.split): args.max_samples})
-    dataset = runs.split_of(corpus, args.split, args.split_seed)
-    # Shuffled, because the slow checks take the first images, which may all be of one class.
-    dataset = dataset.shuffle(seed=args.seed)
-    fingerprint = rows.corpus_fingerprint(dataset)
-    settings = explanations.Settings(
-        steps=args.steps,
-        n_random=args.n_random,
-        n_checks=args.n_checks,
-        n_slow=args.max_slow_samples or args.max_samples,
-        seed=args.seed,
-    )
-    pixels = detector.pixels(dataset[0]["image"])
-    compared = explanations.candidates(detector, args.methods, args.layers, pixels)
-    layer = detector.facts.get("gradcam_layer")
-    findings = explanations.Findings(
-        explanations.findings_file(args.output, identity, layer, fingerprint, asdict(settings))
-    )
-    known = len(findings.lines)
-    n = len(dataset)
-    total = sum(len(settings.methods(item, compared)) for item in range(n))
-    total += args.splices * 2 * (len(settings.methods(n - 1, compared)) + 1)
-    with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
-        arguments = detector, dataset, compared, findings, settings
-        explanations.measure_faithfulness(*arguments, progress=bar.update)
-        if args.splices:
-            explanations.measure_localisation(*arguments, args.splices, progress=bar.update)
-    print("Computing the figures.", flush=True)
-    names, groups = [each.name for each in compared], rows.column(dataset, "group")
-    figures = report.summarise(findings, names, groups, args.n_resamples, args.seed)
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": identity,
-        "model": detector.name,
-        "gradcam_layer": layer,
-        "corpus": args.corpus_name,
-        "corpus_fingerprint": fingerprint,
-        "split": args.split,
-        "n": n,
-        "settings": asdict(settings),
-        "command": io.command_line(),
-        "versions": io.versions(),
-        "figures": figures,
-    }
-    if args.split == "test":
-        _log_explanations(args, record, repeated=len(findings.lines) == known)
-    records = io.write_record(Path(args.output) / report.FILE_NAME, args.split, record)
-    page = Path(args.output) / report.REPORT_NAME
-    io.write_atomically(page, "\n".join(report.render(each) for each in records.values()))
-    print(report.conclusion(record).replace("**", ""))
-    if args.store:
-        _store(args.model, layer, figures)
-    return page
-
-
-def _log_explanations(args: argparse.Namespace, record: dict, repeated: bool) -> None:
-    """Log a measurement of test images, unless this one was logged before."""
-    from realfake.evaluation.log import count, log_measurement
-
-    log = options.measurement_log(args)
-    key = {
-        "checkpoint_hash": record["checkpoint_sha256"],
-        "split": "test",
-        "corpus": f"{args.corpus_name} (maps)",  # not counted as a measurement of accuracy
-    }
-    if repeated and count(log, **key):
-        return
-    figures = record["figures"]
-    gains = {name: each["gain"]["value"] for name, each in figures["faithfulness"].items()}
-    log_measurement(
-        log,
-        n=record["n"],
-        date=record["date"],
-        command=record["command"],
-        figures={"gain_over_chance": gains, "supports": figures["default"]},
-        **key,
-    )
-
-
-def _store(model: str, layer: str | None, figures: dict) -> None:
+def _store(model: str, record: dict) -> None:
     """Store the best method, and the Grad-CAM layer with the largest gain, in `config.json`."""
     from realfake.training.release import store_facts
 
+    figures = record["figures"]
     gains = {
         name: each["gain"]["value"]
         for name, each in figures["faithfulness"].items()
@@ -368,7 +304,7 @@ def _store(model: str, layer: str | None, figures: dict) -> None:
     # A name such as gradcam@stage.3 has a method and a layer.
     best = max(gains, key=gains.get, default="")
     facts = {
-        "gradcam_layer": best.partition("@")[2] or layer,
+        "gradcam_layer": best.partition("@")[2] or record["gradcam_layer"],
         "explanation_method": (figures["default"] or "").partition("@")[0],
     }
     facts = {name: value for name, value in facts.items() if value}
@@ -398,13 +334,12 @@ def _add_measurement(
     options.add_measurement_log(parser)
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that `measure_robustness` and `measure_formats` share."""
+def _context(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what every measurement records and logs."""
     return {
         "split": args.split,
         "corpus": args.corpus_name,
         "command": io.command_line(),
         "measurement_log": options.measurement_log(args),
-        "seed": args.seed,
         "n_resamples": args.n_resamples,
     }

@@ -1,15 +1,17 @@
 """Measure the maps of a checkpoint, image by image and method by method.
 
 The results are lines in a file, so that an interrupted run continues where it stopped.
-`realfake.evaluation.explanation_report` makes figures and a report of them.
+`realfake.evaluation.explanation_report` computes figures and writes a report from them.
 """
 
 import hashlib
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,14 +20,17 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from torch import nn
+from tqdm.auto import tqdm
 
 from realfake.attribution.faithfulness import Scorer, curves_of, evidence_of, road
 from realfake.attribution.layers import candidate_layers, find_layer
 from realfake.attribution.methods import METHODS, LogOdds, attribute
 from realfake.attribution.perturbation import Box
+from realfake.corpus.rows import column, corpus_fingerprint
 from realfake.detector import Detector
 from realfake.engines import has_openvino, open_engine
-from realfake.evaluation.log import plain
+from realfake.evaluation import explanation_report as report
+from realfake.evaluation.log import count, log_measurement, plain
 from realfake.evaluation.map_checks import (
     CENTRE,
     centred_map,
@@ -39,14 +44,15 @@ from realfake.evaluation.map_checks import (
 )
 from realfake.evaluation.splices import splices
 from realfake.imaging.decode import open_image
+from realfake.io import versions, write_atomically, write_record
 from realfake.labels import AI, REAL
 from realfake.models.geometry import seen_region
 from realfake.statistics.log_odds import log_odds_from_logits
 
 FOLDER = ".explanations"
-# These methods take a hundred forward passes or more for a map.
+# Methods that need a hundred forward passes or more for a map.
 SLOW = ("integrated_gradients", "occlusion", "kernel_shap")
-# Largest difference of a logit from PyTorch for another engine to be used.
+# Another engine is used if its logits differ from PyTorch's by less than this.
 _ENGINE_TOLERANCE = 1e-4
 
 
@@ -54,7 +60,7 @@ class Findings:
     """Results in a file, one line for each section, image and method.
 
     Args:
-        path: Created if it does not exist. A line that a crash cut off is ignored.
+        path: The file. Torn lines are ignored.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -100,10 +106,10 @@ class Settings:
         n_random: Random maps that each map is compared with.
         n_checks: Number of images (the first ones) for the slow checks: ROAD, sensitivity and
             shuffled weights.
-        n_slow: Number of images (the first ones) that the methods in [`SLOW`] explain. If that is
-            not all of them, the splices are measured without these methods.
+        n_slow: Number of images (the first ones) that the methods in [`SLOW`] explain. If this is
+            fewer than all, the splices are measured without these methods.
         n_timed: Number of images (the first ones) whose maps are timed.
-        seed: Seed of everything random.
+        seed: Seed of all random choices.
     """
 
     steps: int = 8
@@ -130,12 +136,12 @@ class Candidate:
 def candidates(
     detector: Detector, methods: Sequence[str], layers: int, pixels: torch.Tensor
 ) -> list[Candidate]:
-    """List the candidates to compare: the methods, and Grad-CAM on several layers.
+    """Return the candidates to compare: the methods, and Grad-CAM on several layers.
 
     Args:
         detector: The detector.
         methods: Of `METHODS`.
-        layers: Number of further layers for Grad-CAM; 0 for the default layer alone.
+        layers: Number of further layers for Grad-CAM; 0 for the default layer only.
         pixels: An input, for its size.
 
     Raises:
@@ -153,6 +159,101 @@ def candidates(
     return result
 
 
+def measure_explanations(
+    detector: Detector,
+    identity: str,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    *,
+    split: str,
+    corpus: str,
+    command: str,
+    measurement_log: str | os.PathLike,
+    methods: Sequence[str],
+    layers: int = 0,
+    n_splices: int = 50,
+    settings: Settings = Settings(),
+    n_resamples: int = 1000,
+) -> dict:
+    """Measure maps of a split, compute the figures, and write the record and the report.
+
+    Args:
+        identity: What identifies the weights, such as their hash.
+        dataset: Rows with an undecoded `image` and `label`.
+        folder: Of `explanations.json`, `explanations.md` and the results so far.
+        split, corpus, command, measurement_log, n_resamples: As in
+            [`robustness.measure_robustness`].
+        methods, layers: As in [`candidates`].
+        n_splices: Spliced images of each kind; 0 measures no localisation.
+        settings: The extent of the measurement.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: An image is unusable.
+        OSError: A file cannot be read or written.
+    """
+    # Shuffled, because the slow checks take the first images, which may all be of one class.
+    dataset = dataset.shuffle(seed=settings.seed)
+    fingerprint, n = corpus_fingerprint(dataset), len(dataset)
+    compared = candidates(detector, methods, layers, detector.pixels(dataset[0]["image"]))
+    layer = detector.facts.get("gradcam_layer")
+    findings = Findings(findings_file(folder, identity, layer, fingerprint, asdict(settings)))
+    known = len(findings.lines)
+    total = sum(len(settings.methods(item, compared)) for item in range(n))
+    total += n_splices * 2 * (len(settings.methods(n - 1, compared)) + 1)
+    with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
+        arguments = detector, dataset, compared, findings, settings
+        measure_faithfulness(*arguments, progress=bar.update)
+        if n_splices:
+            measure_localisation(*arguments, n_splices, progress=bar.update)
+    print("Computing the figures.", flush=True)
+    names, groups = [each.name for each in compared], column(dataset, "group")
+    figures = report.summarise(findings, names, groups, n_resamples, settings.seed)
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint_sha256": identity,
+        "model": detector.name,
+        "gradcam_layer": layer,
+        "corpus": corpus,
+        "corpus_fingerprint": fingerprint,
+        "split": split,
+        "n": n,
+        "settings": asdict(settings),
+        "command": command,
+        "versions": versions(),
+        "figures": figures,
+    }
+    if split == "test":
+        _log(measurement_log, record, repeated=len(findings.lines) == known)
+    records = write_record(Path(folder) / report.FILE_NAME, split, record)
+    page = "\n".join(report.render(each) for each in records.values())
+    write_atomically(Path(folder) / report.REPORT_NAME, page)
+    return record
+
+
+def _log(path: str | os.PathLike, record: Mapping, repeated: bool) -> None:
+    """Log a measurement of test images, unless this one was logged before."""
+    key = {
+        "checkpoint_hash": record["checkpoint_sha256"],
+        "split": "test",
+        "corpus": f"{record['corpus']} (maps)",  # not counted as a measurement of accuracy
+    }
+    if repeated and count(path, **key):
+        return
+    figures = record["figures"]
+    gains = {name: each["gain"]["value"] for name, each in figures["faithfulness"].items()}
+    log_measurement(
+        path,
+        n=record["n"],
+        date=record["date"],
+        command=record["command"],
+        figures={"gain_over_chance": gains, "supports": figures["default"]},
+        **key,
+    )
+
+
 def measure_faithfulness(
     detector: Detector,
     dataset: Dataset,
@@ -167,8 +268,8 @@ def measure_faithfulness(
         detector: The detector.
         dataset: Rows with an undecoded `image`.
         compared: The candidates.
-        findings: Gets the results; those of an earlier run are not measured again.
-        settings: The extent.
+        findings: Where results are added; those of an earlier run are kept.
+        settings: The extent of the measurement.
         progress: Called with numbers of finished maps.
     """
     shuffled, fast = randomised(detector.model, settings.seed), None
@@ -189,7 +290,7 @@ def measure_faithfulness(
         for each in explaining:
             if each.name not in missing:
                 continue
-            # The first maps are made and timed as users make them, later ones by the engine.
+            # Timed maps are made as users make them, the others by the faster engine.
             timed = item < settings.n_timed
             start = time.perf_counter()
             heat, details = explainer(each, model, pixels, use_engine=not timed)
@@ -207,9 +308,8 @@ def measure_faithfulness(
                 )
                 other, _ = explainer(each, shuffled, pixels, use_engine=False)
                 values["randomised"] = rank_correlation(heat, other)
-                # Edges, which some methods draw, have these magnitudes with any weights.
-                magnitudes = np.abs(heat), np.abs(other)
-                values["randomised_magnitude"] = rank_correlation(*magnitudes)
+                # Some methods draw edges, whose magnitudes do not depend on the weights.
+                values["randomised_magnitude"] = rank_correlation(np.abs(heat), np.abs(other))
             findings.add("faithfulness", item, each.name, target=target, **values)
             progress(1)
 
@@ -223,16 +323,13 @@ def measure_localisation(
     n: int,
     progress: Callable[[int], object] = lambda n: None,
 ) -> None:
-    """Explain `n` splices of each kind and their controls by each method, for the region's label.
+    """Explain `n` splices of each kind and their controls by each method, for the donor's label.
 
     Args:
         detector: The detector.
         dataset: Rows as for [`~realfake.evaluation.splices.splices`].
-        compared: The candidates.
-        findings: Gets the results; those of an earlier run are not measured again.
-        settings: The extent.
         n: Number of splices of each kind.
-        progress: Called with numbers of finished maps.
+        compared, findings, settings, progress: As in [`measure_faithfulness`].
     """
     by_name = {each.name: each for each in settings.methods(len(dataset) - 1, compared)}
     fast = None
@@ -269,14 +366,13 @@ def measure_localisation(
 
 
 def fast_log_odds(detector: Detector, pixels: torch.Tensor) -> Callable[[str], Scorer]:
-    """Return the log-odds of a target, by the fastest engine that agrees with PyTorch in fp32.
+    """Return a function from a target to a function like [`LogOdds`], by the fastest engine.
+
+    The engine must agree with PyTorch in fp32; otherwise PyTorch is used.
 
     Args:
         detector: The detector.
         pixels: An input. Inputs of another size are computed by PyTorch.
-
-    Returns:
-        A function from a target to a function like [`LogOdds`].
     """
     stock = Detector(detector.model, detector.processor)
     sample = pixels.cpu().numpy()
