@@ -1,4 +1,4 @@
-"""Logits, scores and features of a whole dataset, computed by all processes of a run together."""
+"""Logits, scores and features of a dataset, computed by all processes of a run together."""
 
 from collections.abc import Callable
 
@@ -53,7 +53,7 @@ def _collect(compute: Callable, dataset: Dataset, batch_size: int, progress: str
     from tqdm.auto import tqdm
 
     state = PartialState()
-    # Each process computes every k-th batch; the batches are sorted at the end.
+    # Of k processes, each computes every k-th batch.
     starts = range(state.process_index * batch_size, len(dataset), state.num_processes * batch_size)
     hidden = progress is None or not state.is_main_process
     rows = [

@@ -1,7 +1,7 @@
-"""Baselines that a detector has to beat: logistic regressions on simple features.
+"""Controls that a detector has to beat: logistic regressions on features without content.
 
 They are fitted on the training split and measured like the detector. If one of them comes close to
-the detector, the labels of the corpus depend on something other than the content of the images.
+the detector, something other than the content of the images reveals the labels.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ NAMES = {
     SPECTRUM: "logistic regression on the radial power spectrum",
     CONTAINER: "logistic regression on facts of the file, without its pixels",
 }
-# Values of file facts that fewer training images have are left out.
+# Least number of training images with a value of a file fact; rarer values are left out.
 _RARE = 5
 
 
@@ -44,10 +44,14 @@ def spectrum_control(train: Dataset) -> Callable[[list[Image.Image]], np.ndarray
 
 
 def container_log_odds(train: Dataset, dataset: Dataset) -> np.ndarray:
-    """Score images by a logistic regression on their file facts, without decoding pixels.
+    """Fit a logistic regression on file facts, without decoding pixels, and score a dataset.
+
+    Args:
+        train: Rows with an undecoded `image` and `label`.
+        dataset: Rows with an undecoded `image`.
 
     Returns:
-        (n,) log-odds.
+        (n,) log-odds of `dataset`.
 
     Raises:
         ValueError: A file is not an image.
@@ -69,7 +73,7 @@ def _spectra(images: Iterable[Image.Image]) -> np.ndarray:
 
 
 def _frequent_values(facts: list[ContainerFacts]) -> list[tuple[str, str]]:
-    """Return (name, value) of the categorical facts that enough images have."""
+    """Return (name, value) of the frequent categorical facts."""
     fields = [field.name for field in dataclasses.fields(ContainerFacts)]
     frequent = []
     for name in (name for name in fields if name not in NUMBERS):

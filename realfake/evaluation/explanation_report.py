@@ -1,4 +1,4 @@
-"""Make figures with intervals and a report of the measured maps, and choose the default method."""
+"""Figures and report of the measured maps, and the choice of the default method."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,15 +22,16 @@ SPLICES = {
     "real_in_ai": "a region of a photograph in a generated image",
 }
 _LEGEND = """\
-- deletion: area under the deletion curve, how much smaller than that of random maps
-- insertion: area under the insertion curve, how much larger than that of random maps
-- ROAD: probability with 10 and 30 % of the pixels imputed, how much lower than with random maps
+- deletion: how much smaller the area under the deletion curve is than with random maps
+- insertion: how much larger the area under the insertion curve is than with random maps
+- ROAD: how much lower the probability is than with random maps, with 10 and 30 % of the pixels
+  imputed
 - 10 % step: share of the maps that beat each of five random maps (17 % by chance)
 - infidelity: 0 for a perfect map, 1 for an empty map
 - sensitivity: largest relative change of the map under noise of 2 %
 - shuffled weights: rank correlation with the map of a network with shuffled weights, signed and of
-  the magnitudes; far from 0, the map does not depend on what was learnt
-- ms: median time of a map, of the first {n_timed} images"""
+  the magnitudes; far from 0, the map does not depend on what the network learned
+- ms: median time of a map, over the first {n_timed} images"""
 
 
 def summarise(
@@ -51,9 +52,9 @@ def summarise(
 
     Returns:
         `{"faithfulness": {name: {figure: {"value", "low", "high", "n"}}}, "localisation": {kind:
-        {name: {figure: …}}}, "default": name}`. For localisation, each score has differences to
-        random maps, to the control image and to the centred map (`…_over_…`). `default` is the
-        result of [`choose`].
+        {name: {figure: …}}}, "default": name}`. For localisation, `<score>_over_<other>` is the
+        difference to random maps (`chance`), the `control` image or the map of the `centre`.
+        `default` is the result of [`choose`].
     """
 
     def figure(values: Iterable, items: Sequence[int] | None = None) -> dict:
@@ -72,7 +73,7 @@ def summarise(
         }
         gains = [_sum(line.get("deletion_gain"), line.get("insertion_gain")) for line in lines]
         figures["gain"] = figure(gains, items)
-        if "milliseconds" in figures:  # The median: the first map includes finding the layer.
+        if "milliseconds" in figures:  # not the mean: the first map includes finding the layer
             times = [line["milliseconds"] for line in lines if line["milliseconds"] is not None]
             figures["milliseconds"] = {"value": float(np.median(times)), "n": len(times)}
         faithfulness[name] = figures
@@ -90,7 +91,6 @@ def summarise(
                     "control": [line[f"control_{key}"] for line in lines],
                     "centre": [centred.get(line["item"], {}).get(key) for line in lines],
                 }
-                # Paired: the same splice and the same mask.
                 for other, values in others.items():
                     figures[name][f"{key}_over_{other}"] = figure(
                         _sum(line[key], None if value is None else -value)
@@ -104,10 +104,10 @@ def summarise(
 
 
 def choose(faithfulness: Mapping[str, Mapping]) -> str | None:
-    """Return the candidate with the largest gain, deletion and insertion together.
+    """Return the candidate with the largest gain, the sum of deletion and insertion gain.
 
-    It must have explained all images, and both gains must be over 0 with their whole intervals.
-    `None` if there is no such candidate.
+    It must have explained all images, and the intervals of both gains must lie above 0. `None` if
+    there is no such candidate.
     """
     n = max((figures["gain"]["n"] for figures in faithfulness.values()), default=0)
     proven = {
@@ -123,7 +123,7 @@ def choose(faithfulness: Mapping[str, Mapping]) -> str | None:
 
 
 def render(record: Mapping) -> str:
-    """Write the report of one split in Markdown.
+    """Return the report of one split as Markdown.
 
     Args:
         record: As stored in `explanations.json`.
@@ -149,8 +149,8 @@ def render(record: Mapping) -> str:
         f"# Maps of {md(record['model'])} on {md(record['corpus'])}, {record['split']}",
         conclusion(record),
         f"{record['n']} images, each explained for its predicted label; {settings['steps']} steps, "
-        f"{settings['n_random']} random maps for each map (the map itself, flipped and rolled). In "
-        "parentheses: 95 % bootstrap intervals over groups of images.",
+        f"{settings['n_random']} random maps for each map (the map itself, flipped and rolled). "
+        "Parentheses hold 95 % bootstrap intervals over groups of images.",
         "## Faithfulness",
         _LEGEND.format(n_timed=settings.get("n_timed", record["n"])),
         table([*header, "shuffled weights", "ms"], rows),
@@ -165,15 +165,17 @@ def render(record: Mapping) -> str:
 
 
 def conclusion(record: Mapping) -> str:
-    """Return a sentence on the method that the figures support, in Markdown."""
+    """Return the method that the figures support, as a sentence of Markdown."""
     name = record["figures"]["default"]
     if name is None:
         return (
-            "**No method beats random maps with both deletion and insertion.** The maps of this "
-            "detector are unproven, and no default is supported."
+            "**No method beats random maps in both deletion and insertion.** The maps of this "
+            "detector are unproven."
         )
     gain = score(record["figures"]["faithfulness"][name]["gain"])
-    return f"**Supported: {code(name)}.** Its deletion and insertion gain {gain} over chance."
+    return (
+        f"**Best method: {code(name)}.** Deletion and insertion together gain {gain} over chance."
+    )
 
 
 def _localisation(kind: str, methods: Mapping[str, Mapping]) -> list[str]:
@@ -195,8 +197,8 @@ def _localisation(kind: str, methods: Mapping[str, Mapping]) -> list[str]:
     return [
         f"## Localisation: {SPLICES[kind]}",
         f"{first['energy']['n']} splices; the region is {100 * first['share']['value']:.0f} % of "
-        "the image. Over chance: minus the score of random maps. Over the control: minus the score "
-        "for the same base and mask with a region of another image of the base's class.",
+        "the image. Over chance: less the score of random maps. Over the control: less the score "
+        "on the same base and mask with a region of another image of the base's class.",
         table([*header, "average precision", *differences], rows),
     ]
 

@@ -1,7 +1,7 @@
-"""Verdicts on the same picture saved in other file formats.
+"""Measure how many verdicts stay the same when pictures are saved in other file formats.
 
-A detector that judges the content keeps its verdict when a picture is saved as PNG, JPEG or WebP.
-Visible degradations are measured by `robustness`. The results go to `formats.json`.
+The formats change nothing visible; `robustness` measures visible degradations. The results go to
+`formats.json`.
 """
 
 import io
@@ -62,7 +62,7 @@ def score_formats(detector: Detector, dataset: Dataset, batch_size: int = 32) ->
         dataset: Rows with an undecoded `image`.
 
     Returns:
-        `{format: (log-odds, OOD scores)}`, each (n,), as [`Detector.scores`]; `UNCHANGED` first.
+        `{format: (log-odds, OOD scores)}`, each (n,), with the original files as `UNCHANGED`.
 
     Raises:
         ValueError: An image is unusable.
@@ -80,10 +80,9 @@ def score_formats(detector: Detector, dataset: Dataset, batch_size: int = 32) ->
         return [np.atleast_2d(score(images)) for images in (pictures, *files)]
 
     starts = range(0, len(dataset), batch_size)
+    bar = {"total": len(starts), "desc": "files", "unit": "batch", "mininterval": 2.0}
     with lone_threads() as pool:
-        results = pool.map(work, starts)
-        bar = tqdm(results, total=len(starts), desc="files", unit="batch", mininterval=2.0)
-        batches = list(bar)
+        batches = list(tqdm(pool.map(work, starts), **bar))
     scores = {}
     for name, values in zip((UNCHANGED, *FORMATS), zip(*batches, strict=True), strict=True):
         log_odds, *ood = np.concatenate(values, axis=1)
@@ -101,8 +100,8 @@ def format_figures(
 
     Returns:
         `{format: {"kept", "flipped", "withheld", "moved"}}`. The first three are shares of the
-        pictures with a verdict in their own file: the same verdict, the opposite one, inconclusive.
-        `moved` is the change of the probability over all pictures, its largest value and median.
+        pictures whose original file has the verdict real or ai: now the same verdict, the opposite
+        one, or inconclusive. `moved` holds the largest and the median change of the probability.
     """
     groups = own_groups(column(dataset, "group"))
     before = detector.verdicts(*scores[UNCHANGED])
@@ -170,7 +169,7 @@ def measure_formats(
         log_once(
             measurement_log,
             checkpoint_hash=identity,
-            # Not counted as a measurement of accuracy.
+            # It does not count as a measurement of accuracy.
             corpus=f"{corpus} (files)",
             split=split,
             n=len(dataset),

@@ -1,7 +1,7 @@
 """An append-only log of measurements of test splits, one JSON object per line.
 
-A test split that is measured often becomes a validation split. The model card states how often a
-split was measured, and counts it here.
+A test split that is measured often becomes a validation split, so the model card states how often
+it was measured.
 """
 
 import json
@@ -94,10 +94,9 @@ def log_measurement(
 
 
 def log_once(path: str | os.PathLike, **measurement: Any) -> dict | None:
-    """Append a measurement unless the log has it already.
+    """Append a measurement unless the log has one of the same weights, images and degradations.
 
-    The same measurement has the same weights, corpus, split, number of images and degradations: a
-    run that was interrupted and continued counts once.
+    So an interrupted run that continues counts once.
 
     Args:
         measurement: As of [`log_measurement`].
@@ -105,20 +104,11 @@ def log_once(path: str | os.PathLike, **measurement: Any) -> dict | None:
     Returns:
         The record as written, or `None`.
     """
-    wanted = plain(
-        {
-            "checkpoint_sha256": measurement["checkpoint_hash"],
-            "corpus": measurement["corpus"],
-            "split": measurement["split"],
-            "n": measurement["n"],
-            "degradations": sorted(measurement["degradations"])
-            if measurement.get("degradations")
-            else None,
-        }
-    )
-    if any(
-        all(record.get(key) == value for key, value in wanted.items()) for record in read_log(path)
-    ):
+    key = {name: measurement.get(name) for name in ("corpus", "split", "n", "degradations")}
+    key["checkpoint_sha256"] = measurement["checkpoint_hash"]
+    key["degradations"] = sorted(key["degradations"] or ()) or None
+    wanted = plain(key)
+    if any(all(record.get(name) == wanted[name] for name in wanted) for record in read_log(path)):
         return None
     return log_measurement(path, **measurement)
 

@@ -1,6 +1,6 @@
-"""Score maps: against a known region, and against what the model does.
+"""Scores of attribution maps: against a known region, and against the model's behaviour.
 
-Arrays only; `realfake.evaluation.explanations` makes the maps.
+`realfake.evaluation.explanations` makes the maps.
 """
 
 import copy
@@ -28,15 +28,15 @@ def localisation(heatmap: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """Score a map against the region that it should find.
 
     Args:
-        heatmap: `(height, width)`; positive supports the target, NaN was not seen by the model and
-            does not count.
+        heatmap: `(height, width)`; positive values support the target. NaN marks pixels outside the
+            model's input; they are ignored.
         mask: Boolean `(height, width)`.
 
     Returns:
-        `pointing`: 1 if the strongest pixel is in the mask, else 0 (Zhang et al. 2018; the share in
-        the mask if several are strongest). `energy`: share of the positive evidence in the mask
-        (Wang et al. 2020), 0 without any. `average_precision` of the pixels, ordered by the map.
-        All NaN if the mask, or everything outside of it, was not seen.
+        `pointing`: 1 if the strongest pixel is in the mask, else 0 (Zhang et al. 2018; with ties,
+        the share in the mask). `energy`: share of the positive evidence in the mask (Wang et al.
+        2020), 0 without any. `average_precision` of the pixels, ordered by the map. All NaN if the
+        mask, or everything outside it, is ignored.
 
     Raises:
         ValueError: The shapes differ.
@@ -58,13 +58,13 @@ def localisation(heatmap: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def centred_map(shape: tuple[int, int]) -> np.ndarray:
-    """Return a control map for every image: a Gaussian in the middle, a quarter of a side wide."""
+    """Return a control map: a Gaussian in the middle, its σ a quarter of a side."""
     y, x = np.linspace(-2, 2, shape[0]), np.linspace(-2, 2, shape[1])
     return np.exp(-0.5 * np.add.outer(y**2, x**2))
 
 
 def random_maps(heatmap: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
-    """Move a map's values to random places, see [`random_orders`]."""
+    """Return `n` maps with the values of a map at random places, see [`random_orders`]."""
     seen = np.isfinite(heatmap)
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
@@ -80,7 +80,7 @@ def random_maps(heatmap: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
 def localisation_of_chance(
     heatmap: np.ndarray, mask: np.ndarray, n: int = 5, seed: int = 0
 ) -> dict[str, float]:
-    """Return the mean scores of `n` random maps like this one."""
+    """Return the mean scores of `n` [`random_maps`]."""
     scores = [localisation(moved, mask) for moved in random_maps(heatmap, n, seed)]
     return {name: float(np.mean([score[name] for score in scores])) for name in SCORES}
 
@@ -93,7 +93,7 @@ def removal_effects(
     seed: int = 0,
     batch_size: int = 16,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Measure the fall of the log-odds if random cells of a grid show the blurred image.
+    """Measure how far the log-odds fall when random cells of a grid are blurred.
 
     Args:
         log_odds: From inputs `(n, 3, h, w)` to log-odds `(n,)`.
@@ -120,20 +120,18 @@ def removal_effects(
 
 
 def normalised_infidelity(heatmap: np.ndarray, masks: np.ndarray, effects: np.ndarray) -> float:
-    """Infidelity (Yeh et al. 2019): how badly a map predicts the effects of removals.
+    """Return the infidelity of a map (Yeh et al. 2019), relative to that of an empty map.
 
-    The prediction is the map's sum over the removed part, times the best positive factor. The
-    squared error is divided by that of an empty map. It equals Captum's
+    A map predicts the effect of a removal by its sum over the removed part, times the best positive
+    factor. The infidelity is the squared error of these predictions. The result equals Captum's
     `infidelity(normalize=True)` over that of an empty map, without negative factors.
 
     Args:
         heatmap: `(h, w)`.
-        masks: From [`removal_effects`].
-        effects: From [`removal_effects`].
+        masks, effects: From [`removal_effects`].
 
     Returns:
-        0 for a perfect map, 1 for one that is no better than an empty map; NaN if no removal had an
-        effect.
+        0 for a perfect map, 1 for a map as bad as an empty one; NaN if no removal had an effect.
     """
     predicted = (masks * heatmap.astype(np.float64)).sum(axis=(1, 2))
     total = (effects**2).sum()
@@ -150,19 +148,18 @@ def max_sensitivity(
     n_samples: int = 4,
     seed: int = 0,
 ) -> float:
-    """Max-sensitivity (Yeh et al. 2019): the largest relative change of a map under small noise.
+    """Return the largest relative change of a map under small noise (Yeh et al. 2019).
 
     Args:
         explain: From an input `(1, 3, h, w)` to its map `(h, w)`.
         pixels: `(1, 3, h, w)`.
-        radius: Of the uniform noise, as a share of the image's range of values.
+        radius: Amplitude of the uniform noise, as a share of the image's range of values.
         n_samples: Number of noisy images.
         seed: Seed of the noise.
 
     Returns:
         0 for a map that does not change, 1 for a change as large as the map.
     """
-
     # Captum takes over a second to import.
     from captum.metrics import sensitivity_max
 
@@ -180,8 +177,7 @@ def max_sensitivity(
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     """Return a copy of a model with the weights shuffled within each tensor.
 
-    Each layer keeps the statistics of its weights, so that signals neither vanish nor explode as
-    they may with fresh weights.
+    Shuffling keeps the statistics of each layer, so that signals neither vanish nor explode.
     """
     shuffled = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,6 @@
 """The figures of one split: metrics, verdicts, and results by generator and by source.
 
-[`measure`] takes the log-odds of a split after training and calibration. Its figures go to
-`evaluation.json`, from which the model card and the plots are made.
+The figures of [`measure`] go to `evaluation.json`; the model card and the plots are made from them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +33,7 @@ from realfake.statistics.verdicts import (
 )
 
 VERDICTS = (REAL, INCONCLUSIVE, AI)
-# The worst generator and the worst source are chosen among those with at least this many images.
+# The worst generator and the worst source have at least this many images, if any has.
 ENOUGH = 10
 OTHER = {REAL: AI, AI: REAL}
 
@@ -74,15 +73,15 @@ def measure(
         - `reliability`: class-balanced curve, see [`metrics.reliability_curve`]
         - `confusion`: `{true label: {called label: count}}` at a probability of 1/2
         - `verdicts`, with thresholds: `thresholds`; `counts` `{true label: {verdict: count}}`;
-          `given`, the share of images with a verdict other than inconclusive; `wrong`, by label,
-          the share of images with the wrong verdict; `promised`, by label, the highest share that
+          `given`, the share of images with the verdict real or ai; `wrong`, by label, the share of
+          images with the opposite verdict; `promised`, by label, the highest share of these that
           chance explains if the split is like the calibration images; `accuracy`, the share of
           given verdicts that are right; and, if known, `out_of_distribution`, its share by label
         - `by_generator`, each against all real images: `n`, `auroc`, `detected` (share with
           log-odds above 0), and with thresholds `verdicts` (the share of each), `wrong`, `promised`
         - `by_source`: `n`, `false_positives` (share with log-odds above 0), and the same
         - `worst_generator` (lowest AUROC) and `worst_source` (most false positives): names, of
-          those with ten images or more if there are such
+          those with ten images or more if there are any
 
     Raises:
         ValueError: The arrays are empty, disagree in length, or hold NaN.
@@ -112,7 +111,7 @@ def measure(
     }
     for name, mine in (("accuracy", is_ai | True), ("recall_real", ~is_ai), ("recall_ai", is_ai)):
         if figures["summary"][name]["value"] in (0, 1):
-            # A bootstrap interval of only hits or only misses has no width.
+            # The bootstrap interval of a share of 0 or 1 has no width.
             hits = (called_ai == is_ai)[mine]
             figures["summary"][name] = _share(hits, _pick(groups, mine), options)
 
@@ -189,7 +188,7 @@ def measure_operating_points(
 
 
 def too_many_wrong(entry: Mapping) -> bool:
-    """Return whether there are more wrong verdicts than stated and than chance explains.
+    """Return whether there are more wrong verdicts than the stated rate and chance explain.
 
     Args:
         entry: `wrong`, a share, and `promised`, the highest share that chance explains.
@@ -286,7 +285,7 @@ def _verdict_figures(
 def _promised(
     label: str, n: int, thresholds: Thresholds, groups: np.ndarray | None
 ) -> float | None:
-    """Return the highest share of wrong verdicts that chance explains among `n` images."""
+    """Return the highest share of wrong verdicts that chance explains among n images."""
     calibrated_on = {REAL: thresholds.n_real, AI: thresholds.n_ai}[label]
     independent = group_index(groups, n)[1]
     if not independent or not calibrated_on:
@@ -327,21 +326,14 @@ def _pick(values: np.ndarray | None, where: np.ndarray) -> np.ndarray | None:
 
 # Metrics for `transformers.Trainer`
 
-_INPUTS = """
-Args:
-    predictions (`list` of `float`): Log-odds of ai; above 0 is called ai.
-    references (`list` of `int`): 1 for ai, 0 for real.
-    class_balanced (`bool`, *optional*, defaults to `True`): Give both classes the same mass in
-        `ece`, `nll` and `brier`.
-
-Returns:
-    `dict` of `float`: accuracy, balanced_accuracy, precision_real, recall_real, f1_real,
-    precision_ai, recall_ai, f1_ai, auroc, ece, nll, brier. NaN if a value is not defined.
-"""
-
 
 class DetectionMetrics(evaluate.Metric):
     """Metrics of a detector as an `evaluate.Metric`, computed in memory and without network.
+
+    `compute` takes `predictions` (log-odds of ai), `references` (1 for ai, 0 for real) and
+    `class_balanced` (*defaults to* `True`: both classes have the same mass in `ece`, `nll` and
+    `brier`). It returns accuracy, balanced_accuracy, precision_real, recall_real, f1_real,
+    precision_ai, recall_ai, f1_ai, auroc, ece, nll and brier; NaN if a value is not defined.
 
     Raises:
         ValueError: `compute` or `add_batch`: lengths differ, a prediction is NaN, or a reference is
@@ -361,13 +353,11 @@ class DetectionMetrics(evaluate.Metric):
         return self._data_dir_root
 
     def _info(self) -> evaluate.MetricInfo:
+        inputs = {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
         return evaluate.MetricInfo(
             description="Decisions of both classes, AUROC, and the quality of the probabilities.",
             citation="",
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
-            ),
+            features=datasets.Features(inputs),
         )
 
     def _compute(self, predictions, references, class_balanced: bool = True) -> dict[str, float]:
@@ -390,7 +380,7 @@ class DetectionMetrics(evaluate.Metric):
 
 
 def metrics_of(label2id: Mapping[str, int]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return the function with which `Trainer` computes its metrics after each epoch."""
+    """Return the `compute_metrics` function of a `Trainer`."""
     metric = DetectionMetrics()
     class_indices = {name: [label2id[name]] for name in NAMES}
 
@@ -405,7 +395,7 @@ def metrics_of(label2id: Mapping[str, int]) -> Callable[[EvalPrediction], dict[s
 
 
 def check_metric(name: str | None) -> None:
-    """Check a name of `--metric_for_best_model`, before the first epoch is trained.
+    """Check the value of `--metric_for_best_model` before the training starts.
 
     Raises:
         ValueError: There is no such metric.

@@ -1,8 +1,8 @@
-"""Measure how well a small classifier tells the labels apart, given a few facts about each image.
+"""Probes: small classifiers that predict the label from a few facts about each image.
 
-The corpus audit measures leaks with it, and an evaluation its controls. Images are judged by a
-classifier that did not see them. Areas under the ROC curve are computed within each fold and
-averaged, because scores of different folds come from different classifiers.
+The corpus audit finds leaks with them, and an evaluation uses them as controls. Each image is
+scored by a classifier that was not fitted on it. AUROCs are computed within each fold and averaged,
+because scores of different folds come from different classifiers.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from realfake.statistics.bootstrap import bootstrap_interval
 from realfake.statistics.metrics import auroc
 
 FOLDS = 5
-# With fewer images of a label nothing is measured.
+# Least number of images of each label.
 MIN_ROWS = 10
 _RESAMPLES = 500
 _MOST_CATEGORIES = 60
@@ -31,12 +31,12 @@ class Probe:
     """The figures of one probe.
 
     Args:
-        auc: Area under the ROC curve; 0.5 if the facts reveal nothing.
+        auc: AUROC; 0.5 if the facts reveal nothing.
         low: Lower end of the 95 % interval, by the bootstrap over images or groups.
         high: Upper end of the interval.
         real: Number of real images.
         ai: Number of ai images.
-        how: `"5-fold cross-validated"`, or the images it was fitted on.
+        how: `"5-fold cross-validated"`, or the split that it was fitted on.
     """
 
     auc: float
@@ -55,7 +55,7 @@ class Probe:
 
 
 def categories(values: Sequence[str]) -> np.ndarray:
-    """Number values by frequency, the most frequent first; rare values share the number 59."""
+    """Number values by frequency, the most frequent first; all from the 60th on are 59."""
     names, index, counts = np.unique(
         np.asarray(values, dtype=str), return_inverse=True, return_counts=True
     )
@@ -67,8 +67,7 @@ def categories(values: Sequence[str]) -> np.ndarray:
 def assign_folds(is_ai: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray | None:
     """Return the fold of each image, (n,), stratified by label; no group is in two folds.
 
-    Returns:
-        `None` if there are too few images or groups of a label.
+    `None` if there are too few images or groups of a label.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -89,10 +88,10 @@ def assign_folds(is_ai: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray
 
 
 def trees(categorical: Sequence[bool], seed: int) -> Fit:
-    """Gradient-boosted trees, the labels weighted equally.
+    """Return a [`Fit`] of gradient-boosted trees, the labels weighted equally.
 
     Args:
-        categorical: (k,), which features are categories.
+        categorical: (k,) bool, which features are categories.
         seed: Seed of the fit.
     """
 
@@ -220,12 +219,10 @@ def _probe(
 def fold_auroc(
     scores: np.ndarray, is_ai: np.ndarray, folds: np.ndarray, weights: np.ndarray | None = None
 ) -> float | np.ndarray:
-    """Return the mean of the folds' areas under the ROC curve, weighted by their pairs of labels.
+    """Return the mean AUROC of the folds, weighted by their pairs of labels.
 
     Args:
-        scores: (n,).
-        is_ai: (n,) bool.
-        folds: (n,).
+        scores, is_ai, folds: Arrays of shape (n,); `is_ai` is bool.
         weights: *optional*. (n,) or (resamples, n), the weight of each image.
 
     Returns:

@@ -1,7 +1,7 @@
-"""The files of a measurement beside the weights: `evaluation.json` and the score of each image.
+"""The files of a measurement beside the weights: `evaluation.json` and `scores-<split>.parquet`.
 
-`evaluation.json` holds one record per split. The figures can be recomputed from the scores, without
-the images.
+`evaluation.json` holds one record per split. Its figures can be recomputed from the score of each
+image.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from realfake.evaluation.log import plain
 from realfake.evaluation.measure import measure, named_column, numbered_groups
-from realfake.io import read_records, write_atomically
+from realfake.io import read_records, write_atomically, write_record
 from realfake.statistics.calibration import METHODS
 from realfake.statistics.log_odds import check_log_odds
 from realfake.statistics.noise_floor import calibrated_ece_band
@@ -36,7 +36,7 @@ _COLUMNS = {
 
 
 def checkpoint_hash(folder: str | os.PathLike) -> str:
-    """Return the SHA-256 of a checkpoint's weights, which identifies what was measured.
+    """Return the SHA-256 of a checkpoint's weights.
 
     Raises:
         OSError: The folder holds no `model.safetensors`.
@@ -71,7 +71,7 @@ def write_evaluation(
         folder: The checkpoint's folder.
         split: Name of the split.
         figures: Of [`measure`], after calibration.
-        before: *optional*. The same before calibration.
+        before: *optional*. Of the same, before calibration.
         checkpoint_hash: SHA-256 of the weights, see [`checkpoint_hash`].
         command: The command line.
         corpus: Name of the corpus or Hub id.
@@ -85,44 +85,32 @@ def write_evaluation(
     Raises:
         ValueError: The existing `evaluation.json` is not readable.
     """
-    path = Path(folder) / FILE_NAME
-    known = read_evaluation(folder)
-    kept = {
-        name: record
-        for name, record in known.items()
-        if record.get("checkpoint_sha256") == checkpoint_hash
+    record = {
+        "date": date,
+        "checkpoint_sha256": checkpoint_hash,
+        "corpus": corpus,
+        "corpus_fingerprint": corpus_fingerprint,
+        "command": command,
+        "versions": versions,
+        "figures": figures,
+        "before_calibration": before,
     }
-    kept[split] = plain(
-        {
-            "date": date,
-            "checkpoint_sha256": checkpoint_hash,
-            "corpus": corpus,
-            "corpus_fingerprint": corpus_fingerprint,
-            "command": command,
-            "versions": versions,
-            "figures": figures,
-            "before_calibration": before,
-        }
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(folder, kept)
-    return kept
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
 
 
 def refresh_evaluation(folder: str | os.PathLike, thresholds: Thresholds | None) -> dict:
-    """Recompute the figures in `evaluation.json` from the scores beside it.
-
-    Facts of the measurement, such as date and command, stay as they are.
+    """Recompute the figures in `evaluation.json` from the scores, without the images.
 
     Args:
         thresholds: Those of the checkpoint.
 
     Returns:
-        The whole file. Splits without scores are unchanged.
+        The whole file. Splits without scores, dates and commands are unchanged.
     """
     known = read_evaluation(folder)
     for split, record in known.items():
-        path = Path(folder) / f"scores-{split}.parquet"
+        path = scores_file(folder, split)
         if path.is_file():
             seed = record["figures"].get("seed", 0)
             record["figures"] = measure(**read_scores(path), thresholds=thresholds, seed=seed)
@@ -132,30 +120,33 @@ def refresh_evaluation(folder: str | os.PathLike, thresholds: Thresholds | None)
 
 
 def add_calibration_bands(folder: str | os.PathLike, calibration: Mapping | None) -> None:
-    """Add the band of [`calibrated_ece_band`] to each split, under `calibration_band`.
+    """Add the band of [`calibrated_ece_band`] to the figures of each split, as `calibration_band`.
 
-    It is computed from the scores. Splits without scores and the calibration images have none.
+    Splits without scores and the calibration images have none.
 
     Args:
         calibration: The calibration that the checkpoint's configuration stores.
     """
-    folder = Path(folder)
-    known, fitted_on = read_evaluation(folder), folder / "scores-calibration.parquet"
+    known, fitted_on = read_evaluation(folder), scores_file(folder, "calibration")
     method = (calibration or {}).get("method")
     if method not in METHODS[1:] or not fitted_on.is_file():
         return
     fitted = read_scores(fitted_on)
     for split, record in known.items():
-        path = folder / f"scores-{split}.parquet"
-        if split == "calibration" or not path.is_file():
-            continue
-        scores = read_scores(path)
-        pairs = [one[key] for one in (scores, fitted) for key in ("log_odds", "is_ai")]
-        seed = record["figures"].get("seed", 0)
-        record["figures"]["calibration_band"] = calibrated_ece_band(
-            *pairs, method=method, seed=seed
-        )
+        path = scores_file(folder, split)
+        if split != "calibration" and path.is_file():
+            pairs = [
+                one[key] for one in (read_scores(path), fitted) for key in ("log_odds", "is_ai")
+            ]
+            record["figures"]["calibration_band"] = calibrated_ece_band(
+                *pairs, method=method, seed=record["figures"].get("seed", 0)
+            )
     _write(folder, known)
+
+
+def scores_file(folder: str | os.PathLike, split: str) -> Path:
+    """Return the path of the scores of a split."""
+    return Path(folder) / f"scores-{split}.parquet"
 
 
 def _write(folder: str | os.PathLike, records: Mapping) -> None:
@@ -173,7 +164,7 @@ def read_evaluation(folder: str | os.PathLike) -> dict:
 
 
 def current_names(record: object) -> object:
-    """Return records with the keys of older versions renamed: `novel` is `out_of_distribution`."""
+    """Rename the keys of older versions: `novel` becomes `out_of_distribution`."""
     if isinstance(record, Mapping):
         return {
             "out_of_distribution" if key == "novel" else key: current_names(value)
@@ -221,13 +212,12 @@ def write_scores(
     for name, values in (("generator", generators), ("source", sources)):
         values = named_column(values, n, f"{name}s")
         if values is not None:
-            columns[name] = pa.array(
-                [value or None for value in np.asarray(values).tolist()]
-            ).dictionary_encode()
+            names = [value or None for value in values.tolist()]
+            columns[name] = pa.array(names).dictionary_encode()
     groups = named_column(groups, n, "groups")
     if groups is not None:
         columns["group"] = pa.array(numbered_groups(groups), type=pa.int32())
-    path = Path(folder) / f"scores-{split}.parquet"
+    path = scores_file(folder, split)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
@@ -248,7 +238,7 @@ def read_scores(path: str | os.PathLike) -> dict:
     if not Path(path).is_file():
         raise OSError(f"There is no file of scores {path}.")
     try:
-        # One file, not a partitioned data set.
+        # `read_table` would take "split=x" in a path as a partition.
         table = pq.ParquetFile(path).read()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a file of scores: {str(error).splitlines()[0]}") from None

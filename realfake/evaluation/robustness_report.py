@@ -16,7 +16,7 @@ from realfake.statistics.verdicts import INCONCLUSIVE
 REPORT_NAME = "evaluation.md"
 
 
-# Tables and sentences, shared by the report and the card
+# Shared by the report and the card
 
 
 def summary(record: Mapping) -> str:
@@ -24,7 +24,7 @@ def summary(record: Mapping) -> str:
     worst = headline(record["degradations"])
     tier, cell, clean = worst["worst_degradation"], worst["worst_generator"], worst["clean"]
     if tier is None:
-        return "The split has images of one label only, so there is no balanced accuracy."
+        return "All images have the same label, so there is no balanced accuracy."
     count = len(record["degradations"])
     lowest, name = share(tier["balanced_accuracy"]), tier["degradation"]
     if count == 1:
@@ -41,8 +41,8 @@ def summary(record: Mapping) -> str:
         text += (
             f" **The weakest generator is {md(cell['generator'])}, {_under(cell['degradation'])}: "
             f"balanced accuracy {share(cell['balanced_accuracy'])}**, AUROC "
-            f"{score(cell['auroc'])}, {share(cell['detected'])} of {cell['n']:,} images found "
-            "(p > ½)."
+            f"{score(cell['auroc'])}, {share(cell['detected'])} of {cell['n']:,} images have "
+            "p(ai) > ½."
         )
     if count > 1:
         text += (
@@ -66,9 +66,9 @@ def note(record: Mapping) -> str:
         )
     return (
         f"{text}. Each image was measured under every degradation. “Verdict given” is the share of "
-        "images whose verdict is not `inconclusive`; “right” is the share of given verdicts that "
-        "are right. Brackets hold 95 % intervals. The interval of a worst case ignores that it was "
-        "chosen as the worst."
+        "images with the verdict `real` or `ai`; “right” is the share of these verdicts that are "
+        "correct. Parentheses hold 95 % intervals. The interval of a worst case does not allow for "
+        "its selection as the worst."
     )
 
 
@@ -102,7 +102,7 @@ def _tier(entry: Mapping) -> list[str]:
 
 
 def controls_note(record: Mapping) -> str | None:
-    """Return what the controls are, and what a strong control means."""
+    """Return what the controls are and how to read them; `None` without controls."""
     if not record["controls"]:
         return None
     names = "; ".join(
@@ -110,13 +110,13 @@ def controls_note(record: Mapping) -> str | None:
     )
     return (
         f"Controls: {names}. Each was fitted on {record['controls_n']:,} unchanged training "
-        "images. They are not calibrated and give no verdicts. A control close to the model "
-        "means that the labels can be told from something other than the content."
+        "images. They are not calibrated and give no verdicts. If a control is close to the model, "
+        "something other than the content reveals the labels."
     )
 
 
 def described(record: Mapping) -> str:
-    """Return the list of what each degradation does."""
+    """Return a list that describes each degradation."""
     texts = {**record["described"], **{name: GRID[name].description for name in GRID}}
     return "\n".join(f"- {code(name)}: {md(texts[name])}" for name in record["degradations"])
 
@@ -165,9 +165,10 @@ def coverage_note(figures: Mapping[str, Mapping]) -> str | None:
         return None
     return (
         f"The thresholds allow at most {percent(rated['thresholds']['alpha'])} wrong verdicts "
-        "among the images of each class, if images are like the calibration images. **✗** marks "
-        "more wrong verdicts than this rate and chance together explain at this n. Brackets hold "
-        "the share of `inconclusive`. All intervals are in [`robustness.json`](robustness.json)."
+        "among the images of each class, if the images are like the calibration images. **✗** "
+        "marks more wrong verdicts than this rate and chance together explain at this n. "
+        "Parentheses hold the share of `inconclusive`. All intervals are in "
+        f"[{code(FILE_NAME)}]({FILE_NAME})."
     )
 
 
@@ -228,8 +229,8 @@ def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ())
         controls_note(record),
         described(record),
         "## Calibration by degradation",
-        "Both classes have the same weight. “By chance” is the ECE of a perfectly calibrated model "
-        "on this many images.",
+        "Both classes have the same weight. “By chance” is the ECE that a perfectly calibrated "
+        "model shows on this many images.",
         _calibration(figures),
     ]
     if first.get("verdicts"):
@@ -299,8 +300,8 @@ def _generators(record: Mapping) -> list[str]:
             for name in generators
         ]
         sections += [
-            "AUROC of the controls on the first degradation. Below 0.5, real images score higher "
-            "than those of the generator:",
+            "AUROC of the controls under the first degradation. Below 0.5, real images score "
+            "higher than those of the generator:",
             table(["Generator", *map(code, firsts)], rows),
         ]
     return sections

@@ -1,12 +1,12 @@
-"""Make test images whose answer is known: a region of one class blended into an image of the other.
+"""Splices: test images in which a region comes from an image of the other class.
 
-`realfake.evaluation.map_checks` scores maps on them. Every splice has a control, whose region comes
-from another image of the base's own class: same base, same mask, same seam. What a map finds there
-is the seam and the change of content, not the generator.
+A map should find the region. Every splice has a control with the same base, mask and seam, whose
+region comes from another image of the base's class. What a map finds there is the seam or the
+change of content.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from realfake.labels import AI, NAMES, REAL
 # kind: label of the base, label of the region
 KINDS = {"ai_in_real": (REAL, AI), "real_in_ai": (AI, REAL)}
 _LARGEST, _SMALLEST = 512, 32
-# Common in messengers and on websites: quality 90, chroma at half resolution.
+# Common in messengers and on websites; chroma has half the resolution.
 _JPEG = {"quality": 90, "subsampling": 2}
 
 
@@ -31,9 +31,9 @@ class Splice:
     Attributes:
         image: The base with a region of the donor.
         control: The base with the same region of another image of the base's class.
-        mask: Boolean `(height, width)`, true where more than half comes from the donor.
+        mask: Boolean `(height, width)`, true where the donor's weight is above one half.
         kind: A key of [`KINDS`].
-        target: The donor's label, whose evidence a map should find in the mask.
+        target: The donor's label, which the map should explain.
         rows: Rows of base, donor and the control's donor in the dataset.
     """
 
@@ -45,28 +45,23 @@ class Splice:
     rows: tuple[int, int, int]
 
 
-def splices(
-    dataset: Dataset, n: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS)
-) -> Iterator[Splice]:
+def splices(dataset: Dataset, n: int, seed: int = 0) -> Iterator[Splice]:
     """Make splices from a dataset, the same ones for the same rows and seed.
 
-    Base and donors have different values of `group`, if the dataset has more than two groups.
-    Images are cropped to the largest size that all three have, at most 512 pixels.
+    Base and donors are from different groups if the dataset has more than two. Images are cropped
+    to the largest size that all three have, at most 512 pixels.
 
     Args:
         dataset: Rows with `image` (undecoded), `label` and perhaps `group`.
         n: Number of splices of each kind.
         seed: Seed of the choice of rows and of the masks.
-        kinds: Of [`KINDS`].
 
     Yields:
-        [`Splice`], the kinds in turn.
+        [`Splice`], the kinds of [`KINDS`] in turn.
 
     Raises:
-        ValueError: A kind is unknown, or there are too few large enough images of a class.
+        ValueError: A class has fewer than two images that are large enough.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ValueError(f"Unknown kind of splice {unknown[0]!r}; use {' or '.join(KINDS)}.")
     labels = np.array(dataset["label"])
     names = dataset.features["label"].names
     by_label = {label: np.flatnonzero(labels == names.index(label)) for label in NAMES}
@@ -74,22 +69,22 @@ def splices(
         raise ValueError("Splices need at least two images of each class.")
     has_groups = "group" in dataset.column_names
     groups = np.array(dataset["group"] if has_groups else np.arange(len(dataset)).astype(str))
-    generators = {kind: np.random.default_rng((seed, list(KINDS).index(kind))) for kind in kinds}
+    generators = {kind: np.random.default_rng((seed, i)) for i, kind in enumerate(KINDS)}
     for _ in range(n):
-        for kind in kinds:
+        for kind in KINDS:
             yield _draw(dataset, by_label, groups, kind, generators[kind])
 
 
 def blend(base: Image.Image, donor: Image.Image, mask: np.ndarray) -> Image.Image:
     """Put a region of one image into another.
 
-    Both are compressed to JPEG alike before, and the result after, so that both parts have the same
+    Both images and the result are compressed to JPEG alike, so that both parts have the same
     history of compression.
 
     Args:
         base: RGB image.
         donor: RGB image of the same size.
-        mask: `(height, width)`, 1 for the donor, 0 for the base, in between in a feathered border.
+        mask: `(height, width)`, the weight of the donor, 0 to 1.
     """
     first, second = (np.asarray(_compressed(image), dtype=np.float64) for image in (base, donor))
     mixed = first + np.asarray(mask, dtype=np.float64)[..., None] * (second - first)
