@@ -49,7 +49,9 @@ print(prediction.verdict, prediction.probabilities)
 detector.explain("{image}").overlay().save("map.png")""",
         "inference": f"""from huggingface_hub import InferenceClient
 
-client = InferenceClient(model="{address}/predict")
+client = InferenceClient(
+    model="{address}/predict"
+)
 with open("{image}", "rb") as file:
     scores = client.image_classification(file.read())
 print(scores[0].label, scores[0].score)""",

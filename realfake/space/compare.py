@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import gradio as gr
+import numpy as np
 
 from realfake.answer import read_once
+from realfake.attribution.overlay import SMOOTH, caveats, overlay
 from realfake.labels import AI, REAL
+from realfake.prediction import Explanation
 from realfake.space.handlers import bounded, image_id, is_calibrated, judge
 from realfake.space.image_input import ImageInput
 from realfake.space.loading import Detectors, Loaded
@@ -131,8 +134,7 @@ class Compare:
             return _failed(words, name, words("problem.unexpected")), None
         drawn = problem = None
         try:
-            explanation = bounded(detector.explain(path), MAP_SIDE)
-            drawn = jpeg(explanation.overlay(), MAP_SIDE)
+            drawn = _drawn(bounded(detector.explain(path), MAP_SIDE))
         except (ValueError, OSError) as error:
             problem = error_line(error, path)
         except Exception:
@@ -151,6 +153,18 @@ class Compare:
             facts=[(fact, facts[fact]) for fact in shown if fact in facts],
         )
         return card, prediction.verdict
+
+
+def _drawn(explanation: Explanation) -> dict:
+    picture = overlay(
+        explanation.image, explanation.heatmap, explanation.target, legend=False, smooth=SMOOTH
+    )
+    return {
+        "picture": jpeg(picture, MAP_SIDE),
+        "target": explanation.target,
+        "partial": bool(np.isnan(explanation.heatmap).any()),
+        "caveats": caveats(explanation.details),
+    }
 
 
 def _agreement(words: Words, verdicts: list[str]) -> str:
