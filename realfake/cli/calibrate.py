@@ -5,14 +5,14 @@
         --label_map LABEL_0=real,LABEL_1=ai --degraded \\
         --push_to_hub --hub_model_id user/detector-calibrated
 
-    # only the out-of-distribution check, in the folder of a checkpoint
+    # fit only the out-of-distribution check, in the folder of a checkpoint
     realfake calibrate runs/vit --dataset ./corpus --only_ood --false_alarms 0.01
 
-A temperature and a bias are fitted on the calibration half of the validation split and folded into
-the last layer, so the stock pipeline gives calibrated probabilities. The thresholds of the verdict
-and the out-of-distribution check are stored with them. The other half, and with --measure_test the
-test split, show the effect. With --degraded, every image gets a random degradation first. If
-nothing lowers the NLL, the weights stay unchanged.
+Fits a temperature and a bias on the calibration half of the validation split and folds them into
+the last layer, so the stock pipeline gives calibrated probabilities. Also stores the thresholds of
+the verdict and the out-of-distribution check. Measures the effect on the other half of the
+validation split, and on the test split with --measure_test. If nothing lowers the NLL, the weights
+stay unchanged.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realfake import io
-from realfake.cli import options as cli_options
+from realfake.cli import options
 
 if TYPE_CHECKING:
     from realfake.detector import Detector
@@ -33,72 +33,68 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from realfake.models.ood import ALPHA
     from realfake.training.release import METHODS
 
-    cli_options.add_model(parser)
-    cli_options.add_corpus(parser)
-    cli_options.add_limits(parser, "validation", "test")
-    cli_options.add_output(
-        parser, "folder of the calibrated checkpoint and its card", required=False
-    )
+    options.add_model(parser)
+    options.add_corpus(parser)
+    options.add_limits(parser, "validation", "test")
+    options.add_output(parser, "folder of the calibrated checkpoint and its card", required=False)
     parser.add_argument(
-        "--method", choices=METHODS, default="auto", help="what to fit; auto: by cross-validation"
+        "--method", choices=METHODS, default="auto", help="what to fit; auto: cross-validate"
     )
     parser.add_argument(
         "--alpha",
-        type=cli_options.between(0, 0.5),
+        type=options.between(0, 0.5),
         default=0.05,
-        help="rate of wrong verdicts per class; less certain images are inconclusive",
+        help="allowed rate of wrong verdicts per class; other images are inconclusive",
     )
     parser.add_argument(
-        "--degraded", action="store_true", help="fit on images with a random degradation each"
+        "--degraded", action="store_true", help="degrade each image at random before fitting"
     )
     parser.add_argument(
         "--only_ood",
         action="store_true",
-        help="fit only the out-of-distribution check, in the model's folder",
+        help="fit only the out-of-distribution check, in the folder of the model",
     )
     parser.add_argument(
         "--false_alarms",
-        type=cli_options.between(0, 0.5),
+        type=options.between(0, 0.5),
         default=ALPHA,
-        help="with --only_ood: share of in-distribution images per class that are flagged",
+        help="with --only_ood: share of in-distribution images per class to flag",
     )
-    cli_options.add_batch_size(parser)
+    options.add_batch_size(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     parser.add_argument(
-        "--measure_test", action="store_true", help="measure the test split, too, and log it"
+        "--measure_test", action="store_true", help="also measure the test split, and log it"
     )
-    cli_options.add_measurement_log(parser)
-    parser.add_argument("--license", help="licence of the original weights, for the card")
+    options.add_measurement_log(parser)
+    parser.add_argument("--license", help="license of the original weights, for the model card")
     hub = parser.add_argument_group("Hub")
-    hub.add_argument("--push_to_hub", action="store_true", help="upload the result")
-    hub.add_argument("--hub_model_id", help="where to upload, such as user/detector-calibrated")
-    hub.add_argument("--hub_token", help="token (default: that of `hf auth login`)")
-    hub.add_argument("--hub_private_repo", action="store_true", help="create it private")
+    hub.add_argument("--push_to_hub", action="store_true", help="upload the calibrated checkpoint")
+    hub.add_argument("--hub_model_id", help="repository, such as user/detector-calibrated")
+    hub.add_argument("--hub_token", help="token (default: from `hf auth login`)")
+    hub.add_argument("--hub_private_repo", action="store_true", help="create a private repository")
     hub.add_argument("--hub_revision", help="branch to upload to")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Calibrate, in a folder that no other process writes to."""
-    if options.only_ood:
-        if not Path(options.model).is_dir():
-            raise ValueError(
-                f"{options.model} is not a folder; download it, or leave out --only_ood."
-            )
-        with io.output_folder(options.model):
-            return fit_ood(options)
-    _check_output(options)
-    options.output_dir = options.output
-    with io.output_folder(options.output):
-        return calibrate(options)
+def run(args: argparse.Namespace) -> int:
+    """Calibrate, or fit only the out-of-distribution check."""
+    if args.only_ood:
+        if not Path(args.model).is_dir():
+            raise ValueError(f"{args.model} is not a folder; download it, or leave out --only_ood.")
+        with io.output_folder(args.model):
+            return _fit_ood(args)
+    _check_output(args)
+    args.output_dir = args.output
+    with io.output_folder(args.output):
+        return _calibrate(args)
 
 
-def _check_output(options: argparse.Namespace) -> None:
+def _check_output(args: argparse.Namespace) -> None:
     from realfake.training.runs import FINISHED
 
-    if options.output is None:
+    if args.output is None:
         raise ValueError("--output is missing: name a folder for the calibrated checkpoint.")
-    folder = Path(options.output)
-    if folder.resolve() == Path(options.model).resolve():
+    folder = Path(args.output)
+    if folder.resolve() == Path(args.model).resolve():
         raise ValueError(
             "--output is the checkpoint itself, which would be overwritten; pass another folder."
         )
@@ -106,25 +102,24 @@ def _check_output(options: argparse.Namespace) -> None:
         raise ValueError(f"{folder} holds a finished training run; pass another --output.")
 
 
-def fit_ood(options: argparse.Namespace) -> int:
-    """Fit the out-of-distribution check of a checkpoint, and print its rate of false alarms."""
+def _fit_ood(args: argparse.Namespace) -> int:
     from realfake.corpus.rows import is_ai
     from realfake.detector import Detector
     from realfake.labels import AI, REAL
     from realfake.statistics.verdicts import binomial_interval
     from realfake.training import measuring, release, runs
 
-    detector = cli_options.open_model(options)
-    corpus = cli_options.read_corpus(options, {"validation": options.max_validation_samples})
-    splits = runs.splits_of(corpus, options.split_seed)
-    dataset, batch_size = splits["calibration"], options.batch_size
+    detector = options.open_model(args)
+    corpus = options.read_corpus(args, {"validation": args.max_validation_samples})
+    splits = runs.splits_of(corpus, args.split_seed)
+    dataset, batch_size = splits["calibration"], args.batch_size
     fitted = release.fit_ood(
-        detector, options.model, dataset, options.false_alarms, batch_size, options.degraded
+        detector, args.model, dataset, args.false_alarms, batch_size, args.degraded
     )
     if fitted is None:
         raise ValueError(
             f"{len(dataset)} calibration images are too few for --false_alarms "
-            f"{options.false_alarms:g}; nothing was stored."
+            f"{args.false_alarms:g}; nothing was stored."
         )
     names = detector.model.config.id2label
     label_map = {
@@ -132,9 +127,9 @@ def fit_ood(options: argparse.Namespace) -> int:
         for label, indices in detector.class_indices.items()
         for index in indices
     }
-    stored = Detector.from_pretrained(options.model, label_map=label_map)
+    stored = Detector.from_pretrained(args.model, label_map=label_map)
     _, flagged = measuring.compute_scores(
-        stored, splits["selection"], batch_size, "false alarms", options.degraded
+        stored, splits["selection"], batch_size, "false alarms", args.degraded
     )
     n = fitted.to_dict()["n"]
     print(f"Fitted on {n[REAL]:,} real and {n[AI]:,} ai images.")
@@ -146,42 +141,41 @@ def fit_ood(options: argparse.Namespace) -> int:
         print(
             f"Flagged among {total:,} other images ({label}): {rate:.3f} ({low:.3f} to {high:.3f})"
         )
-    print(f"Finished: {options.model}", flush=True)
+    print(f"Finished: {args.model}", flush=True)
     return 0
 
 
-def calibrate(options: argparse.Namespace) -> int:
-    """Calibrate a checkpoint, store it, measure it, write its card and push it."""
+def _calibrate(args: argparse.Namespace) -> int:
     from realfake.evaluation.results import checkpoint_hash
     from realfake.statistics.log_odds import log_odds_from_logits
     from realfake.training import measuring, publishing, release, runs
     from realfake.training.trainer import count_labels
 
-    limits = {"validation": options.max_validation_samples}
-    if options.measure_test:
-        limits["test"] = options.max_test_samples
-    detector = cli_options.open_model(options)
-    if options.push_to_hub:
-        publishing.check_login(options)
-    splits = runs.splits_of(cli_options.read_corpus(options, limits), options.split_seed)
+    limits = {"validation": args.max_validation_samples}
+    if args.measure_test:
+        limits["test"] = args.max_test_samples
+    detector = options.open_model(args)
+    if args.push_to_hub:
+        publishing.check_login(args)
+    splits = runs.splits_of(options.read_corpus(args, limits), args.split_seed)
     original = {
-        "model": str(options.model),
+        "model": str(args.model),
         "revision": detector.revision,
         "classes": release.name_classes(detector),
-        "sha256": _identity(options, detector),
+        "sha256": _identity(args, detector),
     }
     # {name of the measurement: (split, whether it is degraded)}
     measured = {
         "selection": ("selection", False),
-        "calibration": ("calibration", options.degraded),
+        "calibration": ("calibration", args.degraded),
         "selection-degraded": ("selection", True),
         "test": ("test", False),
     }
-    if not options.degraded:
+    if not args.degraded:
         del measured["selection-degraded"]
-    if not options.measure_test:
+    if not args.measure_test:
         del measured["test"]
-    batch_size = options.batch_size
+    batch_size = args.batch_size
     before = {
         name: measuring.compute_logits(
             detector, splits[split], batch_size, f"{name}, before", degraded
@@ -192,13 +186,13 @@ def calibrate(options: argparse.Namespace) -> int:
         detector,
         before["calibration"],
         splits["calibration"],
-        options.method,
+        args.method,
         smallest_gain=release.SMALLEST_GAIN,
     )
     halves = ("selection", "calibration")
     facts = {
         "calibrated_from": original,
-        "calibrated_on": options.corpus_name,
+        "calibrated_on": args.corpus_name,
         "calibration_parts": {name: count_labels(splits[name]) for name in halves},
     }
     released = release.release(
@@ -206,11 +200,11 @@ def calibrate(options: argparse.Namespace) -> int:
         fitted,
         splits["calibration"],
         before["calibration"],
-        options.output,
+        args.output,
         facts,
-        options.alpha,
+        args.alpha,
         batch_size,
-        options.degraded,
+        args.degraded,
         revert_if_worse=True,
     )
     for name, (split, degraded) in measured.items():
@@ -222,42 +216,41 @@ def calibrate(options: argparse.Namespace) -> int:
             splits[split],
             name,
             *scores,
-            folder=options.output,
-            weights=checkpoint_hash(options.output),
-            corpus=options.corpus_name,
-            measurement_log=cli_options.measurement_log(options),
-            seed=options.seed,
+            folder=args.output,
+            weights=checkpoint_hash(args.output),
+            corpus=args.corpus_name,
+            measurement_log=options.measurement_log(args),
+            seed=args.seed,
             before=log_odds_from_logits(before[name], released.detector.class_indices),
         )
-    _write_card(options, released, original)
-    return publishing.push(options) if options.push_to_hub else 0
+    _write_card(args, released, original)
+    return publishing.push(args) if args.push_to_hub else 0
 
 
-def _identity(options: argparse.Namespace, detector: "Detector") -> str | None:
+def _identity(args: argparse.Namespace, detector: "Detector") -> str | None:
     try:
-        return cli_options.model_identity(options.model, detector)
+        return options.model_identity(args.model, detector)
     except OSError:  # weights in several files have no single hash
         return None
 
 
-def _write_card(options: argparse.Namespace, released: "Released", original: Mapping) -> None:
-    """Write the card, and print the effect of the calibration."""
+def _write_card(args: argparse.Namespace, released: "Released", original: Mapping) -> None:
     from realfake.card.facts import hub_id
     from realfake.evaluation import log, results
     from realfake.evaluation.plots import write_plots
     from realfake.training import publishing, release
 
-    folder, calibration = Path(options.output), released.calibration
+    folder, calibration = Path(args.output), released.calibration
     content = results.read_evaluation(folder)
-    split = "test" if options.measure_test else "selection"
+    split = "test" if args.measure_test else "selection"
     scores = results.read_scores(folder / f"scores-{split}.parquet")
     figures = content[split]["figures"]
     plots = write_plots(folder, split, scores["log_odds"], scores["is_ai"], figures)
     measurements = None
-    if options.measure_test:
-        path = cli_options.measurement_log(options)
-        measurements = log.count(path, split="test", corpus=options.corpus_name)
-    repo, model = options.hub_model_id, original["model"]
+    if args.measure_test:
+        path = options.measurement_log(args)
+        measurements = log.count(path, split="test", corpus=args.corpus_name)
+    repo, model = args.hub_model_id, original["model"]
     facts = {
         "name": (repo or folder.resolve().name).rsplit("/", 1)[-1],
         "source": repo or "path/to/this/folder",
@@ -266,9 +259,9 @@ def _write_card(options: argparse.Namespace, released: "Released", original: Map
         "revision": original["revision"],
         "classes": release.class_names(released.detector),
         "original_classes": original["classes"],
-        "corpus": options.corpus_name,
+        "corpus": args.corpus_name,
         "command": io.command_line(),
-        "degraded": options.degraded,
+        "degraded": args.degraded,
         "thresholds": released.detector.thresholds.to_dict(),
         "ood": released.detector.facts.get("ood"),
         "versions": io.versions(),
@@ -276,7 +269,7 @@ def _write_card(options: argparse.Namespace, released: "Released", original: Map
         "measurements": measurements,
     }
     card = publishing.write_calibrated_card(
-        folder, facts, calibration, content, split, options.license
+        folder, facts, calibration, content, split, args.license
     )
     if calibration.method == "identity":
         print(f"Nothing was changed: {calibration.reason}.")

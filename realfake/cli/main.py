@@ -58,11 +58,16 @@ COMMANDS = {
     "corpus feedback": Command("corpus", "turn feedback from the Space into a corpus", "feedback"),
     "train": Command("train", "fine-tune, calibrate and document a detector", resumable=True),
     "compare": Command(
-        "compare", "train several models and compare them", resumable=True, training_options=True
+        "compare",
+        "train several models and compare them",
+        "compare",
+        resumable=True,
+        training_options=True,
     ),
     "leave-one-out": Command(
-        "leave_one_out",
+        "compare",
         "train without each generator in turn",
+        "leave_one_out",
         resumable=True,
         training_options=True,
     ),

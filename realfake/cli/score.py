@@ -47,7 +47,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realfake.cli import options as cli_options
+from realfake.cli import options
 
 if TYPE_CHECKING:
     from realfake.scoring.source import ScoringSource
@@ -59,10 +59,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from realfake.engines import ENGINES
 
-    at_least = cli_options.at_least
+    at_least = options.at_least
     parser.add_argument("source", metavar="SOURCE", help="folder, file, Hub dataset, or URL")
-    cli_options.add_output(parser, "folder or fsspec URL for the Parquet files")
-    cli_options.add_model(parser, positional=False)
+    options.add_output(parser, "folder or fsspec URL for the Parquet files")
+    options.add_model(parser, positional=False)
     parser.add_argument(
         "--split", action="append", help="split to score; can be repeated (default: all)"
     )
@@ -97,9 +97,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Score the share of this process, and print the summary in the first process."""
-    part = _part(options.part)
+    part = _part(args.part)
 
     from transformers.utils import logging
 
@@ -116,43 +116,43 @@ def run(options: argparse.Namespace) -> int:
     prefix = f"process {group.rank + 1} of {group.world_size}: " if group.world_size > 1 else ""
 
     def say(text: str) -> None:
-        if not options.quiet:
+        if not args.quiet:
             print(prefix + text, file=sys.stderr, flush=True)
 
     def open_(scratch: Path, fingerprint: str | None) -> "ScoringSource":
         return open_source(
-            options.source,
+            args.source,
             scratch,
-            splits=options.split,
-            config_name=options.dataset_config,
-            revision=options.dataset_revision,
-            streaming=options.streaming,
-            image_column=options.image_column,
-            cache_dir=options.cache_dir,
+            splits=args.split,
+            config_name=args.dataset_config,
+            revision=args.dataset_revision,
+            streaming=args.streaming,
+            image_column=args.image_column,
+            cache_dir=args.cache_dir,
             fingerprint=fingerprint,
         )
 
-    folder = ScoreFolder(options.output)
-    detector = cli_options.open_model(options, group.device())
+    folder = ScoreFolder(args.output)
+    detector = options.open_model(args, group.device())
     counts = score_corpus(
         detector,
         open_,
         folder,
         {
-            "checkpoint": model_identity(options.model or DEFAULT_CHECKPOINT, detector),
-            "label_map": options.label_map,
+            "checkpoint": model_identity(args.model or DEFAULT_CHECKPOINT, detector),
+            "label_map": args.label_map,
         },
         group=group,
         part=part,
-        exact=options.exact,
-        engine=options.engine,
-        batch_size=options.batch_size,
-        chunk_size=options.chunk_size,
-        threads=options.num_threads,
+        exact=args.exact,
+        engine=args.engine,
+        batch_size=args.batch_size,
+        chunk_size=args.chunk_size,
+        threads=args.num_threads,
         say=say,
     )
     if counts is not None:
-        _print_summary(options.output, counts, part[1])
+        _print_summary(args.output, counts, part[1])
     return 0
 
 
