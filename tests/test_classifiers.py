@@ -46,7 +46,7 @@ def one_line(error) -> str:
 
 
 def test_a_missing_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(OSError, match="neither a folder here nor to be had from the Hub") as error:
+    with pytest.raises(OSError, match="No checkpoint") as error:
         load_classifier(tmp_path / "nothing")
     assert "nothing" in one_line(error)
 
@@ -124,7 +124,7 @@ def test_no_image_classifier(tmp_path):
     BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
     for open_it in (load_classifier, Detector.from_pretrained):
         with pytest.raises(
-            ValueError, match="'bert' checkpoint, which transformers has no image classifier for"
+            ValueError, match="'bert' checkpoint"
         ) as e:
             open_it(tmp_path / "bert")
         one_line(e)
@@ -160,7 +160,7 @@ def test_a_detector_without_a_trained_head_is_refused(folder):
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    with pytest.raises(ValueError, match="2 are missing or have another shape, classifier"):
+    with pytest.raises(ValueError, match="2 are missing.*classifier"):
         Detector.from_pretrained(folder)
     model, _ = prepare_classifier(ModelArguments(model_name_or_path=str(folder)))
     assert torch.isfinite(model.classifier.weight).all(), "fine-tuning gives it a new one"
@@ -261,7 +261,7 @@ def test_config_overrides_reach_the_model(tiny_vit):
     "overrides, message",
     [
         ('{"hidden_sise": 8}', "has no field 'hidden_sise'"),
-        ('{"hidden_size": "big"}', "'big' does not suit the field 'hidden_size'"),
+        ('{"hidden_size": "big"}', "'big' .* 'hidden_size'"),
         ('{"hidden_size": 64}', "do not fit its configuration"),
         ('{"num_labels": 5}', "cannot set 'num_labels'"),
         ('{"id2label": {"0": "cat"}}', "cannot set 'id2label'"),
@@ -330,11 +330,11 @@ def test_build_from_scratch_with_dropout():
 @pytest.mark.parametrize(
     "model_type, overrides, message",
     [
-        ("vitt", {}, "'vitt' is no image classifier of transformers; known: .*vit"),
-        ("bert", {}, "'bert' is no image classifier"),
-        ("timm_wrapper", {}, "no image classifier"),
+        ("vitt", {}, "--model_type 'vitt' .*\\bvit\\b"),
+        ("bert", {}, "--model_type 'bert'"),
+        ("timm_wrapper", {}, "--model_type 'timm_wrapper'"),
         ("convnextv2", {"depths": [1]}, "cannot be built with these settings"),
-        ("convnextv2", {"depths": 3}, "does not suit the field 'depths'"),
+        ("convnextv2", {"depths": 3}, "'depths'"),
         ("vit", {**VIT, "patch_size": 0}, "cannot be built with these settings"),
         ("siglip", {"vision_config": {"hidden_size": 8}}, "cannot be built with these settings"),
     ],

@@ -225,7 +225,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(OSError, match="is broken"):
         OodReference.load(path)
     save_file({"x": np.zeros(3)}, path)
-    with pytest.raises(OSError, match="no file of novelty statistics"):
+    with pytest.raises(OSError, match="--only_ood"):
         OodReference.load(path)
     fit(cloud(60), np.zeros(60, bool)).save(tmp_path)
     tensors = load_file(path)
@@ -297,7 +297,7 @@ def test_threads_do_not_mix_their_features(tiny_vit):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny checkpoint with thresholds and novelty statistics of drawn scenes."""
+    """A tiny checkpoint with thresholds and OOD statistics of drawn scenes."""
     folder = save_tiny("convnext", tmp_path_factory.mktemp("ood") / "model")
     detector, images = Detector.from_pretrained(folder), rows(120)
     identity = Calibration("identity", 1.0, 0.0, 1.0, 1.0, 120)

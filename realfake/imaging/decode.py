@@ -172,7 +172,7 @@ def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
     image = read_header(data, name)
     for tile in getattr(image, "tile", []):
         try:
-            check_decoder(tile.codec_name, *image.size, len(data))
+            check_decoder(tile.codec_name, image.width, image.height, len(data))
         except TooCostly as error:
             raise ValueError(f"{name} is {error}. {_RESAVE}") from None
     return _load(image, name, limits)

@@ -1,4 +1,4 @@
-"""Load and build image classifiers of transformers together with their image processors."""
+"""Load and build image classifiers of transformers and their image processors."""
 
 import json
 from pathlib import Path
@@ -24,9 +24,11 @@ from transformers.utils.hub import cached_file
 from realfake.labels import NAMES, class_indices
 from realfake.models.folding import final_linears
 
+# timm's wrapper needs torchvision's processors, which this project does not use.
+_MODEL_TYPES = sorted(set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) - {"timm_wrapper"})
 # An input side that every architecture accepts.
 DEFAULT_IMAGE_SIZE = 224
-# Folder inside a checkpoint's folder for new files, until all of them are written.
+# Sub-folder of a checkpoint for new files, until all of them are written.
 SAVING = ".saving"
 
 
@@ -54,18 +56,14 @@ def load_classifier(
         OSError: The checkpoint does not exist, is gated, or has missing or broken files.
     """
     config = config or load_config(model, revision=revision, token=token)
-    # Timm's wrapper needs torchvision's processors, which this project does without.
-    if (
-        config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-        or config.model_type == "timm_wrapper"
-    ):
+    if config.model_type not in _MODEL_TYPES:
         raise ValueError(
-            f"{model} is a {config.model_type!r} checkpoint, which transformers has no image "
-            "classifier for; "
-            "pass one such as google/vit-base-patch16-224 or facebook/convnextv2-tiny-22k-224."
+            f"{model} is a {config.model_type!r} checkpoint, for which transformers has no image "
+            "classifier; pass one such as google/vit-base-patch16-224 or "
+            "facebook/convnextv2-tiny-22k-224."
         )
     with _readable_errors(model, revision):
-        classifier, found = AutoModelForImageClassification.from_pretrained(
+        classifier, info = AutoModelForImageClassification.from_pretrained(
             model,
             revision=revision,
             token=token,
@@ -76,23 +74,18 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    # transformers initialises missing weights and weights of another shape at random, with a
-    # warning.
-    random = {key for key, *_ in found["mismatched_keys"]} | (
-        set() if new_head else set(found["missing_keys"])
-    )
+    # transformers only warns about weights that are missing or have another shape.
+    reported = {key for key, *_ in info["mismatched_keys"]}
+    if not new_head:
+        reported |= set(info["missing_keys"])
     heads = tuple(f"{name}." for name in final_linears(classifier)) if new_head else ()
-    random = [
-        name
-        for name, _ in classifier.named_parameters()
-        if name in random and not name.startswith(heads)
-    ]
-    if random:
+    parameters = [name for name, _ in classifier.named_parameters() if not name.startswith(heads)]
+    wrong = [name for name in parameters if name in reported]
+    if wrong:
         raise ValueError(
-            f"The weights of {model} do not fit its configuration: {len(random)} are missing or "
-            "have another shape, "
-            f"{random[0]} for one. Undo what was changed, or pass a checkpoint with a trained "
-            "classifier."
+            f"The weights of {model} do not fit its configuration: {len(wrong)} are missing or "
+            f"have another shape, such as {wrong[0]}. Restore the configuration, or pass a "
+            "checkpoint with a trained classifier."
         )
     return classifier
 
@@ -112,10 +105,10 @@ def load_config(model: str | Path, *, revision: str | None = None, token: str | 
 def load_processor(
     model: str | Path, *, revision: str | None = None, token: str | None = None
 ) -> BaseImageProcessor:
-    """Load a checkpoint's image processor, always with the PIL backend.
+    """Load a checkpoint's image processor with the PIL backend.
 
-    transformers prefers the torchvision backend where it is installed. That backend resizes to
-    other pixels and would give other scores.
+    The torchvision backend, which transformers prefers, resizes differently and would change the
+    scores.
 
     Raises:
         OSError: As [`load_classifier`].
@@ -129,11 +122,10 @@ def load_processor(
 def optional_file(
     model: str | Path, name: str, *, revision: str | None = None, token: str | None = None
 ) -> Path | None:
-    """Find an optional file of a checkpoint, in its folder or on the Hub; `None` if it has none.
+    """Find an optional file of a checkpoint, in its folder or on the Hub; `None` if missing.
 
     Raises:
-        OSError: The Hub answers with an error, or cannot be reached and the file is not in the
-            cache.
+        OSError: The Hub answers with an error, or it cannot be reached and the file is not cached.
     """
     with _readable_errors(model, revision):
         path = cached_file(
@@ -159,25 +151,22 @@ def build_classifier(
     Raises:
         ValueError: The architecture or a field does not exist.
     """
-    known = sorted(
-        name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if name != "timm_wrapper"
-    )
-    if model_type not in known:
+    if model_type not in _MODEL_TYPES:
         raise ValueError(
-            f"--model_type {model_type!r} is no image classifier of transformers; known: "
-            f"{', '.join(known)}."
+            f"--model_type {model_type!r} is not an image classifier of transformers; use one of "
+            f"{', '.join(_MODEL_TYPES)}."
         )
     default = AutoConfig.for_model(model_type)
     settings = dict(overrides or {})
     override_config(default, settings)
-    own_size = settings.get("image_size")
-    image_size = image_size or (own_size if isinstance(own_size, int) else DEFAULT_IMAGE_SIZE)
+    given_size = settings.get("image_size")
+    image_size = image_size or (given_size if isinstance(given_size, int) else DEFAULT_IMAGE_SIZE)
     if hasattr(default, "image_size"):
         settings["image_size"] = image_size
     class_name = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[model_type]
     try:
-        # Created again, because some fields follow from others, such as a ConvNeXt's stage names
-        # from its depths.
+        # Created again, because some fields follow from others: a ConvNeXt's stage names from its
+        # depths.
         config = AutoConfig.for_model(model_type, **settings)
         name_labels(config)
         config.architectures = [class_name if isinstance(class_name, str) else class_name[0]]
@@ -187,15 +176,13 @@ def build_classifier(
         TypeError,
         RuntimeError,
         ZeroDivisionError,
-        IndexError,
-        KeyError,
+        LookupError,
         AttributeError,
         StrictDataclassError,
     ) as error:
         raise ValueError(
             f"{model_type} cannot be built with these settings ({' '.join(str(error).split())}); "
-            "check --config_overrides "
-            "and --image_size."
+            "check --config_overrides and --image_size."
         ) from error
     from transformers import ViTImageProcessorPil
 
@@ -207,15 +194,13 @@ def override_config(config, overrides: dict) -> None:
     """Set fields of a configuration.
 
     Raises:
-        ValueError: The field does not exist, the value has the wrong type, or the field sets
-            labels.
+        ValueError: A field does not exist or sets the labels, or a value has the wrong type.
     """
     for key, value in overrides.items():
         if key in ("num_labels", "id2label", "label2id", "model_type"):
             raise ValueError(
                 f"--config_overrides cannot set {key!r}: the labels are always 'real' and 'ai', "
-                "and the architecture is "
-                "chosen by --model_type or --model_name_or_path."
+                "and --model_type or --model_name_or_path sets the architecture."
             )
         if not hasattr(config, key):
             raise ValueError(
@@ -225,27 +210,27 @@ def override_config(config, overrides: dict) -> None:
             setattr(config, key, value)
         except (StrictDataclassError, TypeError, ValueError) as error:
             raise ValueError(
-                f"--config_overrides: {value!r} does not suit the field {key!r} of the "
+                f"--config_overrides: {value!r} is not valid for the field {key!r} of the "
                 f"{config.model_type!r} configuration."
             ) from error
 
 
 def name_labels(config) -> None:
     """Set the labels of a configuration to `real` and `ai`."""
-    config.id2label = dict(enumerate(NAMES))
-    config.label2id = {name: index for index, name in enumerate(NAMES)}
-    _take_softmax(config)
+    _set_labels(config, dict(enumerate(NAMES)))
 
 
-def _take_softmax(config) -> None:
-    # With "multi_label_classification" the stock pipeline would apply a sigmoid to each logit.
+def _set_labels(config, id2label: dict[int, str]) -> None:
+    config.id2label = id2label
+    config.label2id = {name: index for index, name in id2label.items()}
+    # With "multi_label_classification", the stock pipeline applies a sigmoid to each logit.
     config.problem_type = "single_label_classification"
 
 
 def keeps_head(config) -> bool:
-    """Return whether a checkpoint is a real/AI classifier whose head fine-tuning can start from.
+    """Return whether fine-tuning can start from the head of a checkpoint, a real/AI classifier.
 
-    If so, its two labels are renamed in place to `real` and `ai`; their order stays.
+    If so, its two labels are renamed in place to `real` and `ai`, in their order.
     """
     if config.num_labels != len(NAMES):
         return False
@@ -253,16 +238,14 @@ def keeps_head(config) -> bool:
         indices = class_indices(config.id2label)
     except ValueError:
         return False
-    config.id2label = {index: name for name, (index,) in indices.items()}
-    config.label2id = {name: index for name, (index,) in indices.items()}
-    _take_softmax(config)
+    _set_labels(config, {index: name for name, (index,) in indices.items()})
     return True
 
 
 def use_native_pixels(processor: BaseImageProcessor, image_size: int) -> None:
-    """Set a processor to crop the centre at native pixels instead of resizing, in place.
+    """Make a processor crop the centre at native resolution instead of resizing, in place.
 
-    Resizing removes much of the evidence that generators leave in the pixels. The stock processors
+    Resizing removes many of the traces that generators leave in the pixels. The stock processors
     pad smaller images with zeros.
     """
     processor.do_resize = False
@@ -272,18 +255,14 @@ def use_native_pixels(processor: BaseImageProcessor, image_size: int) -> None:
 
 def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
     """Return the height and width in pixels of a processor's output."""
-    size = (
-        processor.crop_size
-        if getattr(processor, "do_center_crop", False) and processor.crop_size
-        else processor.size
-    )
-    size = size if isinstance(size, dict) else dict(size)
+    is_cropped = getattr(processor, "do_center_crop", False) and processor.crop_size
+    size = dict(processor.crop_size if is_cropped else processor.size)
     height = size.get("height") or size["shortest_edge"]
     return int(height), int(size.get("width") or height)
 
 
 def _missing_files(folder: Path) -> list[str]:
-    """List the files that are missing in a checkpoint's folder. An index stands for its shards."""
+    """List the missing files of a checkpoint's folder. An index replaces sharded weights."""
     return [
         name
         for name in ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -292,7 +271,7 @@ def _missing_files(folder: Path) -> list[str]:
 
 
 class _readable_errors:
-    """Turns errors of the libraries about a checkpoint into one line."""
+    """Turn the libraries' errors about a checkpoint into one line."""
 
     def __init__(self, model: str | Path, revision: str | None):
         self.model = str(model)
@@ -302,7 +281,7 @@ class _readable_errors:
         return self
 
     def __exit__(self, kind, error, _):
-        if error is None or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             return False
         if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
             raise OSError(
@@ -317,13 +296,12 @@ class _readable_errors:
             if folder.is_dir():
                 detail = f"it lacks {', '.join(missing)}" if missing else str(error).splitlines()[0]
                 if "config.json" in missing and (folder / SAVING).is_dir():
-                    detail = "saving it was interrupted; run the command that saves it again"
+                    detail = "saving was interrupted; run the command that saves it again"
                 raise OSError(f"{self.where} cannot be opened as a checkpoint: {detail}") from error
             raise OSError(
-                f"No checkpoint {self.where!r}: it is neither a folder here nor to be had from the "
-                "Hub "
-                f"({type(error.__cause__ or error).__name__}). Check the name, the connection and "
-                "`hf auth login`."
+                f"No checkpoint {self.where!r}: it is neither a local folder nor available on the "
+                f"Hub ({type(error.__cause__ or error).__name__}). Check the name, the connection "
+                "and `hf auth login`."
             ) from error
         if type(error).__name__ == "SafetensorError" or isinstance(
             error, (json.JSONDecodeError, UnicodeDecodeError)

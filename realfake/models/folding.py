@@ -1,7 +1,7 @@
 """Fold a calibration into the last linear layer, and batch normalisation into convolutions.
 
-The stock image-classification pipeline applies a softmax to the raw logits and has no hook for a
-temperature. A calibration that every consumer sees must therefore be part of the weights.
+The stock image-classification pipeline applies a softmax to the raw logits, without a temperature.
+To take effect there, a calibration must be part of the weights.
 """
 
 import copy
@@ -13,13 +13,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from realfake.labels import AI, REAL
 
-# Pairs of heads whose logits are averaged, for distillation: DeiT, LeViT and SwiftFormer.
+# Pairs of heads whose logits are averaged (distillation): DeiT, LeViT and SwiftFormer.
 _TWINS = (
     ("cls_classifier", "distillation_classifier"),
     ("classifier.linear", "classifier_distill.linear"),
     ("head", "dist_head"),
 )
-# Names of dropout in the configurations, the classifier's first.
+# Configuration fields for dropout, the classifier's first.
 _DROPOUT_FIELDS = (
     "classifier_dropout_prob",
     "classifier_dropout",
@@ -42,8 +42,7 @@ def final_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     if not linears:
         raise ValueError(
             f"{type(model).__name__} does not end in a linear layer with {model.config.num_labels} "
-            "outputs, "
-            "so a calibration cannot be folded into it."
+            "outputs, so a calibration cannot be folded into it."
         )
     for twins in _TWINS:
         if all(name in linears for name in twins):
@@ -65,16 +64,16 @@ def fold(
         bias: Added to the logits of the `ai` classes, so to the log-odds of `ai` (Platt 1999).
 
     Raises:
-        ValueError: T is not positive, there is no such layer, or a bias is to be folded into a
-            layer without one.
+        ValueError: T is not positive, there is no such layer, or it has no bias and `bias` is not
+            0.
     """
     if not temperature > 0:
         raise ValueError(f"A temperature must be positive, not {temperature}.")
     for name, linear in final_linears(model).items():
         if linear.bias is None and bias != 0:
             raise ValueError(
-                f"The last layer {name!r} has no bias to fold one into; calibrate with a "
-                "temperature alone."
+                f"The last layer {name!r} has no bias to fold the calibration's bias into; "
+                "calibrate with a temperature only."
             )
         linear.weight.div_(temperature)
         if linear.bias is not None:
@@ -102,10 +101,10 @@ def folding_error(
 
 
 def check_foldable(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
-    """Fold a calibration in and undo it, to find out before training whether folding will work.
+    """Check before training that a calibration can be folded in; the weights do not change.
 
     Raises:
-        ValueError: The logits do not follow the weight and bias of the last linear layer.
+        ValueError: The logits are not the output of the last linear layer.
     """
     linears = final_linears(model)
     kept = {
@@ -122,14 +121,13 @@ def check_foldable(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
             linear.load_state_dict(kept[name])
     if folding_error(before, after, class_indices, 2.0, bias) > 1e-3:
         raise ValueError(
-            f"{type(model).__name__} does more to its logits than its last linear layer does, so a "
-            "calibration cannot "
-            "be folded into it; choose another architecture."
+            f"{type(model).__name__} changes its logits after the last linear layer, so a "
+            "calibration cannot be folded into it; choose another architecture."
         )
 
 
 def has_bias(model: PreTrainedModel) -> bool:
-    """Return whether the last linear layer has a bias that a calibration bias can be added to."""
+    """Return whether the last linear layer has a bias."""
     return all(linear.bias is not None for linear in final_linears(model).values())
 
 
@@ -148,13 +146,11 @@ def set_dropout(config: PretrainedConfig, dropout: float) -> str:
         if hasattr(config, field):
             setattr(config, field, dropout)
             return field
-    depth = (
-        " It has stochastic depth: --config_overrides '{\"drop_path_rate\": 0.1}'."
-        if hasattr(config, "drop_path_rate")
-        else ""
-    )
+    depth = ""
+    if hasattr(config, "drop_path_rate"):
+        depth = " It has stochastic depth: --config_overrides '{\"drop_path_rate\": 0.1}'."
     raise ValueError(
-        f"The architecture {config.model_type!r} has no dropout to set; leave --dropout out.{depth}"
+        f"The architecture {config.model_type!r} has no dropout; leave out --dropout.{depth}"
     )
 
 
@@ -189,8 +185,8 @@ def select_trainable(model: PreTrainedModel, trainable: str) -> list[str]:
 
 
 def _first_of_last_blocks(model: PreTrainedModel, names: list[str], count: int) -> int:
-    # The blocks are the outermost list of modules with more than one entry, each with weights. Some
-    # architectures keep the embeddings between their stages in another such list.
+    # The blocks are the outermost list of several modules with weights. Some architectures have
+    # another such list with the embeddings between their stages.
     lists = [
         (name.count("."), name, module)
         for name, module in model.named_modules()
@@ -212,7 +208,7 @@ def _first_of_last_blocks(model: PreTrainedModel, names: list[str], count: int) 
     return next(index for index, parameter in enumerate(names) if parameter.startswith(prefix))
 
 
-# Largest deviation of the logits, relative to the largest logit, that counts as rounding in fp32.
+# Largest deviation of the logits that is fp32 rounding, relative to the largest logit.
 TOLERANCE = 1e-4
 
 
@@ -220,16 +216,16 @@ TOLERANCE = 1e-4
 def fold_batch_norms(model: nn.Module, pixels: torch.Tensor) -> nn.Module:
     """Return a copy of an image classifier with batch normalisations merged into convolutions.
 
-    One forward pass shows which convolution each normalisation follows. Something else may use the
-    output of that convolution too, so the logits of the copy are compared with the model's.
+    One forward pass finds the convolution before each normalisation. Other layers may use the
+    output of that convolution too, so the logits of both models are compared.
 
     Args:
         model: In evaluation mode, in fp32.
         pixels: A few preprocessed images, of shape `(n, channels, height, width)`.
 
     Returns:
-        The copy, in channels-last layout, which speeds up depthwise convolutions on a CPU. The
-        model itself if it has no such layers, or if its logits would change.
+        The copy, in channels-last layout, which speeds up depthwise convolutions on a CPU; the
+        unchanged model if it has no such layers, or if its logits would change.
     """
     followed = _followed_by(model, pixels)
     if not followed:
@@ -251,17 +247,17 @@ def fold_batch_norms(model: nn.Module, pixels: torch.Tensor) -> nn.Module:
 
 def _followed_by(model: nn.Module, pixels: torch.Tensor) -> dict[str, str]:
     """Return `{name of a batch normalisation: name of the convolution before it}`."""
-    # Keeps the outputs alive, so that no two of them have the same id.
-    made: dict[int, tuple[torch.Tensor, str]] = {}
+    # Keeps the outputs alive, so that their ids are unique.
+    outputs: dict[int, tuple[torch.Tensor, str]] = {}
     followed: dict[str, str] = {}
 
     def note_output(name: str):
-        return lambda module, inputs, output: made.update({id(output): (output, name)})
+        return lambda module, inputs, output: outputs.update({id(output): (output, name)})
 
     def note_input(name: str):
         def hook(module, inputs):
-            if id(inputs[0]) in made:
-                followed[name] = made[id(inputs[0])][1]
+            if id(inputs[0]) in outputs:
+                followed[name] = outputs[id(inputs[0])][1]
 
         return hook
 

@@ -1,8 +1,8 @@
-"""Which part of an image reaches the model, and where it lies in the model's input.
+"""The part of an image that a processor passes to the model, and its place in the model's input.
 
-Processors squash, crop, warp or pad, each in its own way. This module sends test pictures through
-the processor and measures the geometry of the output. It works for every processor that maps
-straight axes onto straight axes. Attribution maps are carried back onto the image with it.
+Processors stretch, crop or pad images. This module measures the geometry with test images. It works
+for all processors that do not rotate or bend the axes. Attribution maps are mapped back onto the
+image with it.
 """
 
 from dataclasses import dataclass, field
@@ -22,8 +22,7 @@ class Region:
     Attributes:
         box: `(left, top, right, bottom)` of the seen part in the upright image, in pixels; edges,
             not centres, so the whole image is `(0, 0, width, height)`.
-        input_box: Where that part lies in the model's input, in the same form. What the input has
-            outside of it is padding.
+        input_box: The same part in the model's input. The rest of the input is padding.
         image_size: `(width, height)` of the upright image.
         input_size: `(width, height)` of the model's input.
     """
@@ -46,9 +45,8 @@ class Region:
     def to_image(self, heat: np.ndarray) -> np.ndarray:
         """Map an attribution over the model's input back onto the upright image.
 
-        Bilinear where the image has more pixels than the input, a triangle-weighted mean where it
-        has fewer (PIL's `BILINEAR`), so that every value of the map counts. Values over padding are
-        dropped.
+        Interpolates bilinearly if the image is larger than the input, and averages with triangle
+        weights if it is smaller (PIL's `BILINEAR`). Values over padding are dropped.
 
         Args:
             heat: `(input height, input width)` array.
@@ -88,9 +86,9 @@ def _weights(start, stop, from_, to, length, input_length) -> tuple[slice, np.nd
 
 
 def seen_region(processor, width: int, height: int) -> Region:
-    """Find which part of a `width` × `height` image a processor passes to the model.
+    """Find the part of a `width` × `height` image that a processor passes to the model.
 
-    Exact for native crops, within a tenth of a model pixel for resized images.
+    The result is exact for native crops, and within a tenth of a model pixel for resized images.
 
     Args:
         processor: A transformers image processor whose `pixel_values` have shape `(1, 3, h, w)`.
@@ -100,8 +98,7 @@ def seen_region(processor, width: int, height: int) -> Region:
         [`Region`]
 
     Raises:
-        ValueError: The output is not one image, or the processor does not map straight axes onto
-            straight axes.
+        ValueError: The output is not one image, or the processor rotates or bends the axes.
     """
     name = f"{type(processor).__module__}.{type(processor).__qualname__}"
     return _measure(
@@ -120,9 +117,8 @@ class _Processor:
         pixels = self.processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
         if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
             raise ValueError(
-                f"{type(self.processor).__name__} gives pixel_values of shape "
-                f"{tuple(pixels.shape)}; maps need one "
-                "image, (1, 3, height, width)."
+                f"{type(self.processor).__name__} returns pixel_values of shape "
+                f"{tuple(pixels.shape)}; maps need one image, (1, 3, height, width)."
             )
         return pixels[0].numpy().astype(np.float64)
 
@@ -156,15 +152,11 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
     spans = (u0, u1), (v0, v1) = _span(seen.any(axis=0)), _span(seen.any(axis=1))
     if u1 - u0 < 2 or v1 - v0 < 2 or not seen[v0:v1, u0:u1].mean() > 0.98:
         raise ValueError(
-            f"{_type(processor)} leaves no rectangle of the image in the model's input."
+            f"The model's input from {_type(processor)} contains no rectangle of the image."
         )
     # Some processors output BGR: x is in the channel that varies along a row.
-    part = out[:, v0:v1, u0:u1]
-    order = (
-        (0, 2)
-        if np.abs(np.diff(part[0], axis=1)).sum() >= np.abs(np.diff(part[0], axis=0)).sum()
-        else (2, 0)
-    )
+    along_x, along_y = (np.abs(np.diff(out[0, v0:v1, u0:u1], axis=axis)).sum() for axis in (1, 0))
+    order = (0, 2) if along_x >= along_y else (2, 0)
 
     def fit(out, codes, before=(None, None)):
         lines = [
@@ -173,8 +165,7 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
         ]
         if any(slope <= 0 for slope, _ in lines):
             raise ValueError(
-                f"{_type(processor)} does not keep the image's axes, so maps cannot be carried "
-                "back."
+                f"{_type(processor)} does not keep the image's axes; maps cannot be mapped back."
             )
         return lines
 
@@ -183,8 +174,7 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
         boxes = _exact(processor, lengths, spans, order, lines)
         if boxes:
             return Region(*boxes, lengths, input_size)  # type: ignore[call-arg]
-    # On large images one grey level spans several pixels: measure the seen part alone if it is
-    # small.
+    # On large images a grey level spans several pixels: measure a small seen part alone.
     if any(_period(slope) < 8 * length / _TOP for (slope, _), length in zip(lines, lengths)):
         codes = [
             _Ramp(length, *_window(line, span, length))
@@ -216,12 +206,12 @@ class _Ramp:
 
     def __init__(self, length: int, start: float, stop: float):
         step = _TOP / max(1.0, stop - start - 1)
-        # A whole number of levels per pixel avoids rounding where pixels are fewer than levels.
+        # A whole number of levels per pixel avoids rounding.
         self.start, self.step = start, float(np.floor(step)) if step >= 1 else step
         self.greys = np.round(((np.arange(length) - start) * self.step).clip(0, _TOP)).astype(
             np.uint8
         )
-        # Without the outermost pixels, which filters treat differently.
+        # Filters treat the outermost pixels differently.
         border = 2 if length >= 16 else 1
         self.low = max(1.0, (border - start) * self.step)
         self.high = min(_TOP - 1, (length - 1 - border - start) * self.step)
@@ -242,7 +232,7 @@ class _Saw:
         """As [`_Ramp.decode`], near the `expected` coordinates."""
         fine = greys / _TOP * self.period + 0.5
         coordinates = fine + self.period * np.round((expected - fine) / self.period)
-        # Where grey drops the filter mixes both ends; near the image's border it varies.
+        # The filter mixes both ends of a period, and differs near the image's border.
         phase = (expected - 0.5) % self.period / self.period
         good = (
             (phase > 0.15)
@@ -256,7 +246,7 @@ class _Saw:
 def _period(slope: float) -> float:
     """Return a saw's period in image pixels: 3.618 grey levels per model pixel.
 
-    With a simple fraction the rounding of grey would follow the pixel grid and bend the fit.
+    With a simple fraction, rounding errors would follow the pixel grid and bias the fit.
     """
     return max(_TOP / 3.618 * slope, 24.0)
 
@@ -282,7 +272,7 @@ def _span(seen: np.ndarray) -> tuple[int, int]:
 
 
 def _window(line: tuple[float, float], span: tuple[int, int], length: int) -> tuple[float, float]:
-    """Return the part of the image that a coarse fit finds, with a margin for its error."""
+    """Return the part of the image according to a coarse fit, with a margin for its error."""
     start, stop = sorted(line[0] * u + line[1] for u in span)
     margin = 2 * length / _TOP + 4
     return float(max(0, np.floor(start - margin))), float(min(length, np.ceil(stop + margin)))
@@ -291,8 +281,7 @@ def _window(line: tuple[float, float], span: tuple[int, int], length: int) -> tu
 def _exact(processor, lengths, spans, order, lines):
     """Return the boxes of a native crop, or `None` if pixels do not arrive unchanged.
 
-    The coordinate modulo 256 is written into the pixels. A copied pixel returns it without error,
-    and the coarse fit tells which multiple of 256 to add.
+    The grey level is the coordinate modulo 256. The coarse fit determines the multiple of 256.
     """
     out = _process(processor, *(np.arange(length) % 256 for length in lengths))
     (u0, u1), (v0, v1) = spans

@@ -1,8 +1,8 @@
-"""Find and verify the files of a checkpoint when the Hub is slow, silent or altered on the way.
+"""Find and verify the files of a checkpoint, also when the Hub is slow or unreachable.
 
 [`~realfake.detector.Detector.from_pretrained`] uses this. One request pins the commit, so that all
 files belong to one state of the repository. If the Hub does not answer, an earlier download is
-opened at once. Downloads are compared with the hashes that the Hub announced.
+used. The hashes of downloaded files are compared with those of the Hub.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ from realfake.io import write_atomically
 
 logger = logging.getLogger(__name__)
 
-# Seconds to wait for the Hub's answer about the commit.
+# Seconds to wait for the commit.
 TIMEOUT = 10.0
-# Seconds to wait for a file of figures; the page works without it.
+# Seconds to wait for a file of results, which the page can do without.
 RECORD_SECONDS = 30.0
-# Files that are opened.
+# The files of a checkpoint that a detector opens.
 _OPENED = (
     "config.json",
     "preprocessor_config.json",
@@ -49,8 +49,7 @@ _OPENED = (
     "model*.safetensors*",
     "novelty.safetensors",
 )
-Opened = TypeVar("Opened")
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,16 @@ class Located:
     """Where to open a checkpoint.
 
     Attributes:
-        source: A Hub id, or a folder: the given one, or an earlier download.
+        source: A Hub id, a given folder, or the folder of an earlier download.
         revision: Revision to open on the Hub; `None` for a folder.
         commit: The Hub's commit, if known.
-        asked: The branch, tag or commit that the caller named.
+        requested: The branch, tag or commit that the caller named.
     """
 
     source: str | Path
     revision: str | None = None
     commit: str | None = None
-    asked: str | None = None
+    requested: str | None = None
 
 
 def locate(
@@ -82,8 +81,8 @@ def locate(
         model: Hub id or folder.
         revision: *optional*. Branch, tag or commit.
         token: *optional*. Hub token.
-        max_seconds: *optional*. If given, the files are downloaded here, and a download that takes
-            longer counts as no answer.
+        max_seconds: *optional*. Time limit for the download of all files. Without it, only the
+            commit is requested.
 
     Raises:
         OSError: The Hub does not answer, and there is no earlier download.
@@ -96,13 +95,12 @@ def locate(
         )
         return Located(model, commit, commit, revision or "main")
     except HFValidationError:
-        return Located(model, revision)  # no name of the Hub's; whoever opens it says so
+        return Located(model, revision)  # not a Hub id; opening it raises the error
     except HfHubHTTPError as error:
-        if error.response.status_code < 500 and error.response.status_code != 429:
-            return Located(
-                model, revision
-            )  # an answer: there is no such repository, or it is private
-        reason = f"it answers {error.response.status_code}"
+        status = error.response.status_code
+        if status < 500 and status != 429:  # the repository is missing or private
+            return Located(model, revision)
+        reason = f"it answers {status}"
     except OfflineModeIsEnabled:
         reason = "HF_HUB_OFFLINE is set"
     except TimeoutError as error:
@@ -113,24 +111,19 @@ def locate(
         folder = Path(snapshot_download(str(model), revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         raise OSError(
-            f"No checkpoint {str(model)!r}: it is neither a folder here nor to be had from the Hub "
-            f"({reason}), and no earlier "
-            "download of it is here. Check the name and the connection."
+            f"No checkpoint {str(model)!r}: it is neither a local folder nor available on the Hub "
+            f"({reason}), and there is no earlier download. Check the name and the connection."
         ) from None
-    logger.warning(
-        "The Hub does not answer (%s): %s is opened from the cache, at %s",
-        reason,
-        model,
-        folder.name,
-    )
+    message = "The Hub does not answer (%s): %s is opened from the cache, at %s"
+    logger.warning(message, reason, model, folder.name)
     return Located(folder, commit=folder.name)
 
 
 def _pin(model: str, revision: str | None, token: str | bool | None, download: bool) -> str:
-    """Return the commit, and download the files that are opened."""
+    """Return the commit, and download its files if requested."""
     info = HfApi(token=token).model_info(model, revision=revision, timeout=TIMEOUT)
     names = [file.rfilename for file in info.siblings or []] if download else []
-    # Whoever opens it meets the same error, and says so.
+    # Opening the checkpoint raises the same errors again.
     with contextlib.suppress(HTTPError, OSError, ValueError):
         for name in names:
             if any(fnmatch(name, pattern) for pattern in _OPENED):
@@ -138,42 +131,39 @@ def _pin(model: str, revision: str | None, token: str | bool | None, download: b
     return info.sha
 
 
-def _within(seconds: float | None, make: Callable[[], Made]) -> Made:
-    """Return the result of `make`, with a limit on the total time.
+def _within(seconds: float | None, make: Callable[[], T]) -> T:
+    """Return the result of `make`, or raise `TimeoutError` and abandon its thread.
 
-    A client's own time-out starts again with every byte.
-
-    Raises:
-        TimeoutError: It takes longer. The thread is abandoned.
+    The time-out of an HTTP client starts again with every byte.
     """
     if seconds is None:
         return make()
-    made: Future[Made] = Future()
+    result: Future[T] = Future()
 
     def run() -> None:
         try:
-            made.set_result(make())
+            result.set_result(make())
         except Exception as error:
-            made.set_exception(error)
+            result.set_exception(error)
 
     # A daemon thread: an endless download must not keep the program from ending.
     threading.Thread(target=run, name="download", daemon=True).start()
-    if wait([made], seconds).not_done:
+    if wait([result], seconds).not_done:
         raise TimeoutError(f"it takes longer than {seconds:g} s")
-    return made.result()
+    return result.result()
 
 
 def find_record(model: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """Find a file of figures beside a checkpoint; `None` if it cannot be found.
+    """Find a file of results in the repository of a checkpoint; `None` if it cannot be found.
 
-    The client's own download tries five times; this tries once.
+    Unlike the Hub's client, this tries only once.
     """
     folder = Path(model)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
-    found = try_to_load_from_cache(str(model), name, revision=revision)
-    if found is not None:
-        return Path(found) if isinstance(found, str) else None  # or known not to be there
+    cached = try_to_load_from_cache(str(model), name, revision=revision)
+    if cached is not None:  # a path, or a mark that the repository lacks the file
+        return Path(cached) if isinstance(cached, str) else None
 
     def download() -> Path | None:
         info = HfApi().model_info(str(model), revision=revision, timeout=TIMEOUT)
@@ -184,19 +174,19 @@ def find_record(model: str | Path, name: str, revision: str | None = None) -> Pa
     try:
         return _within(RECORD_SECONDS, download)
     except (HTTPError, OSError, ValueError) as error:
-        logger.info("%s of %s could not be had (%s)", name, model, type(error).__name__)
+        logger.info("%s of %s could not be downloaded (%s)", name, model, type(error).__name__)
     return None
 
 
-def verified(located: Located, opening: Callable[[], Opened]) -> Opened:
-    """Open a checkpoint, and try once more if a file differs from what the Hub announced.
+def verified(located: Located, opening: Callable[[], T]) -> T:
+    """Open a checkpoint, and try once more if a file does not match the Hub's hash.
 
     Args:
         located: From [`locate`].
         opening: Downloads what is missing and opens it.
 
     Raises:
-        OSError: The files arrive altered both times.
+        OSError: A file does not match its hash after the second download either.
     """
     for _ in range(2):
         failure = None
@@ -210,23 +200,22 @@ def verified(located: Located, opening: Callable[[], Opened]) -> Opened:
                 raise failure
             _remember(located)
             return opened
-        logger.warning("Not what the Hub announced, removed from the cache: %s", ", ".join(altered))
+        logger.warning("Hash mismatch, removed from the cache: %s", ", ".join(altered))
     raise OSError(
-        f"{located.source}: {', '.join(altered)} arrived with another content than the Hub "
-        "announced, twice; "
-        "something on the way alters it."
+        f"{located.source}: the hash of {', '.join(altered)} does not match the Hub's after two "
+        "downloads; check the proxy and the network."
     )
 
 
 def _remember(located: Located) -> None:
-    """Record in the cache which commit a branch or tag points at, for starts without the Hub."""
-    if located.asked in (None, located.commit):
+    """Store in the cache the commit of a branch or tag, for starts without the Hub."""
+    if located.requested in (None, located.commit):
         return
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(
         repo_id=str(located.source), repo_type="model"
     )
     with contextlib.suppress(OSError):  # a read-only cache
-        reference = folder / "refs" / located.asked
+        reference = folder / "refs" / located.requested
         reference.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(reference, located.commit)
 
@@ -234,8 +223,8 @@ def _remember(located: Located) -> None:
 def remove_altered(located: Located) -> list[str]:
     """Delete cached files of a checkpoint whose content does not match their hash.
 
-    The cache names a file's content by its hash: SHA-256 for LFS files, git's hash for others. On
-    file systems without symbolic links nothing can be compared.
+    The cache names files by their hash: SHA-256 for LFS files, git's hash for others. Without
+    symbolic links, the cache has no hashes and nothing is deleted.
 
     Returns:
         The names of the deleted files.
@@ -243,31 +232,30 @@ def remove_altered(located: Located) -> list[str]:
     if isinstance(located.source, Path) and located.commit:
         folder = located.source
     elif located.commit:
-        found = try_to_load_from_cache(str(located.source), "config.json", revision=located.commit)
-        if not isinstance(found, str):
+        config = try_to_load_from_cache(str(located.source), "config.json", revision=located.commit)
+        if not isinstance(config, str):
             return []
-        folder = Path(found).parent
+        folder = Path(config).parent
     else:
         return []
     altered = []
     for path in sorted(folder.rglob("*")):
         content = path.resolve()
-        if path.is_symlink() and content.is_file() and not _fits(content):
+        if path.is_symlink() and content.is_file() and not _matches_hash(content):
             content.unlink()
             path.unlink()
             altered.append(path.relative_to(folder).as_posix())
     return altered
 
 
-def _fits(path: Path) -> bool:
+def _matches_hash(path: Path) -> bool:
     name = path.name
     if re.fullmatch("[0-9a-f]{64}", name):
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == name
     if re.fullmatch("[0-9a-f]{40}", name):
         data = path.read_bytes()
-        # Git's blob hash, which the Hub uses for files outside LFS. It is not used for security.
-        return (
-            hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == name
-        )
+        # Git's blob hash, not used for security.
+        digest = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
+        return digest.hexdigest() == name
     return True

@@ -1,19 +1,18 @@
-"""Out-of-distribution detection: is an image unlike those that a checkpoint was calibrated on?
+"""Out-of-distribution detection: is an image unlike the calibration images of a checkpoint?
 
-A two-class network also answers on a page of text, a chart or a flat colour. Its features tell such
-images apart. [`fit`] describes the features of the calibration images, and `ood.safetensors` stores
-the description beside the weights. [`Detector.predict`] gives no verdict where the
-[`OodReference.p_value`] of an image is at most the stated rate.
+A two-class network also classifies a page of text, a chart or a flat colour. Its features differ on
+such images. [`fit`] describes the features of the calibration images, and `novelty.safetensors`
+stores the description beside the weights. The verdict of [`Detector.predict`] is inconclusive if
+the [`OodReference.p_value`] of an image is at most [`OodReference.alpha`].
 
 The features are three pooled blocks from the forward pass that computes the logits: the input of
 the last linear layer (L2-normalised), and the mean and standard deviation over all positions of the
 hidden states at a quarter and at half of the depth. On drawn text, charts, screens, flat colours,
-gradients and noise, the last layer alone found 66 % at 5 % false alarms (bundled photos detector,
-scenes); the three blocks together found 98 % or more.
+gradients and noise, the last layer alone detected 66 % at 5 % false alarms (bundled photos
+detector, scenes). The three blocks together detected 98 % or more.
 
-Each block is scored by its Mahalanobis distance to the calibration images, with a
-low-rank-plus-noise covariance (probabilistic PCA: Tipping and Bishop 1999; such distances on
-features: Lee et al. 2018).
+The score of a block is its Mahalanobis distance to the calibration images (Lee et al. 2018), with a
+low-rank-plus-noise covariance (probabilistic PCA, Tipping and Bishop 1999).
 """
 
 from collections.abc import Sequence
@@ -38,13 +37,11 @@ from realfake.statistics.verdicts import rank_allowed
 FILE_NAME = "novelty.safetensors"
 ALPHA = 0.05
 RANK = 32
-# More images change neither the description nor the threshold by much.
+# More images hardly change the description or the threshold.
 MAX_IMAGES = 1000
 _FORMAT = "realfake-novelty-1"
 _N_FOLDS = 10
-# Smallest number of images for a description.
-_FEWEST = 20
-
+_MIN_IMAGES = 20
 
 # Features
 
@@ -65,7 +62,7 @@ def forward_with_features(
     with _inputs_of(final_linears(model).values()) as inputs:
         output = model(pixel_values=pixel_values, output_hidden_states=True)
     heads = [tensor.float() for tensor in inputs]
-    # A head that classifies every position is averaged over them afterwards.
+    # Some heads classify every position and average the logits.
     heads = [tensor.flatten(1, -2).mean(1) if tensor.ndim > 2 else tensor for tensor in heads]
     blocks = {"penultimate": nn.functional.normalize(torch.cat(heads, dim=1), dim=1)}
     hidden = getattr(output, "hidden_states", None) or ()
@@ -84,7 +81,7 @@ def _inputs_of(modules):
     owner = get_ident()
 
     def keep(_module, arguments):
-        # Other threads may run the same model at the same time.
+        # Other threads can run the same model.
         if get_ident() == owner:
             inputs.append(arguments[0])
 
@@ -105,9 +102,9 @@ class _Block:
 
     Args:
         mean, scale: `(d,)`, to standardise the features.
-        components: `(r, d)`, orthonormal directions of the largest variance.
+        components: `(r, d)`, orthonormal directions of largest variance.
         variances: `(r,)`, variances along the components.
-        rest: Variance along every other direction.
+        rest: Variance along each of the other directions.
     """
 
     mean: np.ndarray
@@ -120,7 +117,7 @@ class _Block:
     def fit(cls, features: np.ndarray) -> "_Block":
         n, d = features.shape
         mean, scale = features.mean(0), features.std(0)
-        # A nearly constant feature must not outweigh all others when it does change.
+        # A nearly constant feature must not dominate when it changes.
         scale = np.maximum(scale, 0.1 * scale.mean() + 1e-12)
         standard = (features - mean) / scale
         rank = min(RANK, d - 1, n - 2)
@@ -139,13 +136,13 @@ class _Block:
 
 @dataclass(frozen=True)
 class OodReference:
-    """How unusual an image is among the calibration images of a checkpoint.
+    """The features of the calibration images of a checkpoint, to compare an image with.
 
     Args:
-        alpha: Share of the images of each class that may be called out of distribution.
+        alpha: Allowed rate of false alarms in each class.
         blocks: `{name: description}` of the blocks of features.
-        scores: `{label: sorted scores}` of the calibration images, one per group, each scored by a
-            description fitted without it. Labels with too few images for `alpha` are missing.
+        scores: `{label: sorted scores}` of the calibration images, one per group, each scored with
+            a description fitted without it. Labels with too few images for `alpha` are missing.
     """
 
     alpha: float
@@ -153,10 +150,10 @@ class OodReference:
     scores: dict[str, np.ndarray]
 
     def score(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """Return how unusual images are, `(n,)`: the sum of the distances of the blocks.
+        """Return the sum of the distances of the blocks, `(n,)`; larger is more unusual.
 
         Raises:
-            ValueError: The features belong to another network.
+            ValueError: The features are those of another network.
         """
         for name, block in self.blocks.items():
             if name not in features or features[name].shape[1:] != block.mean.shape:
@@ -171,18 +168,17 @@ class OodReference:
     def p_value(self, features: dict[str, np.ndarray]) -> np.ndarray:
         """Return the share of calibration images that are at least as unusual, `(n,)`.
 
-        This is the conformal p-value `(1 + #{calibration score >= score}) / (n + 1)`, computed for
-        each class; the larger one counts, so that an image usual for either class is in
-        distribution. At most `alpha` of the images of either class get `alpha` or less if they are
-        like the calibration images. The description differs slightly from those that scored the
-        calibration images, so the guarantee is approximate.
+        The conformal p-value is `(1 + #{calibration score >= score}) / (n + 1)`, the larger one of
+        both classes. If images are like the calibration images, at most a share `alpha` of either
+        class get `alpha` or less. The guarantee is approximate, because the description is not
+        exactly the one that scored the calibration images.
         """
         scores = self.score(features)
         shares = [
             (1 + len(known) - np.searchsorted(known, scores, side="left")) / (len(known) + 1)
             for known in self.scores.values()
         ]
-        # searchsorted places scores that are not finite behind all others: p-value near 0.
+        # searchsorted places NaN and infinity after all scores, so their p-value is near 0.
         return np.max(shares, axis=0)
 
     def is_out_of_distribution(self, p_value: np.ndarray) -> np.ndarray:
@@ -195,7 +191,7 @@ class OodReference:
         return {"alpha": self.alpha, "n": n, "blocks": list(self.blocks)}
 
     def save(self, folder: str | Path) -> Path:
-        """Write the file into a checkpoint's folder: under 0.5 MB for up to 4,000 features.
+        """Write the file into a checkpoint's folder: below 0.5 MB for up to 4,000 features.
 
         Raises:
             OSError: The folder cannot be written.
@@ -212,7 +208,7 @@ class OodReference:
             tensors[f"{name}.rest"] = np.array([block.rest], dtype=np.float32)
         metadata = {"format": _FORMAT, "alpha": repr(self.alpha), "blocks": ",".join(self.blocks)}
         path = Path(folder) / FILE_NAME
-        # Written by Python, so that the file gets the usual permissions.
+        # safetensors' own writer does not set the usual permissions.
         write_atomically(path, save(tensors, metadata))
         return path
 
@@ -228,8 +224,8 @@ class OodReference:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise OSError(
-                        f"{path} is no file of novelty statistics that this version reads; fit it "
-                        "again."
+                        f"{path} has no OOD statistics of this version; fit them again with "
+                        "`realfake calibrate --only_ood`."
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             blocks = {
@@ -253,7 +249,7 @@ class OodReference:
 
 
 def choose(n: int, groups: Sequence | None = None, seed: int = 0) -> np.ndarray:
-    """Return indices of the images to fit on, sorted: all, or up to [`MAX_IMAGES`] random ones."""
+    """Return sorted indices of the images to fit on: all, or [`MAX_IMAGES`] random ones."""
     index, n_groups = group_index(groups, n)
     if n <= MAX_IMAGES:
         return np.arange(n)
@@ -265,20 +261,20 @@ def choose(n: int, groups: Sequence | None = None, seed: int = 0) -> np.ndarray:
 def fit(
     features: dict[str, np.ndarray], is_ai, alpha: float = ALPHA, groups=None, seed: int = 0
 ) -> OodReference | None:
-    """Describe the calibration images, and score each one by a description fitted without its fold.
+    """Describe the calibration images, and score each with a description fitted without its fold.
 
-    Both classes share one description, so that no image is unusual only because it is generated.
+    Both classes share a description, so that no image is unusual only because it is generated.
 
     Args:
         features: `{block: (n, size)}` of the calibration images.
         is_ai: `(n,)` bool.
-        alpha: Share of the images of each class that may be called out of distribution.
+        alpha: Allowed rate of false alarms in each class.
         groups: `(n,)`, *optional*. Images of a group stay in one fold, and one image of each group
             and class is scored.
-        seed: Of the folds.
+        seed: Seed of the folds.
 
     Returns:
-        [`OodReference`], or `None` if either class has too few images to guarantee `alpha`.
+        [`OodReference`], or `None` if there are too few images to guarantee `alpha`.
 
     Raises:
         ValueError: `alpha` is not inside (0, 1), lengths differ, or a feature is not finite.
@@ -295,7 +291,7 @@ def fit(
                 f"The features of the block {name} are not finite; the model diverged."
             )
     index, n_groups = group_index(groups, len(is_ai))
-    if len(is_ai) < _FEWEST or n_groups < 2 * _N_FOLDS:
+    if len(is_ai) < _MIN_IMAGES or n_groups < 2 * _N_FOLDS:
         return None
     rng = np.random.default_rng(seed)
     order = rng.permutation(n_groups)

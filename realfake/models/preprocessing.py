@@ -1,13 +1,12 @@
-"""Fast preprocessing: the pixels of a transformers image processor in less time.
+"""Fast preprocessing: the same pixels as a transformers image processor in less time.
 
-The stock PIL processors convert an image from PIL to NumPy and back to PIL for resizing, then pass
-over it twice in floating point. Here an image stays in PIL until it has the model's input size.
-What follows depends on single 8-bit values, so a table of 256 entries per channel replaces it. The
-processor itself fills the table.
+The stock PIL processors convert an image from PIL to NumPy and back for resizing, and then rescale
+and normalise it in floating point. Here an image stays in PIL until it has the model's input size.
+The other steps depend on single 8-bit values, so they become a table of 256 entries per channel,
+which the processor fills.
 
-Only steps that leave every pixel unchanged are shortened. Decoding JPEGs at reduced size
-(`Image.draft`), resizing in two steps (`reducing_gap`) or resizing only the crop (`box`) would
-change pixels. An unknown processor, or one that gives other pixels than expected, is called
+Decoding JPEGs at reduced size (`Image.draft`), resizing in two steps (`reducing_gap`) and resizing
+only the crop (`box`) are not used, because they change pixels. An unsupported processor is called
 unchanged.
 """
 
@@ -21,13 +20,12 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
 
 TOLERANCE = 1e-6
-# (width, height): landscape, portrait, square, smaller than any model's input, tall and wide beyond
-# measure.
+# (width, height): landscape, portrait, square, very small, very tall, very wide.
 _PROBES = ((401, 300), (230, 347), (512, 512), (9, 14), (31, 620), (1030, 24))
 
 
 class Preprocessing:
-    """The steps of a processor in two halves, so that images wait between them in 8 bits.
+    """The steps of a processor in two parts, with 8-bit images in between.
 
     Args:
         processor: An image processor of transformers, PIL backend.
@@ -41,8 +39,7 @@ class Preprocessing:
         self._steps = _steps_of(processor)
         self._table = _table_of(processor) if self._steps is not None else None
         self.fast = self._table is not None
-        if self.fast and not self._agrees():
-            self.fast = False
+        self.fast = self.fast and self._agrees()
 
     def shrink(self, image: Image.Image) -> np.ndarray:
         """Resize and crop an upright RGB image to the model's input size.
@@ -76,11 +73,11 @@ class Preprocessing:
         return batch
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Do both steps for upright RGB images that end up with one shape."""
+        """Apply both parts to upright RGB images that get the same shape."""
         return self.stack([self.shrink(image) for image in images])
 
     def _agrees(self) -> bool:
-        """Return whether fast steps and processor give the same pixels, on a few random images."""
+        """Return whether the fast steps give the processor's pixels on random images."""
         rng = np.random.default_rng(0)
         for width, height in _PROBES:
             image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -88,19 +85,16 @@ class Preprocessing:
                 expected = np.asarray(
                     self.processor(images=image, return_tensors="np")["pixel_values"][0]
                 )
-                found = self.stack([self.shrink(image)])[0]
+                actual = self.stack([self.shrink(image)])[0]
             except (ValueError, TypeError):
                 return False
-            if expected.shape != found.shape or np.abs(expected - found).max() > TOLERANCE:
+            if expected.shape != actual.shape or np.abs(expected - actual).max() > TOLERANCE:
                 return False
         return True
 
 
 def _steps_of(processor) -> list[Callable] | None:
-    """Return the resizing and cropping of a processor as functions from image to image.
-
-    `None` if its settings are not supported. `_agrees` detects steps that no setting mentions.
-    """
+    """Return the resizing and cropping of a processor as functions; `None` if not supported."""
     if not isinstance(processor, PilBackend) or getattr(processor, "do_pad", False):
         return None
     convnext = isinstance(processor, ConvNextImageProcessorPil)
