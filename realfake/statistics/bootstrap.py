@@ -13,7 +13,7 @@ _CHUNK = 4_000_000  # counts held in memory at once: 32 MB of float64
 
 
 def group_index(groups: ArrayLike | None, n: int) -> tuple[np.ndarray, int]:
-    """Number the groups of `n` images. Without groups each image is its own group.
+    """Number the groups of `n` images. Without groups, each image is a group.
 
     Returns:
         The group number of each image, (n,), and the number of groups.
@@ -25,12 +25,9 @@ def group_index(groups: ArrayLike | None, n: int) -> tuple[np.ndarray, int]:
         return np.arange(n), n
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise ValueError(
-            f"groups has shape {groups.shape}; one entry for each of the {n} images is needed."
-        )
-    names, index = np.unique(
-        groups.astype(str) if groups.dtype == object else groups, return_inverse=True
-    )
+        raise ValueError(f"groups has shape {groups.shape}; it needs an entry per image, ({n},).")
+    groups = groups.astype(str) if groups.dtype == object else groups
+    names, index = np.unique(groups, return_inverse=True)
     return index.reshape(-1), len(names)
 
 
@@ -41,8 +38,8 @@ def resample_counts(
 
     Args:
         n: Number of images.
-        groups: (n,), *optional*. Whole groups are drawn with replacement, because images of one
-            group are not independent.
+        groups: (n,), *optional*. Whole groups are drawn with replacement, because images of a group
+            are not independent.
 
     Yields:
         (resamples, n) float64 counts, in chunks of bounded size, `n_resamples` rows in all.
@@ -80,8 +77,8 @@ def bootstrap_interval(
 
     Args:
         statistic: `statistic(*arrays) -> float`, called on resampled arrays. With `weighted=True`:
-            `statistic(*arrays, weights=counts) -> (resamples,)`, called on the arrays as they are
-            with counts of shape (resamples, n). This is many times faster.
+            `statistic(*arrays, weights=counts) -> (resamples,)`, called on the whole arrays with
+            counts of shape (resamples, n). This is many times faster.
         arrays: Arrays whose first dimension is the image.
         groups: (n,), *optional*. Resample whole groups.
 

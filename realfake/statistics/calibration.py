@@ -1,7 +1,7 @@
 """Temperature and bias that calibrate the probabilities of a classifier.
 
-They are fitted on images held out from training, after training and before the evaluation, and then
-folded into the checkpoint's last linear layer. All functions work on arrays of log-odds or logits.
+They are fitted on images held out from training, and then folded into the checkpoint's last linear
+layer. All functions work on arrays of log-odds or logits.
 """
 
 import math
@@ -31,14 +31,13 @@ class Calibration:
 
     Args:
         method: What was applied: `"identity"`, `"temperature"` or `"temperature_bias"`.
-        temperature: Above 0; larger values make the model less confident.
+        temperature: Positive; larger values make the model less confident.
         bias: Added to the log-odds, in nats; positive moves towards ai.
-        nll_before: Mean NLL of the calibration images in nats before, on the minimised objective.
-        nll_after: The same after; never above `nll_before`.
+        nll_before: Minimised NLL of the calibration images before calibration, mean in nats.
+        nll_after: The same after calibration; never above `nll_before`.
         n: Number of calibration images.
-        class_balanced: Whether both classes had the same mass, so that probabilities assume equal
-            odds.
-        reason: Why the identity was kept, or that labels were smoothed; else `None`.
+        class_balanced: Whether both classes had equal mass; probabilities then assume equal odds.
+        reason: Why the identity was kept, or that labels were smoothed; otherwise `None`.
     """
 
     method: str
@@ -62,7 +61,7 @@ class Calibration:
         return log_odds_from_logits(scaled, class_indices) + self.bias
 
     def to_dict(self) -> dict:
-        """Plain values that `json` can write."""
+        """Return plain values for `json`."""
         return asdict(self)
 
     @classmethod
@@ -82,21 +81,18 @@ def fit(
 ) -> Calibration:
     """Fit temperature and bias to the log-odds of a two-class model.
 
-    Minimises the NLL of the labels (Guo et al. 2017 for the temperature; with the bias it is
-    Platt's scaling, 1999, in other parameters). The problem is convex in `(1 / temperature, bias)`
-    and solved to convergence.
+    Minimises the NLL of the labels (temperature: Guo et al. 2017; with a bias: Platt 1999, in other
+    parameters). The problem is convex in `(1 / temperature, bias)`.
 
-    If the log-odds separate the classes without an error, the optimum lies at temperature 0, with
-    probabilities of exactly 0 and 1. Only then labels are smoothed as Platt proposes, to
-    `(n_ai + 1) / (n_ai + 2)` and `1 / (n_real + 2)`; both NLL values are then those of the smoothed
-    labels.
+    If the log-odds separate the classes without an error, the optimum is at temperature 0, with
+    probabilities of exactly 0 and 1. In this case, labels are smoothed (Platt 1999) to
+    `(n_ai + 1) / (n_ai + 2)` and `1 / (n_real + 2)`, also for both NLL values.
 
     Args:
         log_odds: (n,) log-odds of ai.
         is_ai: (n,) bool.
-        method: `"temperature_bias"`, `"temperature"` (bias 0), or `"auto"`: the one of identity,
-            temperature and temperature_bias with the lowest cross-validated NLL, the simpler one on
-            a tie.
+        method: `"temperature_bias"`, `"temperature"` (bias 0), `"identity"`, or `"auto"`: the one
+            of these with the lowest cross-validated NLL, the simpler one on a tie.
         class_balanced: Give both classes the same mass.
         groups: (n,), *optional*. Images of a group stay in one fold of the cross-validation.
 
@@ -141,7 +137,7 @@ def fit_grouped(
     logits = np.asarray(logits, dtype=np.float64)
     log_odds, is_ai = check_log_odds(log_odds_from_logits(logits, class_indices), is_ai)
     if not np.isfinite(logits).all():
-        raise ValueError("The logits hold infinite values; calibration needs finite ones.")
+        raise ValueError("The logits contain infinite values; calibration needs finite ones.")
     group_index(groups, len(log_odds))  # checks the length
     if method == "auto":
         return _choose(logits, class_indices, is_ai, class_balanced, groups, n_folds, seed)
@@ -169,11 +165,10 @@ def _nll(log_odds: np.ndarray, weights: np.ndarray, target: np.ndarray) -> float
 def _separable(logits, class_indices, is_ai, with_bias) -> bool:
     """Return whether the NLL has its infimum at temperature 0, without a finite optimum."""
     # At low temperatures logsumexp becomes the maximum.
-    log_odds = logits[:, list(class_indices[AI])].max(1) - logits[:, list(class_indices[REAL])].max(
-        1
-    )
+    ai, real = (logits[:, list(class_indices[label])].max(1) for label in (AI, REAL))
+    log_odds = ai - real
     if with_bias:
-        # With all log-odds equal there is no slope.
+        # If all log-odds are equal, there is no slope.
         return bool(log_odds[is_ai].min() >= log_odds[~is_ai].max() and np.ptp(log_odds) > 0)
     return bool(log_odds[is_ai].min() >= 0 >= log_odds[~is_ai].max() and np.abs(log_odds).max() > 0)
 
@@ -183,11 +178,8 @@ def _fit(logits, class_indices, is_ai, method, class_balanced) -> Calibration:
     log_odds = log_odds_from_logits(logits, class_indices)
     one_class = is_ai.all() or not is_ai.any()
     with_bias = method == "temperature_bias"
-    smooth = (
-        not one_class
-        and method != "identity"
-        and _separable(logits, class_indices, is_ai, with_bias)
-    )
+    is_fitted = not one_class and method != "identity"
+    smooth = is_fitted and _separable(logits, class_indices, is_ai, with_bias)
     weights, target = _objective(is_ai, class_balanced, smooth)
     before = _nll(log_odds, weights, target)
 
@@ -219,7 +211,7 @@ def _fit(logits, class_indices, is_ai, method, class_balanced) -> Calibration:
 
 def _solve_pair(log_odds, weights, target, with_bias) -> tuple[float, float]:
     """Solve a logistic regression on one feature by a Newton method with a trust region."""
-    # Unit scale keeps the Hessian well conditioned whatever the size of the logits.
+    # Unit scale keeps the Hessian well conditioned for logits of any size.
     scale = float(np.sqrt(weights @ log_odds**2))
     if scale == 0:
         return 0.0, 0.0
@@ -252,9 +244,8 @@ def _solve_grouped(logits, class_indices, weights, target, with_bias) -> tuple[f
     def value_and_gradient(x):
         slope, bias = x[0] / scale, x[1] if with_bias else 0.0
         z = log_odds_from_logits(logits * slope, class_indices) + bias
-        by_slope = (softmax(ai * slope, axis=1) * ai).sum(1) - (
-            softmax(real * slope, axis=1) * real
-        ).sum(1)
+        by_slope = (softmax(ai * slope, axis=1) * ai).sum(1)
+        by_slope -= (softmax(real * slope, axis=1) * real).sum(1)
         error = weights * (expit(z) - target)
         gradient = [error @ by_slope / scale, error.sum()]
         return _nll(z, weights, target), np.array(gradient if with_bias else gradient[:1])
@@ -264,12 +255,8 @@ def _solve_grouped(logits, class_indices, weights, target, with_bias) -> tuple[f
     results = []
     for start in (0.1, 0.5, 2.0, 8.0, scale):
         x = [start, 0.0] if with_bias else [start]
-        bounds = [(lowest, None), (None, None)][: len(x)]
-        results.append(
-            minimize(
-                value_and_gradient, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options
-            )
-        )
+        settings = {"bounds": [(lowest, None), (None, None)][: len(x)], "options": options}
+        results.append(minimize(value_and_gradient, x, jac=True, method="L-BFGS-B", **settings))
     best = min(results, key=lambda result: result.fun).x
     if best[0] <= lowest:
         return 0.0, 0.0

@@ -1,10 +1,10 @@
-"""The arrays that every metric takes, and the checks they pass first.
+"""The arrays that every metric takes, and their checks.
 
 `log_odds` (n,) is the log-odds of ai at equal odds, `p_ai = expit(log_odds)` (n,) the probability,
-and `is_ai` (n,) bool the truth. Calibration, conformal thresholds and all metrics build on this.
+and `is_ai` (n,) bool the true label.
 
-Metrics take `weights` (n,), *optional*. Most also take weights of shape (resamples, n) and then
-return one value per row. The bootstrap evaluates them this way (see `bootstrap.py`).
+Metrics take `weights` (n,), *optional*. Most also take the weights of a bootstrap, (resamples, n),
+and return one value per row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,17 @@ def check_labels(is_ai: ArrayLike, n: int | None = None) -> np.ndarray:
     """Return `is_ai` as (n,) bool.
 
     Raises:
-        ValueError: It is empty, not one-dimensional, not of length `n`, or not of 0 and 1.
+        ValueError: It is empty, not one-dimensional, not of length `n`, or has other values than 0
+            and 1.
     """
     labels = np.asarray(is_ai)
     if labels.ndim != 1 or (n is not None and len(labels) != n):
         raise ValueError(f"is_ai has shape {labels.shape}; one label for each score is needed.")
     if not len(labels):
-        raise ValueError("There are no images to measure: the arrays are empty.")
+        raise ValueError("There are no images: the arrays are empty.")
     if labels.dtype != bool:
         if not np.isin(labels, (0, 1)).all():
-            raise ValueError("is_ai must hold booleans (or 0 and 1): True for ai, False for real.")
+            raise ValueError("is_ai must contain booleans (or 0 and 1): True is ai, False is real.")
         labels = labels.astype(bool)
     return labels
 
@@ -67,10 +68,10 @@ def check_probability(p_ai: ArrayLike, is_ai: ArrayLike) -> tuple[np.ndarray, np
 
 
 def check_weights(weights: ArrayLike | None, n: int) -> np.ndarray:
-    """Return `weights` as float64, (n,) or (resamples, n); ones where there are none.
+    """Return `weights` as float64, (n,) or (resamples, n); ones for `None`.
 
     Raises:
-        ValueError: The shape is another one, or a weight is negative or not finite.
+        ValueError: The shape is different, or a weight is negative or not finite.
     """
     if weights is None:
         return np.ones(n)
@@ -87,8 +88,8 @@ def check_weights(weights: ArrayLike | None, n: int) -> np.ndarray:
 def class_balanced_weights(is_ai: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
     """Return weights under which both classes have the same mass, 1/2 each.
 
-    The probabilities assume equal odds. A metric of probabilities on a test set with another share
-    of ai images is weighted with these. If one class is absent, the other keeps mass 1/2.
+    Metrics of probabilities need them if the test set has another share of ai images, because the
+    probabilities assume equal odds. If a class is absent, the other keeps mass 1/2.
 
     Args:
         weights: (n,) or (resamples, n), *optional*. Initial weights, such as bootstrap counts.
@@ -131,7 +132,7 @@ def log_odds_from_logits(
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> float | np.ndarray:
-    """Divide. The result is NaN where the denominator is 0, and a float for scalars."""
+    """Divide; NaN where the denominator is 0, and a float for scalars."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
     np.divide(numerator, denominator, out=out, where=denominator > 0)

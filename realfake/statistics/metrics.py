@@ -1,7 +1,7 @@
-"""Metrics of decisions, of rankings and of probabilities, on arrays as `log_odds` describes them.
+"""Metrics of decisions, rankings and probabilities. `log_odds.py` describes the arrays.
 
-An image is called ai if its log-odds are above 0, and real otherwise. A metric that is not defined,
-such as AUROC on one class, is NaN. `summary.binary_summary` computes all of them with intervals.
+An image is called ai if its log-odds are above 0, and real otherwise. An undefined metric, such as
+AUROC on one class, is NaN. `summary.binary_summary` computes all metrics with intervals.
 """
 
 import numpy as np
@@ -89,9 +89,9 @@ def recall(
 def precision(
     log_odds: ArrayLike, is_ai: ArrayLike, label: str, weights: ArrayLike | None = None
 ) -> Value:
-    """Return the share of images called `label` that are; NaN if there are none.
+    """Return the share of correct calls of `label`; NaN if there are none.
 
-    Precision depends on the share of ai images in the data.
+    It depends on the share of ai images in the data.
     """
     return precision_of(cells_of(log_odds, is_ai, weights), label)
 
@@ -109,10 +109,7 @@ def f1(
 def operating_points(
     log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the masses of ai and of real images at each distinct value, highest first.
-
-    Both have the shape (..., values).
-    """
+    """Return the masses (..., values) of ai and real images at each distinct value, descending."""
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     weights = check_weights(weights, len(log_odds))
     order = np.argsort(-log_odds, kind="stable")
@@ -174,8 +171,8 @@ def tpr_at_fpr(
 ) -> Value:
     """Return the highest recall of ai among thresholds with a false-positive rate of `max_fpr`.
 
-    Thresholds lie at observed values; nothing is interpolated. The result is 0 if the highest value
-    already belongs to more real images than allowed.
+    Thresholds are observed values, without interpolation. The result is 0 if more real images than
+    allowed share the highest value.
     """
     return tpr_at_fpr_of(*operating_points(log_odds, is_ai, weights), max_fpr)
 
@@ -207,8 +204,8 @@ def brier(p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None) -
 def bin_index(p_ai: np.ndarray, weights: np.ndarray, n_bins: int | None) -> np.ndarray:
     """Return the equal-mass bin of each image: the bin that holds the middle of its tied mass.
 
-    Ties share a bin, so the order of the images does not matter. An image of weight 2 counts like
-    the image given twice. With `n_bins=None` each distinct value is a bin.
+    Ties share a bin, so the order of the images does not matter. An image of weight 2 equals two
+    images. With `n_bins=None` each distinct value is a bin.
     """
     values, inverse = np.unique(p_ai, return_inverse=True)
     if n_bins is None:
@@ -224,10 +221,7 @@ def bin_index(p_ai: np.ndarray, weights: np.ndarray, n_bins: int | None) -> np.n
 def bins(
     p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None, n_bins: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return, per occupied bin: mass, mean p_ai, share of ai, number of images, and variance.
-
-    The variance is that of the share of ai.
-    """
+    """Return, per occupied bin: mass, mean p_ai, share of ai, images, variance of the share."""
     p_ai, is_ai = check_probability(p_ai, is_ai)
     weights = check_weights(weights, len(p_ai))
     if weights.ndim != 1 or weights.sum() <= 0:
@@ -240,7 +234,7 @@ def bins(
     observed = np.bincount(index, weights * is_ai) / mass
     count = np.bincount(index)
     spread = np.bincount(index, (weights * (is_ai - observed[index])) ** 2) / mass**2
-    # n/(n-1) makes it unbiased: without weights it is observed (1 - observed) / (n - 1).
+    # The factor n/(n-1) removes the bias.
     variance = np.where(count > 1, spread * count / np.maximum(count - 1, 1), 0.0)
     return mass, predicted, observed, count, variance
 
@@ -294,8 +288,8 @@ def ece(
 ) -> float:
     """Return the expected calibration error: the mean over bins of |mean p_ai - share of ai|.
 
-    It is never zero on a finite sample: compare it with `noise_floor`. This is the binary form, on
-    the probability of ai over [0, 1] (Naeini et al. 2015; Nixon et al. 2019).
+    This is the binary form, on the probability of ai over [0, 1] (Naeini et al. 2015; Nixon et al.
+    2019). It is never zero on a finite sample: compare it with `noise_floor`.
     """
     mass, predicted, observed, _, _ = bins(p_ai, is_ai, weights, n_bins)
     return float(mass @ np.abs(predicted - observed))
@@ -306,9 +300,8 @@ def debiased_ece(
 ) -> float:
     """Return the root mean square calibration error over bins, corrected for sampling noise.
 
-    The square is `sum_b mass_b [(predicted_b - observed_b)^2 - variance of observed_b]`, cut at 0
-    (Bröcker 2012; Kumar, Liang and Ma 2019, section 4). It is the l2 error; [`ece`] is the l1
-    error. A bin of one image is not corrected.
+    The square is `sum_b mass_b [(predicted_b - observed_b)^2 - variance of observed_b]`, at least 0
+    (Bröcker 2012; Kumar, Liang and Ma 2019, section 4). A bin of one image is not corrected.
     """
     mass, predicted, observed, _, variance = bins(p_ai, is_ai, weights, n_bins)
     return float(np.sqrt(max(0.0, mass @ ((predicted - observed) ** 2 - variance))))
@@ -334,7 +327,8 @@ def signed_calibration_error(
 def residual_grid(p_ai: np.ndarray, is_ai: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the mass of `label - p_ai` on the cells of [0, 1], (..., cells).
 
-    It is shared linearly between the two nearest centres. `weights` (..., n) sums to 1 in each row.
+    Each residual is divided linearly between the two nearest centres. `weights` (..., n) sums to 1
+    in each row.
     """
     place = np.clip(p_ai * GRID - 0.5, 0, GRID - 1)
     left = np.minimum(place.astype(np.int64), GRID - 2)
@@ -371,8 +365,8 @@ def smooth_ece(p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = No
     """Return the smooth ECE (Błasiok and Nakkiran 2023, "Smooth ECE", definition 2).
 
     The residuals `label - p_ai` are smoothed along `p_ai` with a Gaussian reflected at 0 and 1. The
-    error is the integral of the absolute value, at the bandwidth that equals the error. It needs no
-    bins, and is solved on a grid of 512 cells.
+    error is the integral of their absolute value, at the bandwidth that equals the error. It is
+    computed on a grid of 512 cells, without bins.
     """
     p_ai, is_ai = check_probability(p_ai, is_ai)
     weights = check_weights(weights, len(p_ai))

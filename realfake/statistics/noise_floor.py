@@ -1,7 +1,7 @@
-"""The calibration error that a perfectly calibrated model shows by chance.
+"""The calibration error of a perfectly calibrated model on a finite sample, by simulation.
 
-An ECE is never zero on a finite sample. [`noise_floor`] simulates it for a perfect model on these
-images, [`calibrated_ece_band`] for a perfect model that was also calibrated on a finite sample.
+[`noise_floor`] simulates the ECE of a perfect model on a test set, [`calibrated_ece_band`] that of
+a perfect model that was also calibrated on a finite sample.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,15 @@ def noise_floor(
 ) -> dict[str, float]:
     """Simulate the [`ece`] of a perfectly calibrated model with these predictions.
 
-    Without `prior_ai`, labels are drawn from Bernoulli(`p_ai`). With it, `p_ai` assumes equal odds
-    while the test set holds a share `prior_ai` of ai images, and ECE is measured with
-    [`class_balanced_weights`]. The label of a calibrated model is then ai with odds
-    `p_ai / (1 - p_ai) * prior_ai / (1 - prior_ai)`, and a label weighs `0.5 / prior_ai` or
-    `0.5 / (1 - prior_ai)`: given the image, the weighted residual has mean 0. Images are taken as
-    independent; groups raise the floor.
+    Images are assumed to be independent; groups raise the floor.
+
+    Args:
+        p_ai: (n,) probabilities of ai.
+        prior_ai: *optional*. Share of ai images in the test set, if `p_ai` assumes equal odds and
+            the ECE uses [`class_balanced_weights`]. Labels are then ai with odds
+            `p_ai / (1 - p_ai) * prior_ai / (1 - prior_ai)`, and weigh `0.5 / prior_ai` or
+            `0.5 / (1 - prior_ai)`, so that the expected residual of each image is 0. Without it,
+            labels are drawn from Bernoulli(`p_ai`).
 
     Returns:
         `{"mean", "low", "high"}`: the mean and the 5 % and 95 % quantiles. An ECE above `high` is
@@ -40,9 +43,7 @@ def noise_floor(
     """
     p_ai, _ = check_probability(p_ai, np.zeros(len(p_ai), bool))
     if prior_ai is not None and not 0 < prior_ai < 1:
-        raise ValueError(
-            f"prior_ai is {prior_ai}; it must lie between 0 and 1, both classes being present."
-        )
+        raise ValueError(f"prior_ai is {prior_ai}; it must lie between 0 and 1.")
     rng = np.random.default_rng(seed)
     p_ai = np.sort(p_ai)
     n = len(p_ai)
@@ -78,19 +79,18 @@ def calibrated_ece_band(
 ) -> dict[str, float | int | bool | None]:
     """Compare a calibrated model's class-balanced [`ece`] with that of perfect models.
 
-    A perfect model shows an ECE for two reasons: the test set is finite, and so is the set on which
-    the calibration was fitted. Perfect models with log-odds like these are simulated: an image is
-    ai with probability `expit(log_odds)` at equal odds. Each simulation draws as many images of
-    each class for calibration and for testing, fits the calibration and applies it. Images are
-    taken as independent; groups widen the band.
+    A perfect model has an ECE above 0 because the test set and the calibration set are finite. In
+    the simulation, an image is ai with probability `expit(log_odds)` at equal odds. Each run draws
+    as many images of each class for calibration and for testing, fits the calibration and applies
+    it. Images are assumed to be independent; groups widen the band.
 
     Args:
         log_odds: (n,) log-odds of ai of the test images, calibrated.
         is_ai: (n,) bool.
-        calibration_log_odds: (m,) the same of the calibration images, calibrated.
+        calibration_log_odds: (m,) log-odds of ai of the calibration images, calibrated.
         calibration_is_ai: (m,) bool.
-        method: What was fitted, see [`calibration.fit`].
-        level: Probability that the ECE of a perfect model falls into the band.
+        method: The fitted method, see [`calibration.fit`].
+        level: Probability that the ECE of a perfect model is in the band.
 
     Returns:
         `{"value", "mean", "low", "high", "within", "n", "n_calibration"}`: the model's ECE, the
@@ -133,8 +133,8 @@ def _perfect_model(
 ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     """Return a function that draws `(log_odds, is_ai)` with as many images of each class.
 
-    With equal masses, log-odds of ai images are distributed as `expit(log_odds)` times all
-    log-odds, those of real images as the rest (Bayes' rule).
+    By Bayes' rule with equal masses, ai images are drawn with weights `expit(log_odds)`, and real
+    images with the complement.
     """
     mass = class_balanced_weights(is_ai)
     p_ai = expit(log_odds)

@@ -1,4 +1,4 @@
-"""All metrics of a split with their intervals, as `evaluation.json` holds them."""
+"""All metrics of a split with their intervals, as in `evaluation.json`."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from realfake.statistics.metrics import N_BINS
 from realfake.statistics.noise_floor import noise_floor
 
 _LOW_FPR = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
-# Defined on one class as well. Precision is then 1, and probabilities assume equal odds.
+# Also defined on one class. Precision would then be 1, and probabilities assume equal odds.
 _ONE_CLASS = ("accuracy", *(f"recall_{label}" for label in NAMES), "nll", "brier")
 
 
@@ -24,10 +24,10 @@ def _factor_interval(
 ) -> tuple[float, float]:
     """Return the range of factors of the residuals that explain the observed size.
 
-    A calibration error is never negative, and noise raises it. Resampling adds noise a second time,
-    so percentiles of resampled errors lie above the truth. Instead, a factor is kept if
-    `size(residual)` lies in the central `level` of `size(factor * residual + noise)`: a test turned
-    into an interval. Factor 0 is a calibrated model.
+    Noise raises a calibration error, because it cannot be negative. Resampling adds noise again, so
+    percentiles of resampled errors are too high. Instead, this inverts a test: a factor is in the
+    range if `size(residual)` is in the central `level` of `size(factor * residual + noise)`. Factor
+    0 is a calibrated model.
 
     Args:
         residual: (cells,) signed residual masses of the sample.
@@ -45,7 +45,7 @@ def _factor_interval(
             else:
                 high = factor
         factors.append(low)
-    # The interval is widened to hold the plug-in value.
+    # The interval always contains the plug-in value.
     return factors[0], max(1.0, factors[1])
 
 
@@ -101,30 +101,29 @@ def binary_summary(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, dict]:
-    """Return every metric with its interval, as `evaluation.json` holds it.
+    """Return every metric with its interval, as in `evaluation.json`.
 
     Args:
         log_odds: (n,) log-odds of ai.
         is_ai: (n,) bool.
         groups: (n,), *optional*. Images that share a source; intervals resample whole groups.
         class_balanced: Weight the metrics of probabilities (`nll`, `brier*`, all calibration
-            errors) with [`class_balanced_weights`]. Accuracy, precision, F1 and average precision
-            always describe the images as given.
-        n_resamples: Bootstrap resamples; 0 leaves the intervals out.
+            errors) with [`class_balanced_weights`]. Other metrics are never weighted.
+        n_resamples: Bootstrap resamples; 0 for no intervals.
 
     Returns:
-        `{name: {"value", "low", "high", "n"}}`: plain floats, `None` for what is not defined, and
-        the number of images. Names: `accuracy`, `balanced_accuracy`, `precision_real/ai`,
+        `{name: {"value", "low", "high", "n"}}`: floats, `None` if undefined, and the number of
+        images. Names: `accuracy`, `balanced_accuracy`, `precision_real/ai`,
         `recall_real/ai`, `f1_real/ai`, `auroc`, `average_precision`, `tpr_at_fpr_1`,
         `tpr_at_fpr_5` (per cent), `fpr_at_tpr_95`, `nll`, `brier`, `brier_reliability`,
         `brier_resolution`, `brier_uncertainty`, `ece`, `debiased_ece`, `smooth_ece`,
         `max_calibration_error`, `signed_calibration_error`, `ece_noise_floor` (its `low` and `high`
         are the 5 % and 95 % quantiles).
 
-        Intervals are bootstrap percentiles. For the four calibration errors that cannot be negative
-        they are the errors that explain the plug-in value, noise included, widened to hold it. They
-        reach 0 if a calibrated model explains it. A proportion of exactly 0 or 1 has an interval of
-        width 0.
+        Intervals are bootstrap percentiles. For the four calibration errors that cannot be
+        negative, they are the true errors that explain the plug-in value with noise, extended to
+        contain it. They reach 0 if a calibrated model explains it. A proportion of exactly 0 or 1
+        has an interval of width 0.
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     n, n_ai = len(log_odds), int(is_ai.sum())

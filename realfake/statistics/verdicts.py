@@ -1,7 +1,7 @@
 """The verdict `real`, `ai` or `inconclusive`: conformal thresholds with a bounded error rate.
 
-Thresholds are fitted on calibration images after `calibration.py` and stored in the checkpoint's
-configuration. Detector and evaluation turn log-odds into verdicts with them.
+Thresholds are fitted on calibration images after `calibration.py`, and stored in the checkpoint's
+configuration.
 
 The guarantee is that of class-conditional (Mondrian) split conformal prediction (Vovk, Gammerman
 and Shafer 2005, section 4.5; Sadinle, Lei and Wasserman 2019). If the calibration images of a class
@@ -10,10 +10,9 @@ probability at most alpha. This bounds the wrong verdicts among all images of a 
 verdicts given. It does not cover images from another source, such as a generator that is not in the
 calibration set.
 
-A threshold depends only on the ranks of log-odds within one class. Recalibration to
-`log_odds / T + b` with T > 0 keeps ranks and moves thresholds along, so fitting both on the same
-images does not break the guarantee. With more than two classes a temperature can reorder log-odds;
-then fit the two on separate images.
+A threshold depends only on the ranks of log-odds within a class. Calibration to `log_odds / T + b`
+with T > 0 keeps the ranks, so both can be fitted on the same images. With more than two classes, a
+temperature can change the ranks; then fit them on separate images.
 """
 
 import math
@@ -38,12 +37,13 @@ class Thresholds:
     """Log-odds beyond which a verdict is given.
 
     Args:
-        alpha: The error rate allowed in each class.
-        real: An image below it is not called ai; `None` if there were too few ai calibration images
-            for `alpha`. The verdict is then never `real`.
-        ai: An image above it is not called real; `None` as above. The verdict is then never `ai`.
-        n_real: Number of real calibration images, one per group; `ai` rests on them.
-        n_ai: Number of ai calibration images, one per group; `real` rests on them.
+        alpha: The allowed error rate in each class.
+        real: Log-odds below it exclude the label ai. `None` if there were too few ai calibration
+            images for `alpha`; the verdict is then never `real`.
+        ai: Log-odds above it exclude the label real. `None` if there were too few real calibration
+            images; the verdict is then never `ai`.
+        n_real: Number of real calibration images, one per group, for the threshold `ai`.
+        n_ai: Number of ai calibration images, one per group, for the threshold `real`.
     """
 
     alpha: float
@@ -53,7 +53,7 @@ class Thresholds:
     n_ai: int
 
     def to_dict(self) -> dict:
-        """Plain values for `json`: `{"alpha", "real", "ai", "n": {"real", "ai"}}`."""
+        """Return plain values for `json`: `{"alpha", "real", "ai", "n": {"real", "ai"}}`."""
         n = {REAL: self.n_real, AI: self.n_ai}
         return {"alpha": self.alpha, REAL: self.real, AI: self.ai, "n": n}
 
@@ -65,9 +65,9 @@ class Thresholds:
 
 
 def rank_allowed(n: int, alpha: float) -> int:
-    """Return `floor(alpha (n + 1))`: the rank, from the outside, of the threshold's image.
+    """Return `floor(alpha (n + 1))`: the rank of the threshold among the most extreme log-odds.
 
-    It is 0 if `n < 1 / alpha - 1`: no threshold can then guarantee `alpha`.
+    It is 0 if `n < 1 / alpha - 1`; no threshold can then guarantee `alpha`.
     """
     # 0.07 * 100 is 7.000000000000001 and 0.29 * 100 is 28.999999999999996.
     return math.floor(alpha * (n + 1) + 1e-9)
@@ -81,7 +81,7 @@ def _check_alpha(alpha: float) -> None:
 
 
 def _one_per_group(log_odds: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return one value of each group, at random: only independent images are exchangeable."""
+    """Return a random value of each group, because only independent images are exchangeable."""
     order = rng.permutation(len(log_odds))
     _, first = np.unique(index[order], return_index=True)
     return log_odds[order[first]]
@@ -102,8 +102,8 @@ def fit_thresholds(
 
     Args:
         log_odds: (n,) log-odds of ai, calibrated if the verdicts use calibrated ones.
-        is_ai: (n,) bool. A class without images leaves its threshold `None`.
-        alpha: The error rate allowed in each class.
+        is_ai: (n,) bool. A class may be absent.
+        alpha: The allowed error rate in each class.
         groups: (n,), *optional*. One image of each group and class is used, chosen with `seed`.
 
     Raises:
@@ -126,10 +126,10 @@ def fit_thresholds(
 
 
 def prediction_sets(log_odds: ArrayLike, thresholds: Thresholds) -> dict[str, np.ndarray]:
-    """Return the labels that each image may have: `{"real": (n,) bool, "ai": (n,) bool}`.
+    """Return the possible labels of each image: `{"real": (n,) bool, "ai": (n,) bool}`.
 
-    Both hold if the log-odds lie between the classes. Neither holds if the thresholds have crossed
-    and the log-odds are unusual for both classes.
+    Both are possible between the thresholds. Neither is if the thresholds are crossed and the
+    log-odds are unusual for both classes.
     """
     log_odds = np.asarray(log_odds, dtype=np.float64)
     real = -np.inf if thresholds.real is None else thresholds.real
@@ -140,12 +140,12 @@ def prediction_sets(log_odds: ArrayLike, thresholds: Thresholds) -> dict[str, np
 def verdicts(log_odds: ArrayLike, thresholds: Thresholds) -> np.ndarray:
     """Return the verdict for each image, (n,): `"real"`, `"ai"` or `"inconclusive"`.
 
-    The verdict is a label if the prediction set holds that label alone. An empty set, a set of both
-    and NaN are inconclusive.
+    The verdict is the only label of the prediction set. An empty set, a set of both labels and NaN
+    are inconclusive.
     """
     sets = prediction_sets(log_odds, thresholds)
-    return np.where(
-        sets[AI] & ~sets[REAL], AI, np.where(sets[REAL] & ~sets[AI], REAL, INCONCLUSIVE)
+    return np.select(
+        [sets[AI] & ~sets[REAL], sets[REAL] & ~sets[AI]], [AI, REAL], default=INCONCLUSIVE
     )
 
 
@@ -160,13 +160,15 @@ def binomial_interval(successes: int, n: int, level: float = 0.95) -> tuple[floa
 def coverage_band(
     n_cal: int, n_test: int, alpha: float, level: float = 0.95
 ) -> tuple[float, float]:
-    """Return the range of a class's coverage on `n_test` images, if the thresholds are valid.
+    """Return the range of a class's coverage on `n_test` images for valid thresholds.
+
+    Coverage is the share of images of a class whose prediction set contains the class; the rate of
+    wrong verdicts is at most 1 minus coverage. Coverage below the range is evidence that the test
+    images differ from the calibration images.
 
     Given the calibration images, the share of new images outside the threshold follows
     Beta(k, n_cal + 1 - k) with `k = floor(alpha (n_cal + 1))`, for log-odds without ties (Vovk
-    2012). The number among `n_test` is beta-binomial. Coverage is the share of images of a class
-    whose prediction set holds the class; the rate of wrong verdicts is at most 1 minus it. Coverage
-    below the band is evidence that test images differ from calibration images.
+    2012). Their number among `n_test` is beta-binomial.
     """
     _check_alpha(alpha)
     k = rank_allowed(n_cal, alpha)
@@ -179,14 +181,14 @@ def coverage_band(
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A moderator's threshold: images above it are called ai, at a stated false-positive rate.
+    """A threshold above which images are called ai, at a stated false-positive rate.
 
     Args:
         fpr: The allowed share of photographs called ai.
-        threshold: Images with log-odds above it are called ai; `None` if there were too few
-            photographs for `fpr`. Nothing is then called ai.
-        low, high: 95 % interval of the log-odds that exactly `fpr` of all photographs exceed;
-            `None` if there were too few photographs for a bound.
+        threshold: Images with log-odds above it are called ai. `None` if there were too few
+            photographs for `fpr`; no image is then called ai.
+        low, high: 95 % interval of the threshold for a false-positive rate of exactly `fpr`; `None`
+            if there were too few photographs for a bound.
         n_real: Number of photographs used, one per group.
     """
 
@@ -197,7 +199,7 @@ class OperatingPoint:
     n_real: int
 
     def to_dict(self) -> dict:
-        """Plain values for `json`."""
+        """Return plain values for `json`."""
         return asdict(self)
 
     @classmethod
@@ -214,11 +216,11 @@ def operating_point(
     seed: int = 0,
     level: float = 0.95,
 ) -> OperatingPoint:
-    """Fit the threshold that at most a share `fpr` of photographs exceeds.
+    """Fit the threshold above which at most a share `fpr` of photographs lies.
 
-    It is the k-th largest log-odds of the `n` photographs, `k = floor(fpr (n + 1))`: a new
-    photograph exceeds it with probability at most `fpr`, as in [`fit_thresholds`]. It ranks images
-    for review and guarantees nothing about generated images.
+    It is the k-th largest log-odds of the `n` photographs, `k = floor(fpr (n + 1))`. As in
+    [`fit_thresholds`], a new photograph exceeds it with probability at most `fpr`. There is no
+    guarantee for generated images.
 
     The interval is that of a quantile by order statistics (Conover 1999, section 3.2): the number
     of photographs above the true quantile is binomial.
@@ -233,9 +235,7 @@ def operating_point(
         ValueError: `fpr` is not inside (0, 1), or shapes differ.
     """
     if not 0 < fpr < 1:
-        raise ValueError(
-            f"fpr is {fpr}; the rate of photographs called ai must lie between 0 and 1."
-        )
+        raise ValueError(f"fpr is {fpr}; the false-positive rate must lie between 0 and 1.")
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     index, _ = group_index(groups, len(log_odds))
     rng = np.random.default_rng(seed)
@@ -261,9 +261,9 @@ def check_prior(prior_ai: float) -> None:
 
 
 def with_prior(log_odds: ArrayLike, prior_ai: float) -> np.ndarray:
-    """Move log-odds from equal odds to another prior by Bayes' rule: `log_odds + logit(prior_ai)`.
+    """Apply a prior to log-odds at equal odds by Bayes' rule: `log_odds + logit(prior_ai)`.
 
-    Use it for displayed probabilities. Verdicts use the log-odds without it.
+    Use it for displayed probabilities. Verdicts do not depend on the prior.
 
     Raises:
         ValueError: `prior_ai` is not inside (0, 1).
