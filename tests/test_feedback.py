@@ -204,7 +204,7 @@ def test_records_and_images_go_to_a_private_dataset(hub, tmp_path):
     try:
         kept.record(answer(data), consent=True, truth="real", image=data)
         kept.record(answer(jpeg(1)), consent=False, truth="real", image=jpeg(1))
-        kept.flush()
+        kept.scheduler.trigger().result()
     finally:
         kept.scheduler.stop()
     assert hub.repos["dataset", "user/feedback"].private

@@ -127,12 +127,12 @@ def test_an_older_event_stops_and_the_newest_is_answered():
     session, detector = Session(), FakeDetector()
     older = Handlers(detector).answer(session, PHOTO, "gradcam", AI, 1)
     next(older)
-    session.see(2)
+    session.note_event(2)
     assert list(older) == [] and detector.explained == []
     assert list(Handlers(detector).answer(session, PHOTO, "gradcam", AI, 1)) == []
     assert len(list(Handlers(detector).answer(session, PHOTO, "gradcam", AI, 3))) == 2
     # Events can arrive in another order.
-    session.see(2)
+    session.note_event(2)
     assert session.newest == 3
     assert list(Handlers(detector).answer(session, None, "gradcam", AI, 4)) == []
 
@@ -268,7 +268,7 @@ def picture(tmp_path):
 
 def test_the_json_report_has_the_answer_of_every_other_way_in(picture, tiny_vit):
     detector = Detector.from_pretrained(tiny_vit)
-    file, text = written(detector, picture, report.write_json, 0.2)
+    file, text = written(detector, picture, "json", 0.2)
     assert file.endswith("-realfake.json")
     found = json.loads(text)
     expected = answer(detector, str(picture), prior_ai=0.2, stability=True, provenance=True)
@@ -288,7 +288,7 @@ def test_the_json_report_has_the_answer_of_every_other_way_in(picture, tiny_vit)
 def test_a_report_is_about_the_method_that_is_chosen_now():
     session, detector = Session(), FakeDetector()
     answers(detector, session=session)
-    _, text = written(detector, PHOTO, report.write_json, method="occlusion", session=session)
+    _, text = written(detector, PHOTO, "json", method="occlusion", session=session)
     assert json.loads(text)["map"]["method"] == "occlusion"
 
 
@@ -300,7 +300,7 @@ def test_the_html_report_is_one_file_with_picture_map_table_and_hash(picture, ti
         headers = {"accept-language": language}
 
     t = words(language)
-    file, text = written(detector, picture, report.write_html, request=Request())
+    file, text = written(detector, picture, "html", request=Request())
     record = handlers.check(detector, str(picture))
     assert file.endswith(".html") and f'<html lang="{language}">' in text
     assert text.count("data:image/jpeg") == 2
@@ -316,15 +316,13 @@ def test_the_html_report_says_what_is_missing():
 
     detector = FakeDetector(map_failure=ValueError("no layer"))
     detector.stability = too_small
-    _, text = written(detector, PHOTO, report.write_html)
+    _, text = written(detector, PHOTO, "html")
     assert ENGLISH("map.unexpected") in shown(text) and "too small" in text
 
 
 def test_there_is_no_report_without_an_image():
     with pytest.raises(gr.Error, match=ENGLISH("report.none")):
-        reporter(Handlers(FakeDetector()), report.write_json)(
-            Session(), None, "gradcam", AI, 50, 50
-        )
+        reporter(Handlers(FakeDetector()), "json")(Session(), None, "gradcam", AI, 50, 50)
 
 
 # Endpoints

@@ -8,7 +8,7 @@ import pytest
 from helpers.tiny import draw_picture
 
 from realfake.detector import Detector
-from realfake.space.loading import LENT, Detectors, Loaded, lend
+from realfake.space.loading import GPU_METHODS, Detectors, Loaded, use_zero_gpu
 
 
 class WorkerError(Exception):
@@ -53,7 +53,7 @@ def test_every_answer_comes_from_the_worker_and_is_the_same(detector, tiny_convn
     calls = []
     for name, module in spaces(True, calls).items():
         monkeypatch.setitem(sys.modules, name, module)
-    assert lend(detector, seconds=20) is detector
+    assert use_zero_gpu(detector, seconds=20) is detector
     plain, picture = Detector.from_pretrained(tiny_convnext), draw_picture(64)
     assert detector.predict(picture) == plain.predict(picture)
     assert (
@@ -67,7 +67,7 @@ def test_every_answer_comes_from_the_worker_and_is_the_same(detector, tiny_convn
 def test_errors_of_images_keep_their_message(detector, monkeypatch):
     for name, module in spaces(True, []).items():
         monkeypatch.setitem(sys.modules, name, module)
-    lend(detector)
+    use_zero_gpu(detector)
     with pytest.raises(ValueError, match="text file"):
         detector.predict(b"hello")
     with pytest.raises(OSError, match="does not exist"):
@@ -82,8 +82,8 @@ def test_elsewhere_nothing_changes(detector, monkeypatch, installed):
     calls = []
     for name, module in spaces(False, calls).items():
         monkeypatch.setitem(sys.modules, name, module if installed else None)
-    lend(detector)
-    assert not set(LENT) & set(vars(detector))
+    use_zero_gpu(detector)
+    assert not set(GPU_METHODS) & set(vars(detector))
     detector.predict(draw_picture(32))
     assert calls == []
 

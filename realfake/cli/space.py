@@ -38,13 +38,13 @@ def run_serve(args: argparse.Namespace) -> int:
     """Serve until the process is stopped."""
     from realfake.space import log
     from realfake.space.feedback import Feedback
-    from realfake.space.loading import lend, load
+    from realfake.space.loading import load, use_zero_gpu
     from realfake.space.page import build, launch
 
     log.set_up()
     try:
         loaded = load()
-        lend(loaded.detector)
+        use_zero_gpu(loaded.detector)
         launch(build(loaded, Feedback.from_environ()))
     except (ValueError, OSError) as error:
         raise ValueError(f"The page cannot start: {error}") from None

@@ -1,7 +1,7 @@
 """The demo page: a detector behind a Gradio page of five tabs, an HTTP API and MCP tools.
 
 `loading` opens the detectors, `page` builds and serves the page, `api` and `routes` answer
-programs, `limits` protects all of it.
+programs, `limits` bounds every request.
 """
 
 import os

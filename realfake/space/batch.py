@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 200
 BOUNDS = Bounds(max_entries=MAX_IMAGES)
-# Model inputs between two checks whether to go on.
+# Images and copies in one chunk. A run can be cancelled between chunks.
 CHUNK = 8
 # Seconds between two updates of the table.
 REFRESH = 0.7
@@ -280,7 +280,7 @@ def _summary(words: Words, rows: list[Row], total: int, stopped: bool) -> str:
 
 
 def _expected(path: str) -> int:
-    """How many rows a file gives. An archive that is refused gives one, which says why."""
+    """The number of rows for a file. A refused archive has one, with the reason."""
     if not is_archive(path):
         return 1
     try:

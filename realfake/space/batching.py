@@ -13,8 +13,8 @@ from concurrent.futures import Future
 import numpy as np
 import torch
 
-# With 16, two cores serve three fifths of the requests that they serve with 8: decoding and
-# answering then wait for the model (`scripts/benchmark.py --only space-users`).
+# With 16, two cores serve 40 % fewer requests than with 8, because decoding waits for the model
+# (`scripts/benchmark.py --only space-users`).
 MAX_BATCH = 8
 MAX_WAITING = 64
 

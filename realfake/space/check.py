@@ -22,7 +22,7 @@ from realfake.space.image_input import ImageInput, file_name
 from realfake.space.loading import Loaded
 from realfake.space.quality import about
 from realfake.space.render import error_line, render
-from realfake.space.report import as_dict, write_html, write_json
+from realfake.space.report import as_dict, write_report
 from realfake.space.text import EXAMPLES, Localised, words_for
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent / "examples"
 SCRIPT = Path(__file__).with_name("page.js")
 UNKNOWN = "unknown"
-# Two at a time: while the model works for one visitor, the image of another is decoded.
+# Two at once: while the model runs for one visitor, the image of another is decoded.
 MODEL_QUEUE = {"concurrency_limit": 2, "concurrency_id": "model"}
 # Screen readers announce changes inside an element that was live before the change.
 ANNOUNCE = "element.setAttribute('aria-live', 'polite');"
@@ -138,7 +138,7 @@ def build_check(
     # The first event runs at once, so that answers to older events stop early.
     gr.on(
         changes,
-        Session.see,
+        Session.note_event,
         [session, number],
         js="session => [session, window.realfakeEvent()]",
         show_progress="hidden",
@@ -204,14 +204,14 @@ def _report(handlers: Handlers, local: Localised, inputs: list) -> None:
     with gr.Column(elem_id="rf-report"):
         gr.HTML(local.html("report_title", lambda t: render("check", "report_title", t)))
         with gr.Row():
-            for kind, write in (("html", write_html), ("json", write_json)):
+            for kind in ("html", "json"):
                 button = gr.Button(
                     local(f"report.{kind}"), elem_id=f"rf-report-{kind}", min_width=120
                 )
                 # The browser presses this one once the file is there.
                 file = gr.DownloadButton(visible="hidden", elem_id=f"rf-report-{kind}-file")
                 button.click(
-                    reporter(handlers, write),
+                    reporter(handlers, kind),
                     inputs,
                     file,
                     show_progress_on=button,
@@ -224,8 +224,8 @@ def _report(handlers: Handlers, local: Localised, inputs: list) -> None:
                 )
 
 
-def reporter(handlers: Handlers, write: Callable[..., str]) -> Callable[..., str]:
-    """Return the event handler that writes a report of the image in the drop area."""
+def reporter(handlers: Handlers, kind: str) -> Callable[..., str]:
+    """Return the event handler that writes a report on the image in the drop area."""
 
     def report(
         session: Session,
@@ -248,7 +248,7 @@ def reporter(handlers: Handlers, write: Callable[..., str]) -> Callable[..., str
         except Exception:
             logger.exception("The map of a report could not be drawn by %s", method)
             drawn = None
-        return write(handlers, record, drawn, prior / 100, opacity / 100, words)
+        return write_report(kind, handlers, record, drawn, prior / 100, opacity / 100, words)
 
     return report
 

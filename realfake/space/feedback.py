@@ -1,4 +1,4 @@
-"""Visitors' corrections: kept only with consent, in a folder or in a private dataset on the Hub.
+"""Visitors' corrections, kept only with consent, in a folder or in a private dataset on the Hub.
 
 The page calls [`Feedback.record`]; `realfake corpus feedback` turns the records into a corpus.
 """
@@ -167,11 +167,6 @@ class Feedback:
         write_atomically(path, data)
         self._bytes += len(data)
         return name
-
-    def flush(self) -> None:
-        """Push new records to the Hub now, if there is a dataset."""
-        if self.scheduler:
-            self.scheduler.trigger().result()
 
 
 def read_feedback(folder: str | Path) -> Iterator[dict]:

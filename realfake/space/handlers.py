@@ -1,8 +1,8 @@
 """The answers of the first tab: a record of each image, and the messages that the browser shows.
 
-Every message names the image it answers for, and every map its method and target. The browser
-keeps the messages and shows only those that match its drop area and its settings (`page.js`), so
-the order in which they arrive does not matter. The report is made from the same record.
+Every message has the id of its image, and every map its method and target. The browser keeps the
+messages and shows only those that match its drop area and its settings (`page.js`), so the order in
+which they arrive does not matter. The report is made from the same record.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 # Pixels of the longer side of the pictures that are kept and sent to the browser.
 MAP_SIDE = 1024
 REGIONS = 3
-# What is kept of one visitor for the report: images, maps of each, and for how many seconds.
+# What is kept of one visitor for the report: images, maps of each image, seconds.
 MAX_RECORDS, MAX_MAPS, KEEP_SECONDS = 3, 4, 1800
 
 
@@ -51,10 +51,10 @@ class Map:
         coloured: The same at full opacity. A blend of the two is the map at any opacity.
         regions: `((left, top, right, bottom), share)` of the strongest regions; edges as shares of
             the image's sides.
-        partial: Whether the detector did not look at some part.
-        evidence: Whether the map holds, an `Evidence`.
-        caveats: What a reader of the map must know, in English.
-        file_name: For the file that the visitor saves.
+        partial: Whether the detector saw only a part of the image.
+        evidence: The test of the map against removing random parts.
+        caveats: Warnings about the map, in English.
+        file_name: Name of the file that the visitor saves.
     """
 
     method: str
@@ -70,7 +70,7 @@ class Map:
 
 @dataclass(eq=False)
 class Record:
-    """All that is known of one image.
+    """The answer for one image.
 
     Attributes:
         path: The uploaded file.
@@ -120,7 +120,7 @@ class Session:
         # Gradio copies a state's first value for each visitor.
         return Session()
 
-    def see(self, number: float) -> None:
+    def note_event(self, number: float) -> None:
         """Note the number of an event. Numbers rise in the order of the browser's events."""
         self.newest = max(self.newest, number)
 
@@ -129,8 +129,8 @@ class Session:
         before = time.monotonic() - KEEP_SECONDS
         for key in [key for key, (made, _) in self.records.items() if made < before]:
             del self.records[key]
-        found = self.records.get(path)
-        return found and found[1]
+        _, record = self.records.get(path, (None, None))
+        return record
 
     def keep(self, record: Record) -> None:
         """Keep a record, and drop the oldest one over the limit."""
@@ -171,12 +171,12 @@ class Handlers:
             path: The uploaded file, or `None` if the drop area is empty.
             method: Attribution method.
             target: `"real"` or `"ai"`.
-            number: Of the browser's event, see [`Session.see`].
+            number: Of the browser's event, see [`Session.note_event`].
 
         Yields:
             A message for `page.js`, and the session.
         """
-        session.see(number)
+        session.note_event(number)
         if path is None or number < session.newest:
             return
         words = words_for(request)

@@ -1,6 +1,6 @@
 """The detectors of the page: its own, the bundled ones, and those that the operator lists.
 
-On ZeroGPU, [`lend`] runs a detector in the forked process that has the GPU.
+On ZeroGPU, [`use_zero_gpu`] runs a detector in the forked process that has the GPU.
 """
 
 import json
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -31,7 +30,7 @@ START_SECONDS = 600.0
 # transformers replaces functions of torch while it builds a network, so one is built at a time.
 _BUILDING = threading.Lock()
 # The methods that run the model. Inside the forked process they call each other directly.
-LENT = (
+GPU_METHODS = (
     "forward",
     "examine",
     "features",
@@ -42,7 +41,7 @@ LENT = (
     "explain",
     "stability",
 )
-LENT_SECONDS = 60
+GPU_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def load(environ: Mapping[str, str] | None = None) -> Loaded:
         logger.error("%s could not be opened, the bundled detector replaces it: %s", model, reason)
         detector = Detector.from_pretrained()
         return Loaded(detector, *_records(None, None), missing=model, compare=compare)
-    # The figures of these weights, even if somebody pushes in the meantime.
+    # The records of the same revision, even if there was a push in between.
     records = _records(model, detector.revision)
     return Loaded(detector, *records, source=model, compare=compare)
 
@@ -156,8 +155,8 @@ class Detectors:
             self._sources[Path(entry).name if Path(entry).is_dir() else entry] = entry
         self._sources.pop(own.name, None)
         self._open = {own.name: own}
-        self._lock = threading.Lock()
-        self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+        # Two visitors open the same checkpoint once, and a slow download delays no other.
+        self._locks = {name: threading.Lock() for name in self.names()}
 
     def names(self) -> list[str]:
         """Return the names on offer: the page's own detector, the bundled ones, the listed ones."""
@@ -170,18 +169,15 @@ class Detectors:
         Raises:
             ValueError: It is not on offer, or cannot be opened; one line.
         """
-        if name not in self._open and name not in self._sources:
+        if name not in self._locks:
             raise ValueError(f"{name[:100]} is not on the list of detectors to compare.")
-        with self._lock:
-            opening = self._opening.setdefault(name, threading.Lock())
-        # Two visitors open the same checkpoint once, and a slow download delays no other.
-        with opening:
+        with self._locks[name]:
             if name not in self._open:
-                self._open[name] = lend(_opened(name, self._sources[name]))
+                self._open[name] = use_zero_gpu(_opened(name, self._sources[name]))
             return self._open[name]
 
 
-def lend(detector: Detector, seconds: int = LENT_SECONDS) -> Detector:
+def use_zero_gpu(detector: Detector, seconds: int = GPU_SECONDS) -> Detector:
     """Run a detector's methods on the GPU, if this is a ZeroGPU Space.
 
     Hugging Face's `spaces` package exists on Spaces only. Elsewhere nothing changes.
@@ -199,25 +195,25 @@ def lend(detector: Detector, seconds: int = LENT_SECONDS) -> Detector:
     except ImportError:
         return detector
     if Config.zero_gpu:
-        for name in LENT:
-            setattr(detector, name, _lent(GPU, getattr(detector, name), seconds))
+        for name in GPU_METHODS:
+            setattr(detector, name, _on_gpu(GPU, getattr(detector, name), seconds))
     return detector
 
 
-def _lent(gpu: Callable, method: Callable, seconds: int) -> Callable:
+def _on_gpu(gpu: Callable, method: Callable, seconds: int) -> Callable:
     # `spaces` passes on only the class of an error; the detector's errors have a message to show.
-    def carry(*args, **options):
+    def caught(*args, **options):
         try:
             return method(*args, **options), None
         except (ValueError, OSError) as error:
             return None, error
 
-    carry.__name__ = method.__name__
-    lent = gpu(duration=seconds)(carry)
+    caught.__name__ = method.__name__
+    on_gpu = gpu(duration=seconds)(caught)
 
     @wraps(method)
     def call(*args, **options):
-        result, error = lent(*args, **options)
+        result, error = on_gpu(*args, **options)
         if error is not None:
             raise error
         return result

@@ -236,7 +236,7 @@ def about(words: Words, detector: Detector, evaluation: Any = None) -> list[tupl
 
 
 def _input(words: Words, detector: Detector) -> str | None:
-    """What the detector looks at, measured on a landscape picture."""
+    """The part of a landscape picture that the detector sees."""
     processor = getattr(detector, "processor", None)
     if processor is None:
         return None
@@ -274,7 +274,7 @@ def _thresholds(words: Words, facts: Any) -> str:
 
 
 def measurement(words: Words, evaluation: Any) -> str | None:
-    """Say how the detector did in its test, or return `None` if there is no record of one."""
+    """Return the main test results as a sentence, or `None` if there are none."""
     figures = dig(evaluation, "test", "figures")
     auroc = dig(figures, "summary", "auroc")
     value, low, high, n = (number(dig(auroc, key)) for key in ("value", "low", "high", "n"))

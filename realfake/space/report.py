@@ -53,7 +53,8 @@ def as_dict(handlers: Handlers, record: Record, drawn: Map | None, prior_ai: flo
     }
 
 
-def write_json(
+def write_report(
+    kind: str,
     handlers: Handlers,
     record: Record,
     drawn: Map | None,
@@ -61,30 +62,36 @@ def write_json(
     opacity: float,
     words: Words,
 ) -> str:
-    """Write the report as JSON, and return the file's path."""
-    report = as_dict(handlers, record, drawn, prior_ai)
-    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    return _write(record, "json", text + "\n")
-
-
-def write_html(
-    handlers: Handlers,
-    record: Record,
-    drawn: Map | None,
-    prior_ai: float,
-    opacity: float,
-    words: Words,
-) -> str:
-    """Write the report as one HTML file in the reader's language, and return the file's path.
+    """Write a report to a file, and return the file's path.
 
     Args:
-        handlers: Of the detector.
-        record: Of the image.
+        kind: `"html"` or `"json"`.
+        handlers: The detector and its test results.
+        record: The answer for the image.
         drawn: The map, or `None` if it could not be drawn.
         prior_ai: The visitor's prior, 0 to 1.
-        opacity: Of the map's colours, 0 to 1.
-        words: The language.
+        opacity: Opacity of the map's colours, 0 to 1.
+        words: The language of the HTML file.
     """
+    if kind == "json":
+        report = as_dict(handlers, record, drawn, prior_ai)
+        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    else:
+        text = _html(handlers, record, drawn, prior_ai, opacity, words)
+    stem = re.sub(r"[^\w-]+", "-", Path(record.name).stem)[:60].strip("-") or "image"
+    path = new_folder() / f"{stem}-realfake.{kind}"
+    path.write_text(text + "\n", encoding="utf-8")
+    return str(path)
+
+
+def _html(
+    handlers: Handlers,
+    record: Record,
+    drawn: Map | None,
+    prior_ai: float,
+    opacity: float,
+    words: Words,
+) -> str:
     prediction = at_prior(record.prediction, prior_ai)
     stable = record.stability
     detector = handlers.detector
@@ -96,7 +103,7 @@ def write_html(
         (words("about.revision"), detector.revision or words("report.nothing")),
         (words("report.date"), record.date.strftime("%Y-%m-%d %H:%M:%S UTC")),
     ]
-    html = render(
+    return render(
         "report",
         "report",
         words,
@@ -111,17 +118,9 @@ def write_html(
         facts=facts,
         title=f"{words('report.heading')}: {record.name}",
     )
-    return _write(record, "html", html + "\n")
 
 
 def blended(drawn: Map, opacity: float) -> bytes:
     """Return a map at an opacity, 0 to 1, as JPEG."""
     plain, coloured = (Image.open(io.BytesIO(data)) for data in (drawn.plain, drawn.coloured))
     return jpeg(Image.blend(plain, coloured, opacity), MAP_SIDE)
-
-
-def _write(record: Record, ending: str, text: str) -> str:
-    stem = re.sub(r"[^\w-]+", "-", Path(record.name).stem)[:60].strip("-") or "image"
-    path = new_folder() / f"{stem}-realfake.{ending}"
-    path.write_text(text, encoding="utf-8")
-    return str(path)

@@ -100,8 +100,8 @@ class Service:
         """Answer `POST /predict`."""
         try:
             with self._reserved() as reserve:
-                data, parameters = await self._arrived(request, reserve)
-                logits = await _unless_left(request.receive, self._logits(data))
+                data, parameters = await self._received(request, reserve)
+                logits = await _cancelled_on_disconnect(request.receive, self._logits(data))
             return JSONResponse(hub_api.scores(logits, self.detector.model.config, parameters))
         except Refusal as refusal:
             return _error(refusal.status, str(refusal))
@@ -132,7 +132,7 @@ class Service:
         finally:
             self.held -= own
 
-    async def _arrived(
+    async def _received(
         self, request: Request, reserve: Callable[[int], None]
     ) -> tuple[bytes, hub_api.Parameters]:
         if self.in_progress >= self.max_requests:
@@ -142,10 +142,10 @@ class Service:
         if kind not in forms and not kind.startswith("image/"):
             raise Refusal(
                 415,
-                f"{kind[:60]} is not read; send the image file, a form with a file, "
+                f"{kind[:60]} is not supported; send the image file, a form with a file, "
                 "or JSON with base64 inputs.",
             )
-        # The rest of JSON and of a form.
+        # What JSON and a form need besides the file.
         more = {"application/json": self.max_bytes // 3 + 2**16, "multipart/form-data": 2**16}
         try:
             async with asyncio.timeout(self.arrival):
@@ -166,7 +166,7 @@ class Service:
         except ValueError as error:
             raise Refusal(400, str(error)) from None
         if not data:
-            raise Refusal(400, "The request holds no image; send the bytes of the file.")
+            raise Refusal(400, "The request has no image; send the bytes of the file.")
         if len(data) > self.max_bytes:
             raise _too_large(self.max_bytes)
         return data, parameters
@@ -207,8 +207,7 @@ class Service:
             raise Refusal(422, str(error)) from None
 
     async def health(self) -> JSONResponse:
-        """Answer `/health`: the process is alive; the images judged here, and the model's
-        batches."""
+        """Answer `/health`: the number of images classified at `/predict`, and of batches."""
         return JSONResponse(
             {"status": "ok", "images": self.batcher.items, "batches": self.batcher.batches}
         )
@@ -291,25 +290,27 @@ async def _from_form(request: Request, body: bytes) -> tuple[bytes, hub_api.Para
     try:
         files = [value for value in form.values() if isinstance(value, UploadFile)]
         if not files:
-            raise ValueError("The form holds no file; send one, as curl -F file=@photo.jpg does.")
+            raise ValueError("The form has no file; send one, as curl -F file=@photo.jpg does.")
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         return await files[0].read(), hub_api.Parameters.read(fields)
     finally:
         await form.close()
 
 
-async def _unless_left(receive: Receive, work: Coroutine[Any, Any, np.ndarray]) -> np.ndarray:
-    """Do work for a client whose request has arrived, and cancel it if the client hangs up.
+async def _cancelled_on_disconnect(
+    receive: Receive, work: Coroutine[Any, Any, np.ndarray]
+) -> np.ndarray:
+    """Run work for a request that has arrived, and cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: The client hung up.
+        ClientDisconnect: The client disconnected.
     """
 
-    async def left() -> None:
+    async def disconnected() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    doing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    doing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():

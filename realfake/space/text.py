@@ -1,7 +1,7 @@
 """The page's words: the strings of `languages/`, and numbers and sentences in these languages.
 
-A request is answered in the language it asks for ([`Words.from_header`]). What is on the page from
-the start is there in every language ([`Localised`]), and the browser picks one.
+The answer to a request is in the language of its `Accept-Language` header ([`Words.from_header`]).
+What the page starts with is there in every language ([`Localised`]), and the browser picks one.
 """
 
 import json
@@ -87,7 +87,7 @@ class Words:
         return self("time.minutes", n=round(seconds / 60))
 
     def reason(self, prediction: Prediction) -> str | None:
-        """Say why a prediction is inconclusive, or return `None` if it is not."""
+        """Return why a prediction is inconclusive, or `None` if it is not."""
         if prediction.verdict != INCONCLUSIVE:
             return None
         code = prediction.reason or "between"
@@ -100,15 +100,15 @@ class Words:
         return self("reason.between", alpha=self.rate(prediction.alpha))
 
     def error_rate(self, verdict: str, evaluation: Any) -> str | None:
-        """Say how often the detector's test gave this verdict to images of the other class.
+        """Return how often images of the other class got this verdict in the detector's test.
 
         Args:
-            verdict: `"real"` or `"ai"`; nothing is said of `"inconclusive"`.
+            verdict: `"real"`, `"ai"` or `"inconclusive"`.
             evaluation: The checkpoint's `evaluation.json`, of any shape.
 
         Returns:
             A sentence with the measured share, its 95 % interval and the number of images, or
-            `None` if the record lacks one of them.
+            `None` if one of them is missing or the verdict is `"inconclusive"`.
         """
         if verdict not in (REAL, AI):
             return None
@@ -121,7 +121,7 @@ class Words:
         return self(f"rate.{verdict}", n=self.number(n), **values)
 
     def evidence(self, evidence: Any) -> str:
-        """Say what removing the marked part does to the score, like `Evidence.sentence`."""
+        """Return what removing the marked part does to the score, like `Evidence.sentence`."""
         if not evidence.share:
             return self(f"evidence.nothing.{evidence.target}")
         shown = self._distinct(evidence.before, evidence.after, evidence.random)
@@ -146,7 +146,7 @@ class Words:
         return [self.decimal(p, 2) for p in probabilities]
 
     def place(self, box: Sequence[float]) -> str:
-        """Say where a box is: `"top left"`. Its edges are shares of the image's sides."""
+        """Return where a box is: `"top left"`. Its edges are shares of the image's sides."""
         left, top, right, bottom = box
         column = _third((left + right) / 2, ("left", "centre", "right"))
         row = _third((top + bottom) / 2, ("top", "middle", "bottom"))

@@ -49,8 +49,8 @@ def keep_tidy(blocks: "gr.Blocks", every: float, age: float) -> threading.Thread
     Args:
         blocks: The page. Its own pictures are kept.
         every: Seconds between two rounds.
-        age: Seconds after which a file is old. More than Gradio's own: Gradio keeps a record of a
-            file that something else deleted.
+        age: Seconds after which a file is old. It must exceed Gradio's own limit, because Gradio
+            never forgets a file that something else deleted.
 
     Returns:
         The thread.
@@ -83,29 +83,29 @@ def tidy(kept: Collection[str], age: float, now: float | None = None) -> None:
     """
     before = (time.time() if now is None else now) - age
     own = Path(os.environ[VARIABLE]).absolute()
-    stay = {os.path.realpath(path) for path in kept}
-    _sweep(own, before, stay)
+    keep = {os.path.realpath(path) for path in kept}
+    _sweep(own, before, keep)
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if folder != own and folder.is_dir() and not folder.is_symlink():
             old = _is_old(folder, before)
-            _sweep(folder, before, stay)
+            _sweep(folder, before, keep)
             if old:
                 _attempt(os.rmdir, folder)
 
 
-def _sweep(folder: Path, before: float, stay: set[str]) -> None:
+def _sweep(folder: Path, before: float, keep: set[str]) -> None:
     shared = folder.resolve() == Path(tempfile.gettempdir()).resolve()
     for path in _listed(folder):
         if _FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            _sweep_through(path, before, stay)
+            _sweep_through(path, before, keep)
         # In a shared folder, other programs have files with such names.
         elif (
             _UPLOAD.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not shared
         ):
-            _delete(path, before, stay)
+            _delete(path, before, keep)
 
 
-def _sweep_through(top: Path, before: float, stay: set[str]) -> None:
+def _sweep_through(top: Path, before: float, keep: set[str]) -> None:
     # Deleting a file changes its folder's time, so the times are read first.
     entries = [
         (Path(folder), _is_old(Path(folder), before), inside, files)
@@ -115,13 +115,13 @@ def _sweep_through(top: Path, before: float, stay: set[str]) -> None:
     for folder, old, inside, files in reversed(entries):
         for path in [folder / name for name in files + inside]:
             if path.is_symlink() or not path.is_dir():
-                _delete(path, before, stay)
+                _delete(path, before, keep)
         if old:
             _attempt(os.rmdir, folder)
 
 
-def _delete(path: Path, before: float, stay: set[str]) -> None:
-    if not path.is_symlink() and os.path.realpath(path) in stay:
+def _delete(path: Path, before: float, keep: set[str]) -> None:
+    if not path.is_symlink() and os.path.realpath(path) in keep:
         _attempt(os.utime, path)
     elif _is_old(path, before):
         _attempt(os.unlink, path)
