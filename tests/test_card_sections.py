@@ -127,7 +127,7 @@ def test_the_main_results_are_at_the_top(facts):
     assert f"`inconclusive`** for {100 * withheld:.1f} %" in short and "of the 400 images" in short
     assert f"{100 * wrong['value']:.1f} %" in short and "of 200 unchanged photographs" in short
     assert "generators**: poor." in short
-    section = text.split("## For which generators it must not be used")[1].split("\n## ")[0]
+    section = text.split("## Generators that it fails on")[1].split("\n## ")[0]
     entry = figures["by_generator"]["poor"]
     assert (
         f"| poor | {entry['n']} | {entry['auroc']['value']:.3f}" in section

@@ -179,7 +179,7 @@ def test_weak_generator_is_named_first_and_among_the_limits(facts):
     assert "Most images of these generators have p(ai) ≤ ½: poor" in said and "good" not in said
     # Every second generated image is of a generator that it calls real: more than the tenth that
     # was aimed at.
-    assert "rate of wrong verdicts does not hold" in said and "Stated are 10.0 %" in said
+    assert "rate of wrong verdicts does not hold" in said and "stated rate is 10.0 %" in said
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_bare_card_has_no_empty_sections(tmp_path):
         "How to use it",
         "What the probability means",
         "Verdicts",
-        "What it is not for, and where it fails",
+        "Limits",
         "Licence",
     ]
     assert "No figures were measured" in card.text and "are not calibrated" in card.text

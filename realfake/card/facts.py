@@ -11,14 +11,14 @@ import yaml
 
 from realfake.labels import NAMES
 
-# What a reader has to know of the splits of this project.
+# What a reader must know about each split.
 SPLITS = {
     "test": "held out: not used for training, for choosing the checkpoint, or for calibration",
-    "held_out": "from generators or sources that were deliberately left out of training",
-    "validation": "used to choose the checkpoint or to calibrate it, so these figures flatter",
-    "selection": "used to choose the checkpoint, so these figures flatter",
-    "calibration": "used to fit calibration and thresholds, so these figures flatter",
-    "train": "the training images, so these figures say nothing about new images",
+    "held_out": "from generators or sources that were left out of training",
+    "validation": "used to choose or calibrate the checkpoint, so its figures are optimistic",
+    "selection": "used to choose the checkpoint, so its figures are optimistic",
+    "calibration": "used to fit calibration and thresholds, so its figures are optimistic",
+    "train": "training images, so its figures do not apply to new images",
 }
 # Splits whose error rates are not those of new images.
 _FITTED = ("validation", "calibration", "train")
@@ -29,7 +29,7 @@ OWN_LICENSE = "apache-2.0"
 
 @dataclass
 class CardFacts:
-    """All facts of a card, as plain values that survive JSON. All but `name` are optional.
+    """All facts of a card, as JSON values. All but `name` are optional.
 
     Args:
         name: Name of the model.
@@ -134,7 +134,7 @@ class CardFacts:
 
     @property
     def split(self) -> str | None:
-        """The split of the headline: test, or the least flattering other one that was measured."""
+        """The split of the headline: test, or the least optimistic other one."""
         others = [name for name in self.evaluation if name not in SPLITS]
         for name in ("test", *others, *list(SPLITS)[1:]):
             if name in self.evaluation:
@@ -153,35 +153,35 @@ class CardFacts:
 
     @property
     def rates_are_of_new_images(self) -> bool:
-        """Whether calibration and thresholds were not fitted on that split."""
+        """Whether that split was not used to fit weights, calibration or thresholds."""
         return self.split not in _FITTED
 
     @property
     def degraded(self) -> dict:
-        """The record of that split in `robustness.json`; `{}` if it is of other weights."""
+        """The record of that split in `robustness.json`; `{}` if other weights were measured."""
         return self.of_same_weights(self.robustness.get(self.split, {}))
 
     def of_same_weights(self, record: Mapping) -> dict:
-        """Return a record if it is of the weights of the headline figures, else `{}`."""
+        """Return a record if its weights are those of the headline figures, else `{}`."""
         same = record.get("checkpoint_sha256") == self.record.get("checkpoint_sha256")
         return dict(record) if same else {}
 
 
 def split_note(split: str) -> str:
-    """Return what a reader has to know of a split."""
+    """Return what a reader must know about a split."""
     return SPLITS.get(split, "see “Corpus” below")
 
 
 def hub_id(text: str | None) -> str | None:
-    """Return a name that can only be a Hub id (`owner/name`), not a local path; else `None`."""
+    """Return a Hub id (`owner/name`) unchanged; `None` for a local path or another name."""
     text = text or ""
     return text if _HUB_ID.fullmatch(text) and not Path(text).exists() else None
 
 
 def public_name(model: str | None) -> str | None:
-    """Return the public name of a starting point, instead of its path on a local disk.
+    """Return the public name of a starting point, without its local path.
 
-    For a folder: the Hub id of its configuration, the title of its card, or the folder's name.
+    For a folder: the Hub id in its configuration, the title of its card, or the folder's name.
     """
     if not model or hub_id(model):
         return model

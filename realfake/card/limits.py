@@ -1,4 +1,4 @@
-"""The limits that a card states: those of its author, and those that follow from the figures."""
+"""The limits on a card: those that the author states, and those that follow from the figures."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ def limits(facts: CardFacts, name_split: bool = True) -> list[str]:
     """Return the limits as sentences of Markdown.
 
     Args:
-        name_split: Say so if the figures are not those of a test split.
+        name_split: State that the figures are not those of a test split.
     """
     lines = [" ".join(text.split()) for text in facts.limits]
     figures = facts.figures
@@ -35,7 +35,7 @@ def limits(facts: CardFacts, name_split: bool = True) -> list[str]:
         lines += _weak_generators(figures) + _weak_sources(figures) + _broken_promises(figures)
         n = sum(figures["n"].values())
         if n < _SMALL_TEST:
-            lines.append(f"It was measured on {n:,} images only; see the intervals.")
+            lines.append(f"It was measured on only {n:,} images; see the intervals.")
         if not figures.get("by_generator"):
             lines.append(
                 "It was not measured by generator. An average can hide a failure on one of them."
@@ -48,18 +48,19 @@ def limits(facts: CardFacts, name_split: bool = True) -> list[str]:
             lines.append(
                 f"The test split of this corpus was measured with {facts.measurements} different "
                 "sets of weights. If an earlier result led to a change, the figures are slightly "
-                "too good."
+                "optimistic."
             )
     if facts.preprocessing == "native":
         size = f"{facts.image_size} × {facts.image_size} pixels" if facts.image_size else "part"
         lines.append(
-            f"It sees only the central {size} of an image. Generated content outside is missed."
+            f"The network sees only the central {size} of an image. It misses generated content "
+            "outside."
         )
     if not facts.calibration:
         lines.append("Its probabilities are not calibrated.")
     lines.append(
         "Newer generators, edited photographs, screenshots, drawings, and images that were resized "
-        "or recompressed several times can get wrong answers. The figures do not cover them."
+        "or recompressed several times may get wrong answers. They were not measured."
     )
     return lines
 
@@ -80,9 +81,7 @@ def _weak_generators(figures: Mapping) -> list[str]:
             weak.append(text)
     lines = []
     if below:
-        lines.append(
-            f"**Worse than chance** on {'; '.join(below)}: photographs score higher than these."
-        )
+        lines.append(f"**Worse than chance** on {'; '.join(below)}: photographs score higher.")
     if unproven:
         lines.append(f"**Not shown to be better than chance** on {'; '.join(unproven)}.")
     if weak:
@@ -109,7 +108,7 @@ def _weak_sources(figures: Mapping) -> list[str]:
 
 
 def _broken_promises(figures: Mapping) -> list[str]:
-    """Return the error rates and probabilities that differ by more than chance explains."""
+    """Return the error rates and probabilities that are wrong by more than chance explains."""
     lines = []
     rated = figures.get("verdicts")
     for label, verdict in ((REAL, AI), (AI, REAL)) if rated else ():
@@ -117,16 +116,16 @@ def _broken_promises(figures: Mapping) -> list[str]:
         if too_many_wrong({"wrong": rated["wrong"][label], "promised": promised}):
             lines.append(
                 f"The stated rate of wrong verdicts does not hold: {share(rated['wrong'][label])} "
-                f"of the images that are {code(label)} have the verdict {code(verdict)}. Stated "
-                f"are {percent(rated['thresholds']['alpha'])}, and chance explains up to "
-                f"{percent(promised)}. These images differ from the calibration images."
+                f"of the images that are {code(label)} have the verdict {code(verdict)}. The "
+                f"stated rate is {percent(rated['thresholds']['alpha'])}, and chance explains up "
+                f"to {percent(promised)}. These images differ from the calibration images."
             )
     ece, floor = (figures["summary"].get(key) or {} for key in ("ece", "ece_noise_floor"))
     known = ece.get("value") is not None and floor.get("high") is not None
     if known and ece["value"] > floor["high"]:
         lines.append(
-            "Its probabilities differ from the observed shares by more than chance explains: ECE "
-            f"{score(ece)}. A perfectly calibrated model would show at most "
+            "Its probabilities differ from the observed shares by more than chance explains. The "
+            f"ECE is {score(ece)}; that of a perfectly calibrated model would be at most "
             f"{number(floor['high'])}."
         )
     return lines

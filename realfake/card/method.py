@@ -43,7 +43,7 @@ def describe_processor(processor: Mapping) -> str | None:
         and resizes
         and len(size or ()) == 1
     ):
-        # transformers' ConvNext processor crops below 384 pixels, and warps from there on.
+        # transformers' ConvNext processor crops below 384 pixels, and stretches otherwise.
         side = size[0]
         crops, crop = side < 384, (side, side)
         size = (int(side / (processor.get("crop_pct") or 224 / 256)),) if crops else (side, side)
@@ -51,11 +51,11 @@ def describe_processor(processor: Mapping) -> str | None:
     if resizes and size and len(size) == 1:
         steps.append(f"resizes the shorter side to {size[0]} pixels")
     elif resizes and size:
-        steps.append(f"resizes the image to {size[0]} × {size[1]} pixels, whatever its shape")
+        steps.append(f"stretches the image to {size[0]} × {size[1]} pixels")
     elif resizes:
         return None
     if crops:
-        # One side alone is a square.
+        # A single side means a square.
         steps.append(f"keeps the central {crop[0]} × {crop[-1]} pixels")
     return ", ".join(steps) or "does not change the size"
 
@@ -72,7 +72,7 @@ def _sides(size: object) -> tuple[int, ...] | None:
 
 
 def prior_example() -> dict[str, str]:
-    """Return what a probability of 0.9 amounts to if one image in ten is generated."""
+    """Return what a probability of 0.9 becomes if one image in ten is generated."""
     p, prior = 0.9, 0.1
     posterior = float(expit(with_prior(logit(p), prior)))
     return {"p": f"{p:g}", "prior": f"{prior:g}", "posterior": f"{posterior:.2g}"}
@@ -139,7 +139,7 @@ def verdict_table(facts: CardFacts) -> str | None:
 
 
 def operating_points(facts: CardFacts) -> str | None:
-    """Return a moderator's thresholds at stated false-positive rates as a table."""
+    """Return the thresholds for stated false-positive rates as a table."""
     rows = []
     for point in facts.operating_points:
         if point["threshold"] is None:
@@ -157,9 +157,9 @@ def operating_points(facts: CardFacts) -> str | None:
             ]
         )
     header = [
-        "Photographs above it, at most",
+        "False-positive rate, at most",
         "threshold of p(ai)",
-        "fitted on photographs",
+        "n (fitted)",
         f"photographs above it on {code(facts.split)}",
         f"generated images above it on {code(facts.split)}",
     ]

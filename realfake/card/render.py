@@ -205,7 +205,7 @@ def _degradations(record: Mapping) -> dict[str, str | None]:
 
 
 def source(facts: CardFacts) -> str:
-    """Return what the examples open: the Hub id, or a placeholder for the folder."""
+    """Return the Hub id for the code examples, or a placeholder for the folder."""
     return re.sub(r"[^\w./-]", "", facts.repo_id or "") or "path/to/this/folder"
 
 
@@ -294,12 +294,8 @@ def write_card_of(folder: str | Path, facts: Mapping, measurement_log: str | Pat
     add_calibration_bands(folder, (config.get("realfake") or {}).get("calibration"))
     card = card_facts(folder, facts, measurement_log)
     if card.split in card.scores:
-        scores, before, fitted = (
-            read_scores(folder / card.scores[card.split]),
-            None,
-            card.calibration,
-        )
-        if fitted:
+        scores, before = read_scores(folder / card.scores[card.split]), None
+        if fitted := card.calibration:
             before = (scores["log_odds"] - fitted["bias"]) * fitted["temperature"]
         card.plots = write_plots(
             folder,

@@ -1,4 +1,4 @@
-"""What the figures say: the opening of a card, and its tables of results on unchanged images."""
+"""The opening of a card, and its tables of results on unchanged images."""
 
 from collections.abc import Mapping
 
@@ -33,7 +33,7 @@ _RARE = 0.1  # share of generated images in the example of a rare class
 
 
 def judgement(facts: CardFacts) -> str:
-    """Return what the AUROC shows, in the light of its interval and of the controls."""
+    """Return what the AUROC, its interval and the controls show, as a sentence."""
     auroc = facts.figures["summary"]["auroc"]
     if auroc["value"] is None:
         return ""
@@ -79,7 +79,10 @@ def control_aurocs(degraded: Mapping) -> dict[str, tuple[str, Mapping, Mapping, 
 
 
 def clearly_better(figure: Mapping, other: Mapping) -> bool:
-    """Return whether the interval of a figure lies above that of another; values without them."""
+    """Return whether the interval of a figure lies above that of another.
+
+    A figure without an interval is compared by its value.
+    """
     low = figure["value"] if figure["low"] is None else figure["low"]
     high = other["value"] if other["high"] is None else other["high"]
     return low > high
@@ -103,7 +106,7 @@ def headline(facts: CardFacts) -> str:
             f" It is weakest on **{md(worst)}**: AUROC {score(entry['auroc'])}, "
             f"{percent(entry['detected']['value'])} of {entry['n']:,} images have p(ai) > ½."
         )
-    return f"{text} Brackets hold 95 % intervals."
+    return f"{text} Parentheses hold 95 % intervals."
 
 
 def in_short(facts: CardFacts) -> list[str]:
@@ -118,8 +121,8 @@ def in_short(facts: CardFacts) -> list[str]:
     rates = facts.rates_are_of_new_images
     if not facts.thresholds:
         lines.append(
-            "**It has no `inconclusive`**: this checkpoint stores no thresholds, so every image "
-            "gets the label with the higher probability."
+            "**It never answers `inconclusive`**: this checkpoint stores no thresholds, so every "
+            "image gets the label with the higher probability."
         )
     if rates and figures.get("verdicts"):
         lines += _verdict_lines(facts)
@@ -132,8 +135,8 @@ def in_short(facts: CardFacts) -> list[str]:
     failing = unsuitable(figures)
     if failing:
         lines.append(
-            "**Do not use it to exclude these generators**: "
-            f"{', '.join(map(md, failing))}. The rule and the reasons are below."
+            "**Do not use it to rule out these generators**: "
+            f"{', '.join(map(md, failing))}. The reasons are below."
         )
     slices = ((facts.degraded.get("degradations") or {}).get(CLEAN) or {}).get("by_slice") or {}
     chance = [
@@ -164,12 +167,12 @@ def _verdict_lines(facts: CardFacts) -> list[str]:
     if withheld["value"] == 1:
         lines.append(f"**It gave no verdict** on any of the {sum(n.values()):,} images.")
     elif withheld["value"] is not None:
-        causes = "photographs and generated images both get such a score"
+        causes = "their scores are common among both photographs and generated images"
         if facts.ood:
-            causes += ", or the image is unlike the calibration images"
+            causes += ", or they are unlike the calibration images"
         lines.append(
             f"**It answers `inconclusive`** for {share(withheld)} of the {sum(n.values()):,} "
-            f"images: {causes}. This is not a hint in either direction."
+            f"images: {causes}. This is no evidence in either direction."
         )
     if rated["wrong"][REAL]["value"] is not None:
         lines.append(
@@ -180,8 +183,7 @@ def _verdict_lines(facts: CardFacts) -> list[str]:
     if rated["wrong"][AI]["value"] is not None:
         lines.append(
             f"**Generated images with the verdict `real`**: {share(rated['wrong'][AI])} of "
-            f"{n[AI]:,}. `real` means that no known traces were found. It does not prove that a "
-            "camera took the picture."
+            f"{n[AI]:,}. The verdict `real` does not prove that a camera took the picture."
         )
     return lines
 
@@ -202,7 +204,7 @@ def _worst_case(facts: CardFacts, key: str) -> str:
     if len(tiers) > 1:
         worst = max(tiers, key=lambda name: tiers[name]["value"])
         if worst == CLEAN:
-            text += f", and no more under any of {len(tiers) - 1} degradations"
+            text += f", and not more under any of {len(tiers) - 1} degradations"
         else:
             text += f", {share(tiers[worst])} under the worst degradation for them, {code(worst)}"
     entries = facts.figures.get("by_source") or {}
