@@ -68,7 +68,7 @@ def test_a_map_with_the_wrong_sign_does_not_beat_random_maps():
 def test_a_map_without_evidence(value):
     evidence = evidence_of(Red(), scene(), heat(value=value), "ai")
     assert (evidence.share, evidence.after, evidence.beats_random) == (0, evidence.before, False)
-    assert evidence.sentence() == "The map marks nothing that speaks for AI."
+    assert evidence.sentence() == "The map marks no evidence for AI."
 
 
 def test_about_one_random_map_in_six_beats_chance():

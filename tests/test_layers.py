@@ -124,9 +124,7 @@ def test_layers_can_be_listed_and_named():
     model.config.realfake = {"gradcam_layer": "vit.layers.0"}
     assert attribute(model, pixels, CLASS_INDICES).details["layer"] == "vit.layers.0"
     for name in ("vit.layers.1", "nowhere"):
-        with pytest.raises(
-            ValueError, match="there are vit.layers.0, vit.layers.1.layernorm_before"
-        ):
+        with pytest.raises(ValueError, match="vit.layers.0, vit.layers.1.layernorm_before"):
             find_layer(model, (48, 64), name)
 
 

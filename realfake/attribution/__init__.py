@@ -1,6 +1,6 @@
-"""Attribution maps: which parts of an image speak for a label, and whether a map is faithful."""
+"""Attribution maps: the evidence for a label by pixel, and tests whether a map is faithful."""
 
-# The names of the methods, without the import of Captum, which takes over a second.
+# Defined here, because importing Captum takes over a second.
 METHOD_NAMES = (
     "gradcam",
     "integrated_gradients",

@@ -1,8 +1,8 @@
 """Test whether a map is faithful: change the pixels that it marks and measure the model's score.
 
-[`evidence_of`] is the short test that stands beside every map: the strongest 10 % against five
-random masks. [`curves_of`] and [`road`] are the full tests that evaluations report. Removed pixels
-are replaced by the blurred image: brightness and colour stay, detail goes.
+[`evidence_of`] is the short test of every map: the strongest 10 % against five random masks.
+[`curves_of`] and [`road`] are the full tests of evaluations. Removed pixels are replaced by the
+blurred image, which keeps brightness and colour but no detail.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,13 +25,13 @@ from realfake.labels import AI, NAMES, REAL
 
 SHARE = 0.1
 N_RANDOM = 5
-# On a CPU an image of a small batch takes less time: the batch stays in the cache.
+# A small batch stays in the cache of a CPU, which takes less time per image.
 _EVIDENCE_BATCH = 3
 _CURVE_BATCH = 16
 _PROBABILITY = {AI: "the AI probability", REAL: "the probability of a photograph"}
 _LABEL = {AI: "AI", REAL: "a photograph"}
 
-# From inputs (n, 3, h, w) to the log-odds of the target (n,).
+# Maps inputs (n, 3, h, w) to the log-odds of the target (n,).
 Scorer = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -41,11 +41,11 @@ class Evidence:
 
     Attributes:
         target: `"real"` or `"ai"`.
-        share: Share of the examined pixels that was removed: 0.1, or less if the map marks less as
-            evidence for the target; 0 if it marks nothing.
+        share: Share of the examined pixels that was removed: 0.1, or less if less of the map is
+            positive; 0 if nothing is.
         before: Probability of the target, at equal odds, for the whole image.
-        after: The same without the part that the map marks.
-        random_values: The same without random parts of the same shape and size.
+        after: Probability without the marked part.
+        random_values: Probabilities without random parts of the same shape and size.
     """
 
     target: str
@@ -61,13 +61,13 @@ class Evidence:
 
     @property
     def beats_random(self) -> bool:
-        """Whether the marked part costs more than every random part: one random map in six does."""
+        """Whether the marked part costs more than all random parts, as for 1 in 6 random maps."""
         return self.share > 0 and self.after < min(self.random_values) and self.after < self.before
 
     def sentence(self) -> str:
         """Describe the result in English."""
         if not self.share:
-            return f"The map marks nothing that speaks for {_LABEL[self.target]}."
+            return f"The map marks no evidence for {_LABEL[self.target]}."
         before, after, random = _distinct(self.before, self.after, self.random)
         percent = f"{100 * self.share:.2g} %"
 
@@ -100,10 +100,9 @@ class Curves:
         shares: `(k,)`, from 0 to 1.
         deletion: `(k,)`, with that share of the pixels removed, the map's strongest first. It falls
             fast for a good map.
-        insertion: `(k,)`, with that share of the pixels shown on the blurred image. It rises fast
-            for a good map.
-        random_deletion: `(n, k)`, the same for each random map.
-        random_insertion: `(n, k)`, the same for each random map.
+        insertion: `(k,)`, with that share of the pixels inserted into the blurred image. It rises
+            fast for a good map.
+        random_deletion, random_insertion: `(n, k)`, the same for each random map.
     """
 
     shares: np.ndarray
@@ -124,12 +123,12 @@ class Curves:
 
     @property
     def deletion_gain(self) -> float:
-        """The random maps' mean deletion area minus the map's: over 0 if it beats chance."""
+        """The random maps' mean deletion area minus the map's; positive if it beats chance."""
         return float(np.trapezoid(self.random_deletion, self.shares).mean()) - self.deletion_area
 
     @property
     def insertion_gain(self) -> float:
-        """The map's insertion area minus the random maps' mean: over 0 if it beats chance."""
+        """The map's insertion area minus the random maps' mean; positive if it beats chance."""
         return self.insertion_area - float(np.trapezoid(self.random_insertion, self.shares).mean())
 
 
@@ -142,7 +141,7 @@ def evidence_of(
     box: Box | None = None,
     score: float | None = None,
 ) -> Evidence:
-    """Remove the strongest part of a map, and random parts like it, in two passes of three images.
+    """Remove the strongest part of a map, and random parts of the same shape and size.
 
     Args:
         log_odds: Log-odds of the target for a batch of inputs, `(n, 3, h, w)` to `(n,)`.
@@ -150,11 +149,11 @@ def evidence_of(
         heatmap: `(h, w)` over that input; positive supports the target.
         target: `"real"` or `"ai"`.
         seed: Seed of the random parts.
-        box: *optional*. The part of the input that is image and not padding.
-        score: *optional*. The log-odds of the whole image, if they are known.
+        box: *optional*. The part of the input that is not padding.
+        score: *optional*. The log-odds of the whole image, if known.
 
     Raises:
-        ValueError: The target is unknown, or the map is not finite or not as large as the input.
+        ValueError: The target is unknown, or the map is not finite or has another size.
     """
     if target not in NAMES:
         raise ValueError(f"target is {target!r}; it must be 'real' or 'ai'.")
@@ -169,7 +168,7 @@ def evidence_of(
     if score is None:
         score = float(_scores(log_odds, [pixels])[0])
     removed = _scores(log_odds, _replaced(pixels, baseline_pixels(pixels), masks, _EVIDENCE_BATCH))
-    # In float64: in float32, confident scores would all round to 1.
+    # In float32, all confident scores would round to 1.
     before, after, *random_values = (float(p) for p in expit([score, *removed]))
     return Evidence(target, share, before, after, tuple(random_values))
 
@@ -187,14 +186,11 @@ def curves_of(
     """Compute deletion and insertion curves (Petsiuk et al. 2018) of a map and of random maps.
 
     Args:
-        log_odds: Log-odds of the target for a batch of inputs.
-        pixels: The model's input, `(1, 3, h, w)`.
-        heatmap: `(h, w)` over that input.
+        log_odds, pixels, heatmap, box: As in [`evidence_of`].
         n_random: Number of random maps, see [`random_orders`].
         steps: Number of equal steps from nothing to everything.
         seed: Seed of the random maps.
-        box: *optional*. The part of the input that is image and not padding.
-        fill: *optional*. `(1, 3, h, w)` to replace pixels by, *defaults to* the blurred image.
+        fill: *optional*. `(1, 3, h, w)`, replaces removed pixels; *defaults to* the blurred image.
 
     Raises:
         ValueError: As [`importance_order`], or there is no step or no random map.
@@ -205,7 +201,7 @@ def curves_of(
     fill = baseline_pixels(pixels) if fill is None else fill
     shares = np.linspace(0, 1, steps + 1)
     everything = strongest(orders[0], 1)
-    # All curves share their two ends: nothing removed and everything removed.
+    # All curves have the same ends: nothing removed and everything removed.
     masks = [np.zeros_like(everything), everything]
     for order in orders:
         removed = [strongest(order, share) for share in shares[1:-1]]
@@ -230,17 +226,14 @@ def road(
     """Compute ROAD (Rong et al. 2022): deletion with missing pixels imputed, see [`impute`].
 
     Args:
-        log_odds: Log-odds of the target for a batch of inputs.
-        pixels: The model's input, `(1, 3, h, w)`.
-        heatmap: `(h, w)` over that input.
-        shares: Shares of the pixels that are removed.
+        log_odds, pixels, heatmap, box: As in [`evidence_of`].
+        shares: Shares of the pixels to remove.
         n_random: Number of random maps.
         seed: Seed of the random maps and of the noise.
-        box: *optional*. The part of the input that is image and not padding.
 
     Returns:
-        How much lower the probability of the target is without the map's strongest pixels than
-        without random maps' pixels, mean over `shares`. Over 0 if the map beats chance.
+        The probability of the target without random maps' pixels minus that without the map's
+        strongest pixels, mean over `shares`. Positive if the map beats chance.
     """
     orders = _orders(heatmap, n_random, seed, box)
     images = [
@@ -269,7 +262,7 @@ def _scores(log_odds: Scorer, batches: Iterable[torch.Tensor]) -> np.ndarray:
 
 
 def _distinct(*probabilities: float) -> list[str]:
-    """Format with two decimals, or up to four if the first two values would look alike."""
+    """Format with two decimals, or up to four if the first two values would be equal."""
     for decimals in (2, 3, 4):
         texts = [f"{p:.{decimals}f}" for p in probabilities]
         if texts[0] != texts[1]:

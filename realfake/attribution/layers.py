@@ -1,4 +1,4 @@
-"""Find the layers of a classifier that hold spatial features, and read them as a map.
+"""Find the layers of a classifier with spatial features, and read them as a map.
 
 Convolutional networks keep a (batch, channels, height, width) map. Transformers keep (batch,
 tokens, channels), with class, distillation or register tokens in front of the patches.
@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 _MAX_PREFIX = 16
-# Their outputs are projections of a part of the features, or attention weights.
+# The output is a projection of a part of the features, or attention weights.
 _NOT_FEATURES = (nn.Linear, nn.Dropout, nn.Softmax)
-# Names, not modules: an entry must not keep a model alive, nor a module that was replaced.
+# Names instead of modules, because an entry must not keep a model alive.
 _FOUND: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -60,15 +60,15 @@ class SpatialLayer:
 
     @contextmanager
     def tap(self) -> Iterator[nn.Module]:
-        """Insert a module into the forward pass that sees the map as (B, C, H, W).
+        """Insert an identity module into the forward pass whose input is the map, (B, C, H, W).
 
-        Layer methods of Captum attach to it: they average over height and width and sum over
-        channels, which would be silently wrong on tokens. The model's output does not change.
+        Layer methods of Captum attach to it. They average over height and width and sum over
+        channels, which would be wrong for tokens. The model's output does not change.
         """
         tap, owner = nn.Identity(), get_ident()
 
         def through(_module: nn.Module, _inputs: tuple, output: Any) -> Any:
-            # A server may predict in another thread meanwhile.
+            # Other threads can run the model.
             if get_ident() != owner:
                 return None
             activations = _features(output)
@@ -84,7 +84,7 @@ class SpatialLayer:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode; afterwards every module has its old mode."""
+    """Switch to evaluation mode, and restore the mode of every module afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -97,11 +97,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def find_layer(
     model: nn.Module, pixel_size: tuple[int, int], name: str | None = None
 ) -> SpatialLayer:
-    """Find the deepest layer whose map the decision depends on, or the layer with a given name.
+    """Find the deepest usable layer, or the usable layer with a given name.
 
-    A layer is usable if its output is a map, or a sequence of patch tokens in reading order, and if
-    the gradient of the logits with respect to it is not zero. That matters if only a class token is
-    classified: after the last block's attention the patches no longer count.
+    The output of a usable layer is a map, or a sequence of patch tokens in reading order, and the
+    gradient of the logits is not zero. It is zero after the last attention if only a class token is
+    classified.
 
     Args:
         model: A transformers image classifier.
@@ -123,19 +123,16 @@ def find_layer(
             f"{height}x{width} pixels; use method='integrated_gradients' or 'occlusion'."
         )
     names = ", ".join(layer.name for layer in candidate_layers(model, pixel_size))
-    raise ValueError(
-        f"{type(model).__name__} has no layer {name!r} with spatial features that its decision "
-        f"depends on; there are {names}."
-    )
+    raise ValueError(f"{type(model).__name__} has no usable layer {name!r}; choose one of {names}.")
 
 
 def candidate_layers(
     model: nn.Module, pixel_size: tuple[int, int], n: int = 8
 ) -> list[SpatialLayer]:
-    """List layers for Grad-CAM, for `realfake evaluate explanations` to choose among.
+    """List the layers that `realfake evaluate explanations` compares for Grad-CAM.
 
-    These are the usable layers (see [`find_layer`]) whose name ends in a number, as blocks are
-    called in transformers, and the deepest layer. Of many, `n` are taken at even distances.
+    These are the usable layers (see [`find_layer`]) whose name ends in a number, like the blocks of
+    transformers, and the deepest layer. At most `n` are returned, at even distances.
 
     Returns:
         The layers, from the shallowest to the deepest.
@@ -180,7 +177,7 @@ def _search(
         return hook
 
     parameter = next(model.parameters())
-    # Noise, not a flat image: a gradient must be zero because of the architecture alone.
+    # Noise, because gradients for a flat image can be zero by chance.
     noise = torch.randn((1, 3, *pixel_size), generator=torch.Generator().manual_seed(0))
     noise = noise.to(parameter.device, parameter.dtype).requires_grad_()
     with ExitStack() as stack:
@@ -190,7 +187,7 @@ def _search(
             if name:
                 stack.callback(module.register_forward_hook(record(name)).remove)
         logits = model(pixel_values=noise).logits
-    # Uneven weights: neither the sum of the logits nor a difference of two can cancel by symmetry.
+    # Uneven weights, so that the gradient cannot cancel by symmetry.
     scalar = (logits * torch.arange(1, logits.shape[1] + 1, device=logits.device).sqrt()).sum()
 
     candidates, base = [], None
@@ -198,7 +195,7 @@ def _search(
         layout = _layout(features, pixel_size, base)
         if layout and layout[0] == "channels_first":
             base = layout[1]
-        # A module that runs twice has two maps, which a hook cannot tell apart.
+        # A module that runs twice has two maps, which a hook cannot distinguish.
         if layout and calls[name] == 1 and wanted in (None, name):
             candidates.append((name, features, layout))
     for name, features, layout in reversed(candidates):
@@ -219,7 +216,7 @@ def _layout(
             if min(grid) > 1 and _is_reduced(grid, pixel_size):
                 return layout, tuple(grid), 0
     if features.ndim == 3 and features.shape[2] > 1 and base:
-        # The grid of the patch embedding, or halved by patch merging.
+        # The grid of the patch embedding, which patch merging halves.
         grid = base
         while min(grid) > 1:
             prefix = features.shape[1] - grid[0] * grid[1]
@@ -230,7 +227,7 @@ def _layout(
 
 
 def _is_reduced(grid: tuple[int, ...], pixel_size: tuple[int, int]) -> bool:
-    """Whether one whole stride for both axes makes `grid` of an image, up to rounding."""
+    """Return whether a common integer stride reduces the image to `grid`, up to rounding."""
     return any(
         all(abs(size / stride - cells) < 1 for size, cells in zip(pixel_size, grid, strict=True))
         for stride in range(1, max(pixel_size) + 1)

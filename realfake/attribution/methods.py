@@ -1,8 +1,8 @@
-"""Attribution maps: which parts of the model's input speak for a label, by Captum's methods.
+"""Attribution maps over the model's input, by Captum's methods.
 
-The explained quantity is the log-odds of the target label. A positive value is evidence for the
-target, and the map for `real` is the negative of the map for `ai`. The maps lie on the model's
-input; `realfake.models.geometry` carries them onto the image.
+The explained quantity is the log-odds of the target label. Positive values are evidence for the
+target, and the map for `real` is the negative of the map for `ai`. `realfake.models.geometry` maps
+them onto the image.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from realfake.attribution.path import RefinedPath
 from realfake.attribution.perturbation import baseline_pixels
 from realfake.labels import AI, NAMES, REAL
 
-# What a method returns: the map (h, w), and what it reports about itself.
+# The map (h, w), and details of the method.
 Result = tuple[torch.Tensor, dict]
 
 
@@ -34,8 +34,7 @@ class Attribution:
         heatmap: `(h, w)` float32; positive values support `target`, negative ones the other label.
         method: A key of [`METHODS`].
         target: `"real"` or `"ai"`.
-        details: What the method reports about itself; always with `score`, the log-odds of
-            `target` for the input.
+        details: Details of the method, and `score`, the log-odds of `target` for the input.
     """
 
     heatmap: np.ndarray
@@ -75,7 +74,7 @@ def attribute(
     log_odds: Callable[[torch.Tensor], torch.Tensor] | None = None,
     **options: Any,
 ) -> Attribution:
-    """Explain a decision. The model keeps its hooks, gradients and modes.
+    """Compute an attribution map. The model's hooks, gradients and modes do not change.
 
     Args:
         model: A transformers image classifier.
@@ -84,8 +83,8 @@ def attribute(
         method: A key of [`METHODS`].
         target: The label whose evidence is positive.
         score: *optional*. The target's log-odds for this input, if known; saves a forward pass.
-        log_odds: *optional*. The same log-odds from a faster engine without gradients, for the
-            methods that need none.
+        log_odds: *optional*. The target's log-odds from a faster engine without gradients, for the
+            methods in [`GRADIENT_FREE`].
         options: Passed to the method; see the functions below.
 
     Raises:
@@ -93,7 +92,7 @@ def attribute(
             image, or the model has no spatial layer for Grad-CAM.
     """
     if method not in METHODS:
-        raise ValueError(f"Unknown attribution method {method!r}; there are {', '.join(METHODS)}.")
+        raise ValueError(f"Unknown attribution method {method!r}; use one of {', '.join(METHODS)}.")
     if target not in NAMES:
         raise ValueError(f"target is {target!r}; it must be 'real' or 'ai'.")
     if pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
@@ -102,7 +101,7 @@ def attribute(
     known = list(inspect.signature(METHODS[method]).parameters)[2:]
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise ValueError(f"{method} has no option {unknown[0]!r}; it has {', '.join(known)}.")
+        raise ValueError(f"{method} has no option {unknown[0]!r}; use one of {', '.join(known)}.")
     parameter = next(model.parameters())
     pixels = pixel_values.detach().to(parameter.device, parameter.dtype)
     if log_odds is None or method not in GRADIENT_FREE:
@@ -116,16 +115,16 @@ def attribute(
     return Attribution(heatmap, method, target, {"score": score, **details})
 
 
-# Every method takes the function to explain, the pixels `(1, 3, h, w)` and its options. `baseline`
-# is as in [`baseline_pixels`], `batch_size` the number of inputs computed at once.
+# Arguments of all methods: the function to explain, and the pixels `(1, 3, h, w)`. Common options:
+# `baseline` as in [`baseline_pixels`], `batch_size` for the inputs in a forward pass.
 
 
 def gradcam(log_odds: LogOdds, pixels: torch.Tensor, layer: str | None = None) -> Result:
     """Signed Grad-CAM (Selvaraju et al. 2017, without ReLU) on one layer, upsampled bilinearly.
 
     Args:
-        layer: Name of the layer, *defaults to* the layer stored with the checkpoint
-            (`config.realfake["gradcam_layer"]`), or else the deepest usable layer.
+        layer: Name of the layer, *defaults to* `config.realfake["gradcam_layer"]` of the
+            checkpoint, or to the deepest usable layer.
 
     Returns:
         The map and `{"layer": name, "grid": (height, width)}`.
@@ -135,7 +134,7 @@ def gradcam(log_odds: LogOdds, pixels: torch.Tensor, layer: str | None = None) -
     size = tuple(pixels.shape[2:])
     spatial = find_layer(model, size, layer or stored.get("gradcam_layer"))
     with spatial.tap() as tap:
-        # The input needs a gradient, or there would be no graph if all parameters are frozen.
+        # Without a gradient of the input, there is no graph if all parameters are frozen.
         grid = LayerGradCam(log_odds, tap).attribute(
             pixels.clone().requires_grad_(), relu_attributions=False
         )
@@ -158,12 +157,12 @@ def integrated_gradients(
     integration. If that exceeds `tolerance`, the path is refined, see [`RefinedPath`].
 
     Args:
-        n_steps: Number of gradients on the path at first.
+        n_steps: Initial number of gradients on the path.
         max_steps: Largest number of gradients.
         tolerance: Largest accepted `completeness_gap`.
 
     Returns:
-        The map and `n_steps` computed, `convergence_delta` (the map's sum minus the difference, in
+        The map, and `n_steps`, `convergence_delta` (the map's sum minus the difference, in
         log-odds), `completeness_gap` (its size relative to the difference), `score_baseline`.
     """
     path = RefinedPath(log_odds, baseline_pixels(pixels, baseline), pixels, n_steps, batch_size)
@@ -188,8 +187,8 @@ def smoothgrad(
 ) -> Result:
     """SmoothGrad (Smilkov et al. 2017) times (image - baseline).
 
-    To first order this is the cost of replacing a pixel. The gradient alone is not evidence: it
-    gives the change of the score if a pixel gets brighter.
+    To first order this is the cost of replacing a pixel. The gradient alone is the change of the
+    score if a pixel gets brighter, which is not evidence.
 
     Args:
         n_samples: Number of noisy images.
@@ -248,9 +247,9 @@ def occlusion(
     stride: int | None = None,
     batch_size: int = 8,
 ) -> Result:
-    """Occlusion (Zeiler and Fergus 2014): the fall of the log-odds if a window shows the baseline.
+    """Occlusion (Zeiler and Fergus 2014): the drop of the log-odds if a window is replaced.
 
-    Needs no gradient, and one forward pass for each window.
+    Needs no gradient, but a forward pass for each window.
 
     Args:
         window: Side in pixels, *defaults to* an eighth of the shorter side.
@@ -267,7 +266,7 @@ def occlusion(
             baselines=baseline_pixels(pixels, baseline),
             perturbations_per_eval=batch_size,
         )
-    # Every channel of a window has the same difference: their mean is in log-odds.
+    # Every channel of a window has the same difference, so the mean is in log-odds.
     return attribution[0].mean(dim=0), {"window": window, "stride": stride}
 
 
@@ -282,12 +281,12 @@ def kernel_shap(
 ) -> Result:
     """KernelSHAP (Lundberg and Lee 2017) on SLIC superpixels (Achanta et al. 2012).
 
-    Needs no gradient. A superpixel's Shapley value is spread over its pixels, so that the map sums
-    to f(image) - f(baseline).
+    Needs no gradient. A superpixel's Shapley value is divided among its pixels, so that the map
+    sums to f(image) - f(baseline).
 
     Args:
         n_segments: Approximate number of superpixels.
-        n_samples: Combinations of superpixels, one forward pass each.
+        n_samples: Number of combinations of superpixels, one forward pass each.
         seed: Seed of the combinations.
     """
     segments = _superpixels(pixels, n_segments)
@@ -312,7 +311,7 @@ def kernel_shap(
     }
 
 
-# These methods need the value of the log-odds and no gradient.
+# Methods that need no gradient.
 GRADIENT_FREE = ("occlusion", "kernel_shap")
 _FUNCTIONS = (gradcam, integrated_gradients, smoothgrad, gradient_shap, occlusion, kernel_shap)
 METHODS: dict[str, Callable[..., Result]] = dict(zip(METHOD_NAMES, _FUNCTIONS, strict=True))
@@ -320,8 +319,7 @@ METHODS: dict[str, Callable[..., Result]] = dict(zip(METHOD_NAMES, _FUNCTIONS, s
 
 def _superpixels(pixels: torch.Tensor, n_segments: int) -> torch.Tensor:
     """Number the superpixels of an input from 0, int64 (h, w)."""
-    # Takes a quarter of a second to import, and only one method needs it.
-    from skimage.segmentation import slic
+    from skimage.segmentation import slic  # slow to import
 
     image = pixels[0].float().cpu().numpy().transpose(1, 2, 0)
     image = (image - image.min()) / max(float(np.ptp(image)), 1e-6)

@@ -1,7 +1,7 @@
 """Draw an attribution map over its image.
 
-Orange marks evidence for the target and blue evidence against it, which colour-blind readers can
-tell apart. The photo is grey; parts that the model did not see are pale and hatched.
+Orange marks evidence for the target and blue evidence against it; both are distinguishable for the
+colour-blind. The photo is grey. Parts that the model did not see are pale and hatched.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.regions import EvidenceRegion
 from realfake.labels import AI, NAMES, REAL
 
-# How much maps are smoothed for display, as a share of the side of what the model saw.
+# Default smoothing of maps for display, as in [`overlay`].
 SMOOTH = 0.01
 _FOR = np.array([245.0, 100.0, 0.0])
 _AGAINST = np.array([10.0, 85.0, 230.0])
@@ -36,25 +36,25 @@ def overlay(
 ) -> Image.Image:
     """Draw a map over its image.
 
-    Colours are scaled by the 99th percentile of the drawn map's absolute value, the same for both
-    signs, and fade out towards zero. Images over 1024 pixels are shrunk for display and those under
-    256 enlarged by a whole factor.
+    Colours are scaled by the 99th percentile of the map's absolute value, for both signs, and fade
+    out towards zero. Images above 1024 pixels are shrunk for display, and images below 256 pixels
+    are enlarged by an integer.
 
     Args:
         image: Upright RGB image.
         heatmap: `(height, width)` of that image; positive supports `target`, NaN was not seen by
             the model.
         target: `"real"` or `"ai"`.
-        opacity: Of the strongest colour, 0 to 1.
-        legend: Whether to add a strip below that explains the colours.
+        opacity: Opacity of the strongest colour, 0 to 1.
+        legend: Whether to explain the colours below the image.
         regions: Regions to outline, with their share of the evidence for the target.
         notes: Sentences to write below the legend, such as [`caveats`].
-        smooth: Standard deviation of a Gaussian for display, as a share of the side of what the
-            model saw (the root of its area). With [`SMOOTH`], maps of single pixels become
-            readable, and coarser maps do not change.
+        smooth: Standard deviation of a Gaussian filter, as a share of the side of the seen part
+            (the root of its area). [`SMOOTH`] makes maps of single pixels readable, and does not
+            change coarser maps.
 
     Returns:
-        An RGB image. The picture is its top, centred if the legend is wider.
+        An RGB image with the picture at the top, centred if the legend is wider.
 
     Raises:
         ValueError: The map's shape is not the image's, the opacity is out of range, or the target
@@ -74,7 +74,7 @@ def overlay(
         heat = _smoothed(heat, visible, smooth * np.sqrt(visible.sum()))
     strength = np.abs(heat[visible])
     scale = float(np.percentile(strength, 99)) if strength.size else 0.0
-    # A map with less than 1 % of nonzero pixels has a percentile of 0.
+    # The percentile is 0 if less than 1 % of the pixels are nonzero.
     scale = scale or float(strength.max(initial=0.0))
     coloured = _coloured(photo, heat / (scale or 1.0), opacity)
     picture = Image.fromarray(_hatched(coloured, photo, visible))
@@ -85,16 +85,16 @@ def overlay(
 
 
 def caveats(details: Mapping, evidence: Evidence | None = None) -> list[str]:
-    """Return the warnings that belong beside a map.
+    """Return the warnings about a map.
 
     Args:
-        details: What the method reports ([`~realfake.attribution.methods.Attribution`]).
+        details: Details of the method ([`~realfake.attribution.methods.Attribution`]).
         evidence: *optional*. The test of the map.
     """
     notes = []
     if evidence is not None and not evidence.beats_random:
         notes.append(
-            "This map is no better than chance: removing what it marks lowers the score no more "
+            "This map is no better than chance: removing the marked part lowers the score no more "
             "than removing random parts."
         )
     gap = details.get("completeness_gap", 0.0)
@@ -107,7 +107,7 @@ def caveats(details: Mapping, evidence: Evidence | None = None) -> list[str]:
 
 
 def display_scale(width: int, height: int) -> float:
-    """Return the factor by which [`overlay`] enlarges (a whole number) or shrinks an image."""
+    """Return the factor by which [`overlay`] enlarges (an integer) or shrinks an image."""
     longest = max(width, height)
     return float(-(-_SMALLEST // longest)) if longest < _SMALLEST else min(1.0, _LARGEST / longest)
 
@@ -129,13 +129,12 @@ def _fit_for_display(
         return np.asarray(picture.resize(size, Image.Resampling.BOX))
 
     share = shrink(seen)
-    # The mean over what was seen.
-    heat = shrink(heat) / np.maximum(share, 1e-6)
+    heat = shrink(heat) / np.maximum(share, 1e-6)  # the mean over the seen pixels
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.float32), heat, share >= 0.5
 
 
 def _smoothed(heatmap: np.ndarray, seen: np.ndarray, sigma: float) -> np.ndarray:
-    """Smooth over the seen part only, so that its rim does not fade."""
+    """Smooth over the seen part only, so that its border does not fade."""
     weights = gaussian_filter(seen.astype(np.float32), sigma)
     values = gaussian_filter(np.where(seen, heatmap, 0).astype(np.float32), sigma)
     return np.where(seen, values / np.maximum(weights, 1e-6), 0)
@@ -147,7 +146,7 @@ def _grey(photo: np.ndarray) -> np.ndarray:
 
 
 def _coloured(photo: np.ndarray, relative: np.ndarray, opacity: float) -> np.ndarray:
-    """Blend the two colours into the grey photo, whose range is narrowed so that colours show."""
+    """Blend the colours into the grey photo with reduced contrast."""
     grey = 30 + 0.8 * _grey(photo)
     alpha = opacity * np.abs(relative.clip(-1, 1))[..., None] ** 0.8
     colour = np.where(relative[..., None] > 0, _FOR, _AGAINST)
@@ -218,7 +217,7 @@ def _with_legend(
     canvas.paste(picture, ((canvas_width - width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
 
-    # The same blend as in the picture, over a middle grey.
+    # The colours of the picture over a medium grey.
     ramp = np.broadcast_to(np.linspace(-1, 1, bar_width, dtype=np.float32), (size, bar_width))
     bar = _coloured(np.full((size, bar_width, 3), 160, dtype=np.float32), ramp, max(opacity, 0.25))
     left, top = (canvas_width - bar_width) // 2, height + margin
@@ -228,8 +227,8 @@ def _with_legend(
     other = next(name for name in NAMES if name != target)
     y = top + size + 4
     for x, anchor, text in (
-        (left, "la", f"speaks for {_LABEL[other]}"),
-        (left + bar_width, "ra", f"speaks for {_LABEL[target]}"),
+        (left, "la", f"evidence for {_LABEL[other]}"),
+        (left + bar_width, "ra", f"evidence for {_LABEL[target]}"),
         (left + bar_width / 2, "ma", "no evidence" if empty else "neither"),
     ):
         draw.text((x, y), text, fill=_INK, font=font, anchor=anchor)

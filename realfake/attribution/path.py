@@ -1,8 +1,8 @@
 """Integrated gradients along a path that is refined where the integral is least accurate.
 
-The straight path from the baseline to the image is divided into segments. The map of each segment
-must sum to the difference of the scores at its ends. The segments with the largest errors are
-halved. This takes about half the steps of refining everywhere.
+The straight path from the baseline to the image is divided into segments. The map of a segment must
+sum to the difference of the scores at its ends. The segments with the largest errors are halved.
+This takes about half the steps of a uniform refinement.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from captum.attr import IntegratedGradients
 
-# Gauss-Legendre nodes in a segment, and the share of the segments that is halved at a time.
+# Gauss-Legendre nodes in a segment, and the share of the segments that one refinement halves.
 _NODES, _HALVED = 4, 0.25
 
 
@@ -18,11 +18,11 @@ class RefinedPath:
     """The integral along the straight path between two inputs, in segments.
 
     Args:
-        log_odds: From inputs `(n, 3, h, w)` to scores `(n,)`.
+        log_odds: Maps inputs `(n, 3, h, w)` to scores `(n,)`.
         start: The baseline, `(1, 3, h, w)`.
         end: The image, `(1, 3, h, w)`.
-        n_steps: Number of gradients at first.
-        batch_size: Number of inputs computed at once.
+        n_steps: Initial number of gradients.
+        batch_size: Number of inputs in a forward pass.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RefinedPath:
         self.n_steps = 0
         self._maps = self._integrals(self._from, self._to)
         self.score_start, self.score_end = self._scores(torch.tensor([0.0, 1.0])).tolist()
-        # Scores at both ends of each segment, computed when a first segment is halved.
+        # Scores at both ends of each segment, computed on the first refinement.
         self._ends: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -66,7 +66,7 @@ class RefinedPath:
             max_steps: Largest number of gradients in total.
 
         Returns:
-            Whether `max_steps` allowed to halve a segment.
+            Whether `max_steps` was enough for at least one segment.
         """
         count = max(1, int(_HALVED * len(self._from)))
         count = min(count, (max_steps - self.n_steps) // (2 * self._nodes))

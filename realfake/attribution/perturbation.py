@@ -1,4 +1,4 @@
-"""Replace parts of a model's input: baselines, masks in the order of a map, and imputation."""
+"""Replace parts of a model's input: baselines, masks from the ranks of a map, and imputation."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix, diags
 from scipy.sparse.linalg import splu
 
-# (left, top, right, bottom): the part of a model's input that is image and not padding.
+# (left, top, right, bottom) of the part of a model's input that is not padding.
 Box = tuple[int, int, int, int]
 
 # Offsets of the eight neighbours and their weights in ROAD: edges 1/6, corners 1/12.
@@ -19,7 +19,7 @@ _NEIGHBOURS = [
 
 
 def baseline_pixels(pixels: torch.Tensor, baseline: str | torch.Tensor = "blurred") -> torch.Tensor:
-    """Return an uninformative image to compare an input with.
+    """Return an uninformative version of an input.
 
     Args:
         pixels: `(1, 3, h, w)`.
@@ -50,7 +50,7 @@ def baseline_pixels(pixels: torch.Tensor, baseline: str | torch.Tensor = "blurre
 def importance_order(heatmap: np.ndarray, box: Box | None = None) -> np.ndarray:
     """Rank the pixels of a map by the evidence for its target: 0 for the strongest.
 
-    Ties are broken in reading order, so that a superpixel is removed from its top.
+    Ties are broken in reading order.
 
     Args:
         heatmap: `(h, w)`, all finite.
@@ -68,7 +68,7 @@ def importance_order(heatmap: np.ndarray, box: Box | None = None) -> np.ndarray:
     left, top, right, bottom = box or (0, 0, heatmap.shape[1], heatmap.shape[0])
     inner = heatmap[top:bottom, left:right]
     if not inner.size:
-        raise ValueError(f"The box {box} holds no pixel of a map of shape {heatmap.shape}.")
+        raise ValueError(f"The box {box} contains no pixel of a map of shape {heatmap.shape}.")
     ranks = np.empty(inner.size, dtype=np.int64)
     ranks[np.argsort(-inner.ravel(), kind="stable")] = np.arange(inner.size)
     order = np.full(heatmap.shape, -1, dtype=np.int64)
@@ -77,19 +77,15 @@ def importance_order(heatmap: np.ndarray, box: Box | None = None) -> np.ndarray:
 
 
 def random_orders(order: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
-    """Move an order to random places, so that it keeps its spatial statistics.
+    """Flip an order at random, and roll it by random numbers of rows and columns within its box.
 
-    The order is flipped along either axis and rolled by a random number of rows and columns within
-    its box. Histogram, sizes of spots and spectrum do not change. Scattered random pixels would be
-    easier to beat: they remove a little everywhere, a map removes a whole object.
+    The spatial statistics (histogram, size of spots, spectrum) do not change. Independent random
+    pixels would be easier to beat, because they do not remove whole objects.
 
     Args:
         order: From [`importance_order`].
-        n: Number of random orders.
+        n: Number of random orders to return.
         seed: Seed of the flips and shifts.
-
-    Returns:
-        `n` arrays like `order`.
     """
     rng = np.random.default_rng(seed)
     ranked = order >= 0
@@ -106,21 +102,16 @@ def random_orders(order: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def strongest(order: np.ndarray, share: float) -> np.ndarray:
-    """Return the first `share` of an order as a Boolean mask `(h, w)`.
+    """Return the first `share` of an order as a mask, bool `(h, w)`.
 
-    The mask has at least one pixel if `share` is over 0.
+    The mask has at least one pixel if `share` is positive.
     """
     count = int(np.ceil(share * (order >= 0).sum() - 1e-9))
     return (order >= 0) & (order < count)
 
 
 def replace(pixels: torch.Tensor, fill: torch.Tensor, masks: np.ndarray) -> torch.Tensor:
-    """Replace the pixels where a mask is true.
-
-    Args:
-        pixels: `(1, 3, h, w)`.
-        fill: `(1, 3, h, w)`, the values to put there.
-        masks: Boolean `(n, h, w)`.
+    """Replace pixels `(1, 3, h, w)` by `fill` where `masks`, bool `(n, h, w)`, are true.
 
     Returns:
         `(n, 3, h, w)`.
@@ -132,10 +123,10 @@ def replace(pixels: torch.Tensor, fill: torch.Tensor, masks: np.ndarray) -> torc
 def impute(
     pixels: torch.Tensor, mask: np.ndarray, noise: float = 0.01, seed: int = 0
 ) -> torch.Tensor:
-    """Replace the masked pixels by the weighted mean of their neighbours plus noise.
+    """Replace the masked pixels by the weighted mean of their neighbours plus noise (ROAD).
 
-    Masked neighbours count as well: the values solve a system of linear equations (ROAD, Rong et
-    al. 2022).
+    Masked neighbours count too, so the values solve a system of linear equations (Rong et al.
+    2022).
 
     Args:
         pixels: `(1, 3, h, w)`.

@@ -6,17 +6,17 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, label
 
-# Regions are found on a map of at most this size, which is finer than what a model resolves.
+# Larger maps are shrunk; models do not resolve more.
 _LONGEST = 512
-# A region reaches down to this share of the strongest smoothed value.
+# Threshold of a region, as a share of the largest smoothed value.
 _LEVEL = 0.5
-# Smallest share of the evidence: less would be shown as "0 %". The strongest region has no limit.
+# Smallest share of the evidence, except of the strongest region: less would be shown as "0 %".
 _LEAST = 0.005
 
 
 @dataclass(frozen=True)
 class EvidenceRegion:
-    """A connected part of an image that speaks for the target.
+    """A connected part of an image with evidence for the target.
 
     Attributes:
         box: `(left, top, right, bottom)` in pixels of the upright image; the whole image is
@@ -36,11 +36,10 @@ class EvidenceRegion:
 
 
 def strongest_regions(heatmap: np.ndarray, n: int = 3) -> list[EvidenceRegion]:
-    """Find the regions that hold the most evidence for the target.
+    """Find the regions with the most evidence for the target.
 
-    The positive part of the map is smoothed by a fiftieth of its side (the root of its area), so
-    that scattered pixels join, and cut at half of its maximum. Connected parts are ordered by the
-    evidence that the unsmoothed map holds in them.
+    The positive part of the map is smoothed by a fiftieth of its side (the root of its area) and
+    cut at half of its maximum. Connected parts are ordered by the evidence in the unsmoothed map.
 
     Args:
         heatmap: `(height, width)` of the upright image; positive supports the target, NaN was not
@@ -48,8 +47,8 @@ def strongest_regions(heatmap: np.ndarray, n: int = 3) -> list[EvidenceRegion]:
         n: Largest number of regions.
 
     Returns:
-        At most `n` regions, the one with the largest share first. The others hold at least half a
-        per cent of the evidence. Empty if nothing speaks for the target.
+        At most `n` regions, the one with the largest share first. The others have at least 0.5 % of
+        the evidence. Empty if there is no evidence for the target.
 
     Raises:
         ValueError: The map is not two-dimensional, or `n` is under 1.
@@ -67,7 +66,7 @@ def strongest_regions(heatmap: np.ndarray, n: int = 3) -> list[EvidenceRegion]:
         return []
     visible = _shrunk(seen.astype(np.float32))
     sigma = positive.size**0.5 / 50
-    # Divided by the seen area nearby, so that regions at the rim of the seen part are not weaker.
+    # Normalised, so that regions at the border of the seen part are not weaker.
     smooth = gaussian_filter(positive, sigma, mode="constant")
     smooth /= np.maximum(gaussian_filter(visible, sigma, mode="constant"), 1e-6)
     smooth[visible < 0.5] = 0
@@ -99,7 +98,7 @@ def _shrunk(array: np.ndarray) -> np.ndarray:
 
 
 def _outline(part: np.ndarray) -> list[tuple[int, int]]:
-    """Follow the outer border of a connected mask clockwise; returns its corners `(x, y)`."""
+    """Follow the outer border of a connected mask clockwise, and return its corners `(x, y)`."""
     mask = np.pad(part, 1)
     # The upper edge of the top row's leftmost pixel is on the border.
     y, x = (int(i) for i in np.argwhere(mask)[0])
@@ -117,7 +116,7 @@ def _outline(part: np.ndarray) -> list[tuple[int, int]]:
             else:
                 ahead = mask[ahead_y, x], mask[ahead_y, x - 1]
             left, right = ahead if dx + dy > 0 else ahead[::-1]
-            # Pixels that touch at a corner are connected, so that left goes first.
+            # Left goes first, because pixels that touch at a corner are connected.
             if left:
                 direction = (dy, -dx)
                 break
