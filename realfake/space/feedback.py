@@ -64,16 +64,14 @@ class Feedback:
         self.scheduler = _schedule(self.folder, repo, token) if repo else None
         self._lock = self.scheduler.lock if self.scheduler else threading.Lock()
         # One file per process, so that files pushed earlier are never rewritten.
-        self._file = (
-            self.folder / "records" / f"{time.strftime('%Y-%m-%d')}-{uuid.uuid4().hex[:12]}.jsonl"
-        )
+        name = f"{time.strftime('%Y-%m-%d')}-{uuid.uuid4().hex[:12]}.jsonl"
+        self._file = self.folder / "records" / name
         self._records = 0
         self._bytes: int | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Feedback | None":
-        """Open the folder named by `REALFAKE_FEEDBACK_FOLDER` and the dataset named by
-        `REALFAKE_FEEDBACK_REPO`.
+        """Return the store that `REALFAKE_FEEDBACK_FOLDER` and `REALFAKE_FEEDBACK_REPO` name.
 
         If the Hub refuses, records stay in the folder and the log has the reason.
 
@@ -170,16 +168,13 @@ class Feedback:
 
 
 def read_feedback(folder: str | Path) -> Iterator[dict]:
-    """Yield the records of a folder, oldest file first; damaged lines are skipped with a
-    warning."""
+    """Yield the records of a folder, oldest file first. Damaged lines are skipped and logged."""
     for path in sorted(Path(folder).glob("records/*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 entry = json.loads(line)
-                if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) or entry["truth"] not in (
-                    *NAMES,
-                    None,
-                ):
+                known = entry["truth"] in (*NAMES, None)
+                if not known or not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
                     raise ValueError("it has no hash, or an unknown label")
             except (ValueError, KeyError, TypeError) as error:
                 logger.warning("%s, line %d is not a record: %s", path.name, number, error)

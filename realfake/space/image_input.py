@@ -73,12 +73,8 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
 
 def file_name(address: str, data: bytes) -> str:
     """Return a name for a file that was downloaded from an address."""
-    name = (
-        re.sub(r"[^\w.-]+", "-", unquote(urlsplit(address).path).rpartition("/")[2])[-80:].strip(
-            ".-"
-        )
-        or "image"
-    )
+    name = unquote(urlsplit(address).path).rpartition("/")[2]
+    name = re.sub(r"[^\w.-]+", "-", name)[-80:].strip(".-") or "image"
     suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), "")
     # The browser chooses how to show a file by its suffix.
     return name if not suffix or name.lower().endswith((suffix, ".jpeg")) else f"{name}{suffix}"

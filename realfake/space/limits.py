@@ -1,7 +1,6 @@
-"""Limits around every request to the page: request rate, body size, closed routes, headers, a log
-line.
+"""Limits on every request: request rate, body size, closed routes; also headers and a log line.
 
-All of it is ASGI middleware that [`middleware`] lists for Gradio's app.
+[`middleware`] lists them for Gradio's app as ASGI middleware.
 """
 
 import asyncio
@@ -37,8 +36,7 @@ MAX_UPLOAD_BYTES = 2**30
 # An image file in base64.
 MAX_MCP_BYTES = MAX_IMAGE_BYTES * 4 // 3 + 2**16
 MAX_JSON_BYTES = 2**20
-# Bounds of what is read after a refusal, so that a client that is still sending receives the
-# answer.
+# Bounds of what is read after a refusal, so that a client that is sending receives the answer.
 DRAIN_SECONDS = 5.0
 DRAIN_BYTES = 64 * 2**20
 HEADERS = {
@@ -223,8 +221,7 @@ class _Exchange:
         await self._send(message)
 
     async def _drain(self) -> None:
-        """Read the rest of a refused request: a client that is sending sees a reset, not the
-        answer."""
+        """Read the rest of a refused request. Otherwise a client that is sending sees a reset."""
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 limit = self.received + DRAIN_BYTES
@@ -237,8 +234,7 @@ class _Exchange:
 def _refused(
     scope: Scope, status: int, message: str, headers: dict[str, str] | None = None
 ) -> Response:
-    # Gradio's page shows the whole answer to an upload, and of other answers the part under
-    # "detail".
+    # Gradio's page shows the whole answer to an upload, and the "detail" of other answers.
     if scope["path"].endswith("/upload"):
         return PlainTextResponse(message, status, headers)
     return JSONResponse({"error": message, "detail": message}, status, headers)

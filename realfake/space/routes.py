@@ -117,7 +117,7 @@ class Service:
 
     @contextmanager
     def _reserved(self) -> Iterator[Callable[[int], None]]:
-        """Count the bytes of a request as held until it is done."""
+        """Count the bytes of a request until it is done."""
         own = 0
 
         def reserve(size: int) -> None:

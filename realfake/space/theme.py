@@ -5,15 +5,7 @@ The labels are blue and orange, which colour-blind readers can distinguish, and 
 
 import gradio as gr
 
-FONT = (
-    "system-ui",
-    "-apple-system",
-    "Segoe UI",
-    "Roboto",
-    "Helvetica Neue",
-    "Noto Sans",
-    "sans-serif",
-)
+FONT = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif")
 FONT_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
