@@ -282,7 +282,7 @@ def test_feedback_becomes_an_evaluation_set_and_hard_examples(collected, tmp_pat
     assert "Nobody has checked" in capsys.readouterr().out
 
 
-def test_only_what_somebody_has_checked_is_used(collected, tmp_path):
+def test_only_checked_feedback_is_used(collected, tmp_path):
     accepted = tmp_path / "checked.txt"
     accepted.write_text(f"{digest(3)}\n\n{digest(4).upper()} a comment\n")
     output = tmp_path / "out"
@@ -334,7 +334,7 @@ def test_a_record_cannot_point_outside_the_folder(tmp_path):
     assert rows(output)[digest(0)]["set"] == ""
 
 
-def test_what_cannot_be_opened_is_left_out_with_its_reason(tmp_path):
+def test_unreadable_images_are_skipped_with_a_reason(tmp_path):
     folder, data = tmp_path / "collected", b"no image at all, but this is what was judged"
     Feedback(folder).record(answer(data), consent=True, truth="real", image=data)
     changed = jpeg(1)

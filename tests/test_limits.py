@@ -32,7 +32,7 @@ from realfake.space.limits import (
 # The rate
 
 
-def test_a_client_may_send_so_many_requests_in_a_minute():
+def test_requests_of_a_client_are_limited_per_minute():
     rate = RateLimit(per_minute=3)
     assert [rate.wait("a") for _ in range(3)] == [0, 0, 0]
     assert 1 <= rate.wait("a") <= 61
@@ -54,7 +54,7 @@ def test_the_limit_is_lifted_as_the_minute_moves(monkeypatch):
     assert rate.wait("a") == 0 < rate.wait("a")
 
 
-def test_no_limit():
+def test_a_rate_of_zero_is_no_limit():
     rate = RateLimit(0)
     assert not any(rate.wait("a") for _ in range(1000))
 
@@ -143,7 +143,7 @@ def guarded(rate: RateLimit, address: str = "8.8.8.8") -> TestClient:
     return TestClient(app, raise_server_exceptions=False, client=(address, 1))
 
 
-def test_a_client_above_the_limit_learns_when_to_come_back():
+def test_a_client_above_the_limit_gets_retry_after():
     rate = RateLimit(per_minute=1)
     one, other, here = (guarded(rate, address) for address in ("8.8.8.8", "1.1.1.1", "127.0.0.1"))
     assert one.post("/echo", content=b"abc").text == "3"
@@ -160,7 +160,7 @@ def test_a_client_above_the_limit_learns_when_to_come_back():
     assert [here.post("/echo").status_code for _ in range(5)] == [200] * 5
 
 
-def test_a_busy_server_says_when_to_come_back():
+def test_a_busy_server_sends_retry_after():
     client = guarded(RateLimit())
     assert client.post("/full").headers["retry-after"] == "2"
     assert client.post("/full?own").headers["retry-after"] == "7"
@@ -284,7 +284,7 @@ def test_a_form_is_limited(limited):
     assert limited.post("/gradio_api/call/form", files=parts).status_code == 413
 
 
-def test_predict_is_not_limited_here(limited):
+def test_predict_has_limits_in_its_route(limited):
     assert limited.post("/predict", content=bytes(200_000)).text == "200000"
 
 

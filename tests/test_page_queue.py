@@ -52,7 +52,7 @@ def call(url: str, path: str):
         return error.code, json.load(error), error.headers
 
 
-def test_a_call_to_a_full_queue_learns_when_to_come_back(url, tmp_path, monkeypatch):
+def test_a_call_to_a_full_queue_gets_retry_after(url, tmp_path, monkeypatch):
     gate, entered = threading.Event(), threading.Semaphore(0)
 
     def answer(*_, **__):

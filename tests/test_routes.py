@@ -143,7 +143,7 @@ def test_a_request_without_a_content_type_is_an_image(url):
         {"function_to_apply": "none", "top_k": 2},
     ],
 )
-def test_the_answer_is_the_stock_pipelines(url, detector, tiny_vit, parameters):
+def test_the_answer_equals_the_stock_pipeline(url, detector, tiny_vit, parameters):
     data = jpeg(2)
     expected = pipeline("image-classification", model=str(tiny_vit), device="cpu")(
         draw_as_decoded(data), **parameters
@@ -337,7 +337,7 @@ def test_a_body_that_never_arrives_is_not_waited_for(detector, monkeypatch):
             assert b" 503 " in connection.recv(1000)
 
 
-def test_a_client_that_hangs_up_frees_its_place(detector):
+def test_a_client_that_disconnects_frees_its_place(detector):
     gate, decoded = Gate(detector.forward), []
     counting = Service(detector, Batcher(gate, max_batch=1), max_requests=12)
     counting._decoders = ThreadPoolExecutor(1)
@@ -559,7 +559,7 @@ def test_the_documentation_page_needs_no_other_host(url):
     assert not re.search(r"""(src|href)=["'](https?:)?//|@import|<script""", page)
 
 
-def test_ready_says_that_another_detector_replaces_the_one_that_was_named(detector):
+def test_ready_reports_a_fallback_detector(detector):
     for url in serve(Service(detector, missing="user/typo")):
         status, body = get(url, "/ready")
         answer = json.loads(body)

@@ -112,7 +112,7 @@ def test_a_verdict_has_the_measured_error_rate():
     assert ENGLISH("rate.ai", n=712, share="10.4%", low="8.2%", high="12.6%") in shown(verdict)
 
 
-def test_at_prior_is_what_the_detector_says(tiny_vit):
+def test_at_prior_agrees_with_the_detector(tiny_vit):
     detector = Detector.from_pretrained(tiny_vit)
     for prior in (0.01, 0.3, 0.5, 0.99):
         assert at_prior(detector.predict(PHOTO), prior) == detector.predict(PHOTO, prior_ai=prior)
@@ -225,7 +225,7 @@ def test_an_error_names_the_file_and_not_the_servers_folder():
 # An address
 
 
-def test_an_address_is_fetched_into_the_drop_area_untouched(monkeypatch):
+def test_a_url_is_fetched_into_the_drop_area_unchanged(monkeypatch):
     data = (FOLDER / "cat.jpg").read_bytes()
     monkeypatch.setattr(check, "fetch", lambda address, max_bytes: data)
     path, note = fetch_image(" https://example.org/a%20b/cat?size=1 ")
@@ -243,7 +243,7 @@ def test_an_address_is_fetched_into_the_drop_area_untouched(monkeypatch):
         ("ftp://example.org/x", "http and https"),
     ],
 )
-def test_an_address_that_is_refused_says_why_beside_the_field(address, words):
+def test_a_refused_url_shows_the_reason_below_the_field(address, words):
     image, note = fetch_image(address)
     assert image == gr.skip() and words in shown(note) and 'role="alert"' in note
 
@@ -266,7 +266,7 @@ def picture(tmp_path):
     return path
 
 
-def test_the_json_report_has_the_answer_of_every_other_way_in(picture, tiny_vit):
+def test_the_json_report_has_the_same_answer_as_the_library(picture, tiny_vit):
     detector = Detector.from_pretrained(tiny_vit)
     file, text = written(detector, picture, "json", 0.2)
     assert file.endswith("-realfake.json")
@@ -328,7 +328,7 @@ def test_there_is_no_report_without_an_image():
 # Endpoints
 
 
-def test_the_endpoints_give_the_answer_of_every_other_way_in(tiny_vit):
+def test_the_endpoints_give_the_same_answer_as_the_library(tiny_vit):
     detector = Detector.from_pretrained(tiny_vit)
     api = Api(detector)
     expected = answer(detector, PHOTO, prior_ai=0.3, stability=True, provenance=True)
@@ -341,7 +341,7 @@ def test_the_endpoints_give_the_answer_of_every_other_way_in(tiny_vit):
     json.dumps(said, allow_nan=False)
 
 
-def test_the_endpoints_tell_their_failures_in_one_line(tmp_path, caplog):
+def test_the_endpoints_report_failures_in_one_line(tmp_path, caplog):
     broken = tmp_path / "a.jpg"
     broken.write_text("a letter")
     api = Api(FakeDetector())
@@ -419,7 +419,7 @@ def test_the_examples_are_small_and_credited():
         assert (FOLDER / name).stat().st_size < 150_000
 
 
-def test_camera_data_is_shown_and_what_is_missing_is_listed():
+def test_camera_data_is_shown_and_missing_metadata_is_listed():
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[271], exif[272] = "Canon", "EOS <b>"

@@ -180,7 +180,7 @@ def test_the_prior_moves_the_probability_beside_a_verdict_that_stays(page, check
     assert report["probabilities"] == pytest.approx(moved.probabilities, abs=1e-6)
 
 
-def test_stability_and_provenance_stand_beside_the_verdict(page):
+def test_stability_and_provenance_are_shown_beside_the_verdict(page):
     drop(page, PHOTO)
     wait_for_verdict(page)
     rows = page.locator("#rf-stability tbody tr").all_inner_texts()
@@ -209,7 +209,7 @@ def test_a_picture_is_pasted(page):
     wait_for_map(page)
 
 
-def test_an_address_that_is_refused_says_so_and_the_answer_stays(page):
+def test_a_refused_url_shows_an_error_and_the_answer_stays(page):
     drop(page, PHOTO)
     said = wait_for_verdict(page)
     field = page.get_by_label(ENGLISH("url.label"))
@@ -449,7 +449,7 @@ def slow_url(tmp_path_factory):
         yield url
 
 
-def test_a_batch_is_cancelled_and_what_was_judged_is_kept(browser, slow_url, tmp_path):
+def test_a_cancelled_batch_keeps_the_finished_rows(browser, slow_url, tmp_path):
     files = []
     for seed in range(24):
         files.append(tmp_path / f"{seed:02d}.png")
@@ -502,7 +502,7 @@ def test_a_new_image_replaces_an_answer_that_is_on_its_way(browser, slow_url):
 TABS = ("check", "batch", "compare", "quality", "code")
 
 
-def test_a_phone_shows_it_without_sideways_scrolling_and_the_answer_on_the_first_screen(
+def test_a_phone_needs_no_sideways_scrolling_and_shows_the_answer_first(
     browser, url
 ):
     with opened(browser, url, width=360, height=780, has_touch=True, is_mobile=True) as page:
@@ -656,7 +656,7 @@ def test_the_api_reads_no_file_of_the_server(url, tmp_path):
     assert "event: error" in told and "probabilities" not in told
 
 
-def test_a_model_that_cannot_be_loaded_is_replaced_and_the_page_says_so(browser, slow_url):
+def test_a_model_that_cannot_be_loaded_is_replaced_with_a_notice(browser, slow_url):
     with opened(browser, slow_url) as page:
         notice = page.inner_text(".rf-notice")
         assert "nobody/no-such-model" in notice

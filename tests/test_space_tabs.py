@@ -121,7 +121,7 @@ def test_a_verdict_that_changes_is_withheld_on_every_tab(tmp_path, opened, monke
     assert shown(compared).count(f"Inconclusive {ENGLISH('short.unstable')}") == 2
 
 
-def test_more_images_than_the_limit_are_left_out_and_that_is_said(tmp_path, monkeypatch):
+def test_images_above_the_limit_are_skipped_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_module, "MAX_IMAGES", 3)
     *_, (status, drawn, *_) = Batch(FakeDetector()).judge({}, pictures(tmp_path, 5))
     assert ENGLISH("batch.too_many", n=3) in shown(status) and drawn.count("<img") == 3
@@ -272,7 +272,7 @@ def test_degradations_are_a_table_of_generators(evaluation):
         ),
     ],
 )
-def test_a_checkpoint_without_a_record_says_so(evaluation, robustness):
+def test_a_checkpoint_without_a_record_has_a_notice(evaluation, robustness):
     assert ENGLISH("quality.none") in shown(quality.quality(ENGLISH, evaluation, robustness))
 
 

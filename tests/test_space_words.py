@@ -179,14 +179,14 @@ def test_an_error_rate_is_the_measured_one_with_its_interval(verdict, other):
     "record",
     [None, [], evaluation(None, None), evaluation({"value": 0.1}, 3), evaluation(0.1, "x")],
 )
-def test_no_rate_is_stated_that_was_not_measured(record):
+def test_an_unmeasured_rate_is_not_stated(record):
     for verdict in NAMES:
         assert ENGLISH.error_rate(verdict, record) is None
     assert ENGLISH.error_rate("inconclusive", evaluation()) is None
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_card_states_no_rate_but_the_measured_one(language):
+def test_a_card_states_only_the_measured_rate(language):
     """A calibrated probability says nothing about a share of other images."""
     t = words(language)
     card = render(

@@ -88,7 +88,7 @@ def test_elsewhere_nothing_changes(detector, monkeypatch, installed):
     assert calls == []
 
 
-def test_compared_detectors_run_there_too(tiny_convnext, monkeypatch):
+def test_compared_detectors_run_on_the_gpu_too(tiny_convnext, monkeypatch):
     calls, model = [], str(tiny_convnext)
     for name, module in spaces(True, calls).items():
         monkeypatch.setitem(sys.modules, name, module)
