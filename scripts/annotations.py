@@ -1,4 +1,4 @@
-"""Print the share of public functions of `realfake/` that are fully annotated, and list the others.
+"""List the public functions of `realfake/` without full annotations, and print the share with them.
 
 python scripts/annotations.py
 """

@@ -1,14 +1,14 @@
-"""Measure the speed of realfake as ratios against the usual alternatives, on this machine.
+"""Measure the speed of realfake on this machine, as ratios to the usual alternatives.
 
-    python scripts/benchmark.py             # everything, 15 minutes on two cores
-    python scripts/benchmark.py --only scoring-photos,memory    # parts; other figures are kept
+    python scripts/benchmark.py             # all parts, 15 minutes on two cores
+    python scripts/benchmark.py --only scoring-photos,memory    # these parts; keep other figures
     python scripts/benchmark.py --quick     # fewer images and pairs, to test the benchmark
     python scripts/benchmark.py --table     # print the table of the last measurements
 
-Every part runs in a process of its own. Its figures go to `benchmarks/results.json` at once, so
-`--only` continues an interrupted run. Times are measured in pairs in alternating order, and a ratio
-is the median of the pairs. The script draws its pictures into `--work_dir`. Run nothing else on the
-machine meanwhile.
+Each part runs in a separate process. Its figures are written to `benchmarks/results.json` at once,
+so `--only` continues an interrupted run. Times are measured in pairs in alternating order; a ratio
+is the median of the pairs. The script draws its images into `--work_dir`. Run nothing else on the
+machine at the same time.
 """
 
 import argparse
@@ -42,15 +42,8 @@ PARTS = {
     "gpu": "gpu.gpu",
 }
 VERSIONED = (
-    "torch",
-    "transformers",
-    "openvino",
-    "pillow",
-    "numpy",
-    "datasets",
-    "accelerate",
-    "gradio",
-    "captum",
+    *("torch", "transformers", "openvino", "pillow", "numpy"),
+    *("datasets", "accelerate", "gradio", "captum"),
 )
 
 
@@ -60,46 +53,29 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         ValueError: There is no such part.
     """
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py",
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--only", help=f"Parts to run, separated by commas: {', '.join(PARTS)}.")
+    parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--only", help=f"parts to run, separated by commas: {', '.join(PARTS)}")
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="Fewer images and pairs; the figures are marked as such.",
+        "--quick", action="store_true", help="use fewer images and pairs, and mark the figures"
     )
     parser.add_argument(
-        "--table",
-        action="store_true",
-        help="Print the table of what was measured before, and stop.",
+        "--table", action="store_true", help="print the table of the last measurements"
     )
-    parser.add_argument(
-        "--output",
-        default=str(ROOT / "scripts" / "benchmarks" / "results.json"),
-        help="File of the figures.",
-    )
-    parser.add_argument("--plot", help="PNG of the scaling (default: beside the figures).")
-    parser.add_argument(
-        "--work_dir",
-        default=str(Path.home() / ".cache" / "realfake-benchmark"),
-        help="For pictures and runs.",
-    )
-    parser.add_argument(
-        "--part", help=argparse.SUPPRESS
-    )  # what the process of a part is started with
+    results = ROOT / "scripts" / "benchmarks" / "results.json"
+    parser.add_argument("--output", default=str(results), help="JSON file of the figures")
+    parser.add_argument("--plot", help="PNG of the scaling (default: beside the figures)")
+    cache = Path.home() / ".cache" / "realfake-benchmark"
+    parser.add_argument("--work_dir", default=str(cache), help="folder for images and runs")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # for the process of a part
     options = parser.parse_args(arguments)
-    names = (
-        options.only.split(",")
-        if options.only
-        else [name for name in PARTS if name != "gpu" or _has_gpu()]
-    )
-    unknown = [name for name in names if name not in PARTS]
-    if unknown:
+    if options.only:
+        names = options.only.split(",")
+    else:
+        names = [name for name in PARTS if name != "gpu" or _has_gpu()]
+    if unknown := [name for name in names if name not in PARTS]:
         raise ValueError(f"There is no part {unknown[0]!r}; there are {', '.join(PARTS)}.")
     options.only = names
+    options.work_dir = str(Path(options.work_dir).resolve())  # parts run in another folder
     return options
 
 
@@ -110,7 +86,7 @@ def _has_gpu() -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the parts and write their figures; the exit status is 1 where a part could not run."""
+    """Run the parts and write their figures; return 1 if a part failed, 2 for a user's mistake."""
     try:
         options = parse_arguments(arguments)
         if options.part:
@@ -124,57 +100,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the parts one after the other, each in a process of its own."""
+    """Run the parts, each in a separate process, and print the table."""
     from benchmarks import report
 
-    output, work = Path(options.output), Path(options.work_dir)
-    record = _read(output)
+    output = Path(options.output)
+    record, failed = _read(output), []
     if not options.table:
-        work.mkdir(parents=True, exist_ok=True)
-        started, failed = time.monotonic(), []
+        Path(options.work_dir).mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
         for name in options.only:
             print(f"{name} …", flush=True)
-            result = work / f"{name}.json"
-            result.unlink(missing_ok=True)
-            command = [
-                sys.executable,
-                __file__,
-                "--part",
-                name,
-                "--work_dir",
-                str(work),
-                "--output",
-                str(result),
-            ]
-            began = time.monotonic()
-            subprocess.run(
-                [*command, *(["--quick"] if options.quick else [])], cwd=ROOT, env=_environment()
-            )
-            found = (
-                json.loads(result.read_text())
-                if result.is_file()
-                else {"error": "the process of this part died"}
-            )
-            found |= {
-                "seconds": round(time.monotonic() - began, 1),
-                "quick": options.quick,
-                "date": _now(),
-            }
-            record["parts"] = {
-                key: {**record["parts"], name: found}[key]
-                for key in PARTS
-                if key in {*record["parts"], name}
-            }
+            figures = _run_in_process(name, options)
+            parts = {**record["parts"], name: figures}
+            record["parts"] = {key: parts[key] for key in PARTS if key in parts}
             record |= {"machine": machine(), "versions": versions()}
             _write(output, record)
-            for row in found.get("rows", ()):
+            for row in figures.get("rows", ()):
                 print("  " + report.table({"": {"rows": [row]}}).splitlines()[-1], flush=True)
-            if "error" in found:
+            if "error" in figures:
                 failed.append(name)
-                print(f"  failed: {found['error'].splitlines()[0]}", flush=True)
+                print(f"  failed: {figures['error'].splitlines()[0]}", flush=True)
         print(f"{time.monotonic() - started:.0f} seconds.\n")
-    else:
-        failed = []
     print(report.table(record["parts"]))
     if "gpu" in record["parts"].get("gpu", {}):
         print("\n" + report.gpu_table(record["parts"]["gpu"]))
@@ -182,12 +128,32 @@ def run(options: argparse.Namespace) -> int:
         plot = Path(options.plot) if options.plot else output.with_name("scaling.png")
         report.plot_scaling(scaling, plot)
     if any(part.get("quick") for part in record["parts"].values()):
-        print("\nSome figures are of quick runs.")
+        print("\nSome figures are from quick runs.")
     return 1 if failed else 0
 
 
+def _run_in_process(name: str, options: argparse.Namespace) -> dict:
+    """Return the figures of a part, or its error."""
+    result = Path(options.work_dir) / f"{name}.json"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--part", name, "--work_dir", options.work_dir]
+    command += ["--output", str(result), *(["--quick"] if options.quick else [])]
+    began = time.monotonic()
+    subprocess.run(command, cwd=ROOT, env=_environment())
+    if result.is_file():
+        figures = json.loads(result.read_text())
+    else:
+        figures = {"error": "the process of this part died"}
+    figures |= {
+        "seconds": round(time.monotonic() - began, 1),
+        "quick": options.quick,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return figures
+
+
 def run_part(name: str, work: Path, quick: bool, output: Path) -> int:
-    """Run one part in this process and write what it found, or why it could not."""
+    """Run one part in this process and write its figures, or its error."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -213,7 +179,7 @@ def _environment() -> dict[str, str]:
 
 
 def machine() -> dict:
-    """What the figures were measured on."""
+    """Describe the machine that the figures depend on."""
     name = platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -233,7 +199,7 @@ def machine() -> dict:
 
 
 def versions() -> dict[str, str]:
-    """The versions that the figures depend on."""
+    """Return the versions that the figures depend on."""
     found = {"python": platform.python_version()}
     for name in VERSIONED:
         try:
@@ -251,7 +217,7 @@ def _read(path: Path) -> dict:
         return record if isinstance(record["parts"], dict) else {"parts": {}}
     except (ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{path} is not what this script wrote; remove it or pass another --output."
+            f"{path} was not written by this script; remove it or pass another --output."
         ) from None
 
 
@@ -259,10 +225,6 @@ def _write(path: Path, record: dict) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(temporary, path)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-# Sourced by the other scripts. Creates a virtual environment in .venv and installs the package into it,
-# only if it is missing or out of date.
+# Sourced by the other scripts. Creates a virtual environment in .venv and installs the package into it, if
+# it is missing or outdated.
 # usage: . scripts/environment.sh; prepare_environment [EXTRA]
-# REALFAKE_CONSTRAINTS names a file of exact versions, relative to the repository (default: the ranges).
+# REALFAKE_CONSTRAINTS: file of exact versions, relative to the repository (default: none, only ranges).
 
 prepare_environment() {
     cd "$(dirname "${BASH_SOURCE[0]}")/.." || return 1

@@ -1,13 +1,12 @@
-"""Send damaged files through decoding, prediction, explanation and provenance, and count failures.
+"""Fuzz test: send damaged files through decoding, prediction, explanation and provenance.
 
     PYTHONPATH=tests python -m helpers.bad_files /tmp/fuzz      # files to damage, a tiny model
     python scripts/fuzz.py /tmp/fuzz/files --model /tmp/fuzz/tiny --inputs 100000 --processes 2 \
         --report fuzz.json
 
-The seed and the number of an input determine it. A watcher observes the processes. An input fails
-if it takes too much time or memory, ends the process, or raises anything but a one-line error.
-Failing inputs are kept in a folder. The same command continues an interrupted run; `--minutes` ends
-a run early, and the report counts all runs.
+An input is determined by the seed and its number. It fails if it takes too much time or memory,
+ends the process, or raises anything but a one-line error. Failed inputs are kept in a folder. The
+same command continues an interrupted run; `--minutes` ends a run early. The report counts all runs.
 """
 
 import argparse
@@ -26,41 +25,28 @@ from pathlib import Path
 import numpy as np
 
 BLOCK = 250
-# Numbers at which readers' arithmetic turns over.
+# Numbers at which integers overflow or change sign.
 EDGES = (
-    0,
-    1,
-    2,
-    7,
-    8,
-    0x7F,
-    0x80,
-    0xFF,
-    0x7FFF,
-    0x8000,
-    0xFFFF,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFE,
-    0xFFFFFFFF,
+    *(0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF),
+    *(0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF),
 )
-# Process start to the first input: imports and the checkpoint.
-STARTING = 300.0
-# Clock time for each second of processor time: other work may take three quarters of the machine,
-# and an input that waits takes no processor time.
+# Seconds from the start of a process to its first input, for imports and the checkpoint.
+STARTUP = 300.0
+# Allowed clock time per second of CPU time. The machine may be busy with other work, and an input
+# that waits uses no CPU time.
 CLOCK = 4
-# What a process is on when it is on no input.
-BETWEEN, STARTS = -1, -2
+# States of a process that is not working on an input.
+IDLE, STARTING = -1, -2
 
 
 def mutated(files: list[bytes], seed: int, number: int) -> bytes:
-    """Input `number` of a run: one of the files, damaged in one to four ways."""
+    """Return input `number` of a run: one of the files, damaged in one to four ways."""
     rng = np.random.default_rng([seed, number])
     data = bytearray(files[rng.integers(len(files))])
     for _ in range(rng.integers(1, 5)):
         if len(data) < 8:
             break
-        # Headers are where readers break.
+        # Mostly in the headers, where decoders fail.
         reach = min(len(data), int(rng.choice([64, 512, len(data)])))
         place = int(rng.integers(reach))
         match int(rng.integers(9)):
@@ -87,12 +73,12 @@ def mutated(files: list[bytes], seed: int, number: int) -> bytes:
                 data[place:] = donor[cut:]
             case 8:
                 data += files[rng.integers(len(files))]
-    # Half of the PNG files get their checksums back, or hardly any damage would be looked at.
+    # Half of the PNG files get valid checksums; otherwise decoders stop at the checksum.
     return repaired(bytes(data)) if rng.random() < 0.5 else bytes(data)
 
 
 def repaired(data: bytes) -> bytes:
-    """A PNG file with the checksums that its chunks should have; other files as they are."""
+    """Return a PNG file with valid checksums, or another file unchanged."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     fixed, position = bytearray(data), 8
@@ -106,33 +92,33 @@ def repaired(data: bytes) -> bytes:
 
 
 def pass_through(detector, data: bytes, name: str = "upload.jpg") -> str:
-    """Send one file along the path of an upload.
+    """Process one file like an upload.
 
     Returns:
         `"answered"` or `"refused"`.
 
     Raises:
-        AssertionError: The answer or the refusal is not fit for a user.
-        MemoryError: It took more memory than there is. Whatever else is raised is a fault as well.
+        AssertionError: The answer or the error message is invalid.
+        MemoryError: There is not enough memory. Any other exception is a fault, too.
     """
     from realfake.imaging.decode import open_image
     from realfake.provenance.content_credentials import TOO_MUCH_MEMORY
     from realfake.provenance.reading import read_provenance
 
     findings = read_provenance(data).to_dict()["findings"]
-    # Of all that c2pa raises, what is the machine's limit must not pass for the file's damage.
-    if TOO_MUCH_MEMORY in [found["fields"].get("reason") for found in findings]:
+    # A lack of memory must not be counted as a damaged file.
+    if TOO_MUCH_MEMORY in [finding["fields"].get("reason") for finding in findings]:
         raise MemoryError(TOO_MUCH_MEMORY)
-    _expect(len(findings) == 4 and json.dumps(findings), "four findings that JSON can hold")
+    _expect(len(findings) == 4 and json.dumps(findings), "four findings that are valid JSON")
     try:
         image = open_image({"bytes": data, "path": name})
-    except MemoryError:  # a refusal for the user, and more memory than an input may take
+    except MemoryError:  # before the next clause: OutOfMemory is a ValueError, too
         raise
     except (ValueError, OSError) as error:
-        words = str(error)
+        message = str(error)
         _expect(
-            "\n" not in words and words.startswith(name) and len(words) < 400,
-            f"one line, not {words!r}",
+            "\n" not in message and message.startswith(name) and len(message) < 400,
+            f"one line, not {message!r}",
         )
         return "refused"
     prediction = detector.predict(image)
@@ -141,19 +127,19 @@ def pass_through(detector, data: bytes, name: str = "upload.jpg") -> str:
         f"probabilities, not {prediction.probabilities}",
     )
     explanation = detector.explain(image)
-    _expect(explanation.heatmap.shape == image.size[::-1], "a map of the image's size")
+    _expect(explanation.heatmap.shape == image.size[::-1], "a map with the size of the image")
     _expect(not np.isinf(explanation.heatmap).any(), "a finite map")
     _expect(max(explanation.overlay().size) >= min(max(image.size), 1024), "a picture of the map")
     return "answered"
 
 
-def _expect(holds, words: str) -> None:
-    if not holds:
-        raise AssertionError(f"expected {words}")
+def _expect(condition: object, expected: str) -> None:
+    if not condition:
+        raise AssertionError(f"expected {expected}")
 
 
 def work(options, todo, results, state) -> None:
-    """Process blocks of inputs; `state` has the current input and its start, for the watcher."""
+    """Process blocks of inputs. `state` tells the main process the current input and its start."""
     import resource
     import warnings
 
@@ -164,16 +150,16 @@ def work(options, todo, results, state) -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    # libtiff writes what it thinks of every file to the standard error.
+    # libtiff writes warnings to stderr.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     files = read_files(options.files)
     detector = Detector.from_pretrained(options.model, device="cpu")
-    pass_through(detector, files[0])  # what is imported on the way
+    pass_through(detector, files[0])  # imports the remaining modules
     size = Path("/proc/self/statm")
     if size.is_file():
         used = int(size.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        # Twice the limit on memory in use, to protect the machine: a C library that is refused
-        # memory reports a damaged file, which would hide the failure.
+        # Protects the machine. Twice the limit, because a C library without memory reports a
+        # damaged file, which would hide the failure.
         resource.setrlimit(resource.RLIMIT_AS, (used + 2 * options.memory * 2**20,) * 2)
     trial = Trial(options, files, lambda data: pass_through(detector, data), state)
     while (block := todo.get()) is not None:
@@ -181,25 +167,25 @@ def work(options, todo, results, state) -> None:
 
 
 def peak_mib() -> int:
-    """The most memory that this process has had in use."""
+    """Return the peak memory of this process."""
     status = Path("/proc/self/status")
     if status.is_file():
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) // 1024
     import resource
 
-    # On Linux this begins with the peak of the process that started this one.
+    # Not on Linux, where this includes the peak of the parent process.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 class Trial:
-    """Inputs tried one by one, with what each takes of time and memory."""
+    """Processes inputs one by one, and measures the time and memory of each."""
 
     def __init__(self, options, files: list[bytes], attempt: Callable[[bytes], str], state):
         self.options, self.files, self.attempt, self.state = options, files, attempt, state
         self.base = self.peak = peak_mib()
 
     def run(self, start: int, stop: int) -> dict:
-        """Try inputs `start` to `stop`; the result is a line of the log."""
+        """Process inputs `start` to `stop` and return a line of the log."""
         counts, faults, slowest = Counter(), [], (0.0, -1)
         for number in range(start, stop):
             self.state[0], self.state[1] = number, time.monotonic()
@@ -208,15 +194,10 @@ class Trial:
             try:
                 counts[self.attempt(data)] += 1
             except BaseException as error:
-                where = traceback.extract_tb(error.__traceback__)[-1]
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(last.filename).name}:{last.lineno}"
                 kind = f"{type(error).__name__}: {error}"[:300]
-                faults.append(
-                    {
-                        "input": number,
-                        "fault": kind,
-                        "where": f"{Path(where.filename).name}:{where.lineno}",
-                    }
-                )
+                faults.append({"input": number, "fault": kind, "where": where})
             took, waited = time.process_time() - begun, time.monotonic() - self.state[1]
             slowest = max(slowest, (took, number))
             if took > self.options.seconds:
@@ -226,7 +207,7 @@ class Trial:
             grown = self._grown()
             if grown is not None:
                 faults.append({"input": number, "fault": f"memory grew by {grown:,} MiB"})
-        self.state[0] = BETWEEN
+        self.state[0] = IDLE
         return {
             "start": start,
             "stop": stop,
@@ -244,6 +225,7 @@ class Trial:
 
 
 def read_files(folder: str | Path) -> list[bytes]:
+    """Return the files to damage."""
     files = [path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()]
     if not files:
         raise ValueError(
@@ -254,11 +236,11 @@ def read_files(folder: str | Path) -> list[bytes]:
 
 
 class Worker:
-    """A process that works, and what the watcher knows of it."""
+    """A process that processes blocks of inputs, as the main process sees it."""
 
     def __init__(self, options, blocks: list):
         context = multiprocessing.get_context("spawn")
-        self.state = context.Array("d", [STARTS, time.monotonic()])
+        self.state = context.Array("d", [STARTING, time.monotonic()])
         self.todo, self.results = context.Queue(), context.Queue()
         for block in blocks:
             self.todo.put(block)
@@ -270,27 +252,20 @@ class Worker:
         self.process.start()
 
     def fault(self, seconds: float) -> tuple[int, str] | None:
-        """The input that the process died of or hangs on, if it does."""
+        """Return the input at which the process died or hangs, and the reason."""
         number, since = int(self.state[0]), self.state[1]
         if not self.process.is_alive():
-            return (
-                (number, f"the process ended with status {self.process.exitcode}")
-                if self.left
-                else None
-            )
+            reason = f"the process ended with status {self.process.exitcode}"
+            return (number, reason) if self.left else None
         if number >= 0 and time.monotonic() - since > CLOCK * seconds:
             return number, f"no answer for {CLOCK * seconds:g} s"
-        if number == STARTS and time.monotonic() - self.started > STARTING:
+        if number == STARTING and time.monotonic() - self.started > STARTUP:
             return number, "did not start"
         return None
 
 
 def run(options) -> dict:
-    """Work through all inputs; finished blocks are logged, so that the same command continues.
-
-    Returns:
-        The report.
-    """
+    """Process all inputs, log the finished blocks, and return the report."""
     log = Path(options.log)
     settings = {"seed": options.seed, "files": zlib.crc32(b"".join(read_files(options.files)))}
     done: list[dict] = []
@@ -312,7 +287,7 @@ def run(options) -> dict:
             for number in range(start, min(start + BLOCK, options.inputs))
             if number not in covered
         ]
-        if missing:  # blocks are cut short where a process died
+        if missing:  # a block ends where a process died
             blocks.append((missing[0], missing[-1] + 1))
     count = min(options.processes, max(1, len(blocks)))
     workers = [Worker(options, blocks[first::count]) for first in range(count)] if blocks else []
@@ -338,22 +313,22 @@ def run(options) -> dict:
                 note(entry)
             if fault is None or not worker.left:
                 continue
-            number, words = fault
+            number, reason = fault
             worker.process.kill()
             worker.process.join()
             start, stop = worker.left[0]
             if number < start or number >= stop:
                 raise RuntimeError(
-                    f"A process of the fuzzer could not work: {words}. Run with --processes 1."
+                    f"A process of the fuzzer failed: {reason}. Run with --processes 1."
                 )
-            # What came before it in its block is done again with the rest; the block is cut there.
+            # Cut the block there, and repeat the inputs before it.
             rest = [block for block in ((start, number), (number + 1, stop)) if block[0] < block[1]]
             note(
                 {
                     "start": number,
                     "stop": number + 1,
                     "counts": {},
-                    "faults": [{"input": number, "fault": words}],
+                    "faults": [{"input": number, "fault": reason}],
                     "slowest": (options.seconds, number),
                     "grown_mib": 0,
                 }
@@ -371,7 +346,7 @@ def run(options) -> dict:
 
 
 def report(options, done: list[dict], tried: int, seconds: float) -> dict:
-    """Add the blocks up, and keep the inputs with faults."""
+    """Sum up the blocks, and save the failed inputs."""
     faults = [fault for entry in done for fault in entry["faults"]]
     files = read_files(options.files)
     for fault in faults:
@@ -401,32 +376,35 @@ def report(options, done: list[dict], tried: int, seconds: float) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", help="folder of files to damage, see tests/helpers/bad_files.py")
     parser.add_argument(
-        "--model", help="checkpoint; defaults to the bundled one, a tiny one is faster"
+        "--model", help="checkpoint (default: the bundled detector; a tiny model is faster)"
     )
-    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs")
     parser.add_argument(
-        "--minutes", type=float, help="stop after that long; the same command continues"
+        "--minutes", type=float, help="stop after this many minutes; the same command continues"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the damage")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="processor time that an input may take"
+        "--seconds", type=float, default=5.0, help="CPU time that an input may take"
     )
     parser.add_argument("--memory", type=int, default=3072, help="MiB that an input may add")
     parser.add_argument(
-        "--log", default="fuzz/log.jsonl", help="finished inputs, from which a run continues"
+        "--log", default="fuzz/log.jsonl", help="log of finished inputs, to continue a run"
     )
-    parser.add_argument("--keep", default="fuzz/faults", help="folder for inputs with faults")
-    parser.add_argument("--report", help="JSON file to write the report to as well")
-    parser.add_argument("--quiet", dest="progress", action="store_false", help="show no progress")
+    parser.add_argument("--keep", default="fuzz/faults", help="folder for failed inputs")
+    parser.add_argument("--report", help="JSON file for the report")
+    parser.add_argument(
+        "--quiet", dest="progress", action="store_false", help="print only the report"
+    )
     return parser
 
 
 def main() -> int:
-    """Run; the exit status is 1 where there were faults, 2 for a mistake of the user's."""
+    """Run and print the report; return 1 after faults, 2 for a user's mistake."""
     options = parser().parse_args()
     try:
         found = run(options)

@@ -1,14 +1,14 @@
-"""Kill a scoring or a training at random moments, and check that nothing is lost.
+"""Kill a scoring or training run at random moments, and check that nothing is lost.
 
     python scripts/kill_and_resume.py scoring --kills 20 --log kills-scoring.json
     python scripts/kill_and_resume.py training --kills 20 --log kills-training.json
 
-Every start of the run gets SIGKILL, in turn during the imports, the loading, the steps, and the
-writing of a shard or a checkpoint. Then the run continues to its end. Scoring: the shards must
-equal those of an undisturbed run, byte for byte. Training: the final losses must differ from those
-of an undisturbed run by no more than those of two seeds do. The log has each moment: its target,
-the age of the run, and the files on the disk. Works on drawn pictures and tiny networks, in
-minutes.
+SIGKILL ends each start of the run: in turn during the imports, the loading, the steps, and the
+writing of a shard or a checkpoint. Then the run continues to its end. After scoring, the shards
+must equal those of an undisturbed run, byte for byte. After training, the final loss may differ
+from that of an undisturbed run by no more than the loss differs between seeds. The log holds each
+kill: its target, the age of the run, and the files on the disk. Uses drawn images and tiny
+networks; takes minutes.
 """
 
 import argparse
@@ -25,12 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-AIMS = ("imports", "loading", "steps", "writing")
-PATIENCE = 600
+TARGETS = ("imports", "loading", "steps", "writing")
+TIMEOUT = 600
+CHECKPOINT = "realfake/checkpoints/cifake-mobilenet"
+OVERRIDES = '{"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "patch_size": 2}'
 
 
 class Run:
-    """One start of a command, and what can be seen of it from outside."""
+    """One start of a command, observed from outside."""
 
     def __init__(self, command: list[str], log: Path):
         self._log = log
@@ -58,38 +60,38 @@ class Run:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def wait_for(self, event: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-        """Wait for something to happen; whether it did before the run ended."""
+    def wait_for(self, event: Callable[[], bool], seconds: float = TIMEOUT) -> bool:
+        """Wait for an event, and return whether it happened before the run ended."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.ended():
             if event():
                 return True
-            time.sleep(0.0005)  # a shard is being written for a few milliseconds
+            time.sleep(0.0005)  # writing a shard takes a few milliseconds
         return event()
 
-    def live(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         self.wait_for(lambda: False, seconds)
 
     def kill(self) -> None:
-        """Kill it and all that it started."""
+        """Kill the process and its children."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def finish(self) -> None:
-        """Let it run to its end.
+        """Wait for the end of the run.
 
         Raises:
-            SystemExit: It failed.
+            SystemExit: The run failed.
         """
         code = self._process.wait()
         if code:
-            raise SystemExit(f"The run failed with {code}:\n{self.said()[-3000:]}")
+            raise SystemExit(f"The run failed with status {code}:\n{self.output()[-3000:]}")
 
 
-def kill_again_and_again(
+def kill_repeatedly(
     start: Callable[[], Run],
     kills: int,
     began: Callable[[Run], bool],
@@ -98,43 +100,43 @@ def kill_again_and_again(
     on_disk: Callable[[], dict],
     seed: int,
 ) -> list[dict]:
-    """Start a run until it was killed `kills` times; at most twice as many starts.
+    """Start a run until it has been killed `kills` times, at most twice as often.
 
     Args:
-        began: Whether a run says that it has begun its steps.
-        writing: Whether something is being written to the disk.
-        work: Seconds that the steps take in all.
-        on_disk: What to log of the disk after a kill.
+        began: Returns whether a run has begun its steps.
+        writing: Returns whether the run is writing to the disk.
+        work: Seconds that all steps take.
+        on_disk: Returns what to log of the disk after a kill.
     """
     rng, moments, loading = random.Random(seed), [], None
     landed = 0
     for number in range(2 * kills):
         if landed == kills:
             break
-        aim = AIMS[landed % len(AIMS)]
+        target = TARGETS[landed % len(TARGETS)]
         run = start()
-        if aim == "imports":
-            run.live(rng.uniform(0.05, 2))
-        elif aim == "loading":
-            run.live(rng.uniform(0.4, 1.0) * (loading or 8))
+        if target == "imports":
+            run.wait(rng.uniform(0.05, 2))
+        elif target == "loading":
+            run.wait(rng.uniform(0.4, 1.0) * (loading or 8))
         else:
             if run.wait_for(lambda run=run: began(run)):
                 loading = run.seconds
-            if aim == "steps":
-                run.live(rng.uniform(0, work))
+            if target == "steps":
+                run.wait(rng.uniform(0, work))
             else:
-                # Not the first writing every time.
-                run.live(rng.uniform(0, work / 2))
+                # Not always the first write.
+                run.wait(rng.uniform(0, work / 2))
                 run.wait_for(writing, 4 * work)
-        ended, lived = run.ended(), run.seconds
+        ended, seconds = run.ended(), run.seconds
         if not ended:
             run.kill()
             landed += 1
         moments.append(
             {
                 "kill": number + 1,
-                "aimed_at": aim,
-                "seconds": round(lived, 3),
+                "aimed_at": target,
+                "seconds": round(seconds, 3),
                 "too_late": ended,
                 **on_disk(),
             }
@@ -144,38 +146,20 @@ def kill_again_and_again(
 
 
 def scoring(kills: int, work: Path, seed: int) -> dict:
-    """Kill a scoring run; the shards must be those of an undisturbed one."""
+    """Kill a scoring run and compare its shards with those of an undisturbed run."""
     from benchmarks.drawn import draw_photographs
 
     draw_photographs(work / "images", 240, sizes=((320, 240), (200, 300), (400, 400)))
     (work / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
-    words = [
-        "--chunk_size",
-        "8",
-        "--engine",
-        "torch-fp32",
-        "--num_threads",
-        "2",
-        "--model",
-        str(ROOT / CHECKPOINT),
-    ]
+    command = [sys.executable, "-m", "realfake", "score", str(work / "images"), "--chunk_size", "8"]
+    command += ["--engine", "torch-fp32", "--num_threads", "2", "--model", str(ROOT / CHECKPOINT)]
 
     def start(out: str) -> Run:
-        command = [
-            sys.executable,
-            "-m",
-            "realfake",
-            "score",
-            str(work / "images"),
-            "--output",
-            str(work / out),
-            *words,
-        ]
-        return Run(command, work / "run.log")
+        return Run([*command, "--output", str(work / out)], work / "run.log")
 
     began = time.monotonic()
     clean = start("clean")
-    clean.wait_for(lambda: "Scoring" in clean.said())
+    clean.wait_for(lambda: "Scoring" in clean.output())
     loading = time.monotonic() - began
     clean.finish()
     seconds = time.monotonic() - began - loading
@@ -189,15 +173,15 @@ def scoring(kills: int, work: Path, seed: int) -> dict:
 
     def begin() -> Run:
         done = sorted(shards(out))
-        if len(done) > 24:  # more to do, so that later kills fall into work too
+        if len(done) > 24:  # delete some, so that later kills interrupt work, too
             for name in random.Random(len(done)).sample(done, 20):
                 (out / name).unlink()
         return start("killed")
 
-    moments = kill_again_and_again(
+    moments = kill_repeatedly(
         begin,
         kills,
-        lambda run: "Scoring" in run.said(),
+        lambda run: "Scoring" in run.output(),
         lambda: any(out.glob(".*.tmp")),
         seconds,
         on_disk,
@@ -215,50 +199,18 @@ def scoring(kills: int, work: Path, seed: int) -> dict:
 
 
 def training(kills: int, work: Path, seed: int) -> dict:
-    """Kill a training run; its loss must end where that of an undisturbed one ends."""
+    """Kill a training run and compare its final loss with that of an undisturbed run."""
     from benchmarks.drawn import draw_classes
 
     draw_classes(work / "corpus", 160, (64, 64))
-    model = ["--model_type", "convnextv2", "--image_size", "32", "--config_overrides", OVERRIDES]
-    words = [
-        *model,
-        "--dataset",
-        str(work / "corpus"),
-        "--augmentation",
-        "0.3",
-        "--learning_rate",
-        "2e-3",
-        "--bf16",
-        "False",
-        "--num_train_epochs",
-        "36",
-        "--per_device_train_batch_size",
-        "8",
-        "--logging_steps",
-        "1",
-        "--use_cpu",
-        "True",
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        "4",
-        "--eval_strategy",
-        "steps",
-        "--eval_steps",
-        "4",
-        "--disable_tqdm",
-        "True",
-        "--measurement_log",
-        str(work / "log.jsonl"),
-        "--measure_test",
-        "False",
-        "--measure_degradations",
-        "0",
-        "--preprocessing_num_workers",
-        "1",
-        "--save_total_limit",
-        "3",
-    ]
+    words = ["--model_type", "convnextv2", "--image_size", "32", "--config_overrides", OVERRIDES]
+    words += ["--dataset", str(work / "corpus"), "--preprocessing_num_workers", "1"]
+    words += ["--augmentation", "0.3", "--learning_rate", "2e-3", "--num_train_epochs", "36"]
+    words += ["--per_device_train_batch_size", "8", "--use_cpu", "True", "--bf16", "False"]
+    words += ["--save_strategy", "steps", "--save_steps", "4", "--save_total_limit", "3"]
+    words += ["--eval_strategy", "steps", "--eval_steps", "4", "--logging_steps", "1"]
+    words += ["--measure_test", "False", "--measure_degradations", "0", "--disable_tqdm", "True"]
+    words += ["--measurement_log", str(work / "log.jsonl")]
 
     def start(out: str, *more: str) -> Run:
         return Run(
@@ -276,7 +228,7 @@ def training(kills: int, work: Path, seed: int) -> dict:
 
     began = time.monotonic()
     clean = start("clean")
-    clean.wait_for(lambda: "'loss'" in clean.said())
+    clean.wait_for(lambda: "'loss'" in clean.output())
     loading = time.monotonic() - began
     clean.finish()
     seconds = time.monotonic() - began - loading
@@ -286,7 +238,7 @@ def training(kills: int, work: Path, seed: int) -> dict:
     known: dict[str, int] = {}
 
     def writing() -> bool:
-        """Whether a checkpoint folder has begun to appear and is not finished."""
+        """Return whether a checkpoint is unfinished."""
         return any(not (path / "trainer_state.json").is_file() for path in out.glob("checkpoint-*"))
 
     def on_disk() -> dict:
@@ -300,12 +252,12 @@ def training(kills: int, work: Path, seed: int) -> dict:
             "half_written": len(steps) - known["whole"],
         }
 
-    # The steps are divided among the kills, so that the run does not end before the last kill.
+    # Divides the steps among the kills, so that the run does not end before the last kill.
     share = 1.5 * seconds / kills
-    moments = kill_again_and_again(
+    moments = kill_repeatedly(
         lambda: start("killed"),
         kills,
-        lambda run: "'loss'" in run.said(),
+        lambda run: "'loss'" in run.output(),
         writing,
         share,
         on_disk,
@@ -314,9 +266,8 @@ def training(kills: int, work: Path, seed: int) -> dict:
     if not (out / "training.json").is_file():
         start("killed").finish()
     ends = {name: end(name) for name in ("clean", "seed-1", "seed-2", "killed")}
-    noise = max(ends["clean"], ends["seed-1"], ends["seed-2"]) - min(
-        ends["clean"], ends["seed-1"], ends["seed-2"]
-    )
+    undisturbed = [ends[name] for name in ("clean", "seed-1", "seed-2")]
+    noise = max(undisturbed) - min(undisturbed)
     steps = {name: len(losses(name)) for name in ends}
     difference = abs(ends["killed"] - ends["clean"])
     return {
@@ -329,19 +280,15 @@ def training(kills: int, work: Path, seed: int) -> dict:
     }
 
 
-CHECKPOINT = "realfake/checkpoints/cifake-mobilenet"
-OVERRIDES = '{"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "patch_size": 2}'
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, kill, and say whether the result stood."""
+    """Kill runs and print the result; return 1 if something was lost."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("scoring", "training"), help="Which kind of run.")
-    parser.add_argument("--kills", type=int, default=20, help="How often it is killed.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
-    parser.add_argument("--log", help="JSON file of the moments and the result.")
+    parser.add_argument("what", choices=("scoring", "training"), help="kind of run")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--log", help="JSON file of the kills and the result")
     parser.add_argument(
-        "--work_dir", help="Folder for images and runs, emptied first (default: a temporary one)."
+        "--work_dir", help="folder for images and runs; its content is deleted (default: temporary)"
     )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
@@ -351,18 +298,13 @@ def main(arguments: list[str] | None = None) -> int:
         result = {"scoring": scoring, "training": training}[options.what](
             options.kills, work, options.seed
         )
-    aimed = {
-        aim: sum(
-            moment["aimed_at"] == aim and not moment["too_late"] for moment in result["moments"]
-        )
-        for aim in AIMS
-    }
-    result["kills"] = aimed
-    result["passed"] = result["passed"] and sum(aimed.values()) == options.kills
+    hit = [moment["aimed_at"] for moment in result["moments"] if not moment["too_late"]]
+    result["kills"] = {target: hit.count(target) for target in TARGETS}
+    result["passed"] = result["passed"] and len(hit) == options.kills
     if options.log:
         Path(options.log).write_text(json.dumps(result, indent=2) + "\n")
-    told = {name: value for name, value in result.items() if name != "moments"}
-    print(json.dumps(told, indent=2))
+    summary = {name: value for name, value in result.items() if name != "moments"}
+    print(json.dumps(summary, indent=2))
     return 0 if result["passed"] else 1
 
 

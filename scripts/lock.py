@@ -1,10 +1,11 @@
-"""Write the lock for CI: the exact versions of all packages that the project needs.
+"""Print or write the lock for CI: exact versions of all packages that the project needs.
 
-    python scripts/lock.py                      # print it
+    python scripts/lock.py                      # print the lock
     python scripts/lock.py --write              # write it to tests/constraints.txt
 
-Users install ranges. CI installs the lock (`REALFAKE_CONSTRAINTS=tests/constraints.txt`), so that
-a new release of another project cannot fail an unrelated change.
+Users install ranges of versions. CI installs the lock
+(`REALFAKE_CONSTRAINTS=tests/constraints.txt`), so that a new release of another project cannot
+break an unrelated change.
 """
 
 import argparse
@@ -25,7 +26,7 @@ HEADER = """\
 # Exact versions for CI, of all packages of requirements.txt and pyproject.toml: scripts/lock.py.
 # PyTorch itself pins the further packages of its builds for GPUs.
 """
-# Packages for other versions of Python than this one.
+# Packages that only other versions of Python need.
 ELSEWHERE = {"audioop-lts": 'audioop-lts==0.2.2; python_version >= "3.13"'}
 
 
@@ -47,7 +48,7 @@ def installed(wanted: Iterable[Requirement]) -> dict[str, str]:
     Raises:
         ValueError: A package is not installed.
     """
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     seen: set[tuple] = set()
     waiting = list(wanted)
     while waiting:
@@ -63,14 +64,14 @@ def installed(wanted: Iterable[Requirement]) -> dict[str, str]:
                 f"{requirement} is not installed; run: bash scripts/run_tests.sh --version"
             ) from None
         # Without the local part of a version such as 2.13.0+cpu.
-        found[name] = Version(package.version).public
+        versions[name] = Version(package.version).public
         for text in package.requires or ():
             needed = Requirement(text)
             if needed.marker is None or any(
                 needed.marker.evaluate({"extra": extra}) for extra in ("", *extras)
             ):
                 waiting.append(needed)
-    return found
+    return versions
 
 
 def lock() -> str:
@@ -82,7 +83,9 @@ def lock() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print or write the lock; return 2 if a package is not installed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--write", action="store_true", help="write it to tests/constraints.txt")
+    parser.add_argument(
+        "--write", action="store_true", help="write the lock to tests/constraints.txt"
+    )
     options = parser.parse_args(arguments)
     try:
         text = lock()

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Mutation test: changes the code that figures rest on, one place at a time, and counts the changes that
-# the tests detect, with mutmut:
+# Mutation test with mutmut: changes the code that computes figures, one place at a time, and counts the
+# changes that the tests detect:
 #   .venv/bin/python -m pip install "mutmut>=3.8,<4"
-#   bash scripts/mutation.sh verdicts     # or calibration, metrics, splits; several, or all of them
-# It works on copies in mutants/. The same command continues. Exit status 1: fewer than 85 % are detected.
+#   bash scripts/mutation.sh verdicts     # or calibration, metrics, splits; several; default: all
+# Works on copies in mutants/. The same command continues an interrupted run. The exit status is 1 if the
+# tests detect fewer than 85 % of the changes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python

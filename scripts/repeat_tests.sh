@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests several times, each time in another order and without a network, until one run fails:
+# Runs the tests several times, in random order and without a network, until a run fails:
 #   bash scripts/repeat_tests.sh 10 repeats.jsonl
 # Each run adds a line to the report: the seed of the order, pytest's summary, the seconds.
 # Needs unshare (util-linux) and ip (iproute2).
@@ -11,7 +11,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for seed in $(seq "$runs"); do
     started=$SECONDS status=0
-    # A network namespace with nothing but the loopback interface.
+    # A network namespace with only the loopback interface.
     unshare --map-root-user --net bash -c 'ip link set lo up && exec bash scripts/run_tests.sh -q --randomly-seed "$0"' "$seed" \
         >"$log" 2>&1 || status=$?
     summary=$(tail -n 1 "$log" | tr -d '="\\')

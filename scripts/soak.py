@@ -1,18 +1,24 @@
-"""Send the requests of many users to a Space that this script starts, and check every answer.
+"""Load test: start the page, send the requests of many users, and check every answer.
 
-    python scripts/soak.py                          # 64 users for 10 minutes, after 10 minutes
+    python scripts/soak.py                          # 64 users for 10 minutes, after 10 to settle
     python scripts/soak.py --users 8 --minutes 0.1  # a short test
-    python scripts/soak.py --page --minutes 5       # the memory of one visitor's use of the page
+    python scripts/soak.py --page --minutes 5       # the memory of the page with one visitor
 
-Users send drawn pictures of mixed sizes and formats to `/predict`, in all three forms of a request;
-5 % of the files are broken. Then more users come than the Space can serve, half of them hang up,
-and a single request follows. Requirements: the score of a picture equals that of the same bytes
-offline. Broken files are refused (4xx). The only other answer is "busy" (503, or 429 with a time).
-Every request is answered. Memory does not grow after it has settled. A single request is fast again
-within seconds. Exit status 1: a requirement failed. `soak.json` holds the figures.
+Users send drawn images of mixed sizes and formats to `/predict`, in all three forms of a request;
+5 % of the files are broken. Then three times as many users overload the page, further users hang
+up, and a single user returns. Requirements:
 
-With --page, one visitor draws all six kinds of maps for pictures from 20 pixels to 36 megapixels,
-then judges a batch and compares detectors. Requirement: the page never holds more than 3 GiB.
+- Every request is answered.
+- The score of an image equals the score of the same bytes offline.
+- Broken files are refused (4xx).
+- The only other answer is "busy" (503 or 429, with `Retry-After`).
+- Memory does not grow after it has settled.
+- A single request is as fast as before within seconds.
+
+The exit status is 1 if a requirement failed. `soak.json` holds the figures.
+
+With --page, one visitor draws maps with all six methods for images from 20 pixels to 36 megapixels,
+then uses the batch and the comparison. Requirement: the page never uses more than 3 GiB.
 """
 
 import argparse
@@ -27,25 +33,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from soaking.files import File, draw_files, told_apart
+from soaking.files import File, distinguishable, draw_files
 from soaking.memory import Memory, slope
-from soaking.users import PROMISES, Tally, hang_up, lone, recovery, soak
+from soaking.users import REQUIREMENTS, Tally, hang_up, recovery, single, soak
 
+# Seconds until a single request must be as fast as before.
 RECOVERY = 10.0
-# MiB per minute. A leak of one picture in a hundred would be twenty times as much.
+# MiB per minute. A leak of one image in a hundred would be twenty times as much.
 GROWTH = 1.0
 FLAT = "memory does not grow"
 
 
 def measure(server, files: Sequence[File], options) -> dict:
-    """Run the soak, the overload and the recovery against a page.
+    """Run the load, the overload and the recovery against a page.
 
     Returns:
-        The report; `promises` says of each whether it was kept.
+        The report; `promises` maps each requirement to whether it was met.
     """
-    whole = [file for file in files if file.scores is not None]
+    valid = [file for file in files if file.scores is not None]
     tally, flood, alone = Tally(), Tally(), Tally()
-    calm = statistics.median(lone(server.url, whole[0], alone) for _ in range(5))
+    calm = statistics.median(single(server.url, valid[0], alone) for _ in range(5))
     began = time.monotonic()
     settling = 60 * (options.minutes if options.settling is None else options.settling)
     with Memory(server.pid) as memory:
@@ -54,18 +61,18 @@ def measure(server, files: Sequence[File], options) -> dict:
     lasted = time.monotonic() - began
     burst = min(10.0, 60 * options.minutes)
     soak(server.url, files, 3 * options.users, burst, options.seed + 1, flood, wait=False)
-    hang_up(server.url, max(whole, key=lambda file: len(file.data)), options.users)
-    recovered = recovery(server.url, whole[0], calm, alone)
+    hang_up(server.url, max(valid, key=lambda file: len(file.data)), options.users)
+    recovered = recovery(server.url, valid[0], calm, alone)
     growth = slope(memory.samples, settling)
     tallies = (tally, flood, alone)
     broken = sum((one.broken for one in tallies), Counter())
-    promises = {name: not broken[name] for name in PROMISES}
-    promises["a lone request is served as before"] = recovered is not None and recovered <= RECOVERY
+    met = {name: not broken[name] for name in REQUIREMENTS}
+    met["a single request is as fast as before"] = recovered is not None and recovered <= RECOVERY
     tracebacks = server.log.read_text(errors="replace").count("Traceback")
-    promises["nothing fails unforeseen"] = tracebacks == 0
+    met["the log has no traceback"] = tracebacks == 0
     if growth is not None:
-        promises[FLAT] = growth["low"] <= GROWTH
-    held = [held for _, held in memory.samples]
+        met[FLAT] = growth["low"] <= GROWTH
+    used = [mib for _, mib in memory.samples]
     return {
         "users": options.users,
         "seconds": round(lasted, 1),
@@ -82,18 +89,18 @@ def measure(server, files: Sequence[File], options) -> dict:
         "recovery_seconds": recovered,
         "calm_seconds": calm,
         "memory": {
-            "first_mib": held[0] if held else None,
-            "last_mib": held[-1] if held else None,
-            "most_mib": max(held, default=None),
-            "samples": [round(one, 1) for one in held],
+            "first_mib": used[0] if used else None,
+            "last_mib": used[-1] if used else None,
+            "most_mib": max(used, default=None),
+            "samples": [round(mib, 1) for mib in used],
             "slope": growth,
         },
         "files": len(files),
-        "told_apart": told_apart(files),
+        "told_apart": distinguishable(files),
         "tracebacks": tracebacks,
         "broken": dict(broken),
         "problems": [problem for one in tallies for problem in one.problems][:20],
-        "promises": promises,
+        "promises": met,
         "seed": options.seed,
     }
 
@@ -111,7 +118,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def table(report: dict) -> str:
-    """The report in a few lines."""
+    """Return the report in a few lines."""
     memory, growth = report["memory"], report["memory"]["slope"]
     rows = [
         (
@@ -150,15 +157,15 @@ def table(report: dict) -> str:
                 f"({growth['low']:+.2f} to {growth['high']:+.2f})",
             )
         )
-    rows += [(name, "kept" if kept else "BROKEN") for name, kept in report["promises"].items()]
+    rows += [(name, "met" if met else "FAILED") for name, met in report["promises"].items()]
     if not growth:
-        rows.append((FLAT, "too short to say"))
+        rows.append((FLAT, "unknown: the run is too short"))
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {words}" for name, words in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 
 def measure_page(options: argparse.Namespace) -> int:
-    """Measure the memory of one visitor's use; return 1 if the page held too much."""
+    """Measure the memory of one visit; return 1 if the page used too much or a call failed."""
     from benchmarks.serving import serving
     from soaking import visitor
 
@@ -172,29 +179,29 @@ def measure_page(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Start a Space, load it, and say what stood; 1 if a promise was broken."""
+    """Start the page, load it, and print the report; return 1 if a requirement failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "--users", type=int, default=64, help="How many send at once; three times as many later."
+        "--users", type=int, default=64, help="users at once; three times as many in the overload"
     )
-    parser.add_argument("--minutes", type=float, default=10.0, help="How long.")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of load")
     parser.add_argument(
         "--settling",
         type=float,
-        help="Minutes before, in which memory may still grow (default: as many).",
+        help="minutes of load before, in which memory may grow (default: --minutes)",
     )
-    parser.add_argument("--pictures", type=int, default=60, help="How many different ones.")
-    parser.add_argument("--seed", type=int, default=0, help="Of who sends what.")
-    parser.add_argument("--report", default="soak.json", help="JSON file of the figures.")
+    parser.add_argument("--pictures", type=int, default=60, help="number of different images")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of files")
+    parser.add_argument("--report", default="soak.json", help="JSON file of the figures")
     parser.add_argument(
-        "--page", action="store_true", help="Measure the memory of one visitor's use of the page."
+        "--page", action="store_true", help="measure the memory of the page with one visitor"
     )
     options = parser.parse_args(arguments)
     from benchmarks.serving import serving
 
     from realfake.detector import Detector
 
-    os.environ.pop("REALFAKE_MODEL", None)  # the bundled one, as offline
+    os.environ.pop("REALFAKE_MODEL", None)  # the bundled detector, as offline
     if options.page:
         return measure_page(options)
     with tempfile.TemporaryDirectory() as work:

@@ -1,7 +1,7 @@
-"""Write the generated tables of the READMEs from the measurements that they show.
+"""Write the tables of the READMEs from the stored measurements.
 
     python scripts/tables.py            # rewrite the tables
-    python scripts/tables.py --check    # exit with status 1 if a table is out of date
+    python scripts/tables.py --check    # exit with status 1 if a table is outdated
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
@@ -104,14 +104,14 @@ def replaced(text: str, name: str, table: str) -> str:
     pattern = re.escape(start) + ".*?" + re.escape(end)
     text, count = re.subn(pattern, lambda _: f"{start}{table}\n{end}", text, flags=re.DOTALL)
     if count != 1:
-        raise ValueError(f"there are {count} tables with the name {name!r}; there must be one")
+        raise ValueError(f"There are {count} tables named {name!r}; there must be one.")
     return text
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Rewrite or check the tables; return 1 if a checked table is out of date."""
+    """Rewrite or check the tables; return 1 if a checked table is outdated."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--check", action="store_true", help="only report tables out of date")
+    parser.add_argument("--check", action="store_true", help="only report outdated tables")
     options = parser.parse_args(arguments)
     outdated = []
     for name, (path, make) in TABLES.items():
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.check:
                 path.write_text(new, encoding="utf-8")
     for path in outdated:
-        print(f"{path}: {'out of date' if options.check else 'updated'}")
+        print(f"{path}: {'outdated' if options.check else 'updated'}")
     return 1 if options.check and outdated else 0
 
 

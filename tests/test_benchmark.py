@@ -69,8 +69,8 @@ def test_the_table(part):
     assert "**missed**" in report.table({"a": {"rows": [{**row, "met": False}]}})
 
 
-def test_parts_run_in_processes_of_their_own_and_are_kept(script, tmp_path, monkeypatch, capsys):
-    """A part that fails is reported; the figures of the others stay."""
+def test_parts_run_in_separate_processes_and_are_kept(script, tmp_path, monkeypatch, capsys):
+    """A failed part is reported; the figures of the others stay."""
     package = tmp_path / "benchmarks"
     package.mkdir()
     for name in ("__init__", "report", "timing"):
@@ -143,7 +143,7 @@ def test_mistakes_end_in_one_line(script, tmp_path, capsys):
     )
     (tmp_path / "x.json").write_text("[1]")
     assert script.main(["--table", "--output", str(tmp_path / "x.json")]) == 2
-    assert "not what this script wrote" in capsys.readouterr().err
+    assert "not written by this script" in capsys.readouterr().err
 
 
 def test_every_part_exists(script, part):
@@ -188,8 +188,8 @@ def test_times_are_read_from_the_slowest_process(part):
     assert part("scaling")._seconds(said) == 20.0
 
 
-def test_the_plain_grad_cam_is_ours_without_its_negative_part(part, tmp_path):
-    """So that what is timed against it does the same."""
+def test_the_plain_grad_cam_is_the_positive_part_of_ours(part, tmp_path):
+    """So that the two timed functions do the same work."""
     explaining = part("explaining")
     detector = Detector.from_pretrained(save_tiny("mobilenet_v2", tmp_path / "m"), device="cpu")
     picture = Image.fromarray(

@@ -1,4 +1,4 @@
-"""The soak: it passes with a few users for seconds, and it detects each kind of failure."""
+"""The load test passes with a few users for seconds, and detects each kind of failure."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ SCORES = {"real": 0.25, "ai": 0.75}
 
 @pytest.fixture(scope="module")
 def module():
-    """Imports of the script and of its parts, as the script itself imports them."""
+    """Import the script and its parts as the script does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         yield importlib.import_module
@@ -51,33 +51,33 @@ def broken(module):
     return module("soaking.files").File("a broken file", b"broken", "image/jpeg", None)
 
 
-def test_in_short(soak, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv(
-        "REALFAKE_MODEL", "/nowhere"
-    )  # the bundled one is asked, whatever the environment says
+def test_a_short_run_passes(soak, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REALFAKE_MODEL", "/nowhere")  # ignored: the bundled detector is used
     report = tmp_path / "soak.json"
     assert (
         soak.main(["--users", "3", "--minutes", "0.05", "--pictures", "5", "--report", str(report)])
         == 0
     )
-    found = json.loads(report.read_text())
-    assert found["answers"]["200"] >= 3 and found["told_apart"] == 1.0
-    assert found["tracebacks"] == 0 and found["memory"]["slope"] is None and not found["broken"]
-    said = capsys.readouterr().out
-    assert "no request is lost" in said and re.search(
-        "memory does not grow +too short to say", said
-    )
+    record = json.loads(report.read_text())
+    assert record["answers"]["200"] >= 3 and record["told_apart"] == 1.0
+    assert record["tracebacks"] == 0 and not record["broken"]
+    assert record["memory"]["slope"] is None
+    output = capsys.readouterr().out
+    assert "no request is lost" in output
+    assert re.search("memory does not grow +unknown", output)
 
 
-def answer(said: dict) -> bytes:
-    return json.dumps([{"label": label, "score": score} for label, score in said.items()]).encode()
+def answer(scores: dict) -> bytes:
+    return json.dumps(
+        [{"label": label, "score": score} for label, score in scores.items()]
+    ).encode()
 
 
 BUSY = json.dumps({"error": "busy"}).encode()
 
 
 @pytest.mark.parametrize(
-    "kind, status, text, promise",
+    "kind, status, text, failed",
     [
         ("picture", 200, answer(SCORES), None),
         ("picture", 200, answer({"real": 0.250009, "ai": 0.75}), None),
@@ -85,34 +85,36 @@ BUSY = json.dumps({"error": "busy"}).encode()
             "picture",
             200,
             answer({"real": 0.75, "ai": 0.25}),
-            "scores are those of the same bytes offline",
+            "scores equal those of the same bytes offline",
         ),
-        ("picture", 200, answer({"ai": 0.75}), "scores are those of the same bytes offline"),
+        ("picture", 200, answer({"ai": 0.75}), "scores equal those of the same bytes offline"),
         ("picture", 200, b'{"error": "?"}', "answers are as documented"),
         ("picture", 200, b"<html>", "answers are as documented"),
-        ("picture", 422, BUSY, "only busy is said besides"),
-        ("picture", 500, BUSY, "only busy is said besides"),
+        ("picture", 422, BUSY, "the only other answer is busy"),
+        ("picture", 500, BUSY, "the only other answer is busy"),
         ("picture", 503, BUSY, None),
-        ("picture", 503, b"{}", "only busy is said besides"),
+        ("picture", 503, b"{}", "the only other answer is busy"),
         ("broken", 422, BUSY, None),
         ("broken", 503, BUSY, None),
         ("broken", 200, answer(SCORES), "broken files are refused"),
         ("broken", 500, BUSY, "broken files are refused"),
     ],
 )
-def test_what_an_answer_breaks(users, picture, broken, kind, status, text, promise):
+def test_each_answer_fails_the_right_requirement(
+    users, picture, broken, kind, status, text, failed
+):
     headers = Message()
     headers["Retry-After"] = "2"
     file = {"picture": picture, "broken": broken}[kind]
-    assert users.judge(file, "file", status, headers, text)[0] == promise
+    assert users.check(file, "file", status, headers, text)[0] == failed
 
 
-def test_busy_says_when_to_come_back(users, picture):
-    assert users.judge(picture, "file", 503, Message(), BUSY)[0] == "only busy is said besides"
+def test_busy_needs_retry_after(users, picture):
+    assert users.check(picture, "file", 503, Message(), BUSY)[0] == "the only other answer is busy"
 
 
 class Careless(BaseHTTPRequestHandler):
-    """Answers every third request with somebody else's score, and drops every fifth."""
+    """Answers every third request with another score, and drops every fifth."""
 
     number = 0
     lock = threading.Lock()
@@ -144,12 +146,12 @@ def test_swapped_and_lost_answers_are_counted(users, picture):
     assert tally.counts == {"200": 24, "none": 6}
     assert tally.broken == {
         "no request is lost": 6,
-        "scores are those of the same bytes offline": 8,
+        "scores equal those of the same bytes offline": 8,
     }
     assert len(tally.problems) == 14
 
 
-def test_a_broken_promise_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
+def test_a_failed_requirement_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
     found = {
         "requests": 1,
         "seconds": 1.0,
@@ -159,7 +161,7 @@ def test_a_broken_promise_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
         "overload": {"answers": {}},
         "recovery_seconds": None,
         "calm_seconds": 0.1,
-        "problems": ["it fell over"],
+        "problems": ["it failed"],
         "memory": {
             "samples": [1.0],
             "first_mib": 1.0,
@@ -185,24 +187,24 @@ def test_a_broken_promise_ends_in_status_1(soak, tmp_path, monkeypatch, capsys):
     Stub.log.write_text("")
     monkeypatch.setattr(serving, "serving", lambda *arguments: Stub())
     assert soak.main(["--report", str(tmp_path / "soak.json")]) == 1
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (
-        "memory does not grow  BROKEN" in said.out
-        and "never" in said.out
-        and "it fell over" in said.err
+        "memory does not grow  FAILED" in output.out
+        and "never" in output.out
+        and "it failed" in output.err
     )
 
 
-def test_slopes(soak, memory):
+def test_growth_is_detected(soak, memory):
     flat = [(float(second), 900.0 + 40 * (second % 7)) for second in range(600)]
     found = memory.slope(flat, 150.0)
     assert found["low"] < 0 < found["high"] and abs(found["mib_per_minute"]) < 1
-    growing = [(second, held + 0.1 * second) for second, held in flat]
+    growing = [(second, mib + 0.1 * second) for second, mib in flat]
     found = memory.slope(growing, 150.0)
     assert found["low"] > soak.GROWTH and found["mib_per_minute"] == pytest.approx(6, abs=1)
-    # What the first requests take is not growth.
+    # Memory that the first requests allocate is not growth.
     assert (
-        memory.slope([(second, held if second > 100 else 600.0) for second, held in flat], 150.0)[
+        memory.slope([(second, mib if second > 100 else 600.0) for second, mib in flat], 150.0)[
             "low"
         ]
         < 0
@@ -216,7 +218,7 @@ def test_memory_of_this_process(memory):
     with memory.Memory(os.getpid(), every=0.01) as watched:
         threading.Event().wait(0.1)
     if sys.platform == "linux":
-        assert len(watched.samples) > 2 and all(10 < held < 100_000 for _, held in watched.samples)
+        assert len(watched.samples) > 2 and all(10 < mib < 100_000 for _, mib in watched.samples)
     assert memory.resident(2**30) is None
 
 

@@ -1,7 +1,7 @@
-"""Drawn pictures for benchmarks: light, shapes, texture and sensor noise.
+"""Drawn images for benchmarks: light, shapes, texture and sensor noise.
 
-They cost what photographs cost: a 2-megapixel JPEG of quality 90 takes 0.4 to 0.8 MB, as from a
-camera, because JPEG spends bits and decoding time on noise and texture.
+They take as much space and decoding time as photographs: a 2-megapixel JPEG of quality 90 has 0.4
+to 0.8 MB, as from a camera, because of the noise and texture.
 """
 
 import os
@@ -30,7 +30,7 @@ _SIDE = 2304
 
 
 class Drawer:
-    """Draws the same picture for the same seed. All pictures are cut from one field of noise."""
+    """Draws the same image for the same seed. All images share one field of noise."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -41,12 +41,12 @@ class Drawer:
         ]
 
     def __call__(self, size: tuple[int, int], seed: int, residue: bool = False) -> Image.Image:
-        """Draw one picture.
+        """Draw one image.
 
         Args:
             size: `(width, height)`, at most 2304 each.
-            seed: Of what is in it.
-            residue: Whether to add the checker of 2 × 2 pixel cells by which a class can be told.
+            seed: Seed of the content.
+            residue: Whether to add a checkerboard of 2 × 2 pixel cells, which identifies a class.
         """
         width, height = size
         rng = np.random.default_rng([seed, width, height])
@@ -76,7 +76,7 @@ class Drawer:
 
 
 def draw_photographs(folder: Path, n: int, sizes=SIZES, quality: int = 90) -> list[Path]:
-    """Write `n` JPEG files, of all sizes in turn; those that are there already are kept."""
+    """Write `n` JPEG files, of all sizes in turn; keep existing files."""
     folder.mkdir(parents=True, exist_ok=True)
     sized = [sizes[number % len(sizes)] for number in range(n)]
     paths = [
@@ -96,7 +96,7 @@ def draw_photographs(folder: Path, n: int, sizes=SIZES, quality: int = 90) -> li
 
 
 def draw_classes(folder: Path, n: int, size: tuple[int, int]) -> Path:
-    """Write `n` JPEG files to `folder/real` and `folder/ai`; only a residue differs by class."""
+    """Write `n` JPEG files to `folder/real` and `folder/ai`, which differ only in the residue."""
     drawer = None
     for number in range(n):
         label = "ai" if number % 2 else "real"

@@ -1,11 +1,12 @@
-"""Maps against plain implementations of the same methods on the same model.
+"""Maps, compared with plain implementations of the same methods on the same model.
 
-pytorch-grad-cam needs torchvision, which cannot be installed beside this PyTorch. Its algorithm is
-therefore written here: hooks on the target layer, a forward and a backward pass, weights that are
-spatial means of the gradients, ReLU, scaling to the image (`pytorch_grad_cam/grad_cam.py` and
-`base_cam.py`, version 1.5). That is the least work that the package could do.
+`PlainGradCam` repeats the algorithm of pytorch-grad-cam 1.5 (`pytorch_grad_cam/grad_cam.py` and
+`base_cam.py`), because that package needs torchvision: hooks on the target layer, a forward and a
+backward pass, spatial means of the gradients as weights, ReLU, scaling to the image. This is a
+lower bound of its work.
 """
 
+import statistics
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ STEPS = 32
 
 
 class PlainGradCam:
-    """What pytorch-grad-cam does for one image."""
+    """Grad-CAM of one image, as in pytorch-grad-cam."""
 
     def __init__(self, model: torch.nn.Module, layer: torch.nn.Module, target: int):
         self.model, self.target = model, target
@@ -32,7 +33,7 @@ class PlainGradCam:
         layer.register_forward_hook(self._keep)
 
     def _keep(self, module, inputs, output) -> None:
-        if not output.requires_grad:  # the prediction's own pass
+        if not output.requires_grad:  # the forward pass of the prediction
             return
         self.activations = output
         output.register_hook(lambda gradient: setattr(self, "gradients", gradient))
@@ -48,19 +49,18 @@ class PlainGradCam:
 
 
 def explaining(work: Path, quick: bool) -> dict:
-    """Predict with Grad-CAM, with its evidence as well, and integrated gradients of 32 steps."""
+    """Time Grad-CAM, Grad-CAM with its evidence, and integrated gradients of 32 steps."""
     del work
     photo = Image.open(EXAMPLES / "astronaut.jpg").convert("RGB")
     detector, stock = (Detector.from_pretrained(device="cpu") for _ in range(2))
-    details = detector.explain(photo, method="gradcam").details
-    layer = stock.model.get_submodule(details["layer"])
-    plain = PlainGradCam(stock.model, layer, stock.class_indices[AI][0])
+    layer = detector.explain(photo, method="gradcam").details["layer"]
+    plain = PlainGradCam(stock.model, stock.model.get_submodule(layer), stock.class_indices[AI][0])
 
     def ours(_: int) -> None:
         detector.explain(photo, method="gradcam")
 
     def theirs(_: int) -> None:
-        # As its README has it: predict, then ask for the map of the class.
+        # As in its README: predict, then compute the map of the class.
         stock.predict(photo)
         plain(stock.pixels(photo))
 
@@ -83,12 +83,12 @@ def explaining(work: Path, quick: bool) -> dict:
     def with_evidence(_: int) -> None:
         detector.explain(photo, method="gradcam", evidence=True)
 
-    def there_and_back(_: int) -> None:
+    def forward_and_backward(_: int) -> None:
         start = pixels.clone().requires_grad_()
         torch.autograd.grad(log_odds(start).sum(), start)
 
-    with_evidence(0), there_and_back(0)
-    times = paired(with_evidence, there_and_back, 5 if quick else 15)
+    with_evidence(0), forward_and_backward(0)
+    times = paired(with_evidence, forward_and_backward, 5 if quick else 15)
     what = (
         "Explaining: predict, Grad-CAM and its evidence against five random masks, time over a "
         "forward and backward pass"
@@ -101,10 +101,10 @@ def explaining(work: Path, quick: bool) -> dict:
     gaps = {}
 
     def ours_integrated(_: int) -> None:
-        said = detector.explain(
+        details = detector.explain(
             photo, method="integrated_gradients", n_steps=STEPS, max_steps=STEPS
         ).details
-        gaps["ours"] = said["convergence_delta"]
+        gaps["ours"] = details["convergence_delta"]
 
     def theirs_integrated(_: int) -> None:
         start = pixels.clone().requires_grad_()
@@ -124,8 +124,6 @@ def explaining(work: Path, quick: bool) -> dict:
 
 
 def _medians(times) -> dict[str, float]:
-    import statistics
-
     return {
         name: statistics.median(column)
         for name, column in zip(("ours", "plain"), zip(*times, strict=True), strict=True)

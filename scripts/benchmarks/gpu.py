@@ -1,6 +1,6 @@
 """Speed on a GPU: images a second and share of the peak, with and without compilation.
 
-One run each. Not part of the fifteen minutes: it runs where CUDA is there.
+One run each, only on a machine with CUDA.
 """
 
 import time
@@ -21,14 +21,14 @@ STEPS = 20
 
 
 def gpu(work: Path, quick: bool) -> dict:
-    """ViT-B/16 and ConvNeXtV2-Tiny in bfloat16.
+    """Time ViT-B/16 and ConvNeXtV2-Tiny in bfloat16.
 
     Raises:
         RuntimeError: There is no GPU.
     """
     del work
     if not torch.cuda.is_available():
-        raise RuntimeError("no GPU here")
+        raise RuntimeError("no GPU")
     name = torch.cuda.get_device_name()
     peak = next((tflops for key, tflops in PEAKS.items() if key in name), None)
     results = []

@@ -1,4 +1,4 @@
-"""The effect of keeping freed memory in the process, on the same detector."""
+"""The effect of `keep_freed_memory` on the speed of a detector."""
 
 import subprocess
 import sys
@@ -30,10 +30,10 @@ def allocator(work: Path, quick: bool) -> dict:
 
     def rate(kind: str) -> float:
         command = [sys.executable, "-c", _RATE, kind, str(images)]
-        told = subprocess.run(
+        done = subprocess.run(
             command, cwd=ROOT, env=environment(work, 0), capture_output=True, text=True, check=True
         )
-        return float(told.stdout)
+        return float(done.stdout)
 
     rates: dict[str, list[float]] = {"kept": [], "default": []}
     for kind in in_turn(("kept", "default"), 1 if quick else 2):

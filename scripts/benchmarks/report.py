@@ -1,11 +1,11 @@
-"""What the benchmark found, as the README's table, and the picture of how time and memory grow."""
+"""The results of the benchmark: the table of the README, and the plot of time and memory."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 
 def table(parts: Mapping[str, Mapping]) -> str:
-    """The rows of all parts as a Markdown table; a part that could not run says why."""
+    """Return the rows of all parts as a Markdown table, and the error of each failed part."""
     lines = ["| | measured (lowest – highest of n pairs) | target | |", "| :-- | --: | --: | :-- |"]
     for name, part in parts.items():
         if "error" in part:
@@ -15,37 +15,25 @@ def table(parts: Mapping[str, Mapping]) -> str:
 
 
 def _line(row: Mapping) -> str:
-    if "n" in row:
-        spread = (
-            f" ({number(row['low'])} – {number(row['high'])}, n = {row['n']})"
-            if row["n"] > 1
-            else " (n = 1)"
-        )
-        value = number(row["value"]) + "×" + spread
-        target = f"{'≥' if row['at_least'] else '≤'} {number(row['target'])}×"
-    else:
-        value, target = (
-            number(row["value"]),
-            f"{'≥' if row['at_least'] else '≤'} {number(row['target'])}",
-        )
+    value, target = number(row["value"]), number(row["target"])
+    target = f"{'≥' if row['at_least'] else '≤'} {target}"
+    if "n" in row:  # a ratio
+        spread = f"{number(row['low'])} – {number(row['high'])}, " if row["n"] > 1 else ""
+        value, target = f"{value}× ({spread}n = {row['n']})", f"{target}×"
     return f"| {row['what']} | {value} | {target} | {'met' if row['met'] else '**missed**'} |"
 
 
 def number(value: float) -> str:
-    """Two decimals for ratios, and as many as it takes for small differences."""
+    """Format a number: two decimals for ratios, two significant digits for tiny differences."""
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    return (
-        f"{value:.2f}"
-        if abs(value) >= 0.1
-        else f"{value:.1e}"
-        if abs(value) < 1e-3
-        else f"{value:.4f}"
-    )
+    if abs(value) >= 0.1:
+        return f"{value:.2f}"
+    return f"{value:.4f}" if abs(value) >= 1e-3 else f"{value:.1e}"
 
 
 def gpu_table(part: Mapping) -> str:
-    """The measurements on a GPU, one run each."""
+    """Return the measurements on a GPU, one run each, as a Markdown table."""
     lines = [
         f"| {part['device']}, 1 run each | images a second | share of peak |",
         "| :-- | --: | --: |",
@@ -57,7 +45,7 @@ def gpu_table(part: Mapping) -> str:
 
 
 def plot_scaling(runs: list[Mapping], path: Path) -> None:
-    """Plot time and peak memory against the number of images, with a line through the times."""
+    """Plot time, with a fitted line, and peak memory against the number of images."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -12,7 +12,7 @@ from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT
 from realfake.engines import has_openvino
 
 from .drawn import draw_photographs, link_many
-from .timing import ratio_row
+from .timing import LAUNCH, ratio_row
 
 ROOT = Path(__file__).parents[2]
 SCORE = ["-m", "realfake", "score"]
@@ -24,22 +24,16 @@ _PAIRS = 3
 def memory(work: Path, quick: bool) -> dict:
     """Measure peak memory and time of one process for growing numbers of linked images."""
     paths = draw_photographs(work / "small", 500, sizes=((320, 240), (256, 256), (400, 300)))
-    # With what a corpus of any size is scored with, so that all runs compute alike.
+    # A fixed engine, so that all runs compute in the same way.
     engine = "openvino-fp32" if has_openvino() else "torch-fp32"
     steps = STEPS[:3] if quick else STEPS
     runs = []
     for n in steps:
         images = link_many(paths, work / f"linked-{n}", n)
-        arguments = [
-            "--model",
-            str(BUNDLED / "cifake-mobilenet"),
-            "--engine",
-            engine,
-            "--chunk_size",
-            "256",
-        ]
-        said, peak = _measured([sys.executable, *SCORE, str(images), *arguments])
-        runs.append({"images": n, "seconds": _seconds(said), "peak_mib": peak / 2**20})
+        arguments = ["--model", str(BUNDLED / "cifake-mobilenet"), "--engine", engine]
+        arguments += ["--chunk_size", "256"]
+        output, peak = _measured([sys.executable, *SCORE, str(images), *arguments])
+        runs.append({"images": n, "seconds": _seconds(output), "peak_mib": peak / 2**20})
         print(runs[-1], flush=True)
     at = {run["images"]: run["peak_mib"] for run in runs}
     what = f"Memory at {steps[-1]:,} images over memory at 1,000"
@@ -52,34 +46,9 @@ def processes(work: Path, quick: bool) -> dict:
     n = 60 if quick else 480
     images = link_many(draw_photographs(work / "photographs", n), work / f"photographs-{n}", n)
     engine = "openvino-fp32" if has_openvino() else "torch-fp32"
-    arguments = [
-        str(images),
-        "--model",
-        str(DEFAULT_CHECKPOINT),
-        "--engine",
-        engine,
-        "--num_threads",
-        "1",
-    ]
-    arguments += ["--chunk_size", "10"]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-    ]
-    launch += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
+    arguments = [str(images), "--model", str(DEFAULT_CHECKPOINT), "--engine", engine]
+    arguments += ["--num_threads", "1", "--chunk_size", "10"]
+    launch = [sys.executable, *LAUNCH, "--multi_gpu", "--num_processes", "2"]
     ratios, times = [], []
     for _ in range(1 if quick else _PAIRS):
         one, _ = _measured([sys.executable, *SCORE, *arguments])
@@ -101,7 +70,7 @@ def _measured(command: list[str]) -> tuple[str, int]:
     """Run a command with a new `--output`; return its output and peak memory in bytes.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: The command failed.
     """
     with tempfile.TemporaryDirectory() as out, tempfile.TemporaryFile() as log:
         environment = {
@@ -119,16 +88,16 @@ def _measured(command: list[str]) -> tuple[str, int]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
-        said = log.read().decode(errors="replace")
+        text = log.read().decode(errors="replace")
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{said[-2000:]}")
-    return said, usage.ru_maxrss * 1024
+        raise RuntimeError(f"{' '.join(command)} failed:\n{text[-2000:]}")
+    return text, usage.ru_maxrss * 1024
 
 
-def _seconds(said: str) -> float:
-    """The time of the slowest process, from the last line of each: its images over its rate."""
+def _seconds(text: str) -> float:
+    """Return the time of the slowest process: its images over its rate, from its last line."""
     by_process = {}
-    for line in said.splitlines():
+    for line in text.splitlines():
         if found := _FINAL.search(line):
             by_process[line[: found.start()]] = int(found[1].replace(",", "")) / float(found[2])
     return max(by_process.values())

@@ -1,4 +1,4 @@
-"""Scoring against the stock pipeline: images a second, and how far the probabilities are apart."""
+"""Scoring, compared with the stock pipeline: images a second, and differences of probabilities."""
 
 import json
 from collections.abc import Sequence
@@ -28,10 +28,9 @@ PAIRS = 5
 
 
 def random_vit(folder: Path) -> Path:
-    """A ViT-B/16 with random weights: as fast as a trained one.
+    """Save a ViT-B/16 with random weights, which is as fast as a trained one.
 
-    The bias of its head moves the scores away from 0. Random weights alone put all scores there,
-    and scores near 0 are computed twice.
+    The bias of its head moves the scores away from 0, because scores near 0 are computed twice.
     """
     if not (folder / "model.safetensors").is_file():
         torch.manual_seed(0)
@@ -45,9 +44,9 @@ def random_vit(folder: Path) -> Path:
 
 
 def against_pipeline(model: Path, images: Path, work: Path, what: str, target: float) -> dict:
-    """Score a folder in blocks, in turn by the pipeline and by the scorer, with input and output.
+    """Time the pipeline and the scorer on the same blocks of files, with reading and writing.
 
-    Opening the model and choosing the engine, once per corpus, are in neither time.
+    The times exclude opening the model and choosing the engine, which happen once per corpus.
     """
     classify = pipeline("image-classification", model=str(model), batch_size=16)
     detector = Detector.from_pretrained(model, device="cpu")
@@ -83,7 +82,7 @@ def against_pipeline(model: Path, images: Path, work: Path, what: str, target: f
     sizes = [len(block) for block in blocks]
     rates = {
         name: sum(sizes) / sum(pair[index] for pair in times)
-        for index, name in enumerate(("pipeline", "score.py"))
+        for index, name in enumerate(("pipeline", "realfake score"))
     }
     return ratio_row(
         what,
@@ -98,7 +97,7 @@ def against_pipeline(model: Path, images: Path, work: Path, what: str, target: f
 
 
 def vit(work: Path, quick: bool) -> dict:
-    """ViT-B/16 on JPEGs of 0.3 to 4 megapixels."""
+    """Compare ViT-B/16 on JPEGs of 0.3 to 4 megapixels."""
     images = work / ("photographs-100" if quick else "photographs")
     draw_photographs(images, 100 if quick else 1000)
     what = "Scoring, ViT-B/16, JPEGs of 0.3 – 4 megapixels: images a second over `pipeline`"
@@ -106,7 +105,7 @@ def vit(work: Path, quick: bool) -> dict:
 
 
 def photos(work: Path, quick: bool) -> dict:
-    """The bundled photos detector on the same JPEGs."""
+    """Compare the bundled photos detector on the same JPEGs."""
     images = work / ("photographs-100" if quick else "photographs")
     draw_photographs(images, 100 if quick else 1000)
     what = "Scoring, bundled photos detector, the same JPEGs: images a second over `pipeline`"
@@ -114,7 +113,7 @@ def photos(work: Path, quick: bool) -> dict:
 
 
 def model_size(work: Path, quick: bool) -> dict:
-    """The bundled photos detector on images that already have its size."""
+    """Compare the bundled photos detector on images of its input size."""
     size = json.loads((DEFAULT_CHECKPOINT / "preprocessor_config.json").read_text())["crop_size"]
     side = (size["width"], size["height"])
     n = 100 if quick else 500
@@ -128,7 +127,7 @@ def model_size(work: Path, quick: bool) -> dict:
 
 
 def deviations(work: Path, quick: bool) -> dict:
-    """Compare probabilities and verdicts: the chosen engine, forced bfloat16, exact."""
+    """Compare probabilities and verdicts of the chosen engine, of bfloat16, and of `--exact`."""
     del work
     pictures = _cuttings(40 if quick else 150)
     encoded = [_encoded(picture) for picture in pictures]
@@ -140,7 +139,7 @@ def deviations(work: Path, quick: bool) -> dict:
         classify = pipeline("image-classification", model=str(BUNDLED / name), batch_size=16)
         expected = np.array(
             [
-                next(said["score"] for said in answer if said["label"] == AI)
+                next(row["score"] for row in answer if row["label"] == AI)
                 for answer in classify(pictures)
             ]
         )
@@ -159,7 +158,7 @@ def deviations(work: Path, quick: bool) -> dict:
         bf16 = next(
             (engine for engine in ("openvino-bf16", "torch-bf16") if engine in trials), exact
         )
-        # Also where so much would be computed again that it does not pay, and is not chosen.
+        # Also if bfloat16 is not chosen because it would recompute too many images.
         bands = [
             SAFETY * trials[bf16][key] if bf16 != exact else 0.0 for key in ("log_odds", "ood")
         ]
@@ -184,8 +183,8 @@ def deviations(work: Path, quick: bool) -> dict:
                 np.abs(np.array([answer[AI] for answer in answers]) - expected).max()
             )
             changed = sum(
-                answer["verdict"] != said.verdict
-                for answer, said in zip(answers, predictions, strict=True)
+                answer["verdict"] != prediction.verdict
+                for answer, prediction in zip(answers, predictions, strict=True)
             )
             largest[kind] = max(largest[kind], difference)
             flipped[kind] += changed

@@ -1,4 +1,4 @@
-"""The page in a process of its own, for what is measured from outside."""
+"""The page in a separate process, for measurements from outside."""
 
 import os
 import socket
@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Server:
-    """A page that answers.
+    """A running page.
 
     Attributes:
-        url: Its address.
-        pid: Its process.
-        log: What it says.
+        url: The address.
+        pid: The process id.
+        log: The file of its output.
     """
 
     url: str
@@ -30,7 +30,7 @@ class Server:
 
 
 def environment(work: Path, port: int) -> dict[str, str]:
-    """The environment of a page that keeps what it writes under `work` and asks nobody outside."""
+    """Return the environment of a page that writes only under `work` and uses no network."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -53,7 +53,7 @@ def free_port() -> int:
 def started(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
 ) -> Iterator[subprocess.Popen]:
-    """A process that runs in `folder` and says what it says into `log`; it is ended at the end."""
+    """Run a process in `folder` with its output in `log`, and end it after the block."""
     with open(log, "w") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -71,10 +71,10 @@ def started(
 
 @contextmanager
 def serving(work: Path, *command: str) -> Iterator[Server]:
-    """Start the page; gives it once it answers.
+    """Start the page and wait until it answers.
 
     Raises:
-        RuntimeError: It did not come up.
+        RuntimeError: The page did not start.
     """
     port = free_port()
     log = work / "server.log"
@@ -88,7 +88,7 @@ def serving(work: Path, *command: str) -> Iterator[Server]:
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(
-                        f"The page did not come up:\n{server.log.read_text()}"
+                        f"The page did not start:\n{server.log.read_text()}"
                     ) from None
                 time.sleep(0.02)
         yield server

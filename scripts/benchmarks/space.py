@@ -1,4 +1,4 @@
-"""The page: how soon it is there, how soon it answers, and how it bears 32 users at once."""
+"""The page: the time to start, the time to answer, and 32 users at once."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from .scoring import EXAMPLES
 from .serving import ROOT, environment, serving
 from .timing import in_turn, ratio_row, seconds
 
-# What the page needs of others, before anything of its own.
+# The imports that the page cannot do without.
 BARE = (
     "import torch, gradio, captum.attr; "
     "from transformers import AutoImageProcessor, AutoModelForImageClassification"
@@ -30,7 +30,7 @@ USERS = 32
 
 
 def start(work: Path, quick: bool) -> dict:
-    """From `python app.py` to the first page, against the imports that it cannot do without."""
+    """Compare the time from `python app.py` to the first page with that of the bare imports."""
 
     def page() -> None:
         began = time.perf_counter()
@@ -45,7 +45,7 @@ def start(work: Path, quick: bool) -> dict:
 
     pages: list[float] = []
     bare: list[float] = []
-    imports()  # fills the disk's cache
+    imports()  # fills the disk cache
     bare.clear()
     for run in in_turn((page, imports), 1 if quick else 3):
         run()
@@ -56,7 +56,7 @@ def start(work: Path, quick: bool) -> dict:
     return {"rows": [row | {"seconds": {"page": pages, "imports": bare}}]}
 
 
-# The page of `app.py` with one more event, which does nothing.
+# The page of `app.py` with an additional event that does nothing.
 _WITH_EMPTY_EVENT = """
 import os
 import gradio as gr
@@ -89,7 +89,7 @@ def drop(work: Path, quick: bool) -> dict:
         None,
     )
     if chromium is None:
-        raise RuntimeError("no chromium in PATH: this part drives the page in a browser")
+        raise RuntimeError("no chromium in PATH, which this part needs")
     photos = [EXAMPLES / name for name in sorted(os.listdir(EXAMPLES)) if name.endswith(".jpg")]
     detector = Detector.from_pretrained(device="cpu")
     alone, empty, dropped = [], [], []
@@ -113,7 +113,7 @@ def drop(work: Path, quick: bool) -> dict:
                 "old => document.querySelector('#bench-done').innerText !== old", arg=before
             )
             empty.append(time.perf_counter() - began)
-            # Another name each time, and a verdict that is taken away before the next comes.
+            # A new name each time. The verdict is cleared before the next one appears.
             page.evaluate("document.querySelector('#rf-verdict').dataset.bench = ''")
             began = time.perf_counter()
             page.set_input_files(
@@ -122,7 +122,7 @@ def drop(work: Path, quick: bool) -> dict:
             )
             page.wait_for_function("() => document.querySelector('#rf-verdict .rf-lead')")
             dropped.append(time.perf_counter() - began)
-            # The map comes after the verdict, and must be there before the next image.
+            # The map appears after the verdict; wait for it before the next image.
             page.wait_for_function(
                 "() => { const i = document.querySelector('#rf-map .rf-coloured'); "
                 "return i && i.naturalWidth > 0 }"
@@ -145,7 +145,7 @@ def drop(work: Path, quick: bool) -> dict:
 
 
 def users(work: Path, quick: bool) -> dict:
-    """32 users at once at `/predict`, against batches of 16 without a server."""
+    """Compare 32 users at once at `/predict` with batches of 16 without a server."""
     paths = draw_photographs(work / "users", 32, sizes=((640, 480), (512, 512), (480, 640)))
     bodies = [path.read_bytes() for path in paths]
     each = 2 if quick else 6

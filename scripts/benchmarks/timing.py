@@ -8,16 +8,22 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# `accelerate launch` of several processes on this machine, after the interpreter.
+LAUNCH = (
+    *("-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"),
+    *("--dynamo_backend", "no", "--main_process_port", "0"),
+)
+
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Return the seconds of a call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def in_turn(what: Sequence[T], n: int) -> Iterator[T]:
-    """Repeat all of `what` `n` times, in alternating order."""
+    """Yield all of `what` `n` times, in alternating order."""
     for number in range(n):
         yield from what if number % 2 == 0 else reversed(what)
 
@@ -36,10 +42,10 @@ def ratio_row(what: str, ratios: Sequence[float], target: float, at_least: bool,
     """Return a row of the table: the median and the range of the ratios, and the target.
 
     Args:
-        what: What is compared, in words.
-        ratios: One a pair.
-        target: What the median has to reach.
-        at_least: Whether more is better.
+        what: Description of the comparison.
+        ratios: One ratio per pair.
+        target: Bound of the median.
+        at_least: Whether the target is a lower bound.
         more: Further facts, such as the times behind the ratios.
     """
     ratios = [float(ratio) for ratio in ratios]

@@ -1,6 +1,6 @@
-"""Training: what augmentation costs, the transformers example's loop, and a second process.
+"""Training: the cost of augmentation, the loop of the transformers example, a second process.
 
-The step rates are those of the trainer of `realfake train`, on drawn pictures.
+The step rates are those of the trainer of `realfake train`, on drawn images.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from realfake.training.arguments import parse
 from realfake.training.model import prepare_classifier
 
 from .drawn import draw_classes
-from .timing import in_turn, ratio_row
+from .timing import LAUNCH, in_turn, ratio_row
 
 ROOT = Path(__file__).parents[2]
 SIDE = 224
@@ -36,7 +36,7 @@ EACH = 24
 
 
 class StepTimes(TrainerCallback):
-    """When each step ended."""
+    """Records when each step ends."""
 
     def __init__(self):
         self.ends: list[float] = []
@@ -45,56 +45,36 @@ class StepTimes(TrainerCallback):
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> float:
-        """The median of a step, the first ones left out."""
+        """Return the median of a step, without the first steps."""
         return statistics.median(np.diff(self.ends)[WARM_UP:])
 
 
 def build(work: Path, *words: str):
-    """The trainer of `train_hf.py` for these options."""
+    """Return the trainer of `realfake train` for these options, and the training images."""
     draw_classes(work / "classes-480", 480, (512, 512))
-    arguments = parse(
-        [
-            "--dataset",
-            str(work / "classes-480"),
-            "--output_dir",
-            str(work / "training"),
-            "--image_size",
-            str(SIDE),
-            "--eval_strategy",
-            "no",
-            "--save_strategy",
-            "no",
-            "--load_best_model_at_end",
-            "False",
-            "--disable_tqdm",
-            "True",
-            "--logging_strategy",
-            "no",
-            "--preprocessing_num_workers",
-            "1",
-            "--augmentation",
-            "1.0",
-            *words,
-        ]
-    )
-    with contextlib.redirect_stdout(io.StringIO()):  # what it says of the corpus
+    options = ["--dataset", str(work / "classes-480"), "--output_dir", str(work / "training")]
+    options += ["--image_size", str(SIDE), "--augmentation", "1.0"]
+    options += ["--preprocessing_num_workers", "1", "--disable_tqdm", "True"]
+    options += ["--eval_strategy", "no", "--save_strategy", "no", "--logging_strategy", "no"]
+    arguments = parse([*options, "--load_best_model_at_end", "False", *words])
+    with contextlib.redirect_stdout(io.StringIO()):  # the summary of the corpus
         corpus = runs.load(arguments.data)
-    parts = runs.splits_of(corpus, arguments.data.split_seed)
+    splits = runs.splits_of(corpus, arguments.data.split_seed)
     model, processor = prepare_classifier(arguments.model)
     trainer = training.build_trainer(
         model,
         processor,
-        parts["train"],
-        parts["selection"],
+        splits["train"],
+        splits["selection"],
         arguments.model.preprocessing,
         arguments.data,
         arguments.run,
     )
-    return trainer, parts["train"]
+    return trainer, splits["train"]
 
 
 class RandomTensors(torch.utils.data.Dataset):
-    """Images that cost nothing: one batch in memory, over and over."""
+    """Images without decoding: one batch in memory, repeated."""
 
     def __init__(self, n: int):
         self.pixels = torch.randn(8, 3, SIDE, SIDE)
@@ -108,8 +88,10 @@ class RandomTensors(torch.utils.data.Dataset):
 
 
 class ExampleImages(torch.utils.data.Dataset):
-    """The training transforms of transformers' `run_image_classification.py`, without torchvision:
-    decode, convert to RGB, random crop of 8 to 100 %, scale, flip, to a tensor, normalise."""
+    """The training transforms of transformers' `run_image_classification.py`, without torchvision.
+
+    Decode, convert to RGB, crop 8 to 100 % at random, resize, flip, convert to a tensor, normalize.
+    """
 
     def __init__(self, rows, processor):
         self.rows = rows
@@ -147,11 +129,9 @@ class ExampleImages(torch.utils.data.Dataset):
 def training_rate(work: Path, quick: bool) -> dict:
     """Compare strong augmentation with random tensors, and with the loop of the example."""
     # Few images: a step of ViT-B/16 on 8 images takes a second or two.
-    model = (
-        ["--model_type", "vit"]
-        if not quick
-        else ["--model_type", "vit", "--config_overrides", '{"num_hidden_layers": 2}']
-    )
+    model = ["--model_type", "vit"]
+    if quick:
+        model += ["--config_overrides", '{"num_hidden_layers": 2}']
     steps = WARM_UP + 3
     batch = ["--per_device_train_batch_size", "8", "--max_steps", str(steps)]
     took: dict[str, list[float]] = {"ours": [], "random": [], "example": []}
@@ -198,57 +178,32 @@ def _stacked(rows: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def training_processes(work: Path, quick: bool) -> dict:
-    """Images a second with 2 processes over 1, a thread each, under `accelerate launch`."""
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-    ]
-    launch += [
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-        "--num_cpu_threads_per_process",
-        "1",
-    ]
+    """Compare two processes with one, a thread each, under `accelerate launch`."""
+    launch = [sys.executable, *LAUNCH, "--num_cpu_threads_per_process", "1"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}", "OMP_NUM_THREADS": "1"}
     rates: dict[int, list[float]] = {1: [], 2: []}
     for count in in_turn((1, 2), 1 if quick else 2):
-        several = (
-            ["--multi_gpu", "--num_processes", "2"]
-            if count == 2
-            else ["--num_processes", "1", "--cpu"]
-        )
+        several = ["--multi_gpu", "--num_processes", "2"]
+        if count == 1:
+            several = ["--num_processes", "1", "--cpu"]
         result = work / f"processes-{count}.json"
         result.unlink(missing_ok=True)
-        command = [
-            *launch,
-            *several,
-            "-m",
-            "benchmarks.training",
-            str(work),
-            str(result),
-            "quick" if quick else "whole",
-        ]
+        command = [*launch, *several, "-m", "benchmarks.training", str(work), str(result)]
+        command += ["quick" if quick else "whole"]
         run = subprocess.run(command, env=environment, capture_output=True, text=True)
         if run.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-3000:]}")
-        said = json.loads(result.read_text())
-        if said["processes"] != count:
-            raise RuntimeError(f"The launcher started {said['processes']} processes, not {count}.")
-        rates[count].append(said["images_a_second"])
+        measured = json.loads(result.read_text())
+        if measured["processes"] != count:
+            raise RuntimeError(f"The launcher started {measured['processes']}, not {count}.")
+        rates[count].append(measured["images_a_second"])
     what = "Training, ViT-S/16: images a second with 2 processes over 1, a thread each"
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
     return {"rows": [ratio_row(what, ratios, 1.7, at_least=True, images_a_second=rates)]}
 
 
 def _work(work: Path, result: Path, quick: bool) -> None:
-    """One process of [`training_processes`]."""
+    """Run one process of [`training_processes`]."""
     torch.set_num_threads(1)
     layers = 2 if quick else 12
     small = {
@@ -257,23 +212,11 @@ def _work(work: Path, result: Path, quick: bool) -> None:
         "num_attention_heads": 6,
         "intermediate_size": 1536,
     }
-    steps = str(WARM_UP + 3)
-    words = [
-        "--model_type",
-        "vit",
-        "--config_overrides",
-        json.dumps(small),
-        "--max_steps",
-        steps,
-        "--use_cpu",
-        "True",
-    ]
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    words += [
-        "--per_device_train_batch_size",
-        str(EACH),
-        *(["--ddp_backend", "gloo"] if world > 1 else []),
-    ]
+    words = ["--model_type", "vit", "--config_overrides", json.dumps(small)]
+    words += ["--max_steps", str(WARM_UP + 3), "--use_cpu", "True"]
+    words += ["--per_device_train_batch_size", str(EACH)]
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        words += ["--ddp_backend", "gloo"]
     trainer, _ = build(work, *words)
     times = StepTimes()
     trainer.add_callback(times)

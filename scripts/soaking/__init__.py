@@ -1,1 +1,1 @@
-"""The parts of `scripts/soak.py`: files to send, users who send them, memory of the server."""
+"""Parts of `scripts/soak.py`: files, users, memory, and one visitor of the page."""

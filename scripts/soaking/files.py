@@ -1,4 +1,4 @@
-"""Files for a soak: drawn pictures, broken files, and the expected answer to each."""
+"""Files for the load test: drawn images and broken files, each with its expected scores."""
 
 import random
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from io import BytesIO
 from pathlib import Path
 
 FORMS = ("file", "form", "json")
-# The promise of `Detector`: whatever else is in the batch.
+# `Detector` gives the same scores to this tolerance, whatever else is in the batch.
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to send, and what the detector says of it offline.
+    """A file to send, and its scores offline.
 
     Attributes:
-        name: For the report.
-        data: Its bytes.
-        kind: Its media type.
-        scores: By form of request, `{label: score}`; `None` where the detector refuses it.
+        name: Name in the report.
+        data: The bytes.
+        kind: The media type.
+        scores: `{form of request: {label: score}}`, or `None` if the detector refuses the file.
     """
 
     name: str
@@ -29,7 +29,7 @@ class File:
 
 
 def draw_files(detector, folder: Path, n: int) -> list[File]:
-    """Draw `n` pictures of mixed sizes and formats, and break some of them."""
+    """Draw `n` images of mixed sizes and formats, and make broken files."""
     from benchmarks.drawn import SIZES, draw_photographs
     from PIL import Image
 
@@ -53,22 +53,22 @@ def draw_files(detector, folder: Path, n: int) -> list[File]:
     ]
     for file in files[n:]:
         if file.scores is not None:
-            raise RuntimeError(f"{file.name} was meant to be broken, and the detector reads it.")
+            raise RuntimeError(f"The detector reads {file.name}, which should be broken.")
     return files
 
 
 def _broken(jpeg: bytes) -> list[tuple[str, bytes]]:
-    """What must not be answered: damaged, hostile, or no image at all."""
+    """Return files that must be refused: damaged, hostile, or not an image."""
     bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     return [
         ("nothing", b""),
-        ("half a picture", jpeg[: len(jpeg) // 2]),
+        ("half an image", jpeg[: len(jpeg) // 2]),
         ("a header alone", jpeg[:64]),
         ("noise", random.Random(0).randbytes(50_000)),
-        ("words", b"This is no picture.\n" * 200),
-        ("a drawing in SVG", b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>'),
+        ("text", b"This is not an image.\n" * 200),
+        ("an SVG drawing", b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>'),
         ("an archive", b"PK\x03\x04" + jpeg),
-        ("a picture of 60,000 pixels a side", bomb + b"\0" * 4096),
+        ("an image of 60,000 pixels a side", bomb + b"\0" * 4096),
     ]
 
 
@@ -89,15 +89,15 @@ def _offline(detector, data: bytes) -> dict[str, dict[str, float]] | None:
     }
 
 
-def told_apart(files: Sequence[File]) -> float:
-    """Return the share of pairs of pictures that a swap of their scores would reveal."""
+def distinguishable(files: Sequence[File]) -> float:
+    """Return the share of pairs of images with different scores: a swap would be detected."""
     rows = [file.scores["json"] for file in files if file.scores is not None]
     pairs = [(one, other) for place, one in enumerate(rows) for other in rows[:place]]
     return sum(not agree(one, other) for one, other in pairs) / max(1, len(pairs))
 
 
 def agree(one: dict[str, float], other: dict[str, float]) -> bool:
-    """Whether two answers are the same but for the tolerance."""
+    """Return whether two answers are equal within the tolerance."""
     # Logits are compared relative to their size; probabilities absolutely.
     return one.keys() == other.keys() and all(
         abs(one[label] - other[label]) <= TOLERANCE * max(1.0, abs(other[label])) for label in one

@@ -1,4 +1,4 @@
-"""What a process holds while it is under load, and whether that grows."""
+"""The memory of a process under load, and its growth."""
 
 import os
 import threading
@@ -10,12 +10,12 @@ import numpy as np
 from scipy import stats
 
 BLOCKS = 10
-# Below that many samples a slope says nothing.
-ENOUGH = 60
+# Fewer samples give no slope.
+MIN_SAMPLES = 60
 
 
 class Memory:
-    """Samples what a process and its children hold, in MiB, once a second while it is open."""
+    """Samples the memory of a process and its children, in MiB, in a `with` block."""
 
     def __init__(self, pid: int, every: float = 1.0):
         self.samples: list[tuple[float, float]] = []
@@ -34,8 +34,8 @@ class Memory:
     def _run(self) -> None:
         began = time.monotonic()
         while True:
-            if (held := resident(self._pid)) is not None:
-                self.samples.append((time.monotonic() - began, held))
+            if (used := resident(self._pid)) is not None:
+                self.samples.append((time.monotonic() - began, used))
             if self._stop.wait(self._every):
                 return
 
@@ -54,10 +54,11 @@ def resident(pid: int) -> float | None:
 def slope(samples: Sequence[tuple[float, float]], settled: float) -> dict | None:
     """Fit MiB per minute after `settled` seconds, by least squares, with a 95 % interval.
 
-    Neighbouring samples are alike, so the line goes through the means of blocks; `None`: too few.
+    The line is fitted to means of blocks, because consecutive samples are correlated. Returns
+    `None` if there are too few samples.
     """
     kept = np.asarray([sample for sample in samples if sample[0] >= settled])
-    if len(kept) < ENOUGH:
+    if len(kept) < MIN_SAMPLES:
         return None
     means = np.array([block.mean(axis=0) for block in np.array_split(kept, BLOCKS)])
     line = stats.linregress(means[:, 0] / 60, means[:, 1])

@@ -19,20 +19,20 @@ from .files import FORMS, File, agree
 
 BROKEN_SHARE = 0.05
 BUSY = (429, 503)
-# Seconds after which a user takes a request for lost; the server gives up on its side after 30.
-PATIENCE = 120.0
-PROMISES = (
+# Seconds until a request counts as lost; the server gives up after 30.
+TIMEOUT = 120.0
+REQUIREMENTS = ANSWERED, DOCUMENTED, SAME_SCORES, REFUSED, ONLY_BUSY = (
     "no request is lost",
     "answers are as documented",
-    "scores are those of the same bytes offline",
+    "scores equal those of the same bytes offline",
     "broken files are refused",
-    "only busy is said besides",
+    "the only other answer is busy",
 )
 
 
 @dataclass
 class Tally:
-    """What became of the requests, from all threads."""
+    """Counts of the answers and failed requirements, from all threads."""
 
     counts: Counter = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -40,17 +40,17 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, status: str, promise: str | None, words: str, seconds: float) -> None:
+    def add(self, status: str, failed: str | None, reason: str, seconds: float) -> None:
         with self.lock:
             self.counts[status] += 1
             self.seconds.append(seconds)
-            if promise:
-                self.broken[promise] += 1
-                self.problems.append(f"{promise}: {words}")
+            if failed:
+                self.broken[failed] += 1
+                self.problems.append(f"{failed}: {reason}")
 
 
 def body(file: File, form: str) -> tuple[bytes, str]:
-    """A request's body and its content type."""
+    """Return the body of a request and its content type."""
     if form == "file":
         return file.data, file.kind
     if form == "json":
@@ -70,70 +70,64 @@ def body(file: File, form: str) -> tuple[bytes, str]:
 
 
 def send(url: str, file: File, form: str, tally: Tally) -> float:
-    """Send a file and judge what comes back.
+    """Send a file and check the answer.
 
     Returns:
-        Seconds after which the server asks to be called again; 0 where it did not.
+        The seconds of `Retry-After`; 0 without it.
     """
     data, kind = body(file, form)
     request = urllib.request.Request(f"{url}/predict", data, {"Content-Type": kind}, method="POST")
     began = time.monotonic()
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # nosec B310  # loopback
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # nosec B310  # loopback
             status, headers, text = response.status, response.headers, response.read()
     except urllib.error.HTTPError as error:
         with error:
             status, headers, text = error.code, error.headers, error.read()
     except (OSError, ValueError) as error:
-        tally.note("none", "no request is lost", f"{file.name}: {error}", time.monotonic() - began)
+        tally.add("none", ANSWERED, f"{file.name}: {error}", time.monotonic() - began)
         return 0.0
-    promise, words = judge(file, form, status, headers, text)
-    tally.note(
-        str(status), promise, f"{file.name} as {form}: {status}, {words}", time.monotonic() - began
+    failed, reason = check(file, form, status, headers, text)
+    tally.add(
+        str(status), failed, f"{file.name} as {form}: {status}, {reason}", time.monotonic() - began
     )
-    return float(headers["Retry-After"]) if status in BUSY and not promise else 0.0
+    return float(headers["Retry-After"]) if status in BUSY and not failed else 0.0
 
 
-def judge(file: File, form: str, status: int, headers, text: bytes) -> tuple[str | None, str]:
-    """The promise that an answer breaks, or `None`, and what is wrong with it."""
-    words = text[:200].decode(errors="replace")
+def check(file: File, form: str, status: int, headers, text: bytes) -> tuple[str | None, str]:
+    """Return the requirement that an answer fails, or `None`, and the reason."""
+    excerpt = text[:200].decode(errors="replace")
     try:
-        said = json.loads(text)
+        content = json.loads(text)
     except ValueError:
-        return "answers are as documented", f"no JSON: {words!r}"
+        return DOCUMENTED, f"not JSON: {excerpt!r}"
     if status in BUSY:
-        honest = (
-            isinstance(said, dict)
-            and said.get("error")
-            and (headers["Retry-After"] or "").isdecimal()
-        )
-        return (
-            (None, "")
-            if honest
-            else ("only busy is said besides", f"not an honest busy: {words!r}")
-        )
+        has_error = isinstance(content, dict) and content.get("error")
+        if has_error and (headers["Retry-After"] or "").isdecimal():
+            return None, ""
+        return ONLY_BUSY, f"no error or no Retry-After: {excerpt!r}"
     if file.scores is None:
-        return (None, "") if 400 <= status < 500 else ("broken files are refused", words)
+        return (None, "") if 400 <= status < 500 else (REFUSED, excerpt)
     if status != 200:
-        return "only busy is said besides", words
+        return ONLY_BUSY, excerpt
     try:
-        found = {row["label"]: row["score"] for row in said}
+        scores = {row["label"]: row["score"] for row in content}
     except (TypeError, KeyError):
-        return "answers are as documented", words
-    if not agree(found, file.scores[form]):
-        return "scores are those of the same bytes offline", f"{found}, not {file.scores[form]}"
+        return DOCUMENTED, excerpt
+    if not agree(scores, file.scores[form]):
+        return SAME_SCORES, f"{scores}, not {file.scores[form]}"
     return None, ""
 
 
 def soak(
     url: str, files: Sequence[File], users: int, seconds: float, seed: int, tally: Tally, wait: bool
 ) -> None:
-    """Let users send files, one after the other each, until the time is up.
+    """Let concurrent users send one file after the other until the time is up.
 
     Args:
-        wait: Whether they come back when they are told to, and not at once.
+        wait: Whether they obey `Retry-After`.
     """
-    whole = [file for file in files if file.scores is not None]
+    valid = [file for file in files if file.scores is not None]
     broken = [file for file in files if file.scores is None]
     gate = threading.Barrier(users)
 
@@ -142,7 +136,7 @@ def soak(
         gate.wait()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            file = rng.choice(broken if rng.random() < BROKEN_SHARE else whole)
+            file = rng.choice(broken if rng.random() < BROKEN_SHARE else valid)
             later = send(url, file, rng.choice(FORMS), tally)
             if wait and later:
                 time.sleep(min(later, max(0.0, end - time.monotonic())))
@@ -160,7 +154,7 @@ def hang_up(url: str, file: File, n: int) -> None:
         f"Content-Length: {len(file.data)}\r\n\r\n"
     )
     connections = [
-        socket.create_connection((address[0], int(address[1])), PATIENCE) for _ in range(n)
+        socket.create_connection((address[0], int(address[1])), TIMEOUT) for _ in range(n)
     ]
     for connection in connections:
         with contextlib.suppress(OSError):  # refused before it was read
@@ -169,23 +163,22 @@ def hang_up(url: str, file: File, n: int) -> None:
         connection.close()
 
 
-def lone(url: str, file: File, tally: Tally) -> float:
-    """Seconds that one request takes when nobody else sends any."""
+def single(url: str, file: File, tally: Tally) -> float:
+    """Return the seconds of one request."""
     began = time.monotonic()
     send(url, file, "file", tally)
     return time.monotonic() - began
 
 
 def recovery(url: str, file: File, calm: float, tally: Tally) -> float | None:
-    """Return the seconds until a single request takes at most twice its usual time plus 0.1 s.
+    """Return the seconds until a request takes at most twice its usual time plus 0.1 s.
 
-    Returns:
-        `None` where that does not come to pass.
+    Returns `None` after the timeout.
     """
     began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
+    while time.monotonic() - began < TIMEOUT:
         before = tally.counts["200"]
-        took = lone(url, file, tally)
+        took = single(url, file, tally)
         if tally.counts["200"] > before and took <= 2 * calm + 0.1:
             return time.monotonic() - began
         time.sleep(0.05)

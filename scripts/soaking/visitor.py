@@ -1,4 +1,4 @@
-"""One visitor's use of the page, and the memory of its process: every method and picture size."""
+"""One visitor of the page, with every method and image size, and the memory of the page."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ METHODS = (
 BATCH = 20
 # Seconds between pictures. Idle threads of Gradio end after ten seconds.
 PAUSE = 11.0
-# MiB: what the page may hold during this use, and a minute after it.
+# MiB that the page may use.
 MOST = 3 * 1024
 REST_SECONDS = 60.0
 
@@ -36,12 +36,12 @@ class Visit:
     """The memory of a visit, in MiB.
 
     Attributes:
-        first: Before it.
+        first: Before the visit.
         most: The peak.
-        rested: A minute after it.
-        steps: `(seconds, what was done, memory after it)`.
-        samples: `(seconds, memory)`, once a second.
-        failures: Calls that were not answered.
+        rested: A minute after the visit.
+        steps: `(seconds, action, memory after it)`.
+        samples: `(seconds, memory)`, four times a second.
+        failures: Calls that failed.
     """
 
     first: float
@@ -53,7 +53,7 @@ class Visit:
 
 
 def draw_pictures(folder: Path) -> list[Path]:
-    """Write one picture of each size, as JPEG and PNG in turn."""
+    """Write one image of each size, as JPEG and PNG in turn."""
     from benchmarks.drawn import Drawer
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,12 +76,12 @@ def visit(url: str, pid: int, pictures: Sequence[Path], minutes: float) -> Visit
         time.sleep(1)
         began, first = time.monotonic(), memory.samples[-1][1]
 
-        def step(what: str, call: Callable[[], object]) -> None:
+        def step(action: str, call: Callable[[], object]) -> None:
             try:
                 call()
             except Exception as error:
-                failures.append(f"{what}: {str(error)[:200]}")
-            steps.append((time.monotonic() - began, what, memory.samples[-1][1]))
+                failures.append(f"{action}: {str(error)[:200]}")
+            steps.append((time.monotonic() - began, action, memory.samples[-1][1]))
 
         def explain(picture: Path, method: str) -> None:
             client.predict(handle_file(str(picture)), method, "ai", 0.5, api_name="/explain")
@@ -89,7 +89,7 @@ def visit(url: str, pid: int, pictures: Sequence[Path], minutes: float) -> Visit
         for number, picture in enumerate(itertools.cycle(pictures)):
             if number >= len(pictures) and time.monotonic() - began > 60 * minutes:
                 break
-            # Two at once: the visitor changes the method while a map is drawn.
+            # Two at once: a visitor can change the method while a map is drawn.
             maps = [
                 pool.submit(step, f"{method} of {picture.name}", partial(explain, picture, method))
                 for method in METHODS
@@ -108,18 +108,18 @@ def visit(url: str, pid: int, pictures: Sequence[Path], minutes: float) -> Visit
         step(f"batch of {BATCH}", lambda: batch(url, many))
         step("comparison", lambda: comparison(url, pictures[5]))
         time.sleep(REST_SECONDS)
-        held = [held for _, held in memory.samples]
-    return Visit(first, max(held), held[-1], steps, memory.samples, failures)
+        used = [mib for _, mib in memory.samples]
+    return Visit(first, max(used), used[-1], steps, memory.samples, failures)
 
 
 def batch(url: str, pictures: Sequence[Path]) -> None:
-    """Judge many pictures on the batch tab."""
+    """Check many images on the batch tab."""
     files = [_uploaded(url, picture) for picture in pictures]
     _press(url, "rf-files", {"rf-files": files, "rf-batch-stability": True})
 
 
 def comparison(url: str, picture: Path) -> None:
-    """Judge a picture with all detectors on the comparison tab."""
+    """Check an image with all detectors on the comparison tab."""
     _press(url, "rf-compare-start", {"rf-compare-drop": _uploaded(url, picture)})
 
 
@@ -130,7 +130,7 @@ def _uploaded(url: str, picture: Path) -> dict:
         "Content-Type: application/octet-stream\r\n\r\n"
     )
     body = head.encode() + picture.read_bytes() + f"\r\n--{edge}--\r\n".encode()
-    (path,) = _ask(f"{url}/gradio_api/upload", body, f"multipart/form-data; boundary={edge}")
+    (path,) = _request(f"{url}/gradio_api/upload", body, f"multipart/form-data; boundary={edge}")
     return {"path": path, "orig_name": picture.name, "meta": {"_type": "gradio.FileData"}}
 
 
@@ -138,9 +138,9 @@ def _press(url: str, element: str, values: dict) -> None:
     """Start the event of an element as the browser does, and wait for its end.
 
     Args:
-        values: By `elem_id`, of the event's inputs; others get the value that the page starts with.
+        values: `{elem_id: value}` of the event's inputs; the others keep their initial values.
     """
-    config = _ask(f"{url}/config")
+    config = _request(f"{url}/config")
     components = {one["id"]: one["props"] for one in config["components"]}
     ids = {props.get("elem_id"): number for number, props in components.items()}
     event = next(
@@ -154,7 +154,7 @@ def _press(url: str, element: str, values: dict) -> None:
     ]
     session = uuid4().hex
     body = {"data": data, "fn_index": event["id"], "session_hash": session}
-    _ask(f"{url}/gradio_api/queue/join", json.dumps(body).encode(), "application/json")
+    _request(f"{url}/gradio_api/queue/join", json.dumps(body).encode(), "application/json")
     address = f"{url}/gradio_api/queue/data?session_hash={session}"
     with urllib.request.urlopen(address, timeout=300) as stream:  # nosec B310  # loopback
         for line in stream:
@@ -166,19 +166,19 @@ def _press(url: str, element: str, values: dict) -> None:
     raise RuntimeError("The page ended the stream before the answer.")
 
 
-def _ask(url: str, body: bytes | None = None, kind: str = "") -> dict | list:
+def _request(url: str, body: bytes | None = None, kind: str = "") -> dict | list:
     request = urllib.request.Request(url, body, {"Content-Type": kind} if kind else {})
     with urllib.request.urlopen(request, timeout=120) as response:  # nosec B310  # loopback
         return json.load(response)
 
 
 def table(visit: Visit) -> str:
-    """The visit in a few lines."""
-    lines = [f"{seconds:6.0f} s  {held:7.0f} MiB  {what}" for seconds, what, held in visit.steps]
+    """Return the visit in a few lines."""
+    lines = [f"{seconds:6.0f} s  {mib:7.0f} MiB  {action}" for seconds, action, mib in visit.steps]
     lines += [
         f"at the start       {visit.first:7.0f} MiB",
         f"peak               {visit.most:7.0f} MiB (limit {MOST})",
-        f"a minute after it  {visit.rested:7.0f} MiB",
-        *(f"not answered: {failure}" for failure in visit.failures),
+        f"a minute after     {visit.rested:7.0f} MiB",
+        *(f"failed: {failure}" for failure in visit.failures),
     ]
     return "\n".join(lines)
