@@ -21,7 +21,7 @@ from realfake.detector import Detector
 from realfake.labels import AI, REAL
 from realfake.prediction import Explanation
 from realfake.provenance.reading import read_provenance
-from realfake.space import check, handlers, report
+from realfake.space import handlers, image_input, report
 from realfake.space.api import Api
 from realfake.space.check import FOLDER, fetch_image, reporter, sender
 from realfake.space.feedback import Feedback
@@ -227,7 +227,7 @@ def test_an_error_names_the_file_and_not_the_servers_folder():
 
 def test_a_url_is_fetched_into_the_drop_area_unchanged(monkeypatch):
     data = (FOLDER / "cat.jpg").read_bytes()
-    monkeypatch.setattr(check, "fetch", lambda address, max_bytes: data)
+    monkeypatch.setattr(image_input, "fetch", lambda address, max_bytes: data)
     path, note = fetch_image(" https://example.org/a%20b/cat?size=1 ")
     assert note == "" and path.endswith("cat.jpg")
     kept = ImageInput().postprocess(path)

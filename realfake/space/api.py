@@ -48,9 +48,9 @@ class Api:
     ) -> dict:
         """Tell a photograph from an AI-generated image.
 
-        The answer has the verdict ("real", "ai" or "inconclusive", with the reason), the calibrated
-        probabilities of both labels, the log-odds of "ai", the model and its revision, and the
-        file's SHA-256. A verdict is a reason to look closer, not proof.
+        The answer has the verdict ("real", "ai" or "inconclusive", with the reason) and the
+        calibrated probabilities of both labels. It also has the log-odds of "ai", the model, its
+        revision and the file's SHA-256. A verdict is a reason to look closer, not proof.
 
         Args:
             image: The image: a file or its URL.

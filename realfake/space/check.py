@@ -9,16 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
 
 from realfake.attribution.methods import METHODS
-from realfake.imaging.decode import LIMITS
-from realfake.imaging.fetch import fetch
 from realfake.labels import AI, REAL
 from realfake.prediction import VARIANTS
 from realfake.space.feedback import MAX_NOTE, Feedback
 from realfake.space.handlers import Handlers, Session
-from realfake.space.image_input import ImageInput, file_name
+from realfake.space.image_input import ImageInput
 from realfake.space.loading import Loaded
 from realfake.space.quality import about
 from realfake.space.render import error_line, render
@@ -45,7 +42,7 @@ def build_check(
         loaded: The detector and its records.
         local: Takes the texts.
         time_to_live: Seconds after which a visitor's answers are dropped.
-        feedback: *optional*. Stores corrections; without it the page asks for none.
+        feedback: *optional*. Stores corrections; without it the page has no form for them.
     """
     handlers = Handlers(loaded.detector, loaded.evaluation)
     session = gr.State(Session(), time_to_live=time_to_live)
@@ -190,14 +187,13 @@ def fetch_image(address: str, request: gr.Request | None = None) -> tuple:
     if not address:
         return gr.skip(), render("check", "alert", words, message=words("url.empty"))
     try:
-        data = fetch(address, max_bytes=LIMITS.max_bytes)
+        return ImageInput().download(address), ""
     except (ValueError, OSError) as error:
         message = error_line(error, "")
         return gr.skip(), render("check", "alert", words, message=message, language="en")
     except Exception:
         logger.exception("An address could not be fetched")
         return gr.skip(), render("check", "alert", words, message=words("problem.unexpected"))
-    return save_bytes_to_cache(data, file_name(address, data), ImageInput().GRADIO_CACHE), ""
 
 
 def _report(handlers: Handlers, local: Localised, inputs: list) -> None:

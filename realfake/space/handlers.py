@@ -1,7 +1,7 @@
 """The answers of the first tab: a record of each image, and the messages that the browser shows.
 
 Every message has the id of its image, and every map its method and target. The browser keeps the
-messages and shows only those that match its drop area and its settings (`page.js`), so the order in
+messages and shows only those that match its drop area and its settings (`page.js`). The order in
 which they arrive does not matter. The report is made from the same record.
 """
 

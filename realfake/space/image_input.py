@@ -54,25 +54,31 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
     def preprocess(self, payload: ImageData | None) -> str | None:
         """Return the path of the uploaded or downloaded file."""
         path = None if payload is None else payload.path
-        return self._downloaded(path) if _is_url(path) else path
-
-    def _downloaded(self, address: str) -> str:
+        if not _is_url(path):
+            return path
         try:
-            data = fetch(address, max_bytes=LIMITS.max_bytes)
+            path = self.download(path)
         except (ValueError, OSError) as error:
             raise gr.Error(str(error).splitlines()[0], print_exception=False) from error
-        path = save_bytes_to_cache(data, file_name(address, data), self.GRADIO_CACHE)
-        # Deleted with the uploads.
-        self.temp_files.add(path)
+        self.temp_files.add(path)  # deleted with the uploads
         return path
+
+    def download(self, address: str) -> str:
+        """Download an image to Gradio's cache, and return the file's path.
+
+        Raises:
+            ValueError: The URL is not allowed, or is not an image.
+            OSError: The image cannot be fetched.
+        """
+        data = fetch(address, max_bytes=LIMITS.max_bytes)
+        return save_bytes_to_cache(data, _file_name(address, data), self.GRADIO_CACHE)
 
     def get_block_name(self) -> str:
         """Return the name by which the browser finds the widget."""
         return "image"
 
 
-def file_name(address: str, data: bytes) -> str:
-    """Return a name for a file that was downloaded from an address."""
+def _file_name(address: str, data: bytes) -> str:
     name = unquote(urlsplit(address).path).rpartition("/")[2]
     name = re.sub(r"[^\w.-]+", "-", name)[-80:].strip(".-") or "image"
     suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), "")

@@ -1,8 +1,8 @@
-// Which answers are shown, on the first tab and on the comparison's.
+// Shows the answers on the first tab and hides outdated ones on the comparison tab.
 //
-// Messages from the server are kept by image, and maps also by method and target. What is shown is looked
-// up by the image in the drop area and by the settings, each time the page changes. An answer for another
-// image, method or target is never shown, whatever the order in which messages arrive.
+// Messages from the server are kept by image, and maps also by method and target. At each change of the
+// page, the script looks up the answer for the image in the drop area and the current settings. An answer
+// for another image, method or target is never shown, whatever the order in which messages arrive.
 const answers = new Map(), maps = new Map();
 const $ = selector => document.querySelector(selector);
 const all = selector => document.querySelectorAll(selector);
@@ -33,7 +33,7 @@ function receive(message) {
     show();
 }
 
-// What belongs into a slot now: its state, and its content if there is an answer.
+// The state of a slot now, and its content if there is an answer.
 function content(name, image) {
     if (!image.there) return ["empty"];
     const parts = answers.get(image.id);
@@ -86,7 +86,7 @@ function weigh() {
     }
 }
 
-// The strength of the map's colours: two pictures of it, one over the other.
+// The opacity of the map's colours: the coloured picture lies over the grey one.
 let blended;
 const strength = () => Number($("#rf-strength input[type=range]")?.value ?? 50) / 100;
 function blend() {
@@ -119,7 +119,7 @@ document.addEventListener("click", event => {
     const button = event.target.closest("#rf-map [data-act]");
     if (button) ({save, enlarge})[button.dataset.act](button.closest(".rf-picture"));
 });
-// The thumbnails of the examples are buttons without a text, and Gradio draws them again at times.
+// The thumbnails of the examples are buttons without text, and Gradio redraws them.
 function nameExamples() {
     const names = $("#rf-script-words")?.dataset.examples.split("|") ?? [];
     all("#rf-examples button").forEach((button, i) => {
@@ -127,8 +127,8 @@ function nameExamples() {
     });
 }
 
-// Each change of the page is followed at once, and each frame is checked before it is painted: settings
-// change without a change of the page's elements.
+// The page is checked at each change of its elements, and before each frame: settings can change without a
+// change of the elements.
 function follow() {
     show();
     if (weighed !== prior()) weigh();

@@ -59,7 +59,8 @@ def build(loaded: Loaded, feedback: Feedback | None = None) -> Page:
 
     Args:
         loaded: The opened detector.
-        feedback: *optional*. Keeps visitors' corrections; without it the page asks for none.
+        feedback: *optional*. Stores visitors' corrections; without it the page has no form for
+            them.
     """
     local = Localised()
     kept = DELETE_CACHE[1]

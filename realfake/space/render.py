@@ -30,7 +30,7 @@ def render(template: str, macro: str, words: Words, **values: Any) -> Markup:
     Args:
         template: The file's name in `templates/`, without its ending.
         macro: The macro's name.
-        words: The language, which the template knows as `t`.
+        words: The language; its name in the template is `t`.
         values: The macro's arguments.
     """
     module = _module(template, words)

@@ -145,7 +145,7 @@ class Service:
                 f"{kind[:60]} is not supported; send the image file, a form with a file, "
                 "or JSON with base64 inputs.",
             )
-        # What JSON and a form need besides the file.
+        # What JSON and a form add to the file.
         more = {"application/json": self.max_bytes // 3 + 2**16, "multipart/form-data": 2**16}
         try:
             async with asyncio.timeout(self.arrival):

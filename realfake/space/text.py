@@ -107,8 +107,8 @@ class Words:
             evaluation: The checkpoint's `evaluation.json`, of any shape.
 
         Returns:
-            A sentence with the measured share, its 95 % interval and the number of images, or
-            `None` if one of them is missing or the verdict is `"inconclusive"`.
+            A sentence with the measured share, its 95 % interval and the number of images. `None`
+            if one of them is missing or the verdict is `"inconclusive"`.
         """
         if verdict not in (REAL, AI):
             return None
