@@ -19,6 +19,13 @@ COLUMNS = (
     *("file", "verdict", "reason", "label", "real", "ai", "prior_ai", "log_odds", "alpha", "ood"),
     *("flips", "c2pa", "model", "revision", "sha256", "error"),
 )
+_VERDICTS = {REAL: "likely a photograph", AI: "likely AI-generated"}
+_REASONS = {
+    "between": "score between the thresholds",
+    "no_thresholds": "no threshold for this label",
+    "out_of_distribution": "image out of distribution",
+    "unstable": "verdict changes after recompression, resizing or cropping",
+}
 
 
 def configure_predict(parser: argparse.ArgumentParser) -> None:
@@ -250,9 +257,8 @@ def _printable(text: str) -> str:
 
 
 def _sentence(answer: dict) -> str:
-    verdicts = {REAL: "likely a photograph", AI: "likely AI-generated"}
-    verdict = verdicts.get(answer["verdict"], answer["verdict"])
-    reason = f" ({answer['reason']})" if answer.get("reason") else ""
+    verdict = _VERDICTS.get(answer["verdict"], answer["verdict"])
+    reason = f" ({_REASONS[answer['reason']]})" if answer.get("reason") else ""
     probability = answer["probabilities"][AI]
     return f"{_printable(answer['file'])}: {verdict}{reason}, P(ai) = {probability:.3f}"
 
