@@ -196,21 +196,6 @@ def _means_full_disk(error: Exception) -> bool:
 # Commands
 
 
-def check_least(options: object, **least: int) -> None:
-    """Refuse numbers that are too small; options that are `None` are not checked.
-
-    Args:
-        least: `{option: its smallest value}`.
-
-    Raises:
-        ValueError: One of them is smaller.
-    """
-    for name, smallest in least.items():
-        value = getattr(options, name)
-        if value is not None and value < smallest:
-            raise ValueError(f"--{name} must be at least {smallest}, not {value}.")
-
-
 def report_failure(error: BaseException, program: str = "realfake") -> int:
     """Print a user's mistake as one line on stderr.
 

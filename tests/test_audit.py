@@ -26,7 +26,7 @@ def run(tmp_path, capsys):
 
 
 def picture(rng, width=48, height=48):
-    """Blobs and a little noise: pictures that differ from each other."""
+    """Draw blobs and a little noise, different for each seed."""
     coarse = PILImage.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     smooth = np.asarray(
         coarse.resize((width, height), PILImage.Resampling.BICUBIC), dtype=np.float64
@@ -45,7 +45,7 @@ def encode(image, format="JPEG", **options):
 
 
 def plain(rng, is_ai):
-    """A file that says nothing of its label: size and quality are drawn alike."""
+    """A file whose size and quality do not depend on the label."""
     width, height = (int(side) for side in rng.choice([40, 48, 56], 2))
     return encode(picture(rng, width, height), quality=int(rng.choice([75, 85, 95])))
 
@@ -272,7 +272,7 @@ def test_the_equalized_copy_holds_no_image_of_a_later_split(run, tmp_path):
     assert copy["written"]["test"]["unmatched"] == {"real": 0, "ai": 0}, "test is left as it is"
 
 
-def test_groups_sources_generators_and_what_was_dropped(tmp_path):
+def test_groups_sources_generators_and_dropped_rows_are_reported(tmp_path):
     def plant(split, rows):
         for index, row in enumerate(rows):
             is_ai = row["label"] == 1
@@ -335,7 +335,7 @@ def test_too_few_images_are_reported(tmp_path):
 
 
 class _Page(HTMLParser):
-    """Tags, attributes and text of a page, as a browser sees them."""
+    """The tags, attributes and text of a page."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The arithmetic, the tables and the records of the benchmark; not its measurements."""
+"""The arithmetic, tables and records of the benchmark, without its measurements."""
 
 import importlib
 import importlib.util
@@ -28,7 +28,7 @@ def script(monkeypatch):
 
 @pytest.fixture
 def part(script):
-    """Modules of `scripts/benchmarks`."""
+    """Import a module of `scripts/benchmarks`."""
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
@@ -152,7 +152,7 @@ def test_every_part_exists(script, part):
         assert callable(getattr(part(module), function)), name
 
 
-def test_drawn_pictures_cost_what_photographs_cost(part, tmp_path):
+def test_drawn_images_are_as_large_as_photographs(part, tmp_path):
     drawn = part("drawn")
     megapixels = [width * height / 1e6 for width, height in drawn.SIZES]
     assert min(megapixels) >= 0.3 and max(megapixels) <= 4 and 1.3 < np.mean(megapixels) < 2
@@ -169,7 +169,7 @@ def test_drawn_pictures_cost_what_photographs_cost(part, tmp_path):
     assert not np.array_equal(drawer((64, 80), 3), drawer((64, 80), 4))
 
 
-def test_linked_files_are_read_as_files(part, tmp_path):
+def test_linked_files_open(part, tmp_path):
     drawn = part("drawn")
     paths = drawn.draw_photographs(tmp_path / "a", 2, sizes=((32, 24),))
     folder = drawn.link_many(paths, tmp_path / "b", 5)

@@ -1,4 +1,4 @@
-"""The `realfake` command: its frame, and the commands for single images."""
+"""The `realfake` command: help, errors and exit codes, and the commands for single images."""
 
 import csv
 import hashlib
@@ -32,7 +32,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_detector(monkeypatch, tiny_vit):
-    """Opened once: the checkpoint is the tests' own."""
+    """Open each checkpoint once."""
     opened = {}
     from_pretrained = Detector.from_pretrained.__func__
 
@@ -51,7 +51,7 @@ def run(*arguments: str, capsys=None) -> tuple[int, str, str]:
     return status, out, err
 
 
-def test_json_is_one_object_a_line(pictures, tiny_vit, capsys):
+def test_json_has_one_object_per_line(pictures, tiny_vit, capsys):
     status, out, err = run("predict", pictures, "--json", "--model", tiny_vit, capsys=capsys)
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0
@@ -61,7 +61,7 @@ def test_json_is_one_object_a_line(pictures, tiny_vit, capsys):
     assert rows[0]["sha256"] == hashlib.sha256((pictures / "a.jpg").read_bytes()).hexdigest()
 
 
-def test_csv_has_a_header_and_a_line_a_file(pictures, tiny_vit, capsys):
+def test_csv_has_a_header_and_one_line_per_file(pictures, tiny_vit, capsys):
     missing = pictures / "missing.jpg"
     status, out, err = run(
         "predict",
@@ -82,16 +82,14 @@ def test_csv_has_a_header_and_a_line_a_file(pictures, tiny_vit, capsys):
     assert rows[1]["verdict"] == ""
 
 
-def test_words_are_for_people(pictures, tiny_vit, capsys):
+def test_the_default_output_is_a_sentence(pictures, tiny_vit, capsys):
     status, out, err = run("predict", pictures / "a.jpg", "--model", tiny_vit, capsys=capsys)
     assert status == 0
     assert "likely" in out
     assert "P(ai) = " in out
 
 
-def test_a_file_that_fails_is_named_on_stderr_and_the_others_are_answered(
-    pictures, tiny_vit, capsys
-):
+def test_an_unreadable_file_is_reported_and_the_others_are_classified(pictures, tiny_vit, capsys):
     files = [pictures / "a.jpg", pictures / "notes.txt", pictures / "deep" / "b.PNG"]
     status, out, err = run("predict", *files, "--json", "--model", tiny_vit, capsys=capsys)
     rows = [json.loads(line) for line in out.splitlines()]
@@ -101,7 +99,7 @@ def test_a_file_that_fails_is_named_on_stderr_and_the_others_are_answered(
     assert "notes.txt: notes.txt is a text file" in err
 
 
-def test_the_prior_is_passed_on(pictures, tiny_vit, capsys):
+def test_the_prior_changes_the_probabilities(pictures, tiny_vit, capsys):
     arguments = ("predict", pictures / "a.jpg", "--json", "--model", tiny_vit)
     even = json.loads(run(*arguments, capsys=capsys)[1])
     rare = json.loads(run(*arguments, "--prior_ai", "0.01", capsys=capsys)[1])
@@ -201,7 +199,7 @@ def test_provenance_needs_no_model(pictures, capsys, monkeypatch):
     assert "No Content Credentials" in out
 
 
-def test_a_name_cannot_write_to_the_terminal(tiny_vit, tmp_path, capsys):
+def test_file_names_print_no_control_characters(tiny_vit, tmp_path, capsys):
     path = tmp_path / "a\x1b[2Jb.jpg"
     draw_picture(32).save(path)
     status, out, err = run("predict", path, "--model", tiny_vit, capsys=capsys)
@@ -233,15 +231,15 @@ def test_help_imports_no_large_library():
 
 
 def test_options_cannot_be_abbreviated():
-    from realfake.cli import main as frame
+    from realfake.cli.main import build_parser
 
     for name, command in COMMANDS.items():
         module = importlib.import_module(f"realfake.cli.{command.module}")
         if not hasattr(module, "parse"):
-            assert frame.build_parser(name).allow_abbrev is False
+            assert build_parser(name).allow_abbrev is False
 
 
-def test_a_record_has_the_command_as_typed(pictures, tiny_vit, capsys, monkeypatch):
+def test_records_store_the_command_as_typed(pictures, tiny_vit, capsys, monkeypatch):
     recorded = []
     monkeypatch.setattr(
         "realfake.cli.predict.run_predict",
@@ -266,7 +264,7 @@ def test_an_interruption_ends_in_one_line(name, hint, capsys, monkeypatch):
     assert err.count("\n") == 1 and ("same command" in err) is hint
 
 
-def test_a_missing_optional_package_is_named_with_its_extra(capsys, monkeypatch):
+def test_a_missing_optional_package_names_its_extra(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setattr(
         "realfake.cli.predict.run_predict", lambda options: importlib.import_module("optuna")
@@ -276,7 +274,7 @@ def test_a_missing_optional_package_is_named_with_its_extra(capsys, monkeypatch)
     assert "realfake[train]" in err and err.count("\n") == 1
 
 
-def test_a_reader_may_leave_early(pictures, tiny_vit):
+def test_a_closed_pipe_is_not_an_error(pictures, tiny_vit):
     command = (
         f"{sys.executable} -m realfake predict {pictures} --model {tiny_vit} --csv | head -n 0"
     )
@@ -284,7 +282,7 @@ def test_a_reader_may_leave_early(pictures, tiny_vit):
     assert "Traceback" not in done.stderr and "Error" not in done.stderr
 
 
-def test_as_a_program_of_its_own(pictures, tiny_vit):
+def test_the_program_reads_stdin_and_reports_errors(pictures, tiny_vit):
     done = subprocess.run(
         [
             sys.executable,

@@ -27,7 +27,7 @@ RESAMPLING = {"seed": 0, "n_resamples": 300}
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Runs of a series happen here; `fail` holds the words of those that are to fail."""
+    """Train the runs of a series in this process; runs with a word of `fail` fail."""
     made = SimpleNamespace(commands=[], fail=set())
 
     def run(words, stdout, stderr):
@@ -51,7 +51,7 @@ def simulated(seed=0, n=400, separation=2.0):
     return np.where(truth, separation / 2, -separation / 2) + rng.normal(size=n), truth
 
 
-def test_the_figures_are_other_implementations():
+def test_figures_equal_other_implementations():
     log_odds, truth = simulated()
     noisy = log_odds + np.random.default_rng(1).normal(size=len(log_odds)) * 2
     record = comparison.compare(
@@ -75,7 +75,7 @@ def test_the_figures_are_other_implementations():
     assert difference["low"] < difference["value"] < difference["high"] < 0
 
 
-def test_a_paired_interval_is_narrower_than_two_apart():
+def test_a_paired_interval_is_narrower_than_an_unpaired_one():
     log_odds, truth = simulated(separation=1.0)
     near = log_odds + np.random.default_rng(1).normal(size=len(log_odds)) * 0.1
     models = comparison.compare({"a": log_odds[:, None], "b": near[:, None]}, truth, **RESAMPLING)[
@@ -119,7 +119,7 @@ def test_images_of_two_splits_share_no_group(tmp_path):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_seven_from_scratch(name):
+def test_the_seven_architectures_start_from_scratch(name):
     from realfake.models.classifiers import build_classifier
 
     words = model_options(name, from_scratch=True, scale="tiny", image_size=32)
@@ -257,9 +257,7 @@ def test_leave_one_out(by_generator, tiny_vit, in_process, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["compare", "leave-one-out"])
-def test_two_of_them_do_not_write_to_one_folder(
-    name, by_generator, tiny_vit, in_process, tmp_path, capsys
-):
+def test_a_locked_folder_is_refused(name, by_generator, tiny_vit, in_process, tmp_path, capsys):
     more = {
         "compare": [
             "--models",
@@ -277,7 +275,7 @@ def test_two_of_them_do_not_write_to_one_folder(
     assert "Another run is writing to" in capsys.readouterr().err and not in_process.commands
 
 
-def test_a_run_is_a_process_of_its_own(tmp_path):
+def test_a_run_is_a_separate_process(tmp_path):
     run = series.Run("x", ("--dataset", "./nowhere", "--model_type", "vit"), tmp_path / "run")
     failed = series.train_all([run])
     assert failed == {

@@ -85,7 +85,7 @@ def test_a_space_is_created_with_its_files_and_its_model(hub, deployed):
     assert "RUNNING" in deployed
 
 
-def test_giving_the_command_again_changes_nothing(hub, deployed):
+def test_repeating_the_command_changes_nothing(hub, deployed):
     before = (
         len(hub.history("user/space", "space", "main")),
         len(hub.requests_to("/variables$", "POST")),
@@ -100,7 +100,7 @@ def test_giving_the_command_again_changes_nothing(hub, deployed):
     assert not hub.requests_to("/user/space/hardware$")
 
 
-def test_an_old_space_is_brought_up_to_date(hub, tmp_path):
+def test_an_old_space_is_updated(hub, tmp_path):
     hub.put(
         "user/old",
         {"app.py": "print('old')", "left_over.py": "", "README.md": "---\nsdk: gradio\n---\n"},
@@ -141,7 +141,7 @@ def test_an_old_space_is_brought_up_to_date(hub, tmp_path):
     assert hub.files("user/old", "space")["c2pa-trust-list.pem"] == trust.read_bytes()
 
 
-def test_the_choice_of_hardware_counts_from_the_start(hub):
+def test_a_new_space_starts_on_the_requested_hardware(hub):
     done = deploy(hub, "user/fast", "--hardware", "zero-a10g", "--private")
     assert done.returncode == 0, done.stderr
     assert (space(hub, "user/fast").hardware, space(hub, "user/fast").private) == (
@@ -174,7 +174,7 @@ def test_mistakes_end_in_one_line_and_create_nothing(hub, arguments, words):
 # The container
 
 
-def test_the_containers_steps_name_what_is_there():
+def test_the_files_named_in_the_container_recipe_exist():
     lines = (ROOT / "scripts" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
     copied = [name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]]
@@ -194,7 +194,7 @@ def test_the_container_does_not_run_as_root():
     assert "GRADIO_SERVER_PORT=7860" in dockerfile and "exec python app.py" in dockerfile
 
 
-def test_a_mounted_checkpoint_wins_in_the_container(tmp_path):
+def test_the_container_prefers_a_mounted_checkpoint(tmp_path):
     (start,) = (
         json.loads(line.split(None, 1)[1])
         for line in (ROOT / "scripts" / "Dockerfile").read_text().splitlines()
@@ -259,7 +259,7 @@ def as_installed(text: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def running(hub, deployed, tmp_path_factory):
-    """The address of the Space, started from the uploaded files in an environment of its own."""
+    """The address of the Space, started from the uploaded files in a separate environment."""
     folder = tmp_path_factory.mktemp("checkout")
     for path, content in hub.files("user/space", "space").items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -318,14 +318,14 @@ def expected(hub, photo) -> dict[str, float]:
     return Detector.from_pretrained(hub.model).predict(photo).probabilities
 
 
-def test_the_space_runs_the_model_it_was_deployed_with(running):
+def test_the_space_serves_the_deployed_model(running):
     with urllib.request.urlopen(f"{running}/ready", timeout=30) as response:
         assert json.load(response)["model"] == "user/model"
     with urllib.request.urlopen(running, timeout=30) as response:
         assert b"gradio" in response.read()
 
 
-def test_the_documentation_is_the_projects_own(running):
+def test_the_documentation_is_served(running):
     with urllib.request.urlopen(f"{running}/openapi.json", timeout=30) as response:
         assert set(json.load(response)["paths"]) == {"/predict", "/health", "/ready"}
     with urllib.request.urlopen(f"{running}/docs", timeout=30) as response:

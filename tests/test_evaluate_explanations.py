@@ -1,4 +1,4 @@
-"""The command that measures maps: its files, its continuation, its choice and its errors."""
+"""`realfake evaluate explanations`: files, continuation, the stored method, errors."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from PIL import Image
 from realfake.attribution.methods import LogOdds
 from realfake.cli.main import main
 from realfake.detector import Detector
-from realfake.evaluation import explanations
+from realfake.evaluation import explainers
 from realfake.evaluation.explanation_report import choose, conclusion, render, summarise
 from realfake.evaluation.explanations import Findings
 
@@ -90,7 +90,7 @@ def test_a_finished_run_is_not_measured_again(monkeypatch, inputs, tmp_path):
     def fail(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("realfake.evaluation.explanations.attribute", fail)
+    monkeypatch.setattr("realfake.evaluation.explainers.attribute", fail)
     assert run(monkeypatch, inputs, tmp_path, "--methods", "gradcam") == 0
     assert (
         json.loads((tmp_path / "explanations.json").read_text())["validation"]["figures"] == first
@@ -98,9 +98,8 @@ def test_a_finished_run_is_not_measured_again(monkeypatch, inputs, tmp_path):
 
 
 def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
-    from realfake.evaluation import explanations
 
-    calls, real = [], explanations.attribute
+    calls, real = [], explainers.attribute
 
     def dies(*args, **options):
         calls.append(1)
@@ -108,7 +107,7 @@ def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    monkeypatch.setattr("realfake.evaluation.explanations.attribute", dies)
+    monkeypatch.setattr("realfake.evaluation.explainers.attribute", dies)
     options = ("--methods", "gradcam", "--n_checks", "0")
     assert run(monkeypatch, inputs, tmp_path, *options) == 130
     (path,) = (tmp_path / ".explanations").glob("*.jsonl")
@@ -116,8 +115,7 @@ def test_an_interrupted_run_continues(monkeypatch, inputs, tmp_path):
         file.write('\n{"section": "faithfulness", "item": 7, "na')  # as a crash leaves it
     calls.clear()
     monkeypatch.setattr(
-        "realfake.evaluation.explanations.attribute",
-        lambda *a, **o: calls.append(1) or real(*a, **o),
+        "realfake.evaluation.explainers.attribute", lambda *a, **o: calls.append(1) or real(*a, **o)
     )
     assert run(monkeypatch, inputs, tmp_path, *options) == 0
     assert len(calls) == 1 + 2 * 2 * 2  # one image was left; four splices with their controls
@@ -214,11 +212,11 @@ def test_groups_widen_the_interval(tmp_path):
 def test_fast_log_odds_agree_with_pytorch(tmp_path, monkeypatch, engine):
     if engine.startswith("openvino"):
         pytest.importorskip("openvino")
-    monkeypatch.setattr(explanations, "has_openvino", lambda: engine.startswith("openvino"))
+    monkeypatch.setattr(explainers, "has_openvino", lambda: engine.startswith("openvino"))
     detector = Detector.from_pretrained(save_tiny("convnext", tmp_path / "model"), device="cpu")
     side = detector.pixels(Image.new("RGB", (40, 40))).shape[-1]
     generator = torch.Generator().manual_seed(0)
-    log_odds = explanations.fast_log_odds(detector, torch.zeros(1, 3, side, side))
+    log_odds = explainers.fast_log_odds(detector, torch.zeros(1, 3, side, side))
     for height in (side, side + 8):  # the other size goes to PyTorch
         pixels = torch.randn(3, 3, height, side, generator=generator)
         for target in ("real", "ai"):

@@ -92,7 +92,7 @@ def test_an_image_is_kept_once(tmp_path):
     assert (tmp_path / name).read_bytes() == data
 
 
-def test_an_image_that_was_not_judged_is_refused(tmp_path):
+def test_an_image_without_an_answer_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not the one"):
         Feedback(tmp_path).record(answer(jpeg(0)), consent=True, image=jpeg(1))
     assert files(tmp_path) == []
@@ -219,7 +219,7 @@ def test_records_and_images_go_to_a_private_dataset(hub, tmp_path):
     assert data in pushed.values()
 
 
-def test_where_the_hub_refuses_records_stay_in_the_folder(hub, tmp_path, caplog):
+def test_records_stay_in_the_folder_if_the_hub_refuses_them(hub, tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     environ = {"REALFAKE_FEEDBACK_FOLDER": str(tmp_path), "REALFAKE_FEEDBACK_REPO": "somebody/else"}
     kept = Feedback.from_environ({**environ, "HF_TOKEN": "hf_anything"})
@@ -234,7 +234,7 @@ def test_where_the_hub_refuses_records_stay_in_the_folder(hub, tmp_path, caplog)
 
 @pytest.fixture
 def collected(tmp_path) -> Path:
-    """Twelve photographs that were called generated, and what else comes in."""
+    """Twelve photographs with the verdict AI-generated, and other records."""
     folder = tmp_path / "collected"
     kept = Feedback(folder)
     for seed in range(12):
@@ -375,7 +375,7 @@ def test_wrong_usage_ends_in_one_line(arguments, words, collected, tmp_path, cap
     assert not (tmp_path / "new").exists()
 
 
-def test_pictures_that_look_the_same_form_one_group():
+def test_images_that_look_the_same_form_one_group():
     noise = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
     a, b, c = (Image.fromarray(pixels) for pixels in noise)
     assert look_alikes([a, b, a.copy(), c, b.resize((60, 60))])[:4] == [0, 1, 0, 3]

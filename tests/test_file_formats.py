@@ -1,4 +1,4 @@
-"""`realfake evaluate formats`: the same picture in other file formats."""
+"""`realfake evaluate formats`: the same image in other file formats."""
 
 import json
 
@@ -36,7 +36,7 @@ def rows_of(pictures):
     return Dataset.from_dict({"image": files}, features=Features({"image": Image(decode=False)}))
 
 
-def test_every_file_opens_as_the_same_picture():
+def test_every_format_opens_as_the_same_image():
     picture = draw_picture(46, seed=1)
     for name, (_, save) in FORMATS.items():
         opened = open_image(save(picture))
@@ -48,7 +48,7 @@ def test_every_file_opens_as_the_same_picture():
         assert difference == 0 if name == "png" else 0 < difference < 12, name
 
 
-def test_a_picture_smaller_than_a_block_is_not_cut_away():
+def test_an_image_smaller_than_a_block_is_not_cropped_to_nothing():
     assert open_image(
         FORMATS["equalized"][1](draw_picture(16).crop((0, 0, 16, 5)).resize((16, 16)))
     ).size == (16, 16)

@@ -32,7 +32,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def program(wheel, tmp_path_factory) -> Path:
-    """The `realfake` command in an environment that has the wheel, and the packages of this one."""
+    """The `realfake` command in an environment with the wheel and the packages of this one."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True, with_pip=False)
     (packages,) = folder.glob("lib/python*/site-packages")
@@ -77,7 +77,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     assert not [path for path in held if path.endswith((".parquet", ".pyc"))]
 
 
-def test_it_predicts_explains_and_trains_where_there_is_no_repository(program, tmp_path):
+def test_predict_explain_and_train_work_without_the_repository(program, tmp_path):
     draw_picture(96, seed=1).save(tmp_path / "photo.jpg")
     code = "import realfake; print(realfake.__file__)"
     python = program.with_name("python")

@@ -62,7 +62,7 @@ def contents(corpus) -> dict[str, list]:
 
 
 @pytest.mark.parametrize("format", ["folders", "parquet"])
-def test_what_is_written_reads_again_as_the_same_splits(run, raw, tmp_path, format):
+def test_the_output_loads_as_the_same_splits(run, raw, tmp_path, format):
     output = tmp_path / "out"
     code, printed = run(
         raw, "--output", output, "--format", format, "--label_map", "sd=ai", "--split_seed", 3
@@ -82,7 +82,7 @@ def test_what_is_written_reads_again_as_the_same_splits(run, raw, tmp_path, form
     assert report["settings"] == {"format": format, "resize": None, "encoding": None, "seed": 3}
 
 
-def test_folders_read_as_an_imagefolder_too(run, raw, tmp_path):
+def test_folders_load_as_an_imagefolder(run, raw, tmp_path):
     output = tmp_path / "out"
     assert run(raw, "--output", output, "--label_map", "sd=ai")[0] == 0
     for split in ("train", "validation", "test"):
@@ -100,7 +100,9 @@ def test_folders_read_as_an_imagefolder_too(run, raw, tmp_path):
 
 
 @pytest.mark.parametrize(("encoding", "format"), [(None, "JPEG"), ("jpeg", "JPEG"), ("png", "PNG")])
-def test_resize_encodes_both_classes_alike_and_only_shrinks(run, raw, tmp_path, encoding, format):
+def test_resize_encodes_both_classes_in_the_same_way_and_only_shrinks(
+    run, raw, tmp_path, encoding, format
+):
     output = tmp_path / "out"
     extra = ["--encoding", encoding] if encoding else []
     assert run(raw, "--output", output, "--resize", 60, "--label_map", "sd=ai", *extra)[0] == 0
@@ -176,7 +178,7 @@ def test_mistakes_end_in_one_line_and_write_nothing(run, raw, tmp_path, extra, m
     assert not (tmp_path / "out").exists()
 
 
-def test_a_filled_output_is_refused_and_left_alone(run, raw, tmp_path):
+def test_a_nonempty_output_is_refused_and_unchanged(run, raw, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     code, printed = run(raw, "--output", tmp_path / "out", "--label_map", "sd=ai")

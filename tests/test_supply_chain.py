@@ -68,7 +68,7 @@ def test_every_requirement_has_bounds_on_both_sides(script):
         assert {">=", "<"} <= operators, requirement
 
 
-def test_updates_are_sought_where_versions_are_pinned():
+def test_dependabot_covers_all_pinned_versions():
     updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
     sought = {
         (each["package-ecosystem"], folder)
@@ -83,7 +83,7 @@ def test_updates_are_sought_where_versions_are_pinned():
     }
 
 
-def test_the_image_takes_pytorch_from_one_index_and_the_rest_from_another():
+def test_the_container_installs_pytorch_from_a_separate_index():
     recipe = (ROOT / "scripts" / "Dockerfile").read_text()
     assert "--extra-index-url" not in recipe
     pattern = re.search(r"grep -E '(.+)' requirements.txt", recipe).group(1)
