@@ -9,8 +9,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,19 +18,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image
-from torch import nn
 from tqdm.auto import tqdm
 
-from realfake.attribution.faithfulness import Scorer, curves_of, evidence_of, road
-from realfake.attribution.layers import candidate_layers, find_layer
-from realfake.attribution.methods import METHODS, LogOdds, attribute
+from realfake.attribution.faithfulness import curves_of, evidence_of, road
+from realfake.attribution.methods import LogOdds
 from realfake.attribution.perturbation import Box
 from realfake.corpus.rows import column, corpus_fingerprint
 from realfake.detector import Detector
-from realfake.engines import has_openvino, open_engine
 from realfake.evaluation import explanation_report as report
-from realfake.evaluation.log import count, log_measurement, plain
+from realfake.evaluation.explainers import (
+    Candidate,
+    Explainer,
+    candidates,
+    fast_log_odds,
+    model_input,
+)
+from realfake.evaluation.log import log_once, plain
 from realfake.evaluation.map_checks import (
     CENTRE,
     centred_map,
@@ -47,13 +50,10 @@ from realfake.imaging.decode import open_image
 from realfake.io import versions, write_atomically, write_record
 from realfake.labels import AI, REAL
 from realfake.models.geometry import seen_region
-from realfake.statistics.log_odds import log_odds_from_logits
 
 FOLDER = ".explanations"
 # Methods that need a hundred forward passes or more for a map.
 SLOW = ("integrated_gradients", "occlusion", "kernel_shap")
-# Another engine is used if its logits differ from PyTorch's by less than this.
-_ENGINE_TOLERANCE = 1e-4
 
 
 class Findings:
@@ -124,41 +124,6 @@ class Settings:
         return [each for each in candidates if item < self.n_slow or each.method not in SLOW]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A method with its options."""
-
-    name: str
-    method: str
-    options: dict = field(default_factory=dict)
-
-
-def candidates(
-    detector: Detector, methods: Sequence[str], layers: int, pixels: torch.Tensor
-) -> list[Candidate]:
-    """Return the candidates to compare: the methods, and Grad-CAM on several layers.
-
-    Args:
-        detector: The detector.
-        methods: Of `METHODS`.
-        layers: Number of further layers for Grad-CAM; 0 for the default layer only.
-        pixels: An input, for its size.
-
-    Raises:
-        ValueError: A method is unknown.
-    """
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise ValueError(f"Unknown method {unknown[0]!r}; there are {', '.join(METHODS)}.")
-    result = [Candidate(method, method) for method in methods]
-    if layers:
-        size = tuple(pixels.shape[2:])
-        default = find_layer(detector.model, size, detector.facts.get("gradcam_layer")).name
-        for layer in candidate_layers(detector.model, size, layers):
-            if layer.name != default or "gradcam" not in methods:
-                result.append(Candidate(f"gradcam@{layer.name}", "gradcam", {"layer": layer.name}))
-    return result
-
-
 def measure_explanations(
     detector: Detector,
     identity: str,
@@ -200,7 +165,6 @@ def measure_explanations(
     compared = candidates(detector, methods, layers, detector.pixels(dataset[0]["image"]))
     layer = detector.facts.get("gradcam_layer")
     findings = Findings(findings_file(folder, identity, layer, fingerprint, asdict(settings)))
-    known = len(findings.lines)
     total = sum(len(settings.methods(item, compared)) for item in range(n))
     total += n_splices * 2 * (len(settings.methods(n - 1, compared)) + 1)
     with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
@@ -226,32 +190,24 @@ def measure_explanations(
         "figures": figures,
     }
     if split == "test":
-        _log(measurement_log, record, repeated=len(findings.lines) == known)
+        faithfulness = figures["faithfulness"].items()
+        log_once(
+            measurement_log,
+            checkpoint_hash=identity,
+            corpus=f"{corpus} (maps)",  # it does not count as a measurement of accuracy
+            split=split,
+            n=n,
+            date=record["date"],
+            command=command,
+            figures={
+                "gain_over_chance": {name: one["gain"]["value"] for name, one in faithfulness},
+                "supports": figures["default"],
+            },
+        )
     records = write_record(Path(folder) / report.FILE_NAME, split, record)
     page = "\n".join(report.render(each) for each in records.values())
     write_atomically(Path(folder) / report.REPORT_NAME, page)
     return record
-
-
-def _log(path: str | os.PathLike, record: Mapping, repeated: bool) -> None:
-    """Log a measurement of test images, unless this one was logged before."""
-    key = {
-        "checkpoint_hash": record["checkpoint_sha256"],
-        "split": "test",
-        "corpus": f"{record['corpus']} (maps)",  # not counted as a measurement of accuracy
-    }
-    if repeated and count(path, **key):
-        return
-    figures = record["figures"]
-    gains = {name: each["gain"]["value"] for name, each in figures["faithfulness"].items()}
-    log_measurement(
-        path,
-        n=record["n"],
-        date=record["date"],
-        command=record["command"],
-        figures={"gain_over_chance": gains, "supports": figures["default"]},
-        **key,
-    )
 
 
 def measure_faithfulness(
@@ -279,13 +235,13 @@ def measure_faithfulness(
         progress(len(explaining) - len(missing))
         if not missing:
             continue
-        pixels, box = _input(detector, open_image(dataset[item]["image"]))
+        pixels, box = model_input(detector, open_image(dataset[item]["image"]))
         model = detector.for_maps(pixels)
         with torch.no_grad():
             ai_log_odds = float(LogOdds(model, detector.class_indices, AI)(pixels))
         target = AI if ai_log_odds > 0 else REAL
         fast = fast or fast_log_odds(detector, pixels)
-        explainer = _Explainer(detector, target, fast(target))
+        explainer = Explainer(detector, target, fast(target))
         effects = removal_effects(explainer.log_odds, pixels, seed=settings.seed)
         for each in explaining:
             if each.name not in missing:
@@ -339,12 +295,12 @@ def measure_localisation(
         if not missing:
             continue
         inputs = {
-            prefix: _input(detector, image)[0]
+            prefix: model_input(detector, image)[0]
             for prefix, image in {"": splice.image, "control_": splice.control}.items()
         }
         region = seen_region(detector.processor, *splice.image.size)
         fast = fast or fast_log_odds(detector, inputs[""])
-        explainer = _Explainer(detector, splice.target, fast(splice.target))
+        explainer = Explainer(detector, splice.target, fast(splice.target))
         for name in missing:
             values = {"kind": splice.kind, "share": float(splice.mask.mean())}
             for prefix, pixels in inputs.items():
@@ -365,83 +321,8 @@ def measure_localisation(
             progress(1)
 
 
-def fast_log_odds(detector: Detector, pixels: torch.Tensor) -> Callable[[str], Scorer]:
-    """Return a function from a target to a function like [`LogOdds`], by the fastest engine.
-
-    The engine must agree with PyTorch in fp32; otherwise PyTorch is used.
-
-    Args:
-        detector: The detector.
-        pixels: An input. Inputs of another size are computed by PyTorch.
-    """
-    stock = Detector(detector.model, detector.processor)
-    sample = pixels.cpu().numpy()
-    names = ("openvino-fp32", "torch-fp32") if has_openvino() else ("torch-fp32",)
-    for name in names:
-        try:
-            engine = open_engine(
-                name, stock, sample, threads=len(os.sched_getaffinity(0)), callers=1
-            )
-            difference = np.abs(engine(sample)[0] - stock.forward(pixels)).max()
-        except RuntimeError:
-            continue
-        if difference < _ENGINE_TOLERANCE:
-            break
-    else:
-        return lambda target: LogOdds(detector.model, detector.class_indices, target)
-
-    def for_target(target: str) -> Scorer:
-        exact = LogOdds(detector.model, detector.class_indices, target)
-
-        def log_odds(inputs: torch.Tensor) -> torch.Tensor:
-            if inputs.shape[1:] != pixels.shape[1:]:
-                return exact(inputs)
-            logits = engine(inputs.cpu().numpy())[0]
-            return torch.from_numpy(
-                exact.sign * log_odds_from_logits(logits, detector.class_indices)
-            )
-
-        return log_odds
-
-    return for_target
-
-
-@dataclass(frozen=True)
-class _Explainer:
-    """Makes maps for one target."""
-
-    detector: Detector
-    target: str
-    log_odds: Scorer
-
-    def __call__(
-        self, candidate: Candidate, model: nn.Module, pixels: torch.Tensor, use_engine: bool = True
-    ) -> tuple[np.ndarray, dict]:
-        attribution = attribute(
-            model,
-            pixels,
-            self.detector.class_indices,
-            candidate.method,
-            self.target,
-            log_odds=self.log_odds if use_engine else None,
-            **candidate.options,
-        )
-        # With shuffled weights a map may overflow.
-        heat = np.nan_to_num(attribution.heatmap, posinf=0, neginf=0)
-        return heat, attribution.details
-
-    def heatmap(self, candidate: Candidate, model: nn.Module, pixels: torch.Tensor) -> np.ndarray:
-        return self(candidate, model, pixels)[0]
-
-
-def _input(detector: Detector, image: Image.Image) -> tuple[torch.Tensor, Box]:
-    region = seen_region(detector.processor, *image.size)
-    pixels = detector.pixels(image).to(detector.model.device, detector.model.dtype)
-    return pixels, tuple(round(edge) for edge in region.input_box)
-
-
 def _compared_with_random(
-    explainer: _Explainer, pixels: torch.Tensor, heat: np.ndarray, box: Box, settings: Settings
+    explainer: Explainer, pixels: torch.Tensor, heat: np.ndarray, box: Box, settings: Settings
 ) -> dict:
     inputs, options = (explainer.log_odds, pixels, heat), {"seed": settings.seed, "box": box}
     curves = curves_of(*inputs, settings.n_random, settings.steps, **options)
