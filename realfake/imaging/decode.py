@@ -77,7 +77,7 @@ def open_image(
     `transformers.image_utils.load_image`. Two differences are intended: transparency is composited
     on white instead of dropped, and 16-bit and float images are scaled to 8 bits instead of
     clipped. The first frame of an animation is read. Embedded colour profiles are ignored, as in
-    transformers. The result carries no metadata, so the orientation cannot be applied twice.
+    transformers. The result has no metadata, so the orientation cannot be applied twice.
 
     Args:
         source: A path, an `http(s)` URL, the bytes of a file, a `PIL.Image.Image` (left unchanged),
@@ -296,7 +296,7 @@ def _to_8_bits(array: np.ndarray, always_16: bool = False) -> np.ndarray:
         white = 65535.0
     else:
         # All bands must use the same scale.
-        top = max((_top(band) for band in _bands(array)), default=0.0)
+        top = max(float(b.max(initial=0, where=np.isfinite(b))) for b in _bands(array))
         if array.dtype.kind == "f" and top <= 1:
             white = 1.0
         else:
@@ -312,11 +312,6 @@ def _bands(array: np.ndarray, pixels: int = 2**20) -> Iterator[np.ndarray]:
     """Yield views of a few rows each, which bounds the memory of the conversion to float."""
     rows = max(1, pixels // array.shape[1])
     return (array[start : start + rows] for start in range(0, len(array), rows))
-
-
-def _top(array: np.ndarray) -> float:
-    finite = array[np.isfinite(array)]
-    return max(0.0, float(finite.max())) if finite.size else 0.0
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -50,7 +50,7 @@ def recompress(
         An RGB image of the same size.
 
     Raises:
-        ValueError: Unknown format or subsampling, or a side longer than the format can hold.
+        ValueError: Unknown format or subsampling, or a side longer than the format allows.
     """
     if format not in LONGEST_SIDE:
         raise ValueError(f"format is {format!r}; it must be one of {', '.join(LONGEST_SIDE)}.")
@@ -116,8 +116,12 @@ def _resize(image: Image.Image, size: tuple[int, int], kernel: str) -> Image.Ima
     return image.resize(size, KERNELS[kernel])
 
 
+def _compress(image: Image.Image, format: str, quality: int) -> Image.Image:
+    return recompress(shrink(image, LONGEST_SIDE[format]), format, quality)
+
+
 def _double_jpeg(image: Image.Image) -> Image.Image:
-    image = recompress(shrink(image, LONGEST_SIDE["JPEG"]), "JPEG", 75)
+    image = _compress(image, "JPEG", 75)
     # The crop shifts the second grid of 8 x 8 blocks against the first, as most edits do.
     return recompress(image.crop((1, 1, *image.size)) if min(image.size) > 1 else image, "JPEG", 50)
 
@@ -146,10 +150,7 @@ class Degradation:
 
 GRID: dict[str, Degradation] = {
     "clean": Degradation("The image as it is.", lambda image, seed: image),
-    "jpeg_40": Degradation(
-        "JPEG at quality 40.",
-        lambda image, seed: recompress(shrink(image, LONGEST_SIDE["JPEG"]), "JPEG", 40),
-    ),
+    "jpeg_40": Degradation("JPEG at quality 40.", lambda image, seed: _compress(image, "JPEG", 40)),
     "resize_768_jpeg_60": Degradation(
         "Longest side at most 768 pixels, then JPEG at quality 60, like a messenger.",
         lambda image, seed: recompress(shrink(image, 768), "JPEG", 60),
@@ -158,10 +159,7 @@ GRID: dict[str, Degradation] = {
         "Longest side at most 512 pixels, then JPEG at quality 40.",
         lambda image, seed: recompress(shrink(image, 512), "JPEG", 40),
     ),
-    "webp_50": Degradation(
-        "WebP at quality 50.",
-        lambda image, seed: recompress(shrink(image, LONGEST_SIDE["WEBP"]), "WEBP", 50),
-    ),
+    "webp_50": Degradation("WebP at quality 50.", lambda image, seed: _compress(image, "WEBP", 50)),
     "half_size": Degradation(
         "Half the width and height, bicubic.", lambda image, seed: rescale(image, 0.5, "bicubic")
     ),

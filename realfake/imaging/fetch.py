@@ -57,16 +57,16 @@ def fetch(
         with httpcore.ConnectionPool(
             network_backend=backend, ssl_context=httpx.create_ssl_context()
         ) as pool:
-            return _follow(pool, _parse(url), max_bytes, shown)
+            return _follow(pool, _parse(url), max_bytes)
     except _Refused as error:
         raise ValueError(f"{shown} was not fetched: {error}") from None
     except (httpcore.TimeoutException, TimeoutError):
         raise TimeoutError(
             f"{shown} took longer than {timeout:g} s; try again, or download the image first."
         ) from None
+    except _Failed as error:
+        raise OSError(f"{shown} {error}") from None
     except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-        if isinstance(error, _Answered):
-            raise OSError(str(error)) from None
         detail = " ".join(str(error).split()) or type(error).__name__
         raise OSError(f"{shown} cannot be reached ({detail}); check the address.") from error
 
@@ -75,8 +75,8 @@ class _Refused(Exception):
     """The reason for a refusal; [`fetch`] raises it as a `ValueError`."""
 
 
-class _Answered(OSError):
-    """The server answered with an error."""
+class _Failed(Exception):
+    """The error status of the answer; [`fetch`] raises it as an `OSError`."""
 
 
 def _parse(url: str) -> httpx.URL:
@@ -91,7 +91,7 @@ def _parse(url: str) -> httpx.URL:
     return parsed
 
 
-def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, shown: str) -> bytes:
+def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
         # Without the fragment and any user:password@.
         target = httpcore.URL(
@@ -112,9 +112,7 @@ def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, shown
                     raise _Refused(f"it redirects to an invalid URL ({error}).") from error
                 continue
             if response.status != 200:
-                raise _Answered(
-                    f"{shown} answered with status {response.status}; check the address."
-                )
+                raise _Failed(f"answered with status {response.status}; check the address.")
             kind = received.get(b"content-type", "application/octet-stream").strip().lower()
             if not kind.startswith(_TYPES):
                 raise _Refused(

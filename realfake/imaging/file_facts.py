@@ -45,22 +45,15 @@ class ContainerFacts:
     """Facts in the header of an image file.
 
     Args:
-        format: `"JPEG"`, `"PNG"`, ...
-        mode: Pillow's pixel format, such as `"RGB"`, `"L"`, `"RGBA"`, `"P"`.
+        format, mode: Pillow's names, such as `"JPEG"` and `"RGB"`.
         width, height: Size of the stored image in pixels, before the orientation is applied.
-        aspect_ratio: Width / height.
-        megapixels: Millions of pixels.
-        bytes_per_pixel: Size of the file / number of pixels.
-        jpeg_quality: Quality of libjpeg with the nearest luminance table, 1..100; `None` for other
-            formats.
-        jpeg_tables: First digits of the SHA-256 of the quantisation tables; `"none"` without
-            tables.
+        aspect_ratio, megapixels, bytes_per_pixel: Ratios of width, height and file size.
+        jpeg_quality: Quality of libjpeg with the nearest luminance table; `None` for other formats.
+        jpeg_tables: Start of the SHA-256 of the quantisation tables, or `"none"`.
         subsampling: Chroma subsampling of a JPEG, such as `"4:2:0"`; `"grey"` for one channel;
             `"none"` for other formats.
         progressive: Whether it is a progressive JPEG or an interlaced PNG.
-        exif: Whether there is an EXIF block.
-        icc: Whether there is a colour profile.
-        xmp: Whether there is XMP metadata.
+        exif, icc, xmp: Whether there is an EXIF block, a colour profile, XMP metadata.
         text: Whether there is a comment, or PNG text other than XMP.
         turned: Whether the EXIF orientation swaps width and height.
     """

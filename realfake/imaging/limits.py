@@ -241,9 +241,9 @@ def _check_strips(data: bytes) -> None:
         raise TooCostly("a TIFF file whose strips share their bytes")
     scans = 0
     for (start, stop), times in strips.items():
-        found = data.count(_SCAN, start, stop)
-        scans += found * times
-        if found > MAX_STRIP_SCANS or scans > MAX_SCANNED // SCAN_COST:
+        count = data.count(_SCAN, start, stop)
+        scans += count * times
+        if count > MAX_STRIP_SCANS or scans > MAX_SCANNED // SCAN_COST:
             raise TooCostly("a TIFF file of progressive JPEG data or of too many strips")
 
 
@@ -271,13 +271,13 @@ def _checked_jpeg(data: bytes) -> bytes:
     width = height = 0
     position, segments, junk = 2, 0, 0
     while True:
-        found = data.find(b"\xff", position)
-        if found < 0 or found + 4 > len(data):
+        start = data.find(b"\xff", position)
+        if start < 0 or start + 4 > len(data):
             break
-        junk += found - position
+        junk += start - position
         if junk > MAX_JUNK:
             raise ValueError("The JPEG file has over 1 MiB outside of its segments.")
-        position = found
+        position = start
         marker = data[position + 1]
         if marker == 0xDA:
             break
@@ -309,15 +309,15 @@ def _checked_jpeg(data: bytes) -> bytes:
 def _count_scans(data: bytes, position: int, pixels: int) -> None:
     scans = MAX_SCANNED // (pixels + SCAN_COST)
     while 0 <= position < len(data):
-        found = _MARKER.search(data, position)
-        if found is None or data[found.end() - 1] == 0xD9 or found.end() + 2 > len(data):
+        match = _MARKER.search(data, position)
+        if match is None or data[match.end() - 1] == 0xD9 or match.end() + 2 > len(data):
             return
-        if data[found.end() - 1] == 0xDA:
+        if data[match.end() - 1] == 0xDA:
             scans -= 1
             if scans < 0:
                 raise TooCostly("a JPEG file with too many scans")
-        (length,) = struct.unpack_from(">H", data, found.end())
-        position = found.end() + max(length, 2)
+        (length,) = struct.unpack_from(">H", data, match.end())
+        position = match.end() + max(length, 2)
 
 
 def _check_png(data: bytes) -> None:
