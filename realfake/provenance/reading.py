@@ -85,10 +85,6 @@ class Provenance:
 
     findings: list[Finding]
 
-    def finding(self, kind: str) -> Finding:
-        """Return the finding of one kind."""
-        return next(finding for finding in self.findings if finding.kind == kind)
-
     def to_dict(self) -> dict:
         """Return plain values for `json`."""
         return {"findings": [asdict(finding) for finding in self.findings], "note": NOTE}
