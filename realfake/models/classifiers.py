@@ -1,16 +1,13 @@
 """Load and build image classifiers of transformers and their image processors."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import GatedRepoError, HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -270,46 +267,35 @@ def _missing_files(folder: Path) -> list[str]:
     ]
 
 
-class _readable_errors:
+@contextmanager
+def _readable_errors(model: str | Path, revision: str | None) -> Iterator[None]:
     """Turn the libraries' errors about a checkpoint into one line."""
-
-    def __init__(self, model: str | Path, revision: str | None):
-        self.model = str(model)
-        self.where = f"{model}@{revision}" if revision else str(model)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if not isinstance(error, Exception):
-            return False
+    where = f"{model}@{revision}" if revision else str(model)
+    try:
+        yield
+    except Exception as error:
         if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
             raise OSError(
-                f"{self.where} is gated: accept its terms on the Hub and run `hf auth login`."
+                f"{where} is gated: accept its terms on the Hub and run `hf auth login`."
             ) from error
-        folder = Path(self.model)
+        folder = Path(model)
         missing = _missing_files(folder) if folder.is_dir() else []
-        if (
-            isinstance(error, (OSError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError))
-            or "config.json" in missing
-        ):
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, (OSError, HFValidationError)) or "config.json" in missing:
             if folder.is_dir():
-                detail = f"it lacks {', '.join(missing)}" if missing else str(error).splitlines()[0]
+                detail = f"it lacks {', '.join(missing)}" if missing else first
                 if "config.json" in missing and (folder / SAVING).is_dir():
                     detail = "saving was interrupted; run the command that saves it again"
-                raise OSError(f"{self.where} cannot be opened as a checkpoint: {detail}") from error
+                raise OSError(f"{where} cannot be opened as a checkpoint: {detail}") from error
             raise OSError(
-                f"No checkpoint {self.where!r}: it is neither a local folder nor available on the "
-                f"Hub ({type(error.__cause__ or error).__name__}). Check the name, the connection "
-                "and `hf auth login`."
+                f"No checkpoint {where!r}: it is neither a local folder nor available on the Hub "
+                f"({type(error.__cause__ or error).__name__}). Check the name, the connection and "
+                "`hf auth login`."
             ) from error
-        if type(error).__name__ == "SafetensorError" or isinstance(
-            error, (json.JSONDecodeError, UnicodeDecodeError)
-        ):
-            raise OSError(f"{self.where} is broken, download or save it again: {error}") from error
+        if isinstance(error, (SafetensorError, json.JSONDecodeError, UnicodeDecodeError)):
+            raise OSError(f"{where} is broken, download or save it again: {error}") from error
         if isinstance(error, (ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError)):
-            first = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"{self.where} cannot be opened as an image classifier: {first[:300]}"
+                f"{where} cannot be opened as an image classifier: {first[:300]}"
             ) from error
-        return False
+        raise

@@ -232,16 +232,13 @@ def fold_batch_norms(model: nn.Module, pixels: torch.Tensor) -> nn.Module:
         return model
     folded = copy.deepcopy(model)
     for normalisation, convolution in followed.items():
-        fused = fuse_conv_bn_eval(
-            folded.get_submodule(convolution), folded.get_submodule(normalisation)
-        )
-        folded.set_submodule(convolution, fused)
+        layers = folded.get_submodule(convolution), folded.get_submodule(normalisation)
+        folded.set_submodule(convolution, fuse_conv_bn_eval(*layers))
         folded.set_submodule(normalisation, nn.Identity())
     folded = folded.to(memory_format=torch.channels_last)
     before, after = (each(pixel_values=pixels).logits for each in (model, folded))
-    same = torch.isfinite(after).all() and (
-        after - before
-    ).abs().max() <= TOLERANCE * before.abs().max().clamp(min=1)
+    limit = TOLERANCE * before.abs().max().clamp(min=1)
+    same = torch.isfinite(after).all() and (after - before).abs().max() <= limit
     return folded if same else model
 
 

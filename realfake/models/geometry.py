@@ -101,9 +101,8 @@ def seen_region(processor, width: int, height: int) -> Region:
         ValueError: The output is not one image, or the processor rotates or bends the axes.
     """
     name = f"{type(processor).__module__}.{type(processor).__qualname__}"
-    return _measure(
-        _Processor(name + processor.to_json_string(), processor), int(width), int(height)
-    )
+    cached = _Processor(name + processor.to_json_string(), processor)
+    return _measure(cached, int(width), int(height))
 
 
 @dataclass(frozen=True)
@@ -176,10 +175,8 @@ def _measure(processor: _Processor, width: int, height: int) -> Region:
             return Region(*boxes, lengths, input_size)  # type: ignore[call-arg]
     # On large images a grey level spans several pixels: measure a small seen part alone.
     if any(_period(slope) < 8 * length / _TOP for (slope, _), length in zip(lines, lengths)):
-        codes = [
-            _Ramp(length, *_window(line, span, length))
-            for line, span, length in zip(lines, spans, lengths)
-        ]
+        windows = map(_window, lines, spans, lengths)
+        codes = [_Ramp(length, *window) for length, window in zip(lengths, windows)]
         lines = fit(_process(processor, *(code.greys for code in codes)), codes)
     codes = [
         _Saw(length, _period(slope)) if _period(slope) < length else code
@@ -234,13 +231,9 @@ class _Saw:
         coordinates = fine + self.period * np.round((expected - fine) / self.period)
         # The filter mixes both ends of a period, and differs near the image's border.
         phase = (expected - 0.5) % self.period / self.period
-        good = (
-            (phase > 0.15)
-            & (phase < 0.85)
-            & (expected > 0.02 * self.length)
-            & (expected < 0.98 * self.length)
-        )
-        return coordinates, good
+        good = (phase > 0.15) & (phase < 0.85)
+        border = 0.02 * self.length, 0.98 * self.length
+        return coordinates, good & (expected > border[0]) & (expected < border[1])
 
 
 def _period(slope: float) -> float:

@@ -161,9 +161,8 @@ class OodReference:
                     f"{FILE_NAME} was fitted on another network; fit it again with "
                     "`realfake calibrate MODEL --dataset CORPUS --only_ood`."
                 )
-        return sum(
-            block.distance(features[name].astype(np.float64)) for name, block in self.blocks.items()
-        )
+        values = {name: features[name].astype(np.float64) for name in self.blocks}
+        return sum(block.distance(values[name]) for name, block in self.blocks.items())
 
     def p_value(self, features: dict[str, np.ndarray]) -> np.ndarray:
         """Return the share of calibration images that are at least as unusual, `(n,)`.
@@ -202,9 +201,8 @@ class OodReference:
         for name, block in self.blocks.items():
             for key in ("mean", "scale", "variances"):
                 tensors[f"{name}.{key}"] = getattr(block, key).astype(np.float32)
-            tensors[f"{name}.components"] = np.ascontiguousarray(
-                block.components.astype(np.float16)
-            )
+            components = block.components.astype(np.float16)
+            tensors[f"{name}.components"] = np.ascontiguousarray(components)
             tensors[f"{name}.rest"] = np.array([block.rest], dtype=np.float32)
         metadata = {"format": _FORMAT, "alpha": repr(self.alpha), "blocks": ",".join(self.blocks)}
         path = Path(folder) / FILE_NAME
@@ -228,21 +226,17 @@ class OodReference:
                         "`realfake calibrate --only_ood`."
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+            keys = ("mean", "scale", "components", "variances")
             blocks = {
-                name: _Block(  # type: ignore[call-arg]
-                    *(
-                        tensors[f"{name}.{key}"].astype(np.float64)
-                        for key in ("mean", "scale", "components", "variances")
-                    ),
-                    float(tensors[f"{name}.rest"][0]),
+                name: _Block(
+                    **{key: tensors[f"{name}.{key}"] for key in keys},
+                    rest=float(tensors[f"{name}.rest"][0]),
                 )
                 for name in metadata["blocks"].split(",")
             }
-            scores = {
-                label: tensors[f"scores.{label}"].astype(np.float64)
-                for label in NAMES
-                if f"scores.{label}" in tensors
-            }
+            scores = {name: tensors.get(f"scores.{name}") for name in NAMES}
+            scores = {name: values for name, values in scores.items() if values is not None}
             return cls(float(metadata["alpha"]), blocks, scores)
         except (SafetensorError, KeyError, ValueError) as error:
             raise OSError(f"{path} is broken, download or save it again: {error}") from error
@@ -287,9 +281,7 @@ def fit(
         if len(block) != len(is_ai):
             raise ValueError(f"The block {name} has {len(block)} rows for {len(is_ai)} images.")
         if not np.isfinite(block).all():
-            raise ValueError(
-                f"The features of the block {name} are not finite; the model diverged."
-            )
+            raise ValueError(f"Features of the block {name} are not finite; the model diverged.")
     index, n_groups = group_index(groups, len(is_ai))
     if len(is_ai) < _MIN_IMAGES or n_groups < 2 * _N_FOLDS:
         return None
@@ -299,9 +291,8 @@ def fit(
     held_out = np.empty(len(is_ai))
     for k in range(_N_FOLDS):
         test = fold == k
-        held_out[test] = sum(
-            _Block.fit(block[~test]).distance(block[test]) for block in features.values()
-        )
+        distances = (_Block.fit(block[~test]).distance(block[test]) for block in features.values())
+        held_out[test] = sum(distances)
     scores = {}
     for label, of_class in ((REAL, ~is_ai), (AI, is_ai)):
         shuffled = rng.permutation(np.flatnonzero(of_class))
@@ -310,6 +301,5 @@ def fit(
             scores[label] = np.sort(held_out[shuffled[first]])
     if not scores:
         return None
-    return OodReference(
-        float(alpha), {name: _Block.fit(block) for name, block in features.items()}, scores
-    )
+    blocks = {name: _Block.fit(block) for name, block in features.items()}
+    return OodReference(float(alpha), blocks, scores)
