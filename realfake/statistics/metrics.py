@@ -22,11 +22,12 @@ GRID = 512  # cells of [0, 1] for smooth ECE, whose kernels are wider than one c
 
 Cells = dict[tuple[str, str], np.ndarray]
 Value = float | np.ndarray
+Weights = ArrayLike | None
 
 # Decisions
 
 
-def cells_of(log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None) -> Cells:
+def cells_of(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights) -> Cells:
     """Return the mass by (true label, called label)."""
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     weights = check_weights(weights, len(log_odds))
@@ -59,36 +60,30 @@ def f1_of(cells: Cells, label: str) -> Value:
 
 
 def confusion_matrix(
-    log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None
+    log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None
 ) -> dict[str, dict[str, float]]:
     """Return the mass of images as `matrix[true label][called label]`: counts without weights."""
     cells = cells_of(log_odds, is_ai, weights)
     return {t: {c: float(cells[t, c]) for c in NAMES} for t in NAMES}
 
 
-def accuracy(log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None) -> Value:
+def accuracy(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return the share of correct labels. Log-odds of exactly 0 are called real."""
     return accuracy_of(cells_of(log_odds, is_ai, weights))
 
 
-def balanced_accuracy(
-    log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None
-) -> Value:
+def balanced_accuracy(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return the mean of the two recalls; NaN if a class is absent."""
     cells = cells_of(log_odds, is_ai, weights)
     return (recall_of(cells, REAL) + recall_of(cells, AI)) / 2
 
 
-def recall(
-    log_odds: ArrayLike, is_ai: ArrayLike, label: str, weights: ArrayLike | None = None
-) -> Value:
+def recall(log_odds: ArrayLike, is_ai: ArrayLike, label: str, weights: Weights = None) -> Value:
     """Return the share of class `label` that is called `label`; NaN if the class is absent."""
     return recall_of(cells_of(log_odds, is_ai, weights), label)
 
 
-def precision(
-    log_odds: ArrayLike, is_ai: ArrayLike, label: str, weights: ArrayLike | None = None
-) -> Value:
+def precision(log_odds: ArrayLike, is_ai: ArrayLike, label: str, weights: Weights = None) -> Value:
     """Return the share of correct calls of `label`; NaN if there are none.
 
     It depends on the share of ai images in the data.
@@ -96,9 +91,7 @@ def precision(
     return precision_of(cells_of(log_odds, is_ai, weights), label)
 
 
-def f1(
-    log_odds: ArrayLike, is_ai: ArrayLike, label: str, weights: ArrayLike | None = None
-) -> Value:
+def f1(log_odds: ArrayLike, is_ai: ArrayLike, label: str, weights: Weights = None) -> Value:
     """Return 2TP / (2TP + FP + FN) of class `label`; NaN if it neither occurs nor is called."""
     return f1_of(cells_of(log_odds, is_ai, weights), label)
 
@@ -107,7 +100,7 @@ def f1(
 
 
 def operating_points(
-    log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None
+    log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the masses (..., values) of ai and real images at each distinct value, descending."""
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
@@ -151,14 +144,12 @@ def fpr_at_tpr_of(ai: np.ndarray, real: np.ndarray, min_tpr: float) -> Value:
     return nan_where(total[..., 0] == 0, ratio(called, real.sum(-1)))
 
 
-def auroc(log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None) -> Value:
+def auroc(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return the probability that an ai image scores higher than a real one; ties count 1/2."""
     return auroc_of(*operating_points(log_odds, is_ai, weights))
 
 
-def average_precision(
-    log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None
-) -> Value:
+def average_precision(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return the sum over distinct values of precision times the gain in recall, ai positive.
 
     NaN if a class is absent. It depends on the share of ai images in the data.
@@ -167,7 +158,7 @@ def average_precision(
 
 
 def tpr_at_fpr(
-    log_odds: ArrayLike, is_ai: ArrayLike, max_fpr: float, weights: ArrayLike | None = None
+    log_odds: ArrayLike, is_ai: ArrayLike, max_fpr: float, weights: Weights = None
 ) -> Value:
     """Return the highest recall of ai among thresholds with a false-positive rate of `max_fpr`.
 
@@ -178,7 +169,7 @@ def tpr_at_fpr(
 
 
 def fpr_at_tpr(
-    log_odds: ArrayLike, is_ai: ArrayLike, min_tpr: float = 0.95, weights: ArrayLike | None = None
+    log_odds: ArrayLike, is_ai: ArrayLike, min_tpr: float = 0.95, weights: Weights = None
 ) -> Value:
     """Return the lowest false-positive rate among thresholds that recall `min_tpr` of ai."""
     return fpr_at_tpr_of(*operating_points(log_odds, is_ai, weights), min_tpr)
@@ -187,14 +178,14 @@ def fpr_at_tpr(
 # Probabilities
 
 
-def nll(log_odds: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None) -> Value:
+def nll(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return the mean negative log-likelihood in nats; finite for finite log-odds."""
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     weights = check_weights(weights, len(log_odds))
     return ratio(weights @ np.logaddexp(0, np.where(is_ai, -log_odds, log_odds)), weights.sum(-1))
 
 
-def brier(p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None) -> Value:
+def brier(p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return the mean squared difference of `p_ai` and the label (Brier 1950)."""
     p_ai, is_ai = check_probability(p_ai, is_ai)
     weights = check_weights(weights, len(p_ai))
@@ -214,12 +205,12 @@ def bin_index(p_ai: np.ndarray, weights: np.ndarray, n_bins: int | None) -> np.n
         raise ValueError(f"n_bins is {n_bins}; at least one bin is needed.")
     mass = np.bincount(inverse, weights, len(values))
     middle = (np.cumsum(mass) - mass / 2) / mass.sum()
-    # The small term keeps a middle that lies on an edge in the upper bin at any scale of weights.
+    # The small term puts a middle on an edge into the upper bin at any scale of weights.
     return np.clip(np.floor(middle * n_bins + 1e-9), 0, n_bins - 1).astype(np.int64)[inverse]
 
 
 def bins(
-    p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None, n_bins: int | None
+    p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights, n_bins: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return, per occupied bin: mass, mean p_ai, share of ai, images, variance of the share."""
     p_ai, is_ai = check_probability(p_ai, is_ai)
@@ -240,7 +231,7 @@ def bins(
 
 
 def brier_decomposition(
-    p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None, n_bins: int | None = N_BINS
+    p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights = None, n_bins: int | None = N_BINS
 ) -> dict[str, float]:
     """Return Murphy's (1973) decomposition of the Brier score over equal-mass bins.
 
@@ -266,7 +257,7 @@ def brier_decomposition(
 
 
 def reliability_curve(
-    p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None, n_bins: int = N_BINS
+    p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights = None, n_bins: int = N_BINS
 ) -> dict[str, list]:
     """Return the points of a reliability diagram over equal-mass bins, without empty bins.
 
@@ -283,9 +274,7 @@ def reliability_curve(
     }
 
 
-def ece(
-    p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None, n_bins: int = N_BINS
-) -> float:
+def ece(p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights = None, n_bins: int = N_BINS) -> float:
     """Return the expected calibration error: the mean over bins of |mean p_ai - share of ai|.
 
     This is the binary form, on the probability of ai over [0, 1] (Naeini et al. 2015; Nixon et al.
@@ -296,7 +285,7 @@ def ece(
 
 
 def debiased_ece(
-    p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None, n_bins: int = N_BINS
+    p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights = None, n_bins: int = N_BINS
 ) -> float:
     """Return the root mean square calibration error over bins, corrected for sampling noise.
 
@@ -308,16 +297,14 @@ def debiased_ece(
 
 
 def max_calibration_error(
-    p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None, n_bins: int = N_BINS
+    p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights = None, n_bins: int = N_BINS
 ) -> float:
     """Return the largest |mean p_ai - share of ai| over equal-mass bins."""
     _, predicted, observed, _, _ = bins(p_ai, is_ai, weights, n_bins)
     return float(np.abs(predicted - observed).max())
 
 
-def signed_calibration_error(
-    p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None
-) -> Value:
+def signed_calibration_error(p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return mean p_ai minus the share of ai; positive if probabilities of ai are too high."""
     p_ai, is_ai = check_probability(p_ai, is_ai)
     weights = check_weights(weights, len(p_ai))
@@ -361,7 +348,7 @@ def smooth_ece_of_grid(grid: np.ndarray) -> np.ndarray:
     return low
 
 
-def smooth_ece(p_ai: ArrayLike, is_ai: ArrayLike, weights: ArrayLike | None = None) -> Value:
+def smooth_ece(p_ai: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return the smooth ECE (Błasiok and Nakkiran 2023, "Smooth ECE", definition 2).
 
     The residuals `label - p_ai` are smoothed along `p_ai` with a Gaussian reflected at 0 and 1. The

@@ -4,11 +4,10 @@ Thresholds are fitted on calibration images after `calibration.py`, and stored i
 configuration.
 
 The guarantee is that of class-conditional (Mondrian) split conformal prediction (Vovk, Gammerman
-and Shafer 2005, section 4.5; Sadinle, Lei and Wasserman 2019). If the calibration images of a class
-and a new image of that class are exchangeable, the new image receives the wrong verdict with
-probability at most alpha. This bounds the wrong verdicts among all images of a class, not among the
-verdicts given. It does not cover images from another source, such as a generator that is not in the
-calibration set.
+and Shafer 2005, section 4.5; Sadinle, Lei and Wasserman 2019). If a new image and the calibration
+images of its class are exchangeable, its verdict is wrong with probability at most alpha. This
+limits the errors among all images of a class, not among the images with a verdict. It does not
+cover images from another source, such as a generator that is not in the calibration set.
 
 A threshold depends only on the ranks of log-odds within a class. Calibration to `log_odds / T + b`
 with T > 0 keeps the ranks, so both can be fitted on the same images. With more than two classes, a
@@ -34,7 +33,7 @@ INCONCLUSIVE = "inconclusive"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Log-odds beyond which a verdict is given.
+    """Thresholds of the log-odds for the verdicts.
 
     Args:
         alpha: The allowed error rate in each class.
