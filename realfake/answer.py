@@ -27,15 +27,15 @@ def answer(
     stability: bool = False,
     provenance: bool = False,
 ) -> dict:
-    """Answer for one image.
+    """Predict one image, and return the result for JSON.
 
     Args:
         detector: The detector.
         image: As in [`~realfake.detector.Detector.predict`].
         prior_ai: Expected share of AI-generated images; changes probabilities, not verdicts.
-        stability: Whether to predict recompressed, resized and cropped copies as well. A verdict
-            that flips becomes inconclusive.
-        provenance: Whether to read what the file records about its origin.
+        stability: Whether to predict recompressed, resized and cropped copies too. A verdict that
+            flips becomes inconclusive.
+        provenance: Whether to read the file's records about its origin.
 
     Returns:
         `dict` with `verdict`, `reason`, `label`, `probabilities`, `prior_ai`, `log_odds`, `alpha`
@@ -60,18 +60,16 @@ def answers(
     provenance: bool = False,
     batch_size: int = 16,
 ) -> Iterator[dict | Exception]:
-    """Answer for many images, in batches.
+    """Predict many images in batches.
 
     Args:
         detector: The detector.
-        images: As in [`~realfake.detector.Detector.predict`]; read while answering.
-        prior_ai: As in [`answer`].
-        stability: As in [`answer`].
-        provenance: As in [`answer`].
+        images: As in [`~realfake.detector.Detector.predict`]; read one batch at a time.
+        prior_ai, stability, provenance: As in [`answer`].
         batch_size: Images in one forward pass.
 
     Yields:
-        For each image what [`answer`] returns, or the `ValueError` or `OSError` it raises.
+        For each image the result of [`answer`], or the `ValueError` or `OSError` that it raises.
     """
     images = iter(images)
     while batch := [_read_or_error(image) for image in islice(images, batch_size)]:
@@ -95,18 +93,15 @@ def compose(
     stability: "bool | Stability" = False,
     provenance: "bool | Provenance" = False,
 ) -> dict:
-    """Compose the answer from a prediction.
+    """Return the result of [`answer`] from an existing prediction.
 
     Args:
         detector: The detector.
         prediction: The prediction for the image.
         decoded: The decoded image, needed for `stability=True`.
         data: The bytes of the file, if there is one.
-        stability: Whether to compute the stability, or the result.
-        provenance: Whether to read the provenance, or the result.
-
-    Returns:
-        As [`answer`].
+        stability: The stability, or whether to compute it.
+        provenance: The provenance, or whether to read it.
     """
     verdict, reason = prediction.verdict, prediction.reason
     if stability is True:
@@ -135,14 +130,13 @@ def compose(
 
 
 def read_once(image: ImageSource) -> tuple[Image.Image, bytes | None]:
-    """Decode an image and keep its file, so that the hash is that of the predicted file.
+    """Read an image once, and return it with the bytes of its file.
 
     Returns:
-        The upright image, and the bytes of its file; `None` for a `PIL.Image` or an array.
+        The upright image, and the bytes; `None` for a `PIL.Image` or an array.
 
     Raises:
-        ValueError: As [`~realfake.imaging.decode.open_image`].
-        OSError: As [`~realfake.imaging.decode.open_image`].
+        ValueError, OSError: As [`~realfake.imaging.decode.open_image`].
     """
     if isinstance(image, Mapping) and image.get("bytes") is not None:
         return open_image(image), bytes(image["bytes"])

@@ -1,15 +1,14 @@
 """The detector: a checkpoint that predicts and explains images.
 
-The command line, the Space and users' code all call [`Detector`], so that decoding, preprocessing,
-labels and verdicts are the same everywhere. The calibration is in the weights; the thresholds of
-the verdict are in the checkpoint's `config.json`.
+The command line, the Space and users' code all call [`Detector`]. The calibration is part of the
+weights; the thresholds of the verdict are in the checkpoint's `config.json`.
 """
 
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,16 +29,11 @@ from realfake.runtime import keep_freed_memory
 from realfake.statistics.log_odds import log_odds_from_logits
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
 
-if TYPE_CHECKING:
-    from realfake.attribution.faithfulness import Evidence
-    from realfake.attribution.methods import Attribution
-    from realfake.models.geometry import Region
-
 BUNDLED = Path(__file__).parent / "checkpoints"
 DEFAULT_CHECKPOINT = BUNDLED / "photos"
-# For checkpoints whose maps were not measured: two passes, and every spatial layer has a map.
+# For checkpoints without measured maps: fast, and it works for every spatial layer.
 DEFAULT_METHOD = "gradcam"
-# Keys of `config.realfake` under the names that earlier versions wrote.
+# Keys of `config.realfake` in earlier versions.
 _OLD_KEYS = {"novelty": "ood"}
 
 ImageSource = str | os.PathLike | bytes | Mapping | np.ndarray | Image.Image
@@ -47,23 +41,24 @@ ImageSource = str | os.PathLike | bytes | Mapping | np.ndarray | Image.Image
 
 def stored_facts(facts: Mapping | None) -> dict:
     """Return the `realfake` section of a `config.json` with the keys of this version."""
-    facts = facts or {}
-    renamed = {_OLD_KEYS.get(key, key): value for key, value in facts.items()}
-    # A key of this version is newer than the old key beside it.
-    return {**renamed, **{key: value for key, value in facts.items() if key not in _OLD_KEYS}}
+    facts = dict(facts or {})
+    for old, new in _OLD_KEYS.items():
+        if old in facts:
+            facts.setdefault(new, facts.pop(old))
+    return facts
 
 
 class Detector:
-    """Tells photographs from AI-generated images.
+    """A classifier of photographs and AI-generated images.
 
     Args:
         model: An image classifier of transformers.
         processor: Its image processor.
-        label_map: *optional*. `{class name: "real" or "ai"}`, if the class names do not tell.
-        name: Name of the checkpoint for people.
+        label_map: *optional*. `{class name: "real" or "ai"}`, for names such as `LABEL_0`.
+        name: Display name of the checkpoint.
         revision: *optional*. Its revision on the Hub.
-        ood: *optional*. Statistics of the calibration images. Without them no verdict is withheld
-            because an image is out of distribution.
+        ood: *optional*. Statistics of the calibration images. Without them, out-of-distribution
+            (OOD) images are not detected.
 
     Raises:
         ValueError: The classes cannot be mapped to `real` and `ai`.
@@ -99,11 +94,11 @@ class Detector:
         self.ood = ood
         self.facts: dict = stored_facts(getattr(model.config, "realfake", None))
         if ood is not None:
-            # After an interrupted fit, config.json may describe an older file.
+            # After an interrupted fit, config.json can describe an older file.
             self.facts["ood"] = ood.to_dict()
         thresholds = self.facts.get("thresholds")
         self.thresholds = Thresholds.from_dict(thresholds) if thresholds else None
-        # Maps hook into the layers that predictions run through: one thread at a time.
+        # Maps add hooks to the model, so only one thread may use it.
         self.lock = threading.RLock()
         self._folded: tuple[tuple, torch.nn.Module] | None = None
 
@@ -128,14 +123,14 @@ class Detector:
             device: *optional*. *Defaults to* a GPU if there is one.
             dtype: *defaults to* `torch.float32`, in which all engines agree.
             label_map: *optional*. `{class name: "real" or "ai"}`, for names such as `LABEL_0`.
-            max_seconds: *optional*. Longest download. After it, an earlier download is opened.
+            max_seconds: *optional*. Time limit for the download; then an earlier one is opened.
 
         Raises:
-            ValueError: It is not an image classifier, or its classes cannot be mapped.
-            OSError: It cannot be opened.
+            ValueError: The checkpoint is not an image classifier, or its classes cannot be mapped.
+            OSError: The checkpoint cannot be opened.
         """
         source = model or DEFAULT_CHECKPOINT
-        # All files from one commit, even if someone pushes in the meantime.
+        # All files are from one commit, even if someone pushes in the meantime.
         located = locate(source, revision, token, max_seconds)
         files, pinned = located.source, located.revision
 
@@ -188,15 +183,9 @@ class Detector:
         return self._predictions(*self.scores(images, batch_size), prior_ai)
 
     def stability(self, image: ImageSource, prior_ai: float = 0.5) -> Stability:
-        """Predict an image and copies of it: recompressed by a messenger, at half size, cropped.
+        """Predict an image and copies of it: recompressed like a messenger, at half size, cropped.
 
-        Args:
-            image: As in [`Detector.predict`].
-            prior_ai: As in [`Detector.predict`].
-
-        Raises:
-            ValueError: As in [`Detector.predict`].
-            OSError: As in [`Detector.predict`].
+        Arguments and errors are those of [`Detector.predict`].
         """
         check_prior(prior_ai)
         variants = variants_of(open_image(image))
@@ -210,7 +199,7 @@ class Detector:
     def scores(
         self, images: Sequence[ImageSource], batch_size: int = 16
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Compute what [`Detector.verdicts`] needs, in one pass over the images.
+        """Compute the arguments of [`Detector.verdicts`] in one pass over the images.
 
         Returns:
             The log-odds of `ai` and the OOD p-values (`Prediction.ood`), float64 of shape
@@ -239,9 +228,9 @@ class Detector:
         return np.where(self._is_out_of_distribution(log_odds, ood), INCONCLUSIVE, result)
 
     def reasons(self, log_odds: np.ndarray, ood: np.ndarray | None = None) -> list[str | None]:
-        """Return why each verdict of [`Detector.verdicts`] is inconclusive; `None` if it is not.
+        """Return the reason of each inconclusive verdict, and `None` for the other verdicts.
 
-        The codes are explained in [`~realfake.prediction.Prediction`].
+        [`~realfake.prediction.Prediction`] explains the codes.
         """
         log_odds = np.asarray(log_odds)
         missing = [
@@ -301,7 +290,7 @@ class Detector:
 
     @property
     def explanation_method(self) -> str:
-        """The attribution method that measurements of this checkpoint support, or Grad-CAM."""
+        """The most faithful attribution method of this checkpoint if measured, or Grad-CAM."""
         method = self.facts.get("explanation_method")
         return method if method in METHOD_NAMES else DEFAULT_METHOD
 
@@ -314,7 +303,7 @@ class Detector:
         prior_ai: float = 0.5,
         **options: Any,
     ) -> Explanation:
-        """Show where in an image the evidence lies.
+        """Map the evidence in an image.
 
         Args:
             image: As in [`Detector.predict`].
@@ -329,8 +318,9 @@ class Detector:
             ValueError: The image is unusable, or the method or the target is unknown.
             OSError: The image cannot be read.
         """
-        # Captum takes over a second to import.
-        from realfake.attribution.methods import attribute
+        # Importing Captum takes over a second.
+        from realfake.attribution.faithfulness import evidence_of
+        from realfake.attribution.methods import LogOdds, attribute
         from realfake.models.geometry import seen_region
 
         check_prior(prior_ai)
@@ -343,13 +333,18 @@ class Detector:
         with self.lock:
             logits, ood = self.examine(pixels)
             log_odds = log_odds_from_logits(logits, self.class_indices)
-            # Passing the known score saves a forward pass.
             score = float(log_odds[0]) * (1 if target == AI else -1)
             model = self.for_maps(pixels)
             attribution = attribute(
                 model, pixels, self.class_indices, method, target, score=score, **options
             )
-            tested = self._evidence(model, pixels, attribution, region) if evidence else None
+            tested = None
+            if evidence:
+                scorer = LogOdds(model, self.class_indices, target)
+                # Without the padding, whose removal has no effect.
+                box = tuple(round(edge) for edge in region.input_box)
+                heatmap = attribution.heatmap
+                tested = evidence_of(scorer, pixels, heatmap, target, box=box, score=score)
         return Explanation(
             heatmap=region.to_image(attribution.heatmap),
             method=method,
@@ -361,36 +356,19 @@ class Detector:
         )
 
     def for_maps(self, pixels: torch.Tensor) -> torch.nn.Module:
-        """Return the model for maps: on a CPU a faster copy made by [`fold_batch_norms`].
+        """Return the model for maps: on a CPU, a faster copy from [`fold_batch_norms`].
 
         Args:
             pixels: An input to check the copy with.
         """
         if self.model.device.type != "cpu":
             return self.model
-        # A copy of old weights must not be used after a calibration was folded in.
+        # Folding a calibration in changes the weights and makes the copy invalid.
         tensors = (*self.model.parameters(), *self.model.buffers())
         weights = tuple((id(tensor), tensor._version) for tensor in tensors)
         if self._folded is None or self._folded[0] != weights:
             self._folded = weights, fold_batch_norms(self.model, pixels)
         return self._folded[1]
-
-    def _evidence(
-        self,
-        model: torch.nn.Module,
-        pixels: torch.Tensor,
-        attribution: "Attribution",
-        region: "Region",
-    ) -> "Evidence":
-        from realfake.attribution.faithfulness import evidence_of
-        from realfake.attribution.methods import LogOdds
-
-        target = attribution.target
-        log_odds = LogOdds(model, self.class_indices, target)
-        # Random parts must not fall on padding: removing it costs nothing.
-        box = tuple(round(edge) for edge in region.input_box)
-        score = attribution.details["score"]
-        return evidence_of(log_odds, pixels, attribution.heatmap, target, box=box, score=score)
 
     def _decoded_batches(
         self, images: Sequence[ImageSource], batch_size: int

@@ -1,8 +1,8 @@
-"""Ways to run a classifier's forward pass faster, and the choice between them by measurement.
+"""Faster engines for the forward pass of a classifier, and the choice of one by measurement.
 
 An engine takes float32 pixels and returns float32 logits. Engines in bfloat16 deviate from the
-stock pipeline. [`choose`] measures by how much, and [`Choice.doubtful`] tells which images need
-fp32 because their verdict or probability could change.
+stock pipeline. [`choose`] measures the deviation, and [`Choice.doubtful`] returns the images that
+need fp32 because their verdict or probability could change.
 
 Measured on two cores of a processor with AMX, as CPU time per image: MobileNetV2 at 288 pixels
 takes 97 ms in the pipeline and 12 ms with OpenVINO in fp32, with probabilities equal to 1e-6.
@@ -33,13 +33,14 @@ from realfake.statistics.log_odds import log_odds_from_logits
 
 # Logits (n, classes) and out-of-distribution p-values (n,), or `None` without the statistics.
 Output = tuple[np.ndarray, np.ndarray | None]
-# From pixels (n, 3, height, width), float32.
+# Takes float32 pixels (n, 3, height, width).
 Engine = Callable[[np.ndarray], Output]
 
 ENGINES = ("torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16")
+_FP32 = ("torch-fp32", "openvino-fp32")
 EXACT = 1e-5
 TOLERANCE = 0.01
-# Deviations are measured on a small sample, so they are multiplied by this factor.
+# Safety factor for deviations, which are measured on a small sample.
 SAFETY = 3.0
 _TRIAL_BATCH = 8
 
@@ -49,12 +50,12 @@ logger = logging.getLogger(__name__)
 class TorchEngine:
     """Eager PyTorch, with batch normalisation folded into the convolutions.
 
-    Several threads can call it at the same time.
+    It is thread-safe.
 
     Args:
         detector: The detector.
-        precision: `"fp32"` or `"bf16"`. The last linear layer stays in fp32, because in bfloat16
-            a logit of 5 has a resolution of 0.03.
+        precision: `"fp32"` or `"bf16"`. The last linear layer stays in fp32, because the resolution
+            of a bfloat16 logit of 5 is 0.03.
         pixels: Some inputs, `(n, 3, height, width)`, to check the folding.
     """
 
@@ -86,10 +87,10 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """OpenVINO on the CPU, for networks whose inputs have one size.
+    """OpenVINO on the CPU, for networks with inputs of one size.
 
-    The network goes directly to OpenVINO's PyTorch frontend, because `openvino.convert_model`
-    reports usage statistics.
+    It uses OpenVINO's PyTorch frontend directly, because `openvino.convert_model` reports usage
+    statistics.
 
     Args:
         detector: The detector.
@@ -149,8 +150,7 @@ def open_engine(
         name: One of [`ENGINES`].
         detector: The detector.
         pixels: Some inputs, `(n, 3, height, width)`.
-        threads: As for [`OpenVinoEngine`].
-        callers: As for [`OpenVinoEngine`].
+        threads, callers: As for [`OpenVinoEngine`].
 
     Raises:
         ValueError: There is no engine of that name.
@@ -177,16 +177,15 @@ def has_openvino() -> bool:
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine of a run, and the measurements behind the choice.
+    """The chosen engine, and the measurements behind the choice.
 
     Args:
         engine: The engine for all images.
-        reference: The fp32 engine for images that are computed again.
-        band: Largest deviation of the log-odds from fp32; 0 if `engine` computes in fp32.
+        reference: The fp32 engine for doubtful images.
+        band: Largest deviation of the log-odds from fp32; 0 if `engine` is an fp32 engine.
         ood_band: The same for the out-of-distribution p-value.
         trials: `{engine: {"ms", "log_odds", "ood", "probability", "doubtful"}}`: CPU milliseconds
-            per image, largest deviations from the stock forward pass, share of images to compute
-            again.
+            per image, largest deviations from the stock forward pass, share of doubtful images.
     """
 
     engine: str = "torch-fp32"
@@ -211,15 +210,26 @@ class Choice:
         Returns:
             (n,) bool.
         """
-        return _doubtful(detector, log_odds, ood, self.band, self.ood_band)
+        if not self.band and not self.ood_band:
+            return np.zeros(len(log_odds), dtype=bool)
+        doubtful = ~np.isfinite(log_odds)
+        thresholds = detector.thresholds
+        for edge in (0.0, thresholds and thresholds.real, thresholds and thresholds.ai):
+            if edge is not None:
+                doubtful |= np.abs(log_odds - edge) <= self.band
+        p_ai, low, high = (expit(log_odds + shift) for shift in (0.0, -self.band, self.band))
+        doubtful |= np.maximum(high - p_ai, p_ai - low) > TOLERANCE
+        if ood is not None:
+            doubtful |= np.abs(ood - detector.ood.alpha) <= self.ood_band
+        return doubtful
 
     def to_dict(self) -> dict:
-        """Return the choice as plain values for JSON."""
+        """Return plain values for `json`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Choice":
-        """Read the values of [`to_dict`]."""
+        """Read the result of [`to_dict`]."""
         return cls(**values)
 
 
@@ -230,47 +240,41 @@ def choose(
     exact: bool = False,
     names: Sequence[str] | None = None,
 ) -> Choice:
-    """Try engines on some images and take the one that needs the least CPU time.
+    """Measure engines on some images, and choose the one with the least CPU time.
 
     Args:
         detector: The detector, in fp32.
         pixels: Inputs of typical images, `(n, 3, height, width)`.
-        exact: Whether to try fp32 engines only.
-        names: *optional*. The engines to try; *defaults to* all that can run here.
+        exact: Whether to measure fp32 engines only.
+        names: *optional*. The engines to measure; *defaults to* all [`available`] ones.
 
     Returns:
-        The choice. An fp32 engine that deviates by more than 1e-5 in a probability is never taken.
+        The choice. An fp32 engine with a deviation above 1e-5 in a probability is never chosen.
     """
-    names = [name for name in names or available(detector) if not exact or name.endswith("-fp32")]
+    names = [name for name in names or available(detector) if not exact or name in _FP32]
     trials = {}
     with one_thread():
-        batches = [
-            pixels[start : start + _TRIAL_BATCH] for start in range(0, len(pixels), _TRIAL_BATCH)
-        ]
+        starts = range(0, len(pixels), _TRIAL_BATCH)
+        batches = [pixels[start : start + _TRIAL_BATCH] for start in starts]
         outputs = [detector.examine(torch.from_numpy(batch)) for batch in batches]
         expected = _scores(detector, outputs)
         for name in names:
             try:
                 engine = open_engine(name, detector, pixels)
-                is_fp32 = name.endswith("-fp32")
-                trials[name] = _try(detector, engine, batches, expected, is_fp32)
+                trials[name] = _try(detector, engine, batches, expected, name in _FP32)
             except RuntimeError as error:
                 logger.info("The engine %s cannot run this network: %s", name, error)
-    precise = {
-        name: trial
-        for name, trial in trials.items()
-        if name.endswith("-fp32") and trial["probability"] <= EXACT
-    }
-    reference = min(precise, key=lambda name: precise[name]["ms"], default="torch-fp32")
+    precise = [name for name in trials if name in _FP32 and trials[name]["probability"] <= EXACT]
+    reference = min(precise, key=lambda name: trials[name]["ms"], default="torch-fp32")
 
     def cost(name: str) -> float:
         trial = trials[name]
         if not trial["doubtful"]:
             return trial["ms"]
-        again = precise[reference]["ms"] if reference in precise else float("inf")
-        return trial["ms"] + trial["doubtful"] * again
+        fp32_ms = trials[reference]["ms"] if precise else float("inf")
+        return trial["ms"] + trial["doubtful"] * fp32_ms
 
-    usable = [name for name in trials if name in precise or not name.endswith("-fp32")]
+    usable = [name for name in trials if name in precise or name not in _FP32]
     best = min(usable, key=cost, default=reference)
     if best in precise or best not in trials:
         return Choice(best, best, trials=trials)
@@ -279,7 +283,7 @@ def choose(
 
 
 def available(detector: Detector) -> list[str]:
-    """Return the engines that can run here; bfloat16 only if the processor computes in it."""
+    """Return the engines that can run here; bfloat16 only if the processor supports it."""
     on_cpu = detector.model.device.type == "cpu"
     bf16 = torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
     kinds = ("torch", "openvino") if on_cpu and has_openvino() else ("torch",)
@@ -288,7 +292,7 @@ def available(detector: Detector) -> list[str]:
 
 
 def _scores(detector: Detector, outputs: Sequence[Output]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Log-odds and out-of-distribution p-values of several batches."""
+    """Return log-odds and out-of-distribution p-values of several batches."""
     log_odds = np.concatenate(
         [log_odds_from_logits(logits, detector.class_indices) for logits, _ in outputs]
     )
@@ -315,8 +319,8 @@ def _try(
     ood_deviation = 0.0 if ood is None else _largest(ood, expected[1])
     doubtful = 0.0
     if not is_fp32:
-        bands = SAFETY * deviation, SAFETY * ood_deviation
-        doubtful = float(_doubtful(detector, log_odds, ood, *bands).mean())
+        choice = Choice(band=SAFETY * deviation, ood_band=SAFETY * ood_deviation)
+        doubtful = float(choice.doubtful(detector, log_odds, ood).mean())
     return {
         "ms": 1e3 * min(times),
         "log_odds": deviation,
@@ -330,40 +334,18 @@ def _largest(values: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(values - expected).max(initial=0.0))
 
 
-def _doubtful(
-    detector: Detector, log_odds: np.ndarray, ood: np.ndarray | None, band: float, ood_band: float
-) -> np.ndarray:
-    if not band and not ood_band:
-        return np.zeros(len(log_odds), dtype=bool)
-    edges = [0.0]
-    if detector.thresholds is not None:
-        edges += [
-            edge for edge in (detector.thresholds.real, detector.thresholds.ai) if edge is not None
-        ]
-    doubtful = ~np.isfinite(log_odds)
-    for edge in edges:
-        doubtful |= np.abs(log_odds - edge) <= band
-    change = np.maximum(
-        expit(log_odds + band) - expit(log_odds), expit(log_odds) - expit(log_odds - band)
-    )
-    doubtful |= change > TOLERANCE
-    if ood is not None:
-        doubtful |= np.abs(ood - detector.ood.alpha) <= ood_band
-    return doubtful
-
-
 def _in_fp32(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(argument.float() for argument in arguments)
 
 
 def _with_shared_weights(model: nn.Module) -> nn.Module:
-    """A copy of a model's modules with the same tensors."""
+    """Return a copy of a model's modules with the same tensors."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 class _Traced(nn.Module):
-    """The forward pass with a tuple of tensors as its result, as tracing needs it."""
+    """The forward pass with a tuple of tensors as its result, for tracing."""
 
     def __init__(self, model: nn.Module, features: bool):
         super().__init__()
@@ -386,7 +368,7 @@ def _converted(model: nn.Module, example: torch.Tensor) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # heights and widths become constants, as intended
+        warnings.simplefilter("ignore")  # the warning that heights and widths become constants
         decoder = TorchScriptPythonDecoder(
             model, example_input=(example.clone(),), trace_kwargs={"check_trace": False}
         )

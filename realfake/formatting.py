@@ -1,4 +1,4 @@
-"""Text and numbers in Markdown: names of others are escaped, numbers have one format."""
+"""Format text and numbers for Markdown: escaped names, tables, numbers in one format."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """The Hub's image-classification API: base64 `inputs`, `parameters`, and a list of label and score.
 
-The Space (`realfake.space`) and Inference Endpoints (`handler.py` of a pushed checkpoint) share it.
-`InferenceClient` works with both, and the scores are those of the stock pipeline.
+The Space (`realfake.space`) and Inference Endpoints (`handler.py` of a pushed checkpoint) use it.
+`InferenceClient` works with both. The scores are those of the stock pipeline.
 """
 
 import base64
@@ -35,7 +35,7 @@ class Parameters:
 
     @classmethod
     def read(cls, sent: Mapping | None) -> "Parameters":
-        """Read a request's `parameters`; a form sends strings.
+        """Read the `parameters` of a request; numbers may be strings, as forms send them.
 
         Raises:
             ValueError: A parameter has the wrong type; the message names it.
@@ -44,27 +44,17 @@ class Parameters:
             return cls()
         if not isinstance(sent, Mapping):
             raise ValueError('"parameters" must be an object, such as {"top_k": 1}.')
-        return cls(_top_k(sent.get("top_k")), _function(sent.get("function_to_apply")))
-
-
-def _top_k(value: object) -> int:
-    if value is None:
-        return TOP_K
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f'"top_k" must be a whole number, 1 or more, not {_shown(value)}.')
-    return value
-
-
-def _function(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    if value not in FUNCTIONS:
-        raise ValueError(
-            f'"function_to_apply" must be one of {", ".join(FUNCTIONS)}, not {_shown(value)}.'
-        )
-    return value
+        top_k, function = sent.get("top_k"), sent.get("function_to_apply")
+        top_k = TOP_K if top_k is None else top_k
+        if isinstance(top_k, str) and top_k.strip().isdecimal():
+            top_k = int(top_k)
+        if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+            raise ValueError(f'"top_k" must be an integer of at least 1, not {_shown(top_k)}.')
+        function = None if function == "" else function
+        if function not in (None, *FUNCTIONS):
+            names = ", ".join(FUNCTIONS)
+            raise ValueError(f'"function_to_apply" must be one of {names}, not {_shown(function)}.')
+        return cls(top_k, function)
 
 
 def _shown(value: object) -> str:
@@ -73,7 +63,7 @@ def _shown(value: object) -> str:
 
 
 def decode_inputs(inputs: object) -> bytes:
-    """Decode a request's `inputs`: base64, optionally as a `data:…;base64,` URL.
+    """Decode the `inputs` of a request: base64, optionally as a `data:…;base64,` URL.
 
     Returns:
         The content of the image file.
@@ -98,7 +88,7 @@ def decode_inputs(inputs: object) -> bytes:
 def scores(
     logits: ArrayLike, config: "PretrainedConfig", parameters: Parameters | None = None
 ) -> list[dict]:
-    """Return the scores of one image, as of `pipeline("image-classification")`.
+    """Return the scores of one image like `pipeline("image-classification")`.
 
     Args:
         logits: Of shape `(labels,)`.
@@ -124,8 +114,6 @@ def _default_function(config: "PretrainedConfig") -> str:
     """Return the function that the stock pipeline applies by default."""
     if config.problem_type == "regression":
         return "none"
-    return (
-        "sigmoid"
-        if config.problem_type == "multi_label_classification" or config.num_labels == 1
-        else "softmax"
-    )
+    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+        return "sigmoid"
+    return "softmax"

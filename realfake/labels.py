@@ -1,4 +1,4 @@
-"""The two labels, `real` and `ai`, and how class names in the wild map to them.
+"""The two labels, `real` and `ai`, and the mapping of class names to them.
 
 Corpora and checkpoints call their classes `FAKE`, `0_real`, `human` or `LABEL_1`. All other modules
 use `real` and `ai` only, and find a class by its name, never by its position.
@@ -33,15 +33,15 @@ _FILLERS = frozenset(
     + ("art", "face", "faces", "class", "made")
 )
 _NEGATIONS = frozenset(("not", "non", "no", "un", "without"))
-# Stands for a class that the words do not tell. It is not a label, so a pasted example is refused.
+# Placeholder for an unknown label. It is not a label, so an unedited example is refused.
 _UNKNOWN = "?"
 
 
 def canonical(name: str) -> str | None:
-    """Map a class name found in the wild to `"real"` or `"ai"`, or to `None` where it is unknown.
+    """Map a class name to `"real"` or `"ai"`, or to `None` if it is unknown.
 
-    Case, separators, and a number in front or behind are ignored: `0_real`, `Real-Images` and
-    `REAL` are all `"real"`. A bare number or `LABEL_1` is unknown: it does not tell the class.
+    Case, separators and leading or trailing numbers are ignored: `0_real`, `Real-Images` and `REAL`
+    are all `"real"`. A plain number and `LABEL_1` are unknown.
     """
     words = _words(name)
     while words and words[0].isdigit():
@@ -51,9 +51,7 @@ def canonical(name: str) -> str | None:
     joined = "".join(words)
     if joined in _BY_WORD:
         return _BY_WORD[joined]
-    # "ai_generated_images", "real photos": all known words must agree, and no word may be unknown.
-    if "not" in words or "non" in words:
-        return None
+    # All known words must agree, and no word may be unknown: "ai_generated_images", "real photos".
     labels = {_BY_WORD[word] for word in words if word in _BY_WORD}
     unknown = [word for word in words if word not in _BY_WORD and word not in _FILLERS]
     return labels.pop() if len(labels) == 1 and not unknown else None
@@ -64,7 +62,7 @@ def _words(name: str) -> list[str]:
 
 
 def _guess(name: str) -> str | None:
-    """Guess a label for an example: `canonical`, or what the known words say if they agree."""
+    """Guess a label for an example: `canonical`, or the common label of the known words."""
     words = _words(name)
     labels = {_BY_WORD[word] for word in words if word in _BY_WORD}
     negated = _NEGATIONS.intersection(words)
@@ -78,25 +76,23 @@ def resolve(
 
     Args:
         names: The class names found.
-        overrides: *optional*. The user's mapping, `{class name: "real" or "ai"}`. It wins over the
-            built-in words.
+        overrides: *optional*. The user's mapping, `{class name: "real" or "ai"}`. It takes
+            precedence over the built-in words.
         option: The option that sets `overrides`, for the message.
 
     Returns:
-        `{class name: "real" or "ai"}`, in the order given.
+        `{class name: "real" or "ai"}`, in the order of `names`.
 
     Raises:
-        ValueError: A name is unknown, an override names no class, or all names mean the same class.
-            The message lists the classes and gives an example that can be pasted into a shell.
+        ValueError: A name is unknown, an override names no class, or all names have one label. The
+            message lists the classes, with an example that can be pasted into a shell.
     """
     names = [str(name) for name in names]
     overrides = {str(key): str(value).strip().lower() for key, value in (overrides or {}).items()}
     listed = ", ".join(repr(name) for name in names)
     for key, value in overrides.items():
         if key not in names:
-            raise ValueError(
-                f"{option} names the class {key!r}, which is not among the classes: {listed}."
-            )
+            raise ValueError(f"{option} names {key!r}, which is not one of the classes {listed}.")
         if value not in NAMES:
             raise ValueError(f"{option} maps {key!r} to {value!r}; it must be 'real' or 'ai'.")
     mapping = {name: overrides.get(name) or canonical(name) for name in names}
@@ -109,15 +105,15 @@ def resolve(
     missing = [label for label in NAMES if label not in mapping.values()]
     if missing:
         raise ValueError(
-            f"The classes {listed} hold no '{missing[0]}' class; both 'real' and 'ai' are needed. "
-            f"If a name was misread, correct it with {option}, for example "
+            f"None of the classes {listed} is '{missing[0]}'; both 'real' and 'ai' are needed. "
+            f"Correct wrong labels with {option}, for example "
             f"{_example(dict.fromkeys(names), option)}"
         )
     return mapping
 
 
 def _example(guesses: Mapping[str, str | None], option: str) -> str:
-    """Write an option that can be pasted, with `?` for every label that the user has to fill in."""
+    """Return an option that can be pasted, with `?` for every label that the user must fill in."""
     mapping = {name: label or _UNKNOWN for name, label in guesses.items()}
     text = f"{option} {shlex.quote(format_label_map(mapping))}"
     return f"{text} (replace each ? by real or ai)" if _UNKNOWN in mapping.values() else text

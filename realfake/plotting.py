@@ -1,7 +1,7 @@
 """The common style of all plots, and contact sheets of images.
 
-Matplotlib is used through its object-oriented `Figure`, without global state. It loads slowly, so
-it is imported only when a plot is drawn.
+Matplotlib is used through its object-oriented `Figure`, without global state. It is slow to import,
+so it is imported only when a plot is drawn.
 """
 
 import os
@@ -47,11 +47,15 @@ def plain_axes(axes: "Axes", title: str | None = None) -> "Axes":
 
 def save(figure: "Figure", path: str | os.PathLike) -> Path:
     """Write a figure as a PNG."""
+    buffer = BytesIO()
+    # Without the software tag, equal figures have equal bytes.
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return _write(path, buffer)
+
+
+def _write(path: str | os.PathLike, buffer: BytesIO) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = BytesIO()
-    # Without a software tag the same figures give the same bytes.
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
     return path
 
@@ -73,7 +77,7 @@ def batch_sheet(
 
     Args:
         path: The PNG to write.
-        images: RGB images. Large ones are reduced to a tile, small ones are enlarged by an integer.
+        images: RGB images. Large ones are shrunk to a tile, small ones are enlarged by an integer.
         labels: `"real"` or `"ai"` for each.
         captions: *optional*. A short text for each, such as the source.
         columns: Images in a row, *defaults to* 4.
@@ -91,9 +95,8 @@ def batch_sheet(
     gap, text_height = 10, 40
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    sheet = Image.new(
-        "RGB", (gap + columns * (tile + gap), gap + rows * (tile + text_height + gap)), "white"
-    )
+    size = gap + columns * (tile + gap), gap + rows * (tile + text_height + gap)
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
     for index, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
@@ -103,31 +106,23 @@ def batch_sheet(
         if max(shown.size) > tile:
             shown.thumbnail((tile, tile), Image.Resampling.LANCZOS)
         elif (times := tile // max(shown.size)) > 1:
-            shown = shown.resize(
-                (shown.width * times, shown.height * times), Image.Resampling.NEAREST
-            )
+            size = shown.width * times, shown.height * times
+            shown = shown.resize(size, Image.Resampling.NEAREST)
         sheet.paste(shown, (left + (tile - shown.width) // 2, top + (tile - shown.height) // 2))
-        draw.rectangle(
-            (left - 3, top - 3, left + tile + 2, top + tile + 2),
-            outline=COLOURS.get(label, GREY),
-            width=2,
-        )
+        frame = left - 3, top - 3, left + tile + 2, top + tile + 2
+        draw.rectangle(frame, outline=COLOURS.get(label, GREY), width=2)
         draw.text((left, top + tile + 4), label, fill=COLOURS.get(label, INK), font=font)
         draw.text((left, top + tile + 20), _shorten(caption, font, tile), fill=INK, font=font)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
-    write_atomically(path, buffer.getvalue())
-    return path
+    return _write(path, buffer)
 
 
 def _shorten(text: str, font, width: int) -> str:
     text = " ".join(str(text).split())
     while text and font.getlength(text) > width:
-        text = (
-            textwrap.shorten(text, len(text) - 1, placeholder="…")
-            if " " in text
-            else text.rstrip("…")[:-1] + "…"
-        )
+        if " " in text:
+            text = textwrap.shorten(text, len(text) - 1, placeholder="…")
+        else:
+            text = text.rstrip("…")[:-1] + "…"
     return text

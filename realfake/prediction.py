@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from realfake.attribution.regions import EvidenceRegion
 
 ORIGINAL = "original"
-# Variants of an image for `Detector.stability`, each a degradation that evaluations report on.
+# Variants of an image for `Detector.stability`; evaluations report on the same degradations.
 VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
     ORIGINAL: GRID["clean"],
     "messenger": GRID["resize_768_jpeg_60"],
@@ -28,7 +28,7 @@ VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """The detector's answer for one image.
+    """The prediction for one image.
 
     Attributes:
         label: The label with the larger probability, `"real"` or `"ai"`.
@@ -40,14 +40,14 @@ class Prediction:
             stores no thresholds. The verdict is then the label for equal priors.
         reason: Why the verdict is inconclusive, otherwise `None`:
 
-            - `"between"`: images of both classes have such log-odds, or none have.
-            - `"no_thresholds"`: the checkpoint has no threshold for this label, because too few
-              images were available to calibrate it.
+            - `"between"`: the log-odds are common in both classes, or in neither.
+            - `"no_thresholds"`: the checkpoint has no threshold for this label, because there were
+              too few calibration images.
             - `"out_of_distribution"`: the image is unlike the calibration images.
             - `"unstable"`: the verdict changes if the image is recompressed, resized or cropped,
               see `Detector.stability`.
-        ood: OOD p-value: the share of calibration images that are at least as unusual as this
-            image; `None` if the checkpoint stores no statistics.
+        ood: Out-of-distribution p-value: the share of calibration images that are at least as
+            unusual; `None` if the checkpoint stores no statistics.
         prior_ai: Expected share of `ai` images.
     """
 
@@ -66,14 +66,14 @@ class Explanation:
     """A map of the evidence in an image.
 
     Attributes:
-        heatmap: Float32 `(height, width)` of the upright image: positive where the image speaks for
-            `target`, negative where it speaks against it, NaN where the model did not look.
+        heatmap: Float32 `(height, width)` of the upright image: positive for evidence for `target`,
+            negative for evidence against it, NaN where the model does not see the image.
         method: The attribution method.
         target: `"real"` or `"ai"`.
-        prediction: The prediction that is explained.
+        prediction: The explained prediction.
         image: The upright image.
-        details: What the method reports, such as the completeness gap of integrated gradients.
-        evidence: The test of the map (`realfake.attribution.faithfulness`), or `None` if it was not
+        details: Details of the method, such as the completeness gap of integrated gradients.
+        evidence: The test of the map (`realfake.attribution.faithfulness`); `None` if not
             requested.
     """
 
@@ -91,10 +91,10 @@ class Explanation:
         """Draw the map over the image, with a legend and the map's caveats.
 
         Args:
-            opacity: Of the strongest colour, 0 to 1.
-            regions: Number of strongest regions to outline, *defaults to* 0.
-            smooth: Smoothing for display, see [`~realfake.attribution.overlay.overlay`]. *Defaults
-                to* a little; 0 draws the map as it is.
+            opacity: Opacity of the strongest colour, 0 to 1.
+            regions: Number of strongest regions to outline.
+            smooth: Smoothing for display, see [`~realfake.attribution.overlay.overlay`]. 0 draws
+                the unchanged map.
         """
         from realfake.attribution.overlay import SMOOTH, caveats, overlay
 
@@ -109,7 +109,7 @@ class Explanation:
         )
 
     def regions(self, n: int = 3) -> "list[EvidenceRegion]":
-        """Find the regions that hold the most evidence for the target, the strongest first."""
+        """Find the regions with the most evidence for the target, the strongest first."""
         from realfake.attribution.regions import strongest_regions
 
         return strongest_regions(self.heatmap, n)
@@ -120,15 +120,15 @@ class Stability:
     """The predictions for an image and its variants.
 
     Attributes:
-        variants: `[(name, prediction)]`, the unchanged image first, as `"original"`. Variants that
-            are too small for a prediction are left out.
+        variants: `[(name, prediction)]`, beginning with the unchanged image, `"original"`. Variants
+            too small for a prediction are missing.
     """
 
     variants: list[tuple[str, Prediction]]
 
     @property
     def flips(self) -> bool:
-        """Whether two variants have opposite verdicts; an inconclusive one opposes none."""
+        """Whether one variant's verdict is `"real"` and another's is `"ai"`."""
         return {REAL, AI} <= {prediction.verdict for _, prediction in self.variants}
 
     @property
@@ -139,11 +139,11 @@ class Stability:
     @property
     def reason(self) -> str | None:
         """Why the verdict is inconclusive; the original's reason takes precedence."""
-        own = self.variants[0][1].reason
-        return "unstable" if self.flips and own is None else own
+        original = self.variants[0][1].reason
+        return "unstable" if self.flips and original is None else original
 
 
 def variants_of(image: Image.Image) -> dict[str, Image.Image]:
-    """Make the variants of an upright RGB image, except those too small for a prediction."""
+    """Return the variants of an upright RGB image, except those too small for a prediction."""
     variants = {name: change(image) for name, change in VARIANTS.items()}
     return {name: each for name, each in variants.items() if min(each.size) >= LIMITS.min_side}

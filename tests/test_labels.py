@@ -51,7 +51,7 @@ def test_a_class_that_the_words_do_not_tell_is_not_guessed(names, unknown):
 
 
 def test_a_corpus_of_one_class_gets_no_guess():
-    with pytest.raises(ValueError, match="hold no 'ai' class") as error:
+    with pytest.raises(ValueError, match="'ai'.*--label_map") as error:
         resolve(["real", "photo"])
     assert example_in(str(error.value))[1] == "real=?,photo=?"
 
@@ -79,7 +79,7 @@ def test_a_label_map_that_cannot_be_read_names_the_option(text):
 
 
 def test_an_override_of_no_class_is_refused():
-    with pytest.raises(ValueError, match="'b', which is not among the classes: 'a'"):
+    with pytest.raises(ValueError, match="--label_map names 'b'"):
         resolve(["a"], {"b": "real"})
 
 
