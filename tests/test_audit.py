@@ -295,7 +295,7 @@ def test_groups_sources_generators_and_dropped_rows_are_reported(tmp_path):
     )
     result = audit(load(source, tmp_path), progress=False)
     found = {finding.code: finding for finding in result.findings}
-    assert "1 row " in found["groups"].message
+    assert "drops 1 row." in found["groups"].message
     assert "1 image " in found["unreadable"].message
     assert "100 %" in found["single_class_sources"].message
     assert "10 of 20 ai images" in found["generators"].message

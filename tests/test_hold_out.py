@@ -222,7 +222,7 @@ def test_the_held_out_split_is_measured_and_stands_in_the_card(by_generator, tin
     assert facts["hold_out"] == "generator=b"
     held = measured["held_out"]["figures"]["n"]
     assert facts["parts"]["held_out"] == held and held["ai"] > 0 and held["real"] > 0
-    assert "deliberately left out of training" in (folder / "README.md").read_text()
+    assert "left out of training" in (folder / "README.md").read_text()
     assert not (tmp_path / "measurements.jsonl").exists()
     log_odds = read_scores(folder / "scores-held_out.parquet")["log_odds"]
     assert len(log_odds) == sum(held.values())

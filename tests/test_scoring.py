@@ -419,7 +419,7 @@ def test_a_copy_elsewhere_is_the_same_source(images, checkpoint, scored, tmp_pat
         (("{images}", "--num_threads", "0"), "--num_threads must be at least 1"),
         (("{images}", "--split", "test"), "without splits"),
         (("{images}", "--model", "{images}"), "cannot be opened as a checkpoint"),
-        (("{images}", "--exact", "--engine", "torch-bf16"), "--exact computes in fp32"),
+        (("{images}", "--exact", "--engine", "torch-bf16"), "--exact"),
         (("https://example.invalid/photos.zip",), ".parquet or .tar"),
         (("{empty}",), "holds no images and no data files"),
     ],

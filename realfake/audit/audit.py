@@ -1,8 +1,7 @@
 """Audit a corpus: what reveals the label apart from the pictures, and which pictures occur twice.
 
-The audit lies between the corpus loader and the training. [`audit`] measures everything,
-`findings` turns the figures into sentences, `report` writes them. [`quick_audit`] decodes nothing
-and takes seconds; every training starts with it.
+[`audit`] measures everything, `findings` interprets the figures, and `report` writes them.
+[`quick_audit`] decodes nothing and takes seconds; every training starts with it.
 """
 
 import hashlib
@@ -96,19 +95,20 @@ def audit(
         corpus: A corpus that is not streamed.
         sample: Largest number of images to examine per split, drawn with the shares of labels and
             generators kept; `None` for all.
-        max_auc: Areas under the ROC curve above this value are findings; 0.5..1.
+        max_auc: An AUROC above this value is a finding; 0.5..1.
         seed: Seed of the sample, the folds and the bootstrap.
         progress: Whether to show progress bars.
-        matches: *optional*. Result of [`~realfake.audit.equalize.write_equalized`]: the match of
-            each image. Images of a match have the same size, so no fold may divide them.
+        matches: *optional*. The match of each image, of
+            [`~realfake.audit.equalize.write_equalized`]. Images of a match have the same size, so
+            they stay in one fold.
 
     Raises:
         ValueError: The corpus is streamed, or an option is out of range.
     """
     if any(isinstance(rows, IterableDataset) for rows in corpus.splits.values()):
         raise ValueError(
-            "A streamed corpus cannot be audited; load it without streaming, with --sample for a "
-            "part of it."
+            "A streamed corpus cannot be audited; load it without streaming. --sample limits the "
+            "number of images."
         )
     if not 0.5 <= max_auc < 1:
         raise ValueError(f"--max_auc must be at least 0.5 and below 1, not {max_auc}.")
@@ -232,7 +232,7 @@ def _groups(rows: Dataset) -> np.ndarray:
 
 
 def _examine(rows: Dataset, split: str, progress: bool) -> dict:
-    """Read and decode every image once: header, digest, and what the audit needs of the pixels."""
+    """Return the header, digest, spectrum, hash and thumbnail of every image."""
     values: dict[str, list] = defaultdict(list)
     images = rows.select_columns("image")
     for row in tqdm(images, desc=f"Auditing {split}", unit=" images", disable=not progress):

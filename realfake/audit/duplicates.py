@@ -1,7 +1,7 @@
 """Find equal files and similar pictures.
 
-Equal files have the same SHA-256. Similar pictures have near 64-bit difference hashes and
-correlated thumbnails; flat pictures do not pair up.
+Equal files have the same SHA-256. Similar pictures have 64-bit difference hashes that differ in few
+bits, and correlated thumbnails. Flat pictures are ignored.
 """
 
 from collections import defaultdict
@@ -60,7 +60,7 @@ def dhash(image: Image.Image) -> np.uint64:
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """Return a grey thumbnail, uint8 of shape `(32, 32)`, without regard to the aspect ratio."""
+    """Return a grey thumbnail, uint8 of shape `(32, 32)`, stretched to a square."""
     return np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
@@ -113,7 +113,7 @@ def near_hashes(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> np.ndar
 
 
 def similar_pictures(hashes: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs with near hashes and correlated thumbnails, without flat pictures.
+    """Return pairs of pictures with near hashes and correlated thumbnails.
 
     Args:
         hashes: (n,) uint64, of [`dhash`].
@@ -181,7 +181,7 @@ def find_pairs(
 
 
 def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict]:
-    """Count pairs by kind, and the images of each split that another split holds too."""
+    """Count pairs by kind, and the images of each split that also occur in another split."""
     counts = {}
     for kind, same_file in (("same_file", True), ("similar", False)):
         chosen = [pair for pair in pairs if pair.same_file == same_file]

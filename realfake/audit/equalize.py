@@ -2,8 +2,7 @@
 
 This removes what the audit finds in the files' headers. Pictures are cropped, never resampled, and
 encoded again in the same way. Traces of earlier compression and resizing stay in the pixels; the
-audit of the copy shows them in the spectrum. Images that a later split holds too are left out of
-the earlier one.
+audit of the copy shows them in the spectrum. Images that also occur in a later split are left out.
 """
 
 import hashlib
@@ -46,7 +45,7 @@ def match_sizes(
     Args:
         sizes: (n, 2) int, width and height of the upright images.
         is_ai: (n,) bool.
-        seed: Decides between images of the same size.
+        seed: Seed of the order of images of the same size.
 
     Returns:
         Sizes, (n, 2) int, and the number of each image's match, (n,) int. Images with a side
@@ -87,7 +86,7 @@ def write_equalized(
     Returns:
         For each split: `rows`, rows by label, `unmatched` by label, `seen_later` by label (a
         later split holds the file or a similar picture), and `kept` by label, the median share of
-        the pixels that is left. And for each split the match of each image, by its path.
+        the pixels that is kept. Also, for each split, the match of each image, by its path.
 
     Raises:
         ValueError: The output is not empty, or nothing can be matched in a split.
@@ -118,17 +117,17 @@ def write_equalized(
         [
             "The images are equalized: cropped at the centre, without resampling, to sizes that "
             "both classes share, then encoded as JPEG, quality 90, 4:2:0, without metadata.",
-            "Images without a match in the other class are left out, and images that a later split "
-            "holds too. Traces of earlier compression and resizing remain in the pixels.",
+            "Images without a match in the other class, and images that also occur in a later "
+            "split, are left out. Traces of earlier compression and resizing remain in the pixels.",
         ],
     )
     return summary, matches
 
 
 def rows_seen_later(splits: Mapping[str, Dataset], progress: bool = True) -> dict[str, np.ndarray]:
-    """Find the images that a later split holds too, as the same file or a similar picture.
+    """Find the images that also occur in a later split, as the same file or a similar picture.
 
-    Test comes after validation, and validation after train: published test splits stay as they are.
+    The order is train, validation, test, so that published test splits do not change.
 
     Returns:
         For each split, (n,) bool.

@@ -1,4 +1,4 @@
-"""Turn the figures of an audit into findings: sentences for people, with codes for programs."""
+"""The findings of an audit: messages for people with codes for programs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ _KINDS = {"container": LEAK, "file_size": WARNING, "spectrum": WARNING}
 _ADVICE = {
     "container": "Encode all images in the same way and bring both labels to the same sizes "
     "(--equalize FOLDER), or collect both labels in the same way.",
-    "file_size": "With one encoder for all files, this is the detail of the pictures, or an "
+    "file_size": "If all files have the same encoder, this shows the detail of the pictures or an "
     "earlier compression. Train with recompression and compare the detector with this figure.",
-    "spectrum": "A linear classifier on the detail reaches this figure, from traces of generators "
-    "and of resizing. A detector has to be better.",
+    "spectrum": "A linear classifier on the spectrum uses traces of generators and of resizing. A "
+    "detector must do better than this figure.",
 }
 
 
@@ -32,8 +32,8 @@ class Finding:
     Args:
         severity: `"leak"` (fix it before measuring on this corpus), `"warning"` or `"note"`.
         code: Name for programs: `"container"`, `"balance"`, ...
-        message: What was found, on one line.
-        advice: What to do about it, on one line; can be empty.
+        message: The problem, on one line.
+        advice: How to fix it, on one line; can be empty.
     """
 
     severity: str
@@ -59,7 +59,7 @@ def single_class_message(sources: Sequence[Mapping]) -> str | None:
 
 
 def leaking_facts(alone: Mapping[str, Probe], max_auc: float) -> str:
-    """List the header facts that leak alone, or the three that leak most."""
+    """Return the header facts that leak alone, or the three that leak most."""
     ranked = sorted(alone.items(), key=lambda item: -item[1].auc)
     header = [(name, probe) for name, probe in ranked if name in HEADER]
     over = [(name, probe) for name, probe in header if probe.low > max_auc] or header[:3]
@@ -122,7 +122,7 @@ def _probe_findings(
                 f"A leak above AUC {max_auc:g} through {description} cannot be ruled out: {probe} "
                 f"{_PLACES[where]}."
             )
-            advice = "Look at more images with --sample, or at a larger corpus."
+            advice = "Examine more images (--sample), or use a larger corpus."
             findings.append(Finding(NOTE, name, message, advice))
     for split, facts in alone.items():
         typical = results["facts"][split]
@@ -142,8 +142,8 @@ def _probe_findings(
             "balanced between the labels."
         )
         advice = (
-            "This is not a leak. A size that is held out with one label is then more frequent with "
-            "the other label among the remaining images. Copies of --equalize are like that."
+            "This is not a leak. It also occurs in a copy that --equalize wrote: a size that is "
+            "held out with one label is more frequent with the other among the remaining images."
         )
         findings.append(Finding(NOTE, "balanced_sizes", message, advice))
     for split in places:
@@ -190,12 +190,12 @@ def _duplicate_findings(counts: Mapping[str, Mapping], pairs: Sequence[Pair]) ->
 
 
 def _row_findings(dropped: Sequence[Mapping]) -> list[Finding]:
-    """Report what the loader dropped."""
+    """Return findings about rows that the loader dropped."""
     counts = Counter(row["code"] for row in dropped)
     findings = []
     if number := counts[SHARED_GROUP]:
-        message = f"Splits share groups: the loader drops {_number(number, 'row')} because of that."
-        advice = "Another loader would use these rows."
+        message = f"Splits share groups, so the loader drops {_number(number, 'row')}."
+        advice = "Other loaders would use these rows."
         findings.append(Finding(WARNING, "groups", message, advice))
     if number := counts[UNREADABLE]:
         message = f"The loader drops {_number(number, 'image')} that cannot be decoded."
@@ -210,12 +210,12 @@ def _row_findings(dropped: Sequence[Mapping]) -> list[Finding]:
 def _generator_finding(generators: Sequence[Mapping] | None) -> Finding:
     if generators is None:
         message = (
-            "The corpus has no column 'generator', so results on generators that are new to the "
-            "detector cannot be separated."
+            "The corpus has no column 'generator', so results on new generators cannot be reported "
+            "separately."
         )
         return Finding(NOTE, "generators", message)
     total = sum(row[TEST][AI] for row in generators)
     unseen = sum(row[TEST][AI] for row in generators if not row[TRAIN][AI])
-    message = f"{unseen:,} of {total:,} ai images of test come from generators that train lacks."
-    advice = "" if unseen else "Results on this test split tell nothing about new generators."
+    message = f"{unseen:,} of {total:,} ai images of test are from generators not in train."
+    advice = "" if unseen else "Results on this test split say nothing about new generators."
     return Finding(NOTE, "generators", message, advice)

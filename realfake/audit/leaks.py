@@ -1,4 +1,4 @@
-"""Probe the facts of a corpus' files: which of them reveal the label, alone and together."""
+"""Probe which facts about the files of a corpus reveal the label, alone and together."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -92,8 +92,8 @@ def probe_all(
         seed: Seed of the folds, the trees and the bootstrap.
 
     Returns:
-        `{probe: {"train", "test" or "train to test": Probe}}`, and `{split: {fact: Probe}}`. What
-        has too few images is left out.
+        `{probe: {"train", "test" or "train to test": Probe}}`, and `{split: {fact: Probe}}`. Splits
+        with too few images are left out.
     """
     places = [split for split in (TRAIN, TEST) if split in labels]
     all_facts = [fact for split in places for fact in facts[split]]

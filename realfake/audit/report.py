@@ -116,7 +116,7 @@ def _cell(probe: Mapping | None, max_auc: float) -> dict:
 
 
 def _view(audit: Audit, equalized: Audit | None, written: Mapping | None) -> dict:
-    """The content of the page, as text and numbers."""
+    """Return the content of the page, as text and numbers."""
     results = audit.results
     max_auc = results["settings"]["max_auc"]
     audits = [audit] if equalized is None else [audit, equalized]
@@ -164,7 +164,7 @@ def _origin(results: Mapping, split: str) -> str:
 
 
 def _fact_rows(results: Mapping, max_auc: float) -> list[dict]:
-    """Each fact alone, the highest AUC first, and its typical values in train."""
+    """Return each fact alone, the highest AUC first, with its typical values in train."""
     measured, typical = results["probes"]["facts"], results["facts"][TRAIN]
 
     def highest(name: str) -> float:

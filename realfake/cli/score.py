@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     group = ProcessGroup.join()
     prefix = f"process {group.rank + 1} of {group.world_size}: " if group.world_size > 1 else ""
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         if not args.quiet:
             print(prefix + text, file=sys.stderr, flush=True)
 
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         chunk_size=args.chunk_size,
         threads=args.num_threads,
-        say=say,
+        log=log,
     )
     if counts is not None:
         _print_summary(args.output, counts, part[1])

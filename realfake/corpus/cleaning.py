@@ -79,7 +79,7 @@ def problem_of(image: Mapping | None) -> str | None:
 
 
 def _cache_file(dataset: Dataset, rows: np.ndarray, cache_dir: str | None) -> str:
-    """Name the result by all it depends on: the rows, their files, the code that decodes them."""
+    """Return a name that depends on the rows, their files and the code that decodes them."""
     key = hashlib.sha256(f"{dataset._fingerprint}\0{PIL.__version__}\0".encode())
     key.update(inspect.getsource(decode).encode())
     key.update(np.asarray(rows, dtype="<i8").tobytes())
@@ -95,7 +95,7 @@ def _cache_file(dataset: Dataset, rows: np.ndarray, cache_dir: str | None) -> st
             except (OSError, ValueError):
                 stamp = "missing"
             key.update(f"{path}\0{stamp}\0".encode("utf-8", "backslashreplace"))
-    # Not beside the source, which may be read-only.
+    # The folder of the source may be read-only.
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "realfake"
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / f"checked-{key.hexdigest()[:32]}.arrow")

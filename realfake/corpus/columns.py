@@ -1,4 +1,4 @@
-"""The columns of a corpus: which holds the image, which the class, and what their values mean.
+"""Find the image and the label column of a corpus, and map the labels to `real` and `ai`.
 
 The corpus loader uses these functions for every kind of source, streamed or not.
 """
@@ -16,7 +16,7 @@ IMAGE_COLUMNS = (
     *("image_path", "image_file", "jpg", "jpeg", "png", "webp"),
 )
 LABEL_COLUMNS = ("label", "labels", "class", "target")
-# These columns are kept as text where a corpus has them.
+# Further columns, which are kept as text.
 TEXT_COLUMNS = ("generator", "group", "source", "family", "subject")
 UNKNOWN_GENERATOR = "unknown"
 NO_GENERATOR = "none"
@@ -168,7 +168,7 @@ def resolve_classes(
     """
     where = f"{source}: column {column!r} holds"
     if not seen and not possible:
-        raise ValueError(f"{where} no labels at all; name another one with --label_column.")
+        raise ValueError(f"{where} no labels; name another one with --label_column.")
     if len(seen) > _MOST_CLASSES:
         examples = ", ".join(sorted(seen)[:5])
         raise ValueError(

@@ -1,8 +1,7 @@
 """Hold a generator, a family or a source out of training, as a split that is measured separately.
 
-This step lies between the corpus loader and the training: rows move from train and validation
-into the split `held_out`. `--hold_out` names one value; `leave-one-out` repeats a training for
-every value.
+Rows move from train and validation into the split `held_out`. `--hold_out` names the values;
+`leave-one-out` repeats a training for every value.
 """
 
 from collections.abc import Sequence
@@ -39,11 +38,10 @@ def parse_hold_out(text: str | None) -> tuple[str, list[str]] | None:
 def hold_out(corpus: Corpus, column: str, values: Sequence[str], seed: int = 42) -> Corpus:
     """Move the rows with certain values from train and validation into the split `held_out`.
 
-    All rows of their groups leave too. Rows of the other class come along, such as the photograph
-    that a generated image was made from. Rows of the same class, made by other generators, are
-    not used. Where the held-out rows are of one class only, images of the other class are drawn
-    from train, by
-    group: the same number, but at most 15 % of them. Test does not change.
+    The other rows of their groups leave train and validation too. Those of the other class move as
+    well, such as the photograph that a generated image was made from; those of the same class are
+    dropped. If all moved rows have one class, as many images of the other class are drawn from
+    train, whole groups at a time, but at most 15 % of them. Test does not change.
 
     Args:
         corpus: The corpus; it is changed.

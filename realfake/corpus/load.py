@@ -123,9 +123,9 @@ def load_corpus(
         train_split: Name of the training split, if it is unusual. `validation_split` and
             `test_split` likewise; for these, `"none"` leaves an existing split unused, so that
             one is carved.
-        image_column: Column of the images, if its name or type does not tell.
-        label_column: Column of the classes, if its name does not tell.
-        label_map: `{class: "real" or "ai"}` for classes whose names do not tell.
+        image_column: Column of the images, if it has an unusual name and type.
+        label_column: Column of the classes, if it has an unusual name.
+        label_map: `{class: "real" or "ai"}` for classes with unusual names.
         streaming: Do not download the training split.
         seed: Seed of carving, of subsets, and of the shuffling of a stream.
         max_train_samples: Largest number of training rows (in a stream: per epoch).
@@ -204,7 +204,7 @@ def load_corpus(
 
 @dataclass
 class _Table:
-    """The rows of one split of the source, and what is known of them without decoding."""
+    """The rows of one split of the source, with the facts that need no decoding."""
 
     name: str
     dataset: Dataset

@@ -35,7 +35,7 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
     + (".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".heic", ".heif")
 )
-# Where a folder holds several kinds of data files, the first of these wins.
+# If a folder holds several kinds of data files, the first of these is read.
 BUILDERS = {
     ".parquet": Parquet,
     ".arrow": Arrow,
@@ -53,7 +53,7 @@ _SHARD = re.compile(r"^(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
 
 @dataclass
 class Source:
-    """The rows of a corpus as they were found.
+    """The rows of a corpus before labels are mapped.
 
     Args:
         splits: `{name: rows}`; each has a column `image` of type `Image(decode=False)`.
@@ -180,8 +180,8 @@ def _read_layout(root: Path, images: Sequence[Path], label_map: Mapping[str, str
 
     def refuse(stray: list[Path]) -> None:
         raise ValueError(
-            f"{len(stray)} images lie outside any class folder, {_listed(stray, root)} for one; "
-            "put each image in a folder named after its class, such as real/ or ai/."
+            f"{len(stray)} images are not in a class folder: {_listed(stray, root)}; put each "
+            "image in a folder named after its class, such as real/ or ai/."
         )
 
     if stray := [
@@ -202,7 +202,7 @@ def _read_layout(root: Path, images: Sequence[Path], label_map: Mapping[str, str
         split, names = (names[0], names[1:]) if split_role(names[0]) else ("", names)
         if not names:
             refuse([image])
-        # A generator's folder may hold photographs too.
+        # The folder of a generator may also hold photographs.
         if label_map.get(names[0], canonical(names[0])) == REAL:
             generator = None
         splits.setdefault(split, []).append((image, names[0], generator))
@@ -301,7 +301,7 @@ def _load_files(
     suffix: str, files: Sequence[Path], streaming: bool, cache_dir: str | None
 ) -> Dataset | IterableDataset:
     options = {"sep": "\t"} if suffix == ".tsv" else {}
-    # `load_dataset` takes paths for patterns, in which brackets and stars have a meaning.
+    # `load_dataset` would read paths as patterns, in which brackets and stars are special.
     stamps = [(f"{file.stat().st_mtime_ns}", f"{file.stat().st_size}") for file in files]
     named = DataFilesDict({TRAIN: DataFilesList([str(file) for file in files], stamps)})
     try:

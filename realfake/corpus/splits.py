@@ -30,7 +30,7 @@ _ROLES = {name: role for role, names in _ROLE_NAMES.items() for name in names}
 
 
 def split_role(name: str) -> str | None:
-    """Map a split's name in the wild to `"train"`, `"validation"` or `"test"`, or to `None`."""
+    """Return `"train"`, `"validation"` or `"test"` for a usual name of a split, else `None`."""
     return _ROLES.get(str(name).strip().lower())
 
 
@@ -41,8 +41,8 @@ def assign_roles(
 
     Args:
         names: The splits found.
-        asked: *optional*. The user's choice, `{"train": name, "validation": name or None, ...}`. It
-            wins over the names. `"none"` for validation or test leaves an existing split unused.
+        asked: *optional*. The user's choice, `{"train": name, "validation": name or None, ...}`,
+            which takes precedence. `"none"` for validation or test leaves a split unused.
 
     Returns:
         `{"train": name, ...}`. `"train"` is always there, the others where the corpus has them. A
@@ -102,10 +102,10 @@ def carve(
 ) -> list[np.ndarray]:
     """Split rows at random, stratified, without dividing a group.
 
-    Groups of several rows are placed first, the largest ones first. Each goes where its labels and
-    strata are most lacking and where it still fits. Then single rows fill the gaps, stratum by
-    stratum, and the rounding error of one stratum is carried over to the next. Without groups, the
-    sizes are right to one row, in total and for each label.
+    Groups of several rows are placed first, the largest ones first. Each goes to a split with room
+    that lacks its labels and strata most. Then single rows fill the splits, stratum by stratum, and
+    the rounding error of one stratum is carried over to the next. Without groups, the sizes are
+    exact to one row, in total and for each label.
 
     Args:
         labels: Label of each of the n rows.
@@ -197,7 +197,8 @@ def subset(
 def shared_groups(groups: Mapping[str, Sequence[str | None]]) -> dict[str, dict[int, str]]:
     """Find the rows to drop so that no two splits share a group.
 
-    Test wins over validation, and validation over training: published test splits stay as they are.
+    A group stays in test if it occurs there, else in validation. So published test splits do not
+    change.
 
     Args:
         groups: For each split, the group of each row.

@@ -205,7 +205,7 @@ class _StreamReader:
         self.label_map: dict[str, str] = {}
 
     def __deepcopy__(self, memo: dict) -> "_StreamReader":
-        # datasets copies its pipelines; there must be only one report.
+        # datasets copies its pipelines, but all copies must fill the same report.
         return self
 
     def attach(
@@ -276,7 +276,7 @@ class _StreamReader:
     def _skip(self, image: dict, code: str, reason: str) -> None:
         path = image["path"]
         key = path or hashlib.blake2b(image["bytes"] or b"", digest_size=16).hexdigest()
-        if key not in self.reported:  # every epoch meets it again
+        if key not in self.reported:  # every epoch reads the row again
             self.reported.add(key)
             self.report.drop(self.split, None, path, code, reason)
             logger.warning(

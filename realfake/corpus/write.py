@@ -1,8 +1,7 @@
-"""Write a corpus that loads again with the same splits: class folders, or Parquet with a card.
+"""Write a corpus with its splits, as class folders or as Parquet files with a card.
 
-`corpus prepare` writes the images as they are or encoded again, `corpus audit --equalize` writes
-a copy without leaks. Paths are opened here and not by datasets, which would read `::` in a path
-as a URL.
+`corpus prepare` writes the images unchanged or encoded again; `corpus audit --equalize` writes a
+copy without leaks. Files are opened here because datasets would read `::` in a path as a URL.
 """
 
 import csv
@@ -39,7 +38,7 @@ _SIGNATURES = (
 
 
 def encoded(image: Mapping, resize: int | None = None, encoding: str | None = None) -> bytes:
-    """Return an image's file: its bytes as they are, or encoded again.
+    """Return an image's file, unchanged or encoded again.
 
     Args:
         image: An undecoded image, `{"bytes", "path"}`.

@@ -1,9 +1,8 @@
-"""Score a corpus of any size: chunks of a source → threads that score them → Parquet shards.
+"""Score a corpus of any size: threads score the chunks of a source and write Parquet shards.
 
-Each thread takes a batch from file to scores and computes on one core: while one thread decodes,
-another runs the network. The number of waiting batches is limited, so memory does not grow with
-the corpus. The scores of an image depend on its chunk only, not on the number of threads or
-processes.
+Each thread decodes and scores whole batches on one core. The number of waiting batches is limited,
+so memory does not grow with the corpus. The scores of an image depend on its chunk only, not on the
+number of threads or processes.
 """
 
 import contextlib
@@ -37,15 +36,15 @@ OpenSource = Callable[[Path, str | None], ScoringSource]
 
 @dataclass
 class Progress:
-    """What a process has scored.
+    """The number of images that a process has scored, and its rate.
 
     Args:
-        total: Number of images in its share, `None` if unknown.
-        say: *optional*. Called with a line of text from time to time.
+        total: Number of images to score, `None` if unknown.
+        log: *optional*. Called with a line of text every ten seconds.
     """
 
     total: int | None
-    say: Callable[[str], None] | None = None
+    log: Callable[[str], None] | None = None
     images: int = 0
     errors: int = 0
     deviation: float = 0.0
@@ -57,9 +56,9 @@ class Progress:
         self.images += len(answers)
         self.errors += sum(answer.get("error") is not None for answer in answers)
         self.deviation = max(self.deviation, deviation)
-        if self.say and time.monotonic() - self.reported >= _REPORT_SECONDS:
+        if self.log and time.monotonic() - self.reported >= _REPORT_SECONDS:
             self.reported = time.monotonic()
-            self.say(self.line())
+            self.log(self.line())
 
     def line(self) -> str:
         """Return the progress on one line."""
@@ -95,7 +94,7 @@ def score_corpus(
     batch_size: int | None = None,
     chunk_size: int | None = None,
     threads: int | None = None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict | None:
     """Score what is missing in a folder, together with the other processes of the group.
 
@@ -113,7 +112,7 @@ def score_corpus(
         chunk_size: *optional*. Images per shard; *defaults to* a size that depends on the source,
             or the size of the first run.
         threads: *optional*. Number of threads; *defaults to* this process's share of the cores.
-        say: Called with lines about the progress.
+        log: Called with lines about the progress.
 
     Returns:
         In the first process, the counts of [`summarise`].
@@ -125,8 +124,8 @@ def score_corpus(
     threads = threads or group.threads()
     preprocessing = Preprocessing(detector.processor)
     index, number = part
-    with tempfile.TemporaryDirectory() as elsewhere, contextlib.ExitStack() as lock:
-        scratch = folder.scratch() or Path(elsewhere)
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as lock:
+        scratch = folder.scratch() or Path(temporary)
 
         def prepare() -> tuple[str, dict, list[tuple[int, int]]]:
             if number == 1:  # separate jobs share the folder
@@ -163,7 +162,7 @@ def score_corpus(
             )
         if group.is_first:
             for note in source.notes:
-                say(note)
+                log(note)
         settings = {
             "chunk_size": manifest["identity"]["chunk_size"],
             "batch_size": manifest["identity"]["batch_size"],
@@ -181,25 +180,26 @@ def score_corpus(
                 folder,
                 process=index * group.world_size + group.rank,
                 processes=number * group.world_size,
-                say=say,
+                log=log,
                 **settings,
             )
         else:
-            # Separate jobs start at different times: their shares must not depend on what is done.
+            # Separate jobs start at different times, so their shares must not depend on which
+            # chunks are finished.
             chunks = [chunk for chunk in chunks if chunk[1] % number == index]
             chunks = chunks[group.rank :: group.world_size]
-            say(
+            log(
                 f"Scoring {len(chunks):,} chunks of {settings['chunk_size']:,} images with "
                 f"{choice.engine}, {threads} threads."
             )
             progress = Progress(0)
             if chunks:
-                progress = score_chunks(scorer(), source, folder, chunks, say=say, **settings)
-        say(progress.line())
+                progress = score_chunks(scorer(), source, folder, chunks, log=log, **settings)
+        log(progress.line())
         if choice.band and progress.deviation > choice.band:
-            say(
+            log(
                 f"Log-odds deviated by {progress.deviation:.3f} from fp32, more than the expected "
-                f"{choice.band:.3f}; use --exact if no verdict may depend on that."
+                f"{choice.band:.3f}; use --exact to compute all of them in fp32."
             )
         group.barrier()
         counts = None
@@ -229,7 +229,7 @@ def score_chunks(
     chunk_size: int,
     batch_size: int = BATCH_SIZE,
     threads: int = 1,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Progress:
     """Score chunks of a source of known length and write their shards.
 
@@ -241,7 +241,7 @@ def score_chunks(
         chunk_size: Images per chunk.
         batch_size: Images per forward pass.
         threads: Number of threads.
-        say: As for [`Progress`].
+        log: As for [`Progress`].
     """
 
     def read() -> Iterator[_Chunk]:
@@ -253,7 +253,7 @@ def score_chunks(
     total = sum(
         min(chunk_size, source.segments[index].rows - chunk * chunk_size) for index, chunk in chunks
     )
-    return _run(scorer, folder, read(), batch_size, threads, Progress(total, say))
+    return _run(scorer, folder, read(), batch_size, threads, Progress(total, log))
 
 
 def score_stream(
@@ -266,9 +266,9 @@ def score_stream(
     chunk_size: int,
     batch_size: int = BATCH_SIZE,
     threads: int = 1,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Progress:
-    """Score a process's share of a stream: whole files if there are enough, else every n-th chunk.
+    """Score a process's share of a stream: whole files, or every n-th chunk if files are few.
 
     Args:
         process: Number of this process, from 0.
@@ -286,13 +286,13 @@ def score_stream(
         for segment in segments:
             yield from _stream_chunks(segment, folder, chunk_size, is_mine)
 
-    return _run(scorer, folder, read(), batch_size, threads, Progress(None, say))
+    return _run(scorer, folder, read(), batch_size, threads, Progress(None, log))
 
 
 def _stream_chunks(
     segment: Segment, folder: ScoreFolder, size: int, is_mine: Callable[[int], bool]
 ) -> Iterator[_Chunk]:
-    """The missing chunks of a streamed segment, each to be read before the next one."""
+    """Yield the missing chunks of a streamed segment; read each before the next one."""
     length = folder.read_length(segment.name)
     finished = {chunk for name, chunk in folder.chunks() if name == segment.name}
     possible = count() if length is None else range(-(-length // size))
@@ -300,7 +300,7 @@ def _stream_chunks(
     if first is None:
         return
     if length is None:
-        # Start at a chunk that has rows: to skip past the end would look like the end.
+        # Start at a chunk that has rows: skipping past the end would look like the end.
         first = max((chunk for chunk in finished if chunk < first), default=0)
     position = first * size
 

@@ -1,6 +1,6 @@
-"""Score batches of images: decode, forward pass, doubtful images again in fp32.
+"""Score batches of images, with the results of [`~realfake.detector.Detector.predict`].
 
-The answers are those of [`~realfake.detector.Detector.predict`].
+A fast engine scores all images. Those whose verdict could differ in fp32 are scored again in fp32.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from realfake.runtime import one_thread
 from realfake.scoring.source import Row, ScoringSource
 from realfake.statistics.log_odds import log_odds_from_logits
 
-# Number of images to choose the engine with.
+# Number of images on which engines are compared.
 _SAMPLE = 24
-# With fewer images, the choice would take longer than it saves.
-_WORTH_CHOOSING = 200
+# With fewer images, the comparison takes longer than it saves.
+_LEAST_TO_COMPARE = 200
 # Files that determine the answers of a checkpoint.
 _CHECKPOINT_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.index.json")
 
@@ -36,7 +36,7 @@ class Scorer:
         detector: The detector.
         choice: *optional*. The engine; *defaults to* PyTorch in fp32.
         threads: Number of threads that call it.
-        preprocessing: *optional*. The preprocessing, if there is one already.
+        preprocessing: *optional*. The preprocessing of the detector, to share it.
     """
 
     def __init__(
@@ -150,25 +150,25 @@ def choose_engine(
         ValueError: The given engine does not fit the images or `exact`.
         OSError: The given engine needs a package that is not installed.
     """
-    if engine is None and not source.streamed and source.rows < _WORTH_CHOOSING:
+    if engine is None and not source.streamed and source.rows < _LEAST_TO_COMPARE:
         return Choice()
     sample = _sample_pixels(source, preprocessing)
     if sample is None:
         if engine not in (None, "torch-fp32"):
-            raise ValueError(f"--engine {engine} needs a processor that brings images to one size.")
+            raise ValueError(f"--engine {engine} needs a processor that gives inputs of one size.")
         return Choice()
     if engine is None:
         return choose(detector, sample, exact=exact)
     is_fp32 = engine.endswith("-fp32")
     if exact and not is_fp32:
-        raise ValueError(f"--exact computes in fp32, which --engine {engine} does not.")
+        raise ValueError(f"--engine {engine} is not fp32; leave out --engine or --exact.")
     open_engine(engine, detector, sample)
     names = [engine] if is_fp32 else [engine, "torch-fp32"]
     return choose(detector, sample, exact=exact, names=names)
 
 
 def _sample_pixels(source: ScoringSource, preprocessing: Preprocessing) -> np.ndarray | None:
-    """Inputs of some images, `None` if they differ in size or none can be decoded."""
+    """Return inputs of some images; `None` if sizes differ or none can be decoded."""
     images: list[np.ndarray] = []
     for row in _sample_rows(source):
         try:
@@ -181,7 +181,7 @@ def _sample_pixels(source: ScoringSource, preprocessing: Preprocessing) -> np.nd
 
 
 def _sample_rows(source: ScoringSource) -> Iterator[Row]:
-    """The first rows of a stream, or rows spread over a source of known length."""
+    """Yield the first rows of a stream, or rows spread over a source of known length."""
     if source.streamed:
         yield from source.segments[0].read(0, _SAMPLE)
         return
@@ -194,7 +194,7 @@ def _sample_rows(source: ScoringSource) -> Iterator[Row]:
 
 
 def model_identity(model: str | os.PathLike, detector: Detector) -> str:
-    """Identify a checkpoint and its settings: a folder by its hash, a Hub id by its commit."""
+    """Return what identifies a checkpoint: the hash of a folder, or the commit of a Hub id."""
     folder = Path(model)
     if not folder.is_dir():
         return f"{model}@{detector.revision}"

@@ -1,7 +1,8 @@
 """The scores of a corpus on disk: one Parquet file per chunk, and a manifest.
 
-A shard is named after its chunk and is written completely or not at all. So neither the number of
-processes nor a kill changes the set of files. The folder can be local or any URL that fsspec opens.
+A shard is named after its chunk and is written completely or not at all, so the files do not depend
+on the number of processes or on interruptions. The folder can be local or any URL that fsspec
+opens.
 """
 
 import contextlib
@@ -63,7 +64,7 @@ class ScoreFolder:
         self.is_local = isinstance(self._files, LocalFileSystem)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keep other runs out of a local folder.
+        """Lock a local folder.
 
         Raises:
             OSError: Another run writes there.
@@ -110,7 +111,7 @@ class ScoreFolder:
         return self.read_manifest() or manifest
 
     def check(self, manifest: Mapping, identity: Mapping) -> None:
-        """Refuse to mix scores of different images, models or settings.
+        """Check that the scores are of the same images, model and settings.
 
         Raises:
             ValueError: Something differs; the message says what.

@@ -2,7 +2,7 @@
 
 A source is a list of segments: the images of a folder, a split of a dataset, or one file of a
 stream. Chunk `k` of a segment holds its rows `k * size` to `(k + 1) * size`. So any number of
-processes can share the chunks, and a killed run finds what is missing.
+processes can share the chunks, and a continued run finds the missing ones.
 """
 
 import hashlib
@@ -162,7 +162,7 @@ class ScoringSource:
         return None if self.streamed else sum(segment.rows for segment in self.segments)
 
     def default_chunk(self) -> int:
-        """Return a chunk size: many chunks to share, and little lost when a process is killed."""
+        """Return a chunk size for about 64 chunks, within 64 to 4,096 images."""
         if self.streamed:
             return STREAMED_CHUNK
         size = -(-self.rows // _CHUNKS // 16) * 16
@@ -190,7 +190,7 @@ def open_source(
             for several files; these are streamed.
         scratch: Folder for the listing of a folder.
         splits: *optional*. The splits to score; *defaults to* all.
-        fingerprint: *optional*. The fingerprint that another process found. If `scratch` holds its
+        fingerprint: *optional*. The fingerprint from another process. If `scratch` holds its
             listing, the folder is not listed again.
 
         The others are those of [`~realfake.corpus.load.load_corpus`].
@@ -246,8 +246,8 @@ def list_images(folder: Path, scratch: Path) -> str:
     """Write the paths of the images below a folder into a listing, and their positions.
 
     Returns:
-        A fingerprint of paths and sizes, which is part of the listing's name. A folder that
-        changed gets another listing, so a run that still reads the old one is not disturbed.
+        A fingerprint of paths and sizes, which is part of the listing's name. A changed folder gets
+        a new listing, so that a run can still read the old one.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     digest, offsets = hashlib.sha256(), array("Q", [0])
@@ -280,7 +280,7 @@ def _open_folder(root: Path, scratch: Path, fingerprint: str | None) -> ScoringS
 
 
 def _has_data_files(root: Path) -> bool:
-    """Whether a folder of images also holds Parquet or Arrow files, or a metadata file."""
+    """Return whether a folder also holds Parquet or Arrow files, or a metadata file."""
     if any((root / f"metadata{suffix}").is_file() for suffix in (".csv", ".jsonl")):
         return True
     return any(file.suffix.lower() in (".parquet", ".arrow") for file in walk(root))
@@ -336,7 +336,7 @@ def _open_tables(
 def _identity(
     path: Path, text: str, config_name: str | None, revision: str | None, token: str | bool | None
 ) -> str:
-    """Identify a source: by names and sizes of local files, by the commit on the Hub."""
+    """Return names and sizes of local files, or the commit on the Hub."""
     if not path.exists():
         pinned = resolve_revision(text, revision, repo_type="dataset", token=token)
         return f"{text}\0{config_name}\0{getattr(pinned, 'resolved', None) or pinned}"
