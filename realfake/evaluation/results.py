@@ -210,10 +210,10 @@ def write_scores(
     if out_of_distribution is not None:
         columns["out_of_distribution"] = pa.array(np.asarray(out_of_distribution, dtype=bool))
     for name, values in (("generator", generators), ("source", sources)):
-        values = named_column(values, n, f"{name}s")
-        if values is not None:
-            names = [value or None for value in values.tolist()]
-            columns[name] = pa.array(names).dictionary_encode()
+        named = named_column(values, n, f"{name}s")
+        if named is not None:
+            texts = [text or None for text in named.tolist()]
+            columns[name] = pa.array(texts).dictionary_encode()
     groups = named_column(groups, n, "groups")
     if groups is not None:
         columns["group"] = pa.array(numbered_groups(groups), type=pa.int32())
