@@ -60,7 +60,7 @@ def limits(facts: CardFacts, name_split: bool = True) -> list[str]:
         lines.append("Its probabilities are not calibrated.")
     lines.append(
         "Newer generators, edited photographs, screenshots, drawings, and images that were resized "
-        "or recompressed several times may get wrong answers. They were not measured."
+        "or recompressed several times may get wrong answers. The figures do not cover them."
     )
     return lines
 
