@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from realfake import io
+from realfake.cli.options import HelpFormatter
 
 # 2, a user's mistake, is returned by `io.report_failure`.
 OK, FAILED, INTERRUPTED = 0, 1, 130
@@ -109,22 +110,6 @@ class Parser(argparse.ArgumentParser):
 
 def _name_option(match: re.Match) -> str:
     return f"{match[1]} {match[2]}" if match[2] else f"{match[1]}: "
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keep the lines of the examples, add defaults that are not obvious, shorten metavars."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=32)
-
-    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return action.dest.split("_")[-1].upper()  # --batch_size SIZE
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help or ""
-        if action.default in (None, []) or action.default is False or "(default" in text:
-            return text
-        return super()._get_help_string(action)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,7 +199,7 @@ def _overview(group: str | None) -> Parser:
         prog=prog,
         description="Tell photographs from AI-generated images.",
         epilog=f"{prog} COMMAND --help describes a command.",
-        formatter_class=_Formatter,
+        formatter_class=HelpFormatter,
     )
     if group:
         parser.description = f"{GROUPS[group][0].upper()}{GROUPS[group][1:]}."
@@ -238,7 +223,10 @@ def build_parser(name: str) -> Parser:
     text = configure.__doc__ if command.name else module.__doc__
     description, _, epilog = inspect.cleandoc(text or "").partition("\n\n")
     parser = Parser(
-        prog=f"realfake {name}", description=description, epilog=epilog, formatter_class=_Formatter
+        prog=f"realfake {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=HelpFormatter,
     )
     configure(parser)
     return parser

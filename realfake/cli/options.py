@@ -18,6 +18,33 @@ SPLITS = ("train", "validation", "test")
 _UNUSED = 100
 _AS_JSON = 'JSON for names with a comma: {"a, b": "ai", "c": "real"}'
 
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keep the lines of examples, add defaults that are not obvious, and shorten placeholders."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return action.dest.split("_")[-1].upper()  # --batch_size SIZE
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        if action.default in (None, []) or action.default is False or "(default" in text:
+            return text
+        return super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # transformers adds --batch-size to --batch_size.
+        names = [name for name in action.option_strings if "-" not in name[2:]]
+        if not names:
+            return super()._format_action_invocation(action)
+        if action.nargs == 0:
+            return ", ".join(names)
+        metavar = self._get_default_metavar_for_optional(action)
+        return f"{', '.join(names)} {self._format_args(action, metavar)}"
+
+
 # Types of numbers. A value outside its range is a `ValueError` that names the option.
 
 

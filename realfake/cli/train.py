@@ -1,9 +1,22 @@
-"""Fine-tune an image classifier to tell photographs from AI-generated images.
+"""Fine-tune, calibrate and document an image classifier that detects AI-generated images.
 
-The options are those of `realfake.training.arguments` and of transformers' `TrainingArguments`. The
-same command continues an interrupted run.
+    # show the corpus, the model and one batch, then stop
+    realfake train --dataset ./corpus --model_name_or_path google/vit-base-patch16-224 --dry_run
+
+    # train and upload
+    realfake train --dataset ./corpus --model_name_or_path google/vit-base-patch16-224 \\
+        --output_dir runs/vit --num_train_epochs 5 --push_to_hub --hub_model_id user/my-detector
+
+    # measure a finished checkpoint
+    realfake train --dataset ./corpus --model_name_or_path runs/vit --output_dir runs/vit \\
+        --evaluate_only test
+
+All options of transformers' `TrainingArguments` work, too. The same command continues an
+interrupted run. train_hf.py is the same command for `accelerate launch`; its first lines show runs
+on several GPUs and machines.
 """
 
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,9 +31,18 @@ def parse(argv: Sequence[str]) -> "Arguments":
     Raises:
         ValueError: An option is unknown, or its value is invalid.
     """
+    from realfake.cli.options import HelpFormatter
     from realfake.training import arguments
 
-    return arguments.parse(argv)
+    description, _, epilog = inspect.cleandoc(__doc__ or "").partition("\n\n")
+    return arguments.parse(
+        argv,
+        usage="realfake train --dataset SOURCE (--model_name_or_path MODEL | --model_type TYPE) "
+        "[option ...]",
+        description=description,
+        epilog=epilog,
+        formatter_class=HelpFormatter,
+    )
 
 
 def run(arguments: "Arguments") -> int:

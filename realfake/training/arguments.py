@@ -36,6 +36,8 @@ def _option(default: Any, text: str, **more: Any) -> Any:
 class ModelArguments:
     """Which classifier is trained, and how much of it."""
 
+    _argument_group_name = "model"
+
     model_name_or_path: str | None = _option(
         None, "Hub id or folder of an image-classification checkpoint to fine-tune."
     )
@@ -74,8 +76,12 @@ class ModelArguments:
 class DataArguments:
     """Which corpus is used, and how its images are changed for training."""
 
+    _argument_group_name = "corpus"
+
     dataset: str = field(
-        metadata={"help": "Hub dataset, folder of class folders, or Parquet/Arrow/CSV/JSON files."}
+        metadata={
+            "help": "Hub dataset, folder with a folder per class, or Parquet/Arrow/CSV/JSON files."
+        }
     )
     corpus_name: str | None = _option(
         None, "Name of the corpus in the card (default: its id or folder name)."
@@ -101,7 +107,7 @@ class DataArguments:
         "Exclude these generators, families or sources from training and measure them as the "
         "split held_out: 'generator=midjourney,dall-e'.",
     )
-    split_seed: int = _option(42, "Seed of splits that are drawn.")
+    split_seed: int = _option(42, "Seed of random splits.")
     preprocessing_num_workers: int | None = _option(
         None, "Processes that check the images (default: one per core)."
     )
@@ -157,6 +163,8 @@ class DataArguments:
 @dataclass
 class RunArguments(TrainingArguments):
     """`TrainingArguments` with this task's defaults, and the options of a whole run."""
+
+    _argument_group_name = "training"
 
     output_dir: str = _option("runs/latest", "Folder of the checkpoint and its card.")
     learning_rate: float = _option(3e-4, "Peak learning rate.")
@@ -304,20 +312,19 @@ class _Parser(HfArgumentParser):
         raise ValueError(f"{message}; see --help.")
 
 
-def parse(argv: Sequence[str], program: str = "realfake train") -> Arguments:
+def parse(argv: Sequence[str], **settings: Any) -> Arguments:
     """Parse the command line of a training.
 
     Args:
         argv: The options, without the program.
-        program: Name of the program, for `--help`.
+        settings: *optional*. Settings of the parser for `--help`, such as `description`.
 
     Raises:
         ValueError: An option is unknown, or its value is invalid, alone or with the others.
     """
     # Abbreviations are refused: `--hub_tok` would bypass the redaction of tokens by name.
-    parser = _Parser(
-        (ModelArguments, DataArguments, RunArguments), prog=program, allow_abbrev=False
-    )
+    settings = {"prog": "realfake train", "allow_abbrev": False, **settings}
+    parser = _Parser((ModelArguments, DataArguments, RunArguments), **settings)
     *groups, unknown = parser.parse_args_into_dataclasses(
         args=list(argv), return_remaining_strings=True
     )
