@@ -25,6 +25,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=32)
 
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if action.nargs == argparse.PARSER:  # argparse ignores the indentation of commands
+            self._action_max_length += self._indent_increment
+
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return action.dest.split("_")[-1].upper()  # --batch_size SIZE
 

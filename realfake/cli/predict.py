@@ -56,8 +56,10 @@ def configure_predict(parser: argparse.ArgumentParser) -> None:
 def configure_explain(parser: argparse.ArgumentParser) -> None:
     """Draw a map of the evidence in an image.
 
-    realfake explain photo.jpg -o map.png
-    realfake explain photo.jpg -o map.png --method integrated_gradients --target real
+        realfake explain photo.jpg -o map.png
+        realfake explain photo.jpg -o map.png --method integrated_gradients --target real
+
+    The map shows which regions influence the score, not which pixels were generated.
     """
     parser.add_argument("file", metavar="FILE", help="image, URL, or - for stdin")
     options.add_output(parser, "picture to write, such as map.png")
@@ -81,8 +83,10 @@ def configure_explain(parser: argparse.ArgumentParser) -> None:
 def configure_provenance(parser: argparse.ArgumentParser) -> None:
     """Show what a file records about its origin: Content Credentials, metadata, generator tags.
 
-    realfake provenance photo.jpg
-    realfake provenance holiday/ --json
+        realfake provenance photo.jpg
+        realfake provenance holiday/ --json
+
+    Signatures of Content Credentials are verified. Anyone can change other metadata.
     """
     _add_files(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")

@@ -55,7 +55,7 @@ def configure_deploy(parser: argparse.ArgumentParser) -> None:
     """Create or update a Space on the Hugging Face Hub that serves a model.
 
         realfake space deploy user/name --model user/model
-        realfake space deploy user/name --model user/model@v2 --hardware zero-a10g \
+        realfake space deploy user/name --model user/model@v2 --hardware zero-a10g \\
             --secret HF_TOKEN
 
     Log in first: hf auth login. The command can be repeated: it uploads changed files in one
