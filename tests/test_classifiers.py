@@ -123,9 +123,7 @@ def test_no_image_classifier(tmp_path):
     )
     BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
     for open_it in (load_classifier, Detector.from_pretrained):
-        with pytest.raises(
-            ValueError, match="'bert' checkpoint"
-        ) as e:
+        with pytest.raises(ValueError, match="'bert' checkpoint") as e:
             open_it(tmp_path / "bert")
         one_line(e)
 
