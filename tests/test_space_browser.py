@@ -502,9 +502,7 @@ def test_a_new_image_replaces_an_answer_that_is_on_its_way(browser, slow_url):
 TABS = ("check", "batch", "compare", "quality", "code")
 
 
-def test_a_phone_needs_no_sideways_scrolling_and_shows_the_answer_first(
-    browser, url
-):
+def test_a_phone_needs_no_sideways_scrolling_and_shows_the_answer_first(browser, url):
     with opened(browser, url, width=360, height=780, has_touch=True, is_mobile=True) as page:
         width = "document.documentElement.scrollWidth"
         assert page.evaluate(width) <= 360
