@@ -10,7 +10,7 @@ from scipy.stats import beta
 
 from realfake.card.facts import CardFacts
 from realfake.card.render import render
-from realfake.evaluation.log import count, log_measurement, plain, read_log
+from realfake.evaluation.log import count, count_weights, log_measurement, plain, read_log
 from realfake.evaluation.measure import measure
 from realfake.evaluation.results import (
     add_calibration_bands,
@@ -268,19 +268,15 @@ def logged(**changes):
 
 def test_log_is_appended_to_and_counted(tmp_path):
     path = tmp_path / "deep" / "measurements.jsonl"
-    assert read_log(path) == [] and count(path) == 0
+    assert read_log(path) == [] and count(path, "test", "c") == 0
     log_measurement(path, **logged())
     first = path.read_bytes()
     log_measurement(path, **logged(checkpoint_hash="b"))
     log_measurement(path, **logged(split="selection"))
     assert path.read_bytes().startswith(first)
-    assert (count(path), count(path, "a"), count(path, "a", "test"), count(path, split="test")) == (
-        3,
-        2,
-        1,
-        2,
-    )
-    assert count(path, corpus="other") == 0
+    log_measurement(path, **logged())
+    assert (count(path, "test", "c"), count_weights(path, "test", "c")) == (3, 2)
+    assert (count(path, "selection", "c"), count(path, "test", "other")) == (1, 0)
     assert read_log(path)[0]["figures"] == {"auroc": 0.5, "ece": None}
     assert read_log(path)[0]["command"] == "x\u2028y\nz"
     assert read_log(tmp_path / "deep") == read_log(path)
@@ -292,7 +288,7 @@ def test_log_survives_a_line_cut_short(tmp_path):
     log_measurement(path, **logged())
     assert len(path.read_text().splitlines()[-1]) > 20
     with pytest.raises(ValueError, match="line 1: not a measurement record"):
-        count(path)
+        count(path, "test", "c")
 
 
 def test_log_refuses_what_json_cannot_hold(tmp_path):

@@ -1,6 +1,6 @@
 """Measure the maps of a checkpoint, image by image and method by method.
 
-The results are lines in a file, so that an interrupted run continues where it stopped.
+Each result is a line in a file, so that an interrupted run continues where it stopped.
 `realfake.evaluation.explanation_report` computes figures and writes a report from them.
 """
 
@@ -91,12 +91,6 @@ class Findings:
         return sorted(lines, key=lambda line: line["item"])
 
 
-def findings_file(folder: str | os.PathLike, *identity: object) -> Path:
-    """Return the path of the results for a checkpoint, corpus and settings."""
-    text = json.dumps(plain(list(identity)), sort_keys=True)
-    return Path(folder) / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
-
-
 @dataclass(frozen=True)
 class Settings:
     """The extent of the measurement.
@@ -164,7 +158,10 @@ def measure_explanations(
     fingerprint, n = corpus_fingerprint(dataset), len(dataset)
     compared = candidates(detector, methods, layers, detector.pixels(dataset[0]["image"]))
     layer = detector.facts.get("gradcam_layer")
-    findings = Findings(findings_file(folder, identity, layer, fingerprint, asdict(settings)))
+    # Results of other weights, images or settings have another file.
+    key = json.dumps([identity, layer, fingerprint, asdict(settings)], sort_keys=True)
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+    findings = Findings(Path(folder) / FOLDER / f"{name}.jsonl")
     total = sum(len(settings.methods(item, compared)) for item in range(n))
     total += n_splices * 2 * (len(settings.methods(n - 1, compared)) + 1)
     with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:

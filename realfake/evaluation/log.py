@@ -138,29 +138,19 @@ def read_log(path: str | os.PathLike) -> list[dict]:
     return records
 
 
-def count(
-    path: str | os.PathLike,
-    checkpoint_hash: str | None = None,
-    split: str | None = None,
-    corpus: str | None = None,
-) -> int:
-    """Count the measurements; `None` matches any checkpoint, split or corpus."""
-    wanted = {"checkpoint_sha256": checkpoint_hash, "split": split, "corpus": corpus}
-    return sum(
-        all(value is None or record.get(key) == value for key, value in wanted.items())
-        for record in read_log(path)
-    )
+def count(path: str | os.PathLike, split: str, corpus: str) -> int:
+    """Count the measurements of a split of a corpus."""
+    return len(_measurements(path, split, corpus))
 
 
 def count_weights(path: str | os.PathLike, split: str, corpus: str) -> int:
     """Count the different weights with which a split of a corpus was measured."""
-    return len(
-        {
-            record.get("checkpoint_sha256")
-            for record in read_log(path)
-            if record.get("split") == split and record.get("corpus") == corpus
-        }
-    )
+    return len({record.get("checkpoint_sha256") for record in _measurements(path, split, corpus)})
+
+
+def _measurements(path: str | os.PathLike, split: str, corpus: str) -> list[dict]:
+    wanted = {"split": split, "corpus": corpus}
+    return [record for record in read_log(path) if wanted.items() <= record.items()]
 
 
 def _file(path: str | os.PathLike) -> Path:

@@ -183,7 +183,6 @@ def write_scores(
     groups: Sequence | None = None,
     generators: Sequence | None = None,
     sources: Sequence | None = None,
-    index: Sequence[int] | None = None,
 ) -> Path:
     """Save the log-odds of every image of a split as `scores-<split>.parquet`.
 
@@ -191,7 +190,7 @@ def write_scores(
 
     Args:
         log_odds: (n,) float64, stored exactly.
-        index: *optional*. The image's row in the corpus; *defaults to* its position.
+        is_ai, out_of_distribution, groups, generators, sources: As in [`measure`].
 
     Returns:
         The file. `measure(**read_scores(path), thresholds=...)` recomputes the figures.
@@ -201,9 +200,8 @@ def write_scores(
 
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     n = len(log_odds)
-    rows = np.arange(n) if index is None else np.asarray(index)
     columns = {
-        "index": pa.array(rows.astype(np.int64)),
+        "index": pa.array(np.arange(n)),
         "log_odds": pa.array(log_odds),
         "is_ai": pa.array(is_ai),
     }

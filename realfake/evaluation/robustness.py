@@ -14,7 +14,7 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 
 from realfake import io
-from realfake.corpus.rows import column, corpus_fingerprint, is_ai
+from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
 from realfake.corpus.splits import subset
 from realfake.detector import Detector
 from realfake.evaluation import controls
@@ -75,10 +75,7 @@ def grid_figures(
     """
     truth = np.asarray(truth, dtype=bool)
     options = {"seed": seed, "n_resamples": n_resamples}
-    independent = None
-    if groups is not None:
-        names = [str(group) if group else f"\0{row}" for row, group in enumerate(groups)]
-        independent = np.array(names)
+    independent = own_groups(groups)
     result = {}
     for name, values in log_odds.items():
         unlike = out_of_distribution and np.asarray(out_of_distribution[name], dtype=bool)
@@ -95,38 +92,31 @@ def grid_figures(
         figures["false_positives"] = complement(figures["summary"]["recall_real"])
         for generator, entry in figures.get("by_generator", {}).items():
             mine = ~truth | (np.asarray(generators, dtype=object) == generator)
-            whose = None if independent is None else independent[mine]
+            whose = None if independent is None else np.array(independent)[mine]
             entry["balanced_accuracy"] = interval_of(
                 balanced_accuracy, values[mine], truth[mine], whose, options
             )
         if slices:
-            figures["by_slice"] = {
-                title: _slice(
-                    values,
-                    truth,
-                    thresholds,
-                    unlike,
-                    groups,
-                    np.isin(np.asarray(sources, dtype=object).astype(str), members),
-                    options,
-                )
-                for title, members in slices.items()
-            }
+            figures["by_slice"] = {}
+        for title, members in (slices or {}).items():
+            mine = np.isin(np.asarray(sources, dtype=object).astype(str), members)
+            if not mine.any():
+                figures["by_slice"][title] = {"n": dict.fromkeys(NAMES, 0)}
+                continue
+            measured = measure(
+                values[mine],
+                truth[mine],
+                thresholds=thresholds,
+                out_of_distribution=None if unlike is None else unlike[mine],
+                groups=None if groups is None else np.asarray(groups, dtype=object)[mine],
+                **options,
+            )
+            figures["by_slice"][title] = _slice_figures(measured)
         result[name] = plain(figures)
     return result
 
 
-def _slice(log_odds, truth, thresholds, out_of_distribution, groups, mine, options) -> dict:
-    if not mine.any():
-        return {"n": dict.fromkeys(NAMES, 0)}
-    figures = measure(
-        log_odds[mine],
-        truth[mine],
-        thresholds=thresholds,
-        out_of_distribution=None if out_of_distribution is None else out_of_distribution[mine],
-        groups=None if groups is None else [group for group, one in zip(groups, mine) if one],
-        **options,
-    )
+def _slice_figures(figures: Mapping) -> dict:
     summary = figures["summary"]
     result = {
         "n": figures["n"],

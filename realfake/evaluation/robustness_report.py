@@ -235,8 +235,7 @@ def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ())
     ]
     if first.get("verdicts"):
         sections += ["## Wrong verdicts", coverage_note(figures), coverage_table(figures)]
-    sections += _generators(record)
-    sections += _sources(figures)
+    sections += _generators(figures) + _sources(figures)
     slices = slices_table(figures, worst_only=False)
     sections += ["## Slices", slices] if slices else []
     sections += [
@@ -266,60 +265,33 @@ def _calibration(figures: Mapping) -> str:
     return table(["Degradation", "ECE", "by chance", "NLL", "Brier score"], rows)
 
 
-def _generators(record: Mapping) -> list[str]:
-    figures = record["degradations"]
+def _generators(figures: Mapping) -> list[str]:
     first = next(iter(figures.values()))
-    generators = sorted(first.get("by_generator") or {})
-    if not generators:
-        return []
     rows = []
-    for name in generators:
+    for name in sorted(first.get("by_generator") or {}):
         entries = [entry["by_generator"][name] for entry in figures.values()]
-        values = [entry["auroc"]["value"] for entry in entries]
-        known = [value for value in values if value is not None]
+        known = [e["auroc"]["value"] for e in entries if e["auroc"]["value"] is not None]
         cells = [
-            f"{number(value)}, {percent(entry['detected']['value'])}"
-            for value, entry in zip(values, entries, strict=True)
+            f"{number(entry['auroc']['value'])}, {percent(entry['detected']['value'])}"
+            for entry in entries
         ]
         lowest = number(min(known)) if known else MISSING
         rows.append([md(name), f"{entries[0]['n']:,}", *cells, lowest])
-    sections = [
-        "## By generator",
-        f"Each against all {first['n'][REAL]:,} real images: AUROC, and the share with p(ai) > ½.",
-        table(["Generator", "n", *map(code, figures), "lowest AUROC"], rows),
-    ]
-    firsts = {name: next(iter(tiers.values())) for name, tiers in record["controls"].items()}
-    if firsts and all(
-        set(generators) <= set(one.get("by_generator") or {}) for one in firsts.values()
-    ):
-        rows = [
-            [
-                md(name),
-                *(number(one["by_generator"][name]["auroc"]["value"]) for one in firsts.values()),
-            ]
-            for name in generators
-        ]
-        sections += [
-            "AUROC of the controls under the first degradation. Below 0.5, real images score "
-            "higher than those of the generator:",
-            table(["Generator", *map(code, firsts)], rows),
-        ]
-    return sections
-
-
-def _sources(figures: Mapping) -> list[str]:
-    first = next(iter(figures.values())).get("by_source") or {}
-    rows = [
-        [
-            md(name),
-            f"{first[name]['n']:,}",
-            *(share(entry["by_source"][name]["false_positives"]) for entry in figures.values()),
-        ]
-        for name in sorted(first)
-    ]
     if not rows:
         return []
     return [
-        "## Photographs with p(ai) > ½, by source",
-        table(["Source", "n", *map(code, figures)], rows),
+        "## By generator",
+        f"AUROC against all {first['n'][REAL]:,} real images, and the share with p(ai) > ½.",
+        table(["Generator", "n", *map(code, figures), "lowest AUROC"], rows),
     ]
+
+
+def _sources(figures: Mapping) -> list[str]:
+    rows = []
+    for name, entry in sorted((next(iter(figures.values())).get("by_source") or {}).items()):
+        cells = (share(tier["by_source"][name]["false_positives"]) for tier in figures.values())
+        rows.append([md(name), f"{entry['n']:,}", *cells])
+    if not rows:
+        return []
+    header = ["Source", "n", *map(code, figures)]
+    return ["## Photographs with p(ai) > ½, by source", table(header, rows)]

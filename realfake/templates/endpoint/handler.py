@@ -1,8 +1,8 @@
 """The handler that Hugging Face Inference Endpoints run for this checkpoint.
 
-`inputs` is the image: bytes, base64, or a PIL image. The answer is a list of `{"label", "score"}`,
-as of the stock pipeline. With the package `realfake` (see `requirements.txt`),
-`parameters={"details": true}` adds the detector's full answer, and `{"map": true}` adds an
+`inputs` is the image: bytes, base64, or a PIL image. The result is a list of `{"label", "score"}`,
+like that of the stock pipeline. With the package `realfake` (see `requirements.txt`),
+`parameters={"details": true}` adds the full answer of the detector, and `{"map": true}` adds an
 attribution map.
 """
 
@@ -31,7 +31,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 class EndpointHandler:
-    """Open the checkpoint in a folder, and answer requests.
+    """Open the checkpoint in a folder and answer requests.
 
     Args:
         path: The folder of the checkpoint.
@@ -106,7 +106,7 @@ class EndpointHandler:
     def _stock(self, image: Any, parameters: dict) -> list[dict]:
         if unknown := set(parameters) - {"top_k", "function_to_apply"}:
             raise ValueError(
-                f"{', '.join(sorted(unknown))}: install realfake for these parameters."
+                f"Parameters {', '.join(sorted(unknown))} need the package realfake; install it."
             )
         if isinstance(image, str):
             image = base64.b64decode(image.partition(",")[2] or image)
@@ -118,12 +118,12 @@ class EndpointHandler:
 
 
 def _options(parameters: dict) -> dict[str, Any]:
-    """Return this handler's own parameters; the detector checks their values."""
+    """Return the parameters of this handler; the detector checks their values."""
     options = {}
     for name, default in _DEFAULTS.items():
         value = parameters.get(name, default)
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            raise ValueError(f'"{name}" must be of the kind of {default!r}, not {value!r:.40}.')
+            raise ValueError(f'"{name}" must be a {type(default).__name__}, not {value!r:.40}.')
         options[name] = value
     return options
