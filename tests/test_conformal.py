@@ -224,9 +224,7 @@ def test_coverage_band_by_hand():
     # among 3.
     assert coverage_band(1, 3, 0.5, level=0.4) == pytest.approx((1 / 3, 2 / 3))
     assert coverage_band(5, 100, 0.05) == (1.0, 1.0)
-    low, high = coverage_band(
-        10**6, 100, 0.05
-    )  # so many calibration images that only the test varies
+    low, high = coverage_band(10**6, 100, 0.05)  # a large calibration set: only the test varies
     assert (low, high) == (
         1 - binom(100, 0.05).ppf(0.975) / 100,
         1 - binom(100, 0.05).ppf(0.025) / 100,

@@ -300,7 +300,7 @@ def test_the_token_is_in_no_message(hub, served, bundled, caplog, capfd, fault):
 
 
 class _Full:
-    """The disk fills up after so many bytes."""
+    """The disk fills up after a number of bytes."""
 
     def __init__(self, monkeypatch, room: int):
         self.room = room

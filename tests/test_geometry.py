@@ -52,7 +52,7 @@ def test_a_planted_patch_is_where_the_region_says(name, size):
     image[y0:y1, x0:x1] = 255
     pixels = processor(Image.fromarray(image), return_tensors="np")["pixel_values"][0].mean(axis=0)
     assert pixels.shape == region.input_size[::-1]
-    # Padding may have a value of its own where it comes after the normalisation.
+    # Padding may have another value where it comes after the normalisation.
     inner = pixels[int(v0) : int(v1), int(u0) : int(u1)]
     weight = np.zeros_like(pixels)
     weight[int(v0) : int(v1), int(u0) : int(u1)] = (inner - np.median(inner)) / (

@@ -283,7 +283,7 @@ def test_the_fuzzer_reports_and_continues(fuzz, tmp_path, monkeypatch, capsys):
         "--report",
         str(tmp_path / "r.json"),
     ]
-    # In a process of its own, as its workers import it by name.
+    # In its own process, because its workers import it by name.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, str(ROOT / "scripts" / "fuzz.py"), *command[1:], "--inputs", "40"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
@@ -371,7 +371,7 @@ def test_the_fuzzer_blames_the_input_that_memory_grew_at(fuzz, monkeypatch):
 
 
 def test_the_fuzzer_sees_memory_that_an_input_takes(fuzz):
-    """In a process of its own: a peak does not sink."""
+    """In its own process: a peak does not fall."""
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]; import fuzz, types, numpy as np; "
         "options = types.SimpleNamespace(seed=0, seconds=60, memory=100); "

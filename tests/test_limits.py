@@ -233,7 +233,7 @@ def test_the_other_routes_are_open(path):
         ("/gradio_api/call/upload", module.MAX_JSON_BYTES),
         ("/gradio_api/uploads", module.MAX_JSON_BYTES),
         ("/login", module.MAX_JSON_BYTES),
-        # It has limits of its own.
+        # It has its own limits.
         ("/predict", None),
     ],
 )

@@ -339,7 +339,7 @@ def test_injected_statuses(hub):
         HfApi().model_info("user/open")
     assert HfApi().model_info("user/open").id == "user/open"
     hub.fail_next("/resolve/", 503, method="HEAD")
-    assert read(hf_hub_download("user/open", "a.txt")) == b"a"  # tried a second time by itself
+    assert read(hf_hub_download("user/open", "a.txt")) == b"a"  # retried automatically
     assert [request.status for request in hub.requests_to("/resolve/", "HEAD")] == [503, 200]
     hub.put("user/open", {"a.txt": "b"})
     hub.fail_next("/resolve/", 500, method="GET")

@@ -564,7 +564,7 @@ def test_summary_equals_each_metric(class_balanced):
 
     for name, metric in {**OF_PROBABILITIES, **OF_BINS}.items():
         assert found[name]["value"] == pytest.approx(metric(log_odds, is_ai, weights(is_ai))), name
-    # Intervals: each resample measured as a test set of its own.
+    # Intervals: each resample measured as its own test set.
     intervals = dict(groups=groups, n_resamples=150, seed=3, level=0.8)
     for name, metric in {
         **NAMED,

@@ -396,7 +396,7 @@ def test_the_card_is_updated(tiny_vit, corpus, tmp_path, monkeypatch):
     assert main(["evaluate", "robustness", *words]) == 0
     record = strict(folder / "robustness.json")["test"]
     assert record["checkpoint_sha256"] == checkpoint_hash(folder) and record["of"] == 40
-    # Nothing else was measured of this checkpoint: the record alone is no figure of its own split.
+    # Nothing else was measured of this checkpoint: the record alone gives no figure for the split.
     assert "No figures were measured" in (folder / "README.md").read_text()
     (line,) = read_log(log)
     assert line["degradations"] == ["blur_1", "clean"]
@@ -450,7 +450,7 @@ def test_degradations_that_make_images_too_small_are_left_out():
 
 @pytest.mark.parametrize("name", ["vit", "mobilenet_v2"])
 def test_ood_scores_are_those_of_a_prediction(name, tmp_path):
-    """In several threads, each of which catches features in layers of its own."""
+    """In several threads, each of which captures features of its own forward pass."""
     from realfake.models import ood
 
     detector = Detector.from_pretrained(save_tiny(name, tmp_path / name))

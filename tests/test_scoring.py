@@ -229,7 +229,7 @@ def test_native_images_of_different_sizes_are_batched_by_shape(tmp_path, checkpo
     np.testing.assert_allclose(table["log_odds"].to_numpy(), expected, atol=1e-4)
 
 
-# The same whoever writes it
+# The same for every writer
 
 
 @pytest.mark.parametrize(

@@ -125,10 +125,7 @@ def test_images_are_cropped_to_a_common_size():
 
 @pytest.mark.parametrize(
     "dataset, words",
-    [
-        (lambda: corpus(2), "two images of each class"),
-        (lambda: corpus(8, size=24), "32 pixels"),
-    ],
+    [(lambda: corpus(2), "two images of each class"), (lambda: corpus(8, size=24), "32 pixels")],
 )
 def test_mistakes(dataset, words):
     with pytest.raises(ValueError, match=words):

@@ -219,7 +219,7 @@ def test_the_draw_of_single_rows_never_changes():
 
 
 def test_a_name_with_a_lone_surrogate_can_be_drawn():
-    # What a file system gives for a name in an encoding of its own.
+    # What a file system returns for a name in another encoding.
     groups = ["\udcff", "a", "b", "c"]
     assert sorted(np.concatenate(carve(["real", "ai"] * 2, groups, [0.5, 0.5], 0)).tolist()) == [
         0,

@@ -606,7 +606,7 @@ def test_two_runs_do_not_share_a_folder(corpus, tiny_vit, tmp_path, capsys):
 
 
 def launched(machines: int) -> list[list[str]]:
-    """What is typed on each of so many machines to start two processes in all."""
+    """The command for each of several machines, to start two processes in total."""
     launch = [sys.executable, "-m", "accelerate.commands.launch"]
     if machines == 1:
         options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"

@@ -75,7 +75,7 @@ def test_labels_are_numbered_as_the_model_numbers_them(sixteen):
         assert [row["label"] for row in streamed] == expected
 
 
-def test_streamed_images_are_augmented_anew_on_every_pass(sixteen):
+def test_streamed_images_are_augmented_again_on_every_pass(sixteen):
     streamed = StreamedImages(sixteen.to_iterable_dataset(), Augmentation(1.0), LABEL2ID, 0)
     first = [np.asarray(row["image"]).tobytes() for row in streamed]
     assert [np.asarray(row["image"]).tobytes() for row in streamed] == first
@@ -110,7 +110,7 @@ def test_epoch_callback(epochs_of_state, resumed_at, expected, sixteen):
     assert seen == expected
 
 
-def test_a_stream_shorter_than_the_run_is_augmented_anew(sixteen, tiny_vit, tmp_path):
+def test_a_stream_shorter_than_the_run_is_augmented_again(sixteen, tiny_vit, tmp_path):
     trainer = trainer_for(
         tiny_vit,
         sixteen,

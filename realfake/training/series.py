@@ -1,4 +1,4 @@
-"""A series of trainings: each is a process of its own, and a finished one is not repeated."""
+"""A series of trainings: each runs in its own process, and finished ones are not repeated."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""The page in a process of its own, as its users find it."""
+"""The page in its own process, as users see it."""
 
 import os
 import subprocess
