@@ -94,7 +94,7 @@ GROUPS = {
 
 
 # Optional packages and the extra that installs them, see pyproject.toml.
-EXTRAS = {"openvino": "openvino", "optuna": "train", "tensorboard": "train"}
+EXTRAS = {"openvino": "openvino", "optuna": "train", "peft": "train", "tensorboard": "train"}
 
 
 class Parser(argparse.ArgumentParser):

@@ -62,7 +62,7 @@ def train(arguments: "Arguments") -> int:
     from transformers import set_seed
 
     from realfake.detector import Detector
-    from realfake.training import hard_examples, measuring, publishing, release, runs
+    from realfake.training import hard_examples, lora, measuring, publishing, release, runs
     from realfake.training.model import prepare_classifier
     from realfake.training.trainer import build_trainer
 
@@ -99,7 +99,12 @@ def train(arguments: "Arguments") -> int:
     if args.publish and trainer.is_world_process_zero():
         publishing.check_login(args)
     trainer.train(resume_from_checkpoint=checkpoint)
-    best = Detector(trainer.plain_model(), processor)
+    trained = trainer.plain_model()
+    if model_args.lora_rank:
+        if trainer.is_world_process_zero():
+            lora.save_adapters(trained, args.output_dir, model_args.model_name_or_path)
+        lora.merge_adapters(trained)
+    best = Detector(trained, processor)
 
     # Calibration
     calibration_split, batch_size = splits["calibration"], args.per_device_eval_batch_size

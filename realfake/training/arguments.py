@@ -59,6 +59,17 @@ class ModelArguments:
     trainable: str = _option(
         "all", "'all', 'head' (last linear layer) or 'last:N' (head and last N blocks)."
     )
+    blocks: int | None = _option(
+        None, "Keep only this number of first blocks of a transformer (default: all)."
+    )
+    lora_rank: int = _option(
+        0,
+        "Train low-rank adapters of this rank (LoRA) and the last layer, not all weights. They are "
+        "merged at the end, and saved in the folder adapter. 0 turns it off.",
+    )
+    lora_alpha: float | None = _option(
+        None, "Scale of the adapters, as alpha / rank (default: twice the rank)."
+    )
     dropout: float | None = _option(None, "Dropout rate, for architectures that have dropout.")
 
     def __post_init__(self):
@@ -69,6 +80,12 @@ class ModelArguments:
             )
         if self.image_size is not None and self.image_size < 8:
             raise ValueError(f"--image_size must be at least 8 pixels, not {self.image_size}.")
+        if self.lora_rank < 0:
+            raise ValueError(f"--lora_rank must not be negative, as {self.lora_rank} is.")
+        if self.lora_alpha is not None and not (self.lora_rank and self.lora_alpha > 0):
+            raise ValueError("--lora_alpha must be positive, and needs --lora_rank.")
+        if self.lora_rank and self.trainable != "all":
+            raise ValueError("--lora_rank freezes the backbone itself; leave out --trainable.")
         self.config_overrides = _json_object(self.config_overrides, "--config_overrides")
 
 
@@ -354,8 +371,13 @@ def _check_together(arguments: Arguments) -> None:
                 f"--output_dir {folder} holds another checkpoint; pass --output_dir "
                 f"{model.model_name_or_path}, or a new folder."
             )
-    if model.model_type and (args.backbone_lr_factor != 1 or data.hard_examples):
-        option = "--hard_examples" if data.hard_examples else "--backbone_lr_factor"
+    pretrained = {
+        "--hard_examples": bool(data.hard_examples),
+        "--backbone_lr_factor": args.backbone_lr_factor != 1,
+        "--lora_rank": bool(model.lora_rank),
+    }
+    if model.model_type and any(pretrained.values()):
+        option = next(option for option, used in pretrained.items() if used)
         raise ValueError(
             f"{option} needs a pretrained checkpoint: pass --model_name_or_path, not --model_type."
         )

@@ -17,9 +17,11 @@ from realfake.models.classifiers import (
     use_native_pixels,
 )
 from realfake.models.folding import check_foldable, select_trainable, set_dropout
+from realfake.models.truncation import truncate
 from realfake.runtime import keep_freed_memory
 from realfake.training.arguments import ModelArguments
 from realfake.training.data import Collator
+from realfake.training.lora import add_adapters
 
 
 def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -59,9 +61,13 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
         use_native_pixels(processor, arguments.image_size or min(input_size(processor)))
     elif arguments.image_size and arguments.model_name_or_path:
         _resize_input(processor, arguments.image_size)
+    if arguments.blocks is not None:
+        truncate(model, arguments.blocks)
     fix_batch_norm_momentum(model)
     select_trainable(model, arguments.trainable)
     check_foldable(model, try_out(model, Collator(processor)))
+    if arguments.lora_rank:
+        add_adapters(model, arguments.lora_rank, arguments.lora_alpha)
     return model, processor
 
 

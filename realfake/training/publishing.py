@@ -99,6 +99,9 @@ def training_facts(
         for name, value in ((name, getattr(args, name)) for name in _LISTED)
     }
     optional = {
+        "blocks": (model.blocks, None),
+        "lora_rank": (model.lora_rank, 0),
+        "lora_alpha": (model.lora_alpha, None),
         "ema_decay": (args.ema_decay, 0),
         "backbone_lr_factor": (args.backbone_lr_factor, 1),
         "cutmix": (data.cutmix, 0),

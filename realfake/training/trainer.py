@@ -50,6 +50,7 @@ from realfake.training.data import (
     TrainingImages,
     training_processor,
 )
+from realfake.training.lora import has_adapters, load_trained, merged_state, save_trained
 from realfake.training.losses import class_weights, jensen_shannon
 from realfake.training.model import try_out
 
@@ -137,11 +138,13 @@ class DetectorTrainer(Trainer):
         self.consistency = consistency
         self.eval_collator = eval_collator
         self.average: WeightAverage | None = None
+        adapted = has_adapters(self.model)
+        if (self.args.ema_decay or adapted) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            option = "--lora_rank" if adapted else "--ema_decay"
+            raise ValueError(
+                f"{option} does not work with FSDP or DeepSpeed; leave one of them out."
+            )
         if self.args.ema_decay:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError(
-                    "--ema_decay does not work with FSDP or DeepSpeed; leave one of them out."
-                )
             self.add_callback(AverageCallback(self))
         # The loss below is a mean over the batch, so gradient accumulation has to average.
         self.model_accepts_loss_kwargs = False
@@ -250,9 +253,14 @@ class DetectorTrainer(Trainer):
                 torch.distributed.broadcast(buffer, 0)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with self._averaged():
-            super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
+        with self._averaged():
+            if has_adapters(self.model) and self.args.should_save:
+                # The checkpoint opens without peft; a resumed training needs the adapters.
+                state_dict = merged_state(self.plain_model())
+                folder.mkdir(parents=True, exist_ok=True)
+                save_trained(self.plain_model(), folder)
+            super()._save(output_dir, state_dict)
         if self.average is not None and self.args.should_save:
             save_unaveraged(self.model, folder)
         if self.args.should_save:
@@ -295,6 +303,9 @@ class DetectorTrainer(Trainer):
             self.average = None  # the best checkpoint is an average already
 
     def _load_weights(self, folder: str) -> None:
+        if has_adapters(self.model):
+            load_trained(self.model, folder)
+            return
         # transformers 5 saves some architectures (ViT) with older tensor names. `Trainer` would
         # load nothing from such a file; `from_pretrained` translates the names.
         stored = type(self.model).from_pretrained(
