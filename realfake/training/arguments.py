@@ -129,6 +129,26 @@ class DataArguments:
         None, "Processes that check the images (default: one per core)."
     )
     augmentation: float = _option(0.5, "Strength of the augmentation, from 0 (none) to 1 (strong).")
+    views: bool = _option(
+        False,
+        "Augment for native crops: thumbnails, strong rescaling and repeated compression; small "
+        "images are reflected at their edges. Needs --preprocessing native or --train_crop_size.",
+    )
+    balance: float | None = _option(
+        None,
+        "Draw both classes equally often, and each family and source by its size to this power: 1 "
+        "for equal images, 0 for equal sources, 0.5 in between.",
+    )
+    pair_share: float = _option(
+        0.0,
+        "Share of the images that come as pairs of one group, a photograph and its generated "
+        "counterpart, in one batch and augmented alike; needs --balance.",
+    )
+    pair_mix: float = _option(
+        0.0,
+        "Share of reconstructed counterparts (corpus reconstruct) that are mixed with their "
+        "photographs, by pixels or frequencies; needs --pair_share.",
+    )
     cutmix: float = _option(
         0.0,
         "Paste a rectangle of one training image into another; α of the Beta distribution of its "
@@ -156,6 +176,15 @@ class DataArguments:
 
     def __post_init__(self):
         _check_range("augmentation", self.augmentation, 0, 1)
+        for name in ("balance", "pair_share", "pair_mix"):
+            _check_range(name, getattr(self, name) or 0, 0, 1)
+        if self.pair_share and self.balance is None:
+            raise ValueError("--pair_share needs --balance, such as --balance 0.5.")
+        if self.pair_mix and not self.pair_share:
+            raise ValueError("--pair_mix needs --pair_share, such as --pair_share 0.5.")
+        if self.balance is not None and (self.streaming or self.class_weights != "none"):
+            option = "--streaming" if self.streaming else "--class_weights"
+            raise ValueError(f"--balance does not work with {option}; leave one of them out.")
         _check_range("cutmix", self.cutmix, 0, 10)
         _check_range("consistency", self.consistency, 0, 100)
         if self.consistency and self.cutmix:
@@ -380,6 +409,13 @@ def _check_together(arguments: Arguments) -> None:
         option = next(option for option, used in pretrained.items() if used)
         raise ValueError(
             f"{option} needs a pretrained checkpoint: pass --model_name_or_path, not --model_type."
+        )
+    if data.views and model.preprocessing != "native" and not data.train_crop_size:
+        raise ValueError("--views needs --preprocessing native or --train_crop_size.")
+    if data.pair_share and args.per_device_train_batch_size % 2:
+        raise ValueError(
+            "--pair_share needs an even --per_device_train_batch_size: both of a pair are in "
+            "one batch."
         )
     if not args.evaluate_only and data.streaming and args.max_steps <= 0:
         raise ValueError("A streamed corpus has no known length: pass --max_steps.")

@@ -5,16 +5,19 @@ index. So one process, several processes and a resumed run see the same data.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
+from PIL import Image
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from realfake.imaging.decode import open_image
 from realfake.training.augment import Augmentation
+from realfake.training.pairs import mix_pair
+from realfake.training.views import ViewAugmentation
 
 
 def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> BaseImageProcessor:
@@ -24,6 +27,20 @@ def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> 
         copy.do_resize = False
         copy.do_center_crop = False
     return copy
+
+
+class Pick(NamedTuple):
+    """A row that a sampler draws.
+
+    Args:
+        row: Index of the row.
+        draw: Seed of its augmentation; both images of a pair have the same.
+        photograph: *optional*. Row of the photograph of an aligned pair, to be mixed with this one.
+    """
+
+    row: int
+    draw: int
+    photograph: int | None = None
 
 
 class _AugmentedImages:
@@ -40,7 +57,7 @@ class _AugmentedImages:
     def __init__(
         self,
         dataset: Dataset | IterableDataset,
-        augmentation: Augmentation,
+        augmentation: Augmentation | ViewAugmentation,
         label2id: dict[str, int],
         seed: int,
         twins: bool = False,
@@ -52,10 +69,10 @@ class _AugmentedImages:
         self.twins = twins
         self.epoch = 0
 
-    def _item(self, row: dict, index: int) -> dict:
+    def _item(self, row: dict, index: int, image: Image.Image | None = None) -> dict:
         draw = (self.seed, self.epoch, index)
         rng = np.random.default_rng(draw)
-        image = open_image(row["image"])
+        image = open_image(row["image"]) if image is None else image
         item = {"label": self.label_ids[row["label"]], "draw": draw}
         if not self.twins:
             return {**item, "image": self.augmentation(image, rng)}
@@ -64,13 +81,30 @@ class _AugmentedImages:
 
 
 class TrainingImages(_AugmentedImages, torch.utils.data.Dataset):
-    """Decoded, augmented images of a corpus; arguments as of [`_AugmentedImages`]."""
+    """Decoded, augmented images of a corpus, by index or [`Pick`].
+
+    Args:
+        pair_mix: Share of the generated images of aligned pairs that are mixed with their
+            photographs, see [`mix_pair`].
+        *args, **kwargs: As of [`_AugmentedImages`].
+    """
+
+    def __init__(self, *args, pair_mix: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pair_mix = pair_mix
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict:
-        return self._item(self.dataset[int(index)], int(index))
+    def __getitem__(self, index: int | Pick) -> dict:
+        pick = index if isinstance(index, Pick) else Pick(int(index), int(index))
+        row, image = self.dataset[pick.row], None
+        # Not the generator of the augmentation: both images of a pair are augmented alike.
+        rng = np.random.default_rng([self.seed, self.epoch, pick.draw, 1])
+        if pick.photograph is not None and rng.random() < self.pair_mix:
+            photograph = self.dataset[pick.photograph]
+            image = mix_pair(open_image(photograph["image"]), open_image(row["image"]), rng)
+        return self._item(row, pick.draw, image)
 
 
 class StreamedImages(_AugmentedImages, torch.utils.data.IterableDataset):

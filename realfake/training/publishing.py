@@ -104,6 +104,9 @@ def training_facts(
         "lora_alpha": (model.lora_alpha, None),
         "ema_decay": (args.ema_decay, 0),
         "backbone_lr_factor": (args.backbone_lr_factor, 1),
+        "balance": (data.balance, None),
+        "pair_share": (data.pair_share, 0),
+        "pair_mix": (data.pair_mix, 0),
         "cutmix": (data.cutmix, 0),
         "consistency": (data.consistency, 0),
     }
@@ -129,7 +132,7 @@ def training_facts(
         "base_model": model.model_name_or_path,
         "base_model_id": hub_id(model.model_name_or_path),
         "preprocessing": model.preprocessing,
-        "trainable": model.trainable,
+        "trainable": "low-rank adapters and head" if model.lora_rank else model.trainable,
         "augmentation": trainer.train_dataset.augmentation.describe(),
         "class_weights": data.class_weights,
         "corpus": data.corpus_name,

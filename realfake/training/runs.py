@@ -125,8 +125,8 @@ def show_dry_run(trainer: DetectorTrainer, splits: dict[str, Dataset]) -> None:
     images = trainer.train_dataset
     count = min(trainer.args.train_batch_size, 32)
     if hasattr(images, "__len__"):
-        order = np.random.default_rng(trainer.args.seed).permutation(len(images))[:count]
-        rows = [images[int(index)] for index in order]
+        order = trainer.order or np.random.default_rng(trainer.args.seed).permutation(len(images))
+        rows = [images[index] for index in itertools.islice(order, count)]
     else:
         rows = list(itertools.islice(images, count))
     shape = tuple(trainer.data_collator(rows)["pixel_values"].shape)

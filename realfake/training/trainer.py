@@ -41,6 +41,7 @@ from realfake.training.averaging import (
     load_unaveraged,
     save_unaveraged,
 )
+from realfake.training.balance import BalancedOrder
 from realfake.training.data import (
     Collator,
     CutMixCollator,
@@ -53,6 +54,7 @@ from realfake.training.data import (
 from realfake.training.lora import has_adapters, load_trained, merged_state, save_trained
 from realfake.training.losses import class_weights, jensen_shannon
 from realfake.training.model import try_out
+from realfake.training.views import ViewAugmentation
 
 
 def head_parameters(model: PreTrainedModel) -> set[str]:
@@ -123,6 +125,7 @@ class DetectorTrainer(Trainer):
         class_weights: *optional*. Weights of the loss by class, of shape `(classes,)`.
         consistency: Weight of the consistency loss.
         eval_collator: Collator of images that are measured.
+        order: *optional*. Order of the training images; *defaults to* a random permutation.
     """
 
     def __init__(
@@ -131,9 +134,11 @@ class DetectorTrainer(Trainer):
         class_weights: torch.Tensor | None = None,
         consistency: float = 0.0,
         eval_collator: Collator,
+        order: BalancedOrder | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.order = order
         self.class_weights = class_weights
         self.consistency = consistency
         self.eval_collator = eval_collator
@@ -171,6 +176,9 @@ class DetectorTrainer(Trainer):
             if list(module.parameters(recurse=False))
             and not any(p.requires_grad for p in module.parameters(recurse=False))
         ]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        return self.order or super()._get_train_sampler(train_dataset)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         made = self.optimizer is None
@@ -346,14 +354,18 @@ def build_trainer(
         if preprocessing == "native"
         else data.train_crop_size
     )
-    augmentation = Augmentation(strength=data.augmentation, crop_size=crop)
+    augmented = ViewAugmentation if data.views else Augmentation
+    augmentation = augmented(strength=data.augmentation, crop_size=crop)
     streamed = isinstance(train, IterableDataset)
     common = (train, augmentation, model.config.label2id, args.seed, bool(data.consistency))
     images = (
         StreamedImages(*common, batch_rows=args.train_batch_size)
         if streamed
-        else TrainingImages(*common)
+        else TrainingImages(*common, pair_mix=data.pair_mix)
     )
+    order = None
+    if data.balance is not None:
+        order = BalancedOrder(train, images, args.seed, data.balance, data.pair_share)
     if streamed:
         # A resumed `Trainer` would skip one batch per step and end if the stream is shorter.
         args.ignore_data_skip = True
@@ -376,6 +388,7 @@ def build_trainer(
         data_collator=collator,
         consistency=data.consistency,
         eval_collator=Collator(processor),
+        order=order,
         compute_metrics=metrics_of(model.config.label2id),
         callbacks=callbacks,
         class_weights=None
