@@ -55,6 +55,7 @@ COMMANDS = {
     "provenance": Command("predict", "show what a file records about its origin", "provenance"),
     "score": Command("score", "score a corpus of any size into Parquet files", resumable=True),
     "corpus prepare": Command("corpus", "clean and split raw images", "prepare"),
+    "corpus reconstruct": Command("reconstruct", "pair photographs with reconstructions of them"),
     "corpus audit": Command("corpus", "check whether a corpus reveals its labels", "audit"),
     "corpus feedback": Command("corpus", "turn feedback from the Space into a corpus", "feedback"),
     "train": Command("train", "fine-tune, calibrate and document a detector", resumable=True),
@@ -87,7 +88,7 @@ COMMANDS = {
     "space deploy": Command("space", "create or update a Space on the Hugging Face Hub", "deploy"),
 }
 GROUPS = {
-    "corpus": "make a training corpus: prepare, audit, feedback",
+    "corpus": "make a training corpus: prepare, reconstruct, audit, feedback",
     "evaluate": "measure a detector: robustness, formats, explanations",
     "space": "serve the web page: run, deploy",
 }

@@ -12,12 +12,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from realfake.corpus.reconstruction import FAMILY
 from realfake.corpus.rows import column, is_ai
 from realfake.training.data import Pick, TrainingImages
-
-# A photograph decoded by an autoencoder has this `generator`, see `corpus reconstruct`. Its pixels
-# lie where those of the photograph do.
-ALIGNED = "autoencoder"
 
 
 class _Cell(NamedTuple):
@@ -74,7 +71,7 @@ class BalancedOrder(torch.utils.data.Sampler[Pick]):
                 "leave the option out, or make pairs with `realfake corpus reconstruct`."
             )
         generators = column(dataset, "generator") or [None] * len(dataset)
-        self.aligned = {row for row in self.pairs if str(generators[row]).startswith(ALIGNED)}
+        self.aligned = {row for row in self.pairs if str(generators[row]).startswith(f"{FAMILY} (")}
         # Outside of its pair a reconstruction would teach that its source is generated.
         single = truth.copy()
         single[list(self.aligned)] = False
