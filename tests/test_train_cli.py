@@ -24,15 +24,18 @@ from helpers.serving import free_port
 from helpers.tiny import draw_corpus, draw_picture, save_tiny
 from helpers.training import ROOT, command, facts_of, import_train_hf, last_line, main
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, pipeline
 
+from realfake.cli.main import main as realfake_main
 from realfake.detector import Detector
 from realfake.evaluation import results
 from realfake.evaluation.log import read_log
+from realfake.models.autoencoders import TinyAutoencoder
 from realfake.models.classifiers import load_classifier
-from realfake.training import arguments, release
+from realfake.training import arguments, publishing, release
 from realfake.training.runs import last_complete_checkpoint
 from realfake.training.trainer import DetectorTrainer
 
@@ -75,6 +78,104 @@ def finished(corpus, tiny_vit, tmp_path_factory):
         patch.setenv("TENSORBOARD_LOGGING_DIR", str(folder.parent / "board"))
         assert main(corpus, folder, *words, model=tiny_vit) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(corpus, tmp_path_factory):
+    """The photographs of the corpus and their reconstructions by a random autoencoder."""
+    folder = tmp_path_factory.mktemp("pairs")
+    torch.manual_seed(0)
+    (folder / "taef2").mkdir()
+    save_file(TinyAutoencoder().state_dict(), folder / "taef2" / "model.safetensors")
+    words = ["--autoencoder", folder / "taef2", "--output", folder / "corpus", "--max_images", 60]
+    words = ["corpus", "reconstruct", corpus / "real", *words]
+    assert realfake_main([str(word) for word in words]) == 0
+    return folder / "corpus"
+
+
+PAIRED = [
+    "--blocks",
+    "1",
+    "--views",
+    "--preprocessing",
+    "native",
+    "--balance",
+    "0.5",
+    "--pair_share",
+    "0.5",
+    "--pair_mix",
+    "0.5",
+    "--num_train_epochs",
+    "2",
+    "--measure_test",
+    "False",
+]
+
+
+def test_a_truncated_model_trained_on_pairs_ends_as_an_ordinary_checkpoint(pairs, tmp_path):
+    folder = tmp_path / "run"
+    assert main(pairs, folder, *PAIRED, model=save_tiny("dinov2", tmp_path / "dinov2")) == 0
+    classify = pipeline("image-classification", model=str(folder))
+    assert {row["label"] for row in classify(draw_picture(40, seed=0))} == {"real", "ai"}
+    assert load_classifier(folder).config.num_hidden_layers == 1
+    options = facts_of(folder)["hyperparameters"]
+    assert {"blocks": 1, "balance": 0.5, "pair_share": 0.5, "pair_mix": 0.5}.items() <= (
+        options.items()
+    )
+    assert "reflected" in (folder / "README.md").read_text()
+
+
+def test_merged_adapters_end_as_an_ordinary_checkpoint_with_the_adapters_beside(pairs, tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    folder, base = tmp_path / "run", save_tiny("dinov2", tmp_path / "dinov2")
+    words = [*PAIRED, "--lora_rank", "2", "--lora_alpha", "8", "--ema_decay", "0.5"]
+    assert main(pairs, folder, *words, model=base) == 0
+    assert {name for name in load_file(folder / "model.safetensors") if "lora" in name} == set()
+    classify = pipeline("image-classification", model=str(folder))
+    assert {row["label"] for row in classify(draw_picture(40, seed=0))} == {"real", "ai"}
+    config = peft.PeftConfig.from_pretrained(folder / "adapter")
+    assert (config.r, config.lora_alpha) == (2, 8.0)
+    assert config.base_model_name_or_path == str(base)
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    pushed = set(filter_repo_objects(names, ignore_patterns=publishing.NOT_PUBLISHED))
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= pushed
+    facts = facts_of(folder)
+    assert facts["trainable"] == "low-rank adapters and head"
+    assert facts["hyperparameters"]["lora_rank"] == 2
+    # Calibration was folded into the merged weights.
+    assert Detector.from_pretrained(folder).facts["calibration"]["folded"] is True
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (("--pair_share", "0.5"), "--balance"),
+        (("--pair_share", "0.5", "--balance", "0.5"), "corpus reconstruct"),
+        (
+            ("--pair_share", "1", "--balance", "1", "--per_device_train_batch_size", "7"),
+            "--per_device_train_batch_size",
+        ),
+        (("--pair_mix", "0.5", "--balance", "0.5"), "--pair_share"),
+        (("--balance", "2"), "--balance"),
+        (("--balance", "1", "--class_weights", "balanced"), "--class_weights"),
+        (("--views",), "--preprocessing native"),
+        (("--lora_rank", "2", "--trainable", "head"), "--trainable"),
+        (("--lora_rank", "-1"), "--lora_rank"),
+        (("--lora_alpha", "2"), "--lora_rank"),
+        (("--blocks", "9"), "--blocks"),
+    ],
+)
+def test_a_wrong_option_of_pairs_views_and_adapters_is_named(
+    words, named, corpus, tiny_vit, tmp_path, capsys
+):
+    assert main(corpus, tmp_path / "run", *words, model=tiny_vit) == 2
+    assert named in last_line(capsys)
+
+
+def test_a_missing_peft_is_named(corpus, tiny_vit, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert main(corpus, tmp_path / "run", "--lora_rank", "2", model=tiny_vit) == 2
+    assert "realfake[train]" in last_line(capsys)
 
 
 # --- the finished folder

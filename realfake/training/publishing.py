@@ -53,6 +53,7 @@ REPLACED = [
     "novelty.safetensors",
     "ood.safetensors",
     "realfake/*",
+    "adapter/*",
 ]
 # TrainingArguments that the card lists.
 _LISTED = (
