@@ -92,7 +92,10 @@ def test_the_container_installs_pytorch_from_a_separate_index():
 
 
 def test_the_lock_is_complete(script, locked):
-    here = script.installed(script.requirements())
+    try:
+        here = script.installed(script.requirements())
+    except ValueError as error:
+        pytest.skip(f"an optional package is missing: {error}")
     direct = {canonicalize_name(requirement.name) for requirement in script.requirements()}
     if any(Version(here[name]) != version(locked[name]) for name in direct):
         pytest.skip("other versions are installed than the lock has")

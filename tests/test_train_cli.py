@@ -128,7 +128,8 @@ def test_a_truncated_model_trained_on_pairs_ends_as_an_ordinary_checkpoint(pairs
 def test_merged_adapters_end_as_an_ordinary_checkpoint_with_the_adapters_beside(pairs, tmp_path):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     folder, base = tmp_path / "run", save_tiny("dinov2", tmp_path / "dinov2")
-    words = [*PAIRED, "--lora_rank", "2", "--lora_alpha", "8", "--ema_decay", "0.5"]
+    words = [*PAIRED, "--lora_rank", "2", "--lora_alpha", "8", "--probe_images", "20"]
+    words += ["--ema_decay", "0.5"]
     assert main(pairs, folder, *words, model=base) == 0
     assert {name for name in load_file(folder / "model.safetensors") if "lora" in name} == set()
     classify = pipeline("image-classification", model=str(folder))
@@ -163,6 +164,7 @@ def test_merged_adapters_end_as_an_ordinary_checkpoint_with_the_adapters_beside(
         (("--lora_rank", "-1"), "--lora_rank"),
         (("--lora_alpha", "2"), "--lora_rank"),
         (("--blocks", "9"), "--blocks"),
+        (("--probe_images", "-1"), "--probe_images"),
     ],
 )
 def test_a_wrong_option_of_pairs_views_and_adapters_is_named(

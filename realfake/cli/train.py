@@ -98,6 +98,8 @@ def train(arguments: "Arguments") -> int:
     # Training
     if args.publish and trainer.is_world_process_zero():
         publishing.check_login(args)
+    if args.probe_images and not checkpoint:
+        trainer.start_head()
     trainer.train(resume_from_checkpoint=checkpoint)
     trained = trainer.plain_model()
     if model_args.lora_rank:

@@ -247,6 +247,11 @@ class RunArguments(TrainingArguments):
     backbone_lr_factor: float = _option(
         1.0, "Learning rate of all but the last layer, as a share of --learning_rate."
     )
+    probe_images: int = _option(
+        0,
+        "Start the last layer from a linear probe, fitted to the features of this number of "
+        "augmented training images; 0 for random weights.",
+    )
     ema_decay: float = _option(
         0.0,
         "Decay, such as 0.999, of an exponential moving average of the weights. The average is "
@@ -288,7 +293,7 @@ class RunArguments(TrainingArguments):
                 f"--evaluate_only must be one of {', '.join(MEASURED_SPLITS)}, not "
                 f"{self.evaluate_only!r}."
             )
-        for name in ("measure_degradations", "search"):
+        for name in ("measure_degradations", "search", "probe_images"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, as {getattr(self, name)} is.")
         if self.search and (self.early_stopping_patience or self.evaluate_only or self.dry_run):
@@ -404,6 +409,7 @@ def _check_together(arguments: Arguments) -> None:
         "--hard_examples": bool(data.hard_examples),
         "--backbone_lr_factor": args.backbone_lr_factor != 1,
         "--lora_rank": bool(model.lora_rank),
+        "--probe_images": bool(args.probe_images),
     }
     if model.model_type and any(pretrained.values()):
         option = next(option for option, used in pretrained.items() if used)

@@ -103,6 +103,7 @@ def training_facts(
         "blocks": (model.blocks, None),
         "lora_rank": (model.lora_rank, 0),
         "lora_alpha": (model.lora_alpha, None),
+        "probe_images": (args.probe_images, 0),
         "ema_decay": (args.ema_decay, 0),
         "backbone_lr_factor": (args.backbone_lr_factor, 1),
         "balance": (data.balance, None),

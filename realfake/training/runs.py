@@ -1,10 +1,8 @@
 """The steps around a training: its corpus, its folder, its dry run, and its measurements."""
 
-import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
 
@@ -122,13 +120,7 @@ def show_dry_run(trainer: DetectorTrainer, splits: dict[str, Dataset]) -> None:
     for name in ("train", "selection", "calibration", "test"):
         if isinstance(splits.get(name), Dataset):
             print(f"{name}: {count_labels(splits[name])}")
-    images = trainer.train_dataset
-    count = min(trainer.args.train_batch_size, 32)
-    if hasattr(images, "__len__"):
-        order = trainer.order or np.random.default_rng(trainer.args.seed).permutation(len(images))
-        rows = [images[index] for index in itertools.islice(order, count)]
-    else:
-        rows = list(itertools.islice(images, count))
+    rows = list(trainer.first_images(min(trainer.args.train_batch_size, 32)))
     shape = tuple(trainer.data_collator(rows)["pixel_values"].shape)
     path = Path(trainer.args.output_dir) / "first_batch.png"
     names = [model.config.id2label[row["label"]] for row in rows]

@@ -5,8 +5,10 @@ for the backbone, frozen layers, averaged weights, exact evaluation losses, and 
 """
 
 import contextlib
+import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ from realfake.training.data import (
 from realfake.training.lora import has_adapters, load_trained, merged_state, save_trained
 from realfake.training.losses import class_weights, jensen_shannon
 from realfake.training.model import try_out
+from realfake.training.probe import Probe, start_head
 from realfake.training.views import ViewAugmentation
 
 
@@ -223,6 +226,26 @@ class DetectorTrainer(Trainer):
         return torch.nn.functional.cross_entropy(
             logits.float(), labels, weight=weights, label_smoothing=smoothing
         )
+
+    def first_images(self, count: int) -> Iterator[dict]:
+        """Yield augmented training images: the first ones of an order, or a random sample."""
+        images = self.train_dataset
+        if isinstance(images, StreamedImages):
+            yield from itertools.islice(images, count)
+            return
+        order = self.order or np.random.default_rng(self.args.seed).permutation(len(images))
+        yield from (images[index] for index in itertools.islice(order, count))
+
+    def start_head(self) -> Probe:
+        """Start the last layer from a linear probe of `--probe_images` training images."""
+        images = self.first_images(self.args.probe_images)
+        collator = Collator(self.data_collator.processor)
+        size = self.args.per_device_eval_batch_size
+        batches = iter(lambda: list(itertools.islice(images, size)), [])
+        probe = start_head(self.model, map(collator, batches))
+        if self.is_world_process_zero():
+            print(f"Probe: loss {probe.loss:.3f}, accuracy {probe.accuracy:.3f}", flush=True)
+        return probe
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.average = None
