@@ -271,7 +271,7 @@ def test_it_is_pushed_whole(capsys, overconfident, corpus, tmp_path, hub):
     [
         (("--alpha", "0.9"), "--alpha must lie between 0 and 0.5"),
         (("--label_map", "LABEL_0=photo"), "--label_map"),
-        (("--dataset_label_map", "nothing=real"), "--dataset_label_map names the class 'nothing'"),
+        (("--dataset_label_map", "nothing=real"), "--dataset_label_map names 'nothing'"),
         (("--batch_size", "0"), "--batch_size"),
     ],
 )

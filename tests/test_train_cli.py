@@ -856,7 +856,7 @@ def test_a_class_folder_with_a_new_name(small, tiny_vit, tmp_path, capsys):
     (small / "ai").rename(small / "midjourney")
     assert main(small, tmp_path / "run", model=tiny_vit) == 2
     said = last_line(capsys)
-    assert "'midjourney'" in said and "--label_map midjourney=" in said
+    assert "'midjourney'" in said and "--label_map 'midjourney=" in said
 
 
 def test_an_empty_validation_split(small, tiny_vit, tmp_path, capsys):
