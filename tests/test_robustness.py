@@ -450,7 +450,7 @@ def test_degradations_that_make_images_too_small_are_left_out():
 
 @pytest.mark.parametrize("name", ["vit", "mobilenet_v2"])
 def test_ood_scores_are_those_of_a_prediction(name, tmp_path):
-    """In several threads, each of which captures features of its own forward pass."""
+    """Several threads; each captures the features of the forward pass that it runs."""
     from realfake.models import ood
 
     detector = Detector.from_pretrained(save_tiny(name, tmp_path / name))

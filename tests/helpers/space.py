@@ -82,5 +82,5 @@ def shown(html: str) -> str:
 
 
 def markup_in(html: str) -> set[str]:
-    """What of [`HOSTILE`] became markup, or would be evaluated by a template of Gradio."""
+    """Return the parts of [`HOSTILE`] that became markup or that Gradio would evaluate."""
     return {part for part in ("<img", "{", "}", "$", "`") if part in html}
