@@ -10,7 +10,14 @@ from helpers.tiny import draw_picture
 from PIL import Image as Picture
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from realfake.evaluation.splices import blend, draw_mask, splices
+from realfake.evaluation.splices import (
+    blend,
+    chance_energy,
+    draw_mask,
+    energy_inside,
+    random_maps,
+    splices,
+)
 from realfake.imaging.decode import open_image
 
 
@@ -130,3 +137,32 @@ def test_images_are_cropped_to_a_common_size():
 def test_mistakes(dataset, words):
     with pytest.raises(ValueError, match=words):
         list(splices(dataset(), 1))
+
+
+def test_energy_inside_by_hand():
+    heat = np.array([[4.0, 1.0], [3.0, -2.0]])
+    mask = np.array([[True, False], [False, False]])
+    assert energy_inside(heat, mask) == 0.5
+    assert energy_inside(heat, np.array([[False, False], [True, False]])) == 3 / 8
+    assert energy_inside(-heat.clip(0) - 1, mask) == 0
+
+
+def test_unseen_pixels_do_not_count():
+    heat = np.array([[np.nan, 2.0, 1.0]])
+    assert energy_inside(heat, np.array([[True, True, False]])) == pytest.approx(2 / 3)
+    assert np.isnan(energy_inside(heat, np.array([[True, False, False]])))
+    with pytest.raises(ValueError, match="shape"):
+        energy_inside(heat, np.ones((2, 2), dtype=bool))
+
+
+def test_random_maps_score_the_area_of_the_mask():
+    rng = np.random.default_rng(1)
+    heat = np.full((40, 60), np.nan)
+    heat[5:35, 10:50] = rng.random((30, 40))
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:20, 15:30] = True
+    for drawn in random_maps(heat, 3):
+        assert np.array_equal(np.isfinite(drawn), np.isfinite(heat))
+        assert np.allclose(np.sort(drawn[np.isfinite(drawn)]), np.sort(heat[np.isfinite(heat)]))
+    chance = chance_energy(np.where(mask, 5.0, heat * 0.01), mask, n=400)
+    assert chance == pytest.approx(mask.sum() / (30 * 40), abs=0.03)

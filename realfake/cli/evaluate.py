@@ -234,7 +234,7 @@ def configure_explanations(parser: argparse.ArgumentParser) -> None:
         "--n_checks",
         type=at_least(0),
         default=32,
-        help="images for the slow checks: ROAD, sensitivity, shuffled weights",
+        help="images for the slow checks: sensitivity, shuffled weights",
     )
 
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from realfake.evaluation.log import plain
-from realfake.evaluation.map_checks import CENTRE, SCORES
-from realfake.evaluation.splices import KINDS
 from realfake.formatting import MISSING, code, fence, md, number, score, share, table
 from realfake.statistics.bootstrap import mean_figure
 
@@ -24,14 +22,11 @@ SPLICES = {
 _LEGEND = """\
 - deletion: how much smaller the area under the deletion curve is than with random maps
 - insertion: how much larger the area under the insertion curve is than with random maps
-- ROAD: how much lower the probability is than with random maps, with 10 and 30 % of the pixels
-  imputed
 - 10 % step: share of the maps that beat each of five random maps (17 % by chance)
-- infidelity: 0 for a perfect map, 1 for an empty map
 - sensitivity: largest relative change of the map under noise of 2 %
 - shuffled weights: rank correlation with the map of a network with shuffled weights, signed and of
   the magnitudes; far from 0, the map does not depend on what the network learned
-- ms: median time of a map, over the first {n_timed} images"""
+- ms: median time of a map"""
 
 
 def summarise(
@@ -44,20 +39,16 @@ def summarise(
     """Compute means with 95 % bootstrap intervals.
 
     Args:
-        findings: The results.
         names: Names of the candidates.
         groups: *optional*. The group of each image; the bootstrap draws whole groups.
-        n_resamples: Bootstrap samples.
-        seed: Seed of the bootstrap.
 
     Returns:
         `{"faithfulness": {name: {figure: {"value", "low", "high", "n"}}}, "localisation": {kind:
-        {name: {figure: …}}}, "default": name}`. For localisation, `<score>_over_<other>` is the
-        difference to random maps (`chance`), the `control` image or the map of the `centre`.
-        `default` is the result of [`choose`].
+        {name: {figure: …}}}, "default": name}`. `energy_over_chance` and `energy_over_control` are
+        differences to random maps and to the control image. `default` is the result of [`choose`].
     """
 
-    def figure(values: Iterable, items: Sequence[int] | None = None) -> dict:
+    def figure(values: Iterable, items: Sequence[int] = ()) -> dict:
         known = [(place, value) for place, value in enumerate(values) if _is_number(value)]
         whose = None if groups is None or not items else [groups[items[i]] for i, _ in known]
         resamples = n_resamples if len(known) > 1 else 0
@@ -74,28 +65,25 @@ def summarise(
         gains = [_sum(line.get("deletion_gain"), line.get("insertion_gain")) for line in lines]
         figures["gain"] = figure(gains, items)
         if "milliseconds" in figures:  # not the mean: the first map includes finding the layer
-            times = [line["milliseconds"] for line in lines if line["milliseconds"] is not None]
+            times = [line["milliseconds"] for line in lines]
             figures["milliseconds"] = {"value": float(np.median(times)), "n": len(times)}
         faithfulness[name] = figures
 
-    localisation = {kind: {} for kind in KINDS}
-    centred = {line["item"]: line for line in findings.of("splice", CENTRE)}
-    for kind, figures in localisation.items():
-        for name in (*names, CENTRE):
+    localisation: dict[str, dict] = {kind: {} for kind in SPLICES}
+    for kind in SPLICES:
+        for name in names:
             lines = [line for line in findings.of("splice", name) if line["kind"] == kind]
-            figures[name] = {"share": figure(line["share"] for line in lines)} if lines else {}
-            for key in SCORES:
-                figures[name][key] = figure(line[key] for line in lines)
-                others = {
-                    "chance": [line[f"chance_{key}"] for line in lines],
-                    "control": [line[f"control_{key}"] for line in lines],
-                    "centre": [centred.get(line["item"], {}).get(key) for line in lines],
-                }
-                for other, values in others.items():
-                    figures[name][f"{key}_over_{other}"] = figure(
-                        _sum(line[key], None if value is None else -value)
-                        for line, value in zip(lines, values, strict=True)
-                    )
+            energies = [line["energy"] for line in lines]
+            localisation[kind][name] = {
+                "share": figure(line["share"] for line in lines),
+                "energy": figure(energies),
+            }
+            for other in ("chance", "control"):
+                others = [line[f"{other}_energy"] for line in lines]
+                localisation[kind][name][f"energy_over_{other}"] = figure(
+                    _sum(energy, None if less is None else -less)
+                    for energy, less in zip(energies, others, strict=True)
+                )
     return {
         "faithfulness": faithfulness,
         "localisation": localisation,
@@ -115,21 +103,16 @@ def choose(faithfulness: Mapping[str, Mapping]) -> str | None:
         for name, figures in faithfulness.items()
         if figures["gain"]["n"] == n
         and all(
-            (figures.get(f"{way}_gain") or {}).get("low", -1.0) > 0
+            ((figures.get(f"{way}_gain") or {}).get("low") or -1.0) > 0
             for way in ("deletion", "insertion")
         )
     }
-    return max(proven, key=proven.get) if proven else None
+    return max(proven, key=lambda name: proven[name]) if proven else None
 
 
 def render(record: Mapping) -> str:
-    """Return the report of one split as Markdown.
-
-    Args:
-        record: As stored in `explanations.json`.
-    """
+    """Return the record of one split, as stored in `explanations.json`, as Markdown."""
     settings, figures = record["settings"], record["figures"]
-    gains = ("deletion_gain", "insertion_gain", "road_gain")
     rows = []
     for name, values in figures["faithfulness"].items():
         shuffled = (number(_value(values, key)) for key in ("randomised", "randomised_magnitude"))
@@ -137,14 +120,14 @@ def render(record: Mapping) -> str:
         rows.append(
             [
                 f"**{code(name)}**" if name == figures["default"] else code(name),
-                *(score(values.get(key)) for key in gains),
+                *(score(values.get(key)) for key in ("deletion_gain", "insertion_gain")),
                 share(values.get("beats_random")),
-                *(number(_value(values, key)) for key in ("infidelity", "sensitivity")),
+                number(_value(values, "sensitivity")),
                 " / ".join(shuffled),
                 MISSING if milliseconds is None else f"{milliseconds:.0f}",
             ]
         )
-    header = ["method", "deletion", "insertion", "ROAD", "10 % step", "infidelity", "sensitivity"]
+    header = ["method", "deletion", "insertion", "10 % step", "sensitivity"]
     sections = [
         f"# Maps of {md(record['model'])} on {md(record['corpus'])}, {record['split']}",
         conclusion(record),
@@ -152,13 +135,9 @@ def render(record: Mapping) -> str:
         f"{settings['n_random']} random maps for each map (the map itself, flipped and rolled). "
         "Parentheses hold 95 % bootstrap intervals over groups of images.",
         "## Faithfulness",
-        _LEGEND.format(n_timed=settings.get("n_timed", record["n"])),
+        _LEGEND,
         table([*header, "shuffled weights", "ms"], rows),
     ]
-    gap = figures["faithfulness"].get("integrated_gradients", {}).get("completeness_gap")
-    if gap and gap["value"] is not None:
-        percent = f"{100 * gap['value']:.2g} %"
-        sections.append(f"Integrated gradients: mean completeness gap {percent} (n = {gap['n']}).")
     for kind, methods in figures["localisation"].items():
         sections += _localisation(kind, methods)
     return "\n\n".join([*sections, fence(record["command"])]) + "\n"
@@ -180,26 +159,24 @@ def conclusion(record: Mapping) -> str:
 
 def _localisation(kind: str, methods: Mapping[str, Mapping]) -> list[str]:
     measured = {
-        name: values for name, values in methods.items() if (values.get("energy") or {}).get("n")
+        name: values
+        for name, values in methods.items()
+        if (values.get("energy") or {}).get("n") and name != "centre"  # a control of old records
     }
     if not measured:
         return []
     first = next(iter(measured.values()))
-    rows = []
-    for name, values in measured.items():
-        row = ["centred Gaussian" if name == CENTRE else code(name)]
-        for key in SCORES:
-            row.append(number(_value(values, key)))
-            row += [score(values[f"{key}_over_{other}"]) for other in ("chance", "control")]
-        rows.append(row)
-    differences = ["over chance", "over the control"]
-    header = ["method", "pointing game", *differences, "energy inside", *differences]
+    keys = ("energy", "energy_over_chance", "energy_over_control")
+    rows = [
+        [code(name), *(score(values[key]) for key in keys)] for name, values in measured.items()
+    ]
     return [
         f"## Localisation: {SPLICES[kind]}",
         f"{first['energy']['n']} splices; the region is {100 * first['share']['value']:.0f} % of "
-        "the image. Over chance: less the score of random maps. Over the control: less the score "
-        "on the same base and mask with a region of another image of the base's class.",
-        table([*header, "average precision", *differences], rows),
+        "the image. Energy inside: share of the map's evidence in the region. Over chance: less "
+        "that of random maps. Over the control: less that of the same base and mask with a region "
+        "of another image of the base's class.",
+        table(["method", "energy inside", "over chance", "over the control"], rows),
     ]
 
 
@@ -208,7 +185,8 @@ def _is_number(value: object) -> bool:
 
 
 def _sum(*values: float | None) -> float | None:
-    return sum(values) if all(_is_number(value) for value in values) else None
+    known = [value for value in values if value is not None and _is_number(value)]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _value(figures: Mapping, key: str) -> float | None:

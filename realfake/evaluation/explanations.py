@@ -1,16 +1,19 @@
 """Measure the maps of a checkpoint, image by image and method by method.
 
-Each result is a line in a file, so that an interrupted run continues where it stopped.
-`realfake.evaluation.explanation_report` computes figures and writes a report from them.
+Faithfulness: deletion and insertion curves against random maps, the change of the map under noise,
+and its dependence on the weights (Adebayo et al. 2018). Localisation: the evidence in the spliced
+region of [`~realfake.evaluation.splices`]. Each result is a line in a file, so that an interrupted
+run continues. `explanation_report` computes the figures and writes the report.
 """
 
+import copy
 import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,34 +21,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
+from scipy.stats import spearmanr
+from torch import nn
 from tqdm.auto import tqdm
 
-from realfake.attribution.faithfulness import curves_of, evidence_of, road
-from realfake.attribution.methods import LogOdds
+from realfake.attribution.faithfulness import curves_of, evidence_of
+from realfake.attribution.layers import candidate_layers, find_layer
+from realfake.attribution.methods import METHODS, LogOdds, attribute
 from realfake.attribution.perturbation import Box
 from realfake.corpus.rows import column, corpus_fingerprint
 from realfake.detector import Detector
 from realfake.evaluation import explanation_report as report
-from realfake.evaluation.explainers import (
-    Candidate,
-    Explainer,
-    candidates,
-    fast_log_odds,
-    model_input,
-)
 from realfake.evaluation.log import log_once, plain
-from realfake.evaluation.map_checks import (
-    CENTRE,
-    centred_map,
-    localisation,
-    localisation_of_chance,
-    max_sensitivity,
-    normalised_infidelity,
-    randomised,
-    rank_correlation,
-    removal_effects,
-)
-from realfake.evaluation.splices import splices
+from realfake.evaluation.splices import chance_energy, energy_inside, splices
 from realfake.imaging.decode import open_image
 from realfake.io import versions, write_atomically, write_record
 from realfake.labels import AI, REAL
@@ -56,15 +45,69 @@ FOLDER = ".explanations"
 SLOW = ("integrated_gradients", "occlusion", "kernel_shap")
 
 
-class Findings:
-    """Results in a file, one line for each section, image and method.
+@dataclass(frozen=True)
+class Candidate:
+    """A method with its options, under the name of the report."""
+
+    name: str
+    method: str
+    options: dict = field(default_factory=dict)
+
+
+def candidates(
+    detector: Detector, methods: Sequence[str], layers: int, pixels: torch.Tensor
+) -> list[Candidate]:
+    """Return the methods to compare, and Grad-CAM on `layers` further layers.
 
     Args:
-        path: The file. Torn lines are ignored.
+        pixels: An input, for its size.
+
+    Raises:
+        ValueError: A method is unknown.
+    """
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise ValueError(f"Unknown method {unknown[0]!r}; there are {', '.join(METHODS)}.")
+    result = [Candidate(method, method) for method in methods]
+    if layers:
+        height, width = pixels.shape[2:]
+        size = int(height), int(width)
+        default = find_layer(detector.model, size, detector.facts.get("gradcam_layer")).name
+        for layer in candidate_layers(detector.model, size, layers):
+            if layer.name != default or "gradcam" not in methods:
+                result.append(Candidate(f"gradcam@{layer.name}", "gradcam", {"layer": layer.name}))
+    return result
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The extent of the measurement.
+
+    Attributes:
+        steps: Steps of the deletion and insertion curves.
+        n_random: Random maps that each map is compared with.
+        n_checks: Number of images (the first ones) for sensitivity and shuffled weights.
+        n_slow: Number of images (the first ones) that the methods in [`SLOW`] explain. If this is
+            fewer than all, the splices are measured without these methods.
+        seed: Seed of all random choices.
     """
 
+    steps: int = 8
+    n_random: int = 3
+    n_checks: int = 32
+    n_slow: int = 200
+    seed: int = 0
+
+    def methods(self, item: int, compared: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates that explain an image."""
+        return [each for each in compared if item < self.n_slow or each.method not in SLOW]
+
+
+class Findings:
+    """Results in a file, one line for each section, image and method. Torn lines are ignored."""
+
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path, self.lines = Path(path), {}
+        self.path = Path(path)
+        self.lines: dict[tuple[str, int, str], dict] = {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             for text in self.path.read_text(encoding="utf-8").split("\n"):
@@ -91,33 +134,6 @@ class Findings:
         return sorted(lines, key=lambda line: line["item"])
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The extent of the measurement.
-
-    Attributes:
-        steps: Steps of the deletion and insertion curves.
-        n_random: Random maps that each map is compared with.
-        n_checks: Number of images (the first ones) for the slow checks: ROAD, sensitivity and
-            shuffled weights.
-        n_slow: Number of images (the first ones) that the methods in [`SLOW`] explain. If this is
-            fewer than all, the splices are measured without these methods.
-        n_timed: Number of images (the first ones) whose maps are timed.
-        seed: Seed of all random choices.
-    """
-
-    steps: int = 8
-    n_random: int = 3
-    n_checks: int = 32
-    n_slow: int = 200
-    n_timed: int = 20
-    seed: int = 0
-
-    def methods(self, item: int, candidates: "Sequence[Candidate]") -> "list[Candidate]":
-        """Return the candidates that explain an image."""
-        return [each for each in candidates if item < self.n_slow or each.method not in SLOW]
-
-
 def measure_explanations(
     detector: Detector,
     identity: str,
@@ -134,20 +150,16 @@ def measure_explanations(
     settings: Settings = Settings(),
     n_resamples: int = 1000,
 ) -> dict:
-    """Measure maps of a split, compute the figures, and write the record and the report.
+    """Measure maps of a split, write `explanations.json` and its report, and return the record.
 
     Args:
         identity: What identifies the weights, such as their hash.
         dataset: Rows with an undecoded `image` and `label`.
-        folder: Of `explanations.json`, `explanations.md` and the results so far.
+        folder: Of the files and the results so far.
         split, corpus, command, measurement_log, n_resamples: As in
             [`robustness.measure_robustness`].
         methods, layers: As in [`candidates`].
         n_splices: Spliced images of each kind; 0 measures no localisation.
-        settings: The extent of the measurement.
-
-    Returns:
-        The record.
 
     Raises:
         ValueError: An image is unusable.
@@ -162,13 +174,15 @@ def measure_explanations(
     key = json.dumps([identity, layer, fingerprint, asdict(settings)], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     findings = Findings(Path(folder) / FOLDER / f"{name}.jsonl")
+    on_splices = settings.methods(n - 1, compared)
     total = sum(len(settings.methods(item, compared)) for item in range(n))
-    total += n_splices * 2 * (len(settings.methods(n - 1, compared)) + 1)
+    total += n_splices * 2 * len(on_splices)
     with tqdm(total=total, desc="maps", mininterval=0.5 if sys.stderr.isatty() else 15.0) as bar:
-        arguments = detector, dataset, compared, findings, settings
-        measure_faithfulness(*arguments, progress=bar.update)
+        measure_faithfulness(detector, dataset, compared, findings, settings, bar.update)
         if n_splices:
-            measure_localisation(*arguments, n_splices, progress=bar.update)
+            measure_localisation(
+                detector, dataset, on_splices, findings, n_splices, settings.seed, bar.update
+            )
     print("Computing the figures.", flush=True)
     names, groups = [each.name for each in compared], column(dataset, "group")
     figures = report.summarise(findings, names, groups, n_resamples, settings.seed)
@@ -207,6 +221,20 @@ def measure_explanations(
     return record
 
 
+@dataclass(frozen=True)
+class _Explainer:
+    """Makes maps of one target."""
+
+    detector: Detector
+    target: str
+
+    def __call__(self, candidate: Candidate, model: nn.Module, pixels: torch.Tensor) -> np.ndarray:
+        indices, method = self.detector.class_indices, candidate.method
+        map_ = attribute(model, pixels, indices, method, self.target, **candidate.options)
+        # With shuffled weights a map may overflow.
+        return np.nan_to_num(map_.heatmap, posinf=0, neginf=0)
+
+
 def measure_faithfulness(
     detector: Detector,
     dataset: Dataset,
@@ -218,14 +246,10 @@ def measure_faithfulness(
     """Explain each image's predicted label by each method, and test the maps.
 
     Args:
-        detector: The detector.
-        dataset: Rows with an undecoded `image`.
-        compared: The candidates.
         findings: Where results are added; those of an earlier run are kept.
-        settings: The extent of the measurement.
         progress: Called with numbers of finished maps.
     """
-    shuffled, fast = randomised(detector.model, settings.seed), None
+    shuffled, seed = randomised(detector.model, settings.seed), settings.seed
     for item in range(len(dataset)):
         explaining = settings.methods(item, compared)
         missing = findings.missing("faithfulness", item, [each.name for each in explaining])
@@ -237,29 +261,23 @@ def measure_faithfulness(
         with torch.no_grad():
             ai_log_odds = float(LogOdds(model, detector.class_indices, AI)(pixels))
         target = AI if ai_log_odds > 0 else REAL
-        fast = fast or fast_log_odds(detector, pixels)
-        explainer = Explainer(detector, target, fast(target))
-        effects = removal_effects(explainer.log_odds, pixels, seed=settings.seed)
+        explain = _Explainer(detector, target)
+        log_odds = LogOdds(model, detector.class_indices, target)
         for each in explaining:
             if each.name not in missing:
                 continue
-            # Timed maps are made as users make them, the others by the faster engine.
-            timed = item < settings.n_timed
             start = time.perf_counter()
-            heat, details = explainer(each, model, pixels, use_engine=not timed)
-            values = {
-                "milliseconds": 1000 * (time.perf_counter() - start) if timed else None,
-                "completeness_gap": details.get("completeness_gap"),
-                "infidelity": normalised_infidelity(heat, *effects),
-                **_compared_with_random(explainer, pixels, heat, box, settings),
-            }
+            heat = explain(each, model, pixels)
+            values: dict = {"milliseconds": 1000 * (time.perf_counter() - start)}
+            curves = curves_of(log_odds, pixels, heat, settings.n_random, settings.steps, seed, box)
+            evidence = evidence_of(log_odds, pixels, heat, target, seed, box)
+            values |= {name: getattr(curves, name) for name in ("deletion_gain", "insertion_gain")}
+            values["beats_random"] = evidence.beats_random
             if item < settings.n_checks:
-                seed = settings.seed
-                values["road_gain"] = road(explainer.log_odds, pixels, heat, seed=seed, box=box)
                 values["sensitivity"] = max_sensitivity(
-                    partial(explainer.heatmap, each, model), pixels, n_samples=2, seed=seed
+                    partial(explain, each, model), pixels, n_samples=2, seed=seed
                 )
-                other, _ = explainer(each, shuffled, pixels, use_engine=False)
+                other = explain(each, shuffled, pixels)
                 values["randomised"] = rank_correlation(heat, other)
                 # Some methods draw edges, whose magnitudes do not depend on the weights.
                 values["randomised_magnitude"] = rank_correlation(np.abs(heat), np.abs(other))
@@ -272,57 +290,95 @@ def measure_localisation(
     dataset: Dataset,
     compared: Sequence[Candidate],
     findings: Findings,
-    settings: Settings,
     n: int,
+    seed: int = 0,
     progress: Callable[[int], object] = lambda n: None,
 ) -> None:
     """Explain `n` splices of each kind and their controls by each method, for the donor's label.
 
-    Args:
-        detector: The detector.
-        dataset: Rows as for [`~realfake.evaluation.splices.splices`].
-        n: Number of splices of each kind.
-        compared, findings, settings, progress: As in [`measure_faithfulness`].
+    The arguments are those of [`measure_faithfulness`].
     """
-    by_name = {each.name: each for each in settings.methods(len(dataset) - 1, compared)}
-    fast = None
-    for item, splice in enumerate(splices(dataset, n, settings.seed)):
-        missing = findings.missing("splice", item, [*by_name, CENTRE])
-        progress(len(by_name) + 1 - len(missing))
-        if not missing:
-            continue
-        inputs = {
-            prefix: model_input(detector, image)[0]
-            for prefix, image in {"": splice.image, "control_": splice.control}.items()
-        }
+    by_name = {each.name: each for each in compared}
+    for item, splice in enumerate(splices(dataset, n, seed)):
+        missing = findings.missing("splice", item, by_name)
+        progress(len(by_name) - len(missing))
+        explain = _Explainer(detector, splice.target)
         region = seen_region(detector.processor, *splice.image.size)
-        fast = fast or fast_log_odds(detector, inputs[""])
-        explainer = Explainer(detector, splice.target, fast(splice.target))
         for name in missing:
-            values = {"kind": splice.kind, "share": float(splice.mask.mean())}
-            for prefix, pixels in inputs.items():
-                if name == CENTRE:
-                    heat = centred_map(tuple(pixels.shape[2:]))
-                else:
-                    heat, _ = explainer(by_name[name], detector.for_maps(pixels), pixels)
-                heat = region.to_image(heat)
-                scores = {prefix: localisation(heat, splice.mask)}
-                if not prefix:
-                    scores["chance_"] = localisation_of_chance(heat, splice.mask, seed=item)
-                values |= {
-                    f"{start}{score}": value
-                    for start, group in scores.items()
-                    for score, value in group.items()
-                }
-            findings.add("splice", item, name, **values)
+            maps = []
+            for image in (splice.image, splice.control):
+                pixels = model_input(detector, image)[0]
+                heat = explain(by_name[name], detector.for_maps(pixels), pixels)
+                maps.append(region.to_image(heat))
+            findings.add(
+                "splice",
+                item,
+                name,
+                kind=splice.kind,
+                share=float(splice.mask.mean()),
+                energy=energy_inside(maps[0], splice.mask),
+                chance_energy=chance_energy(maps[0], splice.mask, seed=item),
+                control_energy=energy_inside(maps[1], splice.mask),
+            )
             progress(1)
 
 
-def _compared_with_random(
-    explainer: Explainer, pixels: torch.Tensor, heat: np.ndarray, box: Box, settings: Settings
-) -> dict:
-    inputs, options = (explainer.log_odds, pixels, heat), {"seed": settings.seed, "box": box}
-    curves = curves_of(*inputs, settings.n_random, settings.steps, **options)
-    names = ("deletion_area", "insertion_area", "deletion_gain", "insertion_gain")
-    evidence = evidence_of(*inputs, explainer.target, **options)
-    return {name: getattr(curves, name) for name in names} | {"beats_random": evidence.beats_random}
+def model_input(detector: Detector, image: Image.Image) -> tuple[torch.Tensor, Box]:
+    """Return the input of the model, `(1, 3, h, w)`, and the box of the image in it."""
+    left, top, right, bottom = seen_region(detector.processor, *image.size).input_box
+    pixels = detector.pixels(image).to(detector.model.device, detector.model.dtype)
+    return pixels, (round(left), round(top), round(right), round(bottom))
+
+
+def max_sensitivity(
+    explain: Callable[[torch.Tensor], np.ndarray],
+    pixels: torch.Tensor,
+    n_samples: int = 4,
+    radius: float = 0.02,
+    seed: int = 0,
+) -> float:
+    """Return the largest relative change of a map under small noise (Yeh et al. 2019).
+
+    Args:
+        explain: From an input `(1, 3, h, w)` to its map `(h, w)`.
+        n_samples: Number of noisy images.
+        radius: Amplitude of the uniform noise, as a share of the image's range of values.
+
+    Returns:
+        0 for a map that does not change, 1 for a change as large as the map.
+    """
+    # Captum takes over a second to import.
+    from captum.metrics import sensitivity_max
+
+    def maps(inputs: torch.Tensor | tuple) -> torch.Tensor:
+        batch = inputs[0] if isinstance(inputs, tuple) else inputs
+        return torch.from_numpy(np.stack([explain(one[None]) for one in batch]))[:, None].float()
+
+    spread = radius * float(pixels.max() - pixels.min())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        result = sensitivity_max(maps, pixels, perturb_radius=spread, n_perturb_samples=n_samples)
+    return float(result)
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Return a copy of a model with the weights shuffled within each tensor.
+
+    Shuffling keeps the statistics of each layer, so that signals neither vanish nor explode.
+    """
+    shuffled = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in shuffled.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return shuffled
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Return Spearman's rank correlation of two maps; 0 if one of them is constant."""
+    both = np.isfinite(one) & np.isfinite(other)
+    one, other = one[both], other[both]
+    if len(one) < 2 or not np.ptp(one) or not np.ptp(other):
+        return 0.0
+    return float(spearmanr(one, other).statistic)

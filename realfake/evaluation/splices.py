@@ -1,8 +1,8 @@
 """Splices: test images in which a region comes from an image of the other class.
 
-A map should find the region. Every splice has a control with the same base, mask and seam, whose
-region comes from another image of the base's class. What a map finds there is the seam or the
-change of content.
+A map should find the region; [`energy_inside`] scores it. Every splice has a control with the same
+base, mask and seam, whose region comes from another image of the base's class. What a map finds
+there is the seam or the change of content.
 """
 
 import io
@@ -14,6 +14,7 @@ from datasets import Dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from realfake.attribution.perturbation import importance_order, random_orders
 from realfake.imaging.decode import open_image
 from realfake.labels import AI, NAMES, REAL
 
@@ -46,18 +47,13 @@ class Splice:
 
 
 def splices(dataset: Dataset, n: int, seed: int = 0) -> Iterator[Splice]:
-    """Make splices from a dataset, the same ones for the same rows and seed.
+    """Make `n` splices of each kind, the same ones for the same rows and seed.
 
     Base and donors are from different groups if the dataset has more than two. Images are cropped
     to the largest size that all three have, at most 512 pixels.
 
     Args:
         dataset: Rows with `image` (undecoded), `label` and perhaps `group`.
-        n: Number of splices of each kind.
-        seed: Seed of the choice of rows and of the masks.
-
-    Yields:
-        [`Splice`], the kinds of [`KINDS`] in turn.
 
     Raises:
         ValueError: A class has fewer than two images that are large enough.
@@ -76,14 +72,12 @@ def splices(dataset: Dataset, n: int, seed: int = 0) -> Iterator[Splice]:
 
 
 def blend(base: Image.Image, donor: Image.Image, mask: np.ndarray) -> Image.Image:
-    """Put a region of one image into another.
+    """Put a region of one image into another of the same size.
 
     Both images and the result are compressed to JPEG alike, so that both parts have the same
     history of compression.
 
     Args:
-        base: RGB image.
-        donor: RGB image of the same size.
         mask: `(height, width)`, the weight of the donor, 0 to 1.
     """
     first, second = (np.asarray(_compressed(image), dtype=np.float64) for image in (base, donor))
@@ -92,14 +86,9 @@ def blend(base: Image.Image, donor: Image.Image, mask: np.ndarray) -> Image.Imag
 
 
 def draw_mask(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw a smooth blob that covers 8 to 25 % of an image, with a feathered border.
+    """Draw a smooth blob that covers 8 to 25 % of an image of a (width, height), 0 to 1.
 
-    Args:
-        size: `(width, height)`.
-        rng: Random generator.
-
-    Returns:
-        Float64 `(height, width)`, 0 to 1.
+    Its border is feathered. The result is float64 `(height, width)`.
     """
     width, height = size
     y, x = np.mgrid[0:height, 0:width] + 0.5
@@ -121,6 +110,49 @@ def draw_mask(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         low, high = (middle, high) if covered < wanted else (low, middle)
     blob = (np.hypot(dx, dy) < high * border).astype(np.float64)
     return gaussian_filter(blob, max(0.5, min(size) / 100))
+
+
+def energy_inside(heatmap: np.ndarray, mask: np.ndarray) -> float:
+    """Return the share of a map's positive evidence that is in the mask (Wang et al. 2020).
+
+    Args:
+        heatmap: `(height, width)`. NaN marks pixels outside the model's input; they are ignored.
+        mask: Boolean `(height, width)`.
+
+    Returns:
+        0 without positive evidence; NaN if the mask, or everything outside it, is ignored.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if heatmap.shape != mask.shape:
+        raise ValueError(
+            f"The map has shape {heatmap.shape}, the mask {mask.shape}; they must be the same."
+        )
+    seen = np.isfinite(heatmap)
+    positive, inside = heatmap[seen].astype(np.float64).clip(0), np.asarray(mask, bool)[seen]
+    if not inside.any() or inside.all():
+        return float("nan")
+    return float(positive[inside].sum() / positive.sum()) if positive.any() else 0.0
+
+
+def random_maps(heatmap: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
+    """Return `n` maps with the values of a map at random places, see [`random_orders`]."""
+    seen = np.isfinite(heatmap)
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    descending = np.sort(heatmap[seen])[::-1]
+    maps = []
+    for order in random_orders(importance_order(np.where(seen, heatmap, 0), box), n, seed):
+        moved = np.full(heatmap.shape, np.nan)
+        moved[order >= 0] = descending[order[order >= 0]]
+        maps.append(moved)
+    return maps
+
+
+def chance_energy(heatmap: np.ndarray, mask: np.ndarray, n: int = 5, seed: int = 0) -> float:
+    """Return the mean [`energy_inside`] of `n` [`random_maps`]."""
+    return float(np.mean([energy_inside(moved, mask) for moved in random_maps(heatmap, n, seed)]))
 
 
 def _draw(
