@@ -11,9 +11,15 @@ from transformers.image_utils import load_image
 from realfake.imaging import decode
 from realfake.imaging.decode import Limits, open_image
 from realfake.imaging.degradations import (
+    DEGRADATIONS,
     GRID,
+    RETOUCHED,
+    SMALL,
+    bilateral,
     blur,
     center_crop,
+    gamma,
+    local_contrast,
     noise,
     recompress,
     rescale,
@@ -515,6 +521,34 @@ def test_grid_is_deterministic_and_changes_the_image():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (20_000, 16)])
-@pytest.mark.parametrize("name", GRID)
-def test_grid_takes_what_open_image_gives(name, size):
-    assert GRID[name](picture(*size), 0).mode == "RGB"
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_degradations_take_what_open_image_gives(name, size):
+    assert DEGRADATIONS[name](picture(*size), 0).mode == "RGB"
+
+
+def test_bilateral_smoothing_keeps_edges():
+    rng = np.random.default_rng(0)
+    values = np.where(np.arange(40)[:, None] < 20, 40, 200) + rng.normal(0, 5, (40, 40))
+    noisy = Image.fromarray(np.stack([values] * 3, -1).clip(0, 255).astype(np.uint8))
+    smooth = pixels(bilateral(noisy)).astype(float)[..., 0]
+    assert smooth[:20].std() < 0.5 * pixels(noisy)[:20].astype(float)[..., 0].std()
+    assert smooth[19].mean() < 50 and smooth[20].mean() > 190  # a blur would mix them
+    flat = Image.new("RGB", (9, 7), (10, 200, 30))
+    assert (pixels(bilateral(flat)) == pixels(flat)).all()
+
+
+def test_retouching_by_hand():
+    grey = Image.new("RGB", (64, 48), (64, 64, 64))
+    assert gamma(grey, 0.5).getpixel((0, 0)) == (128, 128, 128)  # 255 * sqrt(64 / 255) is 127.7
+    assert gamma(grey, 1).tobytes() == grey.tobytes() == local_contrast(grey).tobytes()
+    assert RETOUCHED["upscaled"](grey, 0).size == (128, 96)
+    assert RETOUCHED["upscaled"](picture(8000, 8), 0).size == (8192, 8)
+    for name, degradation in RETOUCHED.items():
+        changed = degradation(picture(90, 70), 0)
+        assert changed.size != (90, 70) or (pixels(changed) != pixels(picture(90, 70))).any(), name
+
+
+def test_small_images_have_a_short_side_within_the_range():
+    sides = {min(SMALL["short_side_64_180"](picture(400, 300), seed).size) for seed in range(200)}
+    assert min(sides) < 70 and max(sides) > 174 and all(64 <= side <= 180 for side in sides)
+    assert SMALL["short_side_180_320"](picture(100, 90), 0).size == (100, 90)  # never enlarged

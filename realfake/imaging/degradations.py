@@ -1,12 +1,14 @@
 """Image degradations that happen on the web: recompression, resizing, cropping, blur and noise.
 
 Pure functions from RGB image to RGB image. Training, evaluation and the stability check share them.
-[`GRID`] is the fixed set that results are reported on.
+[`GRID`] is the fixed set that results are reported on. [`RETOUCHED`] and [`SMALL`] are measured on
+request: what phones and photo editors do to photographs, and small images.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import product
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -25,6 +27,7 @@ SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 # The longest side that each format can store, in pixels.
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+_LARGEST = 8192  # pixels of the longest side of an enlarged image
 # For files that `recompress` encoded.
 _UNLIMITED = Limits(max_bytes=2**40, max_pixels=2**40, min_side=1, max_aspect=float("inf"))
 
@@ -110,6 +113,42 @@ def noise(image: Image.Image, std: float, rng: np.random.Generator) -> Image.Ima
     return Image.fromarray(noisy.astype(np.uint8))
 
 
+def bilateral(
+    image: Image.Image, radius: int = 3, sigma_space: float = 2.0, sigma_colour: float = 25.0
+) -> Image.Image:
+    """Smooth an image except at its edges (Tomasi and Manduchi 1998).
+
+    Args:
+        image: An RGB image.
+        radius: Half the side of the window in pixels.
+        sigma_space: Width of the weights over distance, in pixels.
+        sigma_colour: Width of the weights over the difference in colour, in grey levels of 0..255.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    height, width = values.shape[:2]
+    padded = np.pad(values, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+    total, norm = np.zeros_like(values), np.zeros((height, width, 1), dtype=np.float32)
+    for dy, dx in product(range(-radius, radius + 1), repeat=2):
+        top, left = radius + dy, radius + dx
+        shifted = padded[top : top + height, left : left + width]
+        distance = ((shifted - values) ** 2).sum(axis=-1, keepdims=True) / (2 * sigma_colour**2)
+        weight = np.exp(-distance - (dy**2 + dx**2) / (2 * sigma_space**2), dtype=np.float32)
+        total += weight * shifted
+        norm += weight
+    return Image.fromarray(np.rint(total / norm).astype(np.uint8))
+
+
+def gamma(image: Image.Image, exponent: float) -> Image.Image:
+    """Raise the values of an image, scaled to 0..1, to a power: below 1 it becomes brighter."""
+    table = [round(255 * (level / 255) ** exponent) for level in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+def local_contrast(image: Image.Image, percent: int = 80) -> Image.Image:
+    """Raise the contrast with the surroundings, over a twentieth of the longer side."""
+    return image.filter(ImageFilter.UnsharpMask(max(image.size) / 20, percent, threshold=0))
+
+
 def _resize(image: Image.Image, size: tuple[int, int], kernel: str) -> Image.Image:
     if kernel not in KERNELS:
         raise ValueError(f"kernel is {kernel!r}; it must be one of {', '.join(KERNELS)}.")
@@ -130,9 +169,18 @@ def _screenshot(image: Image.Image) -> Image.Image:
     return _resize(rescale(image, 1.25, "bilinear"), image.size, "bicubic")
 
 
+def _enlarge(image: Image.Image) -> Image.Image:
+    return rescale(image, max(1.0, min(2.0, _LARGEST / max(image.size))), "lanczos")
+
+
+def _to_short_side(image: Image.Image, low: int, high: int, seed: int) -> Image.Image:
+    side = int(np.random.default_rng(seed).integers(low, high + 1))
+    return image if min(image.size) <= side else rescale(image, side / min(image.size))
+
+
 @dataclass(frozen=True)
 class Degradation:
-    """One degradation of [`GRID`].
+    """One degradation of [`DEGRADATIONS`].
 
     Args:
         description: What it does, for reports.
@@ -181,3 +229,39 @@ GRID: dict[str, Degradation] = {
         lambda image, seed: _screenshot(image),
     ),
 }
+
+# Applied to photographs only. A photograph stays one.
+RETOUCHED: dict[str, Degradation] = {
+    "denoised": Degradation(
+        "Median of 3 × 3 pixels.", lambda image, seed: image.filter(ImageFilter.MedianFilter(3))
+    ),
+    "sharpened": Degradation(
+        "Unsharp mask: radius 2 pixels, 150 %.",
+        lambda image, seed: image.filter(ImageFilter.UnsharpMask(2, 150, 3)),
+    ),
+    "beauty_filter": Degradation(
+        "Bilateral smoothing of 7 × 7 pixels, which keeps edges.",
+        lambda image, seed: bilateral(image),
+    ),
+    "hdr": Degradation(
+        "Local contrast raised by 80 %, over a twentieth of the longer side.",
+        lambda image, seed: local_contrast(image),
+    ),
+    "night_mode": Degradation(
+        "Median of 3 × 3 pixels, then brightened with gamma 0.6.",
+        lambda image, seed: gamma(image.filter(ImageFilter.MedianFilter(3)), 0.6),
+    ),
+    "upscaled": Degradation(
+        "Enlarged 2 times (Lanczos), to at most 8,192 pixels.", lambda image, seed: _enlarge(image)
+    ),
+}
+
+SMALL: dict[str, Degradation] = {
+    f"short_side_{low}_{high}": Degradation(
+        f"Reduced to a short side of {low} to {high} pixels, drawn for each image (bicubic).",
+        lambda image, seed, low=low, high=high: _to_short_side(image, low, high, seed),
+    )
+    for low, high in ((180, 320), (64, 180))
+}
+
+DEGRADATIONS: dict[str, Degradation] = {**GRID, **RETOUCHED, **SMALL}
