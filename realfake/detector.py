@@ -4,51 +4,39 @@ The command line, the Space and users' code all call [`Detector`]. The calibrati
 weights; the thresholds of the verdict are in the checkpoint's `config.json`.
 """
 
-import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.special import expit
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from realfake.attribution import METHOD_NAMES
+from realfake.examiner import Examined, Examiner, ImageSource, stored_facts
 from realfake.imaging.decode import open_image
-from realfake.labels import AI, NAMES, REAL, class_indices
+from realfake.labels import AI, NAMES, REAL
 from realfake.models.classifiers import load_classifier, load_processor, optional_file
 from realfake.models.folding import fold_batch_norms
 from realfake.models.hub import locate, verified
 from realfake.models.ood import FILE_NAME as OOD_FILE
-from realfake.models.ood import OodReference, forward_with_features
-from realfake.prediction import Explanation, Prediction, Stability, variants_of
+from realfake.models.ood import OodReference
+from realfake.models.views import tile_boxes
+from realfake.prediction import Explanation, Prediction, Scores, Stability, View, variants_of
 from realfake.runtime import keep_freed_memory
-from realfake.statistics.log_odds import log_odds_from_logits
+from realfake.statistics.contrast import ContrastThresholds
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 DEFAULT_CHECKPOINT = BUNDLED / "photos"
 # For checkpoints without measured maps: fast, and it works for every spatial layer.
 DEFAULT_METHOD = "gradcam"
-# Keys of `config.realfake` in earlier versions.
-_OLD_KEYS = {"novelty": "ood"}
-
-ImageSource = str | os.PathLike | bytes | Mapping | np.ndarray | Image.Image
+# Changed copies of an image are examined in fewer views than the image.
+_VARIANT_VIEWS = 4
 
 
-def stored_facts(facts: Mapping | None) -> dict:
-    """Return the `realfake` section of a `config.json` with the keys of this version."""
-    facts = dict(facts or {})
-    for old, new in _OLD_KEYS.items():
-        if old in facts:
-            facts.setdefault(new, facts.pop(old))
-    return facts
-
-
-class Detector:
+class Detector(Examiner):
     """A classifier of photographs and AI-generated images.
 
     Args:
@@ -82,24 +70,15 @@ class Detector:
         revision: str | None = None,
         ood: OodReference | None = None,
     ) -> None:
-        if model.config.num_labels < len(NAMES):
-            raise ValueError(
-                f"{name or 'The model'} has a single output; a detector needs two classes or more."
-            )
-        self.class_indices = class_indices(model.config.id2label, label_map)
-        self.model = model.eval()
-        self.processor = processor
-        self.name = name
+        super().__init__(model, processor, label_map=label_map, name=name, ood=ood)
         self.revision = revision
-        self.ood = ood
-        self.facts: dict = stored_facts(getattr(model.config, "realfake", None))
         if ood is not None:
             # After an interrupted fit, config.json can describe an older file.
             self.facts["ood"] = ood.to_dict()
         thresholds = self.facts.get("thresholds")
         self.thresholds = Thresholds.from_dict(thresholds) if thresholds else None
-        # Maps add hooks to the model, so only one thread may use it.
-        self.lock = threading.RLock()
+        differing = self.facts.get("differing")
+        self.differing = ContrastThresholds.from_dict(differing) if differing else None
         self._folded: tuple[tuple, torch.nn.Module] | None = None
 
     @classmethod
@@ -161,132 +140,133 @@ class Detector:
         images: ImageSource | Sequence[ImageSource],
         batch_size: int = 16,
         prior_ai: float = 0.5,
+        views: int | None = None,
     ) -> Prediction | list[Prediction]:
         """Predict one image or several.
 
         Args:
             images: A path, URL, bytes, `PIL.Image` or array, or a list of these.
-            batch_size: Images in one forward pass, *defaults to* 16.
+            batch_size: Views in one forward pass, *defaults to* 16.
             prior_ai: Expected share of `ai` images, *defaults to* 0.5. It changes the probabilities
                 and the label, not the verdict.
+            views: *optional*. Largest number of views of an image; *defaults to*
+                [`Detector.views`]. With 1, the probabilities are those of the stock pipeline.
 
         Returns:
             A [`Prediction`], or a list of them for a list.
 
         Raises:
-            ValueError: An image is unusable, or `prior_ai` is not inside (0, 1).
+            ValueError: An image is unusable, `prior_ai` is not inside (0, 1), or the detector
+                cannot examine an image in several views.
             OSError: An image cannot be read.
         """
         check_prior(prior_ai)
-        if not isinstance(images, (list, tuple)):
-            return self._predictions(*self.scores([images]), prior_ai)[0]
-        return self._predictions(*self.scores(images, batch_size), prior_ai)
+        single = not isinstance(images, (list, tuple))
+        batches = self.examined_batches([images] if single else images, batch_size, views)
+        examined = [each for batch in batches for each in batch]
+        predictions = self.predictions(examined, prior_ai)
+        return predictions[0] if single else predictions
 
-    def stability(self, image: ImageSource, prior_ai: float = 0.5) -> Stability:
+    def stability(
+        self, image: ImageSource, prior_ai: float = 0.5, views: int | None = None
+    ) -> Stability:
         """Predict an image and copies of it: recompressed like a messenger, at half size, cropped.
+
+        The copies are examined in at most four views. Arguments and errors are those of
+        [`Detector.predict`].
+        """
+        check_prior(prior_ai)
+        original, *names = variants = variants_of(open_image(image))
+        fewer = min(self.limit(views), _VARIANT_VIEWS)
+        predictions = [
+            self.predict(variants[original], prior_ai=prior_ai, views=views),
+            *self.predict([variants[name] for name in names], prior_ai=prior_ai, views=fewer),
+        ]
+        return Stability(list(zip(variants, predictions, strict=True)))
+
+    def log_odds(
+        self, images: Sequence[ImageSource], batch_size: int = 16, views: int | None = None
+    ) -> np.ndarray:
+        """Compute the log-odds of `ai`, float64 of shape `(len(images),)`."""
+        return self.scores(images, batch_size, views).log_odds
+
+    def scores(
+        self, images: Sequence[ImageSource], batch_size: int = 16, views: int | None = None
+    ) -> Scores:
+        """Compute the arguments of [`Detector.verdicts`] in one pass over the images.
 
         Arguments and errors are those of [`Detector.predict`].
         """
-        check_prior(prior_ai)
-        variants = variants_of(open_image(image))
-        predictions = self.predict(list(variants.values()), prior_ai=prior_ai)
-        return Stability(list(zip(variants, predictions, strict=True)))
+        batches = self.examined_batches(images, batch_size, views)
+        return self.combine([each for batch in batches for each in batch])
 
-    def log_odds(self, images: Sequence[ImageSource], batch_size: int = 16) -> np.ndarray:
-        """Compute the log-odds of `ai`, float64 of shape `(len(images),)`."""
-        return log_odds_from_logits(self.logits(images, batch_size), self.class_indices)
+    def combine(self, examined: Sequence[Examined]) -> Scores:
+        """Return the scores of images from those of their views."""
+        n_views = np.array([len(each.boxes) for each in examined], dtype=int)
+        log_odds = np.array([each.log_odds.mean() for each in examined], dtype=np.float64)
+        ood = None
+        if self.ood is not None:
+            ood = np.array([np.median(each.ood) for each in examined], dtype=np.float64)
+        contrasts = [each.contrast() for each in examined]
+        values = [np.nan if each is None else each.value for each in contrasts]
+        return Scores(log_odds, ood, n_views, np.array(values, dtype=np.float64))
 
-    def scores(
-        self, images: Sequence[ImageSource], batch_size: int = 16
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Compute the arguments of [`Detector.verdicts`] in one pass over the images.
-
-        Returns:
-            The log-odds of `ai` and the OOD p-values (`Prediction.ood`), float64 of shape
-            `(len(images),)`. The second is `None` without statistics of the calibration images.
-        """
-        logits, ood = [], []
-        for pixels in self._decoded_batches(images, batch_size):
-            batch_logits, batch_ood = self.examine(pixels)
-            logits.append(batch_logits)
-            ood.append(batch_ood)
-        log_odds = log_odds_from_logits(self._joined(logits), self.class_indices)
-        return log_odds, None if self.ood is None else np.concatenate([*ood, np.zeros(0)])
-
-    def verdicts(self, log_odds: np.ndarray, ood: np.ndarray | None = None) -> np.ndarray:
+    def verdicts(
+        self,
+        log_odds: np.ndarray,
+        ood: np.ndarray | None = None,
+        n_views: np.ndarray | None = None,
+        contrast: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return the verdict for each image: `"real"`, `"ai"` or `"inconclusive"`.
 
-        Args:
-            log_odds: Of shape `(n,)`, from [`Detector.scores`].
-            ood: *optional*. Of shape `(n,)`, from [`Detector.scores`].
+        The arguments are the fields of [`~realfake.prediction.Scores`].
         """
-        log_odds = np.asarray(log_odds)
-        if self.thresholds is None:
-            result = np.where(log_odds > 0, AI, REAL)
-        else:
-            result = verdicts(log_odds, self.thresholds)
-        return np.where(self._is_out_of_distribution(log_odds, ood), INCONCLUSIVE, result)
+        return self._verdicts(log_odds, ood, n_views, contrast)[0]
 
-    def reasons(self, log_odds: np.ndarray, ood: np.ndarray | None = None) -> list[str | None]:
+    def reasons(
+        self,
+        log_odds: np.ndarray,
+        ood: np.ndarray | None = None,
+        n_views: np.ndarray | None = None,
+        contrast: np.ndarray | None = None,
+    ) -> list[str | None]:
         """Return the reason of each inconclusive verdict, and `None` for the other verdicts.
 
-        [`~realfake.prediction.Prediction`] explains the codes.
+        [`~realfake.prediction.Prediction`] explains the codes. The arguments are those of
+        [`Detector.verdicts`].
         """
-        log_odds = np.asarray(log_odds)
-        missing = [
-            label for label in NAMES if self.thresholds and getattr(self.thresholds, label) is None
-        ]
-        is_missing = np.isin(np.where(log_odds > 0, AI, REAL), missing)
-        codes = np.where(is_missing, "no_thresholds", "between")
-        is_ood = self._is_out_of_distribution(log_odds, ood)
-        codes = np.where(is_ood, "out_of_distribution", codes)
-        pairs = zip(codes, self.verdicts(log_odds, ood), strict=True)
+        verdicts, codes = self._verdicts(log_odds, ood, n_views, contrast)
+        pairs = zip(codes, verdicts, strict=True)
         return [str(code) if verdict == INCONCLUSIVE else None for code, verdict in pairs]
 
-    def logits(self, images: Sequence[ImageSource], batch_size: int = 16) -> np.ndarray:
-        """Compute the logits, float32 of shape `(len(images), labels)`."""
-        batches = self._decoded_batches(images, batch_size)
-        return self._joined([self.forward(pixels) for pixels in batches])
-
-    @torch.inference_mode()
-    def features(
-        self, images: Sequence[ImageSource], batch_size: int = 16
-    ) -> dict[str, np.ndarray]:
-        """Compute the features of OOD detection: `{block: float32 (len(images), size)}`."""
-        batches = []
-        for pixels in self._decoded_batches(images, batch_size):
-            with self.lock:
-                _, features = forward_with_features(self.model, pixels)
-            batches.append({name: block.cpu().numpy() for name, block in features.items()})
-        names = batches[0] if batches else ()
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
-
-    def pixels(self, image: ImageSource) -> torch.Tensor:
-        """Decode and preprocess one image to the model's input, `(1, 3, height, width)`."""
-        return self.processor(images=open_image(image), return_tensors="pt")["pixel_values"]
-
-    @torch.inference_mode()
-    def forward(self, pixels: torch.Tensor) -> np.ndarray:
-        """Run the model on a batch of inputs: logits, float32 of shape `(len(pixels), labels)`."""
-        with self.lock:
-            pixels = pixels.to(self.model.device, self.model.dtype)
-            return self.model(pixel_values=pixels).logits.float().cpu().numpy()
-
-    @torch.inference_mode()
-    def examine(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
-        """Run the model once on a batch of inputs for logits and OOD p-values.
-
-        Returns:
-            Logits of shape `(len(pixels), labels)`, and p-values of shape `(len(pixels),)`, or
-            `None` without statistics of the calibration images.
-        """
-        if self.ood is None:
-            return self.forward(pixels), None
-        with self.lock:
-            pixels = pixels.to(self.model.device, self.model.dtype)
-            logits, features = forward_with_features(self.model, pixels)
-        blocks = {name: block.cpu().numpy() for name, block in features.items()}
-        return logits.cpu().numpy(), self.ood.p_value(blocks)
+    def _verdicts(
+        self,
+        log_odds: np.ndarray,
+        ood: np.ndarray | None,
+        n_views: np.ndarray | None,
+        contrast: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the verdicts and the codes of the reasons for inconclusive ones."""
+        log_odds = np.asarray(log_odds)
+        label = np.where(log_odds > 0, AI, REAL)
+        codes = np.full(log_odds.shape, "between", dtype=object)
+        result = label
+        if self.thresholds is not None:
+            result = verdicts(log_odds, self.thresholds, n_views)
+            numbers = np.ones(log_odds.shape, dtype=int) if n_views is None else n_views
+            real, ai = self.thresholds.edges(numbers)
+            missing = np.where(label == AI, np.isinf(ai), np.isinf(real))
+            codes[missing] = "no_thresholds"
+        if self.differing is not None and contrast is not None and n_views is not None:
+            hidden = self.differing.differs(contrast, n_views) & (result == REAL)
+            codes[hidden] = "differing"
+            result = np.where(hidden, INCONCLUSIVE, result)
+        if ood is not None and self.ood is not None:
+            unlike = self.ood.is_out_of_distribution(ood)
+            codes[unlike] = "out_of_distribution"
+            result = np.where(unlike, INCONCLUSIVE, result)
+        return result, codes
 
     @property
     def explanation_method(self) -> str:
@@ -301,9 +281,13 @@ class Detector:
         target: str = AI,
         evidence: bool = False,
         prior_ai: float = 0.5,
+        views: int | None = None,
         **options: Any,
     ) -> Explanation:
         """Map the evidence in an image.
+
+        Slow methods map the four views with the largest shares of the log-odds. In the others, the
+        share is distributed evenly.
 
         Args:
             image: As in [`Detector.predict`].
@@ -312,6 +296,7 @@ class Detector:
             target: The label whose evidence is positive, `"ai"` (default) or `"real"`.
             evidence: Whether to test the map by removing its strongest part, *defaults to* `False`.
             prior_ai: As in [`Detector.predict`], for the prediction.
+            views: As in [`Detector.predict`].
             options: Passed to the method.
 
         Raises:
@@ -319,39 +304,35 @@ class Detector:
             OSError: The image cannot be read.
         """
         # Importing Captum takes over a second.
-        from realfake.attribution.faithfulness import evidence_of
-        from realfake.attribution.methods import LogOdds, attribute
+        from realfake.attribution.views import ViewMaps
         from realfake.models.geometry import seen_region
 
         check_prior(prior_ai)
         method = method or self.explanation_method
         if target not in NAMES:
             raise ValueError(f"The target must be 'real' or 'ai', not {target!r}.")
-        decoded = open_image(image)
-        (pixels,) = self._batches([decoded])
-        region = seen_region(self.processor, *decoded.size)
+        limit, decoded = self.limit(views), open_image(image)
+        tensors, boxes = self.inputs([decoded], limit, batch_size=16)
         with self.lock:
-            logits, ood = self.examine(pixels)
-            log_odds = log_odds_from_logits(logits, self.class_indices)
-            score = float(log_odds[0]) * (1 if target == AI else -1)
-            model = self.for_maps(pixels)
-            attribution = attribute(
-                model, pixels, self.class_indices, method, target, score=score, **options
-            )
-            tested = None
-            if evidence:
-                scorer = LogOdds(model, self.class_indices, target)
+            pixels = torch.cat([self.placed(each) for each in tensors])
+            (examined,) = self.split(*self.examine(pixels), boxes, [decoded.size])
+            model = self.for_maps(pixels[:1])
+            maps = ViewMaps(model, pixels, self.class_indices, examined, method, target, options)
+            if limit == 1:
+                region = seen_region(self.processor, *decoded.size)
+                heatmap = region.to_image(maps.heatmaps[0])
                 # Without the padding, whose removal has no effect.
-                box = tuple(round(edge) for edge in region.input_box)
-                heatmap = attribution.heatmap
-                tested = evidence_of(scorer, pixels, heatmap, target, box=box, score=score)
+                inside = tuple(round(edge) for edge in region.input_box)
+            else:
+                heatmap, inside = maps.stitched(decoded.size), None
+            tested = maps.evidence(inside) if evidence else None
         return Explanation(
-            heatmap=region.to_image(attribution.heatmap),
+            heatmap=heatmap,
             method=method,
             target=target,
-            prediction=self._predictions(log_odds, ood, prior_ai)[0],
+            prediction=self.predictions([examined], prior_ai)[0],
             image=decoded,
-            details=attribution.details,
+            details=maps.details,
             evidence=tested,
         )
 
@@ -370,48 +351,38 @@ class Detector:
             self._folded = weights, fold_batch_norms(self.model, pixels)
         return self._folded[1]
 
-    def _decoded_batches(
-        self, images: Sequence[ImageSource], batch_size: int
-    ) -> Iterator[torch.Tensor]:
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            yield from self._batches([open_image(image) for image in batch])
-
-    def _batches(self, images: list[Image.Image]) -> list[torch.Tensor]:
-        tensors = [
-            self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images
-        ]
-        # Inputs of different sizes cannot be stacked and go through the model one at a time.
-        if len({tensor.shape for tensor in tensors}) == 1:
-            tensors = [torch.cat(tensors)]
-        return [tensor.to(self.model.device, self.model.dtype) for tensor in tensors]
-
-    def _joined(self, logits: list[np.ndarray]) -> np.ndarray:
-        empty = np.zeros((0, self.model.config.num_labels), dtype=np.float32)
-        return np.concatenate([empty, *logits])
-
-    def _is_out_of_distribution(self, log_odds: np.ndarray, ood: np.ndarray | None) -> np.ndarray:
-        if ood is None or self.ood is None:
-            return np.zeros(log_odds.shape, dtype=bool)
-        return self.ood.is_out_of_distribution(ood)
-
-    def _predictions(
-        self, log_odds: np.ndarray, ood: np.ndarray | None, prior_ai: float
-    ) -> list[Prediction]:
-        results = zip(self.verdicts(log_odds, ood), self.reasons(log_odds, ood), strict=True)
+    def predictions(self, examined: Sequence[Examined], prior_ai: float = 0.5) -> list[Prediction]:
+        """Return the predictions for images from the scores of their views."""
+        scores = self.combine(examined)
+        results = zip(examined, self.verdicts(*scores), self.reasons(*scores), strict=True)
+        differs = np.zeros(len(examined), dtype=bool)
+        if self.differing is not None:
+            differs = self.differing.differs(scores.contrast, scores.n_views)
         predictions = []
-        for index, (verdict, reason) in enumerate(results):
-            posterior = float(with_prior(log_odds[index], prior_ai))
+        for index, (each, verdict, reason) in enumerate(results):
+            contrast = each.contrast() if differs[index] else None
+            posterior = float(with_prior(scores.log_odds[index], prior_ai))
+            values = [None] * len(each.boxes) if each.ood is None else each.ood.tolist()
+            covered = sum(
+                (right - left) * (bottom - top)
+                for left, top, right, bottom in tile_boxes(each.boxes)
+            )
             predictions.append(
                 Prediction(
                     label=AI if posterior > 0 else REAL,
                     probabilities={REAL: float(expit(-posterior)), AI: float(expit(posterior))},
                     verdict=str(verdict),
-                    log_odds=float(log_odds[index]),
+                    log_odds=float(scores.log_odds[index]),
                     alpha=None if self.thresholds is None else self.thresholds.alpha,
                     reason=reason,
-                    ood=None if ood is None else float(ood[index]),
+                    ood=None if scores.ood is None else float(scores.ood[index]),
                     prior_ai=float(prior_ai),
+                    views=tuple(map(View, each.boxes, each.log_odds.tolist(), values)),
+                    examined=covered / (each.size[0] * each.size[1]),
+                    differing=contrast.views if contrast and differs[index] else None,
+                    ood_share=None
+                    if each.ood is None
+                    else float(self.ood.is_out_of_distribution(each.ood).mean()),
                 )
             )
         return predictions

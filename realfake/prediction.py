@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -10,6 +10,7 @@ from PIL import Image
 from realfake.imaging.decode import LIMITS
 from realfake.imaging.degradations import GRID
 from realfake.labels import AI, REAL
+from realfake.models.views import Box, tile_boxes
 from realfake.statistics.verdicts import INCONCLUSIVE
 
 if TYPE_CHECKING:
@@ -24,6 +25,54 @@ VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "half_size": GRID["half_size"],
     "crop": GRID["crop_60"],
 }
+
+
+class Scores(NamedTuple):
+    """What the verdicts on `n` images follow from; the arguments of `Detector.verdicts`.
+
+    Attributes:
+        log_odds: (n,) float64 log-odds of `ai`, each the mean over the views of an image.
+        ood: (n,) float64 out-of-distribution p-values, each the median over the views; `None` if
+            the checkpoint stores no statistics.
+        n_views: (n,) int numbers of views; `None` means one each.
+        contrast: (n,) float64, how much a part of each image differs from the rest, see
+            `statistics/contrast.py`; NaN for fewer than three views.
+    """
+
+    log_odds: np.ndarray
+    ood: np.ndarray | None = None
+    n_views: np.ndarray | None = None
+    contrast: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of an image that went through the model.
+
+    Attributes:
+        box: `(left, top, right, bottom)` in pixels of the upright image.
+        log_odds: Its log-odds of `ai`.
+        ood: Its out-of-distribution p-value; `None` if the checkpoint stores no statistics.
+    """
+
+    box: Box
+    log_odds: float
+    ood: float | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of an image and its share of the image's log-odds.
+
+    The tiles of an image do not overlap, and their shares add up to the log-odds.
+
+    Attributes:
+        box: `(left, top, right, bottom)` in pixels of the upright image.
+        share: Log-odds of the tile's view, divided by the number of views. Positive for `ai`.
+    """
+
+    box: Box
+    share: float
 
 
 @dataclass(frozen=True)
@@ -44,11 +93,18 @@ class Prediction:
             - `"no_thresholds"`: the checkpoint has no threshold for this label, because there were
               too few calibration images.
             - `"out_of_distribution"`: the image is unlike the calibration images.
+            - `"differing"`: the whole image looks like a photograph, but a part of it differs.
             - `"unstable"`: the verdict changes if the image is recompressed, resized or cropped,
               see `Detector.stability`.
         ood: Out-of-distribution p-value: the share of calibration images that are at least as
-            unusual; `None` if the checkpoint stores no statistics.
+            unusual; `None` if the checkpoint stores no statistics. The median over the views.
         prior_ai: Expected share of `ai` images.
+        views: The views of the image, row by row. `log_odds` is the mean of theirs.
+        examined: Share of the image's area that the views cover, 0 to 1.
+        differing: Indices of the views that differ from the rest, towards `ai`, more than in
+            calibration photographs; `None` if none do.
+        ood_share: Share of the views that are unlike the calibration images; `None` if the
+            checkpoint stores no statistics.
     """
 
     label: str
@@ -59,6 +115,24 @@ class Prediction:
     reason: str | None = None
     ood: float | None = None
     prior_ai: float = 0.5
+    views: tuple[View, ...] = ()
+    examined: float = 1.0
+    differing: tuple[int, ...] | None = None
+    ood_share: float | None = None
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The part of the image that each view stands for, and its share of the log-odds."""
+        boxes = tile_boxes([view.box for view in self.views])
+        n = len(self.views)
+        return tuple(
+            Tile(box, view.log_odds / n) for box, view in zip(boxes, self.views, strict=True)
+        )
+
+    @property
+    def strongest(self) -> View | None:
+        """The view with the most evidence for `ai`."""
+        return max(self.views, key=lambda view: view.log_odds, default=None)
 
 
 @dataclass(frozen=True)
@@ -84,6 +158,11 @@ class Explanation:
     image: Image.Image = field(repr=False)
     details: dict = field(default_factory=dict)
     evidence: "Evidence | None" = None
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """[`Prediction.tiles`] of the explained prediction: evidence that adds up."""
+        return self.prediction.tiles
 
     def overlay(
         self, opacity: float = 0.5, regions: int = 0, smooth: float | None = None

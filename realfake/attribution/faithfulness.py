@@ -140,6 +140,7 @@ def evidence_of(
     seed: int = 0,
     box: Box | None = None,
     score: float | None = None,
+    fill: torch.Tensor | None = None,
 ) -> Evidence:
     """Remove the strongest part of a map, and random parts of the same shape and size.
 
@@ -151,6 +152,7 @@ def evidence_of(
         seed: Seed of the random parts.
         box: *optional*. The part of the input that is not padding.
         score: *optional*. The log-odds of the whole image, if known.
+        fill: *optional*. `(1, 3, h, w)`, replaces removed pixels; *defaults to* the blurred image.
 
     Raises:
         ValueError: The target is unknown, or the map is not finite or has another size.
@@ -167,7 +169,8 @@ def evidence_of(
     masks = [strongest(order, share) for order in orders]
     if score is None:
         score = float(_scores(log_odds, [pixels])[0])
-    removed = _scores(log_odds, _replaced(pixels, baseline_pixels(pixels), masks, _EVIDENCE_BATCH))
+    fill = baseline_pixels(pixels) if fill is None else fill
+    removed = _scores(log_odds, _replaced(pixels, fill, masks, _EVIDENCE_BATCH))
     # In float32, all confident scores would round to 1.
     before, after, *random_values = (float(p) for p in expit([score, *removed]))
     return Evidence(target, share, before, after, tuple(random_values))

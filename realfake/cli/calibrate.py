@@ -128,9 +128,10 @@ def _fit_ood(args: argparse.Namespace) -> int:
         for index in indices
     }
     stored = Detector.from_pretrained(args.model, label_map=label_map)
-    _, flagged = measuring.compute_scores(
+    scores = measuring.compute_scores(
         stored, splits["selection"], batch_size, "false alarms", args.degraded
     )
+    flagged = fitted.is_out_of_distribution(scores.ood)
     n = fitted.to_dict()["n"]
     print(f"Fitted on {n[REAL]:,} real and {n[AI]:,} ai images.")
     truth = is_ai(splits["selection"])
@@ -215,7 +216,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             released.detector,
             splits[split],
             name,
-            *scores,
+            scores,
             folder=args.output,
             weights=checkpoint_hash(args.output),
             corpus=args.corpus_name,

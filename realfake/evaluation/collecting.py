@@ -1,6 +1,6 @@
 """Logits, scores and features of a dataset, computed by all processes of a run together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from accelerate import PartialState
@@ -8,6 +8,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from realfake.detector import Detector
+from realfake.prediction import Scores
 
 
 def collect_logits(
@@ -29,24 +30,43 @@ def collect_logits(
 
 
 def collect_scores(
-    detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Compute the log-odds and the OOD scores of a dataset, each (n,), as [`Detector.scores`]."""
+    detector: Detector,
+    dataset: Dataset,
+    batch_size: int = 64,
+    progress: str | None = None,
+    views: int | None = None,
+) -> Scores:
+    """Compute the scores of a dataset, as [`Detector.scores`]."""
     batches = _collect(
-        lambda images: detector.scores(images, batch_size), dataset, batch_size, progress
+        lambda images: detector.scores(images, batch_size, views), dataset, batch_size, progress
     )
-    log_odds, shares = zip(*batches, strict=True)
-    return np.concatenate(log_odds), None if shares[0] is None else np.concatenate(shares)
+    return joined_scores(batches)
+
+
+def joined_scores(batches: Sequence[Scores]) -> Scores:
+    """Concatenate the scores of batches."""
+    fields = zip(*batches, strict=True)
+    return Scores(*(None if each[0] is None else np.concatenate(each) for each in fields))
 
 
 def collect_features(
     detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
-) -> dict[str, np.ndarray]:
-    """Compute the features of the OOD score, `{block: (n, size)}`."""
-    batches = _collect(
-        lambda images: detector.features(images, batch_size), dataset, batch_size, progress
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Compute the features of the OOD score for all views, as [`Detector.features`]."""
+    return joined_features(
+        _collect(
+            lambda images: detector.features(images, batch_size), dataset, batch_size, progress
+        )
     )
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def joined_features(
+    batches: Sequence[tuple[dict[str, np.ndarray], np.ndarray]],
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Concatenate the features and the numbers of views of batches."""
+    features, counts = zip(*batches, strict=True)
+    joined = {name: np.concatenate([each[name] for each in features]) for name in features[0]}
+    return joined, np.concatenate(counts)
 
 
 def _collect(compute: Callable, dataset: Dataset, batch_size: int, progress: str | None) -> list:

@@ -44,6 +44,8 @@ def measure(
     *,
     thresholds: Thresholds | None = None,
     out_of_distribution: Sequence[bool] | None = None,
+    n_views: ArrayLike | None = None,
+    differing: Sequence[bool] | None = None,
     groups: Sequence | None = None,
     generators: Sequence | None = None,
     sources: Sequence | None = None,
@@ -57,6 +59,9 @@ def measure(
         is_ai: (n,) bool.
         thresholds: *optional*. Without them there are no verdict figures.
         out_of_distribution: (n,) bool, *optional*. The verdict of these images is inconclusive.
+        n_views: (n,) int, *optional*. Numbers of views, for the thresholds.
+        differing: (n,) bool, *optional*. These images have a part that differs; their verdict is
+            not `real`.
         groups: (n,) names, *optional*. Images of one group are resampled together. `None` or an
             empty name means a group of one image.
         generators: (n,) names, *optional*. What made each ai image.
@@ -76,7 +81,10 @@ def measure(
           `given`, the share of images with the verdict real or ai; `wrong`, by label, the share of
           images with the opposite verdict; `promised`, by label, the highest share of these that
           chance explains if the split is like the calibration images; `accuracy`, the share of
-          given verdicts that are right; and, if known, `out_of_distribution`, its share by label
+          given verdicts that are right; and, if known, `out_of_distribution` and `differing`, their
+          shares by label
+        - `by_views`, for images with different numbers of views: for each number, `n` by label,
+          `auroc`, and with thresholds `given` and `wrong` by label
         - `by_generator`, each against all real images: `n`, `auroc`, `detected` (share with
           log-odds above 0), and with thresholds `verdicts` (the share of each), `wrong`, `promised`
         - `by_source`: `n`, `false_positives` (share with log-odds above 0), and the same
@@ -117,16 +125,28 @@ def measure(
 
     answers = None
     if thresholds is not None:
-        answers = verdicts(log_odds, thresholds)
+        answers = verdicts(log_odds, thresholds, n_views)
+        flags = {}
+        if differing is not None and np.any(differing):
+            flags["differing"] = np.asarray(differing, dtype=bool)
+            hidden = flags["differing"] & (answers == REAL)
+            answers = np.where(hidden, INCONCLUSIVE, answers)
         if out_of_distribution is not None:
-            unlike = np.asarray(out_of_distribution, dtype=bool)
-            answers = np.where(unlike, INCONCLUSIVE, answers)
+            flags["out_of_distribution"] = np.asarray(out_of_distribution, dtype=bool)
+            answers = np.where(flags["out_of_distribution"], INCONCLUSIVE, answers)
         figures["verdicts"] = _verdict_figures(answers, is_ai, thresholds, groups, options)
-        if out_of_distribution is not None:
-            figures["verdicts"]["out_of_distribution"] = {
-                label: _share(unlike[mine], _pick(groups, mine), options)
+        for name, flagged in flags.items():
+            figures["verdicts"][name] = {
+                label: _share(flagged[mine], _pick(groups, mine), options)
                 for label, mine in truth.items()
             }
+    if n_views is not None and len(np.unique(n_views)) > 1:
+        figures["by_views"] = {
+            str(number): _figures_of(
+                np.asarray(n_views) == number, log_odds, is_ai, answers, groups, options
+            )
+            for number in np.unique(n_views)
+        }
 
     def by_name(names: np.ndarray, label: str, key: str) -> dict:
         entries = {}
@@ -279,6 +299,30 @@ def _verdict_figures(
         whose = _pick(groups, mine)
         figures["wrong"][label] = _share(answers[mine] == OTHER[label], whose, options)
         figures["promised"][label] = _promised(label, int(mine.sum()), thresholds, whose)
+    return figures
+
+
+def _figures_of(
+    chosen: np.ndarray,
+    log_odds: np.ndarray,
+    is_ai: np.ndarray,
+    answers: np.ndarray | None,
+    groups: np.ndarray | None,
+    options: Mapping,
+) -> dict:
+    """Return the main figures of some of the images."""
+    masks = {REAL: chosen & ~is_ai, AI: chosen & is_ai}
+    own = _pick(groups, chosen)
+    figures: dict = {
+        "n": {label: int(mine.sum()) for label, mine in masks.items()},
+        "auroc": interval_of(auroc, log_odds[chosen], is_ai[chosen], own, options),
+    }
+    if answers is not None:
+        figures["given"] = _share(answers[chosen] != INCONCLUSIVE, own, options)
+        figures["wrong"] = {
+            label: _share(answers[mine] == OTHER[label], _pick(groups, mine), options)
+            for label, mine in masks.items()
+        }
     return figures
 
 

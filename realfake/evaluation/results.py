@@ -29,6 +29,8 @@ _COLUMNS = {
     "log_odds": ("log_odds", "margin"),
     "is_ai": ("is_ai",),
     "out_of_distribution": ("out_of_distribution", "novel"),
+    "n_views": ("n_views",),
+    "differing": ("differing",),
     "groups": ("group",),
     "generators": ("generator",),
     "sources": ("source",),
@@ -180,6 +182,8 @@ def write_scores(
     is_ai: ArrayLike,
     *,
     out_of_distribution: Sequence[bool] | None = None,
+    n_views: ArrayLike | None = None,
+    differing: Sequence[bool] | None = None,
     groups: Sequence | None = None,
     generators: Sequence | None = None,
     sources: Sequence | None = None,
@@ -190,7 +194,8 @@ def write_scores(
 
     Args:
         log_odds: (n,) float64, stored exactly.
-        is_ai, out_of_distribution, groups, generators, sources: As in [`measure`].
+        is_ai, out_of_distribution, n_views, differing, groups, generators, sources: As in
+            [`measure`].
 
     Returns:
         The file. `measure(**read_scores(path), thresholds=...)` recomputes the figures.
@@ -207,6 +212,10 @@ def write_scores(
     }
     if out_of_distribution is not None:
         columns["out_of_distribution"] = pa.array(np.asarray(out_of_distribution, dtype=bool))
+    if n_views is not None and np.max(n_views, initial=1) > 1:
+        columns["n_views"] = pa.array(np.asarray(n_views, dtype=np.int32))
+        if differing is not None:
+            columns["differing"] = pa.array(np.asarray(differing, dtype=bool))
     for name, values in (("generator", generators), ("source", sources)):
         named = named_column(values, n, f"{name}s")
         if named is not None:
@@ -245,7 +254,7 @@ def read_scores(path: str | os.PathLike) -> dict:
         name = next((name for name in names if name in table.column_names), None)
         if name is None:
             continue
-        numeric = argument in ("log_odds", "is_ai", "out_of_distribution")
+        numeric = argument not in ("groups", "generators", "sources")
         scores[argument] = table[name].to_numpy() if numeric else table[name].to_pylist()
     if not {"log_odds", "is_ai"} <= scores.keys():
         raise ValueError(f"{path} is not a file of scores: it has no columns log_odds and is_ai.")

@@ -17,7 +17,7 @@ temperature can change the ranks; then fit them on separate images.
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,6 +43,8 @@ class Thresholds:
             images; the verdict is then never `ai`.
         n_real: Number of real calibration images, one per group, for the threshold `ai`.
         n_ai: Number of ai calibration images, one per group, for the threshold `real`.
+        by_views: `{number of views: thresholds}` for images with at least that many views, because
+            a mean over more views is less noisy. The other fields are for fewer views.
     """
 
     alpha: float
@@ -50,17 +52,49 @@ class Thresholds:
     ai: float | None
     n_real: int
     n_ai: int
+    by_views: Mapping[int, "Thresholds"] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
-        """Return plain values for `json`: `{"alpha", "real", "ai", "n": {"real", "ai"}}`."""
+        """Return plain values for `json`: `{"alpha", "real", "ai", "n": {"real", "ai"}}`.
+
+        `by_views`, if there are any, has the same form for each number of views.
+        """
         n = {REAL: self.n_real, AI: self.n_ai}
-        return {"alpha": self.alpha, REAL: self.real, AI: self.ai, "n": n}
+        values = {"alpha": self.alpha, REAL: self.real, AI: self.ai, "n": n}
+        if self.by_views:
+            values["by_views"] = {
+                str(views): thresholds.to_dict() for views, thresholds in self.by_views.items()
+            }
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Thresholds":
         """Read what [`to_dict`] wrote."""
         n = values.get("n") or {}
-        return cls(values["alpha"], values.get(REAL), values.get(AI), n.get(REAL, 0), n.get(AI, 0))
+        by_views = {
+            int(views): cls.from_dict(thresholds)
+            for views, thresholds in (values.get("by_views") or {}).items()
+        }
+        real, ai = values.get(REAL), values.get(AI)
+        return cls(values["alpha"], real, ai, n.get(REAL, 0), n.get(AI, 0), by_views)
+
+    def for_views(self, n_views: int) -> "Thresholds":
+        """Return the thresholds for images with `n_views` views."""
+        fitting = [views for views in self.by_views if views <= n_views]
+        return self.by_views[max(fitting)] if fitting else self
+
+    def edges(self, n_views: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return the thresholds `real` and `ai` for numbers of views, (n,) each.
+
+        A missing threshold is infinite, so that no log-odds cross it.
+        """
+        numbers = np.asarray(n_views)
+        real, ai = np.empty(numbers.shape), np.empty(numbers.shape)
+        for views in np.unique(numbers):
+            own = self.for_views(int(views))
+            real[numbers == views] = -np.inf if own.real is None else own.real
+            ai[numbers == views] = np.inf if own.ai is None else own.ai
+        return real, ai
 
 
 def rank_allowed(n: int, alpha: float) -> int:
@@ -79,11 +113,11 @@ def _check_alpha(alpha: float) -> None:
         )
 
 
-def _one_per_group(log_odds: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def one_per_group(values: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a random value of each group, because only independent images are exchangeable."""
-    order = rng.permutation(len(log_odds))
+    order = rng.permutation(len(values))
     _, first = np.unique(index[order], return_index=True)
-    return log_odds[order[first]]
+    return values[order[first]]
 
 
 def fit_thresholds(
@@ -112,8 +146,8 @@ def fit_thresholds(
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     index, _ = group_index(groups, len(log_odds))
     rng = np.random.default_rng(seed)
-    real = np.sort(_one_per_group(log_odds[~is_ai], index[~is_ai], rng))
-    ai = np.sort(_one_per_group(log_odds[is_ai], index[is_ai], rng))
+    real = np.sort(one_per_group(log_odds[~is_ai], index[~is_ai], rng))
+    ai = np.sort(one_per_group(log_odds[is_ai], index[is_ai], rng))
     k_ai, k_real = rank_allowed(len(ai), alpha), rank_allowed(len(real), alpha)
     return Thresholds(
         alpha=float(alpha),
@@ -124,25 +158,32 @@ def fit_thresholds(
     )
 
 
-def prediction_sets(log_odds: ArrayLike, thresholds: Thresholds) -> dict[str, np.ndarray]:
+def prediction_sets(
+    log_odds: ArrayLike, thresholds: Thresholds, n_views: ArrayLike | None = None
+) -> dict[str, np.ndarray]:
     """Return the possible labels of each image: `{"real": (n,) bool, "ai": (n,) bool}`.
 
     Both are possible between the thresholds. Neither is if the thresholds are crossed and the
     log-odds are unusual for both classes.
     """
     log_odds = np.asarray(log_odds, dtype=np.float64)
-    real = -np.inf if thresholds.real is None else thresholds.real
-    ai = np.inf if thresholds.ai is None else thresholds.ai
+    numbers = np.ones(log_odds.shape, dtype=int) if n_views is None else n_views
+    real, ai = thresholds.edges(numbers)
     return {REAL: ~(log_odds > ai), AI: ~(log_odds < real)}
 
 
-def verdicts(log_odds: ArrayLike, thresholds: Thresholds) -> np.ndarray:
+def verdicts(
+    log_odds: ArrayLike, thresholds: Thresholds, n_views: ArrayLike | None = None
+) -> np.ndarray:
     """Return the verdict for each image, (n,): `"real"`, `"ai"` or `"inconclusive"`.
 
     The verdict is the only label of the prediction set. An empty set, a set of both labels and NaN
     are inconclusive.
+
+    Args:
+        n_views: (n,) int, *optional*. Numbers of views; *defaults to* one view for each image.
     """
-    sets = prediction_sets(log_odds, thresholds)
+    sets = prediction_sets(log_odds, thresholds, n_views)
     return np.select(
         [sets[AI] & ~sets[REAL], sets[REAL] & ~sets[AI]], [AI, REAL], default=INCONCLUSIVE
     )
@@ -238,7 +279,7 @@ def operating_point(
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     index, _ = group_index(groups, len(log_odds))
     rng = np.random.default_rng(seed)
-    highest = np.sort(_one_per_group(log_odds[~is_ai], index[~is_ai], rng))[::-1]
+    highest = np.sort(one_per_group(log_odds[~is_ai], index[~is_ai], rng))[::-1]
     n = len(highest)
     tail = (1 - level) / 2
     # The r-th largest value exceeds the quantile if r or more photographs do.

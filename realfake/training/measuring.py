@@ -11,12 +11,19 @@ from PIL import Image
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai
 from realfake.detector import Detector
 from realfake.evaluation import measure, results
-from realfake.evaluation.collecting import collect_features, collect_logits, collect_scores
+from realfake.evaluation.collecting import (
+    collect_features,
+    collect_logits,
+    collect_scores,
+    joined_features,
+    joined_scores,
+)
 from realfake.evaluation.degraded_scores import image_seed
 from realfake.evaluation.log import log_measurement
 from realfake.imaging.decode import LIMITS, image_bytes, open_image
 from realfake.imaging.degradations import GRID
 from realfake.io import command_line, versions
+from realfake.prediction import Scores
 
 
 def degraded_batches(
@@ -51,42 +58,34 @@ def compute_logits(
 
 def compute_features(
     detector: Detector, dataset: Dataset, batch_size: int, progress: str, degraded: bool = False
-) -> dict[str, np.ndarray]:
-    """Return the features of the out-of-distribution check: `{block: (len(dataset), size)}`."""
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the features of the out-of-distribution check, as [`Detector.features`]."""
     if not degraded:
         return collect_features(detector, dataset, batch_size, progress)
-    batches = [
-        detector.features(images, batch_size)
-        for images in degraded_batches(dataset, batch_size, progress)
-    ]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    batches = degraded_batches(dataset, batch_size, progress)
+    return joined_features([detector.features(images, batch_size) for images in batches])
 
 
 def compute_scores(
-    detector: Detector, dataset: Dataset, batch_size: int, progress: str, degraded: bool = False
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the log-odds of a dataset, and which images are out of distribution.
-
-    Returns:
-        Float64 and boolean arrays of shape `(len(dataset),)`; `None` instead of the second one if
-        the checkpoint has no out-of-distribution statistics.
-    """
-    if degraded:
-        batches = degraded_batches(dataset, batch_size, progress)
-        log_odds, shares = zip(*(detector.scores(images, batch_size) for images in batches))
-        log_odds = np.concatenate(log_odds)
-        shares = None if detector.ood is None else np.concatenate(shares)
-    else:
-        log_odds, shares = collect_scores(detector, dataset, batch_size, progress)
-    return log_odds, None if shares is None else detector.ood.is_out_of_distribution(shares)
+    detector: Detector,
+    dataset: Dataset,
+    batch_size: int,
+    progress: str,
+    degraded: bool = False,
+    views: int | None = None,
+) -> Scores:
+    """Return the scores of a dataset, as [`Detector.scores`]."""
+    if not degraded:
+        return collect_scores(detector, dataset, batch_size, progress, views)
+    batches = degraded_batches(dataset, batch_size, progress)
+    return joined_scores([detector.scores(images, batch_size, views) for images in batches])
 
 
 def record_split(
     detector: Detector,
     dataset: Dataset,
     split: str,
-    log_odds: np.ndarray,
-    out_of_distribution: np.ndarray | None,
+    scores: Scores,
     *,
     folder: str | Path,
     weights: str,
@@ -98,7 +97,7 @@ def record_split(
     """Compute a split's figures and write them and the scores; log a test split.
 
     Args:
-        log_odds, out_of_distribution: As from [`compute_scores`].
+        scores: As from [`compute_scores`].
         folder: Folder of `evaluation.json` and the scores.
         weights: Hash of the weights, or their commit.
         corpus: Name of the corpus.
@@ -111,13 +110,13 @@ def record_split(
     """
     truth = is_ai(dataset)
     columns = {f"{name}s": column(dataset, name) for name in ("group", "generator", "source")}
+    columns["n_views"] = scores.n_views
+    if detector.differing is not None:
+        columns["differing"] = detector.differing.differs(scores.contrast, scores.n_views)
+    if scores.ood is not None and detector.ood is not None:
+        columns["out_of_distribution"] = detector.ood.is_out_of_distribution(scores.ood)
     figures = measure.measure(
-        log_odds,
-        truth,
-        thresholds=detector.thresholds,
-        out_of_distribution=out_of_distribution,
-        seed=seed,
-        **columns,
+        scores.log_odds, truth, thresholds=detector.thresholds, seed=seed, **columns
     )
     before_figures = None
     if before is not None:
@@ -141,7 +140,5 @@ def record_split(
         versions=versions(),
         **facts,
     )
-    results.write_scores(
-        folder, split, log_odds, truth, out_of_distribution=out_of_distribution, **columns
-    )
+    results.write_scores(folder, split, scores.log_odds, truth, **columns)
     return figures

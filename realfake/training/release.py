@@ -27,11 +27,13 @@ from realfake.labels import NAMES, canonical
 from realfake.models import ood
 from realfake.models.classifiers import SAVING, input_size
 from realfake.models.folding import fold, folding_error, has_bias
+from realfake.prediction import Scores
 from realfake.statistics.calibration import Calibration, fit_grouped
+from realfake.statistics.contrast import fit_contrast
 from realfake.statistics.log_odds import class_balanced_weights, log_odds_from_logits
 from realfake.statistics.metrics import nll
 from realfake.statistics.verdicts import fit_thresholds, operating_point
-from realfake.training.measuring import compute_features, compute_logits
+from realfake.training.measuring import compute_features, compute_scores
 
 METHODS = ("auto", "temperature", "temperature_bias")
 # Largest relative deviation of the folded logits from logits / T + b: rounding in fp32.
@@ -41,7 +43,7 @@ OPERATING_RATES = (0.01, 0.05)
 # Smallest gain in NLL, in nats, for which `realfake calibrate` rewrites weights.
 SMALLEST_GAIN = 1e-4
 # Entries of `config.json` that hold for one set of weights only.
-_OF_THE_WEIGHTS = ("calibration", "thresholds", "operating_points", "ood", "novelty")
+_OF_THE_WEIGHTS = ("calibration", "thresholds", "differing", "operating_points", "ood", "novelty")
 
 
 @dataclass
@@ -99,21 +101,23 @@ def release(
             save_checkpoint(detector.model, detector.processor, folder)
         state.wait_for_everyone()
         stored = Detector.from_pretrained(folder, device=detector.model.device)
-        stored_logits = compute_logits(stored, dataset, batch_size, "thresholds", degraded)
-        log_odds = log_odds_from_logits(stored_logits, stored.class_indices)
+        scores = compute_scores(stored, dataset, batch_size, "thresholds", degraded)
         if calibration.method == "identity" or not revert_if_worse:
             break
-        if balanced_nll(log_odds, truth) <= nll_before:
+        if balanced_nll(scores.log_odds, truth) <= nll_before:
             break
         reason = "the stored weights would have had a higher NLL than the original ones"
         calibration = _identity(calibration, reason)
         detector.model.load_state_dict(original)
         state.wait_for_everyone()
+    centre = scores
+    if stored.views > 1:
+        centre = compute_scores(stored, dataset, batch_size, "centre views", degraded, views=1)
     if state.is_main_process:
         described = {**calibration.to_dict(), "folded": True}
         described |= {"degraded": True} if degraded else {}
         own = {"calibration": described, "image_size": input_size(stored.processor)[0]}
-        decisions = decision_facts(log_odds, truth, alpha, groups=groups)
+        decisions = decision_facts(scores, centre, truth, alpha, stored.views, groups)
         store_facts(folder, {**facts, **decisions, **own})
     fit_ood(stored, folder, dataset, batch_size=batch_size, degraded=degraded)
     state.wait_for_everyone()
@@ -242,19 +246,47 @@ def save_checkpoint(
 
 
 def decision_facts(
-    log_odds: np.ndarray, truth: np.ndarray, alpha: float, groups: list | None = None
+    scores: Scores,
+    centre: Scores,
+    truth: np.ndarray,
+    alpha: float,
+    views: int = 1,
+    groups: list | None = None,
 ) -> dict:
-    """Fit the verdict's thresholds and the operating points, as `config.json` stores them.
+    """Fit the thresholds and the operating points, as `config.json` stores them.
 
     Args:
-        log_odds: Of the calibration images, of shape `(n,)`.
+        scores: Of the calibration images.
+        centre: Of their centre views.
         truth: Boolean array of shape `(n,)`, whether the image is ai.
-        alpha: Rate of wrong verdicts per class.
+        alpha: Rate of wrong verdicts per class, and of photographs with a part that differs.
+        views: Largest number of views.
         groups: *optional*. One name for each image; a group counts as one image.
     """
-    points = [operating_point(log_odds, truth, fpr, groups=groups) for fpr in OPERATING_RATES]
+    names = None if groups is None else np.asarray(groups, dtype=object)
+
+    def chosen(mask: np.ndarray) -> list | None:
+        return None if names is None else names[mask].tolist()
+
+    thresholds = fit_thresholds(centre.log_odds, truth, alpha, groups=groups)
+    facts: dict = {}
+    # Most calibration images have the same number of views.
+    numbers, counts = np.unique(scores.n_views, return_counts=True)
+    usual = int(numbers[counts.argmax()])
+    if usual > 1:
+        mask = scores.n_views >= usual
+        own = fit_thresholds(scores.log_odds[mask], truth[mask], alpha, groups=chosen(mask))
+        if own.real is not None and own.ai is not None:
+            thresholds = dataclasses.replace(thresholds, by_views={usual: own})
+        mask = (scores.n_views == usual) & ~truth & np.isfinite(scores.contrast)
+        differing = fit_contrast(scores.contrast[mask], usual, views, alpha, chosen(mask))
+        facts["differing"] = differing.to_dict() if differing else None
+    points = [
+        operating_point(scores.log_odds, truth, fpr, groups=groups) for fpr in OPERATING_RATES
+    ]
     return {
-        "thresholds": fit_thresholds(log_odds, truth, alpha, groups=groups).to_dict(),
+        **facts,
+        "thresholds": thresholds.to_dict(),
         "operating_points": [point.to_dict() for point in points],
     }
 
@@ -283,9 +315,14 @@ def fit_ood(
     """
     groups = own_groups(column(dataset, "group"))
     dataset = dataset.select(ood.choose(len(dataset), groups))
-    features = compute_features(detector, dataset, batch_size, "ood", degraded)
+    features, n_views = compute_features(detector, dataset, batch_size, "ood", degraded)
     groups = own_groups(column(dataset, "group"))
-    fitted = ood.fit(features, is_ai(dataset), alpha, groups=groups)
+    images = np.repeat(np.arange(len(dataset)), n_views)
+    if groups is None and len(images) > len(dataset):
+        # The views of an image are one group, so that each image is scored once.
+        groups = own_groups([None] * len(dataset))
+    named = None if groups is None else [groups[index] for index in images]
+    fitted = ood.fit(features, is_ai(dataset)[images], alpha, groups=named)
     if PartialState().is_main_process:
         # A config.json that names the file needs the file, or the checkpoint does not open.
         if fitted:

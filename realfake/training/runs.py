@@ -155,7 +155,7 @@ def measure_split(
         raise ValueError(
             f"The {split} split is streamed and cannot be measured; leave --streaming out."
         )
-    log_odds, out_of_distribution = compute_scores(
+    scores = compute_scores(
         detector, dataset, args.per_device_eval_batch_size, f"measuring {split}"
     )
     if not PartialState().is_main_process:
@@ -165,14 +165,13 @@ def measure_split(
         calibration = Calibration.from_dict(stored)
     before = None
     if calibration is not None:  # with two classes the folding can be undone exactly
-        before = (log_odds - calibration.bias) * calibration.temperature
+        before = (scores.log_odds - calibration.bias) * calibration.temperature
     source = Path(detector.model.config._name_or_path)
     record_split(
         detector,
         dataset,
         split,
-        log_odds,
-        out_of_distribution,
+        scores,
         folder=args.output_dir,
         weights=results.checkpoint_hash(source) if source.is_dir() else str(detector.revision),
         corpus=data.corpus_name,
