@@ -45,7 +45,7 @@ The same command continues an interrupted run.
     # a transformer on native crops: pairs of photographs and their reconstructions, adapters
     realfake corpus reconstruct photos/ --autoencoder stabilityai/sd-vae-ft-mse --output pairs
     python train_hf.py --dataset pairs --model_name_or_path facebook/dinov2-base \\
-        --preprocessing native --image_size 224 --views --balance 0.5 --pair_share 0.5 \\
+        --preprocessing native --image_size 224 --native_views --balance 0.5 --pair_share 0.5 \\
         --pair_mix 0.2 --blocks 9 --lora_rank 8 --learning_rate 5e-4 --output_dir runs/dinov2
 
     # search for hyperparameters in twenty short trainings

@@ -8,7 +8,7 @@ from helpers.training import arguments, rows, trainer_for
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from realfake.training.averaging import UNAVERAGED_NAME, WeightAverage
+from realfake.training.optimization import UNAVERAGED_NAME, WeightAverage
 
 
 @pytest.fixture(scope="module")

@@ -174,7 +174,7 @@ def test_a_training_with_pairs_and_worker_processes(tiny_vit, uneven, tmp_path):
         "balance": 0.5,
         "pair_share": 0.5,
         "pair_mix": 0.5,
-        "views": True,
+        "native_views": True,
         "augmentation": 1.0,
     }
     args = arguments(tmp_path, max_steps=12, dataloader_num_workers=1)

@@ -1,16 +1,22 @@
-"""The backbone's learning rate, CutMix and the consistency loss, computed by hand."""
+"""Learning rates, patch dropout, CutMix and the consistency loss, computed by hand."""
+
+import copy
+import json
 
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import save_tiny
 from helpers.training import arguments, rows, trainer_for
 from PIL import Image
 from scipy.spatial.distance import jensenshannon
+from transformers import AutoModelForImageClassification
 
 from realfake.training.arguments import DataArguments
 from realfake.training.augment import Augmentation
 from realfake.training.data import Collator, CutMixCollator, StreamedImages, TrainingImages
-from realfake.training.losses import jensen_shannon
+from realfake.training.model import PatchDropout
+from realfake.training.optimization import clock_schedule, jensen_shannon
 
 PLAIN = {
     "optim": "sgd",
@@ -66,11 +72,111 @@ def test_the_logged_learning_rate_is_the_heads(tiny_vit, sixteen, tmp_path):
     [
         ({"backbone_lr_factor": 0.0}, "--backbone_lr_factor must lie in"),
         ({"backbone_lr_factor": 2.0}, "--backbone_lr_factor must lie in"),
+        ({"max_minutes": -1.0}, "--max_minutes"),
+        ({"max_minutes": 1.0}, "--lr_scheduler_type"),
+        ({"patch_dropout": 1.0}, "--patch_dropout must lie in"),
+        ({"patch_dropout": 0.5, "patch_dropout_until": 1.5}, "--patch_dropout_until"),
+        ({"patch_dropout_until": 0.5}, "needs --patch_dropout"),
     ],
 )
 def test_invalid_options(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **options)
+
+
+# --- a training by the clock
+
+
+def test_the_learning_rate_falls_by_the_clock():
+    now = [0.0]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = clock_schedule(optimizer, 1, lambda: now[0])
+    rates = [optimizer.param_groups[0]["lr"]]
+    for now[0] in (0.0, 0.5, 1.0, 1.0):
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1.0, 2.0, 1.0, 0.0, 0.0])
+
+
+def test_a_training_stops_when_its_time_is_over(tiny_vit, sixteen, tmp_path):
+    trainer = trainer_for(tiny_vit, sixteen, by_the_clock(tmp_path, 0.02))
+    trainer.train()
+    assert 1 <= trainer.state.global_step < 5_000
+    assert trainer.lr_scheduler.get_last_lr() == pytest.approx([0, 0], abs=1e-12)
+
+
+def test_the_clock_survives_an_interruption(tiny_vit, sixteen, tmp_path):
+    first = by_the_clock(tmp_path, 10, max_steps=2, save_strategy="steps", save_steps=2)
+    trainer_for(tiny_vit, sixteen, first).train()
+    path = tmp_path / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    state["stateful_callbacks"]["ElapsedCallback"]["args"]["seconds"] = 601.0
+    path.write_text(json.dumps(state))
+    resumed = trainer_for(tiny_vit, sixteen, by_the_clock(tmp_path, 10))
+    resumed.train(resume_from_checkpoint=str(path.parent))
+    assert resumed.state.global_step == 3
+
+
+def by_the_clock(folder, minutes, **options):
+    settings = {"lr_scheduler_type": "cosine", "max_steps": 100_000, "max_minutes": minutes}
+    return arguments(folder, **{**settings, **options})
+
+
+# --- patch dropout
+
+
+@pytest.fixture(scope="module", params=["vit", "deit", "dinov2"])
+def transformer(request, tmp_path_factory):
+    folder = save_tiny(request.param, tmp_path_factory.mktemp("tiny") / request.param)
+    return AutoModelForImageClassification.from_pretrained(folder).eval()
+
+
+def embeddings_of(model):
+    return next(each for name, each in model.named_modules() if name.endswith(".embeddings"))
+
+
+def test_patches_are_dropped_in_training_only(transformer):
+    pixels = torch.randn(3, 3, 32, 32).mean(0, keepdim=True).repeat(3, 1, 1, 1)
+    model = copy.deepcopy(transformer)
+    embed = embeddings_of(model)
+    whole = embed(pixels)
+    dropout = PatchDropout(model, 0.75)
+    assert torch.equal(embed(pixels), whole)
+    model.train()
+    patches = (32 // embed.patch_embeddings.patch_size[0]) ** 2
+    first = whole.shape[1] - patches
+    seen = set()
+    for _ in range(8):
+        kept = embed(pixels)
+        assert kept.shape[1] == first + patches // 4
+        torch.testing.assert_close(kept[:, :first], whole[:, :first])
+        places = torch.cdist(kept[0, first:], whole[0, first:]).argmin(1).tolist()
+        torch.testing.assert_close(kept[:, first:], whole[:, [first + each for each in places]])
+        assert places == sorted(set(places))
+        seen.add(tuple(places))
+    assert len(seen) > 1
+    model(pixel_values=pixels).logits.sum().backward()
+    dropout.active = False
+    assert torch.equal(embed(pixels), whole)
+
+
+def test_patches_are_dropped_until_a_share_of_the_training(sixteen, tmp_path):
+    folder = save_tiny("dinov2", tmp_path / "dinov2")
+    options = {"patch_dropout": 0.5, "patch_dropout_until": 0.5, "num_train_epochs": 2}
+    trainer = trainer_for(folder, sixteen, arguments(tmp_path, max_steps=4, **options))
+    sizes = []
+    block = trainer.model.dinov2.encoder.layer[0]
+    block.register_forward_pre_hook(lambda module, given: sizes.append(given[0].shape[1]))
+    trainer.train()
+    assert sizes == [9, 9, 17, 17]
+    trainer.evaluate()
+    assert set(sizes[4:]) == {17}
+
+
+def test_a_network_without_patches_is_refused(tiny_convnext, sixteen, tmp_path):
+    with pytest.raises(ValueError, match="--patch_dropout"):
+        trainer_for(tiny_convnext, sixteen, arguments(tmp_path, patch_dropout=0.5))
 
 
 # --- mixed images

@@ -8,7 +8,7 @@ from helpers.training import arguments, rows, trainer_for
 from scipy.special import expit
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
-from realfake.training.probe import fit_probe, start_head
+from realfake.training.model import fit_probe, start_head
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,27 @@ def test_a_training_starts_from_a_probe(tiny_vit, sixteen, tmp_path, data):
     trainer.start_head()
     assert not torch.equal(trainer.model.classifier.weight, before)
     trainer.train()
+
+
+def test_the_probe_sees_what_the_training_sees(sixteen, tmp_path):
+    folder = save_tiny("dinov2", tmp_path / "dinov2")
+    args = arguments(tmp_path / "run", probe_images=4, patch_dropout=0.5)
+    trainer = trainer_for(folder, sixteen, args)
+    sizes = []
+    block = trainer.model.dinov2.encoder.layer[0]
+    block.register_forward_pre_hook(lambda module, given: sizes.append(given[0].shape[1]))
+    trainer.start_head()
+    assert sizes == [9]
+
+
+def test_the_probe_keeps_running_statistics(sixteen, tmp_path):
+    folder = save_tiny("resnet", tmp_path / "resnet")
+    trainer = trainer_for(folder, sixteen, arguments(tmp_path / "run", probe_images=8))
+    before = {name: tensor.clone() for name, tensor in trainer.model.named_buffers()}
+    trainer.start_head()
+    assert before and all(
+        torch.equal(tensor, before[name]) for name, tensor in trainer.model.named_buffers()
+    )
 
 
 def test_models_with_two_heads_are_refused():

@@ -96,7 +96,7 @@ def pairs(corpus, tmp_path_factory):
 PAIRED = [
     "--blocks",
     "1",
-    "--views",
+    "--native_views",
     "--preprocessing",
     "native",
     "--balance",
@@ -129,7 +129,8 @@ def test_merged_adapters_end_as_an_ordinary_checkpoint_with_the_adapters_beside(
     peft = pytest.importorskip("peft", reason="peft is not installed")
     folder, base = tmp_path / "run", save_tiny("dinov2", tmp_path / "dinov2")
     words = [*PAIRED, "--lora_rank", "2", "--lora_alpha", "8", "--probe_images", "20"]
-    words += ["--ema_decay", "0.5"]
+    words += ["--ema_decay", "0.5", "--patch_dropout", "0.5", "--patch_dropout_until", "0.9"]
+    words += ["--max_minutes", "5"]
     assert main(pairs, folder, *words, model=base) == 0
     assert {name for name in load_file(folder / "model.safetensors") if "lora" in name} == set()
     classify = pipeline("image-classification", model=str(folder))
@@ -143,6 +144,7 @@ def test_merged_adapters_end_as_an_ordinary_checkpoint_with_the_adapters_beside(
     facts = facts_of(folder)
     assert facts["trainable"] == "low-rank adapters and head"
     assert facts["hyperparameters"]["lora_rank"] == 2
+    assert facts["hyperparameters"]["patch_dropout"] == 0.5
     # Calibration was folded into the merged weights.
     assert Detector.from_pretrained(folder).facts["calibration"]["folded"] is True
 
@@ -159,7 +161,9 @@ def test_merged_adapters_end_as_an_ordinary_checkpoint_with_the_adapters_beside(
         (("--pair_mix", "0.5", "--balance", "0.5"), "--pair_share"),
         (("--balance", "2"), "--balance"),
         (("--balance", "1", "--class_weights", "balanced"), "--class_weights"),
-        (("--views",), "--preprocessing native"),
+        (("--native_views",), "--preprocessing native"),
+        (("--patch_dropout", "1"), "--patch_dropout"),
+        (("--max_minutes", "1", "--search", "2"), "--max_minutes"),
         (("--lora_rank", "2", "--trainable", "head"), "--trainable"),
         (("--lora_rank", "-1"), "--lora_rank"),
         (("--lora_alpha", "2"), "--lora_rank"),

@@ -26,10 +26,10 @@ from realfake.training.data import (
     TrainingImages,
     training_processor,
 )
-from realfake.training.losses import class_weights
 from realfake.training.model import fix_batch_norm_momentum, prepare_classifier
+from realfake.training.optimization import ElapsedCallback, class_weights
 from realfake.training.runs import last_complete_checkpoint
-from realfake.training.trainer import ElapsedCallback, build_trainer, count_labels
+from realfake.training.trainer import build_trainer, count_labels
 
 LABEL2ID = {"real": 0, "ai": 1}
 
@@ -362,15 +362,16 @@ def test_a_training_crop_that_the_model_cannot_take(sixteen, tiny_vit, tmp_path)
 
 def test_elapsed_seconds_add_up(monkeypatch):
     clock = iter([100.0, 107.0, 110.0, 500.0, 505.0])
-    monkeypatch.setattr("realfake.training.trainer.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("realfake.training.optimization.time.monotonic", lambda: next(clock))
     first = ElapsedCallback()
-    first.on_train_begin(None, None, None)
+    args = SimpleNamespace(max_minutes=0)
+    first.on_train_begin(args, None, None)
     state = first.state()  # at 107: a checkpoint is saved
     assert state["args"]["seconds"] == 7
     first.on_train_end(None, None, None)
     assert first.seconds == 10 and first.state()["args"]["seconds"] == 10
     resumed = ElapsedCallback.from_state(state)
-    resumed.on_train_begin(None, None, None)
+    resumed.on_train_begin(args, None, None)
     resumed.on_train_end(None, None, None)
     assert resumed.seconds == 12
 

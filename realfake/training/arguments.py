@@ -129,7 +129,7 @@ class DataArguments:
         None, "Processes that check the images (default: one per core)."
     )
     augmentation: float = _option(0.5, "Strength of the augmentation, from 0 (none) to 1 (strong).")
-    views: bool = _option(
+    native_views: bool = _option(
         False,
         "Augment for native crops: thumbnails, strong rescaling and repeated compression; small "
         "images are reflected at their edges. Needs --preprocessing native or --train_crop_size.",
@@ -252,6 +252,19 @@ class RunArguments(TrainingArguments):
         "Start the last layer from a linear probe, fitted to the features of this number of "
         "augmented training images; 0 for random weights.",
     )
+    max_minutes: float = _option(
+        0.0,
+        "Stop after this time; the learning rate falls by the clock. The number of steps still "
+        "limits the run. 0 turns it off.",
+    )
+    patch_dropout: float = _option(
+        0.0,
+        "Drop this share of the patches of a vision transformer in each training step, which "
+        "saves as much time.",
+    )
+    patch_dropout_until: float = _option(
+        1.0, "Share of the training after which all patches are used."
+    )
     ema_decay: float = _option(
         0.0,
         "Decay, such as 0.999, of an exponential moving average of the weights. The average is "
@@ -293,13 +306,15 @@ class RunArguments(TrainingArguments):
                 f"--evaluate_only must be one of {', '.join(MEASURED_SPLITS)}, not "
                 f"{self.evaluate_only!r}."
             )
-        for name in ("measure_degradations", "search", "probe_images"):
+        for name in ("measure_degradations", "search", "probe_images", "max_minutes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, as {getattr(self, name)} is.")
-        if self.search and (self.early_stopping_patience or self.evaluate_only or self.dry_run):
+        if self.search and (
+            self.early_stopping_patience or self.max_minutes or self.evaluate_only or self.dry_run
+        ):
             raise ValueError(
-                "--search runs whole trials: leave out --early_stopping_patience, --evaluate_only "
-                "and --dry_run."
+                "--search runs whole trials: leave out --early_stopping_patience, --max_minutes, "
+                "--evaluate_only and --dry_run."
             )
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"--alpha must lie between 0 and 0.5, not {self.alpha}.")
@@ -307,6 +322,13 @@ class RunArguments(TrainingArguments):
             raise ValueError(
                 f"--backbone_lr_factor must lie in (0, 1], not {self.backbone_lr_factor}."
             )
+        if not 0 <= self.patch_dropout < 1:
+            raise ValueError(f"--patch_dropout must lie in [0, 1), not {self.patch_dropout}.")
+        _check_range("patch_dropout_until", self.patch_dropout_until, 0, 1)
+        if self.patch_dropout_until < 1 and not self.patch_dropout:
+            raise ValueError("--patch_dropout_until needs --patch_dropout, such as 0.5.")
+        if self.max_minutes and self.lr_scheduler_type != "cosine":
+            raise ValueError("--max_minutes has a cosine schedule; leave out --lr_scheduler_type.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema_decay must lie in [0, 1), not {self.ema_decay}.")
         if self.remove_unused_columns:
@@ -416,8 +438,8 @@ def _check_together(arguments: Arguments) -> None:
         raise ValueError(
             f"{option} needs a pretrained checkpoint: pass --model_name_or_path, not --model_type."
         )
-    if data.views and model.preprocessing != "native" and not data.train_crop_size:
-        raise ValueError("--views needs --preprocessing native or --train_crop_size.")
+    if data.native_views and model.preprocessing != "native" and not data.train_crop_size:
+        raise ValueError("--native_views needs --preprocessing native or --train_crop_size.")
     if data.pair_share and args.per_device_train_batch_size % 2:
         raise ValueError(
             "--pair_share needs an even --per_device_train_batch_size: both of a pair are in "

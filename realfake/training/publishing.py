@@ -24,8 +24,9 @@ from realfake.io import command_line, report_failure, versions, write_atomically
 from realfake.labels import AI, REAL
 from realfake.statistics.calibration import Calibration
 from realfake.training.arguments import Arguments
+from realfake.training.optimization import ElapsedCallback
 from realfake.training.runs import FINISHED
-from realfake.training.trainer import DetectorTrainer, ElapsedCallback, count_labels
+from realfake.training.trainer import DetectorTrainer, count_labels
 
 TEMPLATES = Path(realfake.__file__).parent / "templates"
 # Files of the run that do not belong to the checkpoint.
@@ -105,26 +106,25 @@ def training_facts(
         "lora_alpha": (model.lora_alpha, None),
         "probe_images": (args.probe_images, 0),
         "ema_decay": (args.ema_decay, 0),
+        "max_minutes": (args.max_minutes, 0),
+        "patch_dropout": (args.patch_dropout, 0),
+        "patch_dropout_until": (args.patch_dropout_until, 1),
         "backbone_lr_factor": (args.backbone_lr_factor, 1),
         "balance": (data.balance, None),
+        "native_views": (data.native_views, False),
         "pair_share": (data.pair_share, 0),
         "pair_mix": (data.pair_mix, 0),
         "cutmix": (data.cutmix, 0),
         "consistency": (data.consistency, 0),
     }
     hyperparameters |= {name: value for name, (value, off) in optional.items() if value != off}
-    elapsed = next(
-        callback
-        for callback in trainer.callback_handler.callbacks
-        if isinstance(callback, ElapsedCallback)
-    )
     notes = args.corpus_notes
     return {
         "command": command_line(),
         "date": datetime.now(UTC).date().isoformat(),
         "world_size": args.world_size,
         "hardware": hardware(),
-        "train_runtime_seconds": round(elapsed.seconds, 1),
+        "train_runtime_seconds": round(trainer.find_callback(ElapsedCallback).seconds, 1),
         "epochs_trained": round(float(trainer.state.epoch or 0), 2),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,

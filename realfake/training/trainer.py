@@ -7,10 +7,10 @@ for the backbone, frozen layers, averaged weights, exact evaluation losses, and 
 import contextlib
 import itertools
 import json
-import time
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,27 +22,16 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from realfake.evaluation.measure import check_metric, metrics_of
 from realfake.io import apply_umask, write_atomically
 from realfake.labels import AI, REAL
 from realfake.models.classifiers import input_size
-from realfake.models.folding import final_linears
 from realfake.training.arguments import DataArguments, RunArguments
 from realfake.training.augment import Augmentation
-from realfake.training.averaging import (
-    AverageCallback,
-    WeightAverage,
-    load_unaveraged,
-    save_unaveraged,
-)
 from realfake.training.balance import BalancedOrder
 from realfake.training.data import (
     Collator,
@@ -54,68 +43,23 @@ from realfake.training.data import (
     training_processor,
 )
 from realfake.training.lora import has_adapters, load_trained, merged_state, save_trained
-from realfake.training.losses import class_weights, jensen_shannon
-from realfake.training.model import try_out
-from realfake.training.probe import Probe, start_head
+from realfake.training.model import PatchDropout, Probe, start_head, try_out
+from realfake.training.optimization import (
+    AverageCallback,
+    ElapsedCallback,
+    WeightAverage,
+    class_weights,
+    clock_schedule,
+    jensen_shannon,
+    load_unaveraged,
+    save_unaveraged,
+    scale_backbone_lr,
+)
 from realfake.training.views import ViewAugmentation
 
-
-def head_parameters(model: PreTrainedModel) -> set[str]:
-    """Name the parameters of the last linear layer."""
-    heads = tuple(f"{name}." for name in final_linears(model))
-    return {name for name, _ in model.named_parameters() if name.startswith(heads)}
-
-
-def scale_backbone_lr(
-    optimizer: torch.optim.Optimizer, model: PreTrainedModel, factor: float
-) -> None:
-    """Give the backbone its own learning rate, in place, before the optimizer's first step.
-
-    Args:
-        factor: The backbone's learning rate as a share of the head's.
-    """
-    names = head_parameters(model)
-    head = {id(parameter) for name, parameter in model.named_parameters() if name in names}
-    head_groups, backbone_groups = [], []
-    for group in optimizer.param_groups:
-        in_head = [p for p in group["params"] if id(p) in head]
-        in_backbone = [p for p in group["params"] if id(p) not in head]
-        if in_head:
-            head_groups.append({**group, "params": in_head})
-        if in_backbone:
-            backbone_groups.append({**group, "params": in_backbone, "lr": group["lr"] * factor})
-    # The learning rate of the first group is the one that is logged: that of the head.
-    optimizer.param_groups[:] = head_groups + backbone_groups
-
-
+Callback = TypeVar("Callback", bound=TrainerCallback)
 # In a checkpoint of a streamed corpus: its position in the stream.
 STREAM_NAME = "stream.json"
-
-
-class ElapsedCallback(TrainerCallback, ExportableState):
-    """Sum the seconds of training over interruptions; checkpoints store the sum."""
-
-    def __init__(self, seconds: float = 0.0):
-        self.seconds = seconds
-        self._started: float | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._started = time.monotonic()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.seconds, self._started = self._total(), None
-
-    def _total(self) -> float:
-        return self.seconds + (
-            time.monotonic() - self._started if self._started is not None else 0.0
-        )
-
-    def state(self) -> dict:
-        return {"args": {"seconds": self._total()}, "attributes": {}}
 
 
 class DetectorTrainer(Trainer):
@@ -156,7 +100,7 @@ class DetectorTrainer(Trainer):
             self.add_callback(AverageCallback(self))
         # The loss below is a mean over the batch, so gradient accumulation has to average.
         self.model_accepts_loss_kwargs = False
-        self.find_frozen()
+        self._prepare_model()
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
         # Each trial of a search starts with a new model.
@@ -164,15 +108,17 @@ class DetectorTrainer(Trainer):
         self.model = (
             model.to(memory_format=torch.channels_last) if self.args.channels_last else model
         )
-        self.find_frozen()
+        self._prepare_model()
         return self.model
 
     def _report_to_hp_search(self, trial, step: int, metrics: dict[str, float]) -> None:
         # Trials differ in batch size, so they are compared by epochs, not by steps.
         super()._report_to_hp_search(trial, round(1000 * (self.state.epoch or 0)), metrics)
 
-    def find_frozen(self) -> None:
-        """Find the layers that are not trained."""
+    def _prepare_model(self) -> None:
+        self._patches = None
+        if self.args.patch_dropout:
+            self._patches = PatchDropout(self.model, self.args.patch_dropout)
         self._frozen = [
             module
             for module in self.model.modules()
@@ -190,6 +136,26 @@ class DetectorTrainer(Trainer):
             scale_backbone_lr(optimizer, self.model, self.args.backbone_lr_factor)
         return optimizer
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if not self.args.max_minutes:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            warmup = self.args.warmup_steps
+            # A share of the steps is no measure of the time: `--max_steps` may never be reached.
+            steps = int(warmup) if warmup >= 1 else min(100, math.ceil(warmup * num_training_steps))
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = clock_schedule(optimizer, steps, self.progress)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def progress(self) -> float:
+        """Return the share of the training that is done: of `--max_minutes`, or of the steps."""
+        if self.args.max_minutes:
+            return self.find_callback(ElapsedCallback).progress
+        return self.state.global_step / max(1, self.state.max_steps)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -200,6 +166,8 @@ class DetectorTrainer(Trainer):
         for module in self._frozen:
             # Frozen batch normalisation must not update its running statistics.
             module.eval()
+        if self._patches:
+            self._patches.active = self.progress() < self.args.patch_dropout_until
         labels = inputs["labels"]
         pixels = inputs["pixel_values"]
         has_twins = "twin_values" in inputs
@@ -242,7 +210,8 @@ class DetectorTrainer(Trainer):
         collator = Collator(self.data_collator.processor)
         size = self.args.per_device_eval_batch_size
         batches = iter(lambda: list(itertools.islice(images, size)), [])
-        probe = start_head(self.model, map(collator, batches))
+        with self.autocast_smart_context_manager():
+            probe = start_head(self.model, map(collator, batches))
         if self.is_world_process_zero():
             print(f"Probe: loss {probe.loss:.3f}, accuracy {probe.accuracy:.3f}", flush=True)
         return probe
@@ -297,14 +266,13 @@ class DetectorTrainer(Trainer):
         if self.args.should_save:
             apply_umask(folder)
         if isinstance(self.train_dataset, StreamedImages) and self.args.should_save:
-            write_atomically(folder / STREAM_NAME, json.dumps(self._epochs().position) + "\n")
+            write_atomically(
+                folder / STREAM_NAME, json.dumps(self.find_callback(EpochCallback).position) + "\n"
+            )
 
-    def _epochs(self) -> EpochCallback:
-        return next(
-            callback
-            for callback in self.callback_handler.callbacks
-            if isinstance(callback, EpochCallback)
-        )
+    def find_callback(self, kind: type[Callback]) -> Callback:
+        """Return the callback of a class. A resumed training replaces some."""
+        return next(each for each in self.callback_handler.callbacks if isinstance(each, kind))
 
     def plain_model(self) -> PreTrainedModel:
         """Return the model without accelerate's wrappers: bf16 autocast would round its logits."""
@@ -324,7 +292,7 @@ class DetectorTrainer(Trainer):
                 raise ValueError(
                     f"{resume_from_checkpoint} has no {STREAM_NAME}; remove it and start again."
                 )
-            self._epochs().resume_at(json.loads(path.read_text()))
+            self.find_callback(EpochCallback).resume_at(json.loads(path.read_text()))
 
     def _load_best_model(self):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -377,7 +345,7 @@ def build_trainer(
         if preprocessing == "native"
         else data.train_crop_size
     )
-    augmented = ViewAugmentation if data.views else Augmentation
+    augmented = ViewAugmentation if data.native_views else Augmentation
     augmentation = augmented(strength=data.augmentation, crop_size=crop)
     streamed = isinstance(train, IterableDataset)
     common = (train, augmentation, model.config.label2id, args.seed, bool(data.consistency))
