@@ -26,6 +26,7 @@ def answer(
     prior_ai: float = 0.5,
     stability: bool = False,
     provenance: bool = False,
+    views: int | None = None,
 ) -> dict:
     """Predict one image, and return the result for JSON.
 
@@ -36,19 +37,24 @@ def answer(
         stability: Whether to predict recompressed, resized and cropped copies too. A verdict that
             flips becomes inconclusive.
         provenance: Whether to read the file's records about its origin.
+        views: *optional*. As in [`~realfake.detector.Detector.predict`].
 
     Returns:
-        `dict` with `verdict`, `reason`, `label`, `probabilities`, `prior_ai`, `log_odds`, `alpha`
-        and `ood` (as in [`~realfake.prediction.Prediction`]), `stability` and `provenance` (`None`
-        if not requested), `model`, `revision`, and `sha256` of the file (`None` without a file).
+        `dict` with `verdict`, `reason`, `label`, `probabilities`, `prior_ai`, `log_odds`, `alpha`,
+        `ood`, `ood_share`, `examined` and `differing` (as in
+        [`~realfake.prediction.Prediction`]); `views`, for each the `box`, `log_odds`, its `share`
+        of the image's log-odds, and `ood`; `stability` and `provenance` (`None` if not requested);
+        `model`, `revision`, and `sha256` of the file (`None` without a file).
 
     Raises:
-        ValueError: The image is unusable, or `prior_ai` is not inside (0, 1).
+        ValueError: The image is unusable, `prior_ai` is not inside (0, 1), or the detector cannot
+            examine an image in several views.
         OSError: The image cannot be read.
     """
     decoded, data = read_once(image)
-    prediction = detector.predict(decoded, prior_ai=prior_ai)
-    return compose(detector, prediction, decoded, data, stability=stability, provenance=provenance)
+    prediction = detector.predict(decoded, prior_ai=prior_ai, views=views)
+    stable = detector.stability(decoded, prior_ai, views) if stability else False
+    return compose(detector, prediction, decoded, data, stability=stable, provenance=provenance)
 
 
 def answers(
@@ -59,13 +65,14 @@ def answers(
     stability: bool = False,
     provenance: bool = False,
     batch_size: int = 16,
+    views: int | None = None,
 ) -> Iterator[dict | Exception]:
     """Predict many images in batches.
 
     Args:
         detector: The detector.
         images: As in [`~realfake.detector.Detector.predict`]; read one batch at a time.
-        prior_ai, stability, provenance: As in [`answer`].
+        prior_ai, stability, provenance, views: As in [`answer`].
         batch_size: Images in one forward pass.
 
     Yields:
@@ -74,14 +81,15 @@ def answers(
     images = iter(images)
     while batch := [_read_or_error(image) for image in islice(images, batch_size)]:
         decoded = [entry[0] for entry in batch if not isinstance(entry, Exception)]
-        predictions = iter(detector.predict(decoded, prior_ai=prior_ai))
+        predictions = iter(detector.predict(decoded, prior_ai=prior_ai, views=views))
         for entry in batch:
             if isinstance(entry, Exception):
                 yield entry
-            else:
-                yield compose(
-                    detector, next(predictions), *entry, stability=stability, provenance=provenance
-                )
+                continue
+            stable = detector.stability(entry[0], prior_ai, views) if stability else False
+            yield compose(
+                detector, next(predictions), *entry, stability=stable, provenance=provenance
+            )
 
 
 def compose(
@@ -121,6 +129,18 @@ def compose(
         "log_odds": prediction.log_odds,
         "alpha": prediction.alpha,
         "ood": prediction.ood,
+        "ood_share": prediction.ood_share,
+        "examined": prediction.examined,
+        "differing": None if prediction.differing is None else list(prediction.differing),
+        "views": [
+            {
+                "box": list(view.box),
+                "log_odds": view.log_odds,
+                "share": view.log_odds / len(prediction.views),
+                "ood": view.ood,
+            }
+            for view in prediction.views
+        ],
         "stability": _variants(stability) if stability else None,
         "provenance": None if isinstance(provenance, bool) else provenance.to_dict(),
         "model": detector.name,

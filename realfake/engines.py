@@ -28,6 +28,7 @@ from torch import nn
 from realfake.detector import Detector
 from realfake.models.folding import final_linears, fold_batch_norms
 from realfake.models.ood import forward_with_features
+from realfake.prediction import Scores
 from realfake.runtime import one_thread
 from realfake.statistics.log_odds import log_odds_from_logits
 
@@ -194,9 +195,7 @@ class Choice:
     ood_band: float = 0.0
     trials: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def doubtful(
-        self, detector: Detector, log_odds: np.ndarray, ood: np.ndarray | None
-    ) -> np.ndarray:
+    def doubtful(self, detector: Detector, scores: Scores) -> np.ndarray:
         """Return which images must be computed again in fp32.
 
         An image is doubtful if its label or verdict could change, or its probability by more than
@@ -204,23 +203,24 @@ class Choice:
 
         Args:
             detector: The detector, for its thresholds.
-            log_odds: (n,) float.
-            ood: Out-of-distribution p-values, (n,), or `None`.
+            scores: Of n images.
 
         Returns:
             (n,) bool.
         """
+        log_odds = scores.log_odds
         if not self.band and not self.ood_band:
             return np.zeros(len(log_odds), dtype=bool)
-        doubtful = ~np.isfinite(log_odds)
-        thresholds = detector.thresholds
-        for edge in (0.0, thresholds and thresholds.real, thresholds and thresholds.ai):
-            if edge is not None:
+        # No view deviates by more than the band, so their mean does not either.
+        doubtful = ~np.isfinite(log_odds) | (np.abs(log_odds) <= self.band)
+        n_views = np.ones(len(log_odds), dtype=int) if scores.n_views is None else scores.n_views
+        if detector.thresholds is not None:
+            for edge in detector.thresholds.edges(n_views):
                 doubtful |= np.abs(log_odds - edge) <= self.band
         p_ai, low, high = (expit(log_odds + shift) for shift in (0.0, -self.band, self.band))
         doubtful |= np.maximum(high - p_ai, p_ai - low) > TOLERANCE
-        if ood is not None:
-            doubtful |= np.abs(ood - detector.ood.alpha) <= self.ood_band
+        if scores.ood is not None:
+            doubtful |= np.abs(scores.ood - detector.ood.alpha) <= self.ood_band
         return doubtful
 
     def to_dict(self) -> dict:
@@ -320,7 +320,7 @@ def _try(
     doubtful = 0.0
     if not is_fp32:
         choice = Choice(band=SAFETY * deviation, ood_band=SAFETY * ood_deviation)
-        doubtful = float(choice.doubtful(detector, log_odds, ood).mean())
+        doubtful = float(choice.doubtful(detector, Scores(log_odds, ood)).mean())
     return {
         "ms": 1e3 * min(times),
         "log_odds": deviation,

@@ -14,6 +14,7 @@ from realfake.detector import Detector
 from realfake.engines import Choice, choose, open_engine
 from realfake.models.ood import fit, forward_with_features
 from realfake.models.preprocessing import Preprocessing
+from realfake.prediction import Scores
 from realfake.statistics.log_odds import log_odds_from_logits
 from realfake.statistics.verdicts import Thresholds
 
@@ -132,13 +133,13 @@ def test_doubtful_are_those_near_an_edge():
     # A change of 0.01 moves a probability by 0.0025 at most.
     choice = Choice("torch-bf16", "torch-fp32", band=0.01)
     log_odds = np.array([-0.02, -0.005, 0.0, 0.005, 0.02, 1.995, 2.02, -3.01, -2.98, np.nan])
-    plain = choice.doubtful(detector_with(), log_odds, None)
+    plain = choice.doubtful(detector_with(), Scores(log_odds, None))
     assert plain.tolist() == [False, True, True, True, False, False, False, False, False, True]
     limits = Thresholds(alpha=0.05, real=-3.0, ai=2.0, n_real=100, n_ai=100)
-    near = choice.doubtful(detector_with(limits), log_odds, None)
+    near = choice.doubtful(detector_with(limits), Scores(log_odds, None))
     assert near.tolist() == [False, True, True, True, False, True, False, True, False, True]
     never_real = Thresholds(alpha=0.05, real=None, ai=2.0, n_real=100, n_ai=3)
-    assert choice.doubtful(detector_with(never_real), log_odds, None)[5:9].tolist() == [
+    assert choice.doubtful(detector_with(never_real), Scores(log_odds, None))[5:9].tolist() == [
         True,
         False,
         False,
@@ -156,18 +157,28 @@ def test_doubtful_are_those_whose_probability_could_move_by_a_hundredth():
         False,
         False,
     ]
-    assert choice.doubtful(detector_with(), log_odds, None).tolist() == [True, True, False, False]
+    assert choice.doubtful(detector_with(), Scores(log_odds, None)).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_doubtful_are_those_nearly_out_of_distribution():
     choice = Choice("torch-bf16", "torch-fp32", band=1e-6, ood_band=0.02)
     detector = detector_with(ood=SimpleNamespace(alpha=0.05))
     ood = np.array([0.02, 0.04, 0.06, 0.08])
-    assert choice.doubtful(detector, np.full(4, 9.0), ood).tolist() == [False, True, True, False]
+    assert choice.doubtful(detector, Scores(np.full(4, 9.0), ood)).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_nothing_is_doubtful_in_fp32():
-    assert not Choice().doubtful(detector_with(), np.array([0.0, 1e-9]), None).any()
+    assert not Choice().doubtful(detector_with(), Scores(np.array([0.0, 1e-9]), None)).any()
 
 
 class FakeEngine:

@@ -498,7 +498,7 @@ def test_scores_without_a_manifest_are_left_alone(images, checkpoint, scored, tm
     assert "without a manifest.json" in capsys.readouterr().err
     (out / "manifest.json").write_text("{}")
     run(images, "--output", out, "--model", checkpoint, code=2)
-    assert "realfake-scores-2" in capsys.readouterr().err
+    assert "realfake-scores-3" in capsys.readouterr().err
 
 
 # Sources

@@ -39,7 +39,7 @@ class ViewMaps:
         details: Details of the method for the image: `score`, the log-odds of the target;
             `mapped_views`, the indices of the views that the method mapped; the largest
             `completeness_gap`; and the details of the strongest view. `by_view` has those of all
-            mapped views.
+            mapped views, and the `sum` of their maps.
     """
 
     def __init__(
@@ -76,8 +76,10 @@ class ViewMaps:
                 **options,
             )
             self.heatmaps[index] = attribution.heatmap / np.float32(n)
-            by_view[index] = attribution.details
+            total = float(self.heatmaps[index].sum(dtype=np.float64))
+            by_view[index] = {**attribution.details, "sum": total}
         self.details: dict[str, Any] = dict(by_view[int(strongest[0])])
+        del self.details["sum"]
         self.details["score"] = float(scores.mean())
         if n > 1:
             gaps = [each["completeness_gap"] for each in by_view.values() if "n_steps" in each]

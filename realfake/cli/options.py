@@ -99,6 +99,17 @@ def add_model(parser: argparse.ArgumentParser, positional: bool = True) -> None:
     )
 
 
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Add `--views`."""
+    parser.add_argument(
+        "--views",
+        type=at_least(1),
+        metavar="N",
+        help="examine each image in at most N views (default: the setting of the checkpoint; 1: "
+        "only the centre, like the stock pipeline)",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the device."""
     parser.add_argument(

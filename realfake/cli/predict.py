@@ -108,6 +108,7 @@ def _add_detector(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="expected share of AI-generated images; changes probabilities, not verdicts",
     )
+    options.add_views(parser)
 
 
 def run_predict(args: argparse.Namespace) -> int:
@@ -126,6 +127,7 @@ def run_predict(args: argparse.Namespace) -> int:
         stability=args.stability,
         provenance=args.provenance,
         batch_size=args.batch_size,
+        views=args.views,
     )
     status = OK
     for file, answer in zip(files, results, strict=True):
@@ -155,7 +157,11 @@ def run_explain(args: argparse.Namespace) -> int:
     try:
         decoded, data = read_once(_read(args.file))
         explanation = detector.explain(
-            decoded, method=args.method, target=args.target, prior_ai=args.prior_ai
+            decoded,
+            method=args.method,
+            target=args.target,
+            prior_ai=args.prior_ai,
+            views=args.views,
         )
     except (ValueError, OSError) as error:
         _report(args.file, error)

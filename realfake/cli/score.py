@@ -7,8 +7,8 @@
 SOURCE is a folder of images at any depth, a Hub dataset, Parquet, Arrow, CSV or JSON files, a
 folder written by save_to_disk, or a URL of Parquet or WebDataset files. --output is a folder of
 Parquet files of fixed size, with the columns key, path, real, ai, log_odds, verdict, reason, ood,
-recomputed, error and model. An unreadable image is a row with an error. To read the folder:
-datasets.load_dataset("parquet", data_dir="scores").
+n_views, differing, recomputed, error and model. An unreadable image is a row with an error. To read
+the folder: datasets.load_dataset("parquet", data_dir="scores").
 
 Verdicts equal those of `realfake predict`. Probabilities can differ from those of the stock
 pipeline by up to 0.01: the command measures which engine is fastest within this tolerance, and
@@ -93,6 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         help="threads of each process (default: its share of the cores)",
     )
+    options.add_views(parser)
     parser.add_argument("--part", metavar="I/N", help="score only part I of N, for separate jobs")
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
 
@@ -141,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
         {
             "checkpoint": model_identity(args.model or DEFAULT_CHECKPOINT, detector),
             "label_map": args.label_map,
+            "views": detector.limit(args.views),
         },
         group=group,
         part=part,
@@ -149,6 +151,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         chunk_size=args.chunk_size,
         threads=args.num_threads,
+        views=args.views,
         log=log,
     )
     if counts is not None:

@@ -94,6 +94,7 @@ def score_corpus(
     batch_size: int | None = None,
     chunk_size: int | None = None,
     threads: int | None = None,
+    views: int | None = None,
     log: Callable[[str], None],
 ) -> dict | None:
     """Score what is missing in a folder, together with the other processes of the group.
@@ -112,6 +113,7 @@ def score_corpus(
         chunk_size: *optional*. Images per shard; *defaults to* a size that depends on the source,
             or the size of the first run.
         threads: *optional*. Number of threads; *defaults to* this process's share of the cores.
+        views: *optional*. As in [`~realfake.detector.Detector.predict`].
         log: Called with lines about the progress.
 
     Returns:
@@ -171,7 +173,7 @@ def score_corpus(
         choice = Choice.from_dict(manifest["engine"])
 
         def scorer() -> Scorer:
-            return Scorer(detector, choice, threads, preprocessing)
+            return Scorer(detector, choice, threads, preprocessing, views)
 
         if source.streamed:
             progress = score_stream(

@@ -6,23 +6,25 @@ A fast engine scores all images. Those whose verdict could differ in fp32 are sc
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.special import expit
 
 from realfake.detector import Detector
 from realfake.engines import Choice, Engine, choose, open_engine
+from realfake.examiner import Examined
 from realfake.imaging.decode import open_image
-from realfake.labels import AI, REAL
 from realfake.models.preprocessing import Preprocessing
+from realfake.models.views import Box, crop_view, view_size
 from realfake.runtime import one_thread
 from realfake.scoring.source import Row, ScoringSource
-from realfake.statistics.log_odds import log_odds_from_logits
 
 # Number of images on which engines are compared.
 _SAMPLE = 24
+# Views in one forward pass, so that memory does not grow with the number of views.
+_VIEWS_AT_ONCE = 32
 # With fewer images, the comparison takes longer than it saves.
 _LEAST_TO_COMPARE = 200
 # Files that determine the answers of a checkpoint.
@@ -37,6 +39,7 @@ class Scorer:
         choice: *optional*. The engine; *defaults to* PyTorch in fp32.
         threads: Number of threads that call it.
         preprocessing: *optional*. The preprocessing of the detector, to share it.
+        views: *optional*. As in [`~realfake.detector.Detector.predict`].
     """
 
     def __init__(
@@ -45,10 +48,12 @@ class Scorer:
         choice: Choice | None = None,
         threads: int = 1,
         preprocessing: Preprocessing | None = None,
+        views: int | None = None,
     ):
         self.detector = detector
         self.choice = choice = choice or Choice()
         self.preprocessing = preprocessing or Preprocessing(detector.processor)
+        self._views = detector.limit(views)
         noise = np.random.default_rng(0).integers(0, 256, (2, 400, 400, 3), dtype=np.uint8)
         example = self.preprocessing([Image.fromarray(image) for image in noise])
         with one_thread():
@@ -70,54 +75,91 @@ class Scorer:
             {"key": row.key, "path": row.path, "recomputed": False, "model": self._model}
             for row in rows
         ]
-        by_shape: dict[tuple[int, ...], list[tuple[dict, np.ndarray]]] = {}
+        readable: list[tuple[dict, _Cut]] = []
         for row, answer in zip(rows, answers, strict=True):
             try:
-                pixels = self.preprocessing.shrink(_decoded(row))
+                readable.append((answer, self._cut(_decoded(row))))
             except (ValueError, OSError) as error:
                 answer["error"] = " ".join(str(error).split()) or type(error).__name__
-                continue
-            by_shape.setdefault(pixels.shape, []).append((answer, pixels))
-        deviation = 0.0
-        for group in by_shape.values():
-            group_answers, images = zip(*group, strict=True)
-            deviation = max(deviation, self._score(group_answers, images))
-        return answers, deviation
+        if not readable:
+            return answers, 0.0
+        group_answers, images = zip(*readable, strict=True)
+        return answers, self._score(group_answers, images)
 
-    def _score(self, answers: Sequence[dict], images: Sequence[np.ndarray]) -> float:
-        log_odds, ood = self._run(self._engine, images)
-        doubtful = np.flatnonzero(self.choice.doubtful(self.detector, log_odds, ood)).tolist()
+    def _cut(self, image: Image.Image) -> "_Cut":
+        boxes = self.detector.boxes(image.size, self._views)
+        views = [image]
+        if self._views > 1:
+            size = view_size(self.detector.processor)
+            views = [crop_view(image, box, size) for box in boxes]
+        return _Cut(boxes, [self.preprocessing.shrink(view) for view in views], image.size)
+
+    def _score(self, answers: Sequence[dict], images: Sequence["_Cut"]) -> float:
+        examined = self._run(self._engine, images)
+        scores = self.detector.combine(examined)
+        doubtful = np.flatnonzero(
+            self.choice.doubtful(self.detector, scores)
+            | [self._may_differ(each) for each in examined]
+        ).tolist()
         deviation = 0.0
         if doubtful:
-            precise, precise_ood = self._run(self._reference, [images[index] for index in doubtful])
-            deviation = float(np.nan_to_num(np.abs(log_odds[doubtful] - precise)).max())
-            log_odds[doubtful] = precise
-            if ood is not None:
-                ood[doubtful] = precise_ood
-            for index in doubtful:
+            precise = self._run(self._reference, [images[index] for index in doubtful])
+            for index, each in zip(doubtful, precise, strict=True):
+                difference = np.abs(examined[index].log_odds - each.log_odds)
+                deviation = max(deviation, float(np.nan_to_num(difference).max()))
+                examined[index] = each
                 answers[index]["recomputed"] = True
-        finite = np.isfinite(log_odds)
-        known = np.where(finite, log_odds, 0.0)
-        verdicts, reasons = self.detector.verdicts(known, ood), self.detector.reasons(known, ood)
-        for index, answer in enumerate(answers):
-            if not finite[index]:
+        for answer, prediction in zip(answers, self.detector.predictions(examined), strict=True):
+            if not np.isfinite(prediction.log_odds):
                 answer["error"] = "the model gives no finite score for it"
                 continue
             answer |= {
-                REAL: float(expit(-log_odds[index])),
-                AI: float(expit(log_odds[index])),
-                "log_odds": float(log_odds[index]),
-                "verdict": str(verdicts[index]),
-                "reason": reasons[index],
-                "ood": None if ood is None else float(ood[index]),
+                **prediction.probabilities,
+                "log_odds": prediction.log_odds,
+                "verdict": prediction.verdict,
+                "reason": prediction.reason,
+                "ood": prediction.ood,
+                "n_views": len(prediction.views),
+                "differing": prediction.differing is not None,
             }
         return deviation
 
-    def _run(
-        self, engine: Engine, images: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        logits, ood = engine(self.preprocessing.stack(images))
-        return log_odds_from_logits(logits, self.detector.class_indices), ood
+    def _may_differ(self, examined: Examined) -> bool:
+        """Return whether the test for a part that differs could change in fp32."""
+        contrast, limits = examined.contrast(), self.detector.differing
+        if contrast is None or limits is None or not self.choice.band:
+            return False
+        edge = limits.by_views.get(len(examined.boxes), np.inf)
+        # Two means can deviate in opposite directions.
+        return abs(contrast.value - edge) <= 2 * self.choice.band * contrast.scale
+
+    def _run(self, engine: Engine, images: Sequence["_Cut"]) -> list[Examined]:
+        """Run the views of all images through an engine, those of one shape together."""
+        views = [view for image in images for view in image.views]
+        logits: list[np.ndarray] = [np.zeros(0)] * len(views)
+        ood = None if self.detector.ood is None else np.zeros(len(views))
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, view in enumerate(views):
+            by_shape.setdefault(view.shape, []).append(index)
+        for indices in by_shape.values():
+            for start in range(0, len(indices), _VIEWS_AT_ONCE):
+                part = indices[start : start + _VIEWS_AT_ONCE]
+                found, p_values = engine(self.preprocessing.stack([views[i] for i in part]))
+                for index, values in zip(part, found, strict=True):
+                    logits[index] = values
+                if ood is not None and p_values is not None:
+                    ood[part] = p_values
+        boxes, sizes = [each.boxes for each in images], [each.size for each in images]
+        return self.detector.split(np.stack(logits), ood, boxes, sizes)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The views of an image as arrays of [`Preprocessing.shrink`]."""
+
+    boxes: list[Box]
+    views: list[np.ndarray]
+    size: tuple[int, int]
 
 
 def _decoded(row: Row) -> Image.Image:

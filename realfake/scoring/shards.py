@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from realfake.io import locked_folder
 
 MANIFEST = "manifest.json"
-FORMAT = "realfake-scores-2"
+FORMAT = "realfake-scores-3"
 # Age in seconds after which a temporary file is removed.
 _ABANDONED = 600
 SCHEMA = pa.schema(
@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
         ("verdict", pa.string()),
         ("reason", pa.string()),
         ("ood", pa.float64()),
+        ("n_views", pa.int32()),
+        ("differing", pa.bool_()),
         ("recomputed", pa.bool_()),
         ("error", pa.string()),
         ("model", pa.dictionary(pa.int32(), pa.string())),
