@@ -20,7 +20,9 @@ from realfake.evaluation.formats import (
     score_formats,
 )
 from realfake.evaluation.log import read_log
+from realfake.evaluation.results import current_names
 from realfake.imaging.decode import open_image
+from realfake.prediction import Scores
 from realfake.statistics.verdicts import Thresholds
 
 
@@ -59,8 +61,8 @@ def test_png_keeps_every_score(detector):
     scores = score_formats(detector, dataset, batch_size=2)
     assert list(scores) == [UNCHANGED, *FORMATS]
     np.testing.assert_array_equal(scores["png"][0], scores[UNCHANGED][0])
-    assert np.abs(scores["jpeg_95"][0] - scores[UNCHANGED][0]).max() > 0
-    assert all(len(log_odds) == 5 for log_odds, _ in scores.values())
+    assert np.abs(scores["jpeg_95"].log_odds - scores[UNCHANGED].log_odds).max() > 0
+    assert all(len(own.log_odds) == 5 for own in scores.values())
 
 
 def test_figures_by_hand(detector, monkeypatch):
@@ -69,22 +71,22 @@ def test_figures_by_hand(detector, monkeypatch):
     )
     before = np.array([-3.0, -2.0, 2.0, 3.0, 0.0])  # the last one has no verdict to keep
     after = np.array([-3.0, 2.0, 0.5, 3.0, 3.0])
-    scores = dict.fromkeys((UNCHANGED, *FORMATS), (before, None)) | {"webp_80": (after, None)}
+    scores = dict.fromkeys((UNCHANGED, *FORMATS), Scores(before)) | {"webp_80": Scores(after)}
     figures = format_figures(
         detector, scores, Dataset.from_dict({"group": list("aabbc")}), n_resamples=200
     )
     assert figures["png"]["kept"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4}
     webp = figures["webp_80"]
-    assert (webp["kept"]["value"], webp["flipped"]["value"], webp["withheld"]["value"]) == (
+    assert (webp["kept"]["value"], webp["flipped"]["value"], webp["inconclusive"]["value"]) == (
         0.5,
         0.25,
         0.25,
     )
     assert webp["kept"]["low"] <= 0.5 <= webp["kept"]["high"]
-    assert webp["moved"]["value"] == pytest.approx(
+    assert webp["change"]["value"] == pytest.approx(
         1 / (1 + np.exp(-2)) - 1 / (1 + np.exp(2)), abs=1e-6
     )
-    nothing = dict.fromkeys((UNCHANGED, *FORMATS), (np.zeros(5), None))
+    nothing = dict.fromkeys((UNCHANGED, *FORMATS), Scores(np.zeros(5)))
     found = format_figures(
         detector, nothing, Dataset.from_dict({"group": list("aabbc")}), n_resamples=20
     )
@@ -114,13 +116,15 @@ def test_the_command_writes_a_record_for_the_card(tmp_path, monkeypatch, capsys)
     record = json.loads((tmp_path / "out" / "formats.json").read_text())["test"]
     assert (
         record["formats"]["png"]["kept"]["value"] == 1.0
-        and record["formats"]["png"]["moved"]["value"] == 0
+        and record["formats"]["png"]["change"]["value"] == 0
     )
     assert formats_table(record).count("\n") == len(FORMATS) + 1
 
     known = {"checkpoint_sha256": line["checkpoint_sha256"]}
     facts = CardFacts(name="x", formats={"test": record}, evaluation={"test": known})
     assert formats_section(facts)["formats"] == formats_table(record)
+    old = json.dumps(record).replace('"inconclusive"', '"withheld"').replace('"change"', '"moved"')
+    assert current_names(json.loads(old)) == record
     facts.evaluation = {"test": {"checkpoint_sha256": "of other weights"}}
     assert formats_section(facts)["formats"] is None
     assert main(["evaluate", "formats", checkpoint, *words, "--batch_size", "0"]) == 2

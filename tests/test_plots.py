@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.special import expit
 
 from realfake import plotting
-from realfake.evaluation import heat_tables, plots
+from realfake.evaluation import plots
 from realfake.evaluation.measure import measure
 from realfake.statistics.verdicts import Thresholds
 
@@ -40,8 +40,7 @@ def figures(monkeypatch):
         saved[path.name if hasattr(path, "name") else str(path)] = figure
         return save(figure, path)
 
-    for module in (plots, heat_tables):
-        monkeypatch.setattr(module, "save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return saved
 
 
@@ -52,7 +51,6 @@ def test_all_plots_of_a_split(tmp_path, scored):
         tmp_path, "test", log_odds, is_ai, measured, before=2 * log_odds + 1, log_history=LOG
     )
     assert [entry["file"] for entry in written] == [
-        "plots/confusion-test.png",
         "plots/roc-test.png",
         "plots/reliability-test.png",
         "plots/scores-test.png",
@@ -70,10 +68,7 @@ def test_plots_of_one_label(tmp_path):
     written = plots.write_plots(
         tmp_path, "own", [0.5, 1.0], [True, True], measured, log_history=[{"epoch": 1.0}]
     )
-    assert [entry["file"] for entry in written] == [
-        "plots/confusion-own.png",
-        "plots/scores-own.png",
-    ]
+    assert [entry["file"] for entry in written] == ["plots/scores-own.png"]
 
 
 def test_same_input_same_bytes(tmp_path, scored):
@@ -83,17 +78,19 @@ def test_same_input_same_bytes(tmp_path, scored):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_confusion_shows_shares_of_the_true_label(tmp_path, figures):
-    counts = {
-        "real": {"real": 30, "inconclusive": 0, "ai": 10},
-        "ai": {"real": 0, "inconclusive": 0, "ai": 0},
+def test_the_table_of_aurocs_starts_with_the_worst_generator(tmp_path, figures):
+    tiers = {
+        name: {"by_generator": {g: {"auroc": {"value": v}, "n": 7} for g, v in row.items()}}
+        for name, row in {
+            "clean": {"a": 0.9, "b": 0.8, "c": None},
+            "jpeg_40": {"a": 0.4, "b": 0.7, "c": None},
+        }.items()
     }
-    heat_tables.confusion_matrix(tmp_path / "c.png", counts)
-    texts = [text.get_text() for text in figures["c.png"].axes[0].texts]
-    assert texts[:3] == ["75.0 %\n30", "0.0 %\n0", "25.0 %\n10"]
-    assert texts[3] == "–\n0"  # no image, no share
-    with pytest.raises(ValueError, match="count for each answer"):
-        heat_tables.confusion_matrix(tmp_path / "c.png", {"real": {"real": 1}, "ai": {"ai": 1}})
+    plots.auroc_table(tmp_path / "t.png", tiers)
+    axes = figures["t.png"].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.90", "0.40", "0.80", "0.70", "–", "–"]
+    assert [text.get_text()[0] for text in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert plots.auroc_table(tmp_path / "none.png", {"clean": {}}) is None
 
 
 def test_roc_agrees_with_scikit_learn(tmp_path, figures, scored):
@@ -194,9 +191,9 @@ def test_captions_fit_their_tile():
 
 def test_pyplot_is_not_imported():
     program = (
-        "import sys; from realfake.evaluation import heat_tables, plots; "
-        "assert 'matplotlib' not in sys.modules; counts = {'real': 1, 'ai': 0}; "
-        "heat_tables.confusion_matrix(sys.argv[1], {'real': counts, 'ai': counts}); "
+        "import sys; from realfake.evaluation import plots; "
+        "assert 'matplotlib' not in sys.modules; "
+        "plots.score_densities(sys.argv[1], [1.0, -1.0], [True, False]); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     import os

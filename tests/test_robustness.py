@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from helpers.tiny import draw_picture, save_tiny
 
 from realfake.cli.main import INTERRUPTED, main
 from realfake.detector import Detector
-from realfake.evaluation import controls
+from realfake.evaluation import probes
 from realfake.evaluation.degraded_scores import (
     Scorer,
     degrade,
@@ -25,6 +26,7 @@ from realfake.evaluation.robustness import grid_figures, headline, measure_finis
 from realfake.evaluation.robustness_report import summary, tiers_table
 from realfake.imaging.decode import open_image
 from realfake.imaging.degradations import GRID
+from realfake.prediction import Scores
 from realfake.statistics.verdicts import Thresholds
 
 SIZES = {"train": 60, "validation": 24, "test": 40}
@@ -129,13 +131,13 @@ def test_record_and_report(measured, tiny_vit):
     record = strict(measured / "robustness.json")["test"]
     assert record["checkpoint_sha256"] == checkpoint_hash(tiny_vit)
     assert list(record["degradations"]) == FEW.split(",")
-    assert set(record["controls"]) == {controls.SPECTRUM, controls.CONTAINER}
-    assert set(record["controls"][controls.SPECTRUM]) == set(FEW.split(","))
-    assert set(record["controls"][controls.CONTAINER]) == {"clean"}
+    assert set(record["controls"]) == {probes.SPECTRUM, probes.CONTAINER}
+    assert set(record["controls"][probes.SPECTRUM]) == set(FEW.split(","))
+    assert set(record["controls"][probes.CONTAINER]) == {"clean"}
     # The residue is a line in the spectrum, and most generated files were saved with another
     # quality.
-    assert record["controls"][controls.SPECTRUM]["clean"]["summary"]["auroc"]["value"] > 0.95
-    assert record["controls"][controls.CONTAINER]["clean"]["summary"]["auroc"]["value"] > 0.75
+    assert record["controls"][probes.SPECTRUM]["clean"]["summary"]["auroc"]["value"] > 0.95
+    assert record["controls"][probes.CONTAINER]["clean"]["summary"]["auroc"]["value"] > 0.75
     assert record["controls_n"] == 60
     assert record["command"].startswith("realfake evaluate robustness ")
     text = (measured / "evaluation.md").read_text()
@@ -185,38 +187,37 @@ def test_a_finished_run_is_logged_once(measured, tiny_vit, corpus, tmp_path):
 def test_a_killed_run_continues_with_the_same_results(
     measured, tiny_vit, corpus, tmp_path, monkeypatch
 ):
-    out, left = tmp_path / "out", tmp_path / "left"
+    out = tmp_path / "out"
     options = ("--degradations", FEW, "--n_resamples", 50, "--batch_size", 16)
-    log_odds, calls = Detector.log_odds, []
+    scores, scored = Detector.scores, []
 
-    def dies(self, images, batch_size=16):
-        calls.append(len(images))
-        if len(calls) == 5:
-            # What lies on the disk now is what a killed process leaves.
-            shutil.copytree(out / ".scores", left)
+    def dies(self, images, *args):
+        if len(scored) == 4:  # three batches of the first degradation and one of the second
             raise KeyboardInterrupt
-        return log_odds(self, images, batch_size)
+        scored.append(len(images))
+        return scores(self, images, *args)
 
-    # Saved at once, and one image after the other.
-    monkeypatch.setattr(score_grid, "__defaults__", (16, 0.0, 1))
-    monkeypatch.setattr(Detector, "log_odds", dies)
+    monkeypatch.setattr("realfake.evaluation.degraded_scores.lone_threads", one_thread)
+    monkeypatch.setattr(Detector, "scores", dies)
     assert call(tiny_vit, corpus, out, *options) == INTERRUPTED
     assert not (out / "robustness.json").exists() and not (tmp_path / "log.jsonl").exists()
-    shutil.rmtree(out / ".scores")
-    shutil.copytree(left, out / ".scores")
 
     again = []
     monkeypatch.setattr(
         Detector,
-        "log_odds",
-        lambda self, images, size=16: again.append(len(images)) or log_odds(self, images, size),
+        "scores",
+        lambda self, images, *args: again.append(len(images)) or scores(self, images, *args),
     )
     assert call(tiny_vit, corpus, out, *options) == 0
-    assert sum(again) == 3 * 40 - sum(calls[:4])  # what was scored before the last call was saved
+    assert sum(again) == 2 * 40  # the first degradation was finished and saved
     whole, resumed = (strict(folder / "robustness.json")["test"] for folder in (measured, out))
     for key in ("degradations", "controls", "headline"):
         assert resumed[key] == whole[key]
     assert len(read_log(tmp_path / "log.jsonl")) == 1
+
+
+def one_thread(workers=None):
+    return ThreadPoolExecutor(1)
 
 
 def rows(n=10):
@@ -232,7 +233,7 @@ def rows(n=10):
 
 
 def mean_level(images):
-    return np.array([np.asarray(image, dtype=np.float64).mean() for image in images])
+    return Scores(np.array([np.asarray(image, dtype=np.float64).mean() for image in images]))
 
 
 def test_other_weights_other_images_and_torn_files_are_scored_again(tmp_path):
@@ -240,9 +241,8 @@ def test_other_weights_other_images_and_torn_files_are_scored_again(tmp_path):
     scorer = Scorer("model", "weights", mean_level)
     first, scored = score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=4)
     assert scored == 20
-    np.testing.assert_allclose(
-        first["model"]["clean"], mean_level([open_image(row["image"]) for row in table])
-    )
+    expected = mean_level([open_image(row["image"]) for row in table]).log_odds
+    np.testing.assert_allclose(first["model"]["clean"].log_odds, expected)
     assert score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=3)[1] == 0
     assert score_grid(table, ["clean", "jpeg_40"], [scorer], tmp_path, "f")[1] == 10
     assert (
@@ -254,14 +254,18 @@ def test_other_weights_other_images_and_torn_files_are_scored_again(tmp_path):
         path.write_bytes(path.read_bytes()[:100])
     again, scored = score_grid(table, ["clean", "blur_1"], [scorer], tmp_path, "f")
     assert scored == 10
-    np.testing.assert_array_equal(again["model"]["blur_1"], first["model"]["blur_1"])
+    np.testing.assert_array_equal(
+        again["model"]["blur_1"].log_odds, first["model"]["blur_1"].log_odds
+    )
 
 
 def test_degradations_do_not_depend_on_the_subset(tmp_path):
     scorer = Scorer("model", "weights", mean_level)
     whole, _ = score_grid(rows(), ["noise_5"], [scorer], tmp_path / "a", "f", batch_size=4)
     some, _ = score_grid(rows().select([7, 2]), ["noise_5"], [scorer], tmp_path / "b", "g")
-    np.testing.assert_array_equal(some["model"]["noise_5"], whole["model"]["noise_5"][[7, 2]])
+    np.testing.assert_array_equal(
+        some["model"]["noise_5"].log_odds, whole["model"]["noise_5"].log_odds[[7, 2]]
+    )
 
 
 def test_too_small_an_image_names_the_degradation():
@@ -328,7 +332,7 @@ def test_unchanged_images_are_not_called_a_degradation():
     swapped = {"clean": LOG_ODDS["jpeg_40"], "jpeg_40": LOG_ODDS["clean"]}
     text = summary({"degradations": grid_figures(swapped, TRUTH, generators=GENERATORS)})
     assert "`clean`" not in text and "worst degradation" not in text
-    assert "on the unchanged images**, and no lower under any" in text
+    assert "on the unchanged images**, and no lower under the other degradation." in text
     assert "poor, on the unchanged images" in text
 
 
@@ -339,7 +343,7 @@ def test_verdicts_and_probabilities_have_their_own_columns():
     header, _, clean, jpeg, spectrum = (
         [cell.strip() for cell in line.split("|")]
         for line in tiers_table(
-            {"degradations": model, "controls": {controls.SPECTRUM: control}}
+            {"degradations": model, "controls": {probes.SPECTRUM: control}}
         ).splitlines()
     )
     called, verdict = (
@@ -455,20 +459,21 @@ def test_ood_scores_are_those_of_a_prediction(name, tmp_path):
 
     detector = Detector.from_pretrained(save_tiny(name, tmp_path / name))
     pictures = [draw_picture(32, seed=500 + seed) for seed in range(60)]
-    detector.ood = ood.fit(detector.features(pictures), np.arange(60) % 2 == 1, alpha=0.2)
+    features, _ = detector.features(pictures)
+    detector.ood = ood.fit(features, np.arange(60) % 2 == 1, alpha=0.2)
     scorer = detector_scorer(detector, "weights", 4)
     scores, scored = score_grid(
         rows(24), ["clean", "blur_1"], [scorer], tmp_path, "f", batch_size=2, workers=4
     )
-    assert set(scores) == {"model", "ood"} and scored == 48
+    assert set(scores) == {"model"} and scored == 48
     for degradation in ("clean", "blur_1"):
         images = [GRID[degradation](open_image(row["image"]), 0) for row in rows(24)]
         expected = detector.predict(images)
         np.testing.assert_allclose(
-            scores["model"][degradation], [each.log_odds for each in expected], atol=1e-4
+            scores["model"][degradation].log_odds, [each.log_odds for each in expected], atol=1e-4
         )
         np.testing.assert_allclose(
-            scores["ood"][degradation], [each.ood for each in expected], atol=0.06
+            scores["model"][degradation].ood, [each.ood for each in expected], atol=0.06
         )
-    assert len(np.unique(scores["ood"]["clean"])) > 3
+    assert len(np.unique(scores["model"]["clean"].ood)) > 3
     assert score_grid(rows(24), ["clean"], [scorer], tmp_path, "f")[1] == 0

@@ -27,6 +27,7 @@ from realfake.evaluation.measure import measure_operating_points
 from realfake.evaluation.plots import write_plots, write_robustness_plots
 from realfake.evaluation.results import (
     add_calibration_bands,
+    current_names,
     read_evaluation,
     read_scores,
     refresh_evaluation,
@@ -261,7 +262,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "evaluation": measured,
             "robustness": robustness.read_robustness(folder),
             "explanations": read_records(folder / explanation_report.FILE_NAME),
-            "formats": read_records(folder / FORMATS_FILE),
+            "formats": current_names(read_records(folder / FORMATS_FILE)),
             "scores": {
                 name: file
                 for name in measured

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from realfake.corpus.load import Corpus
 
+_GRID = "grid"
 _SPLITS = ("train", "validation", "selection", "calibration", "test")
 
 
@@ -28,12 +29,16 @@ def configure_robustness(parser: argparse.ArgumentParser) -> None:
         realfake evaluate robustness user/detector --label_map LABEL_0=real,LABEL_1=ai \\
             --dataset user/corpus --output out --degradations clean,jpeg_40 \\
             --slice faces=ffhq,stylegan
-        realfake evaluate robustness runs/photos --dataset ./corpus --update_card
+        realfake evaluate robustness runs/photos --dataset ./corpus --update_card \\
+            --degradations grid,retouched,small --max_category_samples 200
 
     Writes robustness.json and evaluation.md. Also measures two controls that ignore the content of
-    an image. With --update_card, writes robustness.json and its plots beside the weights and
-    rewrites the model card. The same command continues an interrupted run.
+    an image. The groups `retouched` (edited photographs: false alarms) and `small` (small images)
+    are measured on a sample and written to categories.json. With --update_card, writes the files
+    beside the weights and rewrites the model card. Nothing is uploaded; `hf upload` does that. The
+    same command continues an interrupted run.
     """
+    from realfake.evaluation.categories import CATEGORIES
     from realfake.imaging.degradations import GRID
 
     _add_measurement(parser, split="test")
@@ -44,9 +49,18 @@ def configure_robustness(parser: argparse.ArgumentParser) -> None:
         help="instead of --output: write beside the weights and rewrite the model card",
     )
     parser.add_argument(
-        "--degradations", default=",".join(GRID), help="names, separated by commas (default: all)"
+        "--degradations",
+        default=_GRID,
+        help=f"names of {', '.join(GRID)}, or of the groups {_GRID} (all of these), "
+        f"{', '.join(CATEGORIES)}; separated by commas",
     )
     parser.add_argument("--max_samples", type=options.at_least(2), help="images to measure")
+    parser.add_argument(
+        "--max_category_samples",
+        type=options.at_least(2),
+        default=400,
+        help="images to measure of each group but the grid",
+    )
     options.add_batch_size(parser, default=16)
     parser.add_argument(
         "--slice",
@@ -66,12 +80,10 @@ def configure_robustness(parser: argparse.ArgumentParser) -> None:
 
 def run_robustness(args: argparse.Namespace) -> int:
     """Score the split under each degradation, and write the figures and the report or card."""
-    from realfake.evaluation.degraded_scores import check_degradations
-
     _choose_folder(args)
-    args.degradations = check_degradations(args.degradations.split(","))
+    names, categories = _read_degradations(args.degradations)
     with io.output_folder(args.output):
-        written = _measure_robustness(args)
+        written = _measure_robustness(args, names, categories)
     print(f"Finished: {written}", flush=True)
     return 0
 
@@ -91,9 +103,27 @@ def _choose_folder(args: argparse.Namespace) -> None:
     args.output = args.model
 
 
-def _measure_robustness(args: argparse.Namespace) -> str | Path:
+def _read_degradations(text: str) -> tuple[list[str], list[str]]:
+    """Return the degradations of the grid and the categories that a text names."""
+    from realfake.evaluation.categories import CATEGORIES
+    from realfake.imaging.degradations import GRID
+
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    known = [*GRID, _GRID, *CATEGORIES]
+    unknown = [word for word in words if word not in known]
+    if unknown or not words:
+        wrong = f"unknown name {', '.join(map(repr, unknown))}" if unknown else "no name"
+        raise ValueError(f"--degradations: {wrong}; choose from {', '.join(known)}.")
+    names = list(GRID) if _GRID in words else [word for word in words if word in GRID]
+    return names, [word for word in words if word in CATEGORIES]
+
+
+def _measure_robustness(
+    args: argparse.Namespace, names: Sequence[str], categories: Sequence[str]
+) -> str | Path:
     from realfake.card.render import rewrite_card
     from realfake.corpus.rows import column, is_ai
+    from realfake.evaluation import categories as groups
     from realfake.evaluation import robustness, robustness_report
     from realfake.evaluation.plots import write_robustness_plots
     from realfake.training import runs
@@ -101,32 +131,41 @@ def _measure_robustness(args: argparse.Namespace) -> str | Path:
     detector = options.open_model(args)
     identity = options.model_identity(args.model, detector)
     limits = {runs.source_split(args.split): args.max_samples}
-    if not args.no_controls:
+    if names and not args.no_controls:
         limits.setdefault("train", args.max_control_samples)
     corpus = options.read_corpus(args, limits)
     dataset = runs.split_of(corpus, args.split, args.split_seed)
-    sources = column(dataset, "source")
-    record, scores = robustness.measure_robustness(
-        detector,
-        identity,
-        dataset,
-        args.output,
-        train=_control_images(args, corpus),
-        degradations=args.degradations,
-        slices=_slices(args.slice, sources),
-        batch_size=args.batch_size,
-        seed=args.seed,
-        **_context(args),
-    )
-    print(robustness_report.summary(record).replace("**", ""))
+    shared = {"batch_size": args.batch_size, "seed": args.seed, **_context(args)}
+    written, tables = Path(args.output) / groups.FILE_NAME, []
+    if categories:
+        most = args.max_category_samples
+        measured = groups.measure_categories(
+            detector, identity, dataset, args.output, categories, most=most, **shared
+        )
+        tables = [groups.category_table(measured, category) for category in categories]
+        print("\n\n".join(tables))
+    if names:
+        sources = column(dataset, "source")
+        record, log_odds = robustness.measure_robustness(
+            detector,
+            identity,
+            dataset,
+            args.output,
+            train=_control_images(args, corpus),
+            degradations=names,
+            slices=_slices(args.slice, sources),
+            **shared,
+        )
+        print(robustness_report.summary(record).replace("**", ""))
     if args.update_card:
         return rewrite_card(args.output, options.measurement_log(args))
-    plots = write_robustness_plots(
-        args.output, args.split, record["degradations"], scores["model"], is_ai(dataset)
-    )
-    report = Path(args.output) / robustness_report.REPORT_NAME
-    io.write_atomically(report, robustness_report.render(record, args.split, plots))
-    return report
+    if names:
+        plots = write_robustness_plots(
+            args.output, args.split, record["degradations"], log_odds, is_ai(dataset)
+        )
+        written = Path(args.output) / robustness_report.REPORT_NAME
+        io.write_atomically(written, robustness_report.render(record, args.split, plots, tables))
+    return written
 
 
 def _control_images(args: argparse.Namespace, corpus: "Corpus") -> "Dataset | None":

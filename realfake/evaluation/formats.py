@@ -17,19 +17,20 @@ from scipy.special import expit
 from realfake.corpus.rows import column, corpus_fingerprint, own_groups
 from realfake.corpus.write import GRID_SIDE, equalized
 from realfake.detector import Detector
+from realfake.evaluation.collecting import joined_scores
 from realfake.evaluation.degraded_scores import detector_scorer
 from realfake.evaluation.log import log_once, plain
 from realfake.evaluation.measure import OTHER
 from realfake.formatting import md, number, share, table
 from realfake.imaging.decode import open_image
 from realfake.io import versions, write_record
+from realfake.prediction import Scores
 from realfake.runtime import lone_threads
 from realfake.statistics.bootstrap import mean_figure
 from realfake.statistics.verdicts import INCONCLUSIVE
 
 FILE_NAME = "formats.json"
 UNCHANGED = "as it is"
-Scores = Mapping[str, tuple[np.ndarray, np.ndarray | None]]
 
 
 def _saved(image: Image.Image, format: str, **options) -> bytes:
@@ -55,14 +56,14 @@ FORMATS: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
 }
 
 
-def score_formats(detector: Detector, dataset: Dataset, batch_size: int = 32) -> Scores:
+def score_formats(detector: Detector, dataset: Dataset, batch_size: int = 32) -> dict[str, Scores]:
     """Score each picture as it is and in each of [`FORMATS`].
 
     Args:
         dataset: Rows with an undecoded `image`.
 
     Returns:
-        `{format: (log-odds, OOD scores)}`, each (n,), with the original files as `UNCHANGED`.
+        `{format: scores}`, with the original files as `UNCHANGED`.
 
     Raises:
         ValueError: An image is unusable.
@@ -72,26 +73,29 @@ def score_formats(detector: Detector, dataset: Dataset, batch_size: int = 32) ->
 
     score = detector_scorer(detector, "", batch_size).score
 
-    def work(start: int) -> list[np.ndarray]:
+    def work(start: int) -> list[Scores]:
         pictures = [open_image(image) for image in dataset[start : start + batch_size]["image"]]
         files = (
             [open_image(save(picture)) for picture in pictures] for _, save in FORMATS.values()
         )
-        return [np.atleast_2d(score(images)) for images in (pictures, *files)]
+        return [score(images) for images in (pictures, *files)]
 
     starts = range(0, len(dataset), batch_size)
     bar = {"total": len(starts), "desc": "files", "unit": "batch", "mininterval": 2.0}
     with lone_threads() as pool:
         batches = list(tqdm(pool.map(work, starts), **bar))
-    scores = {}
-    for name, values in zip((UNCHANGED, *FORMATS), zip(*batches, strict=True), strict=True):
-        log_odds, *ood = np.concatenate(values, axis=1)
-        scores[name] = log_odds, ood[0] if ood else None
-    return scores
+    return {
+        name: joined_scores(parts)
+        for name, parts in zip((UNCHANGED, *FORMATS), zip(*batches, strict=True), strict=True)
+    }
 
 
 def format_figures(
-    detector: Detector, scores: Scores, dataset: Dataset, n_resamples: int = 1000, seed: int = 0
+    detector: Detector,
+    scores: Mapping[str, Scores],
+    dataset: Dataset,
+    n_resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, dict]:
     """Compute how many pictures keep their verdict in each format.
 
@@ -99,9 +103,9 @@ def format_figures(
         scores: Of [`score_formats`].
 
     Returns:
-        `{format: {"kept", "flipped", "withheld", "moved"}}`. The first three are shares of the
-        pictures whose original file has the verdict real or ai: now the same verdict, the opposite
-        one, or inconclusive. `moved` holds the largest and the median change of the probability.
+        `{format: {"kept", "flipped", "inconclusive", "change"}}`. The first three are shares of
+        the pictures whose original file has the verdict real or ai: now the same verdict, the
+        opposite one, or inconclusive. `change` holds the largest and the median change of p(ai).
     """
     groups = own_groups(column(dataset, "group"))
     before = detector.verdicts(*scores[UNCHANGED])
@@ -115,14 +119,18 @@ def format_figures(
         outcomes = {
             "kept": after == before,
             "flipped": after == opposite,
-            "withheld": after == INCONCLUSIVE,
+            "inconclusive": after == INCONCLUSIVE,
         }
         figures[name] = {
             key: mean_figure(values[decided], groups, n_resamples, seed)
             for key, values in outcomes.items()
         }
-        moved = np.abs(expit(scores[name][0]) - expit(scores[UNCHANGED][0]))
-        figures[name]["moved"] = {"value": moved.max(), "median": np.median(moved), "n": len(moved)}
+        change = np.abs(expit(scores[name].log_odds) - expit(scores[UNCHANGED].log_odds))
+        figures[name]["change"] = {
+            "value": change.max(),
+            "median": np.median(change),
+            "n": len(change),
+        }
     return plain(figures)
 
 
@@ -143,10 +151,8 @@ def measure_formats(
     """Score a split in all formats, compute the figures, and write `formats.json`.
 
     Args:
-        identity: What identifies the weights, such as their hash.
-        dataset: Rows with an undecoded `image`.
         folder: Of `formats.json`.
-        split, corpus, command, measurement_log, batch_size, seed, n_resamples: As in
+        identity, dataset, split, corpus, command, measurement_log: As in
             [`robustness.measure_robustness`].
 
     Returns:
@@ -187,8 +193,8 @@ def formats_table(record: Mapping) -> str:
         [
             FORMATS[name][0] if name in FORMATS else md(record["described"][name]),
             f"{figures['kept']['n']:,}",
-            *(share(figures[key]) for key in ("kept", "withheld", "flipped")),
-            f"{number(figures['moved']['median'])}, {number(figures['moved']['value'])}",
+            *(share(figures[key]) for key in ("kept", "inconclusive", "flipped")),
+            f"{number(figures['change']['median'])}, {number(figures['change']['value'])}",
         ]
         for name, figures in record["formats"].items()
     ]

@@ -1,4 +1,4 @@
-"""The curves and distributions of a model card and of a robustness report.
+"""The plots of a model card and of a robustness report.
 
 Each plot function writes one PNG at `path` and returns the path; `title` is an optional line above
 the plot. [`write_plots`] and [`write_robustness_plots`] write all plots of a measurement.
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
-from realfake.evaluation.heat_tables import auroc_table, confusion_matrix, wrong_verdicts_table
 from realfake.evaluation.robustness import CLEAN, headline
 from realfake.labels import AI, NAMES, REAL
 from realfake.plotting import COLOURS, GREY, INK, new_figure, plain_axes, plain_text, save
@@ -258,6 +257,43 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
     return save(figure, path)
 
 
+def auroc_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> Path | None:
+    """Draw the AUROC of every generator under every degradation, the worst generator first.
+
+    Args:
+        figures: Of [`robustness.grid_figures`].
+
+    Returns:
+        The path; `None` if no generators are known.
+    """
+    images = next(iter(figures.values())).get("by_generator") or {}
+    if not images:
+        return None
+    names = sorted(images)
+    aurocs = [
+        [entry["by_generator"][name]["auroc"]["value"] for entry in figures.values()]
+        for name in names
+    ]
+    values = np.array(aurocs, dtype=np.float64)
+    order = np.argsort(np.where(np.isnan(values), np.inf, values).min(axis=1), kind="stable")
+    values, names = values[order], [names[row] for row in order]
+    figure = new_figure(3.0 + 0.72 * len(figures), 1.6 + 0.32 * len(names))
+    axes = figure.add_subplot()
+    # Chance is white, and below chance is orange: the colour-blind can tell them apart.
+    drawn = axes.imshow(values, cmap="PuOr", vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        text = "–" if np.isnan(value) else f"{value:.2f}"
+        style = {"color": "white" if abs(value - 0.5) > 0.26 else INK, "fontsize": 8.5}
+        axes.text(column, row, text, ha="center", va="center", **style)
+    axes.set_xticks(range(len(figures)), map(plain_text, figures), rotation=35, ha="right")
+    labels = [plain_text(f"{name} (n = {images[name]['n']:,})") for name in names]
+    axes.set_yticks(range(len(names)), labels)
+    axes.tick_params(length=0, labelsize=9, colors=INK)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(drawn, ax=axes, shrink=0.8).set_label("AUROC", fontsize=9, color=INK)
+    return save(figure, path)
+
+
 def write_plots(
     folder: str | os.PathLike,
     split: str,
@@ -271,8 +307,6 @@ def write_plots(
     """Write every plot of a measured split into `<folder>/plots`.
 
     Args:
-        folder: The checkpoint's folder.
-        split: Name of the split.
         log_odds, is_ai: Log-odds of ai and labels (bool), each (n,).
         figures: Of [`measure.measure`].
         before: (n,) log-odds before calibration, *optional*.
@@ -282,13 +316,7 @@ def write_plots(
         `[{"file", "caption"}]`, with paths relative to the folder.
     """
     plots = Path(folder) / "plots"
-    rated = figures.get("verdicts")
-    answers = "Verdicts" if rated else "Predictions"
-    file = confusion_matrix(
-        plots / f"confusion-{split}.png", rated["counts"] if rated else figures["confusion"]
-    )
-    written = [_entry(file, f"{answers} on {split} by true label; each row adds up to 100 %")]
-    written += _curves(plots, split, split, log_odds, is_ai, figures, before=before)
+    written = _curves(plots, split, split, log_odds, is_ai, figures, before=before)
     if log_history and any("loss" in entry or "eval_loss" in entry for entry in log_history):
         file = training_curves(plots / "training.png", log_history)
         written.append(_entry(file, "Loss and metrics during training"))
@@ -302,7 +330,7 @@ def write_robustness_plots(
     log_odds: Mapping[str, np.ndarray] | None = None,
     is_ai: ArrayLike | None = None,
 ) -> list[dict[str, str]]:
-    """Write both heat tables, and the curves of the clean and of the worst degradation.
+    """Write the table of AUROCs, and the curves of the clean and of the worst degradation.
 
     Args:
         figures: Of [`robustness.grid_figures`].
@@ -315,9 +343,6 @@ def write_robustness_plots(
     plots, written = Path(folder) / "plots", []
     if file := auroc_table(plots / f"robustness-{split}.png", figures):
         caption = f"AUROC on {split} of each generator against all real images, by degradation"
-        written.append(_entry(file, caption))
-    if file := wrong_verdicts_table(plots / f"coverage-{split}.png", figures):
-        caption = f"Wrong verdicts on {split} by class and generator; framed: more than stated"
         written.append(_entry(file, caption))
     worst = headline(figures)["worst_degradation"]
     if log_odds is not None and worst:

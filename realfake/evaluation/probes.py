@@ -1,18 +1,35 @@
 """Probes: small classifiers that predict the label from a few facts about each image.
 
-The corpus audit finds leaks with them, and an evaluation uses them as controls. Each image is
-scored by a classifier that was not fitted on it. AUROCs are computed within each fold and averaged,
-because scores of different folds come from different classifiers.
+The corpus audit finds leaks with them. Each image is scored by a classifier that was not fitted on
+it. AUROCs are computed within each fold and averaged, because scores of different folds come from
+different classifiers.
+
+Controls are probes that a detector has to beat: they are fitted on the training split and measured
+like the detector. If one of them comes close to it, something other than the content of the images
+reveals the labels.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+from datasets import Dataset
+from PIL import Image
 
+from realfake.corpus.rows import is_ai as is_ai_of
+from realfake.imaging.decode import image_bytes, open_image
+from realfake.imaging.file_facts import NUMBERS, ContainerFacts, container_facts, radial_spectrum
 from realfake.statistics.bootstrap import bootstrap_interval
 from realfake.statistics.metrics import auroc
 
+SPECTRUM = "power-spectrum"
+CONTAINER = "container-facts"
+CONTROLS = {
+    SPECTRUM: "logistic regression on the radial power spectrum",
+    CONTAINER: "logistic regression on facts of the file, without its pixels",
+}
+# Least number of training images with a value of a file fact; rarer values are left out.
+_RARE = 5
 FOLDS = 5
 # Least number of images of each label.
 MIN_ROWS = 10
@@ -240,3 +257,61 @@ def fold_auroc(
         mass = mass + pairs
     mean = np.divide(total, mass, out=np.full(np.shape(mass), np.nan), where=np.asarray(mass) > 0)
     return float(mean) if mean.ndim == 0 else mean
+
+
+# Controls
+
+
+def spectrum_control(train: Dataset) -> Callable[[list[Image.Image]], np.ndarray]:
+    """Fit a control on the radial power spectra of the training images.
+
+    Returns:
+        A function from RGB images to log-odds, (n,).
+
+    Raises:
+        ValueError: An image is unusable.
+        OSError: An image cannot be read.
+    """
+    decision = line(_spectra(open_image(row) for row in _images(train)), is_ai_of(train))
+    return lambda images: decision(_spectra(images))
+
+
+def container_log_odds(train: Dataset, dataset: Dataset) -> np.ndarray:
+    """Fit a control on facts of the training files, and return the log-odds of a dataset, (n,).
+
+    Raises:
+        ValueError: A file is not an image.
+        OSError: A file cannot be read.
+    """
+    facts = [container_facts(image_bytes(row)) for row in _images(train)]
+    values = _frequent_values(facts)
+    decision = line(_features(facts, values), is_ai_of(train))
+    measured = [container_facts(image_bytes(row)) for row in _images(dataset)]
+    return decision(_features(measured, values))
+
+
+def _images(dataset: Dataset) -> Iterator[dict]:
+    return (row["image"] for row in dataset.select_columns(["image"]))
+
+
+def _spectra(images: Iterable[Image.Image]) -> np.ndarray:
+    return np.stack([radial_spectrum(image) for image in images])
+
+
+def _frequent_values(facts: list[ContainerFacts]) -> list[tuple[str, str]]:
+    """Return (name, value) of the frequent categorical facts."""
+    frequent = []
+    for name in (each.name for each in fields(ContainerFacts) if each.name not in NUMBERS):
+        values, counts = np.unique([str(getattr(one, name)) for one in facts], return_counts=True)
+        frequent += [(name, str(value)) for value, n in zip(values, counts) if n >= _RARE]
+    return frequent
+
+
+def _features(facts: list[ContainerFacts], values: list[tuple[str, str]]) -> np.ndarray:
+    """Return (n, features): the numeric facts, 0 if absent, and an indicator for each value."""
+    rows = []
+    for one in facts:
+        numbers = [getattr(one, name) for name in NUMBERS]
+        row = [0.0 if number is None else float(number) for number in numbers]
+        rows.append(row + [float(str(getattr(one, name)) == value) for name, value in values])
+    return np.array(rows)

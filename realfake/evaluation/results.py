@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +25,8 @@ from realfake.statistics.verdicts import Thresholds
 
 FILE_NAME = "evaluation.json"
 WEIGHTS_NAME = "model.safetensors"
+# Keys of records of older versions.
+_OLD_KEYS = {"novel": "out_of_distribution", "withheld": "inconclusive", "moved": "change"}
 # Columns of a file of scores and the arguments of `measure`, with the names of older versions.
 _COLUMNS = {
     "log_odds": ("log_odds", "margin"),
@@ -70,19 +73,13 @@ def write_evaluation(
     Splits that were measured with other weights are dropped.
 
     Args:
-        folder: The checkpoint's folder.
-        split: Name of the split.
         figures: Of [`measure`], after calibration.
         before: *optional*. Of the same, before calibration.
-        checkpoint_hash: SHA-256 of the weights, see [`checkpoint_hash`].
-        command: The command line.
         corpus: Name of the corpus or Hub id.
-        corpus_fingerprint: *optional*. Fingerprint of its contents.
         date: ISO 8601.
-        versions: `{package: version}`.
 
     Returns:
-        The whole file, `{split: record}`: `figures`, `before_calibration` and the arguments above.
+        The whole file, `{split: record}`: `figures`, `before_calibration` and the other arguments.
 
     Raises:
         ValueError: The existing `evaluation.json` is not readable.
@@ -165,13 +162,10 @@ def read_evaluation(folder: str | os.PathLike) -> dict:
     return current_names(read_records(Path(folder) / FILE_NAME))
 
 
-def current_names(record: object) -> object:
-    """Rename the keys of older versions: `novel` becomes `out_of_distribution`."""
+def current_names(record: Any) -> Any:
+    """Rename the keys of records of older versions, see [`_OLD_KEYS`]."""
     if isinstance(record, Mapping):
-        return {
-            "out_of_distribution" if key == "novel" else key: current_names(value)
-            for key, value in record.items()
-        }
+        return {_OLD_KEYS.get(key, key): current_names(value) for key, value in record.items()}
     return [current_names(value) for value in record] if isinstance(record, list) else record
 
 

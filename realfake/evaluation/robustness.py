@@ -17,9 +17,8 @@ from realfake import io
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
 from realfake.corpus.splits import subset
 from realfake.detector import Detector
-from realfake.evaluation import controls
+from realfake.evaluation import probes
 from realfake.evaluation.degraded_scores import (
-    OOD,
     Scorer,
     detector_scorer,
     possible_degradations,
@@ -30,21 +29,33 @@ from realfake.evaluation.measure import ENOUGH, complement, interval_of, measure
 from realfake.evaluation.results import checkpoint_hash, current_names
 from realfake.imaging.degradations import GRID
 from realfake.labels import NAMES
+from realfake.prediction import Scores
 from realfake.statistics.metrics import balanced_accuracy
 from realfake.statistics.verdicts import Thresholds
 
 FILE_NAME = "robustness.json"
 CLEAN = "clean"
-# Sources that are also reported separately, if a split has them: faces, and sources whose real and
-# generated images show the same subjects.
+# Sources whose photographs and generated images show the same subjects.
+_MATCHED = ("press-pairs", "truman-pairs", "cards", "playground", "fjell")
+# Sources that are also reported separately, if a split has them.
 SLICES = {
     "faces": ["faces-256", "faces-300", "tpdne", "man"],
-    "truman-pairs (matched subjects)": ["truman-pairs"],
-    "fjell (matched subjects)": ["fjell"],
+    "matched subjects": list(_MATCHED),
+    **{f"{name} (matched subjects)": [name] for name in _MATCHED},
 }
 
 
 # Figures
+
+
+def verdict_columns(detector: Detector, scores: Scores) -> dict[str, np.ndarray | None]:
+    """Return the arguments of [`measure.measure`] that the verdicts follow from."""
+    columns: dict[str, np.ndarray | None] = {"n_views": scores.n_views}
+    if detector.differing is not None:
+        columns["differing"] = detector.differing.differs(scores.contrast, scores.n_views)
+    if detector.ood is not None and scores.ood is not None:
+        columns["out_of_distribution"] = detector.ood.is_out_of_distribution(scores.ood)
+    return columns
 
 
 def grid_figures(
@@ -52,7 +63,7 @@ def grid_figures(
     truth: ArrayLike,
     *,
     thresholds: Thresholds | None = None,
-    out_of_distribution: Mapping[str, Sequence[bool]] | None = None,
+    columns: Mapping[str, Mapping] | None = None,
     groups: Sequence | None = None,
     generators: Sequence | None = None,
     sources: Sequence | None = None,
@@ -65,7 +76,7 @@ def grid_figures(
     Args:
         log_odds: `{degradation: (n,) float64}`.
         truth: (n,) bool, True for ai.
-        out_of_distribution: *optional*. For each degradation, as in [`measure.measure`].
+        columns: *optional*. Of [`verdict_columns`], for each degradation.
         slices: `{name: sources}`, *optional*. Images of these sources are also measured separately.
         thresholds, groups, generators, sources, seed, n_resamples: As in [`measure.measure`].
 
@@ -75,18 +86,19 @@ def grid_figures(
     """
     truth = np.asarray(truth, dtype=bool)
     options = {"seed": seed, "n_resamples": n_resamples}
-    independent = own_groups(groups)
+    groups = None if groups is None else np.asarray(groups, dtype=object)
+    independent = own_groups(None if groups is None else groups.tolist())
+    named = np.asarray(sources if sources is not None else [""] * len(truth), dtype=object)
     result = {}
     for name, values in log_odds.items():
-        unlike = out_of_distribution and np.asarray(out_of_distribution[name], dtype=bool)
+        own = {**(columns or {}).get(name, {}), "groups": groups}
         figures = measure(
             values,
             truth,
             thresholds=thresholds,
-            out_of_distribution=unlike,
-            groups=groups,
             generators=generators,
             sources=sources,
+            **own,
             **options,
         )
         figures["false_positives"] = complement(figures["summary"]["recall_real"])
@@ -99,24 +111,40 @@ def grid_figures(
         if slices:
             figures["by_slice"] = {}
         for title, members in (slices or {}).items():
-            mine = np.isin(np.asarray(sources, dtype=object).astype(str), members)
-            if not mine.any():
-                figures["by_slice"][title] = {"n": dict.fromkeys(NAMES, 0)}
-                continue
-            measured = measure(
-                values[mine],
-                truth[mine],
-                thresholds=thresholds,
-                out_of_distribution=None if unlike is None else unlike[mine],
-                groups=None if groups is None else np.asarray(groups, dtype=object)[mine],
-                **options,
+            mine = np.isin(named.astype(str), members)
+            figures["by_slice"][title] = short_figures(
+                values, truth, mine, thresholds, own, options
             )
-            figures["by_slice"][title] = _slice_figures(measured)
         result[name] = plain(figures)
     return result
 
 
-def _slice_figures(figures: Mapping) -> dict:
+def short_figures(
+    log_odds: np.ndarray,
+    truth: np.ndarray,
+    chosen: np.ndarray,
+    thresholds: Thresholds | None,
+    columns: Mapping[str, Sequence | None],
+    options: Mapping,
+) -> dict:
+    """Return the main figures of some of the images.
+
+    Args:
+        chosen: (n,) bool.
+        columns: Further arguments of [`measure.measure`] with an entry for each of the n images.
+        options: `seed` and `n_resamples`.
+
+    Returns:
+        `n`, `auroc`, `balanced_accuracy`, `detected` and `false_positives` (shares with log-odds
+        above 0 among ai and real images), and with thresholds the main `verdicts`.
+    """
+    if not chosen.any():
+        return {"n": dict.fromkeys(NAMES, 0)}
+    picked = {
+        name: None if values is None else np.asarray(values)[chosen]
+        for name, values in columns.items()
+    }
+    figures = measure(log_odds[chosen], truth[chosen], thresholds=thresholds, **picked, **options)
     summary = figures["summary"]
     result = {
         "n": figures["n"],
@@ -230,26 +258,21 @@ def measure_robustness(
     batch_size: int = 16,
     seed: int = 0,
     n_resamples: int = 1000,
-) -> tuple[dict, dict]:
+) -> tuple[dict, dict[str, np.ndarray]]:
     """Score a split, compute the figures, and write `robustness.json`.
 
     Args:
         identity: What identifies the weights, such as their hash.
         dataset: Rows with an undecoded `image` and `label`.
         folder: Of `robustness.json` and of the saved scores.
-        split: Name of the split.
         corpus: Name of the corpus.
-        command: The command line.
         measurement_log: Where a measurement of a test split is logged.
         train: *optional*. Training images for the controls; without them there are no controls.
-        degradations: Names of the grid, *defaults to* all of them.
         slices: `{name: sources}`, *optional*. Measured separately.
         of: *optional*. Images of the whole split, if `dataset` is a sample of it.
-        batch_size: Images per forward pass of a thread.
-        seed, n_resamples: Of the bootstrap.
 
     Returns:
-        The record, and the scores as [`degraded_scores.score_grid`] returns them.
+        The record, and the model's log-odds, `{degradation: (n,)}`.
 
     Raises:
         ValueError: An image is unusable.
@@ -260,24 +283,21 @@ def measure_robustness(
     scorers = [detector_scorer(detector, identity, batch_size)]
     if train is not None:
         print(f"Fitting the controls on {len(train):,} training images.", flush=True)
-        control = controls.spectrum_control(train)
-        scorers.append(Scorer(controls.SPECTRUM, corpus_fingerprint(train), control))
+        control = probes.spectrum_control(train)
+        key = corpus_fingerprint(train)
+        scorers.append(Scorer(probes.SPECTRUM, key, lambda images: Scores(control(images))))
     scores, _ = score_grid(dataset, degradations, scorers, folder, fingerprint, batch_size)
     if train is not None and CLEAN in degradations:
         # A degraded image has no file.
-        scores[controls.CONTAINER] = {CLEAN: controls.container_log_odds(train, dataset)}
+        scores[probes.CONTAINER] = {CLEAN: Scores(probes.container_log_odds(train, dataset))}
 
     print("Computing the figures.", flush=True)
     resampling = {"seed": seed, "n_resamples": n_resamples}
-    unlike = {
-        name: detector.ood.is_out_of_distribution(values)
-        for name, values in scores.get(OOD, {}).items()
-    }
     figures = grid_figures(
-        scores["model"],
+        {name: own.log_odds for name, own in scores["model"].items()},
         truth,
         thresholds=detector.thresholds,
-        out_of_distribution=unlike or None,
+        columns={name: verdict_columns(detector, own) for name, own in scores["model"].items()},
         slices=slices,
         **known,
         **resampling,
@@ -297,10 +317,14 @@ def measure_robustness(
         "degradations": figures,
         "controls": {
             name: grid_figures(
-                tiers, truth, groups=known["groups"], generators=known["generators"], **resampling
+                {tier: own.log_odds for tier, own in tiers.items()},
+                truth,
+                groups=known["groups"],
+                generators=known["generators"],
+                **resampling,
             )
             for name, tiers in scores.items()
-            if name in controls.NAMES
+            if name in probes.CONTROLS
         },
         "controls_n": len(train) if train is not None else 0,
     }
@@ -319,7 +343,7 @@ def measure_robustness(
             degradations=list(figures),
         )
     io.write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
-    return record, scores
+    return record, {name: own.log_odds for name, own in scores["model"].items()}
 
 
 def measure_finished_run(
@@ -347,7 +371,7 @@ def measure_finished_run(
     test, train = splits.get("test"), splits.get("train")
     if not most or not isinstance(test, Dataset):
         return None
-    chosen = _subsample(test, most, seed)
+    chosen = subsample(test, most, seed)
     record, _ = measure_robustness(
         detector,
         checkpoint_hash(folder),
@@ -357,7 +381,7 @@ def measure_finished_run(
         corpus=corpus,
         command=command,
         measurement_log=measurement_log,
-        train=_subsample(train, most, seed) if isinstance(train, Dataset) else None,
+        train=subsample(train, most, seed) if isinstance(train, Dataset) else None,
         degradations=possible_degradations(chosen),
         slices=known_slices(column(chosen, "source")),
         of=len(test),
@@ -366,7 +390,7 @@ def measure_finished_run(
     return record
 
 
-def _subsample(dataset: Dataset, most: int, seed: int) -> Dataset:
+def subsample(dataset: Dataset, most: int, seed: int) -> Dataset:
     """Return at most `most` images, with the shares of labels and generators kept."""
     if len(dataset) <= most:
         return dataset

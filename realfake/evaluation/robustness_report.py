@@ -5,8 +5,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from realfake.evaluation import controls
 from realfake.evaluation.measure import too_many_wrong
+from realfake.evaluation.probes import CONTROLS
 from realfake.evaluation.robustness import CLEAN, FILE_NAME, headline
 from realfake.formatting import MISSING, code, fence, md, number, percent, score, share, table
 from realfake.imaging.degradations import GRID
@@ -30,10 +30,8 @@ def summary(record: Mapping) -> str:
     if count == 1:
         text = f"**Balanced accuracy {lowest} {_under(name)}.**"
     elif name == CLEAN:
-        text = (
-            f"**Balanced accuracy {lowest} {_under(name)}**, and no lower under any of the "
-            f"{count - 1} degradations."
-        )
+        others = f"any of the {count - 1} degradations" if count > 2 else "the other degradation"
+        text = f"**Balanced accuracy {lowest} {_under(name)}**, and no lower under {others}."
     else:
         text = f"**Balanced accuracy {lowest} under the worst degradation, {code(name)}**"
         text += f" ({share(clean)} on the unchanged images)." if clean else "."
@@ -106,7 +104,7 @@ def controls_note(record: Mapping) -> str | None:
     if not record["controls"]:
         return None
     names = "; ".join(
-        f"{code(name)} is a {controls.NAMES.get(name, md(name))}" for name in record["controls"]
+        f"{code(name)} is a {CONTROLS.get(name, md(name))}" for name in record["controls"]
     )
     return (
         f"Controls: {names}. Each was fitted on {record['controls_n']:,} unchanged training "
@@ -210,13 +208,16 @@ def slices_table(figures: Mapping[str, Mapping], worst_only: bool = True) -> str
 # The report
 
 
-def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ()) -> str:
-    """Return a record as Markdown.
+def render(
+    record: Mapping,
+    split: str,
+    plots: Sequence[Mapping[str, str]] = (),
+    categories: Sequence[str] = (),
+) -> str:
+    """Return a record of [`robustness.measure_robustness`] as Markdown.
 
     Args:
-        record: Of [`robustness.measure_robustness`].
-        split: Name of the split.
-        plots: `{"file", "caption"}` for each.
+        categories: Of [`categories.category_table`].
     """
     figures = record["degradations"]
     first = next(iter(figures.values()))
@@ -228,16 +229,13 @@ def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ())
         tiers_table(record),
         controls_note(record),
         described(record),
-        "## Calibration by degradation",
-        "Both classes have the same weight. “By chance” is the ECE that a perfectly calibrated "
-        "model shows on this many images.",
-        _calibration(figures),
     ]
     if first.get("verdicts"):
         sections += ["## Wrong verdicts", coverage_note(figures), coverage_table(figures)]
-    sections += _generators(figures) + _sources(figures)
+    sections += _generators(figures)
     slices = slices_table(figures, worst_only=False)
     sections += ["## Slices", slices] if slices else []
+    sections += ["## Retouched photographs and small images", *categories] if categories else []
     sections += [
         f"![{md(plot['caption'])}]({plot['file']})\n\n{md(plot['caption'])}." for plot in plots
     ]
@@ -251,18 +249,6 @@ def render(record: Mapping, split: str, plots: Sequence[Mapping[str, str]] = ())
         f"[{code(FILE_NAME)}]({FILE_NAME}).",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _calibration(figures: Mapping) -> str:
-    rows = []
-    for name, entry in figures.items():
-        values, floor = entry["summary"], entry["summary"]["ece_noise_floor"]
-        chance = MISSING
-        if floor["value"] is not None:
-            chance = f"{number(floor['value'])}, up to {number(floor['high'])}"
-        metrics = [score(values[key]) for key in ("ece", "nll", "brier")]
-        rows.append([code(name), metrics[0], chance, *metrics[1:]])
-    return table(["Degradation", "ECE", "by chance", "NLL", "Brier score"], rows)
 
 
 def _generators(figures: Mapping) -> list[str]:
@@ -284,14 +270,3 @@ def _generators(figures: Mapping) -> list[str]:
         f"AUROC against all {first['n'][REAL]:,} real images, and the share with p(ai) > ½.",
         table(["Generator", "n", *map(code, figures), "lowest AUROC"], rows),
     ]
-
-
-def _sources(figures: Mapping) -> list[str]:
-    rows = []
-    for name, entry in sorted((next(iter(figures.values())).get("by_source") or {}).items()):
-        cells = (share(tier["by_source"][name]["false_positives"]) for tier in figures.values())
-        rows.append([md(name), f"{entry['n']:,}", *cells])
-    if not rows:
-        return []
-    header = ["Source", "n", *map(code, figures)]
-    return ["## Photographs with p(ai) > ½, by source", table(header, rows)]

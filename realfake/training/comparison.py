@@ -190,13 +190,13 @@ def measure_run(run: Run, dataset: Dataset, n: int, seed: int = 0) -> dict:
     sample = balanced_sample(dataset, n, seed)
     names = degraded_scores.possible_degradations(sample, TIERS)
     scorer = degraded_scores.detector_scorer(detector, results.checkpoint_hash(run.folder), 16)
-    log_odds, _ = degraded_scores.score_grid(
+    scores, _ = degraded_scores.score_grid(
         sample, names, [scorer], run.folder, corpus_fingerprint(sample)
     )
     truth = is_ai(sample)
     tiers = {
-        name: float(metrics.balanced_accuracy(own, truth))
-        for name, own in log_odds["model"].items()
+        name: float(metrics.balanced_accuracy(own.log_odds, truth))
+        for name, own in scores["model"].items()
     }
     worst = min(tiers, key=tiers.__getitem__)
     return figures | {
