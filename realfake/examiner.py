@@ -100,6 +100,12 @@ class Examiner:
         """The largest number of views of an image: a setting of the checkpoint, usually 1 or 16."""
         return int(self.facts.get("views") or 1)
 
+    @views.setter
+    def views(self, views: int) -> None:
+        self.facts["views"] = self.limit(views)
+        stored = stored_facts(getattr(self.model.config, "realfake", None))
+        self.model.config.realfake = {**stored, "views": views}
+
     def logits(
         self, images: Sequence[ImageSource], batch_size: int = 16, views: int | None = None
     ) -> np.ndarray:

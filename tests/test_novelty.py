@@ -349,7 +349,8 @@ def test_scores_and_verdicts_are_those_of_predict(folder):
         nonphotos.draw("flat", (60, 60)),
         draw_picture((30, 70), seed=2),
     ]
-    log_odds, shares = detector.scores(images, batch_size=2)
+    log_odds, shares, n_views, _ = detector.scores(images, batch_size=2)
+    assert n_views.tolist() == [1, 1, 1]
     predictions = detector.predict(images)
     assert log_odds.dtype == shares.dtype == np.float64
     assert log_odds.tolist() == pytest.approx([p.log_odds for p in predictions], abs=1e-5)

@@ -22,6 +22,7 @@ from transformers import pipeline
 from realfake.corpus.rows import is_ai, own_groups
 from realfake.detector import Detector
 from realfake.evaluation.collecting import collect_logits
+from realfake.prediction import Scores
 from realfake.statistics.calibration import Calibration, fit_grouped
 from realfake.statistics.log_odds import log_odds_from_logits
 from realfake.statistics.verdicts import OperatingPoint, operating_point
@@ -241,7 +242,8 @@ def test_images_without_a_group_stand_alone():
     named = own_groups(["a", None, "a", "", None])
     assert named[0] == named[2] == "a" and len(set(named)) == 4
     truth = np.zeros(40, bool)
-    facts = decision_facts(np.arange(40.0), truth, 0.05, own_groups([None] * 40))
+    scores = Scores(np.arange(40.0))
+    facts = decision_facts(scores, scores, truth, 0.05, groups=own_groups([None] * 40))
     # floor(0.05 * 41) = 2: the second largest of 40, not the only margin of one group.
     assert facts["thresholds"]["ai"] == 38.0 and facts["thresholds"]["n"] == {"real": 40, "ai": 0}
     assert facts["operating_points"][1]["threshold"] == 38.0

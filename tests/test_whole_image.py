@@ -301,3 +301,30 @@ def test_a_part_that_differs_keeps_the_verdict_from_real(detector):
     assert prediction.differing and max(prediction.differing) < 4
     detector.differing = ContrastThresholds(0.05, {4: 99.0}, 99)
     assert detector.predict(image).differing is None
+
+
+def test_a_release_fits_thresholds_by_the_number_of_views(detector, tmp_path):
+    from helpers.training import rows
+
+    from realfake.training.measuring import compute_logits, compute_scores
+    from realfake.training.release import fit_calibration, release
+
+    # 40 pixels: four views each.
+    dataset = rows(160)
+    logits = compute_logits(detector, dataset, 16, "logits")
+    calibration = fit_calibration(detector, logits, dataset, "temperature_bias")
+    stored = release(
+        detector, calibration, dataset, logits, tmp_path, {}, 0.05, 16, max_shard_size="20KB"
+    ).detector
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert stored.views == 16 and list(stored.thresholds.by_views) == [4]
+    own = stored.thresholds.for_views(9)
+    assert own != stored.thresholds.for_views(1) and own.n_real + own.n_ai == 160
+    assert sorted(stored.differing.by_views) == list(range(4, 17))
+    scores = compute_scores(stored, dataset, 16, "scores")
+    flagged = stored.differing.differs(scores.contrast, scores.n_views)
+    truth = np.array(dataset["label"]) == dataset.features["label"].str2int("ai")
+    assert flagged[~truth].mean() <= 0.05
+    # The last layer holds the calibration of the mean over the views.
+    before = (scores.log_odds - calibration.bias) * calibration.temperature
+    assert before == pytest.approx(logits[:, 1] - logits[:, 0], abs=1e-2)

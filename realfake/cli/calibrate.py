@@ -8,8 +8,9 @@
     # fit only the out-of-distribution check, in the folder of a checkpoint
     realfake calibrate runs/vit --dataset ./corpus --only_ood --false_alarms 0.01
 
-Fits a temperature and a bias on the calibration half of the validation split and folds them into
-the last layer, so the stock pipeline gives calibrated probabilities. Also stores the thresholds of
+Fits a temperature and a bias on the calibration half of the validation split, or on
+--calibration_split, and folds them into the last layer, so the stock pipeline gives calibrated
+probabilities. --views N stores how many views of an image to examine. Also stores the thresholds of
 the verdict and the out-of-distribution check. Measures the effect on the other half of the
 validation split, and on the test split with --measure_test. If nothing lowers the NLL, the weights
 stay unchanged.
@@ -24,6 +25,9 @@ from realfake import io
 from realfake.cli import options
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from realfake.corpus.load import Corpus
     from realfake.detector import Detector
     from realfake.training.release import Released
 
@@ -59,6 +63,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=options.between(0, 0.5),
         default=ALPHA,
         help="with --only_ood: share of in-distribution images per class to flag",
+    )
+    parser.add_argument(
+        "--calibration_split",
+        metavar="NAME",
+        help="fit on this whole split, such as one of generators that the training did not see "
+        "(default: half of the validation split)",
+    )
+    options.add_views(parser)
+    parser.add_argument(
+        "--max_shard_size",
+        metavar="SIZE",
+        help="save the weights in files of at most this size, such as 9MB",
     )
     options.add_batch_size(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
@@ -107,11 +123,11 @@ def _fit_ood(args: argparse.Namespace) -> int:
     from realfake.detector import Detector
     from realfake.labels import AI, REAL
     from realfake.statistics.verdicts import binomial_interval
-    from realfake.training import measuring, release, runs
+    from realfake.training import measuring, release
 
     detector = options.open_model(args)
     corpus = options.read_corpus(args, {"validation": args.max_validation_samples})
-    splits = runs.splits_of(corpus, args.split_seed)
+    splits = _splits(args, corpus)
     dataset, batch_size = splits["calibration"], args.batch_size
     fitted = release.fit_ood(
         detector, args.model, dataset, args.false_alarms, batch_size, args.degraded
@@ -149,7 +165,7 @@ def _fit_ood(args: argparse.Namespace) -> int:
 def _calibrate(args: argparse.Namespace) -> int:
     from realfake.evaluation.results import checkpoint_hash
     from realfake.statistics.log_odds import log_odds_from_logits
-    from realfake.training import measuring, publishing, release, runs
+    from realfake.training import measuring, publishing, release
     from realfake.training.trainer import count_labels
 
     limits = {"validation": args.max_validation_samples}
@@ -158,7 +174,9 @@ def _calibrate(args: argparse.Namespace) -> int:
     detector = options.open_model(args)
     if args.push_to_hub:
         publishing.check_login(args)
-    splits = runs.splits_of(options.read_corpus(args, limits), args.split_seed)
+    splits = _splits(args, options.read_corpus(args, limits))
+    if args.views:
+        detector.views = args.views
     original = {
         "model": str(args.model),
         "revision": detector.revision,
@@ -172,7 +190,9 @@ def _calibrate(args: argparse.Namespace) -> int:
         "selection-degraded": ("selection", True),
         "test": ("test", False),
     }
-    if not args.degraded:
+    if "selection" not in splits:
+        del measured["selection"]
+    if not args.degraded or "selection" not in splits:
         del measured["selection-degraded"]
     if not args.measure_test:
         del measured["test"]
@@ -190,7 +210,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         args.method,
         smallest_gain=release.SMALLEST_GAIN,
     )
-    halves = ("selection", "calibration")
+    halves = [name for name in ("selection", "calibration") if name in splits]
     facts = {
         "calibrated_from": original,
         "calibrated_on": args.corpus_name,
@@ -207,6 +227,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         batch_size,
         args.degraded,
         revert_if_worse=True,
+        max_shard_size=args.max_shard_size,
     )
     for name, (split, degraded) in measured.items():
         scores = measuring.compute_scores(
@@ -228,6 +249,22 @@ def _calibrate(args: argparse.Namespace) -> int:
     return publishing.push(args) if args.push_to_hub else 0
 
 
+def _splits(args: argparse.Namespace, corpus: "Corpus") -> "dict[str, Dataset]":
+    """Return the splits, with the one to fit on as `calibration`."""
+    from realfake.training import runs
+
+    if args.calibration_split is None:
+        return runs.splits_of(corpus, args.split_seed)
+    if args.calibration_split == "test":
+        raise ValueError("--calibration_split test: the test split only measures; name another.")
+    if args.calibration_split not in corpus.splits:
+        raise ValueError(
+            f"--calibration_split {args.calibration_split}: the corpus has "
+            f"{', '.join(corpus.splits)}."
+        )
+    return {**corpus.splits, "calibration": corpus.splits[args.calibration_split]}
+
+
 def _identity(args: argparse.Namespace, detector: "Detector") -> str | None:
     try:
         return options.model_identity(args.model, detector)
@@ -243,7 +280,7 @@ def _write_card(args: argparse.Namespace, released: "Released", original: Mappin
 
     folder, calibration = Path(args.output), released.calibration
     content = results.read_evaluation(folder)
-    split = "test" if args.measure_test else "selection"
+    split = next(name for name in ("test", "selection", "calibration") if name in content)
     scores = results.read_scores(folder / f"scores-{split}.parquet")
     figures = content[split]["figures"]
     plots = write_plots(folder, split, scores["log_odds"], scores["is_ai"], figures)

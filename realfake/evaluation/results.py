@@ -41,18 +41,20 @@ _COLUMNS = {
 
 
 def checkpoint_hash(folder: str | os.PathLike) -> str:
-    """Return the SHA-256 of a checkpoint's weights.
+    """Return the SHA-256 of a checkpoint's weights; for several files, of their hashes in order.
 
     Raises:
-        OSError: The folder holds no `model.safetensors`.
+        OSError: The folder holds no weights in safetensors files.
     """
-    path = Path(folder) / WEIGHTS_NAME
-    if not path.is_file():
-        raise OSError(
-            f"There is no {WEIGHTS_NAME} in {folder}; save the model there first, in one file."
-        )
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    single = Path(folder) / WEIGHTS_NAME
+    files = [single] if single.is_file() else sorted(Path(folder).glob("model-*.safetensors"))
+    if not files:
+        raise OSError(f"There is no {WEIGHTS_NAME} in {folder}; save the model there first.")
+    hashes = []
+    for path in files:
+        with open(path, "rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def write_evaluation(

@@ -70,6 +70,7 @@ def release(
     batch_size: int = 64,
     degraded: bool = False,
     revert_if_worse: bool = False,
+    max_shard_size: str | None = None,
 ) -> Released:
     """Fold a calibration, save the checkpoint, reopen it, and fit thresholds and OOD statistics.
 
@@ -85,6 +86,7 @@ def release(
         degraded: Whether the images are degraded first.
         revert_if_worse: Whether to store the original weights if the calibrated, stored ones have a
             higher NLL on the calibration images.
+        max_shard_size: *optional*. As in [`save_checkpoint`].
 
     Raises:
         ValueError: The folded layer does not give logits / T + b, or a weight overflows fp16.
@@ -98,7 +100,7 @@ def release(
         if calibration.method != "identity":
             _fold_and_check(detector, calibration, dataset, batch_size)
         if state.is_main_process:
-            save_checkpoint(detector.model, detector.processor, folder)
+            save_checkpoint(detector.model, detector.processor, folder, max_shard_size)
         state.wait_for_everyone()
         stored = Detector.from_pretrained(folder, device=detector.model.device)
         scores = compute_scores(stored, dataset, batch_size, "thresholds", degraded)
@@ -192,13 +194,20 @@ def _fold_and_check(
 
 
 def save_checkpoint(
-    model: PreTrainedModel, processor: BaseImageProcessor, folder: str | Path
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    folder: str | Path,
+    max_shard_size: str | None = None,
 ) -> None:
     """Save a checkpoint with fp16 weights that every consumer computes in fp32, completely or not.
 
     Matrices and kernels are rounded to fp16; vectors (biases, norms, running statistics) stay in
     fp32. `config.json` says `float32`, so `from_pretrained` widens all of them. It is written last:
     a folder without it does not open.
+
+    Args:
+        max_shard_size: *optional*. Largest size of a file of weights, such as `"9MB"`; *defaults
+            to* a single file.
 
     Raises:
         ValueError: A weight is not finite in fp16.
@@ -223,7 +232,8 @@ def save_checkpoint(
                 f"The weights {', '.join(overflowing[:3])} are not finite in fp16; the training "
                 "diverged. Lower --learning_rate."
             )
-        model.save_pretrained(staging, state_dict=state)
+        sharding = {"max_shard_size": max_shard_size} if max_shard_size else {}
+        model.save_pretrained(staging, state_dict=state, **sharding)
         config = json.loads((staging / "config.json").read_text())
         config.update(dtype="float32", architectures=[type(model).__name__])
         for name in _OF_THE_WEIGHTS:
@@ -233,8 +243,9 @@ def save_checkpoint(
         apply_umask(staging)
         # Without config.json nothing opens a mixture of the old and the new checkpoint.
         (folder / "config.json").unlink(missing_ok=True)
-        # These statistics describe the previous weights.
-        (folder / ood.FILE_NAME).unlink(missing_ok=True)
+        # These statistics describe the previous weights, which may be in other files.
+        for path in (*folder.glob("model*.safetensors*"), folder / ood.FILE_NAME):
+            path.unlink(missing_ok=True)
         for path in sorted(
             staging.iterdir(), key=lambda path: (path.name == "config.json", path.name)
         ):
@@ -271,8 +282,10 @@ def decision_facts(
     thresholds = fit_thresholds(centre.log_odds, truth, alpha, groups=groups)
     facts: dict = {}
     # Most calibration images have the same number of views.
-    numbers, counts = np.unique(scores.n_views, return_counts=True)
-    usual = int(numbers[counts.argmax()])
+    usual = 1
+    if scores.n_views is not None and len(scores.n_views):
+        numbers, counts = np.unique(scores.n_views, return_counts=True)
+        usual = int(numbers[counts.argmax()])
     if usual > 1:
         mask = scores.n_views >= usual
         own = fit_thresholds(scores.log_odds[mask], truth[mask], alpha, groups=chosen(mask))
