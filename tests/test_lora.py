@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.tiny import save_tiny
 from helpers.training import arguments, rows, trainer_for
+from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from realfake.training import lora
@@ -93,6 +94,17 @@ def test_peft_opens_the_saved_adapters(dinov2, sixteen, pixels, tmp_path):
     with torch.inference_mode():
         again = peft.PeftModel.from_pretrained(opened(dinov2), folder).eval()
         torch.testing.assert_close(again(pixels).logits, model(pixels).logits)
+
+
+def test_the_card_of_the_adapters_names_their_base(dinov2, tmp_path):
+    model = opened(dinov2)
+    lora.add_adapters(model, 2)
+    lora.save_adapters(model, tmp_path, "user/base")
+    card = ModelCard.load(tmp_path / lora.ADAPTER_FOLDER / "README.md")
+    assert (card.data.base_model, card.data.library_name) == ("user/base", "peft")
+    lora.save_adapters(model, tmp_path, str(dinov2))
+    card = ModelCard.load(tmp_path / lora.ADAPTER_FOLDER / "README.md")
+    assert card.data.base_model is None and str(dinov2) not in card.content
 
 
 def test_a_resumed_training_continues_exactly(transformer, sixteen, pixels, tmp_path):

@@ -82,7 +82,7 @@ def test_a_run_and_its_push(way, hub, corpus, tiny_vit, tmp_path, monkeypatch):
     assert list(out.glob("checkpoint-*/training_args.bin"))
     assert_nowhere(tmp_path / "runs")
     pushed = hub.files("user/run")
-    assert "README.md" in pushed
+    assert "README.md" in pushed and hub.repos["model", "user/run"].private
     assert not [path for path, content in pushed.items() if TOKEN.encode() in content]
 
 

@@ -4,6 +4,7 @@ Most runs are in-process: `main()` with a patched `sys.argv`. Killed runs and ru
 are processes of their own.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -11,10 +12,12 @@ import math
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from helpers.tiny import draw_corpus, draw_picture, save_tiny
 from helpers.training import ROOT, command, facts_of, import_train_hf, last_line, main
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, pipeline
@@ -267,6 +271,38 @@ def test_a_board_was_written(finished):
     assert [event.value for event in board.Scalars("eval/auroc")] == pytest.approx(logged, abs=1e-6)
 
 
+def test_the_curves_are_a_picture(finished):
+    with Image.open(finished / "plots" / "training.png") as picture:
+        assert min(picture.size) > 300
+
+
+@pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed")
+def test_trackio_keeps_a_local_store(corpus, tiny_vit, tmp_path):
+    words = ["--report_to", "trackio", "--project", "curves", "--hub_token", "hf_secret"]
+    words += ["--num_train_epochs", "1", "--measure_test", "False"]
+    words += ["--lora_rank", "2"] if find_spec("peft") else []
+    words = command(corpus, tmp_path / "run", *words, model=tiny_vit)
+    store = tmp_path / "store"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train_hf.py"), *words],
+        env={**os.environ, "TRACKIO_DIR": str(store), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with contextlib.closing(sqlite3.connect(store / "curves.db")) as database:
+        logged = [json.loads(row) for (row,) in database.execute("SELECT metrics FROM metrics")]
+    losses = [row["train/loss"] for row in logged if "train/loss" in row]
+    expected = [row["loss"] for row in facts_of(tmp_path / "run")["log_history"] if "loss" in row]
+    assert losses == pytest.approx(expected, abs=1e-6)
+    assert not [path for path in store.rglob("*") if b"hf_secret" in read_bytes(path)]
+
+
+def read_bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
 def test_the_best_checkpoint_was_chosen_by_auroc_and_is_what_is_released(finished):
     facts = facts_of(finished)
     measured = {
@@ -484,8 +520,6 @@ def test_a_stream(corpus, tiny_vit, tmp_path):
 
 
 def test_a_dry_run_writes_a_picture_and_nothing_else(corpus, tiny_vit, tmp_path, capsys):
-    from PIL import Image
-
     folder = tmp_path / "run"
     assert main(corpus, folder, "--dry_run", "True", "--trainable", "head", model=tiny_vit) == 0
     assert {path.name for path in folder.iterdir()} - {".lock"} == {"first_batch.png"}

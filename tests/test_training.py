@@ -16,7 +16,7 @@ from transformers import EvalPrediction, TrainerControl, TrainerState
 from realfake.evaluation.measure import check_metric, metrics_of
 from realfake.models.classifiers import load_processor
 from realfake.models.folding import select_trainable
-from realfake.training.arguments import DataArguments, ModelArguments
+from realfake.training.arguments import DataArguments, ModelArguments, RunArguments
 from realfake.training.augment import Augmentation
 from realfake.training.data import (
     Collator,
@@ -28,7 +28,7 @@ from realfake.training.data import (
 )
 from realfake.training.model import fix_batch_norm_momentum, prepare_classifier
 from realfake.training.optimization import ElapsedCallback, class_weights
-from realfake.training.runs import last_complete_checkpoint
+from realfake.training.runs import checkpoint_to_resume, last_complete_checkpoint
 from realfake.training.trainer import build_trainer, count_labels
 
 LABEL2ID = {"real": 0, "ai": 1}
@@ -364,7 +364,8 @@ def test_elapsed_seconds_add_up(monkeypatch):
     clock = iter([100.0, 107.0, 110.0, 500.0, 505.0])
     monkeypatch.setattr("realfake.training.optimization.time.monotonic", lambda: next(clock))
     first = ElapsedCallback()
-    args = SimpleNamespace(max_minutes=0)
+    batch = {"train_batch_size": 8, "gradient_accumulation_steps": 1, "world_size": 1}
+    args = SimpleNamespace(max_minutes=0, **batch)
     first.on_train_begin(args, None, None)
     state = first.state()  # at 107: a checkpoint is saved
     assert state["args"]["seconds"] == 7
@@ -394,6 +395,51 @@ def test_the_last_complete_checkpoint(tmp_path):
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1000")
 
 
+def interrupted(tiny_vit, sixteen, folder, resume=None, **options):
+    """Train three steps of 8 images, in an epoch of two steps, and return the images in order."""
+    saving = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
+    args = arguments(folder, max_steps=3, **saving, **options)
+    trainer = trainer_for(tiny_vit, sixteen, args, data={"augmentation": 0.0})
+    seen = Seen(trainer)
+    trainer.train(resume_from_checkpoint=resume)
+    return [draw for batch in seen.batches for draw in batch]
+
+
+def test_a_run_continues_with_another_batch_size_if_its_steps_have_as_many_images(
+    sixteen, tiny_vit, tmp_path
+):
+    halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    whole = interrupted(tiny_vit, sixteen, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-1", tmp_path / "again" / "checkpoint-1")
+    checkpoint = checkpoint_to_resume(arguments(tmp_path / "again", **halves))
+    assert checkpoint == str(tmp_path / "again" / "checkpoint-1")
+    # The loader reads one batch ahead.
+    resumed = interrupted(tiny_vit, sixteen, tmp_path / "again", checkpoint, **halves)
+    assert resumed[:16] == whole[8:24]
+    with pytest.raises(ValueError, match="--per_device_train_batch_size"):
+        checkpoint_to_resume(arguments(tmp_path / "again", **halves), streaming=True)
+
+
+@pytest.mark.parametrize(
+    "options", [{"per_device_train_batch_size": 4}, {"gradient_accumulation_steps": 2}]
+)
+def test_a_run_does_not_continue_with_steps_of_other_images(options, sixteen, tiny_vit, tmp_path):
+    interrupted(tiny_vit, sixteen, tmp_path)
+    for resume in (None, str(tmp_path / "checkpoint-2")):
+        args = arguments(tmp_path, resume_from_checkpoint=resume, **options)
+        with pytest.raises(ValueError, match=f"--{next(iter(options))}"):
+            checkpoint_to_resume(args)
+
+
+def test_a_run_does_not_continue_with_another_number_of_processes(
+    sixteen, tiny_vit, tmp_path, monkeypatch
+):
+    interrupted(tiny_vit, sixteen, tmp_path)
+    monkeypatch.setattr(RunArguments, "world_size", 2)
+    with pytest.raises(ValueError, match="number of processes"):
+        checkpoint_to_resume(arguments(tmp_path))
+
+
 # --- options
 
 
@@ -402,6 +448,7 @@ def test_the_last_complete_checkpoint(tmp_path):
     [
         ({"evaluate_only": "tests"}, "--evaluate_only must be one of train, validation"),
         ({"alpha": 0.5}, "--alpha"),
+        ({"fp16": True, "use_cpu": True}, "--fp16 needs a GPU"),
         ({"remove_unused_columns": True}, "--remove_unused_columns"),
         ({"corpus_notes": "nowhere.md"}, "there is no file nowhere.md"),
         ({"early_stopping_patience": 2}, "needs --load_best_model_at_end True"),

@@ -67,7 +67,8 @@ def train(arguments: "Arguments") -> int:
     from realfake.training.trainer import build_trainer
 
     model_args, data, args = arguments.model, arguments.data, arguments.run
-    checkpoint = None if args.evaluate_only or args.dry_run else runs.checkpoint_to_resume(args)
+    resumes = not (args.evaluate_only or args.dry_run)
+    checkpoint = runs.checkpoint_to_resume(args, data.streaming) if resumes else None
 
     # Corpus
     corpus = runs.load(data)

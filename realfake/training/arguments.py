@@ -241,6 +241,10 @@ class RunArguments(TrainingArguments):
         const=True,
     )
 
+    hub_private_repo: bool = _option(
+        True, "Whether --push_to_hub creates a private repository; False makes a new one public."
+    )
+
     channels_last: bool = _option(
         False, "Channels-last memory layout; faster for depthwise convolutions."
     )
@@ -355,6 +359,11 @@ class RunArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # Without this, transformers refuses bf16 on a machine without a GPU.
             self.use_cpu = True
+        if self.fp16 and self.use_cpu:
+            raise ValueError(
+                "--fp16 needs a GPU: on a CPU small gradients would become zero; use --bf16 or "
+                "leave it out."
+            )
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
         super().__post_init__()

@@ -7,16 +7,20 @@ weights, so that the calibration and the stored checkpoint are those of an ordin
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCardData
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from realfake.card.facts import hub_id
+from realfake.io import write_atomically
 from realfake.models.folding import final_linears
 
 # In the folder of a finished run: the adapters and the head, as `PeftModel.from_pretrained` opens
 # them.
 ADAPTER_FOLDER = "adapter"
 # In a checkpoint during the training: everything that differs from the base model.
+TASK = "image-classification"
 ADAPTED_NAME = "adapted.safetensors"
 
 
@@ -111,7 +115,8 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, base: str) -> None
     folder = Path(folder) / ADAPTER_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     heads = final_linears(model)
-    state = dict(get_peft_model_state_dict(model))
+    # Else peft asks the Hub whether the base has other embeddings.
+    state = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
     for name, head in heads.items():
         state |= {f"{name}.{key}": value for key, value in head.state_dict().items()}
     state = {f"base_model.model.{name}": tensor for name, tensor in state.items()}
@@ -119,6 +124,13 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, base: str) -> None
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.modules_to_save = base, list(heads)
     config.save_pretrained(str(folder))
+    metadata = {"library_name": "peft", "base_model": hub_id(base), "pipeline_tag": TASK}
+    card = ModelCardData(**{name: value for name, value in metadata.items() if value})
+    text = (
+        f"---\n{card.to_yaml()}\n---\n\n# Adapters\n\nLow-rank adapters and the head, before "
+        "calibration. The folder above holds the calibrated model, with the adapters merged.\n"
+    )
+    write_atomically(folder / "README.md", text)
 
 
 def save_trained(model: PreTrainedModel, folder: str | Path) -> None:

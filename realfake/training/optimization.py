@@ -109,19 +109,20 @@ def clock_schedule(
 class ElapsedCallback(TrainerCallback, ExportableState):
     """Sum the seconds of training over interruptions, and stop after `--max_minutes`.
 
-    Checkpoints store the sum. All processes follow the clock of the first one.
+    Checkpoints store the sum and [`batch_facts`]. All processes follow the clock of the first one.
     """
 
     def __init__(self, seconds: float = 0.0):
         self.seconds = seconds
         # Share of `--max_minutes`, after the last step.
         self.progress = 0.0
+        self.batch: dict[str, int] = {}
         self._started: float | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._started = time.monotonic()
+        self._started, self.batch = time.monotonic(), batch_facts(args)
         self._measure(args)
 
     def on_optimizer_step(
@@ -153,7 +154,16 @@ class ElapsedCallback(TrainerCallback, ExportableState):
         )
 
     def state(self) -> dict:
-        return {"args": {"seconds": self._total()}, "attributes": {}}
+        return {"args": {"seconds": self._total()}, "attributes": {"batch": self.batch}}
+
+
+def batch_facts(args: TrainingArguments) -> dict[str, int]:
+    """Return what determines the number of images in a training step: their product."""
+    return {
+        "batch size": args.train_batch_size,
+        "gradient accumulation": args.gradient_accumulation_steps,
+        "processes": args.world_size,
+    }
 
 
 # The average of the weights

@@ -1,6 +1,7 @@
 """The steps around a training: its corpus, its folder, its dry run, and its measurements."""
 
 import json
+import math
 from pathlib import Path
 
 from accelerate import PartialState
@@ -17,6 +18,7 @@ from realfake.plotting import batch_sheet
 from realfake.statistics.calibration import Calibration
 from realfake.training.arguments import Arguments, DataArguments, RunArguments
 from realfake.training.measuring import compute_scores, record_split
+from realfake.training.optimization import batch_facts
 from realfake.training.trainer import DetectorTrainer, count_labels
 
 # Written last: it marks a finished run.
@@ -69,11 +71,12 @@ def split_of(corpus: Corpus, split: str, seed: int) -> Dataset:
     return (splits_of(corpus, seed) if split in VALIDATION_HALVES else corpus.splits)[split]
 
 
-def checkpoint_to_resume(args: RunArguments) -> str | None:
+def checkpoint_to_resume(args: RunArguments, streaming: bool = False) -> str | None:
     """Return the checkpoint to continue from: the named one, or the newest complete one.
 
     Raises:
-        ValueError: The named checkpoint is incomplete, or the folder holds a finished run.
+        ValueError: The named checkpoint is incomplete, its steps had another number of images, or
+            the folder holds a finished run.
     """
     if args.resume_from_checkpoint:
         if not (Path(args.resume_from_checkpoint) / "trainer_state.json").is_file():
@@ -81,6 +84,7 @@ def checkpoint_to_resume(args: RunArguments) -> str | None:
                 f"--resume_from_checkpoint: {args.resume_from_checkpoint} is not a complete "
                 "checkpoint."
             )
+        _check_batch(args.resume_from_checkpoint, args, streaming)
         return args.resume_from_checkpoint
     if (Path(args.output_dir) / FINISHED).is_file():
         raise ValueError(
@@ -88,9 +92,32 @@ def checkpoint_to_resume(args: RunArguments) -> str | None:
             f"measure it with --evaluate_only test --model_name_or_path {args.output_dir}."
         )
     checkpoint = last_complete_checkpoint(args.output_dir)
-    if checkpoint and PartialState().is_main_process:
-        print(f"Continuing the interrupted run from {checkpoint}.", flush=True)
+    if checkpoint:
+        _check_batch(checkpoint, args, streaming)
+        if PartialState().is_main_process:
+            print(f"Continuing the interrupted run from {checkpoint}.", flush=True)
     return checkpoint
+
+
+def _check_batch(checkpoint: str, args: RunArguments, streaming: bool) -> None:
+    # `Trainer` counts steps, so with other steps it would skip other images than it has seen.
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
+    callbacks = state.get("stateful_callbacks", {})
+    stored = callbacks.get("ElapsedCallback", {}).get("attributes", {}).get("batch")
+    given = batch_facts(args)
+    if not stored or (
+        math.prod(stored.values()) == math.prod(given.values())
+        and (not streaming or stored["batch size"] == given["batch size"])
+    ):
+        return
+    before, now = (
+        ", ".join(f"{name} {value}" for name, value in facts.items()) for facts in (stored, given)
+    )
+    raise ValueError(
+        f"{checkpoint} was trained with other steps ({before}; now {now}); give the same "
+        "--per_device_train_batch_size, --gradient_accumulation_steps and number of processes, or "
+        "another --output_dir."
+    )
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
