@@ -1,4 +1,4 @@
-"""The process's allocator and threads.
+"""The process's allocator and threads, and work with a time limit.
 
 A network on the CPU allocates the same large blocks at every layer of every batch. By default,
 glibc maps each block from the system and unmaps it again, which takes longer than a MobileNetV2 on
@@ -10,11 +10,13 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
 
-import torch
 from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
 
 # From malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
@@ -104,6 +106,8 @@ def _resident() -> int:
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let PyTorch and NumPy compute on the calling thread only."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -127,6 +131,8 @@ def lone_threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
     Yields:
         The pool.
     """
+    import torch
+
     workers = workers or torch.get_num_threads()
     # Each calling thread has its own setting.
     with one_thread(), ThreadPoolExecutor(workers, "compute", torch.set_num_threads, (1,)) as pool:
@@ -135,3 +141,29 @@ def lone_threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def within(seconds: float | None, work: Callable[[], T]) -> T:
+    """Return the result of work that cannot be interrupted, or abandon its thread.
+
+    Args:
+        seconds: The time limit; `None` for none.
+
+    Raises:
+        TimeoutError: The work takes longer. Otherwise the errors of `work`.
+    """
+    if seconds is None:
+        return work()
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    # A daemon thread: endless work must not keep the program from ending.
+    threading.Thread(target=run, name="time limit", daemon=True).start()
+    if wait([result], seconds).not_done:
+        raise TimeoutError(f"it takes longer than {seconds:g} s")
+    return result.result()

@@ -1,3 +1,4 @@
+import base64
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -5,11 +6,11 @@ from io import BytesIO
 import numpy as np
 import pytest
 from helpers.timing import least
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 from transformers.image_utils import load_image
 
 from realfake.imaging import decode
-from realfake.imaging.decode import Limits, open_image
+from realfake.imaging.decode import Limits, frames, open_image
 from realfake.imaging.degradations import (
     DEGRADATIONS,
     GRID,
@@ -197,22 +198,75 @@ def test_32_bit_integers_are_scaled():
     np.testing.assert_array_equal(result[0, :3, 2], [0, 1, 255])
 
 
+def animated(format, colours=("red", "lime", "blue")):
+    pictures = [Image.new("RGB", (16, 16), colour) for colour in colours]
+    options = {"lossless": True} if format == "WEBP" else {}
+    return encode(pictures[0], format, save_all=True, append_images=pictures[1:], **options)
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_first_frame_of_an_animation(format):
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
-    options = {"lossless": True} if format == "WEBP" else {}
-    data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
-    assert open_image(data).getpixel((3, 3)) == (255, 0, 0)
+    image = open_image(animated(format))
+    assert image.getpixel((3, 3)) == (255, 0, 0)
+    assert image.info == {"frame": (0, 3)}
+
+
+def test_a_single_picture_has_no_frame():
+    for image, format, options in ORDINARY.values():
+        assert open_image(encode(image, format, **options)).info == {}
 
 
 def test_mpo_gives_its_first_picture():
     data = encode(
         picture(seed=1), "MPO", save_all=True, append_images=[picture(seed=2)], quality=95
     )
-    assert np.abs(pixels(open_image(data)) - pixels(picture(seed=1))).mean() < 4
+    image = open_image(data)
+    assert np.abs(pixels(image) - pixels(picture(seed=1))).mean() < 4
+    assert image.info["frame"] == (0, 2)
 
 
-@pytest.mark.skipif(not decode.features.check("avif"), reason="this build of Pillow has no AVIF")
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_frames_of_an_animation_are_evenly_spaced(format):
+    levels = [(20 * number, 0, 255 - 20 * number) for number in range(11)]
+    data = animated(format, levels)
+    judged = list(frames(data, most=3))
+    assert [frame.info["frame"] for frame in judged] == [(0, 11), (5, 11), (10, 11)]
+    assert [frame.getpixel((3, 3)) for frame in judged] == [levels[0], levels[5], levels[10]]
+    assert len(list(frames(data, most=1))) == 1 and len(list(frames(data, most=50))) == 11
+
+
+def test_frames_of_other_files_and_of_a_damaged_animation(monkeypatch):
+    for format in ("JPEG", "TIFF"):
+        (frame,) = frames(encode(picture(), format))
+        np.testing.assert_array_equal(
+            np.asarray(frame), np.asarray(open_image(encode(picture(), format)))
+        )
+    with pytest.raises(ValueError, match="text file"):
+        list(frames(b"words"))
+    data = animated("GIF", [(number, 0, 0) for number in range(40)])
+    judged = [frame.info["frame"][0] for frame in frames(data[: len(data) // 2], most=40)]
+    assert judged[0] == 0 and 5 < len(judged) < 30
+    monkeypatch.setattr(decode, "MAX_PLAYED", 16 * 16 * 4)
+    assert [frame.info["frame"] for frame in frames(data, most=2)] == [(0, 40), (3, 40)]
+
+
+def test_counting_frames_is_bounded():
+    data = animated("GIF")
+    blocks = data[:-1] + b"!\xfe" + b"\x01a" * 3_000_000 + b"\0;"
+    assert least(lambda: open_image(blocks))[0] < 1
+    assert open_image(blocks).info["frame"] == (0, 3)
+
+
+def test_a_data_uri_is_decoded():
+    data = encode(picture(), "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    for text in (uri, uri.replace("data:", "DATA:"), uri[:80] + "\n" + uri[80:]):
+        np.testing.assert_array_equal(np.asarray(open_image(text)), np.asarray(open_image(data)))
+    with pytest.raises(ValueError, match="larger than"):
+        open_image(uri, Limits(max_bytes=100))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this build of Pillow has no AVIF")
 def test_avif():
     data = encode(picture(), "AVIF", quality=95)
     assert np.abs(pixels(open_image(data)) - pixels(picture())).mean() < 4
@@ -280,8 +334,10 @@ NOT_IMAGES = {
     "docs.zip": (b"PK\x03\x04" + bytes(range(256)), "is an archive.*Unpack"),
     "paper.jpg": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "is a PDF"),
     "empty.jpg": (b"", "is empty"),
-    "photo.heic": (HEIC, "HEIC is not supported; save it as JPEG or PNG"),
-    "photo_mif1.heic": (HEIC.replace(b"ftypheic", b"ftypmif1"), "HEIC is not supported"),
+    "photo.heic": (HEIC, "is damaged: its HEIF header"),
+    "photo_mif1.heic": (HEIC.replace(b"ftypheic", b"ftypmif1"), "is damaged: its HEIF header"),
+    "photo.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(200), "JPEG XL.*PNG"),
+    "bare.jxl": (b"\xff\n" + bytes(200), "JPEG XL.*PNG"),
     "clip.mp4": (b"\x00\x00\x00\x18ftypmp42" + b"\x00" * 100, "is a video"),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "noise.jpg": (bytes(range(1, 256)) * 8, "not an image in a supported format"),
@@ -338,7 +394,8 @@ def test_name_with_a_line_break_stays_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", [None, 3, ["a.jpg"], {"bytes": None, "path": None}, {}, "data:image/png;base64,AA"]
+    "source",
+    [None, 3, ["a.jpg"], {"bytes": None, "path": None}, {}, "data:image/png;base64,AA", "data:x"],
 )
 def test_sources_that_are_none(source):
     with pytest.raises(ValueError):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from helpers.profiles import DISPLAY_P3, rgb_profile
 from helpers.tiny import draw_corpus, draw_picture
 from helpers.training import last_line
 from PIL import ExifTags, Image
@@ -73,6 +74,18 @@ def test_a_reconstruction_is_encoded_as_its_photograph(photographs):
         assert after.mean() == pytest.approx(before.mean() / 2, abs=2)
         assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.95, "the same orientation"
     assert len({real["group"] for real, _ in pairs}) == 8
+
+
+def test_both_images_of_a_pair_are_in_srgb(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draw_picture(64).save(folder / "phone.jpg", quality=95, icc_profile=rgb_profile(DISPLAY_P3))
+    ((real, ai),) = reconstruct(read_photographs(folder), lambda pixels: pixels, "same")
+    assert not facts(real).icc and not facts(ai).icc
+    before = np.asarray(open_image(folder / "phone.jpg"), dtype=float)
+    for row in (real, ai):
+        after = np.asarray(open_image(row["image"]["bytes"]), dtype=float)
+        assert np.abs(after - before).mean() < 3
     kept = {real["group"]: real["image"]["bytes"] for real, _ in pairs}
     for name in ("trip/0.jpg", "trip/1.png", "trip/5.avif"):
         assert kept[name] == (photographs / name).read_bytes()

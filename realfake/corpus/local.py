@@ -29,12 +29,9 @@ from realfake.corpus.columns import (
     undecoded,
 )
 from realfake.corpus.splits import TRAIN, split_role
+from realfake.imaging.decode import SUFFIXES
 from realfake.labels import REAL, canonical
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
-    + (".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".heic", ".heif")
-)
 # If a folder holds several kinds of data files, the first of these is read.
 BUILDERS = {
     ".parquet": Parquet,
@@ -106,7 +103,7 @@ def read_local(
     images, data = [], []
     for file in walk(path):
         suffix = file.suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
+        if suffix in SUFFIXES:
             images.append(file)
         elif suffix in BUILDERS and file.name.lower() not in _NOT_DATA:
             data.append(file)
@@ -249,7 +246,10 @@ def _read_files(
     suffixes = {file.suffix.lower() for file in files}
     suffix = next(suffix for suffix in BUILDERS if suffix in suffixes)
     chosen = [file for file in files if file.suffix.lower() == suffix]
-    result = Source({}, f"{suffix[1:].upper()} files")
+    # The datasets library reads `metadata.csv` and the like as the description of image files.
+    described = all(file.stem.lower() == "metadata" for file in chosen)
+    kind = f"images with metadata{suffix}" if described else f"{suffix[1:].upper()} files"
+    result = Source({}, kind)
     by_split = _by_split(root, chosen)
     not_read = [file for file in files if file not in chosen]
     if len(by_split) > 1:

@@ -18,11 +18,12 @@ from PIL import ExifTags
 from PIL import Image as PILImage
 
 from realfake.corpus.columns import LABEL_COLUMNS, NO_GENERATOR, as_text, class_names
-from realfake.corpus.local import BUILDERS, IMAGE_SUFFIXES, is_saved, walk
+from realfake.corpus.local import BUILDERS, is_saved, walk
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import TRAIN, split_role
 from realfake.corpus.write import suffix_of
-from realfake.imaging.decode import image_bytes, open_image, orientation, read_header
+from realfake.imaging.colour import converts
+from realfake.imaging.decode import SUFFIXES, image_bytes, open_image, orientation, read_header
 from realfake.imaging.file_facts import container_facts
 from realfake.labels import AI, NAMES, REAL, canonical
 from realfake.models.autoencoders import REDUCTION, Autoencoder
@@ -83,9 +84,7 @@ def read_photographs(source: str | Path) -> Dataset:
 
 def _read_folder(path: Path, files: list[Path]) -> Dataset:
     folders = {
-        file: file.relative_to(path).parts[:-1]
-        for file in files
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        file: file.relative_to(path).parts[:-1] for file in files if file.suffix.lower() in SUFFIXES
     }
     training = [file for file, names in folders.items() if TRAIN in map(split_role, names)]
     photographs = [file for file in training or folders if AI not in map(canonical, folders[file])]
@@ -225,8 +224,10 @@ def _pass(
 
 
 def _keeps(data: bytes) -> bool:
-    """Return whether [`encode_like`] writes the format and the mode of this file."""
+    """Return whether [`encode_like`] writes the format, the mode and the colours of this file."""
     facts = container_facts(data)
+    if facts.icc and converts(read_header(data, "the photograph").info.get("icc_profile")):
+        return False
     return facts.format in ("JPEG", "MPO", "WEBP", "AVIF") or (
         facts.format == "PNG" and facts.mode in ("RGB", "L")
     )
@@ -236,15 +237,16 @@ def encode_like(image: PILImage.Image, original: bytes) -> bytes:
     """Encode an image as another file was encoded.
 
     A JPEG gets the quantisation tables and the chroma subsampling of the original, WebP and AVIF
-    stay what they are, and everything else becomes PNG. The colour profile is kept, and of an EXIF
-    block the orientation only.
+    stay what they are, and everything else becomes PNG. A colour profile of sRGB is kept, and of an
+    EXIF block the orientation only.
 
     Args:
         image: RGB image.
         original: The file.
     """
     header, facts = read_header(original, "the photograph"), container_facts(original)
-    options: dict = {"icc_profile": header.info.get("icc_profile")}
+    profile = header.info.get("icc_profile")
+    options: dict = {"icc_profile": None if converts(profile) else profile}
     if facts.exif:
         exif = PILImage.Exif()
         exif[ExifTags.Base.Orientation] = orientation(header)

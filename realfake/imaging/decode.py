@@ -4,7 +4,7 @@ Training, evaluation, prediction and the Space all call [`open_image`], so they 
 and refuse the same files. Limits are checked on the header, before memory for pixels is allocated.
 """
 
-import codecs
+import contextlib
 import os
 import stat
 import struct
@@ -14,17 +14,22 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, features
+from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from realfake.imaging.fetch import MAX_BYTES, fetch
+from realfake.imaging.colour import to_rgb
+from realfake.imaging.fetch import MAX_BYTES, fetch, is_data_uri, read_data_uri
+from realfake.imaging.heif import is_heif
 from realfake.imaging.limits import (
     TooCostly,
     check_decoder,
     checked,
+    count_gif_frames,
+    count_tiff_pages,
     reads_within_bounds,
     webp_size,
 )
+from realfake.imaging.other_files import AGAIN, other_kind
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,16 @@ class OutOfMemory(ValueError, MemoryError):
 
 # Formats of photographs and of generators. Pillow reads 30 more, such as EPS through Ghostscript;
 # each would be one more target for a hostile upload. The JPEG reader also reads MPO.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "JPEG2000", "PPM")
+# File names of images in these formats.
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+    + (".heic", ".heif", ".hif", ".avif", ".jp2", ".ppm", ".pgm")
+)
+# Formats of animations, and the pixels that may be decoded to reach a frame.
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+MAX_PLAYED = 400_000_000
+_NUMBER_OF_IMAGES = 0xB001  # of a multi-picture JPEG (CIPA DC-007, 5.2.3)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,16 +87,20 @@ def open_image(
 ) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
-    EXIF orientation is applied. For 8-bit RGB and grey files the pixels equal those of
-    `transformers.image_utils.load_image`. Two differences are intended: transparency is composited
-    on white instead of dropped, and 16-bit and float images are scaled to 8 bits instead of
-    clipped. The first frame of an animation is read. Embedded colour profiles are ignored, as in
-    transformers. The result has no metadata, so the orientation cannot be applied twice.
+    EXIF orientation is applied. For 8-bit RGB and grey files in sRGB the pixels equal those of
+    `transformers.image_utils.load_image`. Three differences are intended: colours are converted to
+    sRGB by the embedded profile, which the stock pipeline ignores; transparency is composited on
+    white instead of dropped; 16-bit and float images are scaled to 8 bits instead of clipped.
+
+    The first frame of an animation is read, and the main picture of a file with several. The result
+    then has `info["frame"]`, its index and the number of frames. It has no other metadata, so the
+    orientation cannot be applied twice.
 
     Args:
-        source: A path, an `http(s)` URL, the bytes of a file, a `PIL.Image.Image` (left unchanged),
-            a `datasets` row `{"bytes": ..., "path": ...}`, or an array: `uint8` of shape (height,
-            width) or (height, width, 3 or 4), or float of the same shapes with values in 0..1.
+        source: A path, an `http(s)` URL, a `data:` URI, the bytes of a file, a `PIL.Image.Image`
+            (left unchanged), a `datasets` row `{"bytes": ..., "path": ...}`, or an array: `uint8`
+            of shape (height, width) or (height, width, 3 or 4), or float of the same shapes with
+            values in 0..1.
         limits (`Limits`, *optional*): What to accept.
 
     Returns:
@@ -101,8 +119,8 @@ def open_image(
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         data = fetch(source, max_bytes=limits.max_bytes)
         return _decode(data, _short(source.split("?")[0]), limits)
-    if isinstance(source, str) and source.startswith("data:"):
-        raise ValueError("data: URLs are not supported; decode the base64 part and pass the bytes.")
+    if isinstance(source, str) and is_data_uri(source):
+        return _decode(read_data_uri(source, limits.max_bytes), "the data URI", limits)
     if isinstance(source, (str, os.PathLike)):
         path = os.fsdecode(source)
         return _decode(read_file(path, limits), _basename(path), limits)
@@ -115,6 +133,54 @@ def open_image(
         f"An image cannot be read from {type(source).__name__}; "
         "pass a path, a URL, bytes, a PIL image or a numpy array."
     )
+
+
+def frames(data: bytes, most: int = 5, limits: Limits = LIMITS) -> Iterator[Image.Image]:
+    """Yield evenly spaced frames of an animation, beginning with the one that `open_image` reads.
+
+    Files that are no animations have one frame. Frames that cannot be decoded are left out, and so
+    are those behind `MAX_PLAYED` pixels of other frames.
+
+    Args:
+        data: The bytes of a file.
+        most (`int`, *optional*, defaults to 5): Largest number of frames.
+        limits (`Limits`, *optional*): What to accept.
+
+    Raises:
+        ValueError: As [`open_image`], for the first frame.
+    """
+    first = _decode(data, "the image", limits)
+    yield first
+    _, count = first.info.get("frame", (0, 1))
+    image = read_header(data, "the image")
+    if image.format not in _ANIMATED:
+        return
+    reachable = min(count, MAX_PLAYED // (image.width * image.height))
+    for index in dict.fromkeys(np.linspace(0, max(reachable - 1, 0), most).round().astype(int)):
+        with contextlib.suppress(ValueError, EOFError, OSError, SyntaxError):
+            if index:
+                image.seek(int(index))
+                frame = _load(image, "the image", limits)
+                frame.info["frame"] = (int(index), count)
+                yield frame
+
+
+def frame_count(image: Image.Image, data: bytes) -> int:
+    """Return the number of frames or pictures in a file, from its [`read_header`]."""
+    if image.format == "GIF":
+        return count_gif_frames(data)
+    if image.format == "TIFF":
+        return count_tiff_pages(data)
+    if image.format == "JPEG":
+        block = image.info.get("mp")
+        if not isinstance(block, bytes) or not reads_within_bounds(block):
+            return 1
+        exif = Image.Exif()
+        with contextlib.suppress(SyntaxError, ValueError, TypeError, LookupError, struct.error):
+            exif.load(block)
+        number = exif.get(_NUMBER_OF_IMAGES, 1)
+        return number if isinstance(number, int) else 1
+    return getattr(image, "n_frames", 1)
 
 
 def image_bytes(image: Mapping) -> bytes:
@@ -170,12 +236,17 @@ def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
     if (size := webp_size(data)) is not None:
         _check_size(size, name, limits)
     image = read_header(data, name)
-    for tile in getattr(image, "tile", []):
+    codecs = [tile.codec_name for tile in getattr(image, "tile", ())]
+    for codec in ["heif"] if image.format == "HEIF" else codecs:
         try:
-            check_decoder(tile.codec_name, image.width, image.height, len(data))
+            check_decoder(codec, image.width, image.height, len(data))
         except TooCostly as error:
             raise ValueError(f"{name} is {error}. {_RESAVE}") from None
-    return _load(image, name, limits)
+    index, count = image.tell(), frame_count(image, data)
+    result = _load(image, name, limits)
+    if count > 1:
+        result.info["frame"] = (index, count)
+    return result
 
 
 def read_header(data: bytes, name: str) -> Image.Image:
@@ -187,32 +258,40 @@ def read_header(data: bytes, name: str) -> Image.Image:
     Raises:
         ValueError: Not an image, damaged, or too costly to decode.
     """
-    if any(format not in Image.OPEN for format in FORMATS):
+    if any(format not in Image.OPEN for format in FORMATS if format != "HEIF"):
         Image.init()
     for format in FORMATS:
-        factory, accept = Image.OPEN.get(format, (None, None))
+        factory, accept = _reader(format)
         # `accept` returns a string, not True, if Pillow was built without the format's library.
-        if factory is None or accept is not None and accept(data[:16]) is not True:
+        if factory is None or accept is not None and accept(data[:64]) is not True:
             continue
         try:
-            content = checked(data, format)
-            # Pillow's own factory for JPEG also reads the directory of a second picture.
-            return (JpegImageFile if format == "JPEG" else factory)(BytesIO(content), "")
+            return factory(BytesIO(checked(data, format)), "")
         except TooCostly as error:
             raise ValueError(f"{name} is {error}. {_RESAVE}") from None
         except MemoryError as error:
             raise _out_of_memory(name) from error
         except Exception as error:  # a hostile header can raise nearly any error
-            if _not_an_image(data) is None:
+            if other_kind(data) is None:
                 raise ValueError(
-                    f"{name} is damaged: its {format} header cannot be read. {_AGAIN}"
+                    f"{name} is damaged: its {format} header cannot be read. {AGAIN}"
                 ) from error
             break
-    kind = _not_an_image(data) or "not an image in a supported format. Save it as JPEG or PNG"
+    kind = other_kind(data) or "not an image in a supported format. Save it as JPEG or PNG"
     raise ValueError(f"{name} is {kind}.")
 
 
-_AGAIN = "Download or export it again."
+def _reader(format: str) -> tuple:
+    """Return Pillow's class for a format, and a function that recognises its first bytes."""
+    if format == "HEIF":
+        from pillow_heif.as_plugin import HeifImageFile
+
+        return HeifImageFile, is_heif
+    factory, accept = Image.OPEN.get(format, (None, None))
+    # Pillow's own factory for JPEG also reads the directory of a second picture.
+    return JpegImageFile if format == "JPEG" else factory, accept
+
+
 _RESAVE = "Open it in an image program and save it as JPEG or PNG."
 
 
@@ -246,13 +325,13 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
         image.load()
         # After loading, because Pillow's TIFF reader applies the orientation and drops the tag.
         method = _UPRIGHT.get(orientation(image))
-        result = _to_rgb(image)
+        result = to_rgb(image)
         result = result.transpose(method) if method is not None else result
     except MemoryError as error:
         raise _out_of_memory(name) from error
     except Exception as error:  # as in read_header
         detail = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{name} is truncated or damaged ({detail}). {_AGAIN}") from error
+        raise ValueError(f"{name} is truncated or damaged ({detail}). {AGAIN}") from error
     if result is image:
         result = image.copy()
     result.info = {}  # contains the EXIF and XMP blocks, including the orientation
@@ -273,47 +352,6 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = _to_8_bits(np.asarray(image), always_16=image.mode.startswith("I;16"))
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image.convert("RGB")
-
-
-def _to_8_bits(array: np.ndarray, always_16: bool = False) -> np.ndarray:
-    """Scale a grey (height, width) image of 16-bit, 32-bit or float values to `uint8`.
-
-    White is 65535 for 16-bit types. Otherwise it is the smallest of 1 (floats only), 255 and 65535
-    that covers the largest value, or the largest value itself. Negative values and NaN become
-    black.
-    """
-    if always_16:
-        white = 65535.0
-    else:
-        # All bands must use the same scale.
-        top = max(float(b.max(initial=0, where=np.isfinite(b))) for b in _bands(array))
-        if array.dtype.kind == "f" and top <= 1:
-            white = 1.0
-        else:
-            white = next((level for level in (255.0, 65535.0) if top <= level), top)
-    scaled = np.empty(array.shape, np.uint8)
-    for band, target in zip(_bands(array), _bands(scaled), strict=True):
-        values = np.nan_to_num(band.astype(np.float32), nan=0.0, posinf=np.inf, neginf=0.0)
-        target[:] = np.rint(np.clip(values / white, 0, 1) * 255)
-    return scaled
-
-
-def _bands(array: np.ndarray, pixels: int = 2**20) -> Iterator[np.ndarray]:
-    """Yield views of a few rows each, which bounds the memory of the conversion to float."""
-    rows = max(1, pixels // array.shape[1])
-    return (array[start : start + rows] for start in range(0, len(array), rows))
-
-
 def _from_array(array: np.ndarray) -> Image.Image:
     wanted = "uint8 or float in 0..1, of shape (height, width) or (height, width, 3 or 4)"
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)) or 0 in array.shape:
@@ -329,41 +367,6 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.dtype != np.uint8:
         raise ValueError(f"The array is of type {array.dtype}; an image is {wanted}.")
     return Image.fromarray(np.ascontiguousarray(array))
-
-
-def _not_an_image(data: bytes) -> str | None:
-    """Describe a file that is not a readable image, with advice; `None` if unknown."""
-    head = data[:1024]
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not data:
-        return f"empty (0 bytes). {_AGAIN[:-1]}"
-    if head[4:8] == b"ftyp":
-        brand = head[8:12]
-        if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-            return "a HEIC file. HEIC is not supported; save it as JPEG or PNG"
-        if brand in (b"avif", b"avis"):
-            if features.check("avif"):
-                return None  # it is an image, so it must be damaged
-            return "an AVIF file, which this Pillow build cannot read. Save it as JPEG or PNG"
-        return "a video, not an image. Save one frame as JPEG or PNG"
-    if text.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the image itself. Run `git lfs pull`"
-    if b"<svg" in text:
-        return "an SVG drawing, not a raster image. Export it as PNG"
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "an HTML page, not an image. Download the image itself"
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
-        return "an archive, not an image. Unpack it and use the images inside"
-    if head.startswith(b"%PDF"):
-        return "a PDF document, not an image. Export the image as JPEG or PNG"
-    if not any(byte < 9 or 13 < byte < 32 for byte in head):
-        try:
-            # Incremental, because 1024 bytes can end inside a character.
-            codecs.getincrementaldecoder("utf-8")().decode(head)
-        except UnicodeDecodeError:
-            return None
-        return "a text file, not an image. Choose a JPEG or PNG file"
-    return None
 
 
 def _too_many_bytes(name: str, size: int, limits: Limits) -> ValueError:

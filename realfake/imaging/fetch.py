@@ -1,17 +1,22 @@
-"""Download an image from a URL without giving access to private networks.
+"""Read an image that an address names, without giving access to this machine's network or files.
 
 [`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs, which anyone can enter on
 a public Space. Addresses that are not public are refused, also after redirects and repeated DNS
-lookups. Size and time are limited.
+lookups. Size and time are limited. [`read_address`] is for programs that serve others: it reads
+URLs and `data:` URIs, but no files.
 """
 
+import base64
+import binascii
 import ipaddress
 import socket
-import threading
 import time
+from urllib.parse import unquote_to_bytes
 
 import httpcore
 import httpx
+
+from realfake.runtime import within
 
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 3
@@ -23,6 +28,51 @@ _TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 # IPv6 addresses of public and of private IPv4 addresses (RFC 6052, RFC 8215).
 _NAT64, _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def read_address(address: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the file that a request names by its address: an `http(s)` URL or a `data:` URI.
+
+    Raises:
+        ValueError: It is neither, such as a path on this machine; or as [`fetch`] raises it.
+        OSError: As [`fetch`].
+    """
+    if is_data_uri(address):
+        return read_data_uri(address, max_bytes)
+    if address.strip().lower().startswith(("http://", "https://")):
+        return fetch(address, max_bytes)
+    raise ValueError(
+        f"{_shown(address)} is not an http(s) URL or a data URI. Files of the server are not read; "
+        "send the image itself."
+    )
+
+
+def is_data_uri(text: str) -> bool:
+    """Return whether text begins like a `data:` URI."""
+    return text[:16].lstrip()[:5].lower() == "data:"
+
+
+def read_data_uri(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """Decode a `data:` URI (RFC 2397).
+
+    Raises:
+        ValueError: It is damaged or larger than `max_bytes`.
+    """
+    head, comma, body = uri.partition(",")
+    if not comma:
+        raise ValueError("The data URI has no comma before its data; copy it again.")
+    if len(body) > 3 * max_bytes:  # at most three characters per byte
+        raise ValueError(f"The data URI is larger than {max_bytes / 2**20:g} MiB; send a file.")
+    try:
+        if head.rstrip().lower().endswith(";base64"):
+            data = base64.b64decode("".join(unquote_to_bytes(body).decode().split()), validate=True)
+        else:
+            data = unquote_to_bytes(body)
+    except (binascii.Error, ValueError):
+        raise ValueError("The data URI is not valid base64; copy it again.") from None
+    if len(data) > max_bytes:
+        raise ValueError(f"The data URI is larger than {max_bytes / 2**20:g} MiB; send a file.")
+    return data
 
 
 def fetch(
@@ -209,26 +259,15 @@ def _lookup(host: str, timeout: float) -> list[_IPAddress]:
         return [ipaddress.ip_address(host)]
     except ValueError:
         pass  # a name
-    results: list = []
-
-    def resolve():
-        try:
-            results.append(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
-        except Exception as error:  # raised below, in the caller's thread
-            results.append(error)
-
-    # getaddrinfo has no time-out. An abandoned thread ends when the resolver gives up.
-    thread = threading.Thread(target=resolve, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if not results:
-        raise TimeoutError
-    if isinstance(results[0], (OSError, UnicodeError)):
-        raise OSError(f"the name {host} is unknown")
-    if isinstance(results[0], Exception):
-        raise results[0]
+    # getaddrinfo has no time-out.
+    try:
+        entries = within(timeout, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    except TimeoutError:
+        raise
+    except (OSError, UnicodeError):
+        raise OSError(f"the name {host} is unknown") from None
     # "fe80::1%eth0": the scope is not part of the address.
-    addresses = (ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in results[0])
+    addresses = (ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in entries)
     return list(dict.fromkeys(addresses))
 
 

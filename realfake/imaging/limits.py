@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import features
 
+from realfake.imaging.heif import TooCostly, check_heif
+
 # Pixels times scans of a progressive JPEG. Encoders write about ten scans. This allows twenty at
 # 100 million pixels, which take about three seconds of one core.
 MAX_SCANNED = 2_000_000_000
@@ -44,6 +46,7 @@ SLOW = {
     "ppm_plain": (0, 0, "a PPM file in text form"),
     "bmp_rle": (4_000_000, 8 * 2**20, "a run-length encoded BMP file"),
     "jpeg2k": (16_000_000, 8 * 2**20, "a JPEG 2000 file"),
+    "heif": (64_000_000, 32 * 2**20, "a HEIC file"),
 }
 
 _EXIF = b"Exif\0\0"
@@ -62,10 +65,6 @@ _TILE_SIDES = (322, 323)
 _COMPRESSION, _JPEG = 259, (6, 7)
 _STRIPS, _STRIP_SIZES = (273, 324), (279, 325)  # of strips, of tiles
 _SUB_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
-
-
-class TooCostly(Exception):
-    """The file is too expensive to decode. The text completes "<file name> is"."""
 
 
 def checked(data: bytes, format: str) -> bytes:
@@ -94,6 +93,8 @@ def checked(data: bytes, format: str) -> bytes:
         _check_strips(data)
     elif format == "AVIF":
         _check_avif(data)
+    elif format == "HEIF":
+        check_heif(data)
     elif format == "PPM" and not _PPM_HEADER.match(data[:MAX_PPM_HEADER]):
         raise ValueError("The PPM header has no width and height.")
     return data
@@ -331,20 +332,56 @@ def _check_png(data: bytes) -> None:
 
 def _check_gif(data: bytes) -> None:
     """Count the blocks before the first image (GIF89a, sections 20 to 26)."""
+    _, blocks, comments = _walk_gif(data, images=1)
+    if blocks > MAX_SEGMENTS or comments > MAX_COMMENT_BLOCKS:
+        raise TooCostly("a GIF file with too many blocks")
+
+
+def count_gif_frames(data: bytes) -> int:
+    """Count the frames of a GIF file, at most up to the first that is too costly to reach."""
+    return max(1, _walk_gif(data, images=MAX_SEGMENTS)[0])
+
+
+def _walk_gif(data: bytes, images: int) -> tuple[int, int, int]:
+    """Walk to a number of images; return the numbers of images, blocks and comment blocks."""
     position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    blocks = comments = 0
-    while position < len(data) and data[position] not in b",;":
-        blocks += 1
-        if data[position] == 0x21:
-            comment = data[position + 1] == 0xFE
-            position += 2
-            while data[position]:
-                position += 1 + data[position]
-                blocks += 1
-                comments += comment
+    frames = blocks = comments = 0
+    while position < len(data) and data[position] != 0x3B:
+        kind, blocks = data[position], blocks + 1
+        if kind == 0x2C:
+            frames += 1
+            if frames == images or position + 10 >= len(data):
+                break
+            packed = data[position + 9]
+            position += 11 + (3 << (packed & 7) + 1 if packed & 0x80 else 0)
+        else:
+            position += 2 if kind == 0x21 else 0
+        while kind in b",!" and position < len(data) and data[position]:
+            comments += kind == 0x21 and data[position - 1] == 0xFE
+            position += 1 + data[position]
+            blocks += 1
         position += 1
-        if blocks > MAX_SEGMENTS or comments > MAX_COMMENT_BLOCKS:
-            raise TooCostly("a GIF file with too many blocks")
+        # The data of a picture of 64 MiB has 250,000 blocks.
+        if blocks > (MAX_SEGMENTS if images == 1 else 5 * MAX_SEGMENTS) or comments > (
+            MAX_COMMENT_BLOCKS
+        ):
+            break
+    return frames, blocks, comments
+
+
+def count_tiff_pages(data: bytes, most: int = 1000) -> int:
+    """Count the directories of a TIFF file (TIFF 6.0, section 2), up to `most`."""
+    order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
+    count, offset, entry = ("Q", "Q", 20) if big else ("H", "L", 12)
+    place, pages = (8 if big else 4), 0
+    try:
+        while pages < most and (start := struct.unpack_from(order + offset, data, place)[0]):
+            (tags,) = struct.unpack_from(order + count, data, start)
+            place = start + struct.calcsize(order + count) + tags * entry
+            pages += 1
+    except (struct.error, OverflowError):
+        pass
+    return max(1, pages)
 
 
 def _check_avif(data: bytes) -> None:

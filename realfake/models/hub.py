@@ -9,9 +9,7 @@ import contextlib
 import hashlib
 import logging
 import re
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -34,6 +32,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from realfake.io import write_atomically
+from realfake.runtime import within
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def locate(
     if Path(model).exists():
         return Located(model, revision)
     try:
-        commit = _within(
+        commit = within(
             max_seconds, lambda: _pin(str(model), revision, token, max_seconds is not None)
         )
         return Located(model, commit, commit, revision or "main")
@@ -131,28 +130,6 @@ def _pin(model: str, revision: str | None, token: str | bool | None, download: b
     return info.sha
 
 
-def _within(seconds: float | None, make: Callable[[], T]) -> T:
-    """Return the result of `make`, or raise `TimeoutError` and abandon its thread.
-
-    The time-out of an HTTP client starts again with every byte.
-    """
-    if seconds is None:
-        return make()
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(make())
-        except Exception as error:
-            result.set_exception(error)
-
-    # A daemon thread: an endless download must not keep the program from ending.
-    threading.Thread(target=run, name="download", daemon=True).start()
-    if wait([result], seconds).not_done:
-        raise TimeoutError(f"it takes longer than {seconds:g} s")
-    return result.result()
-
-
 def find_record(model: str | Path, name: str, revision: str | None = None) -> Path | None:
     """Find a file of results in the repository of a checkpoint; `None` if it cannot be found.
 
@@ -172,7 +149,7 @@ def find_record(model: str | Path, name: str, revision: str | None = None) -> Pa
         return Path(hf_hub_download(str(model), name, revision=info.sha))
 
     try:
-        return _within(RECORD_SECONDS, download)
+        return within(RECORD_SECONDS, download)
     except (HTTPError, OSError, ValueError) as error:
         logger.info("%s of %s could not be downloaded (%s)", name, model, type(error).__name__)
     return None

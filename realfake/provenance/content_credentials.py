@@ -12,14 +12,13 @@ https://github.com/c2pa-org/conformance-public/tree/main/trust-list.
 import json
 import logging
 import os
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 from realfake.provenance.metadata import MAX_C2PA, MAX_TERMS, one_line, term_of
+from realfake.runtime import within
 
 logger = logging.getLogger(__name__)
 
@@ -109,18 +108,11 @@ def read_credentials(
     except (ImportError, OSError):
         logger.warning("c2pa-python is missing or cannot be loaded: no Content Credentials")
         return Credentials(UNCHECKED, reason="this installation cannot read them")
-    return _within(SECONDS, lambda: _read(c2pa, data, mime, size, anchors)) or Credentials(
-        UNCHECKED, reason=f"reading them took longer than {SECONDS:g} seconds"
-    )
-
-
-def _within(seconds: float, work: Callable[[], Credentials]) -> Credentials | None:
-    """Run native code that cannot be interrupted; return `None` after `seconds`."""
-    results: list[Credentials] = []
-    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return results[0] if results else None
+    try:  # native code that cannot be interrupted
+        return within(SECONDS, lambda: _read(c2pa, data, mime, size, anchors))
+    except TimeoutError:
+        reason = f"reading them took longer than {SECONDS:g} seconds"
+        return Credentials(UNCHECKED, reason=reason)
 
 
 def _read(c2pa, data: bytes, mime: str, size: int | None, anchors: str | None) -> Credentials:

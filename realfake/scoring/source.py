@@ -19,9 +19,10 @@ from datasets.utils.file_utils import xopen
 from transformers.utils.hub import resolve_revision
 
 from realfake.corpus.columns import find_image_column, undecoded
-from realfake.corpus.local import IMAGE_SUFFIXES, Source, is_saved, one_line, walk
+from realfake.corpus.local import Source, is_saved, one_line, walk
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import TRAIN
+from realfake.imaging.decode import SUFFIXES
 
 # Chunk size of streams, whose length is unknown.
 STREAMED_CHUNK = 1024
@@ -234,7 +235,7 @@ def iter_images(folder: Path) -> Iterator[tuple[bytes, int]]:
     The size of a broken link is -1.
     """
     for file in walk(folder):
-        if file.suffix.lower() in IMAGE_SUFFIXES:
+        if file.suffix.lower() in SUFFIXES:
             try:
                 size = file.stat().st_size
             except OSError:

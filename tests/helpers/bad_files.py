@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin, features
+from pillow_heif import register_heif_opener
 
 from helpers.signing import make_authority, sign
 from helpers.tiny import draw_picture, save_tiny
@@ -73,6 +74,7 @@ def ordinary(size: int = 48) -> dict[str, bytes]:
         ),
         "ppm": encode(picture, "PPM"),
         "jpeg2000": encode(picture, "JPEG2000"),
+        "heic": heic(picture, exif=exif, xmp=_XMP),
     }
     authority = make_authority()
     files["jpeg_signed"] = sign(files["jpeg"], authority)
@@ -80,6 +82,12 @@ def ordinary(size: int = 48) -> dict[str, bytes]:
     if features.check("avif"):
         files["avif"] = encode(picture, "AVIF", exif=exif, xmp=_XMP)
     return files
+
+
+def heic(image: Image.Image, **options) -> bytes:
+    """A photograph as phones save it."""
+    register_heif_opener()
+    return encode(image, "HEIF", **options)
 
 
 _XMP = (
