@@ -413,11 +413,11 @@ def test_a_run_continues_with_another_batch_size_if_its_steps_have_as_many_image
     shutil.copytree(tmp_path / "whole" / "checkpoint-1", tmp_path / "again" / "checkpoint-1")
     checkpoint = checkpoint_to_resume(arguments(tmp_path / "again", **halves))
     assert checkpoint == str(tmp_path / "again" / "checkpoint-1")
+    with pytest.raises(ValueError, match="--per_device_train_batch_size"):
+        checkpoint_to_resume(arguments(tmp_path / "again", **halves), streaming=True)
     # The loader reads one batch ahead.
     resumed = interrupted(tiny_vit, sixteen, tmp_path / "again", checkpoint, **halves)
     assert resumed[:16] == whole[8:24]
-    with pytest.raises(ValueError, match="--per_device_train_batch_size"):
-        checkpoint_to_resume(arguments(tmp_path / "again", **halves), streaming=True)
 
 
 @pytest.mark.parametrize(
