@@ -261,7 +261,7 @@ def test_out_of_distribution_images_get_no_verdict():
         {"clean": log_odds},
         is_ai,
         thresholds=THRESHOLDS,
-        out_of_distribution={"clean": out_of_distribution},
+        columns={"clean": {"out_of_distribution": out_of_distribution}},
         n_resamples=0,
     )
     assert grid["clean"]["verdicts"]["counts"] == figures["verdicts"]["counts"]
@@ -479,7 +479,7 @@ def finished(tmp_path):
 def test_a_card_is_rewritten_from_its_files(finished, tmp_path):
     text = rewrite_card(finished, tmp_path / "log.jsonl").read_text()
     assert "fine-tuned from vit\\_base" in text and "elsewhere" not in text
-    for name in ("robustness-test", "coverage-test", "roc-test", "scores-test", "reliability-test"):
+    for name in ("robustness-test", "roc-test", "scores-test", "reliability-test"):
         assert (finished / "plots" / f"{name}.png").is_file() and f"plots/{name}.png" in text
     record = results.read_evaluation(finished)["test"]
     assert "wrong" in record["figures"]["by_generator"]["poor"] and record["date"] == "2026-01-01"

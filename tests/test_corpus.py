@@ -236,6 +236,7 @@ def test_metadata_with_labels_wins_over_folder_names(tmp_path, load):
     corpus = load(root)
     assert sizes(corpus) == {"train": 17, "validation": 3, "test": 6}
     assert corpus.splits["test"]["group"][:2] == ["gtest0", "gtest1"]
+    assert corpus.report.kind == "images with metadata.csv"
 
 
 @pytest.mark.parametrize(

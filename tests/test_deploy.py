@@ -18,6 +18,7 @@ from helpers.loopback_hub import LoopbackHub
 from helpers.serving import free_port, started
 from helpers.signing import make_authority, sign
 from helpers.tiny import draw_picture, save_tiny
+from huggingface_hub import SpaceCard
 from packaging.requirements import Requirement
 from PIL import Image
 
@@ -76,7 +77,9 @@ def test_a_space_is_created_with_its_files_and_its_model(hub, deployed):
         for path in files
         if "__pycache__" in path or path.startswith(("tests/", "scripts/", ".git/"))
     ]
-    assert b"user/model" in files["README.md"] and b"sdk: gradio" in files["README.md"]
+    card = SpaceCard(files["README.md"].decode()).data
+    assert card.sdk == "gradio" and card.models == card.preload_from_hub == ["user/model"]
+    assert card.startup_duration_timeout == "1h"
     assert {name: held["value"] for name, held in space(hub).variables.items()} == {
         "REALFAKE_MODEL": "user/model"
     }
@@ -131,6 +134,10 @@ def test_an_old_space_is_updated(hub, tmp_path):
         (ROOT / "requirements.txt").read_text()
     )
     assert files["c2pa-trust-list.pem"] == trust.read_bytes()
+    card = SpaceCard(files["README.md"].decode()).data
+    assert card.suggested_hardware == "zero-a10g"
+    needed = "config.json,model.safetensors,preprocessor_config.json"
+    assert card.preload_from_hub == [f"user/model {needed} {commit}"]
 
     # What is not named stays; a revision goes with the model it was one of.
     done = deploy(hub, "user/old", "--model", "user/model")

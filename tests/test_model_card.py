@@ -153,7 +153,7 @@ def test_the_card_has_the_facts(facts):
         "torch 2.13.0",
         "Small corpus.",
         "](plots/roc%20test.png)",
-        "rescale: p 0.45, factor 0.8 to 1.2",
+        "| rescale | 45.0 % | factor: 0.8 to 1.2 |",
         "cccccccc",
         "| Seed | 7 |",
         "| Processes | 2 |",

@@ -32,45 +32,25 @@ class CardFacts:
     """All facts of a card, as JSON values. All but `name` are optional.
 
     Args:
-        name: Name of the model.
         repo_id: Its id on the Hub; without it the examples name a folder.
-        description: A paragraph of Markdown, inserted unchanged.
+        description, corpus_notes, limits: Markdown, inserted unchanged.
         license: Licence of the weights by the Hub's identifier, `None` if unknown.
-        tags: Further tags.
-        class_names: The classes of `config.id2label`.
-        model_class: Class of the network.
-        parameters: Number of its parameters.
         base_model: Public name of the starting point, see [`public_name`]; `None`: random weights.
-        base_model_id: The same as a Hub id, see [`hub_id`].
-        trainable: Which layers were trained.
+        base_model_id, corpus_id: The same, and the corpus, as a Hub id, see [`hub_id`].
         preprocessing: `"native"` (a centre crop at native pixels) or `"processor"`.
-        image_size: Side of the network's input in pixels.
         processor: The content of `preprocessor_config.json`.
-        corpus: The corpus, in words or as a path.
-        corpus_id: The same as a Hub id.
-        corpus_revision: Its commit on the Hub.
-        corpus_notes: Markdown on its origins and weaknesses, inserted unchanged.
         corpus_origins: `[{"source", "origin", "licence"}]`.
-        corpus_report: `CorpusReport.to_dict()`.
         parts: Sizes of the splits, `{split: {"real": n, "ai": n}}`.
-        calibration: `Calibration.to_dict()`.
-        thresholds: `Thresholds.to_dict()`.
-        ood: What `config.json` stores about the out-of-distribution reference.
+        corpus_report, calibration, thresholds, ood: Of the `to_dict` of their classes.
         operating_points: Of [`measure.measure_operating_points`].
-        evaluation, robustness, explanations, formats: The content of the JSON files of these names,
-            `{split: record}`.
+        evaluation, robustness, categories, explanations, formats: The content of the JSON files of
+            these names, `{split: record}`.
         measurements: Number of different weights measured on the test split of this corpus.
-        command: The command line of the training.
-        date: ISO 8601.
-        seed, world_size, epochs_trained, steps, best_step, train_runtime_seconds, hardware,
-            class_weights: Facts of the training; `world_size` is the number of processes.
-        hyperparameters: `{name: value}`.
+        world_size: Number of processes.
         augmentation: A sentence, or `Augmentation.describe()`.
-        versions: `{package: version}`.
         plots, robustness_plots: `[{"file", "caption"}]` of [`plots`], relative to the card.
         scores: `{split: file}` of the score of each image.
-        limits: Sentences of Markdown, before those that follow from the figures.
-        eval_task_id: Task of the benchmark `corpus_id`, *defaults to* `"default"`.
+        eval_task_id: Task of the benchmark `corpus_id`.
     """
 
     name: str
@@ -100,6 +80,7 @@ class CardFacts:
     operating_points: list[dict] = field(default_factory=list)
     evaluation: dict = field(default_factory=dict)
     robustness: dict = field(default_factory=dict)
+    categories: dict = field(default_factory=dict)
     explanations: dict = field(default_factory=dict)
     formats: dict = field(default_factory=dict)
     measurements: int | None = None
@@ -133,13 +114,13 @@ class CardFacts:
         return cls(**{key: value for key, value in values.items() if key in known})
 
     @property
-    def split(self) -> str | None:
-        """The split of the headline: test, or the least optimistic other one."""
+    def split(self) -> str:
+        """The split of the headline: test, or the least optimistic other one; `""` for none."""
         others = [name for name in self.evaluation if name not in SPLITS]
         for name in ("test", *others, *list(SPLITS)[1:]):
             if name in self.evaluation:
                 return name
-        return None
+        return ""
 
     @property
     def record(self) -> dict:
@@ -160,6 +141,11 @@ class CardFacts:
     def degraded(self) -> dict:
         """The record of that split in `robustness.json`; `{}` if other weights were measured."""
         return self.of_same_weights(self.robustness.get(self.split, {}))
+
+    @property
+    def by_category(self) -> dict:
+        """The record of that split in `categories.json`; `{}` if other weights were measured."""
+        return self.of_same_weights(self.categories.get(self.split, {}))
 
     def of_same_weights(self, record: Mapping) -> dict:
         """Return a record if its weights are those of the headline figures, else `{}`."""

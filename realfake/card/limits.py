@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from realfake.card.facts import CardFacts, split_note
+from realfake.evaluation.categories import RETOUCHED_NAME
 from realfake.evaluation.measure import too_many_wrong
 from realfake.formatting import code, md, number, percent, score, share, table
 from realfake.labels import AI, REAL
@@ -58,9 +59,11 @@ def limits(facts: CardFacts, name_split: bool = True) -> list[str]:
         )
     if not facts.calibration:
         lines.append("Its probabilities are not calibrated.")
+    measured = facts.by_category.get("categories") or {}
+    edited = "" if RETOUCHED_NAME in measured else "edited photographs, "
     lines.append(
-        "Newer generators, edited photographs, screenshots, drawings, and images that were resized "
-        "or recompressed several times may get wrong answers. The figures do not cover them."
+        f"Newer generators, {edited}screenshots, drawings, and images that were resized or "
+        "recompressed several times may get wrong answers. The figures do not cover them."
     )
     return lines
 

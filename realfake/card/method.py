@@ -3,10 +3,7 @@
 Each function returns the values and tables of one section; the sentences are in the template.
 """
 
-import json
 from collections.abc import Mapping
-
-from scipy.special import expit, logit
 
 from realfake.card.facts import CardFacts
 from realfake.evaluation.explanation_report import SPLICES
@@ -24,7 +21,6 @@ from realfake.formatting import (
     words,
 )
 from realfake.labels import AI, NAMES, REAL
-from realfake.statistics.verdicts import with_prior
 
 _CHOSEN_ON = "validation"
 
@@ -69,13 +65,6 @@ def _sides(size: object) -> tuple[int, ...] | None:
     if {"height", "width"} <= size.keys():
         return size["width"], size["height"]
     return (size["shortest_edge"],) if set(size) == {"shortest_edge"} else None
-
-
-def prior_example() -> dict[str, str]:
-    """Return what a probability of 0.9 becomes if one image in ten is generated."""
-    p, prior = 0.9, 0.1
-    posterior = float(expit(with_prior(logit(p), prior)))
-    return {"p": f"{p:g}", "prior": f"{prior:g}", "posterior": f"{posterior:.2g}"}
 
 
 def calibration_figures(facts: CardFacts) -> dict | None:
@@ -256,11 +245,26 @@ def hyperparameters(facts: CardFacts) -> str | None:
 
 
 def augmentation(described: str | Mapping | None) -> str | None:
-    """Return the augmentation as a list."""
+    """Return the augmentation as a table: each step, the share of the images, and its ranges."""
     if not described or isinstance(described, str):
         return md(described) if described else None
-    items = [(name, value) for name, value in described.items() if value is not None]
-    return "\n".join(f"- {md(name)}: {md(words(value))}" for name, value in items)
+    rows = []
+    for name, value in described.items():
+        if value is None or (isinstance(value, Mapping) and value.get("p") == 0):
+            continue
+        share_of, settings = "", value
+        if isinstance(value, Mapping):
+            settings = {key.removeprefix("p "): _setting(key, x) for key, x in value.items()}
+            share_of = settings.pop("p", "")
+            settings = "; ".join(f"{key}: {text}" for key, text in settings.items())
+        rows.append([md(name.replace("_", " ")), share_of, md(words(settings))])
+    return table(["Step", "share of images", "settings"], rows, words=True)
+
+
+def _setting(name: str, value: object) -> str:
+    """Return a setting as text; the names of probabilities start with `p`."""
+    probability = name == "p" or name.startswith("p ")
+    return percent(float(str(value))) if probability else words(value)
 
 
 def corpus(facts: CardFacts) -> dict:
@@ -291,25 +295,3 @@ def corpus(facts: CardFacts) -> dict:
 
 
 _ORIGIN = {"source": "", "origin": "", "licence": "none"}
-
-
-def recompute(facts: CardFacts, source: str) -> str | None:
-    """Return the Python code that recomputes the figures from the scores; `None` without scores.
-
-    Args:
-        source: Hub id or folder of the checkpoint.
-    """
-    file = facts.scores.get(facts.split)
-    if not file:
-        return None
-    arguments = [f"**read_scores({json.dumps(file)})"]
-    lines = [
-        "from realfake.evaluation.measure import measure",
-        "from realfake.evaluation.results import read_scores",
-    ]
-    if facts.thresholds:
-        lines.insert(0, "from realfake import Detector")
-        lines += ["", f'thresholds = Detector.from_pretrained("{source}").thresholds']
-        arguments.append("thresholds=thresholds")
-    arguments.append(f"seed={facts.figures.get('seed', 0)}")
-    return "\n".join([*lines, f"measure({', '.join(arguments)})"])

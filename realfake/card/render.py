@@ -20,7 +20,7 @@ from realfake.card import method, results
 from realfake.card.facts import CardFacts, hub_id, license_of, public_name, split_note
 from realfake.card.limits import limits, unsuitable_section
 from realfake.detector import stored_facts
-from realfake.evaluation import explanation_report, robustness, robustness_report
+from realfake.evaluation import categories, explanation_report, robustness, robustness_report
 from realfake.evaluation.formats import FILE_NAME as FORMATS_FILE
 from realfake.evaluation.log import count_weights
 from realfake.evaluation.measure import measure_operating_points
@@ -169,7 +169,6 @@ def _view(facts: CardFacts) -> dict:
         "pipeline_output": _pipeline_output(facts.class_names),
         "processor": method.describe_processor(facts.processor) if facts.processor else None,
         "fitted_on": f" on {f'{n:,} ' if n else ''}images that were held out from training",
-        "prior": method.prior_example(),
         "calibration": method.calibration_figures(facts),
         "verdict_rule": method.verdict_rule(facts.thresholds),
         "verdict_table": method.verdict_table(facts),
@@ -179,13 +178,13 @@ def _view(facts: CardFacts) -> dict:
         **results.results_section(facts),
         **_degradations(facts.degraded),
         **results.formats_section(facts),
+        "categories": results.categories_section(facts),
         "maps": method.maps_section(facts),
         "limits": limits(facts),
         "training": method.training(facts),
         "hyperparameters": method.hyperparameters(facts),
         "augmentation": method.augmentation(facts.augmentation),
         "corpus": method.corpus(facts),
-        "recompute": method.recompute(facts, source(facts)) if measured else None,
     }
 
 
@@ -261,6 +260,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "ood": own.get("ood"),
             "evaluation": measured,
             "robustness": robustness.read_robustness(folder),
+            "categories": read_records(folder / categories.FILE_NAME),
             "explanations": read_records(folder / explanation_report.FILE_NAME),
             "formats": current_names(read_records(folder / FORMATS_FILE)),
             "scores": {

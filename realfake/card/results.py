@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from realfake.card.facts import CardFacts, split_note
 from realfake.card.limits import unsuitable
+from realfake.evaluation import categories
 from realfake.evaluation.formats import formats_table
 from realfake.evaluation.measure import VERDICTS, complement
 from realfake.evaluation.robustness import CLEAN
@@ -132,6 +133,7 @@ def in_short(facts: CardFacts) -> list[str]:
             f"**Photographs with p(ai) > ½**: {share(complement(recall))} of "
             f"{figures['n'][REAL]:,} unchanged photographs{_worst_case(facts, 'false_positives')}."
         )
+    lines += _retouched_line(facts) if rates else []
     failing = unsuitable(figures)
     if failing:
         lines.append(
@@ -188,6 +190,21 @@ def _verdict_lines(facts: CardFacts) -> list[str]:
     return lines
 
 
+def _retouched_line(facts: CardFacts) -> list[str]:
+    """Return the false alarms on retouched photographs, all kinds of retouching together."""
+    measured = (facts.by_category.get("categories") or {}).get(categories.RETOUCHED_NAME)
+    entry = (measured or {}).get("degradations", {}).get(categories.ALL)
+    if not measured or not entry:
+        return []
+    kinds, rated = len(measured["described"]), entry.get("verdicts")
+    figure = rated["wrong"][REAL] if rated else entry["false_positives"]
+    what = "with the verdict `ai`" if rated else "with p(ai) > ½"
+    return [
+        f"**Retouched photographs {what}**: {share(figure)} of {entry['n'][REAL]:,} copies "
+        f"(denoised, sharpened and so on) of {entry['n'][REAL] // kinds:,} photographs."
+    ]
+
+
 def _worst_case(facts: CardFacts, key: str) -> str:
     """Return the worst degradation and the worst source for photographs.
 
@@ -204,7 +221,9 @@ def _worst_case(facts: CardFacts, key: str) -> str:
     if len(tiers) > 1:
         worst = max(tiers, key=lambda name: tiers[name]["value"])
         if worst == CLEAN:
-            text += f", and not more under any of {len(tiers) - 1} degradations"
+            count = len(tiers) - 1
+            others = f"any of {count} degradations" if count > 1 else "the other degradation"
+            text += f", and not more under {others}"
         else:
             text += f", {share(tiers[worst])} under the worst degradation for them, {code(worst)}"
     entries = facts.figures.get("by_source") or {}
@@ -327,3 +346,15 @@ def formats_section(facts: CardFacts) -> dict[str, object]:
     if not record.get("formats"):
         return {"formats_record": None, "formats": None}
     return {"formats_record": record, "formats": formats_table(record)}
+
+
+def categories_section(facts: CardFacts) -> dict[str, dict[str, str | None]]:
+    """Return the table and the descriptions of each measured category."""
+    record = facts.by_category
+    return {
+        name: {
+            "table": categories.category_table(record, name),
+            "described": categories.described(record, name),
+        }
+        for name in record.get("categories") or {}
+    }

@@ -6,12 +6,15 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
 
 TRUST_LIST = "c2pa-trust-list.pem"
+# Files of a checkpoint that opening it reads.
+_LOADED = (".json", ".safetensors")
 # Equal to `app.py` of the repository.
 APP = '''"""The web page, as a Space or on this machine, see `realfake/space/README.md`."""
 
@@ -106,7 +109,8 @@ def deploy(args: argparse.Namespace, api: "HfApi | None" = None) -> None:
     from huggingface_hub import HfApi
 
     api = api or HfApi()
-    variables = _variables(api, args)
+    model = _model_info(api, args)
+    variables = _variables(args)
     exists = api.repo_exists(args.space, repo_type="space")
     if not exists:
         api.create_repo(
@@ -124,8 +128,11 @@ def deploy(args: argparse.Namespace, api: "HfApi | None" = None) -> None:
         print(f"Set the secret {name}")
     trust_list = _trust_list(api, args)
     with tempfile.TemporaryDirectory() as folder:
-        model = (args.model or "").partition("@")[0] or None
-        stage(Path(folder), model, trust_list)
+        requested = api.get_space_runtime(args.space).requested_hardware
+        settings: dict[str, Any] = {"suggested_hardware": args.hardware or requested}
+        if model is not None:
+            settings |= {"models": [model.id], **_preloaded(model, "@" in args.model)}
+        stage(Path(folder), trust_list, **settings)
         before = api.space_info(args.space).sha
         commit = api.upload_folder(
             repo_id=args.space,
@@ -136,21 +143,19 @@ def deploy(args: argparse.Namespace, api: "HfApi | None" = None) -> None:
         )
     unchanged = commit.oid == before
     print("The files are up to date" if unchanged else f"Uploaded the files: {commit.oid[:10]}")
-    if exists and args.hardware:
-        requested = api.get_space_runtime(args.space).requested_hardware
-        if requested != args.hardware:
-            api.request_space_hardware(args.space, args.hardware)
-            print(f"Requested {args.hardware} instead of {requested}")
+    if exists and args.hardware and requested != args.hardware:
+        api.request_space_hardware(args.space, args.hardware)
+        print(f"Requested {args.hardware} instead of {requested}")
     print(f"{api.endpoint}/spaces/{args.space} is {api.get_space_runtime(args.space).stage}")
 
 
-def stage(folder: Path, model: str | None = None, trust_list: bytes | None = None) -> None:
+def stage(folder: Path, trust_list: bytes | None = None, **settings: Any) -> None:
     """Write the files of the Space: the installed package, its requirements, and an `app.py`.
 
     Args:
         folder: Where to write; it exists.
-        model: *optional*. Hub id for the Space's card.
         trust_list: *optional*. Content of a C2PA trust list.
+        settings: Metadata of the Space's card, instead of those of the repository's README.md.
 
     Raises:
         ValueError: The package was not installed by pip.
@@ -169,8 +174,9 @@ def stage(folder: Path, model: str | None = None, trust_list: bytes | None = Non
     (folder / "app.py").write_text(APP, encoding="utf-8")
     # The repository's README.md, which begins with the metadata of the Space.
     card = SpaceCard(package.metadata["Description"])
-    if model:
-        card.data.models = [model]
+    for name, value in {"startup_duration_timeout": "1h", **settings}.items():
+        if value:
+            setattr(card.data, name, value)
     (folder / "README.md").write_text(str(card), encoding="utf-8")
     if trust_list:
         (folder / TRUST_LIST).write_bytes(trust_list)
@@ -184,21 +190,43 @@ def _distribution() -> importlib.metadata.Distribution:
     raise ValueError("This copy of realfake is not installed; install it with: pip install .")
 
 
-def _variables(api: "HfApi", args: argparse.Namespace) -> dict[str, str | None]:
-    """Return the variables to set; `None` removes a variable."""
+def _model_info(api: "HfApi", args: argparse.Namespace) -> "ModelInfo | None":
+    """Return what the Hub knows of `--model`."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    if not args.model:
+        return None
+    model, _, revision = args.model.partition("@")
+    try:
+        return api.model_info(model, revision=revision or None)
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"--model {model}: there is no such model on the Hub, or it is private."
+        ) from None
+    except RevisionNotFoundError:
+        raise ValueError(f"--model {model} has no revision {revision!r}.") from None
+
+
+def _preloaded(model: "ModelInfo", pinned: bool) -> dict[str, list[str]]:
+    """Return the setting that downloads a model while the Space is built, not when it starts.
+
+    A private model cannot be read at that time.
+    """
+    if model.private:
+        return {}
+    if not pinned:
+        return {"preload_from_hub": [model.id]}
+    # A revision can only be named after a list of files.
+    names = [file.rfilename for file in model.siblings or ()]
+    needed = [name for name in names if "/" not in name and name.endswith(_LOADED)]
+    return {"preload_from_hub": [f"{model.id} {','.join(sorted(needed))} {model.sha}"]}
+
+
+def _variables(args: argparse.Namespace) -> dict[str, str | None]:
+    """Return the variables to set; `None` removes a variable."""
     variables: dict[str, str | None] = {}
     if args.model:
         model, _, revision = args.model.partition("@")
-        try:
-            api.model_info(model, revision=revision or None)
-        except RepositoryNotFoundError:
-            raise ValueError(
-                f"--model {model}: there is no such model on the Hub, or it is private."
-            ) from None
-        except RevisionNotFoundError:
-            raise ValueError(f"--model {model} has no revision {revision!r}.") from None
         variables |= {"REALFAKE_MODEL": model, "REALFAKE_REVISION": revision or None}
     if args.feedback_repo:
         variables["REALFAKE_FEEDBACK_REPO"] = args.feedback_repo
