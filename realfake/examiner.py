@@ -260,18 +260,21 @@ class Examiner:
         self, images: list[Image.Image], limit: int, batch_size: int
     ) -> tuple[Iterator[torch.Tensor], list[list[Box]]]:
         """Return the model's inputs in batches, and the views of each image."""
-        if limit == 1:
+        if limit == 1 and not self._preprocessing.fast:
             return iter(self._batches(images)), [self.boxes(image.size, 1) for image in images]
+        boxes = [self.boxes(image.size, limit) for image in images]
         size = view_size(self.processor)
-        boxes = [view_boxes(*image.size, size, limit) for image in images]
         pieces = [
-            self._preprocessing.shrink(crop_view(image, box, size))
+            # A single view is that of the stock processor, which pads small images with black.
+            self._preprocessing.shrink(image if limit == 1 else crop_view(image, box, size))
             for image, own in zip(images, boxes, strict=True)
             for box in own
         ]
+        # Inputs of different sizes cannot be stacked and go through the model one at a time.
+        step = batch_size if len({piece.shape for piece in pieces}) == 1 else 1
         stacked = (
-            torch.from_numpy(self._preprocessing.stack(pieces[start : start + batch_size]))
-            for start in range(0, len(pieces), batch_size)
+            torch.from_numpy(self._preprocessing.stack(pieces[start : start + step]))
+            for start in range(0, len(pieces), step)
         )
         return stacked, boxes
 
