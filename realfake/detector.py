@@ -176,12 +176,13 @@ class Detector(Examiner):
         [`Detector.predict`].
         """
         check_prior(prior_ai)
-        original, *names = variants = variants_of(open_image(image))
-        fewer = min(self.limit(views), _VARIANT_VIEWS)
-        predictions = [
-            self.predict(variants[original], prior_ai=prior_ai, views=views),
-            *self.predict([variants[name] for name in names], prior_ai=prior_ai, views=fewer),
-        ]
+        variants = variants_of(open_image(image))
+        images, limit = list(variants.values()), self.limit(views)
+        if limit <= _VARIANT_VIEWS:
+            predictions = self.predict(images, prior_ai=prior_ai, views=limit)
+        else:
+            predictions = self.predict(images[:1], prior_ai=prior_ai, views=limit)
+            predictions += self.predict(images[1:], prior_ai=prior_ai, views=_VARIANT_VIEWS)
         return Stability(list(zip(variants, predictions, strict=True)))
 
     def log_odds(
