@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
+import zipfile
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -239,12 +241,79 @@ def test_metadata_with_labels_wins_over_folder_names(tmp_path, load):
     assert corpus.report.kind == "images with metadata.csv"
 
 
+def test_metadata_beside_class_folders_adds_its_columns(tmp_path, load):
+    root = draw_folders(tmp_path / "raw", {"real": 20, "ai": 20})
+    lines = ["file_name,generator,group,caption"]
+    lines += [f"ai/{i:03d}.png,sdxl,g{i},words" for i in range(19)]
+    (root / "metadata.csv").write_text("\n".join(lines))
+    with open(root / "real" / "metadata.jsonl", "w") as file:
+        for i in range(20):
+            file.write(json.dumps({"file_name": f"{i:03d}.png", "group": i}) + "\n")
+    corpus = load(root)
+    assert sum(sizes(corpus).values()) == 40 and corpus.report.kind == "class folders"
+    rows = [row for split in corpus.splits.values() for row in split]
+    generated = [row for row in rows if row["label"] == 1]
+    assert sorted(row["generator"] for row in generated) == ["sdxl"] * 19 + ["unknown"]
+    assert {row["group"] for row in rows if row["label"] == 0} == {str(i) for i in range(20)}
+    assert any("generator, group" in note for note in corpus.report.notes)
+    (root / "metadata.csv").write_text("file_name\n" + '"' * 3)
+    (root / "real" / "metadata.jsonl").write_text("{")
+    with pytest.raises(ValueError, match="metadata.jsonl cannot be read"):
+        load(root)
+
+
+def test_metadata_with_labels_of_one_class_does_not_lose_the_other(tmp_path, load):
+    root = draw_folders(tmp_path / "raw", {"real": 20, "ai": 20})
+    lines = ["file_name,label,source", *(f"{i:03d}.png,ai,web" for i in range(20))]
+    (root / "ai" / "metadata.csv").write_text("\n".join(lines))
+    corpus = load(root)
+    assert sum(sizes(corpus).values()) == 40
+    assert set(corpus.splits["train"]["source"]) == {"web", None}
+
+
+def test_links_are_followed_once(tmp_path, load):
+    pool = draw_folders(tmp_path / "pool", {"photos": 20, "more": 6})
+    root = draw_folders(tmp_path / "raw", {"ai": 20})
+    (root / "real").symlink_to(pool / "photos")
+    for file in (pool / "more").iterdir():
+        (root / "ai" / f"linked-{file.name}").symlink_to(file)
+    # Loops, a second name of a class, and links to nowhere.
+    (root / "ai" / "again").symlink_to(root / "ai")
+    (root / "ai" / "below").symlink_to(root / "real")
+    (root / "ai" / "loop").symlink_to(root)
+    (pool / "photos" / "above").symlink_to(root)
+    (root / "0 other name").symlink_to(root / "ai")
+    (root / "ai" / "nowhere.png").symlink_to(tmp_path / "absent.png")
+    corpus = load(root)
+    rows = [row for split in corpus.splits.values() for row in split]
+    assert sum(row["label"] == 1 for row in rows) == 26
+    assert len({row["image"]["path"] for row in rows}) == len(rows)
+    assert sum(row["label"] == 0 for row in rows) == 20
+    assert [entry["code"] for entry in corpus.report.dropped] == ["unreadable"]
+
+
+def test_a_zip_of_class_folders_is_unpacked_once(tmp_path, load, monkeypatch):
+    draw_folders(tmp_path / "raw" / "set", {"train/real": 20, "train/ai": 20})
+    (tmp_path / "raw" / "__MACOSX").mkdir()
+    (tmp_path / "raw" / "__MACOSX" / "._000.png").write_bytes(b"clutter")
+    packed = Path(shutil.make_archive(tmp_path / "corpus", "zip", tmp_path / "raw"))
+    corpus = load(packed)
+    assert sum(sizes(corpus).values()) == 40 and corpus.report.source == str(packed)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    assert sizes(load(packed)) == sizes(corpus)
+    monkeypatch.undo()
+    packed.write_bytes(packed.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="corpus.zip cannot be unpacked"):
+        load(packed)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda root: root / "nowhere", "There is no file or folder"),
         (lambda root: root, "holds no images and no data files"),
-        (lambda root: (root / "a.zip").write_bytes(b"PK") and root / "a.zip", "is not a corpus"),
+        (lambda root: (root / "a.zip").write_bytes(b"PK") and root / "a.zip", "cannot be unpacked"),
+        (lambda root: (root / "a.tar").write_bytes(b"PK") and root / "a.tar", "is not a corpus"),
         (lambda root: (root / "a.csv").write_text("") or root / "a.csv", "a.csv cannot be read"),
         (
             lambda root: (root / "a.parquet").write_bytes(b"no") and root / "a.parquet",

@@ -223,9 +223,10 @@ def _images(name: str) -> Iterator[str]:
     if name == "-" or not Path(name).is_dir():
         yield name
         return
+    from realfake.corpus.folders import walk
     from realfake.imaging.decode import SUFFIXES
 
-    paths = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = (path for path in walk(Path(name)) if path.suffix.lower() in SUFFIXES)
     images = sorted(str(path) for path in paths if path.is_file())
     if not images:
         raise ValueError(f"{name} is a folder without images; name the image files instead.")

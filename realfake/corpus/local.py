@@ -6,14 +6,14 @@ First step of the corpus loader, for everything that is not on the Hub. No image
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 import pyarrow
 import pyarrow.compute
-from datasets import Dataset, DatasetInfo, Features, Image, IterableDataset, Value
+from datasets import Dataset, DatasetInfo, Image, IterableDataset
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.arrow.arrow import Arrow
@@ -28,9 +28,16 @@ from realfake.corpus.columns import (
     is_text,
     undecoded,
 )
+from realfake.corpus.folders import (
+    is_metadata,
+    listed,
+    read_class_folders,
+    read_layout,
+    unpacked,
+    walk,
+)
 from realfake.corpus.splits import TRAIN, split_role
 from realfake.imaging.decode import SUFFIXES
-from realfake.labels import REAL, canonical
 
 # If a folder holds several kinds of data files, the first of these is read.
 BUILDERS = {
@@ -90,10 +97,12 @@ def read_local(
     """
     if "::" in str(path):
         raise ValueError(f"{path}: paths with '::' are not supported; rename the file or folder.")
+    if path.suffix.lower() == ".zip" and path.is_file():
+        path = unpacked(path, cache_dir)
     if path.is_file():
         if path.suffix.lower() not in BUILDERS:
             raise ValueError(
-                f"{path} is not a corpus; pass a folder of class folders or a "
+                f"{path} is not a corpus; pass a folder of class folders, a .zip of them, or a "
                 f"{', '.join(BUILDERS)} file."
             )
         return _read_files(path.parent, [path], image_column, streaming, cache_dir)
@@ -107,16 +116,24 @@ def read_local(
             images.append(file)
         elif suffix in BUILDERS and file.name.lower() not in _NOT_DATA:
             data.append(file)
-    # Labels in a metadata file win over folder names, as for datasets' "imagefolder".
-    metadata = [file for file in data if file.stem.lower() == "metadata" and _has_labels(file)]
+    # Labels in metadata files of all images win over folder names, as for datasets' "imagefolder".
+    metadata = [file for file in data if is_metadata(file) and _has_labels(file)]
+    described = {file.parent for file in metadata}
+    if any(described.isdisjoint(image.parents) for image in images):
+        metadata = []
     tables = {file.suffix.lower() for file in data} & {".parquet", ".arrow"}
     if metadata or tables:
         return _read_files(path, metadata or data, image_column, streaming, cache_dir)
-    layout = _read_layout(path, images, label_map) if images else None
+    layout = read_layout(path, images, label_map) if images else None
     if layout is not None and (layout.has_known_class or not data):
-        result = _read_class_folders(layout, streaming)
-        if data:
-            result.notes.append(f"Not read, beside the class folders: {_listed(data, path)}.")
+        result = Source(*read_class_folders(layout, data))
+        if streaming:
+            result.splits = {
+                name: rows.to_iterable_dataset() for name, rows in result.splits.items()
+            }
+        unread = [file for file in data if not is_metadata(file)]
+        if unread:
+            result.notes.append(f"Not read, beside the class folders: {listed(unread, path)}.")
         return result
     if data:
         return _read_files(path, data, image_column, streaming, cache_dir)
@@ -124,112 +141,6 @@ def read_local(
         f"{path} holds no images and no data files; pass a folder of class folders (real/, ai/), "
         "Parquet, Arrow, CSV or JSON files, or a folder written by save_to_disk."
     )
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder in the order of their names.
-
-    Links are followed, except into a folder that was visited already. Hidden files and folders, and
-    folders that begin with `__`, are skipped.
-    """
-    visited = set()
-    for top, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(top)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield Path(top, name)
-
-
-def _listed(files: Sequence[Path], root: Path, most: int = 3) -> str:
-    names = ", ".join(str(file.relative_to(root)) for file in files[:most])
-    return names + (f" and {len(files) - most} more" if len(files) > most else "")
-
-
-# Class folders
-
-
-@dataclass
-class _Layout:
-    """The meaning of the folders above the images."""
-
-    splits: dict[str, list[tuple[Path, str, str | None]]]  # image, class, generator
-    has_known_class: bool
-    has_generators: bool
-
-
-def _read_layout(root: Path, images: Sequence[Path], label_map: Mapping[str, str]) -> _Layout:
-    """Read `[split/]class/…` or `generator/[split/]class/…`, inside any outer folders."""
-
-    def is_class(name: str) -> bool:
-        return name in label_map or canonical(name) is not None
-
-    folders = {image: image.relative_to(root).parts[:-1] for image in images}
-    while len(first := {names[:1] for names in folders.values()}) == 1 and first != {()}:
-        ((name,),) = first
-        if split_role(name) or is_class(name) or any(len(names) == 1 for names in folders.values()):
-            break
-        folders = {image: names[1:] for image, names in folders.items()}
-
-    def refuse(stray: list[Path]) -> None:
-        raise ValueError(
-            f"{len(stray)} images are not in a class folder: {_listed(stray, root)}; put each "
-            "image in a folder named after its class, such as real/ or ai/."
-        )
-
-    if stray := [
-        image
-        for image, names in folders.items()
-        if not names or len(names) == 1 and split_role(names[0])
-    ]:
-        refuse(stray)
-    by_generator = all(
-        not (split_role(names[0]) or is_class(names[0]))
-        and len(names) > 1
-        and (split_role(names[1]) or is_class(names[1]))
-        for names in folders.values()
-    )
-    splits: dict[str, list] = {}
-    for image, names in folders.items():
-        generator, names = (names[0], names[1:]) if by_generator else (None, names)
-        split, names = (names[0], names[1:]) if split_role(names[0]) else ("", names)
-        if not names:
-            refuse([image])
-        # The folder of a generator may also hold photographs.
-        if label_map.get(names[0], canonical(names[0])) == REAL:
-            generator = None
-        splits.setdefault(split, []).append((image, names[0], generator))
-    if "" in splits and len(splits) > 1:
-        named = ", ".join(sorted(filter(None, splits)))
-        others = ", ".join(sorted({name for _, name, _ in splits[""]}))
-        raise ValueError(
-            f"{root} holds folders of splits ({named}) and others beside them ({others}); move the "
-            "others into a split or out of the corpus."
-        )
-    if "" in splits:
-        splits[TRAIN] = splits.pop("")
-    known = any(is_class(name) for rows in splits.values() for _, name, _ in rows)
-    return _Layout(splits, known, by_generator)
-
-
-def _read_class_folders(layout: _Layout, streaming: bool) -> Source:
-    result = Source({}, "class folders")
-    for split, rows in layout.splits.items():
-        columns = {
-            "image": [{"bytes": None, "path": str(image)} for image, _, _ in rows],
-            "label": [label for _, label, _ in rows],
-        }
-        features = Features({"image": Image(decode=False), "label": Value("string")})
-        if layout.has_generators:
-            columns["generator"] = [generator for _, _, generator in rows]
-            features["generator"] = Value("string")
-        dataset = Dataset.from_dict(columns, features=features)
-        result.splits[split] = dataset.to_iterable_dataset() if streaming else dataset
-    return result
 
 
 # Data files
@@ -255,7 +166,7 @@ def _read_files(
     if len(by_split) > 1:
         not_read += by_split.pop(None, [])
     if not_read:
-        result.notes.append(f"Not read: {_listed(not_read, root)}.")
+        result.notes.append(f"Not read: {listed(not_read, root)}.")
     for split, members in by_split.items():
         if streaming and suffix in (".parquet", ".arrow"):
             rows = _load_files(suffix, members, True, cache_dir)

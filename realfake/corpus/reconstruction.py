@@ -18,7 +18,8 @@ from PIL import ExifTags
 from PIL import Image as PILImage
 
 from realfake.corpus.columns import LABEL_COLUMNS, NO_GENERATOR, as_text, class_names
-from realfake.corpus.local import BUILDERS, is_saved, walk
+from realfake.corpus.folders import is_metadata, walk
+from realfake.corpus.local import BUILDERS, is_saved
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import TRAIN, split_role
 from realfake.corpus.write import suffix_of
@@ -70,7 +71,7 @@ def read_photographs(source: str | Path) -> Dataset:
     files = [file for file in walk(path) if file.is_file()] if path.is_dir() else []
     # A table with images in it, or of their labels.
     tables = any(file.suffix.lower() in (".parquet", ".arrow") for file in files)
-    tables |= any(file.stem == "metadata" and file.suffix in BUILDERS for file in files)
+    tables |= any(is_metadata(file) and file.suffix in BUILDERS for file in files)
     if path.is_dir() and not tables and not is_saved(path):
         rows = _read_folder(path, files)
     else:

@@ -19,7 +19,8 @@ from datasets.utils.file_utils import xopen
 from transformers.utils.hub import resolve_revision
 
 from realfake.corpus.columns import find_image_column, undecoded
-from realfake.corpus.local import Source, is_saved, one_line, walk
+from realfake.corpus.folders import walk
+from realfake.corpus.local import Source, is_saved, one_line
 from realfake.corpus.sources import read_source
 from realfake.corpus.splits import TRAIN
 from realfake.imaging.decode import SUFFIXES
