@@ -36,17 +36,13 @@ The same command continues an interrupted run.
     python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --output_dir runs/vit \\
         --evaluate_only test
 
-    # a second stage, on the errors of the first one
-    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --output_dir runs/vit \\
-        --evaluate_only train
-    python train_hf.py --dataset ./corpus --model_name_or_path runs/vit --output_dir runs/vit-2 \\
-        --hard_examples runs/vit --learning_rate 3e-5
-
-    # a transformer on native crops: pairs of photographs and their reconstructions, adapters
+    # a transformer on native crops: pairs of photographs and their reconstructions, adapters,
+    # half of the patches, one hour
     realfake corpus reconstruct photos/ --autoencoder stabilityai/sd-vae-ft-mse --output pairs
     python train_hf.py --dataset pairs --model_name_or_path facebook/dinov2-base \\
         --preprocessing native --image_size 224 --native_views --balance 0.5 --pair_share 0.5 \\
-        --pair_mix 0.2 --blocks 9 --lora_rank 8 --learning_rate 5e-4 --output_dir runs/dinov2
+        --pair_mix 0.2 --blocks 9 --lora_rank 8 --learning_rate 5e-4 --probe_images 1500 \\
+        --patch_dropout 0.5 --patch_dropout_until 0.9 --max_minutes 60 --output_dir runs/dinov2
 
     # search for hyperparameters in twenty short trainings
     python train_hf.py --dataset ./corpus --model_name_or_path … --output_dir runs/search \\

@@ -15,8 +15,7 @@ from PIL import Image
 from realfake.training.augment import Augmentation
 from realfake.training.balance import BalancedOrder, find_pairs
 from realfake.training.data import Pick, TrainingImages
-from realfake.training.pairs import join_frequencies, mix_pair
-from realfake.training.views import ViewAugmentation
+from realfake.training.views import ViewAugmentation, join_frequencies, mix_pair
 
 LABEL2ID = {"real": 0, "ai": 1}
 FEATURES = Features(

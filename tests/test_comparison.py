@@ -16,11 +16,11 @@ from helpers.training import SETTINGS, train_hf
 from scipy.special import expit
 from sklearn import metrics as sk
 
+from realfake.cli.compare import ARCHITECTURES, model_options
 from realfake.cli.main import main
 from realfake.evaluation.results import read_evaluation, write_scores
 from realfake.io import locked_folder
-from realfake.training import comparison, series
-from realfake.training.architectures import ARCHITECTURES, model_options
+from realfake.training import comparison, runs
 
 RESAMPLING = {"seed": 0, "n_resamples": 300}
 
@@ -38,7 +38,7 @@ def in_process(monkeypatch):
         with contextlib.redirect_stdout(stdout):
             return SimpleNamespace(returncode=train_hf(words[3:]))
 
-    monkeypatch.setattr(series, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
     return made
 
 
@@ -110,7 +110,7 @@ def test_images_of_two_splits_share_no_group(tmp_path):
         write_scores(
             tmp_path, split, np.arange(3.0), np.array([True, False, True]), groups=["a", "a", "b"]
         )
-    scores = series.read_run_scores(tmp_path, ("selection", "calibration"))
+    scores = runs.read_run_scores(tmp_path, ("selection", "calibration"))
     assert scores["groups"].tolist() == [0, 0, 1, 2, 2, 3]
     assert scores["log_odds"].tolist() == [0, 1, 2, 0, 1, 2]
 
@@ -118,7 +118,7 @@ def test_images_of_two_splits_share_no_group(tmp_path):
 # --- which models
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", json.loads(ARCHITECTURES.read_text()))
 def test_the_seven_architectures_start_from_scratch(name):
     from realfake.models.classifiers import build_classifier
 
@@ -276,8 +276,8 @@ def test_a_locked_folder_is_refused(name, by_generator, tiny_vit, in_process, tm
 
 
 def test_a_run_is_a_separate_process(tmp_path):
-    run = series.Run("x", ("--dataset", "./nowhere", "--model_type", "vit"), tmp_path / "run")
-    failed = series.train_all([run])
+    run = runs.Run("x", ("--dataset", "./nowhere", "--model_type", "vit"), tmp_path / "run")
+    failed = runs.train_all([run])
     assert failed == {
         "run": "realfake: error: There is no file or folder ./nowhere; check the path."
     }

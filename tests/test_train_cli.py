@@ -118,7 +118,9 @@ PAIRED = [
 
 def test_a_truncated_model_trained_on_pairs_ends_as_an_ordinary_checkpoint(pairs, tmp_path):
     folder = tmp_path / "run"
-    assert main(pairs, folder, *PAIRED, model=save_tiny("dinov2", tmp_path / "dinov2")) == 0
+    words = [*PAIRED, "--views", "4"]
+    assert main(pairs, folder, *words, model=save_tiny("dinov2", tmp_path / "dinov2")) == 0
+    assert Detector.from_pretrained(folder).views == 4
     classify = pipeline("image-classification", model=str(folder))
     assert {row["label"] for row in classify(draw_picture(40, seed=0))} == {"real", "ai"}
     assert load_classifier(folder).config.num_hidden_layers == 1
@@ -166,6 +168,8 @@ def test_merged_adapters_end_as_an_ordinary_checkpoint_with_the_adapters_beside(
         (("--balance", "2"), "--balance"),
         (("--balance", "1", "--class_weights", "balanced"), "--class_weights"),
         (("--native_views",), "--preprocessing native"),
+        (("--views", "4"), "--preprocessing native"),
+        (("--views", "0"), "--views"),
         (("--patch_dropout", "1"), "--patch_dropout"),
         (("--max_minutes", "1", "--search", "2"), "--max_minutes"),
         (("--lora_rank", "2", "--trainable", "head"), "--trainable"),

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import realfake
 from realfake import io
 from realfake.cli import options
 
 if TYPE_CHECKING:
     from realfake.corpus.load import Corpus
-    from realfake.training.series import Run
+    from realfake.training.runs import Run
+
+# The image classifiers that are compared by default, as papers on generated images do: checkpoints
+# of the Hub, and fields of their configurations at full size and at about a sixteenth of the width.
+ARCHITECTURES = Path(realfake.__file__).parent / "templates" / "architectures.json"
+SCALES = ("tiny", "full")
 
 
 # Compare
@@ -36,14 +42,13 @@ def configure_compare(parser: argparse.ArgumentParser) -> None:
     splits and seeds. Writes the table to comparison.md and all figures to comparison.json. The same
     command continues an interrupted series.
     """
-    from realfake.training.architectures import ARCHITECTURES, SCALES
-
+    known = ", ".join(json.loads(ARCHITECTURES.read_text()))
     options.add_output(parser, "folder of the runs and the table")
     parser.add_argument(
         "--models",
-        default=",".join(ARCHITECTURES),
+        default=known.replace(" ", ""),
         help="known names, Hub ids or folders, separated by commas; or a JSON file (default: the "
-        f"known names {', '.join(ARCHITECTURES)})",
+        f"known names {known})",
     )
     parser.add_argument(
         "--from_scratch", action="store_true", help="start from random weights instead of the Hub's"
@@ -71,13 +76,14 @@ def configure_compare(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Train and measure all models, write the figures and print the table."""
-    from realfake.training import comparison, series
+    from realfake.training import comparison
+    from realfake.training.runs import check_folders, train_all, write_report
 
     seeds = _seeds(args.seeds)
     runs = _runs(args, seeds)
-    series.check_folders(runs)
+    check_folders(runs)
     with io.locked_folder(args.output):
-        failed = series.train_all(runs, args.launcher)
+        failed = train_all(runs, args.launcher)
         names = [run.name for run in runs if run.finished]
         done = [run for run in runs if run.finished and names.count(run.name) == len(seeds)]
         if len({run.name for run in done}) < 2:
@@ -85,7 +91,7 @@ def run_compare(args: argparse.Namespace) -> int:
         figures = {"seeds": seeds, **comparison.figures_of(done, args.split)}
         for name, more in comparison.measure_all(done, args.split, args.tier_samples).items():
             figures["models"][name] |= more
-        return series.write_report(
+        return write_report(
             Path(args.output), "comparison", figures, failed, comparison.comparison_page
         )
 
@@ -93,7 +99,7 @@ def run_compare(args: argparse.Namespace) -> int:
 def _runs(args: argparse.Namespace, seeds: Sequence[int]) -> list["Run"]:
     from realfake.formatting import slug
     from realfake.training.arguments import parse
-    from realfake.training.series import Run, refuse_options
+    from realfake.training.runs import Run, refuse_options
 
     refuse_options(
         args.training_options,
@@ -117,8 +123,6 @@ def _runs(args: argparse.Namespace, seeds: Sequence[int]) -> list["Run"]:
 
 def _models(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return `{name: training options}`."""
-    from realfake.training.architectures import model_options
-
     if args.scale != "full" and not args.from_scratch:
         raise ValueError("--scale needs --from_scratch: a pretrained checkpoint has a fixed size.")
     path = Path(args.models)
@@ -133,6 +137,37 @@ def _models(args: argparse.Namespace) -> dict[str, list[str]]:
     return {
         name: model_options(name, **scratch, image_size=image_size) for name in _names(args.models)
     }
+
+
+def model_options(
+    name: str, *, from_scratch: bool, scale: str, image_size: int | None
+) -> list[str]:
+    """Return the training options that select a model.
+
+    Args:
+        name: A name in [`ARCHITECTURES`], or a Hub id or folder.
+        from_scratch: Whether to use random weights instead of the Hub's.
+        scale: `"full"` or `"tiny"`; only from scratch.
+        image_size: Side of the input in pixels; below 128 the first layer's patches are smaller.
+
+    Raises:
+        ValueError: A model that is not in [`ARCHITECTURES`] cannot be built from scratch.
+    """
+    models = json.loads(ARCHITECTURES.read_text())
+    known = models.get(name)
+    if not from_scratch:
+        return ["--model_name_or_path", known["hub_id"] if known else name]
+    if known is None:
+        raise ValueError(
+            f"--from_scratch knows {', '.join(models)}, not {name!r}; describe other models in a "
+            "JSON file."
+        )
+    kind, overrides = known["model_type"], known[scale]
+    if image_size is not None and image_size < 128:
+        patches = {"vit": max(2, image_size // 8), "convnextv2": 2 if image_size < 64 else 4}
+        if kind in patches:
+            overrides = {**overrides, "patch_size": patches[kind]}
+    return ["--model_type", kind, "--config_overrides", json.dumps(overrides)]
 
 
 def _read_models(path: Path) -> dict[str, list[str]]:
@@ -188,32 +223,30 @@ def configure_leave_one_out(parser: argparse.ArgumentParser) -> None:
 def run_leave_one_out(args: argparse.Namespace) -> int:
     """Train and measure a run per value, write the figures and print the table."""
     from realfake.formatting import slug
-    from realfake.training import comparison, runs, series
+    from realfake.training import comparison, runs
     from realfake.training.arguments import parse
 
     folder, words = Path(args.output), [*args.training_options, "--measure_test", "False"]
-    series.refuse_options(
+    runs.refuse_options(
         args.training_options, "--hold_out", "--measure_test", "--output_dir", hint="leave it out"
     )
     corpus = runs.load(parse([*words, "--output_dir", str(folder)]).data)
     trainings = [
-        series.Run(
+        runs.Run(
             value,
             (*words, "--hold_out", f"{args.column}={value}"),
             folder / slug(value.replace("/", "-").replace(" ", "-")),
         )
         for value in _values(args, corpus)
     ]
-    series.check_folders(trainings)
+    runs.check_folders(trainings)
     with io.locked_folder(folder):
-        failed = series.train_all(trainings, args.launcher)
+        failed = runs.train_all(trainings, args.launcher)
         done = [training for training in trainings if training.finished]
         if not done:
             raise ValueError(f"No run was finished; {_reasons(failed)}")
         figures = {"column": args.column, "values": comparison.held_out_figures(done)}
-        return series.write_report(
-            folder, "leave_one_out", figures, failed, comparison.held_out_page
-        )
+        return runs.write_report(folder, "leave_one_out", figures, failed, comparison.held_out_page)
 
 
 def _values(args: argparse.Namespace, corpus: "Corpus") -> list[str]:

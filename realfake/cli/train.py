@@ -62,7 +62,8 @@ def train(arguments: "Arguments") -> int:
     from transformers import set_seed
 
     from realfake.detector import Detector
-    from realfake.training import hard_examples, lora, measuring, publishing, release, runs
+    from realfake.models.views import view_size
+    from realfake.training import lora, measuring, publishing, release, runs
     from realfake.training.model import prepare_classifier
     from realfake.training.trainer import build_trainer
 
@@ -79,7 +80,6 @@ def train(arguments: "Arguments") -> int:
         )
         runs.measure_split(detector, splits, args.evaluate_only, arguments)
         return 0
-    hard = hard_examples.prepare(arguments, splits) if data.hard_examples else None
 
     # Model and trainer
     set_seed(args.seed)  # a new head has random weights
@@ -87,6 +87,8 @@ def train(arguments: "Arguments") -> int:
     trainer = build_trainer(
         model, processor, splits["train"], splits["selection"], model_args.preprocessing, data, args
     )
+    if args.views > 1 and view_size(processor) is None:
+        raise ValueError("--views needs --preprocessing native, or a checkpoint of native crops.")
     if args.dry_run:
         runs.show_dry_run(trainer, splits)
         return 0
@@ -108,6 +110,8 @@ def train(arguments: "Arguments") -> int:
             lora.save_adapters(trained, args.output_dir, model_args.model_name_or_path)
         lora.merge_adapters(trained)
     best = Detector(trained, processor)
+    if args.views > 1:
+        best.views = args.views
 
     # Calibration
     calibration_split, batch_size = splits["calibration"], args.per_device_eval_batch_size
@@ -122,8 +126,6 @@ def train(arguments: "Arguments") -> int:
     # Measurement
     for split in ("selection", "calibration", "held_out", *["test"] * args.measure_test):
         runs.measure_split(released.detector, splits, split, arguments, released.calibration)
-    if hard is not None:
-        hard_examples.conclude(released.detector, hard, facts, splits["validation"], args)
     if not trainer.is_world_process_zero():
         return 0
     if args.measure_test:

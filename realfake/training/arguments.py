@@ -159,12 +159,6 @@ class DataArguments:
         "Weight, such as 12, of a consistency loss: the Jensen-Shannon divergence between the "
         "outputs for an image and its recompressed copy. Doubles the work. 0 turns it off.",
     )
-    hard_examples: str | None = _option(
-        None,
-        "Train on the errors that --evaluate_only train found, mixed with other images; the folder "
-        "of that evaluation. Validation is measured before and after.",
-    )
-    hard_share: float = _option(0.3, "Share of errors among the images, with --hard_examples.")
     train_crop_size: int | None = _option(
         None, "Side of the training crop (default with --preprocessing native: the input side)."
     )
@@ -189,16 +183,12 @@ class DataArguments:
         _check_range("consistency", self.consistency, 0, 100)
         if self.consistency and self.cutmix:
             raise ValueError("--consistency compares whole images; leave out --cutmix.")
-        if not 0 < self.hard_share <= 1:
-            raise ValueError(f"--hard_share must lie in (0, 1], not {self.hard_share}.")
         for name in ("max_train_samples", "max_validation_samples", "max_test_samples"):
             value = getattr(self, name)
             if value is not None and value < 2:
                 raise ValueError(f"--{name} must be at least 2, one image of each class.")
-        if self.streaming and (self.hard_examples or parse_hold_out(self.hold_out)):
-            option = "--hard_examples" if self.hard_examples else "--hold_out"
-            raise ValueError(f"{option} needs the whole corpus; leave out --streaming.")
-        parse_hold_out(self.hold_out)
+        if parse_hold_out(self.hold_out) and self.streaming:
+            raise ValueError("--hold_out needs the whole corpus; leave out --streaming.")
         self.label_map = parse_overrides(self.label_map)
         local = Path(self.dataset)
         self.corpus_name = self.corpus_name or (
@@ -277,6 +267,11 @@ class RunArguments(TrainingArguments):
     early_stopping_patience: int | None = _option(
         None, "Stop after this number of measurements without improvement."
     )
+    views: int = _option(
+        1,
+        "Largest number of views, crops of the input's size, in which the detector examines an "
+        "image; more than 1 needs native crops.",
+    )
     alpha: float = _option(
         0.05, "Rate of wrong verdicts per class; less certain images are inconclusive."
     )
@@ -320,6 +315,8 @@ class RunArguments(TrainingArguments):
                 "--search runs whole trials: leave out --early_stopping_patience, --max_minutes, "
                 "--evaluate_only and --dry_run."
             )
+        if self.views < 1:
+            raise ValueError(f"--views must be at least 1, not {self.views}.")
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"--alpha must lie between 0 and 0.5, not {self.alpha}.")
         if not 0 < self.backbone_lr_factor <= 1:
@@ -437,7 +434,6 @@ def _check_together(arguments: Arguments) -> None:
                 f"{model.model_name_or_path}, or a new folder."
             )
     pretrained = {
-        "--hard_examples": bool(data.hard_examples),
         "--backbone_lr_factor": args.backbone_lr_factor != 1,
         "--lora_rank": bool(model.lora_rank),
         "--probe_images": bool(args.probe_images),

@@ -1,7 +1,7 @@
 """Figures and tables of finished runs that were measured on the same images.
 
 `realfake compare` compares models with paired differences; `realfake leave-one-out` lists how well
-each held-out generator is detected. Both read the folders of [`realfake.training.series`].
+each held-out generator is detected. Both read the folders of [`realfake.training.runs`].
 """
 
 import json
@@ -23,9 +23,8 @@ from realfake.labels import AI, NAMES, REAL
 from realfake.statistics import metrics
 from realfake.statistics.bootstrap import bootstrap_interval
 from realfake.statistics.log_odds import class_balanced_weights
-from realfake.training import runs as training_runs
 from realfake.training.arguments import parse
-from realfake.training.series import Run, read_run_scores
+from realfake.training.runs import FINISHED, Run, load, read_run_scores
 
 # Degradations of the worst tier: those of messengers and web pages, and half the size.
 TIERS = ("clean", "jpeg_40", "resize_768_jpeg_60", "resize_512_jpeg_40", "webp_50", "half_size")
@@ -161,7 +160,7 @@ def measure_all(runs: Sequence[Run], split: str, n: int) -> dict[str, dict]:
         if not key.items() <= known.items():
             if dataset is None:
                 data = parse([*run.words, "--output_dir", str(run.folder)]).data
-                dataset = training_runs.load(data).splits[source]
+                dataset = load(data).splits[source]
             print(f"Measuring {run.folder.name}", flush=True)
             known = {**key, **measure_run(run, dataset, n)}
             write_atomically(path, json.dumps(known, indent=1) + "\n")
@@ -182,7 +181,7 @@ def measure_run(run: Run, dataset: Dataset, n: int, seed: int = 0) -> dict:
         `tiers_n` (number of images).
     """
     detector = Detector.from_pretrained(run.folder)
-    facts = json.loads((run.folder / training_runs.FINISHED).read_text())
+    facts = json.loads((run.folder / FINISHED).read_text())
     speed = images_per_second(detector, dataset)
     figures = {"parameters": facts["parameters"], "images_per_second": speed}
     if not n:

@@ -16,8 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from realfake.imaging.decode import open_image
 from realfake.training.augment import Augmentation
-from realfake.training.pairs import mix_pair
-from realfake.training.views import ViewAugmentation
+from realfake.training.views import ViewAugmentation, mix_pair
 
 
 def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> BaseImageProcessor:

@@ -1,4 +1,4 @@
-"""Random views of training images for detectors of native crops, degraded as files on the web are.
+"""Random views of training images for detectors of native crops, and mixtures of aligned pairs.
 
 An alternative to [`~realfake.training.augment.Augmentation`], with stronger changes of size. The
 random decisions do not depend on the pixels, so both images of an aligned pair get the same ones.
@@ -43,6 +43,14 @@ _CLEAN = 0.2
 _BLACK = 0.2
 # Side of a JPEG block.
 _BLOCK = 8
+# Smallest share of the reconstruction in a blend of pixels.
+_BLENDED = 0.4
+# Shares of the mixtures: pixels; frequencies with the low ones of the photograph; the rest has the
+# low ones of the reconstruction.
+_BY_PIXELS, _PHOTOGRAPH_LOW = 0.5, 0.35
+# Standard deviations in pixels of the Gaussian that separates the frequencies. Wide ones leave
+# almost no generated content below them.
+_SIGMAS, _SIGMAS_OF_RECONSTRUCTION = (0.7, 4.0), (0.7, 1.5)
 
 
 @dataclass(frozen=True)
@@ -247,3 +255,38 @@ def _colour(image: Image.Image, grey: bool, rng: np.random.Generator) -> Image.I
     mix = brightness * contrast * mix * balance[:, None]
     matrix = np.column_stack([mix, np.full(3, 128 * (1 - contrast))])
     return image.convert("RGB", tuple(matrix.ravel().tolist()))
+
+
+def mix_pair(
+    photograph: Image.Image, reconstruction: Image.Image, rng: np.random.Generator
+) -> Image.Image:
+    """Blend the pixels of two images, or join low frequencies of one and high ones of the other.
+
+    After Chen et al. (2025), "Dual Data Alignment Makes AI-Generated Image Detector Easier
+    Generalizable". A mixture has weaker traces of the generator, and is labelled as generated.
+
+    Args:
+        photograph: RGB image.
+        reconstruction: RGB image. It is returned as it is if its size is another one.
+    """
+    if photograph.size != reconstruction.size:
+        return reconstruction
+    kind = rng.random()
+    if kind < _BY_PIXELS:
+        return Image.blend(photograph, reconstruction, rng.uniform(_BLENDED, 1))
+    if kind < _BY_PIXELS + _PHOTOGRAPH_LOW:
+        return join_frequencies(photograph, reconstruction, rng.uniform(*_SIGMAS))
+    return join_frequencies(reconstruction, photograph, rng.uniform(*_SIGMAS_OF_RECONSTRUCTION))
+
+
+def join_frequencies(low: Image.Image, high: Image.Image, sigma: float) -> Image.Image:
+    """Return the low frequencies of one image plus the high frequencies of the other.
+
+    Args:
+        low, high: RGB images of one size.
+        sigma: Standard deviation in pixels of the Gaussian that separates them.
+    """
+    gaussian = ImageFilter.GaussianBlur(sigma)
+    values = np.asarray(high, dtype=np.int16) - np.asarray(high.filter(gaussian), dtype=np.int16)
+    values += np.asarray(low.filter(gaussian), dtype=np.int16)
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
