@@ -1,4 +1,4 @@
-"""Commands that measure a detector: robustness, formats, explanations."""
+"""Commands that measure a detector: robustness, formats, explanations, gallery."""
 
 import argparse
 import contextlib
@@ -224,6 +224,74 @@ def run_formats(args: argparse.Namespace) -> int:
     return 0
 
 
+# Views
+
+
+def configure_views(parser: argparse.ArgumentParser) -> None:
+    """Measure one view, four views and the whole image, and how well an edited part is found.
+
+        realfake evaluate views runs/photos --dataset ./corpus --output runs/photos
+
+    Writes views.json: the figures for each number of views with paired differences, and how often
+    spliced and untouched photographs have a part that differs from the rest.
+    """
+    from realfake.evaluation.views import NUMBERS
+
+    _add_measurement(parser, split="test")
+    options.add_output(parser, "folder of the figures")
+    parser.add_argument(
+        "--numbers",
+        type=options.at_least(1),
+        nargs="+",
+        default=list(NUMBERS),
+        help="numbers of views to compare with the first one",
+    )
+    parser.add_argument(
+        "--splices",
+        type=options.at_least(0),
+        default=100,
+        help="spliced photographs to test; 0: none",
+    )
+    parser.add_argument("--max_samples", type=options.at_least(2), help="images to measure")
+    parser.add_argument(
+        "--sources", nargs="+", metavar="NAME", help="measure only images of these sources"
+    )
+    options.add_batch_size(parser, default=16)
+
+
+def run_views(args: argparse.Namespace) -> int:
+    """Score the split with each number of views and write the figures."""
+    from realfake.corpus.rows import column
+    from realfake.evaluation import views
+    from realfake.training import runs
+
+    with io.output_folder(args.output):
+        detector = options.open_model(args)
+        corpus = options.read_corpus(args, {runs.source_split(args.split): args.max_samples})
+        dataset = runs.split_of(corpus, args.split, args.split_seed)
+        if args.sources:
+            sources = column(dataset, "source") or []
+            dataset = dataset.select(
+                [row for row, source in enumerate(sources) if source in args.sources]
+            )
+            if not len(dataset):
+                raise ValueError(f"--sources: no image is from {', '.join(args.sources)}.")
+        record = views.write_views(
+            detector,
+            options.model_identity(args.model, detector),
+            dataset,
+            args.output,
+            numbers=args.numbers,
+            n_splices=args.splices,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            **_context(args),
+        )
+    print(views.views_table(record))
+    print(f"Finished: {Path(args.output) / views.FILE_NAME}", flush=True)
+    return 0
+
+
 # Explanations
 
 
@@ -351,6 +419,47 @@ def _store(model: str, record: dict) -> None:
         store_facts(model, facts)
     stored = ", ".join(f"{name} = {value}" for name, value in facts.items())
     print(f"Stored in {model}/config.json: {stored or 'nothing, no map beats chance'}.", flush=True)
+
+
+# Gallery
+
+
+def configure_gallery(parser: argparse.ArgumentParser) -> None:
+    """Score reported images, and list what changed since the last run.
+
+        realfake corpus feedback user/feedback --output reported
+        realfake evaluate gallery runs/vit reported --output gallery.json
+
+    The folder holds images in folders `real` and `ai`, at any depth. Writes the verdict and the
+    log-odds of each image. An existing output file is the earlier run to compare with.
+    """
+    options.add_model(parser)
+    parser.add_argument("folder", metavar="FOLDER", help="folder of the reported images")
+    options.add_output(parser, "JSON file to write")
+    parser.add_argument(
+        "--before", metavar="FILE", help="record to compare with (default: the file at --output)"
+    )
+    options.add_batch_size(parser, default=16)
+
+
+def run_gallery(args: argparse.Namespace) -> int:
+    """Score the images, and print and write the record."""
+    from realfake.evaluation import gallery
+
+    gallery.find_images(args.folder)
+    detector = options.open_model(args)
+    record = gallery.measure_gallery(
+        detector,
+        options.model_identity(args.model, detector),
+        args.folder,
+        args.output,
+        before=args.before,
+        command=io.command_line(),
+        batch_size=args.batch_size,
+    )
+    print(gallery.summary(record))
+    print(f"Finished: {args.output}", flush=True)
+    return 0
 
 
 # Shared

@@ -80,16 +80,18 @@ COMMANDS = {
     "evaluate formats": Command(
         "evaluate", "measure how the file format changes verdicts", "formats"
     ),
+    "evaluate views": Command("evaluate", "compare one view with the whole image", "views"),
     "evaluate explanations": Command(
         "evaluate", "measure the faithfulness of the maps", "explanations", resumable=True
     ),
+    "evaluate gallery": Command("evaluate", "score reported images, list changes", "gallery"),
     "card": Command("card", "rewrite the model card of a finished run"),
     "space run": Command("space", "serve the web page and the HTTP API", "serve"),
     "space deploy": Command("space", "create or update a Space on the Hugging Face Hub", "deploy"),
 }
 GROUPS = {
     "corpus": "make a training corpus: prepare, reconstruct, audit, feedback",
-    "evaluate": "measure a detector: robustness, formats, explanations",
+    "evaluate": "measure a detector: robustness, formats, views, explanations, gallery",
     "space": "serve the web page: run, deploy",
 }
 
