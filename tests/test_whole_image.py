@@ -1,5 +1,8 @@
 """Detectors that examine the whole image in views: the grid, the mean, the tiles, the flags."""
 
+import json
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -328,3 +331,41 @@ def test_a_release_fits_thresholds_by_the_number_of_views(detector, tmp_path):
     # The last layer holds the calibration of the mean over the views.
     before = (scores.log_odds - calibration.bias) * calibration.temperature
     assert before == pytest.approx(logits[:, 1] - logits[:, 0], abs=1e-2)
+
+
+# The measurement
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A corpus in which generated images are redder, and 64 pixels large."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for split, label in product(("train", "validation", "test"), ("real", "ai")):
+        (folder / split / label).mkdir(parents=True)
+        for index in range(24 if split == "test" else 4):
+            pixels = rng.integers(0, 190, (64, 64, 3))
+            pixels[..., 0] += 60 * (label == "ai")
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(folder / split / label / f"{index}.png")
+    return folder
+
+
+def test_the_command_compares_numbers_of_views(folder, corpus, tmp_path, capsys):
+    from realfake.cli.main import main
+
+    words = ["evaluate", "views", str(folder), "--dataset", str(corpus), "--output", str(tmp_path)]
+    words += ["--numbers", "1", "4", "--splices", "6", "--n_resamples", "50"]
+    assert main(words) == 0
+    record = json.loads((tmp_path / "views.json").read_text())["test"]
+    assert record["n"] == {"real": 24, "ai": 24}
+    one, four = record["views"]["1"], record["views"]["4"]
+    assert (one["mean_views"], four["mean_views"]) == (1, 4)
+    difference = four["difference"]["auroc"]
+    assert difference["value"] == pytest.approx(four["auroc"]["value"] - one["auroc"]["value"])
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    parts = record["parts"]
+    assert parts["untouched"]["value"] == 0 and parts["untouched"]["n"] == 24
+    assert parts["spliced"]["n"] == parts["control"]["n"] == 6 and parts["n_views"] == 4
+    assert (tmp_path / "measurements.jsonl").read_text().count("\n") == 1
+    assert "| 4 |" in capsys.readouterr().out

@@ -6,7 +6,7 @@ there is the seam or the change of content.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ from realfake.labels import AI, NAMES, REAL
 # kind: label of the base, label of the region
 KINDS = {"ai_in_real": (REAL, AI), "real_in_ai": (AI, REAL)}
 _LARGEST, _SMALLEST = 512, 32
+_SHARES = (0.08, 0.25)
 # Common in messengers and on websites; chroma has half the resolution.
 _JPEG = {"quality": 90, "subsampling": 2}
 
@@ -46,14 +47,26 @@ class Splice:
     rows: tuple[int, int, int]
 
 
-def splices(dataset: Dataset, n: int, seed: int = 0) -> Iterator[Splice]:
+def splices(
+    dataset: Dataset,
+    n: int,
+    seed: int = 0,
+    *,
+    kinds: Sequence[str] = tuple(KINDS),
+    largest: int = _LARGEST,
+    shares: tuple[float, float] = _SHARES,
+) -> Iterator[Splice]:
     """Make `n` splices of each kind, the same ones for the same rows and seed.
 
     Base and donors are from different groups if the dataset has more than two. Images are cropped
-    to the largest size that all three have, at most 512 pixels.
+    to the largest size that all three have, at most `largest` pixels.
 
     Args:
         dataset: Rows with `image` (undecoded), `label` and perhaps `group`.
+        n: Number of splices of each kind.
+        kinds: Names of [`KINDS`].
+        largest: Largest side in pixels.
+        shares: Smallest and largest share of the image that the region covers.
 
     Raises:
         ValueError: A class has fewer than two images that are large enough.
@@ -67,8 +80,8 @@ def splices(dataset: Dataset, n: int, seed: int = 0) -> Iterator[Splice]:
     groups = np.array(dataset["group"] if has_groups else np.arange(len(dataset)).astype(str))
     generators = {kind: np.random.default_rng((seed, i)) for i, kind in enumerate(KINDS)}
     for _ in range(n):
-        for kind in KINDS:
-            yield _draw(dataset, by_label, groups, kind, generators[kind])
+        for kind in kinds:
+            yield _draw(dataset, by_label, groups, kind, generators[kind], largest, shares)
 
 
 def blend(base: Image.Image, donor: Image.Image, mask: np.ndarray) -> Image.Image:
@@ -85,14 +98,16 @@ def blend(base: Image.Image, donor: Image.Image, mask: np.ndarray) -> Image.Imag
     return _compressed(Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8)))
 
 
-def draw_mask(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw a smooth blob that covers 8 to 25 % of an image of a (width, height), 0 to 1.
+def draw_mask(
+    size: tuple[int, int], rng: np.random.Generator, shares: tuple[float, float] = _SHARES
+) -> np.ndarray:
+    """Draw a smooth blob that covers a random share of an image of a (width, height), 0 to 1.
 
     Its border is feathered. The result is float64 `(height, width)`.
     """
     width, height = size
     y, x = np.mgrid[0:height, 0:width] + 0.5
-    wanted = rng.uniform(0.08, 0.25)
+    wanted = rng.uniform(*shares)
     orders = np.arange(2, 5)[:, None, None]
     waves = rng.normal(0, 0.12, 3)[:, None, None]
     phases = rng.uniform(0, 2 * np.pi, 3)[:, None, None]
@@ -161,6 +176,8 @@ def _draw(
     groups: np.ndarray,
     kind: str,
     rng: np.random.Generator,
+    largest: int,
+    shares: tuple[float, float],
 ) -> Splice:
     base_label, target = KINDS[kind]
     for _ in range(100):
@@ -169,14 +186,14 @@ def _draw(
         if len({groups[row] for row in rows}) < 3 and len(set(groups)) > 2:
             continue
         images = [open_image(dataset[row]["image"]) for row in rows]
-        size = tuple(min(_LARGEST, *(image.size[axis] for image in images)) for axis in (0, 1))
+        size = tuple(min(largest, *(image.size[axis] for image in images)) for axis in (0, 1))
         if min(size) >= _SMALLEST:
             break
     else:
         raise ValueError(
             f"Splices need images of at least {_SMALLEST} pixels, in at least three groups."
         )
-    mask = draw_mask(size, rng)
+    mask = draw_mask(size, rng, shares)
     first, second, third = (_middle(image, size) for image in images)
     image, control = blend(first, second, mask), blend(first, third, mask)
     return Splice(image, control, mask > 0.5, kind, target, rows)
