@@ -138,7 +138,7 @@ def test_stdin_is_an_image(pictures, tiny_vit, capsys, monkeypatch):
         (["explain", "{a}", "-o", "{empty}/map.txt"], "not a picture"),
         (["explain", "{a}", "-o", "{empty}/map.png", "--method", "guess"], "gradcam"),
         (["explain", "{a}", "-o", "{empty}/map.png", "--target", "fake"], "invalid choice"),
-        (["provenance"], "FILE"),
+        (["provenance"], "--refresh_trust_list"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_line(

@@ -1,4 +1,5 @@
 import _socket
+import base64
 import gzip
 import ipaddress
 import socket
@@ -9,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from realfake.imaging import fetch as module
-from realfake.imaging.fetch import fetch, is_public
+from realfake.imaging.fetch import fetch, is_public, read_address, read_data_uri
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -447,3 +448,64 @@ def test_tls_asks_for_the_name_not_the_address(public, monkeypatch):
     with pytest.raises(OSError, match="far enough"):
         fetch(public.replace("http:", "https:") + "/image")
     assert names == [("photos.example", True, "CERT_REQUIRED")]
+
+
+# Addresses in requests
+
+
+def test_an_address_is_a_url_or_a_data_uri(monkeypatch):
+    monkeypatch.setattr(module, "fetch", lambda url, max_bytes: (url, max_bytes))
+    assert read_address(" HTTPS://example.org/a.png", 99) == (" HTTPS://example.org/a.png", 99)
+    encoded = base64.b64encode(b"pixels").decode()
+    for uri in (
+        f"data:image/png;base64,{encoded}",
+        f" DATA:image/png;name=a.png;BASE64,{encoded[:4]}\n{encoded[4:]}",
+        f"data:;base64,{encoded.replace('=', '%3D')}",
+        "data:,pixels",
+        "data:text/plain,pixel%73",
+    ):
+        assert read_address(uri) == b"pixels"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/etc/passwd",
+        "photo.jpg",
+        "C:\\photo.jpg",
+        "file:///etc/passwd",
+        "ftp://example.org/a.png",
+        "http://127.0.0.1/a.png",
+        "http://localhost/a.png",
+        "https://[::1]/a.png",
+        "http://169.254.169.254/latest",
+        "",
+        "two\nlines",
+    ],
+)
+def test_files_and_addresses_of_the_server_are_refused_in_one_line(address):
+    with pytest.raises(ValueError) as refused:
+        read_address(address)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "uri", ["data:image/png;base64", "data:;base64,a", "data:;base64,äöü", "data:;base64,a?!="]
+)
+def test_a_damaged_data_uri_is_refused(uri):
+    with pytest.raises(ValueError, match="data URI"):
+        read_data_uri(uri)
+
+
+def test_a_data_uri_is_limited():
+    with pytest.raises(ValueError, match="larger than"):
+        read_data_uri("data:," + "x" * 101, max_bytes=100)
+    with pytest.raises(ValueError, match="larger than"):
+        read_data_uri("data:;base64," + "A" * 10**6, max_bytes=100)
+    assert len(read_data_uri("data:," + "%41" * 100, max_bytes=100)) == 100
+
+
+def test_other_media_types_can_be_asked_for(url):
+    assert fetch(url + "/type/text/plain", allow_private=True, types=("text/plain",)) == b"pixels"
+    with pytest.raises(ValueError, match="image/png"):
+        fetch(url + "/image", allow_private=True, types=("text/plain",))

@@ -2,20 +2,25 @@
 
 import io
 import json
+import re
 import struct
 import time
 import zlib
 
 import numpy as np
 import pytest
+from cryptography import x509
+from helpers.bad_files import heic
 from helpers.signing import AI_SOURCE, CAPTURE, make_authority, sign
 from helpers.timing import least
 from helpers.tiny import draw_picture
 from PIL import ExifTags, Image, PngImagePlugin
 
-from realfake.provenance import content_credentials, metadata
+from realfake.cli.main import main
+from realfake.provenance import content_credentials, metadata, trust_list
 from realfake.provenance.metadata import MAX_XMP, read_blocks, read_xmp, term_of
 from realfake.provenance.reading import read_provenance
+from realfake.provenance.trust_list import TrustList
 
 MIMES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 A1111 = (
@@ -37,7 +42,8 @@ def saved(format: str = "JPEG", **options) -> bytes:
 
 
 def kinds(data: bytes, anchors: str | None = None) -> dict:
-    return {found.kind: found for found in read_provenance(data, anchors).findings}
+    trusted = TrustList(anchors) if anchors else None
+    return {found.kind: found for found in read_provenance(data, trusted).findings}
 
 
 def png_with(*chunks: tuple[bytes, bytes], last: bool = False) -> bytes:
@@ -81,9 +87,9 @@ def test_a_signer_on_no_list_is_untrusted(authority):
     data = sign(saved(), authority, source_type=CAPTURE)
     unlisted = kinds(data, make_authority().anchors)["c2pa"]
     assert (unlisted.state, unlisted.claim) == ("untrusted", "camera")
-    no_list = kinds(data)["c2pa"]
-    assert no_list.state == "untrusted"
-    assert no_list.detail != unlisted.detail
+    bundled = kinds(data)["c2pa"]
+    assert bundled.state == "untrusted"
+    assert trust_list.trust_list().date in bundled.detail
 
 
 @pytest.mark.parametrize("format", MIMES)
@@ -122,10 +128,11 @@ def test_bytes_after_a_signed_image_break_its_signature(authority):
 
 
 def test_an_unsigned_image_has_no_findings():
-    for format in (*MIMES, "GIF", "TIFF", "AVIF", "BMP"):
-        found = kinds(saved(format))
+    cannot = ("BMP", "PPM", "JPEG2000")
+    for format in (*MIMES, "GIF", "TIFF", "AVIF", "HEIF", *cannot):
+        found = kinds(heic(draw_picture(64)) if format == "HEIF" else saved(format))
         assert {name: item.state for name, item in found.items()} == {
-            "c2pa": "absent",
+            "c2pa": "unsupported" if format in cannot else "absent",
             "iptc": "absent",
             "generator_parameters": "absent",
             "camera": "absent",
@@ -134,17 +141,65 @@ def test_an_unsigned_image_has_no_findings():
         assert all(item.claim is None for item in found.values())
 
 
+def test_a_signed_heic_photograph(authority):
+    data = sign(heic(draw_picture(64)), authority, "image/heic")
+    assert kinds(data, authority.anchors)["c2pa"].state == "trusted"
+    assert kinds(data.replace(b"mdat", b"mdaT"), authority.anchors)["c2pa"].state != "trusted"
+
+
 def test_the_trust_list_is_a_file_that_the_environment_names(authority, tmp_path, monkeypatch):
     path = tmp_path / "trust.pem"
     path.write_text(authority.anchors)
-    monkeypatch.setenv(content_credentials.TRUST_LIST, str(path))
+    monkeypatch.setenv(trust_list.VARIABLE, str(path))
     assert kinds(sign(saved(), authority))["c2pa"].state == "trusted"
-    path.write_text("nothing of the kind")
-    with pytest.raises(ValueError, match=content_credentials.TRUST_LIST):
-        content_credentials.trust_anchors()
-    monkeypatch.setenv(content_credentials.TRUST_LIST, str(tmp_path / "missing.pem"))
+    for text in ("nothing of the kind", authority.anchors.replace("MII", "---")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="trust.pem"):
+            trust_list.trust_list()
+    monkeypatch.setenv(trust_list.VARIABLE, str(tmp_path / "missing.pem"))
     with pytest.raises(OSError):
-        content_credentials.trust_anchors()
+        trust_list.trust_list()
+
+
+def test_the_bundled_trust_list_names_cameras_and_generators(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundled = trust_list.trust_list()
+    assert bundled.date >= "2026-07-22" and len(bundled) >= 30
+    certificates = x509.load_pem_x509_certificates(bundled.anchors.encode())
+    assert len(certificates) == len(bundled)
+    names = " ".join(certificate.subject.rfc4514_string() for certificate in certificates)
+    for signer in ("Google", "Adobe", "DigiCert", "Xiaomi"):
+        assert signer in names
+    by_name = {certificate.subject: certificate for certificate in certificates}
+    for certificate in certificates:  # copied without a mistake
+        if certificate.issuer in by_name:
+            certificate.verify_directly_issued_by(by_name[certificate.issuer])
+
+
+def test_one_command_refreshes_the_trust_list(authority, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(trust_list.VARIABLE, raising=False)
+    path = tmp_path / "signed.jpg"
+    path.write_bytes(sign(saved(), authority))
+    asked = []
+
+    def fetch(address, max_bytes, types):
+        asked.append(address)
+        return answer.encode()
+
+    monkeypatch.setattr(trust_list, "fetch", fetch)
+    answer = "<html>404</html>"
+    assert main(["provenance", "--refresh_trust_list"]) == 2
+    assert trust_list.VARIABLE in capsys.readouterr().err and not trust_list.refreshed().exists()
+    answer = f"Subject\tCN=Test\n{authority.anchors}"
+    assert main(["provenance", "--refresh_trust_list", str(path), "--json"]) == 0
+    assert asked[-2:] == list(trust_list.ADDRESSES)
+    assert json.loads(capsys.readouterr().out)["findings"][0]["state"] == "trusted"
+    assert kinds(path.read_bytes())["c2pa"].state == "trusted"
+    # A newer version of the package brings a newer list.
+    stored = trust_list.refreshed()
+    stored.write_text(re.sub(r"\d{4}-\d\d-\d\d", "2020-01-01", stored.read_text(), count=1))
+    assert kinds(path.read_bytes())["c2pa"].state == "untrusted"
 
 
 def test_a_reader_that_takes_too_long_is_abandoned(authority, monkeypatch):
@@ -205,7 +260,8 @@ def test_text_inside_the_pixels_is_ignored():
     )
     file = io.BytesIO()
     Image.fromarray(pixels.reshape(64, 64, 3)).save(file, "BMP")
-    assert all(found.state == "absent" for found in read_provenance(file.getvalue()).findings)
+    states = {found.state for found in read_provenance(file.getvalue()).findings}
+    assert states == {"absent", "unsupported"}
 
 
 def test_a_png_chunk_with_a_wrong_checksum_is_ignored():

@@ -85,16 +85,26 @@ def configure_provenance(parser: argparse.ArgumentParser) -> None:
 
         realfake provenance photo.jpg
         realfake provenance holiday/ --json
+        realfake provenance --refresh_trust_list
 
-    Signatures of Content Credentials are verified. Anyone can change other metadata.
+    Signatures of Content Credentials are verified, with a copy of C2PA's trust list. Anyone can
+    change other metadata.
     """
-    _add_files(parser)
+    _add_files(parser, required=False)
+    parser.add_argument(
+        "--refresh_trust_list",
+        action="store_true",
+        help="first download the current trust list of C2PA",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
-def _add_files(parser: argparse.ArgumentParser) -> None:
+def _add_files(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="image, folder, URL, or - for stdin"
+        "files",
+        nargs="+" if required else "*",
+        metavar="FILE",
+        help="image, folder, URL, or - for stdin",
     )
 
 
@@ -184,13 +194,23 @@ def run_explain(args: argparse.Namespace) -> int:
 def run_provenance(args: argparse.Namespace) -> int:
     """Print the records in each file."""
     from realfake.answer import read_once
-    from realfake.provenance.content_credentials import trust_anchors
     from realfake.provenance.reading import read_provenance
+    from realfake.provenance.trust_list import VARIABLE, refresh, refreshed, trust_list
 
-    anchors, status = trust_anchors(), OK
+    if args.refresh_trust_list:
+        try:
+            new = refresh()
+        except (ValueError, OSError) as error:
+            raise type(error)(
+                f"{error} Or set {VARIABLE} to a file of PEM certificates."
+            ) from error
+        print(f"{len(new)} certificates of {new.date}: {refreshed()}", file=sys.stderr)
+    elif not args.files:
+        raise ValueError("Name the files to read, or pass --refresh_trust_list.")
+    trusted, status = trust_list(), OK
     for file in _expand(args.files):
         try:
-            provenance = read_provenance(read_once(_read(file))[1], anchors)
+            provenance = read_provenance(read_once(_read(file))[1], trusted)
         except (ValueError, OSError) as error:
             status = FAILED
             _report(file, error)

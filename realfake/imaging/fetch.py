@@ -76,9 +76,13 @@ def read_data_uri(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def fetch(
-    url: str, max_bytes: int = MAX_BYTES, timeout: float = 10.0, allow_private: bool = False
+    url: str,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = 10.0,
+    allow_private: bool = False,
+    types: tuple[str, ...] = _TYPES,
 ) -> bytes:
-    """Download an image.
+    """Download an image, or a file of other media types.
 
     Each host name is resolved once, all its addresses must be public, and the connection uses one
     of these addresses. A later DNS answer (DNS rebinding) has no effect. Proxies from the
@@ -91,6 +95,7 @@ def fetch(
             the body together.
         allow_private (`bool`, *optional*, defaults to `False`): Allow loopback, private and
             link-local addresses and any port.
+        types: The beginnings of the accepted media types, *defaults to* those of images.
 
     Returns:
         The body, undecoded.
@@ -107,7 +112,7 @@ def fetch(
         with httpcore.ConnectionPool(
             network_backend=backend, ssl_context=httpx.create_ssl_context()
         ) as pool:
-            return _follow(pool, _parse(url), max_bytes)
+            return _follow(pool, _parse(url), max_bytes, types)
     except _Refused as error:
         raise ValueError(f"{shown} was not fetched: {error}") from None
     except (httpcore.TimeoutException, TimeoutError):
@@ -141,7 +146,9 @@ def _parse(url: str) -> httpx.URL:
     return parsed
 
 
-def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int) -> bytes:
+def _follow(
+    pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int, types: tuple[str, ...]
+) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
         # Without the fragment and any user:password@.
         target = httpcore.URL(
@@ -149,7 +156,7 @@ def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int) -> by
         )
         headers = {
             "Host": url.netloc.decode("ascii"),
-            "Accept": "image/*",
+            "Accept": "image/*" if types == _TYPES else ", ".join(types),
             "Accept-Encoding": "identity",
             "User-Agent": "realfake",
         }
@@ -164,7 +171,7 @@ def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, max_bytes: int) -> by
             if response.status != 200:
                 raise _Failed(f"answered with status {response.status}; check the address.")
             kind = received.get(b"content-type", "application/octet-stream").strip().lower()
-            if not kind.startswith(_TYPES):
+            if not kind.startswith(types):
                 raise _Refused(
                     f"it is {kind.split(';')[0][:60]}, not an image; enter the image's own address."
                 )

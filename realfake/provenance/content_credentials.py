@@ -3,30 +3,22 @@
 The result distinguishes three cases: a valid signature by a signer on the trust list, a valid
 signature by another signer, and an invalid signature. Nothing is downloaded, neither remote
 manifests nor revocation lists.
-
-The environment variable `REALFAKE_C2PA_TRUST_LIST` names the trust list, a file of PEM
-certificates. Without it, no signer is trusted. C2PA publishes a list at
-https://github.com/c2pa-org/conformance-public/tree/main/trust-list.
 """
 
 import json
 import logging
-import os
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 
 from realfake.provenance.metadata import MAX_C2PA, MAX_TERMS, one_line, term_of
 from realfake.runtime import within
 
 logger = logging.getLogger(__name__)
 
-TRUST_LIST = "REALFAKE_C2PA_TRUST_LIST"
 # Time limit for reading a manifest.
 SECONDS = 10.0
 TRUSTED, UNTRUSTED, INVALID = "trusted", "untrusted", "invalid"
-ABSENT, UNCHECKED = "absent", "unchecked"
+ABSENT, UNSUPPORTED, UNCHECKED = "absent", "unsupported", "unchecked"
 TOO_MUCH_MEMORY = "reading them needs too much memory"
 # Manifests followed from the active one to its parents.
 _MAX_PARENTS = 16
@@ -51,8 +43,8 @@ class Credentials:
 
     Attributes:
         state: `"trusted"`, `"untrusted"` (valid signature, signer not on the trust list),
-            `"invalid"`, `"absent"`, or `"unchecked"` (too large, too slow, too little memory, or
-            `c2pa` is not installed).
+            `"invalid"`, `"absent"`, `"unsupported"` (the format cannot hold any), or `"unchecked"`
+            (too large, too slow, too little memory, or `c2pa` is not installed).
         signer: The signer's name in the certificate.
         signed_at: Date of the signature, if there is a timestamp.
         generator: The program that wrote the manifest.
@@ -68,25 +60,6 @@ class Credentials:
     reason: str | None = None
 
 
-def trust_anchors() -> str | None:
-    """Return the PEM certificates of the trust list; `None` if the environment names no list.
-
-    Raises:
-        ValueError: The file contains no PEM certificate.
-        OSError: The file cannot be read.
-    """
-    path = os.environ.get(TRUST_LIST, "").strip()
-    return _read_anchors(path, os.stat(path).st_mtime_ns) if path else None
-
-
-@lru_cache(maxsize=4)
-def _read_anchors(path: str, changed: int) -> str:
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        raise ValueError(f"{path} contains no PEM certificate; set {TRUST_LIST} to a file of them.")
-    return text
-
-
 def read_credentials(
     data: bytes, mime: str | None, size: int | None, anchors: str | None = None
 ) -> Credentials:
@@ -94,12 +67,14 @@ def read_credentials(
 
     Args:
         data: The whole file.
-        mime: Its media type.
+        mime: Its media type; `None` if C2PA does not support the format.
         size: Size of its C2PA store in bytes, see [`~realfake.provenance.metadata.Blocks`]; `None`
             if unknown.
         anchors: *optional*. PEM certificates of trusted signers or of their authorities.
     """
-    if size == 0 or mime is None:
+    if mime is None:
+        return Credentials(UNSUPPORTED)
+    if size == 0:
         return Credentials(ABSENT)
     if size is not None and size > MAX_C2PA:
         return Credentials(UNCHECKED, reason=f"they are larger than {MAX_C2PA // 2**20} MiB")
@@ -124,7 +99,7 @@ def _read(c2pa, data: bytes, mime: str, size: int | None, anchors: str | None) -
     errors = c2pa.C2paError
     try:
         if mime not in c2pa.Reader.get_supported_mime_types():
-            return Credentials(ABSENT)
+            return Credentials(UNSUPPORTED)
         context = c2pa.Context.from_dict(settings)
         with c2pa.Reader(mime, BytesIO(data), context=context) as reader:
             store = json.loads(reader.json())

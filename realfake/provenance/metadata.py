@@ -43,6 +43,7 @@ _MIME = {
     "GIF": "image/gif",
     "TIFF": "image/tiff",
     "AVIF": "image/avif",
+    "HEIF": "image/heic",
 }
 
 
@@ -210,7 +211,7 @@ def _walk_webp(data: bytes, blocks: Blocks) -> None:
 
 
 def _read_with_pillow(data: bytes, blocks: Blocks) -> None:
-    """Read GIF, TIFF, AVIF and other formats with Pillow."""
+    """Read GIF, TIFF, HEIF, AVIF and other formats with Pillow."""
     try:
         image = read_header(data, "the image")
         blocks.format = image.format

@@ -19,12 +19,13 @@ from realfake.provenance.content_credentials import (
     INVALID,
     TRUSTED,
     UNCHECKED,
+    UNSUPPORTED,
     UNTRUSTED,
     Credentials,
     read_credentials,
-    trust_anchors,
 )
 from realfake.provenance.metadata import Blocks, XmpFacts, one_line, read_blocks
+from realfake.provenance.trust_list import TrustList, trust_list
 
 PRESENT = "present"
 NOTE = (
@@ -62,8 +63,8 @@ class Finding:
 
     Attributes:
         kind: `"c2pa"`, `"iptc"`, `"generator_parameters"` or `"camera"`.
-        state: For C2PA `"trusted"`, `"untrusted"`, `"invalid"`, `"absent"` or `"unchecked"`; for
-            the others `"present"` or `"absent"`.
+        state: For C2PA `"trusted"`, `"untrusted"`, `"invalid"`, `"absent"`, `"unsupported"` or
+            `"unchecked"`; for the others `"present"` or `"absent"`.
         title: A short description.
         detail: One to three sentences, with the limits of this kind of metadata.
         claim: The claimed origin of the image: `"ai"`, `"partly_ai"`, `"camera"` or `"other"`;
@@ -90,20 +91,19 @@ class Provenance:
         return {"findings": [asdict(finding) for finding in self.findings], "note": NOTE}
 
 
-def read_provenance(data: bytes, anchors: str | None = None) -> Provenance:
+def read_provenance(data: bytes, trusted: TrustList | None = None) -> Provenance:
     """Read the provenance of an image file. No content of the file raises an error.
 
     Args:
         data: The original file, as uploaded or downloaded.
-        anchors: PEM certificates of trusted C2PA signers, *defaults to* the trust list of the
-            environment, see [`~realfake.provenance.content_credentials.trust_anchors`].
+        trusted: Trusted C2PA signers, *defaults to* [`~realfake.provenance.trust_list.trust_list`].
 
     Raises:
         ValueError: The trust list of the environment contains no certificate.
         OSError: The trust list cannot be read.
         OutOfMemory: The machine has too little memory to read the metadata.
     """
-    anchors = anchors or trust_anchors()
+    trusted = trusted or trust_list()
     try:
         blocks = read_blocks(data)
         facts = metadata.read_xmp(blocks.xmp)
@@ -114,10 +114,12 @@ def read_provenance(data: bytes, anchors: str | None = None) -> Provenance:
         raise OutOfMemory(
             "The image's metadata needs too much memory; save the image without it."
         ) from error
-    credentials = read_credentials(data, blocks.mime, blocks.c2pa, anchors)
+    credentials = Credentials(ABSENT)
+    if blocks.format is not None:
+        credentials = read_credentials(data, blocks.mime, blocks.c2pa, trusted.anchors)
     return Provenance(
         [
-            _c2pa(credentials, facts, bool(anchors)),
+            _c2pa(credentials, facts, blocks.format, trusted),
             _iptc(facts),
             _generator(generator),
             _camera(exif, blocks),
@@ -125,8 +127,13 @@ def read_provenance(data: bytes, anchors: str | None = None) -> Provenance:
     )
 
 
-def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
+def _c2pa(
+    credentials: Credentials, facts: XmpFacts, format: str | None, trusted: TrustList
+) -> Finding:
     state = credentials.state
+    if state == UNSUPPORTED:
+        title = f"{format} files cannot hold Content Credentials"
+        return Finding("c2pa", state, title, f"The original file may have some. {_NOTHING}")
     if state == ABSENT:
         detail = f"The file has no signed history. {_NOTHING}"
         if facts.remote_manifest:
@@ -160,16 +167,15 @@ def _c2pa(credentials: Credentials, facts: XmpFacts, has_list: bool) -> Finding:
     if state == TRUSTED:
         signer = signer or "an unnamed signer"
         detail = (
-            f"The image is signed by {signer}, who is on the trust list. It has not changed since. "
+            f"The image is signed by {signer}, who is on {trusted}. It has not changed since. "
             f"{stated}"
         )
         title = f"Content Credentials signed by {signer}"
         return Finding("c2pa", TRUSTED, title, detail, claim, fields)
     named = f"the signer “{signer}”" if signer else "the unnamed signer"
-    unknown = "is not on the trust list" if has_list else "is unknown: no trust list is set up"
     detail = (
-        f"The signature is valid and the image has not changed since, but {named} {unknown}. "
-        f"Anyone can make such a signature. {stated}"
+        f"The signature is valid and the image has not changed since, but {named} is not on "
+        f"{trusted}. Anyone can make such a signature. {stated}"
     )
     title = "Content Credentials signed by an unknown signer"
     return Finding("c2pa", UNTRUSTED, title, detail, claim, fields)
