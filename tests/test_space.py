@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.space import HOSTILE, FakeDetector, Norwegian, markup_in, prediction, shown
 from helpers.tiny import draw_picture
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from realfake.answer import answer
 from realfake.attribution.faithfulness import Evidence
@@ -19,55 +19,119 @@ from realfake.attribution.methods import METHODS
 from realfake.attribution.overlay import SMOOTH, overlay
 from realfake.detector import Detector
 from realfake.labels import AI, REAL
-from realfake.prediction import Explanation
+from realfake.prediction import Explanation, Stability
 from realfake.provenance.reading import read_provenance
-from realfake.space import handlers, image_input, report
+from realfake.space import handlers, image_input
 from realfake.space.api import Api
 from realfake.space.check import FOLDER, fetch_image, reporter, sender
 from realfake.space.feedback import Feedback
-from realfake.space.handlers import Handlers, Session, at_prior, bounded
+from realfake.space.handlers import Handlers, Session, at_prior
 from realfake.space.image_input import ImageInput
 from realfake.space.loading import Loaded
+from realfake.space.maps import PASSES, REGIONS, bounded, draw_map, tiles_of
 from realfake.space.page import build
 from realfake.space.render import error_line, render
 from realfake.space.text import ENGLISH, EXAMPLES, LANGUAGES, words
 
-PHOTO = str(FOLDER / "cat.jpg")
+PHOTO = str(FOLDER / "astronaut.jpg")
 
 
-def answers(detector, path=PHOTO, method="gradcam", target=AI, session=None, request=None):
+def answers(
+    detector,
+    path=PHOTO,
+    method="gradcam",
+    target=AI,
+    session=None,
+    request=None,
+    wanted=True,
+    evaluation=None,
+):
     """The messages for an image."""
     session = Session() if session is None else session
-    found = Handlers(detector).answer(session, path, method, target, 1, request)
+    handlers = Handlers(detector, evaluation)
+    found = handlers.answer(session, path, method, target, 1, wanted, request)
     return [json.loads(json.dumps(message)) for message, _ in found]
 
 
 # Answers
 
 
-def test_the_verdict_comes_first_and_then_the_map():
+def test_the_verdict_comes_first_and_then_the_detail():
     first, second = answers(FakeDetector())
     assert first["image"] == second["image"] == Path(PHOTO).parent.name
     assert first["parts"] == second["parts"] and first["maps"] == {}
     text = {name: shown(html) for name, html in first["parts"].items()}
     assert ENGLISH("verdict.ai") in text["verdict"] and "90%" in text["verdict"]
-    assert ENGLISH("stability.holds") in text["stability"]
+    assert ENGLISH("stability.partly") in text["stability"]
     assert (
         f"{ENGLISH('variant.half_size')} {ENGLISH('verdict.inconclusive')} 60%" in text["stability"]
     )
     assert ENGLISH("provenance.c2pa") in text["provenance"]
-    (drawn,) = second["maps"].values()
     assert set(second["maps"]) == {"gradcam/ai"}
-    assert ENGLISH("evidence.holds") in drawn and "0.30" in drawn and "0.83" in drawn
+    assert set(first["times"]) == set(METHODS)
 
 
-def test_a_map_that_does_not_beat_chance_is_marked():
+def test_the_detail_is_drawn_only_when_it_is_wanted():
+    detector = FakeDetector()
+    (message,) = answers(detector, wanted=False)
+    assert message["parts"]["tiles"] and message["maps"] == {} and detector.explained == []
+
+
+def test_the_tile_map_has_one_tile_for_each_view_and_shares_that_add_up():
+    tiles = tiles_of(prediction(0.9, size=(200, 100)), (200, 100))
+    assert [tile.box for tile in tiles] == [(0, 0, 0.5, 1), (0.5, 0, 1, 1)]
+    assert sum(tile.share for tile in tiles) == pytest.approx(prediction(0.9).log_odds)
+    assert sum(tile.weight for tile in tiles) == pytest.approx(1)
+    assert [tile.label for tile in tiles] == [AI, REAL]
+    drawn = answers(FakeDetector())[0]["parts"]["tiles"]
+    assert drawn.count("<button") == 2 + 1 and drawn.count("rf-tile-ai") == 1
+    assert ENGLISH("place.left") in shown(drawn) or ENGLISH("place.left") in drawn
+
+
+def test_one_view_is_one_tile_without_a_number_and_the_rest_is_pale():
+    whole = prediction(0.9, size=(60, 40))
+    one = replace(whole, views=whole.views[:1], examined=0.5)
+    detector = FakeDetector()
+    detector.stability = lambda image, prior_ai=0.5, views=None: Stability([("original", one)])
+    parts = answers(detector, wanted=False)[0]["parts"]
+    assert parts["tiles"].count('class="rf-tile ') == 1 and "rf-unseen" in parts["tiles"]
+    assert ENGLISH("looked.part.one", share="50%") in shown(parts["verdict"])
+
+
+def test_a_part_that_differs_is_marked_and_named():
+    flagged = replace(
+        prediction(0.2, "inconclusive", (512, 512), reason="differing"), differing=(0,)
+    )
+    detector = FakeDetector()
+    detector.stability = lambda image, prior_ai=0.5, views=None: Stability([("original", flagged)])
+    parts = answers(detector, wanted=False)[0]["parts"]
+    assert parts["tiles"].count("rf-differs") == 1
+    card = shown(parts["verdict"])
+    assert ENGLISH("reason.differing") in card
+    assert ENGLISH("why.place", places=ENGLISH.place((0, 0, 0.5, 1))) in card
+
+
+@pytest.mark.parametrize(
+    ("after", "random", "confirmed"), [(0.3, 0.83, True), (0.89, 0.9, False), (0.3, 0.32, False)]
+)
+def test_a_map_is_confirmed_only_by_an_effect_that_can_be_seen(after, random, confirmed):
     detector = FakeDetector()
     explain = detector.explain
-    poor = Evidence(AI, 0.1, 0.9, 0.89, (0.8,) * 5)
-    detector.explain = lambda *a, **k: replace(explain(*a, **k), evidence=poor)
-    drawn = answers(detector)[-1]["maps"]["gradcam/ai"]
-    assert ENGLISH("evidence.fails") in drawn and ENGLISH("evidence.holds") not in drawn
+    tested = Evidence(AI, 0.1, 0.9, after, (random,) * 5)
+    detector.explain = lambda *a, **k: replace(explain(*a, **k), evidence=tested)
+    drawn = shown(answers(detector)[-1]["maps"]["gradcam/ai"])
+    assert (ENGLISH("evidence.weak") in drawn) != confirmed
+    assert (ENGLISH.evidence(tested) in drawn) == confirmed
+
+
+def test_expected_times_rise_with_the_passes_and_are_then_measured():
+    handlers = Handlers(FakeDetector())
+    record = handlers.record(Session(), PHOTO)
+    record.seconds = 0.1
+    before = handlers.times(ENGLISH, record)
+    assert before["occlusion"] == ENGLISH.duration(0.1 * PASSES["occlusion"] * 2)
+    handlers.map(record, "occlusion", AI)
+    assert handlers.times(ENGLISH, record)["occlusion"] == ENGLISH("time.moment")
 
 
 def test_a_map_names_its_image_method_and_target():
@@ -85,9 +149,12 @@ def test_a_map_names_its_image_method_and_target():
 def test_a_verdict_that_changes_is_withheld_with_its_reason():
     session = Session()
     (first, _) = answers(FakeDetector(variants=((0.9, AI), (0.1, REAL))), session=session)
-    assert ENGLISH("verdict.inconclusive") in shown(first["parts"]["verdict"])
-    assert ENGLISH("reason.unstable") in shown(first["parts"]["verdict"])
-    assert ENGLISH("stability.flips") in shown(first["parts"]["stability"])
+    card = first["parts"]["verdict"]
+    assert ENGLISH("verdict.inconclusive") in shown(card)
+    assert ENGLISH("reason.unstable") in shown(card)
+    # The score steps back.
+    assert '<details class="rf-score">' in card
+    assert ENGLISH("stability.no") in shown(first["parts"]["stability"])
     kept = session.find(PHOTO).prediction
     assert (kept.verdict, kept.reason) == ("inconclusive", "unstable")
 
@@ -95,7 +162,7 @@ def test_a_verdict_that_changes_is_withheld_with_its_reason():
 def test_an_image_whose_copies_cannot_be_checked_still_gets_its_verdict():
     detector = FakeDetector()
 
-    def too_small(image, prior_ai=0.5):
+    def too_small(image, prior_ai=0.5, views=None):
         raise ValueError("The image is too small to be halved.")
 
     detector.stability = too_small
@@ -107,9 +174,8 @@ def test_an_image_whose_copies_cannot_be_checked_still_gets_its_verdict():
 def test_a_verdict_has_the_measured_error_rate():
     wrong = {"value": 0.104, "low": 0.082, "high": 0.126, "n": 712}
     evaluation = {"test": {"figures": {"verdicts": {"wrong": {REAL: wrong}}}}}
-    found = Handlers(FakeDetector(), evaluation).answer(Session(), PHOTO, "gradcam", AI, 1)
-    verdict = next(found)[0]["parts"]["verdict"]
-    assert ENGLISH("rate.ai", n=712, share="10.4%", low="8.2%", high="12.6%") in shown(verdict)
+    verdict = answers(FakeDetector(), evaluation=evaluation)[0]["parts"]["verdict"]
+    assert ENGLISH("rate.ai", n=712, share="10", low="8.2%", high="12.6%") in shown(verdict)
 
 
 def test_at_prior_agrees_with_the_detector(tiny_vit):
@@ -125,16 +191,16 @@ def test_the_answer_is_in_the_language_of_the_request():
 
 def test_an_older_event_stops_and_the_newest_is_answered():
     session, detector = Session(), FakeDetector()
-    older = Handlers(detector).answer(session, PHOTO, "gradcam", AI, 1)
+    older = Handlers(detector).answer(session, PHOTO, "gradcam", AI, 1, True)
     next(older)
     session.note_event(2)
     assert list(older) == [] and detector.explained == []
-    assert list(Handlers(detector).answer(session, PHOTO, "gradcam", AI, 1)) == []
-    assert len(list(Handlers(detector).answer(session, PHOTO, "gradcam", AI, 3))) == 2
+    assert list(Handlers(detector).answer(session, PHOTO, "gradcam", AI, 1, True)) == []
+    assert len(list(Handlers(detector).answer(session, PHOTO, "gradcam", AI, 3, True))) == 2
     # Events can arrive in another order.
     session.note_event(2)
     assert session.newest == 3
-    assert list(Handlers(detector).answer(session, None, "gradcam", AI, 4)) == []
+    assert list(Handlers(detector).answer(session, None, "gradcam", AI, 4, True)) == []
 
 
 def test_a_session_keeps_few_records_and_not_for_long(monkeypatch):
@@ -188,7 +254,8 @@ def test_the_two_pictures_of_a_map_blend_to_the_map_at_any_strength(tiny_vit):
     record = handlers.check(detector, PHOTO)
     drawn = Handlers(detector).map(record, "gradcam", AI)
     explanation = bounded(detector.explain(PHOTO, "gradcam", AI))
-    regions = explanation.regions(handlers.REGIONS)
+    regions = explanation.regions(REGIONS)
+    plain, coloured = (opened(data) for data in (drawn.plain, drawn.coloured))
     for strength in (0.0, 0.3, 1.0):
         expected = overlay(
             explanation.image,
@@ -199,10 +266,27 @@ def test_the_two_pictures_of_a_map_blend_to_the_map_at_any_strength(tiny_vit):
             regions=regions,
             smooth=SMOOTH,
         )
-        with Image.open(io.BytesIO(report.blended(drawn, strength))) as blend:
-            difference = np.abs(np.asarray(blend, float) - np.asarray(expected, float))
+        blend = (1 - strength) * plain + strength * coloured
         # Both are JPEG files.
-        assert difference.mean() < 3
+        assert np.abs(blend - np.asarray(expected, float)).mean() < 3
+
+
+def opened(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image, float)
+
+
+def test_the_inside_of_a_tile_is_cut_from_the_image_at_its_own_pixels():
+    image = Image.new("RGB", (400, 200), "red")
+    image.paste("blue", (200, 0, 400, 200))
+    found = prediction(0.9, size=image.size)
+    heatmap = np.ones((200, 400), dtype=np.float32)
+    explanation = Explanation(heatmap, "gradcam", AI, found, image)
+    drawn = draw_map(explanation, tiles_of(found, image.size), "folder.x/a.jpg")
+    assert drawn.file_name == "a-gradcam-ai.jpg" and drawn.confirmed is None
+    (left, _), (right, _) = drawn.tiles
+    assert opened(left).shape == (200, 200, 3)
+    assert opened(left)[..., 0].mean() > 240 > opened(right)[..., 0].mean()
 
 
 def test_a_kept_map_is_bounded_and_keeps_what_was_not_seen():
@@ -226,10 +310,10 @@ def test_an_error_names_the_file_and_not_the_servers_folder():
 
 
 def test_a_url_is_fetched_into_the_drop_area_unchanged(monkeypatch):
-    data = (FOLDER / "cat.jpg").read_bytes()
+    data = (FOLDER / "temple.jpg").read_bytes()
     monkeypatch.setattr(image_input, "fetch", lambda address, max_bytes: data)
-    path, note = fetch_image(" https://example.org/a%20b/cat?size=1 ")
-    assert note == "" and path.endswith("cat.jpg")
+    path, note = fetch_image(" https://example.org/a%20b/temple?size=1 ")
+    assert note == "" and path.endswith("temple.jpg")
     kept = ImageInput().postprocess(path)
     with open(kept.path, "rb") as file:
         assert file.read() == data
@@ -249,6 +333,8 @@ def test_a_refused_url_shows_the_reason_below_the_field(address, words):
 
 
 # Reports
+
+KINDS = ("html", "json")
 
 
 def written(detector, path, write, prior_ai=0.5, method="gradcam", session=None, request=None):
@@ -303,15 +389,52 @@ def test_the_html_report_is_one_file_with_picture_map_table_and_hash(picture, ti
     file, text = written(detector, picture, "html", request=Request())
     record = handlers.check(detector, str(picture))
     assert file.endswith(".html") and f'<html lang="{language}">' in text
-    assert text.count("data:image/jpeg") == 2
+    assert text.count("data:image/jpeg") == 1 + 2  # the tile map; the detail and its colours
     assert text.count("<tr") == 1 + len(record.stability.variants)
     assert record.sha256 in text and t(f"verdict.{record.prediction.verdict}") in text
     assert "<tro>" not in text and "@media print" in text
     assert not re.search(r"(src|href)=\"(?!data:)", text)
 
 
+def test_a_report_states_what_its_numbers_presuppose(picture, tiny_vit):
+    detector = Detector.from_pretrained(tiny_vit)
+    found = detector.predict(picture)
+    moved = at_prior(found, 0.9)
+    _, text = written(detector, picture, "html", prior_ai=0.9)
+    even = ENGLISH("report.score", percent=ENGLISH.percent(found.probabilities[AI]))
+    stated = ENGLISH("report.prior", prior="90%", percent=ENGLISH.percent(moved.probabilities[AI]))
+    # The number to which the map's sentence belongs comes first.
+    assert 0 < shown(text).index(even) < shown(text).index(stated)
+    assert ENGLISH.looked(found) in shown(text)
+    _, text = written(detector, picture, "html")
+    assert "90%" not in shown(text)
+
+
+def test_a_report_has_the_files_own_word_and_the_measured_error_rates(tmp_path):
+    path = tmp_path / "made.png"
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "a red fox\nSteps: 20, Sampler: Euler a, Model: dreamer")
+    draw_picture(96).save(path, pnginfo=info)
+    wrong = {"value": 0.05, "low": 0.04, "high": 0.06, "n": 100}
+    evaluation = {"test": {"figures": {"verdicts": {"wrong": {REAL: wrong, AI: wrong}}}}}
+    handlers = Handlers(FakeDetector(), evaluation)
+    session = Session()
+    files = [reporter(handlers, kind)(session, str(path), "gradcam", AI, 50, 50) for kind in KINDS]
+    text, found = (Path(file).read_text(encoding="utf-8") for file in files)
+    for verdict in (REAL, AI):
+        assert handlers.evaluation and ENGLISH.error_rate(verdict, evaluation) in shown(text)
+    assert "dreamer" in shown(text) and "a red fox" in shown(text)
+    statement = json.loads(found)["statement"]
+    assert (statement["claim"], statement["by"], statement["prompt"]) == (
+        "ai",
+        "dreamer",
+        "a red fox",
+    )
+    assert json.loads(found)["measured"]["wrong"][AI] == wrong and json.loads(found)["views"]
+
+
 def test_the_html_report_says_what_is_missing():
-    def too_small(image, prior_ai=0.5):
+    def too_small(image, prior_ai=0.5, views=None):
         raise ValueError("The image is too small to be halved.")
 
     detector = FakeDetector(map_failure=ValueError("no layer"))
@@ -395,7 +518,7 @@ def test_every_method_has_a_name_in_every_language():
 def test_everything_on_the_page_is_there_in_every_language():
     page = build(Loaded(FakeDetector(), missing=HOSTILE))
     entries = page.i18n.translations_dict
-    assert set(entries) == {"en", "nb", "no", "nn"}
+    assert set(entries) == {*LANGUAGES, "no", "nn"}
     assert entries["nn"].keys() == entries["nb"].keys() == entries["en"].keys()
     used = {
         json.loads(str(value).partition("__i18n__")[2])["key"]

@@ -19,8 +19,8 @@ from realfake.attribution.methods import METHODS
 from realfake.detector import Detector
 from realfake.labels import AI, NAMES
 from realfake.provenance.reading import read_provenance
-from realfake.space.handlers import REGIONS, bounded
 from realfake.space.image_input import ImageInput, replace_function
+from realfake.space.maps import REGIONS, bounded
 from realfake.space.render import error_line
 from realfake.space.text import ENGLISH
 

@@ -16,12 +16,14 @@ from PIL import Image
 from realfake.answer import compose, read_once
 from realfake.detector import Detector
 from realfake.imaging.archive import Bounds, count, is_archive, read_archive
-from realfake.labels import NAMES
+from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import VARIANTS, Prediction, Stability
-from realfake.space.handlers import judge
+from realfake.space.handlers import judge, provenance_of
+from realfake.space.origin import Statement, statement_of
 from realfake.space.render import error_line, jpeg, render
 from realfake.space.text import Localised, Words, words_for
 from realfake.space.tidying import new_folder
+from realfake.statistics.verdicts import INCONCLUSIVE
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +62,25 @@ class Row:
         answer: In the form of `realfake.answer`, or `None` if the image could not be checked.
         thumbnail: A JPEG.
         problem: Why there is no answer.
+        statement: What the file says of itself.
     """
 
     name: str
     answer: dict | None = None
     thumbnail: bytes = field(default=b"", repr=False)
     problem: str | None = None
+    statement: Statement | None = None
+
+    @property
+    def rank(self) -> int:
+        """The order in which a person should look at the rows, from 0."""
+        if self.answer is None:
+            return 3
+        verdict = self.answer["verdict"]
+        says_ai = self.statement is not None and self.statement.claim != "camera"
+        if self.answer["reason"] == "differing" or (says_ai and verdict == REAL):
+            return 0
+        return {AI: 1, INCONCLUSIVE: 2}.get(verdict, 4)
 
 
 # The name of an image, its path or bytes, and why it cannot be read.
@@ -209,8 +224,17 @@ class Batch:
                 rows.append(Row(name, problem=extra))
                 continue
             prediction, stable = next(results)
-            answer = compose(self.detector, prediction, decoded, extra, stability=stable)
-            rows.append(Row(name, answer, jpeg(decoded, THUMBNAIL, quality=60)))
+            provenance = provenance_of(extra) if isinstance(extra, bytes) else None
+            answer = compose(
+                self.detector,
+                prediction,
+                decoded,
+                extra,
+                stability=stable,
+                provenance=provenance or False,
+            )
+            small = jpeg(decoded, THUMBNAIL, quality=60)
+            rows.append(Row(name, answer, small, statement=statement_of(provenance)))
         return rows
 
     def _read(
@@ -233,7 +257,8 @@ class Batch:
     ) -> list[tuple[Prediction, Stability | bool]]:
         if not stability:
             predictions = self.detector.predict(images) if images else []
-            return [(each, False) for each in predictions]  # type: ignore[union-attr]
+            assert isinstance(predictions, list)
+            return [(each, False) for each in predictions]
         results = [judge(self.detector, image) for image in images]
         return [
             (prediction, stable if isinstance(stable, Stability) else False)
@@ -242,8 +267,8 @@ class Batch:
 
 
 def table(words: Words, rows: Sequence[Row]) -> str:
-    """Return the rows as an HTML table, which `sorting.js` sorts."""
-    return render("batch", "table", words, rows=rows)
+    """Return the rows as an HTML table, those that need a look first; `sorting.js` sorts it."""
+    return render("batch", "table", words, rows=sorted(rows, key=lambda row: row.rank))
 
 
 def write(rows: Sequence[Row]) -> tuple[str, str]:

@@ -29,7 +29,7 @@ class Batcher:
     Args:
         forward: From `(n, 3, height, width)` to `(n, labels)`, such as
             [`~realfake.detector.Detector.forward`].
-        max_batch: Items in one call.
+        max_batch: Views in one call, unless a single item has more.
         max_waiting: Items that may wait.
 
     Attributes:
@@ -51,10 +51,11 @@ class Batcher:
         self._thread: threading.Thread | None = None
 
     def submit(self, pixels: torch.Tensor) -> Future:
-        """Add one item of shape `(1, 3, height, width)` to the queue.
+        """Add the views of one image, `(views, 3, height, width)`, to the queue.
 
         Returns:
-            A future of its row of shape `(labels,)`. A cancelled item is not computed.
+            A future of the mean of their rows, of shape `(labels,)`. A cancelled item is not
+            computed.
 
         Raises:
             Busy: The queue is full.
@@ -79,8 +80,10 @@ class Batcher:
     def _run(self) -> None:
         while True:
             batch = [self._queue.get()]
-            while len(batch) < self.max_batch and not self._queue.empty():
+            views = len(batch[0][0])
+            while views < self.max_batch and not self._queue.empty():
                 batch.append(self._queue.get_nowait())  # this thread is the only reader
+                views += len(batch[-1][0])
             wanted = [
                 (pixels, future)
                 for pixels, future in batch
@@ -95,13 +98,14 @@ class Batcher:
                     for _, future in group:
                         future.set_exception(error)
                 else:
-                    for (_, future), row in zip(group, rows, strict=True):
-                        future.set_result(row)
+                    ends = np.cumsum([len(pixels) for pixels, _ in group])[:-1]
+                    for (_, future), own in zip(group, np.split(rows, ends), strict=True):
+                        future.set_result(own.mean(axis=0))
 
 
 def _by_shape(items: list[tuple[torch.Tensor, Future]]) -> list[list[tuple[torch.Tensor, Future]]]:
     # Some processors keep an image's own size.
     groups: dict[tuple, list] = {}
     for item in items:
-        groups.setdefault(tuple(item[0].shape), []).append(item)
+        groups.setdefault(tuple(item[0].shape[1:]), []).append(item)
     return list(groups.values())

@@ -5,28 +5,30 @@ shows (`page.js`).
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
 
-from realfake.attribution.methods import METHODS
 from realfake.labels import AI, REAL
-from realfake.prediction import VARIANTS
 from realfake.space.feedback import MAX_NOTE, Feedback
 from realfake.space.handlers import Handlers, Session
 from realfake.space.image_input import ImageInput
 from realfake.space.loading import Loaded
+from realfake.space.maps import PASSES
 from realfake.space.quality import about
 from realfake.space.render import error_line, render
 from realfake.space.report import as_dict, write_report
-from realfake.space.text import EXAMPLES, Localised, words_for
+from realfake.space.text import EXAMPLES, Localised, Words, words_for
 
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "examples"
 SCRIPT = Path(__file__).with_name("page.js")
 UNKNOWN = "unknown"
+# A method with more forward passes for a view is not the first choice on a CPU.
+QUICK = 50
 # Two at once: while the model runs for one visitor, the image of another is decoded.
 MODEL_QUEUE = {"concurrency_limit": 2, "concurrency_id": "model"}
 # Screen readers announce changes inside an element that was live before the change.
@@ -46,10 +48,10 @@ def build_check(
     """
     handlers = Handlers(loaded.detector, loaded.evaluation)
     session = gr.State(Session(), time_to_live=time_to_live)
-    number = gr.Number(visible=False)
+    number, wanted = gr.Number(visible=False), gr.Checkbox(visible=False)
 
-    def slot(name: str, elem_id: str, live: bool = False, **values: object) -> None:
-        draw = local.html(f"{name}_slot", lambda t: render("check", f"{name}_slot", t, **values))
+    def html(name: str, elem_id: str | None = None, live: bool = False, **values: object) -> None:
+        draw = local.html(name, lambda t: render("check", name, t, **values))
         gr.HTML(draw, elem_id=elem_id, js_on_load=ANNOUNCE if live else None)
 
     with gr.Column(elem_id="rf-layout"):
@@ -60,11 +62,12 @@ def build_check(
                     show_label=False,
                     placeholder=local("image.placeholder"),
                     sources=["upload", "clipboard", "webcam"],
-                    height=360,
+                    height=300,
                     buttons=[],
                     alt_text=local("image.label"),
                     elem_id="rf-drop",
                 )
+                html("another", "rf-another-row")
                 _url_field(local, image)
                 gr.Examples(
                     [str(FOLDER / name) for name in EXAMPLES],
@@ -75,32 +78,15 @@ def build_check(
                     elem_id="rf-examples",
                 )
             with gr.Column(elem_id="rf-map"):
-                gr.HTML(local.html("map_title", lambda t: render("check", "map_title", t)))
-                slot("map", "rf-evidence")
-                method = gr.Radio(
-                    [(local(f"method.{name}"), name) for name in METHODS],
-                    value=loaded.detector.explanation_method,
-                    label=local("map.method"),
-                    elem_id="rf-method",
-                )
-                target = gr.Radio(
-                    [(local(f"label.{name}"), name) for name in (AI, REAL)],
-                    value=AI,
-                    label=local("map.target"),
-                    elem_id="rf-target",
-                )
-                opacity = gr.Slider(
-                    0,
-                    100,
-                    value=50,
-                    step=5,
-                    label=local("map.opacity"),
-                    buttons=[],
-                    elem_id="rf-strength",
-                )
+                html("map_head")
+                html("tiles_slot", "rf-evidence")
+                html("detail_slot", "rf-detail")
+                method, target, opacity = _settings(local, loaded.detector.explanation_method)
         with gr.Column(elem_id="rf-words"):
-            slot("verdict", "rf-verdict", live=True)
-            with gr.Column(elem_id="rf-prior"):
+            html("verdict_slot", "rf-verdict", live=True)
+            html("stability_slot", "rf-stability")
+            html("provenance_slot", "rf-provenance")
+            with _folded(local, "prior", "rf-prior"):
                 prior = gr.Slider(
                     1,
                     99,
@@ -110,28 +96,19 @@ def build_check(
                     info=local("prior.info"),
                     buttons=[],
                 )
-            slot("stability", "rf-stability", names=list(VARIANTS))
-            slot("provenance", "rf-provenance")
             settings = [session, image, method, target, prior]
             _report(handlers, local, [*settings, opacity])
             if feedback is not None:
                 _feedback(handlers, local, feedback, settings)
-            gr.HTML(
-                local.html(
-                    "about",
-                    lambda t: render(
-                        "check", "about", t, pairs=about(t, loaded.detector, loaded.evaluation)
-                    ),
-                ),
-                elem_id="rf-about",
-            )
+            gr.HTML(local.html("about", lambda t: _about(t, loaded)), elem_id="rf-about")
     names = [name.removesuffix(".jpg") for name in EXAMPLES]
-    gr.HTML(local.html("script", lambda t: render("check", "script_words", t, examples=names)))
+    html("script_words", examples=names)
+    want = gr.Button(visible="hidden", elem_id="rf-want")
     messages = gr.HTML(
         html_template="", js_on_load=SCRIPT.read_text(encoding="utf-8"), elem_id="rf-messages"
     )
 
-    changes = [image.change, method.input, target.input]
+    changes = [image.change, method.input, target.input, want.click]
     # The first event runs at once, so that answers to older events stop early.
     gr.on(
         changes,
@@ -146,14 +123,51 @@ def build_check(
     gr.on(
         changes,
         handlers.answer,
-        [session, image, method, target, number],
+        [session, image, method, target, number, wanted],
         [messages, session],
-        js="(...inputs) => [...inputs.slice(0, -1), window.realfakeEvent()]",
+        js="(...all) => [...all.slice(0, -2), window.realfakeEvent(), window.realfakeWanted()]",
         show_progress="hidden",
         trigger_mode="multiple",
         api_visibility="private",
         **MODEL_QUEUE,
     )
+
+
+@contextmanager
+def _folded(local: Localised, name: str, elem_id: str) -> Iterator[None]:
+    """One line that opens. `gr.Accordion` takes its content out of the page while it is closed."""
+    with gr.Column(elem_id=elem_id, elem_classes="rf-fold-group"):
+        gr.HTML(local.html(f"{name}_line", lambda t: render("check", "line", t, name=name)))
+        with gr.Column(elem_id=f"{elem_id}-content", elem_classes="rf-folded"):
+            yield
+
+
+def _settings(local: Localised, preferred: str) -> tuple[gr.Radio, gr.Radio, gr.Slider]:
+    """The settings of the detail, folded; the methods in the order of their time."""
+    quickest = min(PASSES, key=lambda name: PASSES[name])
+    with _folded(local, "advanced", "rf-advanced"):
+        method = gr.Radio(
+            [(local(f"method.{name}"), name) for name in sorted(PASSES, key=lambda n: PASSES[n])],
+            value=preferred if PASSES[preferred] <= QUICK else quickest,
+            label=local("map.method"),
+            elem_id="rf-method",
+        )
+        target = gr.Radio(
+            [(local(f"label.{name}"), name) for name in (AI, REAL)],
+            value=AI,
+            label=local("map.target"),
+            elem_id="rf-target",
+        )
+        opacity = gr.Slider(
+            0, 100, value=50, step=5, label=local("map.opacity"), buttons=[], elem_id="rf-strength"
+        )
+    return method, target, opacity
+
+
+def _about(words: Words, loaded: Loaded) -> str:
+    pairs = about(words, loaded.detector, loaded.evaluation)
+    name = words.named("detector", loaded.detector.name)
+    return render("check", "about", words, name=name, pairs=pairs)
 
 
 def _url_field(local: Localised, image: gr.Image) -> None:
@@ -250,7 +264,7 @@ def reporter(handlers: Handlers, kind: str) -> Callable[..., str]:
 
 
 def _feedback(handlers: Handlers, local: Localised, feedback: Feedback, settings: list) -> None:
-    with gr.Accordion(local("feedback.title"), open=False, elem_id="rf-feedback"):
+    with _folded(local, "feedback", "rf-feedback"):
         truth = gr.Radio(
             [(local(f"label.{name}"), name) for name in (AI, REAL)]
             + [(local("feedback.unknown"), UNKNOWN)],

@@ -1,27 +1,22 @@
-"""The third tab: several detectors on one image, verdicts and maps side by side."""
+"""The third tab: several detectors on one image, verdicts and tile maps side by side."""
 
 import logging
 from collections.abc import Iterator
 from uuid import uuid4
 
 import gradio as gr
-import numpy as np
 
-from realfake.answer import read_once
-from realfake.attribution.overlay import SMOOTH, caveats, overlay
 from realfake.labels import AI, REAL
-from realfake.prediction import Explanation
-from realfake.space.handlers import bounded, image_id, is_calibrated, judge
+from realfake.space.handlers import check, image_id, is_calibrated
 from realfake.space.image_input import ImageInput
 from realfake.space.loading import Detectors, Loaded
 from realfake.space.quality import about
-from realfake.space.render import error_line, jpeg, render
-from realfake.space.text import Localised, Words, words_for
+from realfake.space.render import error_line, render
+from realfake.space.text import ENGLISH, Localised, Words, words_for
 
 logger = logging.getLogger(__name__)
 
 MAX_MODELS = 5
-MAP_SIDE = 512
 
 
 def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
@@ -50,8 +45,8 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
                 )
             with gr.Column(min_width=240):
                 models = gr.CheckboxGroup(
-                    names,
-                    value=names[:MAX_MODELS],
+                    [(ENGLISH.named("detector", name), name) for name in names],
+                    value=detectors.chosen()[:MAX_MODELS],
                     label=local("compare.models"),
                     elem_id="rf-models",
                 )
@@ -111,7 +106,7 @@ class Compare:
         cards: list[str] = []
         verdicts: list[str] = []
         for name in names:
-            summary = words("compare.waiting", model=name)
+            summary = words("compare.waiting", model=words.named("detector", name))
             yield _grid(words, path, summary, cards, waiting=True)
             card, verdict = self._check(words, name, path)
             if run.get("token") != token:
@@ -126,19 +121,12 @@ class Compare:
         """The card of one detector, and its verdict."""
         try:
             detector = self.detectors.get(name)
-            prediction, _ = judge(detector, read_once(path)[0])
+            record = check(detector, path)
         except (ValueError, OSError) as error:
             return _failed(words, name, error_line(error, path)), None
         except Exception:
             logger.exception("%s could not check an image", name)
             return _failed(words, name, words("problem.unexpected")), None
-        drawn = problem = None
-        try:
-            drawn = _drawn(bounded(detector.explain(path), MAP_SIDE))
-        except (ValueError, OSError) as error:
-            problem = error_line(error, path)
-        except Exception:
-            logger.exception("%s could not draw a map", name)
         facts = dict(about(words, detector))
         shown = (words("about.corpus"), words("about.input"))
         card = render(
@@ -146,25 +134,12 @@ class Compare:
             "answered",
             words,
             name=detector.name,
-            prediction=prediction,
+            record=record,
             calibrated=is_calibrated(detector.facts),
-            map=drawn,
-            map_problem=problem,
+            why=words.why(record.prediction, record.tiles),
             facts=[(fact, facts[fact]) for fact in shown if fact in facts],
         )
-        return card, prediction.verdict
-
-
-def _drawn(explanation: Explanation) -> dict:
-    picture = overlay(
-        explanation.image, explanation.heatmap, explanation.target, legend=False, smooth=SMOOTH
-    )
-    return {
-        "picture": jpeg(picture, MAP_SIDE),
-        "target": explanation.target,
-        "partial": bool(np.isnan(explanation.heatmap).any()),
-        "caveats": caveats(explanation.details),
-    }
+        return card, record.prediction.verdict
 
 
 def _agreement(words: Words, verdicts: list[str]) -> str:

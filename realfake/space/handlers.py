@@ -7,6 +7,7 @@ which they arrive does not matter. The report is made from the same record.
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -16,56 +17,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 from scipy.special import expit
 
 from realfake.answer import read_once
-from realfake.attribution.faithfulness import Evidence
-from realfake.attribution.overlay import SMOOTH, caveats, overlay
 from realfake.detector import Detector
 from realfake.labels import AI, REAL
-from realfake.prediction import Explanation, Prediction, Stability
+from realfake.prediction import Prediction, Stability
 from realfake.provenance.reading import Provenance, read_provenance
+from realfake.space.maps import MAP_SIDE, PASSES, Map, Tile, draw_map, mapped_views, tiles_of
+from realfake.space.origin import Statement, statement_of
 from realfake.space.render import error_line, jpeg, render
 from realfake.space.text import Words, words_for
 from realfake.statistics.verdicts import with_prior
 
 logger = logging.getLogger(__name__)
 
-# Pixels of the longer side of the pictures that are kept and sent to the browser.
-MAP_SIDE = 1024
-REGIONS = 3
 # What is kept of one visitor for the report: images, maps of each image, seconds.
-MAX_RECORDS, MAX_MAPS, KEEP_SECONDS = 3, 4, 1800
-
-
-@dataclass(frozen=True)
-class Map:
-    """A drawn map.
-
-    Attributes:
-        method: Attribution method.
-        target: `"real"` or `"ai"`.
-        plain: JPEG of the image in grey with the outlined regions: the map at no opacity.
-        coloured: The same at full opacity. A blend of the two is the map at any opacity.
-        regions: `((left, top, right, bottom), share)` of the strongest regions; edges as shares of
-            the image's sides.
-        partial: Whether the detector saw only a part of the image.
-        evidence: The test of the map against removing random parts.
-        caveats: Warnings about the map, in English.
-        file_name: Name of the file that the visitor saves.
-    """
-
-    method: str
-    target: str
-    plain: bytes = field(repr=False)
-    coloured: bytes = field(repr=False)
-    regions: tuple[tuple[tuple[float, ...], float], ...]
-    partial: bool
-    evidence: Evidence | None
-    caveats: tuple[str, ...]
-    file_name: str
+MAX_RECORDS, MAX_MAPS, KEEP_SECONDS = 3, 3, 1800
 
 
 @dataclass(eq=False)
@@ -82,7 +51,9 @@ class Record:
         stability: The changed copies, or `None` if they could not be checked.
         stability_problem: Why they could not be checked.
         provenance: `None` if the metadata could not be read.
-        maps: `{(method, target): Map}`
+        seconds: Time that the detector took for one view.
+        tiles: The tile map of the whole image.
+        maps: `{(method, target): Map}`, the detail.
     """
 
     path: str
@@ -94,12 +65,19 @@ class Record:
     stability: Stability | None
     stability_problem: str | None
     provenance: Provenance | None
+    seconds: float
+    tiles: tuple[Tile, ...]
     maps: dict[tuple[str, str], Map] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The file's name."""
         return Path(self.path).name
+
+    @property
+    def statement(self) -> Statement | None:
+        """What the file says of itself."""
+        return statement_of(self.provenance)
 
     def keep(self, drawn: Map) -> None:
         """Keep a map, and drop the oldest one over the limit."""
@@ -151,6 +129,9 @@ class Handlers:
         self.detector = detector
         self.evaluation = evaluation
         self.calibrated = is_calibrated(detector.facts)
+        # Seconds for one view: of a forward pass, and of the methods that were used.
+        self.seconds = math.inf
+        self.measured: dict[str, float] = {}
 
     def answer(
         self,
@@ -159,9 +140,10 @@ class Handlers:
         method: str,
         target: str,
         number: float,
+        wanted: bool,
         request: gr.Request | None = None,
     ) -> Iterator[tuple[dict, Session]]:
-        """Answer for the image in the drop area: the verdict, then the map.
+        """Answer for the image in the drop area: the verdict with the tile map, then the detail.
 
         The newest event of a browser is always answered in full. An older one stops at the next
         step, to save work.
@@ -172,6 +154,7 @@ class Handlers:
             method: Attribution method.
             target: `"real"` or `"ai"`.
             number: Of the browser's event, see [`Session.note_event`].
+            wanted: Whether the browser shows the detail.
 
         Yields:
             A message for `page.js`, and the session.
@@ -190,10 +173,10 @@ class Handlers:
             logger.exception("The detector failed on an upload")
             yield message | {"parts": _problem(words)}, session
             return
-        message["parts"] = self.parts(words, record)
-        if (method, target) not in record.maps:
+        message |= {"parts": self.parts(words, record), "times": self.times(words, record)}
+        if not wanted or (method, target) not in record.maps:
             yield message, session
-        if number < session.newest:
+        if not wanted or number < session.newest:
             return
         drawn = self._drawn(words, record, method, target)
         yield message | {"maps": {f"{method}/{target}": drawn}}, session
@@ -221,15 +204,18 @@ class Handlers:
         """
         drawn = record.maps.get((method, target))
         if drawn is None:
+            started = time.perf_counter()
             explanation = self.detector.explain(
                 record.path, method=method, target=target, evidence=True
             )
-            drawn = _map(explanation, Path(record.path).stem)
+            views = mapped_views(method, len(record.tiles))
+            self.measured[method] = (time.perf_counter() - started) / max(1, views)
+            drawn = draw_map(explanation, record.tiles, record.name)
             record.keep(drawn)
         return drawn
 
     def parts(self, words: Words, record: Record) -> dict[str, str]:
-        """Return the cards of an image as HTML, at a prior of one half."""
+        """Return the pieces of an answer as HTML, at a prior of one half."""
         prediction = record.prediction
         return {
             "verdict": render(
@@ -238,9 +224,12 @@ class Handlers:
                 words,
                 prediction=prediction,
                 calibrated=self.calibrated,
-                why=words.reason(prediction),
+                statement=record.statement,
+                why=words.why(prediction, record.tiles),
+                looked=words.looked(prediction),
                 rate=words.error_rate(prediction.verdict, self.evaluation),
             ),
+            "tiles": render("check", "tiles", words, record=record),
             "stability": render(
                 "check",
                 "stability",
@@ -251,15 +240,25 @@ class Handlers:
             "provenance": render("check", "provenance", words, provenance=record.provenance),
         }
 
+    def times(self, words: Words, record: Record) -> dict[str, str]:
+        """Return the expected time of each method for an image, on this machine."""
+        # The first images of a process and those on a busy machine take longer.
+        self.seconds = min(self.seconds, record.seconds)
+        n, times = len(record.tiles), {}
+        for name, passes in PASSES.items():
+            view = self.measured.get(name, passes * self.seconds)
+            times[name] = words.duration(view * mapped_views(name, n))
+        return times
+
     def _drawn(self, words: Words, record: Record, method: str, target: str) -> str:
         try:
-            return render("check", "map", words, map=self.map(record, method, target))
+            return render("check", "detail", words, map=self.map(record, method, target))
         except (ValueError, OSError) as error:
             reason = error_line(error, record.path)
         except Exception:
             logger.exception("The map of an upload could not be drawn by %s", method)
             reason = None
-        return render("check", "map_failed", words, reason=reason)
+        return render("check", "detail_failed", words, reason=reason)
 
 
 def check(detector: Detector, path: str) -> Record:
@@ -270,12 +269,12 @@ def check(detector: Detector, path: str) -> Record:
         OSError: The image cannot be read.
     """
     decoded, data = read_once(path)
+    started = time.perf_counter()
     prediction, stable = judge(detector, decoded)
-    try:
-        provenance = read_provenance(data)
-    except Exception:
-        logger.exception("The metadata of an upload could not be read")
-        provenance = None
+    seconds = time.perf_counter() - started
+    checked = [prediction] if isinstance(stable, str) else [each for _, each in stable.variants]
+    if data is None:
+        raise ValueError("There is no file to check; pass its path.")
     return Record(
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -285,8 +284,19 @@ def check(detector: Detector, path: str) -> Record:
         prediction=prediction,
         stability=None if isinstance(stable, str) else stable,
         stability_problem=stable if isinstance(stable, str) else None,
-        provenance=provenance,
+        provenance=provenance_of(data),
+        seconds=seconds / max(1, sum(len(each.views) for each in checked)),
+        tiles=tiles_of(prediction, decoded.size),
     )
+
+
+def provenance_of(data: bytes) -> Provenance | None:
+    """Read the metadata of a file, or return `None` if they cannot be read."""
+    try:
+        return read_provenance(data)
+    except Exception:
+        logger.exception("The metadata of an upload could not be read")
+        return None
 
 
 def judge(detector: Detector, decoded: Image.Image) -> tuple[Prediction, Stability | str]:
@@ -326,55 +336,6 @@ def image_id(path: str) -> str:
     The browser reads it from the address of the picture that it shows.
     """
     return Path(path).parent.name
-
-
-def bounded(explanation: Explanation, side: int = MAP_SIDE) -> Explanation:
-    """Shrink an explanation's image and map to at most `side` pixels."""
-    width, height = explanation.image.size
-    if max(width, height) <= side:
-        return explanation
-    image = explanation.image.copy()
-    image.thumbnail((side, side))
-    # The nearest value keeps NaN, which marks what the model did not look at, from spreading.
-    rows = ((np.arange(image.height) + 0.5) * height // image.height).astype(int)
-    columns = ((np.arange(image.width) + 0.5) * width // image.width).astype(int)
-    return replace(explanation, image=image, heatmap=explanation.heatmap[rows][:, columns])
-
-
-def _map(explanation: Explanation, stem: str) -> Map:
-    explanation = bounded(explanation)
-    width, height = explanation.image.size
-    regions = explanation.regions(REGIONS)
-
-    def drawn(opacity: float) -> bytes:
-        picture = overlay(
-            explanation.image,
-            explanation.heatmap,
-            explanation.target,
-            opacity,
-            legend=False,
-            regions=regions,
-            smooth=SMOOTH,
-        )
-        return jpeg(picture, MAP_SIDE)
-
-    return Map(
-        method=explanation.method,
-        target=explanation.target,
-        plain=drawn(0.0),
-        coloured=drawn(1.0),
-        regions=tuple(
-            (
-                tuple(edge / side for edge, side in zip(region.box, (width, height) * 2)),
-                region.share,
-            )
-            for region in regions
-        ),
-        partial=bool(np.isnan(explanation.heatmap).any()),
-        evidence=explanation.evidence,
-        caveats=tuple(caveats(explanation.details)),
-        file_name=f"{stem}-{explanation.method}-{explanation.target}.jpg",
-    )
 
 
 def _problem(words: Words, reason: str | None = None) -> dict[str, str]:

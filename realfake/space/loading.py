@@ -163,6 +163,11 @@ class Detectors:
         own = next(iter(self._open))
         return [own, *self._sources]
 
+    def chosen(self) -> list[str]:
+        """Return the names to start with: the page's own detector and those of the operator."""
+        own = next(iter(self._open))
+        return [own, *(name for name in self._sources if name not in bundled())]
+
     def get(self, name: str) -> Detector:
         """Return a detector by its name; open it if it is not open yet.
 

@@ -1,21 +1,24 @@
 // Shows the answers on the first tab and hides outdated ones on the comparison tab.
 //
-// Messages from the server are kept by image, and maps also by method and target. At each change of the
-// page, the script looks up the answer for the image in the drop area and the current settings. An answer
-// for another image, method or target is never shown, whatever the order in which messages arrive.
-const answers = new Map(), maps = new Map();
+// Messages from the server are kept by image, and details also by method and target. At each change
+// of the page, the script looks up the answer for the image in the drop area and the current
+// settings. An answer for another image, method or target is never shown, whatever the order in
+// which messages arrive.
+const answers = new Map(), details = new Map();
 const $ = selector => document.querySelector(selector);
 const all = selector => document.querySelectorAll(selector);
 
 // Events of this page are numbered, so that the server can drop work for an older one.
-let events = 0;
+let events = 0, view = "areas";
 window.realfakeEvent = () => ++events;
+// The detail is computed only while a visitor looks at it.
+window.realfakeWanted = () => view === "detail" || Boolean($("#rf-tile")?.open);
 
 function imageIn(area) {
     const picture = $(`${area} img`);
     if (!picture) return {};
     const found = decodeURIComponent(picture.src).match(/\/([0-9a-f]{64})\/[^/]*$/);
-    return {there: true, id: found && found[1]};
+    return {there: true, id: found && found[1], src: picture.src};
 }
 
 const chosen = id => $(`#${id} input:checked`)?.value;
@@ -28,19 +31,21 @@ function keep(map, key, value) {
 
 function receive(message) {
     if (!message || !message.image) return;
-    keep(answers, message.image, message.parts);
-    for (const [name, html] of Object.entries(message.maps)) keep(maps, `${message.image}/${name}`, html);
+    keep(answers, message.image, message);
+    for (const [name, html] of Object.entries(message.maps)) keep(details, `${message.image}/${name}`, html);
     show();
 }
+
+const detailOf = image => details.get(`${image.id}/${chosen("rf-method")}/${chosen("rf-target")}`);
 
 // The state of a slot now, and its content if there is an answer.
 function content(name, image) {
     if (!image.there) return ["empty"];
-    const parts = answers.get(image.id);
+    const parts = answers.get(image.id)?.parts;
     if (!parts) return ["waiting"];
-    if (name !== "map") return parts[name] ? ["answer", parts[name]] : ["empty"];
-    if (!parts.stability) return ["empty"];
-    const html = maps.get(`${image.id}/${chosen("rf-method")}/${chosen("rf-target")}`);
+    if (name !== "detail") return parts[name] ? ["answer", parts[name]] : ["empty"];
+    if (!parts.tiles) return ["empty"];
+    const html = detailOf(image);
     return html ? ["answer", html] : ["waiting"];
 }
 
@@ -49,15 +54,25 @@ function show() {
     let changed = false;
     for (const slot of all("[data-slot]")) {
         const [state, html] = content(slot.dataset.slot, image);
-        if (slot.shown === (html ?? state)) continue;
-        slot.shown = html ?? state;
+        const shown = html ?? (state === "waiting" ? `${state} ${image.id}` : state);
+        if (slot.shown === shown) continue;
+        slot.shown = shown;
         slot.innerHTML = html ?? slot.parentElement.querySelector(`template[data-state=${state}]`).innerHTML;
         slot.dataset.imageId = html ? image.id : "";
+        slot.querySelectorAll(".rf-preview").forEach(preview => { preview.src = image.src; });
         changed = true;
     }
-    if (changed) { weigh(); blend(); }
+    const layout = $("#rf-layout");
+    layout?.classList.toggle("rf-has-image", Boolean(image.there));
+    if (!image.there) layout?.classList.remove("rf-more");
+    if (changed) { weigh(); blend(); expected(answers.get(image.id)?.times ?? {}); fillTile(image); }
     const compared = imageIn("#rf-compare-drop").id;
     for (const cards of all("[data-for-image]")) cards.hidden = cards.dataset.forImage !== compared;
+}
+
+// The expected time of each method for this image, behind its name.
+function expected(times) {
+    for (const input of all("#rf-method input")) input.closest("label").dataset.time = times[input.value] ?? "";
 }
 
 // The prior moves every probability by Bayes' rule. Verdicts stay.
@@ -95,6 +110,46 @@ function blend() {
     if (picture) picture.style.opacity = blended;
 }
 
+function setView(name) {
+    view = name;
+    $("#rf-map").dataset.view = name;
+    for (const button of all("#rf-map [data-view]")) button.setAttribute("aria-pressed", button.dataset.view === name);
+    want();
+}
+
+// Asks the server for the detail, unless it is there.
+function want() {
+    const image = imageIn("#rf-drop");
+    if (window.realfakeWanted() && answers.has(image.id) && !detailOf(image)) $("#rf-want").click();
+}
+
+// A tile in a window of its own: the part as it is, and with the detail.
+let tile = 0, tileImage;
+const tiles = () => [...all("#rf-map .rf-tile")];
+function openTile(number) {
+    const buttons = tiles();
+    tile = (number + buttons.length) % buttons.length;
+    tileImage = imageIn("#rf-drop").id;
+    const {name, text} = buttons[tile].dataset, dialog = $("#rf-tile");
+    dialog.querySelector("h2").textContent = name;
+    dialog.querySelector(".rf-tile-text").textContent = text;
+    dialog.querySelector(".rf-tile-steps").hidden = buttons.length < 2;
+    if (!dialog.open) dialog.showModal();
+    fillTile(imageIn("#rf-drop"));
+    want();
+}
+
+function fillTile(image) {
+    const dialog = $("#rf-tile");
+    if (!dialog?.open) return;
+    if (image.id !== tileImage) return dialog.close();
+    const pictures = $("#rf-map .rf-tile-details")?.children[tile];
+    dialog.querySelector(".rf-tile-pictures").innerHTML = pictures?.innerHTML ?? "";
+    const failed = !pictures && $("[data-slot=detail] .rf-alert");
+    dialog.querySelector(".rf-tile-waiting").hidden = Boolean(pictures || failed);
+    dialog.querySelector(".rf-tile-note").hidden = !pictures;
+}
+
 async function save(picture) {
     const [plain, coloured] = picture.querySelectorAll("img");
     const canvas = document.createElement("canvas");
@@ -115,20 +170,69 @@ function enlarge(picture) {
     else picture.requestFullscreen();
 }
 
+const acts = {
+    save, enlarge,
+    close: () => $("#rf-tile").close(),
+    before: () => openTile(tile - 1),
+    after: () => openTile(tile + 1),
+};
 document.addEventListener("click", event => {
-    const button = event.target.closest("#rf-map [data-act]");
-    if (button) ({save, enlarge})[button.dataset.act](button.closest(".rf-picture"));
+    const act = event.target.closest("#rf-map [data-act]"), other = event.target.closest("#rf-map button[data-view]");
+    if (act) acts[act.dataset.act](act.closest(".rf-picture"));
+    else if (other) setView(other.dataset.view);
+    else if (event.target.closest("#rf-map .rf-tile")) openTile(tiles().indexOf(event.target.closest(".rf-tile")));
+    else if (event.target.id === "rf-tile") event.target.close();
+    else if (event.target.closest(".rf-line")) fold(event.target.closest(".rf-line"));
+    else if (event.target.closest("#rf-another")) more($("#rf-layout").classList.toggle("rf-more"));
 });
+function fold(line) {
+    const open = line.closest(".rf-fold-group").classList.toggle("rf-open");
+    line.setAttribute("aria-expanded", open);
+}
+const more = open => $("#rf-another").setAttribute("aria-expanded", open);
+
+// A picture is pasted anywhere on the page, except into a text field that gets text.
+async function put(file) {
+    $("#rf-drop button[aria-label*='emove'], #rf-drop .icon-button-wrapper button:last-of-type")?.click();
+    for (let wait = 0; wait < 100; wait++) {
+        const input = $("#rf-drop input[type=file]");
+        if (input && !imageIn("#rf-drop").there) {
+            const files = new DataTransfer();
+            files.items.add(file);
+            input.files = files.files;
+            return input.dispatchEvent(new Event("change", {bubbles: true}));
+        }
+        await new Promise(done => setTimeout(done, 20));
+    }
+}
+document.addEventListener("paste", event => {
+    const file = [...event.clipboardData.files].find(each => each.type.startsWith("image/"));
+    if (!file || !$("#rf-drop")?.offsetParent) return;
+    event.preventDefault();
+    put(file);
+});
+
+document.addEventListener("change", event => {
+    // Who chooses a method wants to see the detail.
+    if (event.target.closest("#rf-method, #rf-target")) setView("detail");
+});
+
 // The thumbnails of the examples are buttons without text, and Gradio redraws them.
-function nameExamples() {
-    const names = $("#rf-script-words")?.dataset.examples.split("|") ?? [];
+function name() {
+    const words = $("#rf-script-words")?.dataset;
+    if (!words) return;
+    // The language of the words that are shown, not the one that the browser asked for.
+    if (document.documentElement.lang !== words.language) document.documentElement.lang = words.language;
+    const names = words.examples.split("|");
     all("#rf-examples button").forEach((button, i) => {
         if (button.ariaLabel !== names[i]) button.ariaLabel = names[i];
     });
+    const place = $("#rf-drop [data-testid=upload-text]");
+    if (place && matchMedia("(hover: none)").matches) place.dataset.touch = words.touch;
 }
 
-// The page is checked at each change of its elements, and before each frame: settings can change without a
-// change of the elements.
+// The page is checked at each change of its elements, and before each frame: settings can change
+// without a change of the elements.
 function follow() {
     show();
     if (weighed !== prior()) weigh();
@@ -136,7 +240,7 @@ function follow() {
 }
 const frame = () => { follow(); requestAnimationFrame(frame); };
 const watched = {childList: true, subtree: true, attributes: true, attributeFilter: ["src"]};
-new MutationObserver(() => { follow(); nameExamples(); }).observe(document.body, watched);
+new MutationObserver(() => { follow(); name(); }).observe(document.body, watched);
 watch("value", () => receive(props.value));
-nameExamples();
+name();
 frame();

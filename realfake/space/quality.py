@@ -4,6 +4,7 @@ The figures come from `evaluation.json` and `robustness.json` beside the checkpo
 have written these records: a figure that is missing or malformed is left out.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -39,7 +40,6 @@ def quality(words: Words, evaluation: Any, robustness: Any) -> str:
     record = dig(evaluation, "test")
     figures = dig(record, "figures")
     bins = reliability_bins(figures)
-    corners = roc_corners(bins)
     summary = _summary(words, figures)
     counts = [number(dig(figures, "n", label)) for label in (REAL, AI)]
     n = _MISSING if None in counts else words.number(sum(counts))
@@ -53,7 +53,6 @@ def quality(words: Words, evaluation: Any, robustness: Any) -> str:
         body=body if summary else words("quality.none"),
         summary=summary,
         bins=bins and {"points": bins} | _bin_table(words, bins),
-        corners=corners and {"points": corners} | _corner_table(words, corners),
         tables=[("generators", _generators(words, figures)), ("sources", _sources(words, figures))],
         degradations=_degradations(words, robustness),
         made=words("quality.made", date=date, weights=weights),
@@ -77,29 +76,13 @@ def reliability_bins(figures: Any) -> list[tuple[float, ...]]:
     return sorted(bins)
 
 
-def roc_corners(bins: list[tuple[float, ...]]) -> list[tuple[float, float]]:
-    """Return the ROC curve at the edges of the reliability bins, which cover all test images."""
-    corners = [(0.0, 0.0)]
-    for _, observed, _, mass in reversed(bins):
-        false, true = corners[-1]
-        # Both classes have one half of the mass.
-        step = (2 * mass * (1 - observed), 2 * mass * observed)
-        corners.append((min(1.0, false + step[0]), min(1.0, true + step[1])))
-    return corners if len(corners) > 2 else []
-
-
-def _table(words: Words, names: tuple[str, ...], rows: list[list[Any]]) -> dict:
+def _table(words: Words, names: Sequence[str], rows: list[list[Any]]) -> dict:
     return {"head": [words(f"quality.{name}") for name in names], "rows": rows}
 
 
 def _bin_table(words: Words, bins: list[tuple[float, ...]]) -> dict:
     rows = [[words.percent(p), words.percent(seen), words.number(n)] for p, seen, n, _ in bins]
     return _table(words, ("predicted", "observed", "count"), rows)
-
-
-def _corner_table(words: Words, corners: list[tuple[float, float]]) -> dict:
-    rows = [[words.percent(x), words.percent(y)] for x, y in corners[1:-1]]
-    return _table(words, ("false_alarms", "found"), rows)
 
 
 def _summary(words: Words, figures: Any) -> dict | None:
@@ -123,7 +106,7 @@ def _summary(words: Words, figures: Any) -> dict | None:
 def _generators(words: Words, figures: Any) -> dict:
     rows = [
         [
-            name,
+            words.known(name),
             _count(words, entry),
             *_cells(words, dig(entry, "auroc"), False),
             _cells(words, dig(entry, "detected"), True)[0],
@@ -137,7 +120,11 @@ def _generators(words: Words, figures: Any) -> dict:
 
 def _sources(words: Words, figures: Any) -> dict:
     rows = [
-        [name, _count(words, entry), *_cells(words, dig(entry, "false_positives"), True)]
+        [
+            words.known(name),
+            _count(words, entry),
+            *_cells(words, dig(entry, "false_positives"), True),
+        ]
         for name, entry in _ranked(dig(figures, "by_source"), "false_positives", descending=True)
     ]
     return _table(words, ("source", "count", "false_alarms", "interval"), rows)
@@ -163,7 +150,10 @@ def _degradations(words: Words, robustness: Any) -> dict | None:
         "head": [words("quality.generator"), *(words.named("degradation", n) for n in tiers)],
         "rows": [
             row(words("quality.degraded_overall"), "summary"),
-            *(row(name, "by_generator", name) for name in sorted(names)[:MAX_ROWS]),
+            *(
+                row(words.known(name), "by_generator", name)
+                for name in sorted(names, key=words.known)[:MAX_ROWS]
+            ),
         ],
     }
 
@@ -293,5 +283,5 @@ def measurement(words: Words, evaluation: Any) -> str | None:
         sentences.append(words("about.verdicts", **shown))
     worst = dig(figures, "worst_generator")
     if isinstance(worst, str):
-        sentences.append(words("about.worst", generator=worst))
+        sentences.append(words("about.worst", generator=words.known(worst)))
     return "; ".join(sentences)

@@ -3,23 +3,22 @@
 The JSON has the form of `realfake.answer`. The pictures are inside the HTML file.
 """
 
-import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
-
-from PIL import Image
+from typing import Any
 
 from realfake.answer import compose
-from realfake.space.handlers import MAP_SIDE, Handlers, Map, Record, at_prior
-from realfake.space.render import jpeg, render
-from realfake.space.text import Words
+from realfake.space.handlers import Handlers, Record, at_prior
+from realfake.space.maps import Map
+from realfake.space.render import render
+from realfake.space.text import Words, dig
 from realfake.space.tidying import new_folder
 
 
 def as_dict(handlers: Handlers, record: Record, drawn: Map | None, prior_ai: float) -> dict:
-    """Return the report as plain values: the answer, the file, the map and the date."""
+    """Return the report as plain values: the answer, the file, the maps and the date."""
     stable = record.stability
     if stable is not None:
         stable = replace(
@@ -33,23 +32,28 @@ def as_dict(handlers: Handlers, record: Record, drawn: Map | None, prior_ai: flo
         stability=stable or False,
         provenance=record.provenance or False,
     )
-    evidence = drawn and drawn.evidence
+    statement = record.statement
     return answer | {
         "sha256": record.sha256,
         "file": record.name,
         "width": record.size[0],
         "height": record.size[1],
         "date": record.date.isoformat(timespec="seconds"),
-        "map": drawn
-        and {
-            "method": drawn.method,
-            "target": drawn.target,
-            "regions": [
-                {"box": [round(edge, 4) for edge in box], "share": share}
-                for box, share in drawn.regions
-            ],
-            "evidence": evidence and evidence.to_dict(),
-        },
+        "statement": statement and statement.to_dict(),
+        "measured": dig(handlers.evaluation, "test", "figures", "verdicts"),
+        "map": drawn and _map(drawn),
+    }
+
+
+def _map(drawn: Map) -> dict[str, Any]:
+    return {
+        "method": drawn.method,
+        "target": drawn.target,
+        "regions": [
+            {"box": [round(edge, 4) for edge in box], "share": share}
+            for box, share in drawn.regions
+        ],
+        "evidence": drawn.evidence and drawn.evidence.to_dict(),
     }
 
 
@@ -68,9 +72,9 @@ def write_report(
         kind: `"html"` or `"json"`.
         handlers: The detector and its test results.
         record: The answer for the image.
-        drawn: The map, or `None` if it could not be drawn.
+        drawn: The detail, or `None` if it could not be drawn.
         prior_ai: The visitor's prior, 0 to 1.
-        opacity: Opacity of the map's colours, 0 to 1.
+        opacity: Opacity of the detail's colours, 0 to 1.
         words: The language of the HTML file.
     """
     if kind == "json":
@@ -92,35 +96,30 @@ def _html(
     opacity: float,
     words: Words,
 ) -> str:
-    prediction = at_prior(record.prediction, prior_ai)
-    stable = record.stability
-    detector = handlers.detector
+    detector, prediction = handlers.detector, record.prediction
     facts = [
         (words("report.file"), record.name),
         (words("report.hash"), record.sha256),
         (words("report.size"), f"{record.size[0]} × {record.size[1]}"),
-        (words("report.model"), detector.name),
+        (words("report.model"), words.named("detector", detector.name)),
+        (words("about.model"), detector.name),
         (words("about.revision"), detector.revision or words("report.nothing")),
         (words("report.date"), record.date.strftime("%Y-%m-%d %H:%M:%S UTC")),
     ]
+    rates = [words.error_rate(verdict, handlers.evaluation) for verdict in ("real", "ai")]
     return render(
         "report",
         "report",
         words,
         record=record,
         prediction=prediction,
-        variants=stable and [(name, at_prior(each, prior_ai)) for name, each in stable.variants],
+        moved=at_prior(prediction, prior_ai) if prior_ai != prediction.prior_ai else None,
         map=drawn,
-        map_picture=drawn and blended(drawn, opacity),
-        why=words.reason(prediction),
-        rate=words.error_rate(prediction.verdict, handlers.evaluation),
+        opacity=opacity,
+        why=words.why(prediction, record.tiles),
+        looked=words.looked(prediction),
+        rates=[rate for rate in rates if rate],
         calibrated=handlers.calibrated,
         facts=facts,
         title=f"{words('report.heading')}: {record.name}",
     )
-
-
-def blended(drawn: Map, opacity: float) -> bytes:
-    """Return a map at an opacity, 0 to 1, as JPEG."""
-    plain, coloured = (Image.open(io.BytesIO(data)) for data in (drawn.plain, drawn.coloured))
-    return jpeg(Image.blend(plain, coloured, opacity), MAP_SIDE)

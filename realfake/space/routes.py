@@ -27,7 +27,8 @@ from starlette.types import Message, Receive
 
 from realfake import hub_api
 from realfake.detector import Detector
-from realfake.space.batching import MAX_WAITING, Batcher, Busy
+from realfake.imaging.decode import open_image
+from realfake.space.batching import MAX_BATCH, MAX_WAITING, Batcher, Busy
 from realfake.space.limits import MAX_IMAGE_BYTES, RETRY_AFTER
 from realfake.space.render import TEMPLATES
 
@@ -202,7 +203,9 @@ class Service:
 
     def _pixels(self, data: bytes) -> torch.Tensor:
         try:
-            return self.detector.pixels(data)
+            image, detector = open_image(data), self.detector
+            tensors, _ = detector.inputs([image], detector.limit(None), MAX_BATCH)
+            return torch.cat(list(tensors))
         except (ValueError, OSError) as error:
             raise Refusal(422, str(error)) from None
 

@@ -9,9 +9,9 @@ const sort = () => {
         cell.setAttribute("aria-sort", i === by.column ? order : "none");
     });
     const key = row => row.cells[by.column].dataset.key;
-    const compare = by.kind === "number"
-        ? (a, b) => key(a) - key(b)
-        : (a, b) => key(a).localeCompare(key(b));
+    const compare = by.kind === "text"
+        ? (a, b) => key(a).localeCompare(key(b))
+        : (a, b) => key(a) - key(b);
     const rows = [...table.tBodies[0].rows].sort(compare);
     if (by.down) rows.reverse();
     table.tBodies[0].append(...rows);

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from babel import Locale
@@ -16,17 +16,30 @@ from babel.numbers import format_decimal, format_percent
 from gradio.i18n import I18nData
 
 from realfake.labels import AI, REAL
-from realfake.prediction import Prediction
+from realfake.prediction import Prediction, Stability
 from realfake.statistics.verdicts import INCONCLUSIVE
 
+if TYPE_CHECKING:
+    from realfake.attribution.faithfulness import Evidence
+    from realfake.space.maps import Tile
+
+_FOLDER = Path(__file__).parent
 LANGUAGES: dict[str, dict[str, str]] = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
-    for path in sorted((Path(__file__).parent / "languages").glob("*.json"))
+    for path in sorted((_FOLDER / "languages").glob("*.json"))
 }
+# Generators and sources of photographs as people know them; the same in every language.
+NAMES: dict[str, str] = json.loads((_FOLDER / "names.json").read_text(encoding="utf-8"))
 DEFAULT = "en"
 # Browser language tags that get the strings of another language.
 ALIASES = {"no": "nb", "nn": "nb"}
-EXAMPLES = ("coffee.jpg", "cat.jpg", "astronaut.jpg", "temple.jpg", "flower.jpg")
+EXAMPLES = (
+    "astronaut.jpg",
+    "temple.jpg",
+    "coffee-edited.jpg",
+    "rocket-edited.jpg",
+    "cat-edited.jpg",
+)
 
 
 class Words:
@@ -40,11 +53,16 @@ class Words:
 
     def __init__(self, language: str = DEFAULT):
         self.language = language
-        self._strings = LANGUAGES[language]
+        self._strings = LANGUAGES[DEFAULT] | LANGUAGES[language]
 
     def __call__(self, key: str, **values: Any) -> str:
         """Return the string of a key, its placeholders filled in."""
         return self._strings[key].format(**values)
+
+    @staticmethod
+    def known(name: str) -> str:
+        """Return a generator or a source as people know it, or the bare name."""
+        return NAMES.get(name, name)
 
     def named(self, prefix: str, name: str) -> str:
         """Return the string `prefix.name`, or the bare name if there is none."""
@@ -82,8 +100,10 @@ class Words:
 
     def duration(self, seconds: float) -> str:
         """Format a duration to the second, or to the minute from 90 seconds on."""
+        if seconds < 0.95:
+            return self("time.moment")
         if seconds < 90:
-            return self("time.seconds", n=max(1, round(seconds)))
+            return self("time.seconds", n=round(seconds))
         return self("time.minutes", n=round(seconds / 60))
 
     def reason(self, prediction: Prediction) -> str | None:
@@ -91,59 +111,92 @@ class Words:
         if prediction.verdict != INCONCLUSIVE:
             return None
         code = prediction.reason or "between"
-        if code == "out_of_distribution" and prediction.ood is not None:
-            return self("reason.ood_share", share=self.percent(prediction.ood))
-        if code != "between":
-            return self(f"reason.{code}")
-        if prediction.alpha is None:
-            return self("reason.no_thresholds")
-        return self("reason.between", alpha=self.rate(prediction.alpha))
+        if code == "between" and prediction.alpha is None:
+            code = "no_thresholds"
+        return self(f"reason.{code}")
+
+    def why(self, prediction: Prediction, tiles: Sequence["Tile"]) -> str:
+        """Return the reason for a verdict, or for its absence, in one sentence or two."""
+        reason = self.reason(prediction)
+        if reason is None and len(tiles) < 2:
+            return self(f"why.one.{prediction.verdict}")
+        if reason is None:
+            alike = sum(tile.label == prediction.verdict for tile in tiles)
+            return self(f"why.many.{prediction.verdict}", n=alike, total=len(tiles))
+        places = [self.place(tile.box) for tile in tiles if tile.differs]
+        if places:
+            reason = f"{reason} {self('why.place', places=', '.join(dict.fromkeys(places)))}"
+        return reason
+
+    def looked(self, prediction: Prediction) -> str:
+        """Return how much of the image the detector examined, and in how many parts."""
+        n, share = len(prediction.views), self.percent(prediction.examined)
+        kind = "whole" if prediction.examined > 0.99 else "part"
+        looked = self(f"looked.{kind}.{'many' if n > 1 else 'one'}", n=n, share=share)
+        if n > 1 and prediction.ood_share:
+            unusual = self("looked.unusual", n=round(n * prediction.ood_share))
+            looked = f"{looked} {unusual}"
+        return looked
 
     def error_rate(self, verdict: str, evaluation: Any) -> str | None:
-        """Return how often images of the other class got this verdict in the detector's test.
+        """Return how often this detector was wrong in its test, for the kind of error that matters.
 
         Args:
             verdict: `"real"`, `"ai"` or `"inconclusive"`.
             evaluation: The checkpoint's `evaluation.json`, of any shape.
 
         Returns:
-            A sentence with the measured share, its 95 % interval and the number of images. `None`
-            if one of them is missing or the verdict is `"inconclusive"`.
+            A sentence with the measured share and its 95 % interval; without a verdict, the share
+            of images that got one. `None` if a figure is missing.
         """
-        if verdict not in (REAL, AI):
-            return None
         other = AI if verdict == REAL else REAL
-        measured = dig(evaluation, "test", "figures", "verdicts", "wrong", other)
+        path = ("given",) if verdict == INCONCLUSIVE else ("wrong", other)
+        measured = dig(evaluation, "test", "figures", "verdicts", *path)
         share, low, high, n = (number(dig(measured, key)) for key in ("value", "low", "high", "n"))
         if share is None or low is None or high is None or not n:
             return None
-        values = {"share": self.rate(share), "low": self.rate(low), "high": self.rate(high)}
-        return self(f"rate.{verdict}", n=self.number(n), **values)
+        values = {"low": self.rate(low), "high": self.rate(high), "n": self.number(n)}
+        return self(f"rate.{verdict}", share=self._of_hundred(share), **values)
 
-    def evidence(self, evidence: Any) -> str:
-        """Return what removing the marked part does to the score, like `Evidence.sentence`."""
-        if not evidence.share:
-            return self(f"evidence.nothing.{evidence.target}")
-        shown = self._distinct(evidence.before, evidence.after, evidence.random)
-        before, share = shown[0], self.rate(evidence.share)
-        name = self(f"evidence.name.{evidence.target}")
+    def _of_hundred(self, share: float) -> str:
+        """Format a share as a number of 100; below 1 with one decimal."""
+        return format_decimal(round(100 * share, 0 if share >= 0.01 else 1), locale=self.language)
 
-        def change(part: str, value: float, text: str) -> str:
-            way = "leaves" if text == before else "lowers" if value < evidence.before else "raises"
-            values = {"share": share, "name": name, "before": before, "after": text}
-            return self(f"evidence.{part}.{way}", **values)
+    def evidence(self, evidence: "Evidence") -> str:
+        """Return what removing the marked part does to the probability, in percent."""
+        return self(
+            "evidence.effect",
+            share=self.rate(evidence.share, "0"),
+            name=self(f"evidence.name.{evidence.target}"),
+            before=self.percent(evidence.before),
+            after=self.percent(evidence.after),
+            random=self.percent(evidence.random),
+        )
 
-        marked = change("marked", evidence.after, shown[1])
-        message = f"{marked}; {change('random', evidence.random, shown[2])}."
-        return message if evidence.beats_random else f"{message} {self('evidence.chance')}"
+    def holds(self, stability: Stability) -> tuple[str, str]:
+        """Tell whether a verdict holds when the image is changed.
 
-    def _distinct(self, *probabilities: float) -> list[str]:
-        """Two decimals, or up to four if the first two numbers would look alike."""
-        for digits in (2, 3, 4):
-            shown = [self.decimal(p, digits) for p in probabilities]
-            if shown[0] != shown[1]:
-                return shown
-        return [self.decimal(p, 2) for p in probabilities]
+        Returns:
+            `"yes"`, `"partly"` or `"no"`, and a sentence about the largest change.
+        """
+        (_, original), *copies = stability.variants
+        if not copies:
+            return "partly", self("stability.none")
+        same = all(copy.verdict == original.verdict for _, copy in copies)
+        answer = "no" if stability.flips else "yes" if same else "partly"
+        before = original.probabilities[AI]
+        name, moved = max(copies, key=lambda each: abs(each[1].probabilities[AI] - before))
+        values = {"before": self.percent(before), "after": self.percent(moved.probabilities[AI])}
+        key = "same" if values["before"] == values["after"] else "moved"
+        return answer, self(f"stability.{key}", variant=self.named("variant", name), **values)
+
+    def regions(self, regions: Sequence[tuple[Sequence[float], float]]) -> str:
+        """Return the places of the strongest regions, each place once, with their shares."""
+        places: dict[str, float] = {}
+        for box, share in regions:
+            place = self.place(box)
+            places[place] = places.get(place, 0.0) + share
+        return ", ".join(f"{place} ({self.percent(share)})" for place, share in places.items())
 
     def place(self, box: Sequence[float]) -> str:
         """Return where a box is: `"top left"`. Its edges are shares of the image's sides."""
@@ -181,7 +234,7 @@ class Localised:
     """
 
     def __init__(self):
-        self._entries = {language: dict(strings) for language, strings in LANGUAGES.items()}
+        self._entries = {name: LANGUAGES[DEFAULT] | own for name, own in LANGUAGES.items()}
         self._entries |= {tag: self._entries[language] for tag, language in ALIASES.items()}
         self.i18n = gr.I18n(**self._entries)
 

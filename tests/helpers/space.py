@@ -9,7 +9,7 @@ from PIL import Image
 
 from realfake.attribution.faithfulness import Evidence
 from realfake.labels import AI, REAL
-from realfake.prediction import VARIANTS, Explanation, Prediction, Stability
+from realfake.prediction import VARIANTS, Explanation, Prediction, Stability, View
 from realfake.space.handlers import at_prior
 
 FACTS = {
@@ -22,12 +22,23 @@ FACTS = {
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{constructor}}`'\""
 
 
-def prediction(p_ai: float = 0.9, verdict: str = AI, **more) -> Prediction:
-    """A prediction with this probability of AI."""
+def prediction(
+    p_ai: float = 0.9, verdict: str = AI, size: tuple[int, int] = (60, 40), **more
+) -> Prediction:
+    """A prediction with this probability of AI for an image of this size, in two views."""
     label = AI if p_ai > 0.5 else REAL
     log_odds = float(np.log(p_ai / (1 - p_ai)))
+    width, height = size
+    views = (
+        View((0, 0, width // 2, height), log_odds + 3),
+        View((width // 2, 0, width, height), log_odds - 3),
+    )
     return Prediction(
-        label, {REAL: 1 - p_ai, AI: p_ai}, verdict, log_odds, **{"alpha": 0.05, **more}
+        label,
+        {REAL: 1 - p_ai, AI: p_ai},
+        verdict,
+        log_odds,
+        **{"alpha": 0.05, "views": views, **more},
     )
 
 
@@ -44,18 +55,19 @@ class FakeDetector:
     variants: tuple = ((0.9, AI), (0.8, AI), (0.6, "inconclusive"), (0.95, AI))
     explanation_method: str = "gradcam"
 
-    def predict(self, images, batch_size=16, prior_ai=0.5):
+    def predict(self, images, batch_size=16, prior_ai=0.5, views=None):
         if self.failure:
             raise self.failure
         found = at_prior(prediction(), prior_ai)
         return [found for _ in images] if isinstance(images, list) else found
 
-    def stability(self, image, prior_ai=0.5):
+    def stability(self, image, prior_ai=0.5, views=None):
         if self.failure:
             raise self.failure
+        size = getattr(image, "size", (60, 40))
         return Stability(
             [
-                (name, at_prior(prediction(*each), prior_ai))
+                (name, at_prior(prediction(*each, size=size), prior_ai))
                 for name, each in zip(VARIANTS, self.variants, strict=False)
             ]
         )
