@@ -250,3 +250,19 @@ def test_log_odds_of_the_choice_stay_within_its_band(opened):
     )
     found = log_odds_from_logits(bf16(pixels)[0], detector.class_indices)
     assert np.abs(found - expected).max() <= 3 * choice.trials["torch-bf16"]["log_odds"] + 1e-6
+
+
+def test_a_long_list_is_predicted_by_the_fast_engine(tmp_path):
+    pytest.importorskip("openvino")
+    detector = Detector.from_pretrained(save_tiny("vit", tmp_path / "vit"))
+    pictures = [draw_picture(40, seed=seed % 7) for seed in range(260)]
+    expected = [prediction.log_odds for prediction in detector.predict(pictures[:7])]
+    assert detector.engine is None
+    found = [prediction.log_odds for prediction in detector.predict(pictures)]
+    assert detector.engine is not None
+    assert found[:7] == pytest.approx(expected, abs=1e-4)
+    # Changed weights must not be answered from the engine.
+    with torch.no_grad():
+        detector.model.classifier.bias += torch.tensor([0.0, 1.0])
+    moved = detector.predict(pictures[0]).log_odds
+    assert moved == pytest.approx(expected[0] + 1, abs=1e-4)
