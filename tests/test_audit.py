@@ -373,5 +373,5 @@ def test_names_from_the_corpus_are_escaped_and_the_page_is_self_contained(tmp_pa
     assert "script" not in page.tags
     assert page.urls and all(url.startswith("data:image/") for url in page.urls)
     assert nasty in "".join(page.text)  # shown as it is
-    for name in ("sample-real", "sample-ai", "sizes", "spectra"):
+    for name in ("sample-real", "sample-ai"):
         assert (tmp_path / "out" / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -48,8 +48,6 @@ class Audit:
         splits: The images that were examined.
         pairs: Duplicates, the worst first.
         facts: `{split: [ContainerFacts]}`
-        spectra: `{split: (n, 24)}`, see [`~realfake.imaging.file_facts.radial_spectrum`].
-        labels: `{split: (n,) bool, true for ai}`
     """
 
     findings: list[Finding]
@@ -57,8 +55,6 @@ class Audit:
     splits: DatasetDict
     pairs: list[Pair]
     facts: dict[str, list[ContainerFacts]]
-    spectra: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
 
     @property
     def leaks(self) -> list[Finding]:
@@ -96,8 +92,6 @@ def audit(
         sample: Largest number of images to examine per split, drawn with the shares of labels and
             generators kept; `None` for all.
         max_auc: An AUROC above this value is a finding; 0.5..1.
-        seed: Seed of the sample, the folds and the bootstrap.
-        progress: Whether to show progress bars.
         matches: *optional*. The match of each image, of
             [`~realfake.audit.equalize.write_equalized`]. Images of a match have the same size, so
             they stay in one fold.
@@ -177,7 +171,7 @@ def audit(
         },
     }
     findings = list_findings(results, probes, alone, pairs)
-    return Audit(findings, results, splits, pairs, facts, spectra, labels)
+    return Audit(findings, results, splits, pairs, facts)
 
 
 def quick_audit(
@@ -188,11 +182,9 @@ def quick_audit(
     Args:
         corpus: The corpus. A streamed one is not examined.
         n: Largest number of training images to examine.
-        max_auc: As for [`audit`].
-        seed: As for [`audit`].
 
     Returns:
-        One line per warning; empty if nothing was found.
+        One line per warning.
     """
     rows = corpus.splits[TRAIN]
     if isinstance(rows, IterableDataset):

@@ -21,15 +21,9 @@ _PAIRS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that are the same file or look similar.
+    """Two images, each a `(split, row)`, that are the same file or look similar.
 
-    Args:
-        first: `(split, row)` of one image.
-        second: `(split, row)` of the other.
-        same_file: Whether the files are equal.
-        correlation: Correlation of the thumbnails.
-        labels: The labels of both.
-        same_group: Whether both are in one group.
+    `correlation` is that of the thumbnails.
     """
 
     first: tuple[str, int]
@@ -41,12 +35,10 @@ class Pair:
 
     @property
     def across_splits(self) -> bool:
-        """Whether the images are in two splits."""
         return self.first[0] != self.second[0]
 
     @property
     def across_labels(self) -> bool:
-        """Whether the images have different labels."""
         return self.labels[0] != self.labels[1]
 
 
@@ -151,11 +143,8 @@ def find_pairs(
 
     Args:
         ends: `(split, row)` of each of the n images.
-        labels: Their labels.
-        groups: Their groups.
-        digests: The SHA-256 of their files.
-        hashes: (n,) uint64, of [`dhash`].
-        thumbnails: (n, 32, 32) uint8, of [`thumbnail`].
+        labels, groups, digests: Of the images; a digest is the SHA-256 of the file.
+        hashes, thumbnails: As in [`similar_pictures`].
     """
 
     def pair(i: int, j: int, same_file: bool, correlation: float) -> Pair:

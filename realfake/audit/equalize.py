@@ -45,7 +45,7 @@ def match_sizes(
     Args:
         sizes: (n, 2) int, width and height of the upright images.
         is_ai: (n,) bool.
-        seed: Seed of the order of images of the same size.
+        seed: Of the order of images of the same size.
 
     Returns:
         Sizes, (n, 2) int, and the number of each image's match, (n,) int. Images with a side
@@ -80,8 +80,6 @@ def write_equalized(
     Args:
         corpus: A corpus that is not streamed.
         output: A folder that is empty or does not exist.
-        seed: Seed of [`match_sizes`].
-        progress: Whether to show progress bars.
 
     Returns:
         For each split: `rows`, rows by label, `unmatched` by label, `seen_later` by label (a

@@ -32,8 +32,7 @@ class Finding:
     Args:
         severity: `"leak"` (fix it before measuring on this corpus), `"warning"` or `"note"`.
         code: Name for programs: `"container"`, `"balance"`, ...
-        message: The problem, on one line.
-        advice: How to fix it, on one line; can be empty.
+        message, advice: The problem and how to fix it, one line each.
     """
 
     severity: str

@@ -39,11 +39,7 @@ PROBES = {
 def feature_matrix(
     facts: Sequence[ContainerFacts], names: Sequence[str] = HEADER
 ) -> tuple[np.ndarray, list[bool]]:
-    """Return facts as numbers.
-
-    Args:
-        facts: The facts of n files.
-        names: The k facts to use.
+    """Return k facts of n files as numbers.
 
     Returns:
         (n, k) float64, NaN where there is no value, and which of the k features are categories.
@@ -84,12 +80,9 @@ def probe_all(
     """Run all probes within train, within test, and from train to test.
 
     Args:
-        facts: For each split, the facts of its n files.
-        spectra: For each split, (n, bins).
-        labels: For each split, (n,) bool, true for ai.
-        groups: For each split, (n,).
+        facts, spectra, labels, groups: For each split, of its n files: the facts, (n, bins), (n,)
+            bool, true for ai, and (n,).
         matched: For each split, (n,): the units of the header probes.
-        seed: Seed of the folds, the trees and the bootstrap.
 
     Returns:
         `{probe: {"train", "test" or "train to test": Probe}}`, and `{split: {fact: Probe}}`. Splits

@@ -10,22 +10,25 @@ from io import BytesIO
 from pathlib import Path
 
 import jinja2
+import numpy as np
 from PIL import Image
 
 from realfake.audit.audit import Audit
 from realfake.audit.duplicates import Pair
 from realfake.audit.leaks import ALONE, PROBES, TRANSFER
-from realfake.audit.plots import write_plots
+from realfake.corpus.rows import is_ai as is_ai_of
 from realfake.corpus.splits import TEST, TRAIN
 from realfake.imaging.decode import open_image
 from realfake.io import write_atomically
-from realfake.labels import AI
+from realfake.labels import AI, NAMES
+from realfake.plotting import batch_sheet
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 _SHOWN_PAIRS = 24
 _SHOWN_DROPPED = 20
 _SHOWN_ORIGINS = 40
 _THUMBNAIL = 112
+_SHEET = 24  # images on a sample sheet
 _PLACES = {
     TRAIN: "train, cross-validated",
     TEST: "test, cross-validated",
@@ -39,8 +42,6 @@ def write_report(
     """Write `audit.json`, `audit.html` and `plots/`; older files are overwritten.
 
     Args:
-        audit: The audit.
-        output: The folder.
         equalized: *optional*. The audit of the equalized copy, shown next to the first.
         written: *optional*. Counts of [`~realfake.audit.equalize.write_equalized`].
 
@@ -52,7 +53,7 @@ def write_report(
     """
     output = Path(output)
     (output / "plots").mkdir(parents=True, exist_ok=True)
-    plots = write_plots(audit, output / "plots")
+    plots = _samples(audit, output / "plots")
     figures = audit.to_dict()
     if equalized is not None:
         figures["equalized"] = {"written": written, **equalized.to_dict()}
@@ -89,6 +90,28 @@ def summary(audit: Audit, equalized: Audit | None = None) -> str:
     if equalized is not None:
         lines += ["", "The equalized copy:", summary(equalized)]
     return "\n".join(lines)
+
+
+def _samples(audit: Audit, folder: Path) -> list[tuple[Path, str]]:
+    """Write a sheet of random images of train for each label; return the files and captions."""
+    rows = audit.splits[TRAIN]
+    is_ai = is_ai_of(rows)
+    rng = np.random.default_rng(audit.results["settings"]["seed"])
+    sheets = []
+    for label in NAMES:
+        chosen = np.sort(rng.permutation(np.flatnonzero(is_ai == (label == AI)))[:_SHEET])
+        entries = [rows[int(index)] for index in chosen]
+        column = "generator" if label == AI and "generator" in rows.column_names else "source"
+        path = batch_sheet(
+            folder / f"sample-{label}.png",
+            [open_image(entry["image"]) for entry in entries],
+            [label] * len(entries),
+            [entry.get(column) or "" for entry in entries],
+            columns=8,
+            tile=104,
+        )
+        sheets.append((path, f"A random sample of the {label} images of train"))
+    return sheets
 
 
 def _verdict(audit: Audit) -> str:
