@@ -77,6 +77,10 @@ def decode_inputs(inputs: object) -> bytes:
         raise ValueError(
             '"inputs" must be the image file as a base64 string; URLs are not fetched.'
         )
+    if inputs.lower().startswith(("/", "./", "~", "file:")) and "." in inputs:
+        raise ValueError(
+            '"inputs" must be the image file as a base64 string; files of the server are not read.'
+        )
     if inputs[:5].lower() == "data:":
         inputs = inputs.partition(",")[2]
     try:

@@ -17,7 +17,7 @@ import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
-from helpers.tiny import draw_picture
+from helpers.tiny import draw_picture, save_tiny
 from huggingface_hub import InferenceClient, constants
 from transformers import pipeline
 
@@ -99,6 +99,69 @@ def by_label(answer: list[dict]) -> dict[str, float]:
 
 
 # The forms of a request
+
+
+def several(*files: bytes) -> tuple[bytes, str]:
+    """A form with several files."""
+    parts = [form(file)[0].removesuffix(b"--xyz--\r\n") for file in files]
+    return b"".join(parts) + b"--xyz--\r\n", "multipart/form-data; boundary=xyz"
+
+
+def test_several_images_get_one_answer_each_in_their_order(url, detector):
+    files = [jpeg(seed, size) for seed, size in ((1, 64), (2, 96), (3, 64))]
+    expected = [detector.predict(file).probabilities for file in files]
+    listed = {"inputs": [base64.b64encode(file).decode() for file in files]}
+    for body, kind in ((listed, None), several(*files)):
+        status, answer, _ = post(url, body, kind)
+        assert status == 200
+        for scores_of_one, probabilities in zip(answer, expected, strict=True):
+            assert by_label(scores_of_one) == pytest.approx(probabilities, abs=1e-5)
+    # A list of one is still a list.
+    status, answer, _ = post(url, {"inputs": listed["inputs"][:1]})
+    assert len(answer) == 1 and by_label(answer[0]) == pytest.approx(expected[0], abs=1e-5)
+
+
+def test_one_bad_image_of_several_is_named(url):
+    good, letter = (base64.b64encode(data).decode() for data in (jpeg(1), b"a letter"))
+    status, answer, _ = post(url, {"inputs": [good, letter]})
+    assert status == 422 and answer["error"].startswith("Image 2:")
+    status, answer, _ = post(url, {"inputs": [good] * 17})
+    assert status == 400 and "16" in answer["error"]
+    assert post(url, {"inputs": []})[0] == 400
+
+
+def test_the_bare_address_answers_like_predict(url, detector, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    data = jpeg(4)
+    found = InferenceClient(model=url).image_classification(data)
+    expected = detector.predict(data).probabilities
+    assert {row.label: row.score for row in found} == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "address", ["/etc/passwd.png", "file:///x.png", "http://127.0.0.1/x.png", "~/x.png"]
+)
+def test_an_address_in_place_of_an_image_is_refused_in_one_line(url, address):
+    status, answer, _ = post(url, {"inputs": address})
+    assert status == 400 and "base64" in answer["error"] and "\n" not in answer["error"]
+
+
+def test_the_answer_for_a_large_image_is_the_mean_over_its_views(tmp_path):
+    folder = save_tiny("vit", tmp_path / "views", image_size=32)
+    native = {"do_resize": False, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
+    edit_json(folder / "preprocessor_config.json", native)
+    edit_json(folder / "config.json", {"realfake": {"views": 4}})
+    detector = Detector.from_pretrained(folder)
+    data = jpeg(5, 64)
+    assert len(detector.predict(data).views) == 4
+    for address in serve(Service(detector)):
+        _, answer, _ = post(address, data)
+        expected = detector.predict(data).probabilities
+        assert by_label(answer) == pytest.approx(expected, abs=1e-5)
+
+
+def edit_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_every_form_of_a_request_gives_what_predict_gives(url, detector):

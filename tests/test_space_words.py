@@ -328,9 +328,8 @@ def test_the_place_of_a_region(box, place):
 def test_a_detail_names_regions_caveats_and_what_was_not_examined():
     values = {"method": "gradcam", "target": AI, "plain": b"", "coloured": b"", "tiles": ()}
     regions = (((0, 0, 0.1, 0.1), 0.67), ((0.4, 0.4, 0.6, 0.6), 0.1))
-    drawn = Map(
-        **values, regions=regions, partial=True, evidence=None, caveats=("<b>",), file_name="a"
-    )
+    values |= {"evidence": None, "caveats": ("<b>",), "file_name": "a"}
+    drawn = Map(**values, regions=regions, partial=True)
     card = render("check", "detail", NORWEGIAN, map=drawn)
     assert "67\u00a0%" in card and NORWEGIAN("map.unseen") in card and "&lt;b&gt;" in card
     card = render("check", "detail", ENGLISH, map=replace(drawn, partial=False, regions=()))

@@ -18,6 +18,7 @@ from gradio import processing_utils
 from gradio.data_classes import ImageData
 from gradio.processing_utils import save_bytes_to_cache
 
+from realfake.hub_api import decode_inputs
 from realfake.imaging.decode import LIMITS
 from realfake.imaging.fetch import fetch
 
@@ -47,17 +48,17 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
     ) -> str | None:
         """Leave a URL as it is, and move a local file to the cache."""
         # `preprocess` downloads the one image; this is called for every file in a request.
-        if _is_url(url_or_file_path):
-            return url_or_file_path
+        if _is_url(url_or_file_path) or _is_data(url_or_file_path):
+            return str(url_or_file_path)
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
     def preprocess(self, payload: ImageData | None) -> str | None:
         """Return the path of the uploaded or downloaded file."""
-        path = None if payload is None else payload.path
-        if not _is_url(path):
+        path = None if payload is None else payload.path or payload.url
+        if path is None or not (_is_url(path) or _is_data(path)):
             return path
         try:
-            path = self.download(path)
+            path = self.decode(path) if _is_data(path) else self.download(path)
         except (ValueError, OSError) as error:
             raise gr.Error(str(error).splitlines()[0], print_exception=False) from error
         self.temp_files.add(path)  # deleted with the uploads
@@ -73,6 +74,20 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
         data = fetch(address, max_bytes=LIMITS.max_bytes)
         return save_bytes_to_cache(data, _file_name(address, data), self.GRADIO_CACHE)
 
+    def decode(self, address: str) -> str:
+        """Write the content of a data URI to Gradio's cache, and return the file's path.
+
+        Raises:
+            ValueError: It is too large, or not base64.
+        """
+        if len(address) > LIMITS.max_bytes * 4 // 3 + 1000:
+            limit = LIMITS.max_bytes // 2**20
+            raise ValueError(f"The data URI is larger than {limit} MiB; scale the image down.")
+        if ";base64," not in address[:200]:
+            raise ValueError("The data URI is not base64; send data:image/jpeg;base64,….")
+        data = decode_inputs(address)
+        return save_bytes_to_cache(data, _file_name("", data), self.GRADIO_CACHE)
+
     def get_block_name(self) -> str:
         """Return the name by which the browser finds the widget."""
         return "image"
@@ -84,6 +99,10 @@ def _file_name(address: str, data: bytes) -> str:
     suffix = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), "")
     # The browser chooses how to show a file by its suffix.
     return name if not suffix or name.lower().endswith((suffix, ".jpeg")) else f"{name}{suffix}"
+
+
+def _is_data(path: str | Path | None) -> bool:
+    return str(path)[:5].lower() == "data:"
 
 
 def _is_url(path: str | Path | None) -> bool:

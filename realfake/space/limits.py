@@ -184,10 +184,11 @@ class BodyLimit:
 
 
 def body_limit(path: str) -> int | None:
-    """Return the largest body in bytes that a route accepts; `None` for `/predict`."""
+    """Return the largest body in bytes that a route accepts; `None` for `/predict` and `/`."""
     route = _gradio_route(path)
     if route is None:
-        return None if path.endswith("/predict") else MAX_JSON_BYTES
+        own = path.endswith("/predict") or path in ("", "/")
+        return None if own else MAX_JSON_BYTES
     if route.rstrip("/") == "upload":
         return MAX_UPLOAD_BYTES
     return MAX_MCP_BYTES if route.split("/")[0] == "mcp" else MAX_JSON_BYTES

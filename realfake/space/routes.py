@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 30.0
 ARRIVAL = 60.0
 MAX_HELD = 512 * 2**20
+# Images in one request; together they may have as many bytes as one.
+MAX_IMAGES = 16
 # Content types of clients that name none, and of curl's --data-binary.
 _UNNAMED = (
     "",
@@ -52,6 +55,15 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
+
+
+@dataclass(frozen=True)
+class Images:
+    """The image files of a request, and whether the answer is a list of answers."""
+
+    files: list[bytes]
+    parameters: hub_api.Parameters
+    several: bool = False
 
 
 class Service:
@@ -101,9 +113,12 @@ class Service:
         """Answer `POST /predict`."""
         try:
             with self._reserved() as reserve:
-                data, parameters = await self._received(request, reserve)
-                logits = await _cancelled_on_disconnect(request.receive, self._logits(data))
-            return JSONResponse(hub_api.scores(logits, self.detector.model.config, parameters))
+                images = await self._received(request, reserve)
+                work = self._logits(images.files)
+                rows = await _cancelled_on_disconnect(request.receive, work)
+            config = self.detector.model.config
+            answers = [hub_api.scores(row, config, images.parameters) for row in rows]
+            return JSONResponse(answers if images.several else answers[0])
         except Refusal as refusal:
             return _error(refusal.status, str(refusal))
         except Busy:
@@ -133,9 +148,7 @@ class Service:
         finally:
             self.held -= own
 
-    async def _received(
-        self, request: Request, reserve: Callable[[int], None]
-    ) -> tuple[bytes, hub_api.Parameters]:
+    async def _received(self, request: Request, reserve: Callable[[int], None]) -> Images:
         if self.in_progress >= self.max_requests:
             raise Busy
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -159,18 +172,20 @@ class Service:
             ) from None
         try:
             if kind == "application/json":
-                data, parameters = _from_json(body)
+                images = _from_json(body)
             elif kind == "multipart/form-data":
-                data, parameters = await _from_form(request, body)
+                images = await _from_form(request, body)
             else:
-                data, parameters = body, hub_api.Parameters()
+                images = Images([body], hub_api.Parameters())
         except ValueError as error:
             raise Refusal(400, str(error)) from None
-        if not data:
+        if not images.files or not all(images.files):
             raise Refusal(400, "The request has no image; send the bytes of the file.")
-        if len(data) > self.max_bytes:
+        if len(images.files) > MAX_IMAGES:
+            raise Refusal(400, f"A request may have {MAX_IMAGES} images; send the others in more.")
+        if max(map(len, images.files)) > self.max_bytes:
             raise _too_large(self.max_bytes)
-        return data, parameters
+        return images
 
     async def _body(self, request: Request, limit: int, reserve: Callable[[int], None]) -> bytes:
         length = request.headers.get("content-length", "")
@@ -184,22 +199,30 @@ class Service:
                 raise _too_large(limit)
         return bytes(body)
 
-    async def _logits(self, data: bytes) -> np.ndarray:
+    async def _logits(self, files: list[bytes]) -> list[np.ndarray]:
         loop = asyncio.get_running_loop()
         # Counted only now: a client that sends slowly must not take a place.
         if self.in_progress >= self.max_requests:
             raise Busy
         self.in_progress += 1
+        rows: list[asyncio.Future] = []
         try:
             async with asyncio.timeout(self.timeout):
-                pixels = await loop.run_in_executor(self._decoders, self._pixels, data)
-                return await asyncio.wrap_future(self.batcher.submit(pixels))
+                for data in files:
+                    pixels = await loop.run_in_executor(self._decoders, self._pixels, data)
+                    rows.append(asyncio.wrap_future(self.batcher.submit(pixels)))
+                return list(await asyncio.gather(*rows))
+        except Refusal as refusal:
+            name = f"Image {len(rows) + 1}: " if len(files) > 1 else ""
+            raise Refusal(refusal.status, f"{name}{refusal}") from None
         except TimeoutError:
             raise Refusal(
                 503, f"No answer within {self.timeout:g} seconds; try again in a moment."
             ) from None
         finally:
             self.in_progress -= 1
+            for row in rows:
+                row.cancel()
 
     def _pixels(self, data: bytes) -> torch.Tensor:
         try:
@@ -259,6 +282,8 @@ def routes(
 
     return [
         APIRoute("/predict", service.predict, methods=["POST"], name="predict"),
+        # The Hub's client posts to the address of a model itself.
+        APIRoute("/", service.predict, methods=["POST"], name="predict_root"),
         APIRoute("/health", service.health, name="health"),
         APIRoute("/ready", service.ready, name="ready"),
         APIRoute("/openapi.json", openapi, name="openapi"),
@@ -266,23 +291,25 @@ def routes(
     ]
 
 
-def _from_json(body: bytes) -> tuple[bytes, hub_api.Parameters]:
+def _from_json(body: bytes) -> Images:
     try:
         sent = json.loads(body)
     except (ValueError, RecursionError):
         raise ValueError("The body is not valid JSON.") from None
     if not isinstance(sent, dict) or "inputs" not in sent:
         raise ValueError('The body must be an object with "inputs", the image file in base64.')
-    parameters = hub_api.Parameters.read(sent.get("parameters"))
-    return hub_api.decode_inputs(sent["inputs"]), parameters
+    inputs, parameters = sent["inputs"], hub_api.Parameters.read(sent.get("parameters"))
+    if isinstance(inputs, list):
+        return Images([hub_api.decode_inputs(each) for each in inputs], parameters, several=True)
+    return Images([hub_api.decode_inputs(inputs)], parameters)
 
 
-async def _from_form(request: Request, body: bytes) -> tuple[bytes, hub_api.Parameters]:
+async def _from_form(request: Request, body: bytes) -> Images:
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
     try:
-        form = await Request(dict(request.scope), receive).form(max_files=1, max_fields=8)
+        form = await Request(dict(request.scope), receive).form(max_files=MAX_IMAGES, max_fields=8)
     except MultiPartException as error:
         raise ValueError(f"The form cannot be read: {error.message}") from None
     except Exception as error:
@@ -291,18 +318,19 @@ async def _from_form(request: Request, body: bytes) -> tuple[bytes, hub_api.Para
             raise ValueError(f"The form cannot be read: {getattr(error, 'detail', '')}") from None
         raise
     try:
-        files = [value for value in form.values() if isinstance(value, UploadFile)]
+        entries = form.multi_items()
+        files = [await each.read() for _, each in entries if isinstance(each, UploadFile)]
         if not files:
             raise ValueError("The form has no file; send one, as curl -F file=@photo.jpg does.")
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        return await files[0].read(), hub_api.Parameters.read(fields)
+        fields = {name: value for name, value in entries if isinstance(value, str)}
+        return Images(files, hub_api.Parameters.read(fields), several=len(files) > 1)
     finally:
         await form.close()
 
 
 async def _cancelled_on_disconnect(
-    receive: Receive, work: Coroutine[Any, Any, np.ndarray]
-) -> np.ndarray:
+    receive: Receive, work: Coroutine[Any, Any, list[np.ndarray]]
+) -> list[np.ndarray]:
     """Run work for a request that has arrived, and cancel it if the client disconnects.
 
     Raises:
