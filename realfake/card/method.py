@@ -234,8 +234,8 @@ def training(facts: CardFacts) -> str | None:
         ("Training time", None if seconds is None else duration(seconds)),
         ("Date", facts.date),
     ]
-    rows = [[name, md(value)] for name, value in rows if value is not None]
-    return table(["Fact", "value"], rows, words=True) if rows else None
+    known_rows = [[name, md(value)] for name, value in rows if value is not None]
+    return table(["Fact", "value"], known_rows, words=True) if known_rows else None
 
 
 def hyperparameters(facts: CardFacts) -> str | None:

@@ -7,6 +7,7 @@ the plot. [`write_plots`] and [`write_robustness_plots`] write all plots of a me
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -58,10 +59,21 @@ def roc(
             label += f" (95 %: {auroc['low']:.3f} to {auroc['high']:.3f})"
     chance = np.geomspace(floor, 1, 200)
     axes.plot(chance, chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
-    curve = {"color": COLOURS[AI], "linewidth": 2, "drawstyle": "steps-post", "label": label}
+    curve: dict[str, Any] = {
+        "color": COLOURS[AI],
+        "linewidth": 2,
+        "drawstyle": "steps-post",
+        "label": label,
+    }
     axes.plot(fpr.clip(floor, 1), tpr, **curve)
     at = [float((log_odds[~is_ai] > 0).mean()), float((log_odds[is_ai] > 0).mean())]
-    point = {"marker": "o", "linestyle": "", "color": INK, "markersize": 7, "clip_on": False}
+    point: dict[str, Any] = {
+        "marker": "o",
+        "linestyle": "",
+        "color": INK,
+        "markersize": 7,
+        "clip_on": False,
+    }
     axes.plot(max(at[0], floor), at[1], zorder=3, label="at even odds (p = 0.5)", **point)
     axes.set_xscale("log")
     axes.set_xlim(floor, 1)
@@ -198,7 +210,7 @@ def score_densities(
         start = low if thresholds.real is None else thresholds.real
         stop = high if thresholds.ai is None else thresholds.ai
         start, stop = sorted((start, stop))
-        grey = {"color": "#999999", "alpha": 0.25, "linewidth": 0, "zorder": 0}
+        grey: dict[str, Any] = {"color": "#999999", "alpha": 0.25, "linewidth": 0, "zorder": 0}
         axes.axvspan(max(start, low), min(stop, high), label=INCONCLUSIVE, **grey)
     axes.set_xlim(low, high)
     axes.set_xlabel("log-odds of ai (above: probability of ai)")
@@ -283,7 +295,10 @@ def auroc_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> Path
     drawn = axes.imshow(values, cmap="PuOr", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.2f}"
-        style = {"color": "white" if abs(value - 0.5) > 0.26 else INK, "fontsize": 8.5}
+        style: dict[str, Any] = {
+            "color": "white" if abs(value - 0.5) > 0.26 else INK,
+            "fontsize": 8.5,
+        }
         axes.text(column, row, text, ha="center", va="center", **style)
     axes.set_xticks(range(len(figures)), map(plain_text, figures), rotation=35, ha="right")
     labels = [plain_text(f"{name} (n = {images[name]['n']:,})") for name in names]

@@ -217,9 +217,9 @@ def write_scores(
         if named is not None:
             texts = [text or None for text in named.tolist()]
             columns[name] = pa.array(texts).dictionary_encode()
-    groups = named_column(groups, n, "groups")
-    if groups is not None:
-        columns["group"] = pa.array(numbered_groups(groups), type=pa.int32())
+    named = named_column(groups, n, "groups")
+    if named is not None:
+        columns["group"] = pa.array(numbered_groups(named), type=pa.int32())
     path = scores_file(folder, split)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = BytesIO()

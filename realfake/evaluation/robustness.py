@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -85,13 +86,12 @@ def grid_figures(
         images with log-odds above 0), `by_generator[name]["balanced_accuracy"]`, and `by_slice`.
     """
     truth = np.asarray(truth, dtype=bool)
-    options = {"seed": seed, "n_resamples": n_resamples}
-    groups = None if groups is None else np.asarray(groups, dtype=object)
-    independent = own_groups(None if groups is None else groups.tolist())
+    options: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples}
+    independent = own_groups(None if groups is None else list(groups))
     named = np.asarray(sources if sources is not None else [""] * len(truth), dtype=object)
     result = {}
     for name, values in log_odds.items():
-        own = {**(columns or {}).get(name, {}), "groups": groups}
+        own: dict[str, Any] = {**(columns or {}).get(name, {}), "groups": groups}
         figures = measure(
             values,
             truth,
@@ -141,8 +141,7 @@ def short_figures(
     if not chosen.any():
         return {"n": dict.fromkeys(NAMES, 0)}
     picked = {
-        name: None if values is None else np.asarray(values)[chosen]
-        for name, values in columns.items()
+        name: None if values is None else _array(values)[chosen] for name, values in columns.items()
     }
     figures = measure(log_odds[chosen], truth[chosen], thresholds=thresholds, **picked, **options)
     summary = figures["summary"]
@@ -157,6 +156,11 @@ def short_figures(
         kept = ("given", "accuracy", "wrong", "promised")
         result["verdicts"] = {key: figures["verdicts"][key] for key in kept}
     return result
+
+
+def _array(values: Sequence) -> np.ndarray:
+    """Return names with `None` among them, or numbers, as an array."""
+    return values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
 
 
 def headline(figures: Mapping[str, Mapping]) -> dict:
@@ -279,7 +283,8 @@ def measure_robustness(
         OSError: A file cannot be read or written.
     """
     truth, fingerprint = is_ai(dataset), corpus_fingerprint(dataset)
-    known = {f"{name}s": column(dataset, name) for name in ("group", "generator", "source")}
+    names = ("group", "generator", "source")
+    known: dict[str, Any] = {f"{name}s": column(dataset, name) for name in names}
     scorers = [detector_scorer(detector, identity, batch_size)]
     if train is not None:
         print(f"Fitting the controls on {len(train):,} training images.", flush=True)
@@ -292,7 +297,7 @@ def measure_robustness(
         scores[probes.CONTAINER] = {CLEAN: Scores(probes.container_log_odds(train, dataset))}
 
     print("Computing the figures.", flush=True)
-    resampling = {"seed": seed, "n_resamples": n_resamples}
+    resampling: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples}
     figures = grid_figures(
         {name: own.log_odds for name, own in scores["model"].items()},
         truth,

@@ -186,7 +186,7 @@ def slices_table(figures: Mapping[str, Mapping], worst_only: bool = True) -> str
         shown = list(tiers)
         if tiers and worst_only:
             worst = min(tiers, key=lambda tier: tiers[tier]["auroc"]["value"])
-            shown = dict.fromkeys((shown[0], worst))
+            shown = list(dict.fromkeys((shown[0], worst)))
         for tier in shown:
             cell, rated = tiers[tier], tiers[tier].get("verdicts")
             wrong = [rated["wrong"][REAL], rated["wrong"][AI], rated["given"]] if rated else []

@@ -88,7 +88,7 @@ def bootstrap_interval(
     Raises:
         ValueError: No arrays, or lengths differ.
     """
-    arrays = [np.asarray(array) for array in arrays]
+    arrays = tuple(np.asarray(array) for array in arrays)
     if not arrays or len({len(array) for array in arrays}) != 1 or not len(arrays[0]):
         raise ValueError("bootstrap_interval needs arrays of one common length, at least 1.")
     samples = []

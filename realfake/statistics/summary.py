@@ -142,9 +142,10 @@ def binary_summary(
     values["smooth_ece"] = metrics.smooth_ece(p_ai, is_ai, weights)
     values["max_calibration_error"] = metrics.max_calibration_error(p_ai, is_ai, weights, n_bins)
 
-    intervals = {}
+    intervals: dict[str, tuple[float, float]] = {}
     if n_resamples:
-        samples, binned, smoothed = {}, [], []
+        samples: dict[str, list] = {}
+        binned, residual_grids = [], []
         for counts in resample_counts(n, groups, n_resamples, seed):
             for name, sample in _linear_metrics(log_odds, is_ai, counts, class_balanced).items():
                 samples.setdefault(name, []).append(sample)
@@ -152,7 +153,7 @@ def binary_summary(
                 drawn = class_balanced_weights(is_ai, counts) if class_balanced else counts
                 drawn = drawn / drawn.sum(-1, keepdims=True)
                 binned.append(drawn @ residuals)
-                smoothed.append(metrics.residual_grid(p_ai, is_ai, drawn))
+                residual_grids.append(metrics.residual_grid(p_ai, is_ai, drawn))
         intervals = {
             name: percentile_interval(np.concatenate(chunks), level)
             for name, chunks in samples.items()
@@ -161,19 +162,20 @@ def binary_summary(
             of_bins = weights @ residuals
             deviations = np.concatenate(binned) - of_bins
             for name, error in errors.items():
-                factors = _factor_interval(of_bins, deviations, error, level)
-                intervals[name] = tuple(min(1.0, error(factor * of_bins)) for factor in factors)
+                low, high = _factor_interval(of_bins, deviations, error, level)
+                intervals[name] = min(1.0, error(low * of_bins)), min(1.0, error(high * of_bins))
             # The interval is that of the plug-in error; the corrected value may lie below it.
             low, high = intervals["debiased_ece"]
-            intervals["debiased_ece"] = min(low, values["debiased_ece"]), high
+            intervals["debiased_ece"] = min(low, float(values["debiased_ece"])), high
             # The smooth error exceeds a value if the error at that bandwidth does.
             sigma = np.asarray(values["smooth_ece"])
             grid = metrics.residual_grid(p_ai, is_ai, weights)
-            smoothed = metrics.smooth(dct(np.concatenate(smoothed), norm="ortho"), sigma)
+            smoothed = metrics.smooth(dct(np.concatenate(residual_grids), norm="ortho"), sigma)
             at_sigma = metrics.smooth(dct(grid, norm="ortho"), sigma)
-            factors = _factor_interval(at_sigma, smoothed - at_sigma, errors["ece"], level)
-            intervals["smooth_ece"] = tuple(
-                float(metrics.smooth_ece_of_grid(factor * grid)) for factor in factors
+            low, high = _factor_interval(at_sigma, smoothed - at_sigma, errors["ece"], level)
+            intervals["smooth_ece"] = (
+                float(metrics.smooth_ece_of_grid(low * grid)),
+                float(metrics.smooth_ece_of_grid(high * grid)),
             )
     if two_classes:
         floor = noise_floor(p_ai, n_ai / n if class_balanced else None, n_bins, seed=seed)
