@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -285,3 +286,26 @@ def test_mistakes_end_in_one_line(capsys, overconfident, corpus, tmp_path, optio
 def test_the_checkpoint_itself_is_not_overwritten(capsys, overconfident, corpus):
     code, said = call(capsys, overconfident, corpus, overconfident)
     assert code == 2 and "would be overwritten" in said.err
+
+
+def test_a_training_that_is_calibrated_on_another_split_keeps_its_card(
+    overconfident, corpus, tmp_path, capsys
+):
+    model = shutil.copytree(overconfident, tmp_path / "trained")
+    facts = {"hyperparameters": {"seed": 3}, "parts": {"train": {"real": 30, "ai": 30}}}
+    facts |= {"command": "train_hf.py --dataset corpus", "base_model": "tiny"}
+    (model / "training.json").write_text(json.dumps(facts))
+    options = ["--calibration_split", "validation", "--measure_test", "--max_shard_size", "200KB"]
+    code, _ = call(capsys, model, corpus, tmp_path / "out", *options)
+    assert code == 0
+    stored = strict(tmp_path / "out" / "training.json")
+    assert stored["calibration"]["n"] == SIZES["validation"]
+    assert set(stored["parts"]) == {"train", "calibration", "test"}
+    content = strict(tmp_path / "out" / "evaluation.json")
+    assert set(content) == {"calibration", "test"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "train_hf.py --dataset corpus" in card and "--calibration_split" in card
+    code, captured = call(
+        capsys, model, corpus, tmp_path / "no", "--calibration_split", "test", "--measure_test"
+    )
+    assert code != 0 and "--calibration_split" in captured.err

@@ -85,6 +85,7 @@ class CardFacts:
     formats: dict = field(default_factory=dict)
     measurements: int | None = None
     command: str | None = None
+    calibration_command: str | None = None
     date: str | None = None
     seed: int | None = None
     world_size: int | None = None

@@ -17,7 +17,8 @@ stay unchanged.
 """
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +164,7 @@ def _fit_ood(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
+    from realfake.card.render import TRAINING
     from realfake.evaluation.results import checkpoint_hash
     from realfake.statistics.log_odds import log_odds_from_logits
     from realfake.training import measuring, publishing, release
@@ -229,6 +231,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         revert_if_worse=True,
         max_shard_size=args.max_shard_size,
     )
+    released.detector.accelerate()
     for name, (split, degraded) in measured.items():
         scores = measuring.compute_scores(
             released.detector, splits[split], batch_size, name, degraded
@@ -245,7 +248,10 @@ def _calibrate(args: argparse.Namespace) -> int:
             seed=args.seed,
             before=log_odds_from_logits(before[name], released.detector.class_indices),
         )
-    _write_card(args, released, original)
+    if (Path(args.model) / TRAINING).is_file():
+        _carry_over_training(args, released, splits, halves)
+    else:
+        _write_card(args, released, original)
     return publishing.push(args) if args.push_to_hub else 0
 
 
@@ -270,6 +276,29 @@ def _identity(args: argparse.Namespace, detector: "Detector") -> str | None:
         return options.model_identity(args.model, detector)
     except OSError:  # weights in several files have no single hash
         return None
+
+
+def _carry_over_training(
+    args: argparse.Namespace,
+    released: "Released",
+    splits: "Mapping[str, Dataset]",
+    halves: Sequence[str],
+) -> None:
+    """Write the card of a training that was calibrated again, with both commands."""
+    from realfake.card.render import TRAINING, rewrite_card
+    from realfake.training.trainer import count_labels
+
+    facts = json.loads((Path(args.model) / TRAINING).read_text(encoding="utf-8"))
+    facts["calibration"] = released.detector.facts["calibration"]
+    facts["calibration_command"] = io.command_line()
+    parts = {name: count for name, count in facts["parts"].items() if name == "train"}
+    facts["parts"] = parts | {name: count_labels(splits[name]) for name in halves}
+    if args.measure_test:
+        facts["parts"]["test"] = count_labels(splits["test"])
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    io.write_atomically(Path(args.output) / TRAINING, text)
+    card = rewrite_card(args.output, options.measurement_log(args))
+    print(f"Finished: {card}", flush=True)
 
 
 def _write_card(args: argparse.Namespace, released: "Released", original: Mapping) -> None:

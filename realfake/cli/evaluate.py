@@ -129,6 +129,7 @@ def _measure_robustness(
     from realfake.training import runs
 
     detector = options.open_model(args)
+    detector.accelerate()
     identity = options.model_identity(args.model, detector)
     limits = {runs.source_split(args.split): args.max_samples}
     if names and not args.no_controls:
@@ -209,6 +210,7 @@ def run_formats(args: argparse.Namespace) -> int:
 
     with io.output_folder(args.output):
         detector = options.open_model(args)
+        detector.accelerate()
         corpus = options.read_corpus(args, {runs.source_split(args.split): args.max_samples})
         record = formats.measure_formats(
             detector,
@@ -267,6 +269,7 @@ def run_views(args: argparse.Namespace) -> int:
 
     with io.output_folder(args.output):
         detector = options.open_model(args)
+        detector.accelerate()
         corpus = options.read_corpus(args, {runs.source_split(args.split): args.max_samples})
         dataset = runs.split_of(corpus, args.split, args.split_seed)
         if args.sources:
