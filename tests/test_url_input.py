@@ -1,8 +1,10 @@
 """Images by URL in Gradio's API: only the project's own downloader fetches them."""
 
 import asyncio
+import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -93,6 +95,47 @@ def test_a_refused_url_has_a_reason_in_one_line(cache, fetched, url, words):
         block.preprocess(ImageData(**moved(block, sent(url))))
     assert words in refused.value.message and "\n" not in refused.value.message
     assert fetched == [] and not any(cache.rglob("*"))
+
+
+def inline(block, address: str) -> str:
+    """What the handler gets for `{"url": address}`."""
+    value = moved(block, {"url": address})
+    return block.preprocess(block.data_model.model_validate(value, context={"validate_meta": True}))
+
+
+def test_a_data_uri_is_read(cache, fetched):
+    block = ImageInput()
+    path = Path(inline(block, f"data:image/png;base64,{base64.b64encode(picture()).decode()}"))
+    assert path.read_bytes() == picture() and path.suffix == ".png"
+    assert path.is_relative_to(cache) and str(path) in block.temp_files
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("data:image/png;base64,***", "not valid base64"),
+        ("data:image/png,raw", "not base64"),
+        ("data:image/png;base64," + "A" * 1100, "larger than"),
+    ],
+    ids=["broken", "raw", "large"],
+)
+def test_a_bad_data_uri_has_a_reason_in_one_line(cache, fetched, monkeypatch, address, words):
+    monkeypatch.setattr(image_input, "LIMITS", replace(image_input.LIMITS, max_bytes=20))
+    with pytest.raises(gr.Error) as refused:
+        inline(ImageInput(), address)
+    assert words in refused.value.message and "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret.png", "file:///etc/passwd"])
+def test_a_path_of_the_server_in_place_of_a_url_is_nothing(cache, fetched, path):
+    assert inline(ImageInput(), path) is None
+
+
+def test_mcp_refuses_a_path_of_the_server_in_one_line():
+    server = object.__new__(GradioMCPServer)
+    with pytest.raises(ValueError) as refused:
+        server.convert_strings_to_filedata({"image": "/etc/passwd"}, [["image"]])
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_a_list_of_urls_is_not_an_image(cache, fetched, monkeypatch):

@@ -48,17 +48,18 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
     ) -> str | None:
         """Leave a URL as it is, and move a local file to the cache."""
         # `preprocess` downloads the one image; this is called for every file in a request.
-        if _is_url(url_or_file_path) or _is_data(url_or_file_path):
+        if _is_url(url_or_file_path):
             return str(url_or_file_path)
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
     def preprocess(self, payload: ImageData | None) -> str | None:
         """Return the path of the uploaded or downloaded file."""
-        path = None if payload is None else payload.path or payload.url
-        if path is None or not (_is_url(path) or _is_data(path)):
+        path = None if payload is None else payload.path
+        inline = payload.url if payload and path is None and _is_data(payload.url) else None
+        if inline is None and not _is_url(path):
             return path
         try:
-            path = self.decode(path) if _is_data(path) else self.download(path)
+            path = self.download(str(path)) if inline is None else self.decode(inline)
         except (ValueError, OSError) as error:
             raise gr.Error(str(error).splitlines()[0], print_exception=False) from error
         self.temp_files.add(path)  # deleted with the uploads
@@ -101,8 +102,8 @@ def _file_name(address: str, data: bytes) -> str:
     return name if not suffix or name.lower().endswith((suffix, ".jpeg")) else f"{name}{suffix}"
 
 
-def _is_data(path: str | Path | None) -> bool:
-    return str(path)[:5].lower() == "data:"
+def _is_data(address: str | None) -> bool:
+    return address is not None and address[:5].lower() == "data:"
 
 
 def _is_url(path: str | Path | None) -> bool:
