@@ -23,7 +23,7 @@ _HIDDEN = "…"
 # Files
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Write a file, text as UTF-8: a crash leaves the old file or the new one, never a part."""
     path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content

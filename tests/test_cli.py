@@ -154,6 +154,15 @@ def test_wrong_usage_ends_with_2_and_one_line(
     assert err.startswith("realfake: error: ") and err.count("\n") == 1
 
 
+def test_a_missing_package_names_its_extra(monkeypatch, capsys, pictures):
+    def run_predict(args):
+        raise ModuleNotFoundError("No module named 'peft'", name="peft")
+
+    monkeypatch.setattr(importlib.import_module("realfake.cli.predict"), "run_predict", run_predict)
+    status, _, err = run("predict", pictures / "a.jpg", capsys=capsys)
+    assert status == 2 and 'pip install "realfake[train]"' in err
+
+
 @pytest.mark.parametrize("name", ["map.png", "map.jpg"])
 def test_explain_writes_the_map(name, pictures, tiny_convnext, tmp_path, capsys):
     path = tmp_path / name

@@ -164,7 +164,7 @@ def dispatch(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        extra = f"pip install 'realfake[{EXTRAS[error.name]}]'"
+        extra = f'pip install "realfake[{EXTRAS[error.name]}]"'
         return io.report_failure(ValueError(f"{error.name} is not installed; run: {extra}"))
     except (ValueError, OSError) as error:
         return io.report_failure(error)

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from realfake.labels import parse_overrides
 
@@ -229,6 +229,10 @@ def read_corpus(
     label_map = parse_overrides(getattr(options, option.removeprefix("--")), option)
     if limits is None:
         limits = {split: getattr(options, f"max_{split}_samples") for split in SPLITS}
+    by_split: dict[str, Any] = {}
+    for split in SPLITS:
+        by_split[f"{split}_split"] = getattr(options, f"{split}_split")
+        by_split[f"max_{split}_samples"] = limits.get(split, _UNUSED)
     try:
         corpus = load_corpus(
             source,
@@ -240,8 +244,7 @@ def read_corpus(
             seed=options.split_seed,
             num_proc=options.preprocessing_num_workers,
             cache_dir=options.cache_dir,
-            **{f"{split}_split": getattr(options, f"{split}_split") for split in SPLITS},
-            **{f"max_{split}_samples": limits.get(split, _UNUSED) for split in SPLITS},
+            **by_split,
         )
     except ValueError as error:
         # The loader names the option of the training command.

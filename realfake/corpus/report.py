@@ -159,7 +159,7 @@ def count_rows(
 ) -> dict:
     """Count the rows of a split, in the form of `CorpusReport.splits`."""
     counts = Counter(labels)
-    result = {"rows": len(labels), **{name: counts[name] for name in NAMES}}
+    result: dict = {"rows": len(labels), **{name: counts[name] for name in NAMES}}
     if groups is not None:
         distinct = {group for group in groups if group is not None}
         result["groups"] = len(distinct) + list(groups).count(None)

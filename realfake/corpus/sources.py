@@ -112,7 +112,7 @@ def _hub_error(source: str, revision: str | None, error: Exception) -> OSError |
     endpoint = datasets.config.HF_ENDPOINT
     sign_in = "sign in with `hf auth login` (or set HF_TOKEN)"
     status = getattr(getattr(error, "response", None), "status_code", None)
-    kind = OSError
+    kind: type[OSError] | type[ValueError] = OSError
     if isinstance(error, GatedRepoError) or "is a gated dataset" in message:
         page = f"{endpoint}/datasets/{source}"
         text = f"{name} is gated: accept its conditions on {page}, then {sign_in}."

@@ -274,7 +274,7 @@ def _lookup(host: str, timeout: float) -> list[_IPAddress]:
     except (OSError, UnicodeError):
         raise OSError(f"the name {host} is unknown") from None
     # "fe80::1%eth0": the scope is not part of the address.
-    addresses = (ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in entries)
+    addresses = (ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in entries)
     return list(dict.fromkeys(addresses))
 
 
