@@ -7,7 +7,6 @@ The results go to `categories.json`.
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
 from realfake.detector import Detector
 from realfake.evaluation.collecting import joined_scores
 from realfake.evaluation.degraded_scores import detector_scorer, possible_degradations, score_grid
-from realfake.evaluation.log import log_once, plain
+from realfake.evaluation.log import log_once, new_record, plain
 from realfake.evaluation.robustness import CLEAN, short_figures, subsample, verdict_columns
 from realfake.formatting import MISSING, code, md, score, share, table
 from realfake.imaging.degradations import DEGRADATIONS, RETOUCHED, SMALL, Degradation
@@ -104,16 +103,9 @@ def measure_categories(
     photographs = dataset.select(np.flatnonzero(~is_ai(dataset)))
     if RETOUCHED_NAME in categories and not len(photographs):
         raise ValueError(f"The split {split} has no photographs to retouch; leave out retouched.")
-    record: dict = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": identity,
-        "model": detector.name,
-        "corpus": corpus,
-        "corpus_fingerprint": corpus_fingerprint(dataset),
-        "command": command,
-        "versions": io.versions(),
-        "categories": {},
-    }
+    fingerprint = corpus_fingerprint(dataset)
+    record = new_record(detector.name, identity, corpus, fingerprint, command)
+    record["categories"] = {}
     path = Path(folder) / FILE_NAME
     before = io.read_records(path).get(split) or {}
     if all(before.get(key) == record[key] for key in ("checkpoint_sha256", "corpus_fingerprint")):
@@ -122,8 +114,8 @@ def measure_categories(
         images = photographs if category == RETOUCHED_NAME else dataset
         sample = subsample(images, most, seed)
         names = [CLEAN, *possible_degradations(sample, CATEGORIES[category])]
-        fingerprint = corpus_fingerprint(sample)
-        scores, _ = score_grid(sample, names, [scorer], folder, fingerprint, batch_size)
+        own = corpus_fingerprint(sample)
+        scores, _ = score_grid(sample, names, [scorer], folder, own, batch_size)
         figures = category_figures(detector, scores[scorer.name], sample, n_resamples, seed)
         record["categories"][category] = {
             "of": len(images),

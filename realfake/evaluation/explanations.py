@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -33,10 +32,10 @@ from realfake.attribution.perturbation import Box
 from realfake.corpus.rows import column, corpus_fingerprint
 from realfake.detector import Detector
 from realfake.evaluation import explanation_report as report
-from realfake.evaluation.log import log_once, plain
+from realfake.evaluation.log import log_once, new_record, plain
 from realfake.evaluation.splices import chance_energy, energy_inside, splices
 from realfake.imaging.decode import open_image
-from realfake.io import versions, write_atomically, write_record
+from realfake.io import write_atomically, write_record
 from realfake.labels import AI, REAL
 from realfake.models.geometry import seen_region
 
@@ -187,17 +186,11 @@ def measure_explanations(
     names, groups = [each.name for each in compared], column(dataset, "group")
     figures = report.summarise(findings, names, groups, n_resamples, settings.seed)
     record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": identity,
-        "model": detector.name,
+        **new_record(detector.name, identity, corpus, fingerprint, command),
         "gradcam_layer": layer,
-        "corpus": corpus,
-        "corpus_fingerprint": fingerprint,
         "split": split,
         "n": n,
         "settings": asdict(settings),
-        "command": command,
-        "versions": versions(),
         "figures": figures,
     }
     if split == "test":

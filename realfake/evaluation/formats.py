@@ -6,7 +6,6 @@ The formats change nothing visible; `robustness` measures visible degradations. 
 
 import io
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,11 @@ from realfake.corpus.write import GRID_SIDE, equalized
 from realfake.detector import Detector
 from realfake.evaluation.collecting import joined_scores
 from realfake.evaluation.degraded_scores import detector_scorer
-from realfake.evaluation.log import log_once, plain
+from realfake.evaluation.log import log_once, new_record, plain
 from realfake.evaluation.measure import OTHER
 from realfake.formatting import md, number, share, table
 from realfake.imaging.decode import open_image
-from realfake.io import versions, write_record
+from realfake.io import write_record
 from realfake.prediction import Scores
 from realfake.runtime import lone_threads
 from realfake.statistics.bootstrap import mean_figure
@@ -159,16 +158,10 @@ def measure_formats(
         The record.
     """
     scores = score_formats(detector, dataset, batch_size)
-    record: dict = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": identity,
-        "model": detector.name,
-        "corpus": corpus,
-        "corpus_fingerprint": corpus_fingerprint(dataset),
+    record = {
+        **new_record(detector.name, identity, corpus, corpus_fingerprint(dataset), command),
         "n": len(dataset),
         "described": {name: description for name, (description, _) in FORMATS.items()},
-        "command": command,
-        "versions": versions(),
         "formats": format_figures(detector, scores, dataset, n_resamples, seed),
     }
     if split == "test":

@@ -8,8 +8,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from realfake.io import versions
 
 FILE_NAME = "measurements.jsonl"
 
@@ -30,6 +33,21 @@ def plain(value: Any) -> Any:
     return value
 
 
+def new_record(
+    model: str, identity: str, corpus: str, fingerprint: str, command: str
+) -> dict[str, Any]:
+    """Return the first entries of a record: which weights were measured on what, when and how."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint_sha256": identity,
+        "model": model,
+        "corpus": corpus,
+        "corpus_fingerprint": fingerprint,
+        "command": command,
+        "versions": versions(),
+    }
+
+
 def log_measurement(
     path: str | os.PathLike,
     *,
@@ -42,21 +60,15 @@ def log_measurement(
     figures: Mapping,
     degradations: Sequence[str] | None = None,
 ) -> dict:
-    """Append a measurement to the log and wait until it is on disk.
+    """Append a measurement to the log, wait until it is on disk, and return the record.
 
     Args:
         path: The log file (`….jsonl`), or a folder, for `measurements.jsonl` in it.
         checkpoint_hash: SHA-256 of the weights, see [`results.checkpoint_hash`].
-        corpus: Name of the corpus or Hub id.
-        split: Name of the split.
-        n: Number of images measured, or `{"real": n, "ai": n}`.
+        n: Number of images, or `{"real": n, "ai": n}`.
         date: ISO 8601.
-        command: The command line.
         figures: The headline figures, for example `{"auroc": 0.93, "accuracy": 0.88}`.
         degradations: *optional*. Names of the degradations, for a robustness measurement.
-
-    Returns:
-        The record as written.
 
     Raises:
         ValueError: A figure is of a type that JSON cannot hold.
@@ -94,15 +106,9 @@ def log_measurement(
 
 
 def log_once(path: str | os.PathLike, **measurement: Any) -> dict | None:
-    """Append a measurement unless the log has one of the same weights, images and degradations.
+    """Call [`log_measurement`] unless the log has these weights, images and degradations.
 
     So an interrupted run that continues counts once.
-
-    Args:
-        measurement: As of [`log_measurement`].
-
-    Returns:
-        The record as written, or `None`.
     """
     key = {name: measurement.get(name) for name in ("corpus", "split", "n", "degradations")}
     key["checkpoint_sha256"] = measurement["checkpoint_hash"]

@@ -1,7 +1,8 @@
 """The plots of a model card and of a robustness report.
 
 Each plot function writes one PNG at `path` and returns the path; `title` is an optional line above
-the plot. [`write_plots`] and [`write_robustness_plots`] write all plots of a measurement.
+the plot. [`write_plots`] and [`write_robustness_plots`] write all plots of a measurement. The
+arrays hold the log-odds or probabilities of ai and the labels (bool) of n images.
 """
 
 import os
@@ -34,7 +35,6 @@ def roc(
     """Draw the ROC curve with a logarithmic false-positive axis.
 
     Args:
-        log_odds, is_ai: Log-odds of ai and labels (bool), each (n,).
         auroc: `{"value", "low", "high"}` of [`measure.measure`] for the legend, *optional*.
 
     Raises:
@@ -100,9 +100,7 @@ def reliability_diagram(
     The grey band holds 90 % of the points of perfectly calibrated models with these probabilities.
 
     Args:
-        p_ai, is_ai: Calibrated probabilities of ai and labels (bool), each (n,).
         before: (n,) probabilities before calibration, *optional*.
-        seed: Seed of the band.
 
     Raises:
         ValueError: The images do not have both labels.
@@ -190,9 +188,7 @@ def score_densities(
 ) -> Path:
     """Draw the distributions of the log-odds of both labels.
 
-    Args:
-        log_odds, is_ai: Log-odds of ai and labels (bool), each (n,).
-        thresholds: *optional*. The range between them is shaded as inconclusive.
+    The range between the thresholds is shaded as inconclusive.
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     # Outliers are drawn in the outermost bars.
@@ -322,7 +318,6 @@ def write_plots(
     """Write every plot of a measured split into `<folder>/plots`.
 
     Args:
-        log_odds, is_ai: Log-odds of ai and labels (bool), each (n,).
         figures: Of [`measure.measure`].
         before: (n,) log-odds before calibration, *optional*.
         log_history: `Trainer.state.log_history`, *optional*.

@@ -6,7 +6,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from realfake.evaluation.degraded_scores import (
     possible_degradations,
     score_grid,
 )
-from realfake.evaluation.log import log_once, plain
+from realfake.evaluation.log import log_once, new_record, plain
 from realfake.evaluation.measure import ENOUGH, complement, interval_of, measure
 from realfake.evaluation.results import checkpoint_hash, current_names
 from realfake.imaging.degradations import GRID
@@ -308,13 +307,7 @@ def measure_robustness(
         **resampling,
     )
     record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": identity,
-        "model": detector.name,
-        "corpus": corpus,
-        "corpus_fingerprint": fingerprint,
-        "command": command,
-        "versions": io.versions(),
+        **new_record(detector.name, identity, corpus, fingerprint, command),
         "of": of or len(dataset),
         "headline": headline(figures),
         "described": {name: GRID[name].description for name in degradations},
