@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import load_dataset
+from helpers.bad_files import encode, heic
 from PIL import Image as PILImage
 
 from realfake.cli.main import main
@@ -205,3 +206,11 @@ def test_pushed_to_the_hub_and_read_back(run, raw, tmp_path, hub):
     before = load_corpus(raw, label_map={"sd": "ai"}, cache_dir=str(tmp_path / "cache"))
     assert contents(after) == contents(before)
     assert after.report.kind == "Hub dataset"
+
+
+def test_file_names_end_as_their_formats():
+    picture = PILImage.new("RGB", (16, 16), "teal")
+    formats = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif", "GIF": ".gif"}
+    for format, suffix in formats.items():
+        assert write.suffix_of(encode(picture, format)) == suffix
+    assert write.suffix_of(heic(picture)) == ".heic"

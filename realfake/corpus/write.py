@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 
 from realfake.formatting import md
 from realfake.imaging.decode import image_bytes, open_image
+from realfake.imaging.heif import is_heif
 from realfake.labels import AI, NAMES, REAL
 
 # Size of a Parquet file. The images of one file are held in memory.
@@ -92,7 +93,9 @@ def suffix_of(data: bytes) -> str:
     for signature, suffix in _SIGNATURES:
         if data.startswith(signature):
             return suffix
-    return ".avif" if data[4:8] == b"ftyp" else ".webp"
+    if data[4:8] == b"ftyp":
+        return ".heic" if is_heif(data) else ".avif"
+    return ".webp"
 
 
 def files_of(
