@@ -6,7 +6,7 @@ weights; the thresholds of the verdict are in the checkpoint's `config.json`.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -139,12 +139,26 @@ class Detector(Examiner):
             ood=ood,
         )
 
+    @overload
     def predict(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: list[Any] | tuple[Any, ...],
         batch_size: int = 16,
         prior_ai: float = 0.5,
         views: int | None = None,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self,
+        images: ImageSource,
+        batch_size: int = 16,
+        prior_ai: float = 0.5,
+        views: int | None = None,
+    ) -> Prediction: ...
+
+    def predict(
+        self, images: Any, batch_size: int = 16, prior_ai: float = 0.5, views: int | None = None
     ) -> Prediction | list[Prediction]:
         """Predict one image or several.
 
@@ -339,14 +353,16 @@ class Detector(Examiner):
         tensors, boxes = self.inputs([decoded], limit, batch_size=16)
         with self.lock:
             pixels = torch.cat([self.placed(each) for each in tensors])
-            (examined,) = self.split(*self.examine(pixels), boxes, [decoded.size])
+            logits, ood = self.examine(pixels)
+            (examined,) = self.split(logits, ood, boxes, [decoded.size])
             model = self.for_maps(pixels[:1])
             maps = ViewMaps(model, pixels, self.class_indices, examined, method, target, options)
             if limit == 1:
                 region = seen_region(self.processor, *decoded.size)
                 heatmap = region.to_image(maps.heatmaps[0])
                 # Without the padding, whose removal has no effect.
-                inside = tuple(round(edge) for edge in region.input_box)
+                left, top, right, bottom = map(round, region.input_box)
+                inside = (left, top, right, bottom)
             else:
                 heatmap, inside = maps.stitched(decoded.size), None
             tested = maps.evidence(inside) if evidence else None

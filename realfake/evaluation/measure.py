@@ -4,6 +4,7 @@ The figures of [`measure`] go to `evaluation.json`; the model card and the plots
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -96,22 +97,22 @@ def measure(
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     n = len(log_odds)
-    groups = numbered_groups(named_column(groups, n, "groups"))
-    generators = named_column(generators, n, "generators")
-    sources = named_column(sources, n, "sources")
-    options = {"seed": seed, "n_resamples": n_resamples}
-    n_groups = group_index(groups, n)[1]
-    over_groups = "" if groups is None else f" over {n_groups} groups of images"
+    numbered = numbered_groups(named_column(groups, n, "groups"))
+    made_by = named_column(generators, n, "generators")
+    from_where = named_column(sources, n, "sources")
+    options: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples}
+    n_groups = group_index(numbered, n)[1]
+    over_groups = "" if numbered is None else f" over {n_groups} groups of images"
     called_ai = log_odds > 0
     truth = {REAL: ~is_ai, AI: is_ai}
     counted = metrics.confusion_matrix(log_odds, is_ai)
-    figures = {
+    figures: dict[str, Any] = {
         "n": {label: int(mine.sum()) for label, mine in truth.items()},
         "n_groups": n_groups,
         "seed": seed,
         "intervals": f"95 %; bootstrap{over_groups}, {n_resamples} resamples, seed {seed}; "
         "shares without groups, and shares of none or all: Clopper-Pearson",
-        "summary": binary_summary(log_odds, is_ai, groups=groups, **options),
+        "summary": binary_summary(log_odds, is_ai, groups=numbered, **options),
         "reliability": metrics.reliability_curve(
             expit(log_odds), is_ai, class_balanced_weights(is_ai)
         ),
@@ -121,7 +122,7 @@ def measure(
         if figures["summary"][name]["value"] in (0, 1):
             # The bootstrap interval of a share of 0 or 1 has no width.
             hits = (called_ai == is_ai)[mine]
-            figures["summary"][name] = _share(hits, _pick(groups, mine), options)
+            figures["summary"][name] = _share(hits, _pick(numbered, mine), options)
 
     answers = None
     if thresholds is not None:
@@ -134,16 +135,16 @@ def measure(
         if out_of_distribution is not None:
             flags["out_of_distribution"] = np.asarray(out_of_distribution, dtype=bool)
             answers = np.where(flags["out_of_distribution"], INCONCLUSIVE, answers)
-        figures["verdicts"] = _verdict_figures(answers, is_ai, thresholds, groups, options)
+        figures["verdicts"] = _verdict_figures(answers, is_ai, thresholds, numbered, options)
         for name, flagged in flags.items():
             figures["verdicts"][name] = {
-                label: _share(flagged[mine], _pick(groups, mine), options)
+                label: _share(flagged[mine], _pick(numbered, mine), options)
                 for label, mine in truth.items()
             }
     if n_views is not None and len(np.unique(n_views)) > 1:
         figures["by_views"] = {
             str(number): _figures_of(
-                np.asarray(n_views) == number, log_odds, is_ai, answers, groups, options
+                np.asarray(n_views) == number, log_odds, is_ai, answers, numbered, options
             )
             for number in np.unique(n_views)
         }
@@ -154,27 +155,27 @@ def measure(
             if not name:
                 continue
             mine = truth[label] & (names == name)
-            entry = {"n": int(mine.sum())}
+            entry: dict[str, Any] = {"n": int(mine.sum())}
             if label == AI:
                 against = mine | ~is_ai
                 entry["auroc"] = interval_of(
-                    auroc, log_odds[against], is_ai[against], _pick(groups, against), options
+                    auroc, log_odds[against], is_ai[against], _pick(numbered, against), options
                 )
-            entry[key] = _share(called_ai[mine], _pick(groups, mine), options)
+            entry[key] = _share(called_ai[mine], _pick(numbered, mine), options)
             if answers is not None:
                 entry |= {
                     "verdicts": {one: float((answers[mine] == one).mean()) for one in VERDICTS},
-                    "wrong": _share(answers[mine] == OTHER[label], _pick(groups, mine), options),
-                    "promised": _promised(label, entry["n"], thresholds, _pick(groups, mine)),
+                    "wrong": _share(answers[mine] == OTHER[label], _pick(numbered, mine), options),
+                    "promised": _promised(label, entry["n"], thresholds, _pick(numbered, mine)),
                 }
             entries[str(name)] = entry
         return entries
 
-    if generators is not None and is_ai.any():
-        figures["by_generator"] = by_name(generators, AI, "detected")
+    if made_by is not None and is_ai.any():
+        figures["by_generator"] = by_name(made_by, AI, "detected")
         figures["worst_generator"] = _worst(figures["by_generator"], "auroc", min)
-    if sources is not None and not is_ai.all():
-        figures["by_source"] = by_name(sources, REAL, "false_positives")
+    if from_where is not None and not is_ai.all():
+        figures["by_source"] = by_name(from_where, REAL, "false_positives")
         figures["worst_source"] = _worst(figures["by_source"], "false_positives", max)
     return plain(figures)
 
@@ -408,7 +409,7 @@ class DetectionMetrics(evaluate.Metric):
         log_odds, is_ai = check_log_odds(np.asarray(predictions), np.asarray(references))
         weights = class_balanced_weights(is_ai) if class_balanced else None
         p_ai = expit(log_odds)
-        values = {
+        values: dict[str, Any] = {
             "accuracy": metrics.accuracy(log_odds, is_ai),
             "balanced_accuracy": balanced_accuracy(log_odds, is_ai),
         }

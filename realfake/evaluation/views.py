@@ -5,9 +5,10 @@ spliced photographs, their controls and untouched photographs have a part that d
 go to `views.json`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -57,13 +58,13 @@ def measure_views(
     truth = is_ai(dataset)
     groups = own_groups(column(dataset, "group"))
     sources = np.array(column(dataset, "source") or [""] * len(truth), dtype=object).astype(str)
-    options = {"groups": groups, "n_resamples": n_resamples, "seed": seed}
+    options: dict[str, Any] = {"groups": groups, "n_resamples": n_resamples, "seed": seed}
     result: dict[str, dict] = {}
-    first: dict[str, np.ndarray] = {}
+    first: tuple[np.ndarray, ...] = ()
     for views in numbers:
         scores = collect_scores(detector, dataset, batch_size, f"{views} views", views=views)
         arrays = _arrays(detector, scores, truth)
-        figures = {"mean_views": float(np.mean(scores.n_views))}
+        figures: dict[str, Any] = {"mean_views": float(np.mean(scores.n_views))}
         for name, statistic in _STATISTICS.items():
             low, high = bootstrap_interval(statistic, *arrays, **options)
             figures[name] = {"value": statistic(*arrays), "low": low, "high": high, "n": len(truth)}
@@ -95,7 +96,7 @@ def _arrays(detector: Detector, scores: Scores, truth: np.ndarray) -> tuple[np.n
     return scores.log_odds, truth, detector.verdicts(*scores)
 
 
-_STATISTICS = {
+_STATISTICS: dict[str, Callable] = {
     "auroc": lambda log_odds, truth, verdicts: auroc(log_odds, truth),
     "balanced_accuracy": lambda log_odds, truth, verdicts: balanced_accuracy(log_odds, truth),
     "ece": lambda log_odds, truth, verdicts: ece(
@@ -105,8 +106,13 @@ _STATISTICS = {
 }
 
 
-def _difference(statistic, arrays, first, options: Mapping) -> dict:
-    def paired(truth, *both) -> float:
+def _difference(
+    statistic: Callable,
+    arrays: tuple[np.ndarray, ...],
+    first: tuple[np.ndarray, ...],
+    options: Mapping,
+) -> dict:
+    def paired(truth: np.ndarray, *both: np.ndarray) -> float:
         return statistic(both[0], truth, both[1]) - statistic(both[2], truth, both[3])
 
     values = (arrays[1], arrays[0], arrays[2], first[0], first[2])
@@ -209,7 +215,7 @@ def write_views(
         [`~realfake.evaluation.log.log_measurement`].
     """
     truth = is_ai(dataset)
-    record = {
+    record: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint_sha256": identity,
         "corpus": corpus,

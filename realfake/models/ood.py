@@ -162,7 +162,8 @@ class OodReference:
                     "`realfake calibrate MODEL --dataset CORPUS --only_ood`."
                 )
         values = {name: features[name].astype(np.float64) for name in self.blocks}
-        return sum(block.distance(values[name]) for name, block in self.blocks.items())
+        distances = [block.distance(values[name]) for name, block in self.blocks.items()]
+        return np.sum(distances, axis=0)
 
     def p_value(self, features: dict[str, np.ndarray]) -> np.ndarray:
         """Return the share of calibration images that are at least as unusual, `(n,)`.

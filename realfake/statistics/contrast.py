@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from realfake.statistics.bootstrap import group_index
 from realfake.statistics.verdicts import one_per_group, rank_allowed
@@ -34,7 +35,7 @@ class Contrast:
 
 
 def contrast(
-    log_odds: Sequence[float], overlaps: np.ndarray, neighbours: Sequence[tuple[int, int]]
+    log_odds: ArrayLike, overlaps: np.ndarray, neighbours: Sequence[tuple[int, int]]
 ) -> Contrast | None:
     """Find the part of an image with the largest contrast; `None` for fewer than three views.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -109,7 +110,7 @@ def record_split(
         The figures.
     """
     truth = is_ai(dataset)
-    columns = {f"{name}s": column(dataset, name) for name in ("group", "generator", "source")}
+    columns: dict[str, Any] = {f"{name}s": column(dataset, name) for name in ("group", "generator", "source")}
     columns["n_views"] = scores.n_views
     if detector.differing is not None:
         columns["differing"] = detector.differing.differs(scores.contrast, scores.n_views)
