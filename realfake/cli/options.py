@@ -171,7 +171,7 @@ def add_corpus(parser: argparse.ArgumentParser, measured: bool = True) -> None:
             `--dataset` with `--dataset_label_map`; else the argument SOURCE with `--label_map`.
     """
     group = parser.add_argument_group("corpus") if measured else parser
-    text = "Hub dataset, folder with a folder per class, data files, or save_to_disk folder"
+    text = "Hub dataset, folder or .zip with a folder per class, data files, or save_to_disk folder"
     if measured:
         group.add_argument("--dataset", metavar="SOURCE", required=True, help=text)
         group.add_argument("--corpus_name", help="name in reports (default: id or folder name)")

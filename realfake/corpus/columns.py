@@ -5,6 +5,7 @@ The corpus loader uses these functions for every kind of source, streamed or not
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
@@ -53,6 +54,30 @@ def find_image_column(features: Features, asked: str | None, source: str) -> str
     raise ValueError(
         f"{source} has {problem}; its columns are: {listed}. Name one with --image_column."
     )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The label column of each split, and the text columns of any of them."""
+
+    labels: dict[str, str]
+    texts: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The label column, for messages."""
+        return list(self.labels.values())[-1]
+
+
+def find_columns(features: Mapping[str, Features], asked: str | None, source: str) -> Columns:
+    """Find the label and text columns of the splits `{split: features}`.
+
+    Raises:
+        ValueError: As [`find_label_column`].
+    """
+    labels = {split: find_label_column(each, asked, source) for split, each in features.items()}
+    present = {name for each in features.values() for name in each} - set(labels.values())
+    return Columns(labels, tuple(name for name in TEXT_COLUMNS if name in present))
 
 
 def find_label_column(features: Features, asked: str | None, source: str) -> str:

@@ -15,14 +15,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from realfake.corpus.cleaning import find_problems, image_paths
-from realfake.corpus.columns import (
-    TEXT_COLUMNS,
-    as_texts,
-    class_names,
-    find_label_column,
-    generators,
-    resolve_classes,
-)
+from realfake.corpus.columns import as_texts, class_names, find_columns, generators, resolve_classes
 from realfake.corpus.local import Source
 from realfake.corpus.report import (
     SHARED_GROUP,
@@ -114,9 +107,10 @@ def load_corpus(
 
     Args:
         source: A Hub dataset id; a folder of class folders, with or without folders of splits
-            above them; a file, or a folder of files, of type Parquet, Arrow, CSV, TSV, JSON or
-            JSON Lines with a column of images or of paths relative to the file; or a folder
-            written by `save_to_disk`.
+            above them and `metadata.csv` or `metadata.jsonl` beside the images, or a ZIP file of
+            it; a file, or a folder of files, of type Parquet, Arrow, CSV, TSV, JSON or JSON Lines
+            with a column of images or of paths relative to the file; or a folder written by
+            `save_to_disk`.
         config_name: Configuration of a Hub dataset, or subfolder of a local one.
         revision: Branch, tag or commit of a Hub dataset.
         token: Hub token; *defaults to* the one of `hf auth login`.
@@ -242,12 +236,10 @@ def _read_tables(
     seen: Counter = Counter()
     possible: set[str] = set()
     features = {role: raw.splits[split].features for role, split in roles.items()}
-    present = [name for name in TEXT_COLUMNS if any(name in each for each in features.values())]
+    columns = find_columns(features, label_column, report.source)
+    report.label_column = columns.label
     for role, split in roles.items():
-        dataset = raw.splits[split]
-        column = report.label_column = find_label_column(
-            features[role], label_column, report.source
-        )
+        dataset, column = raw.splits[split], columns.labels[role]
         feature = features[role][column]
         classes[role] = class_names(dataset[column][:], feature, column, report.source)
         possible.update(feature.names if isinstance(feature, ClassLabel) else ())
@@ -256,8 +248,7 @@ def _read_tables(
             name: as_texts(dataset[name][:], features[role][name])
             if name in features[role]
             else [None] * len(dataset)
-            for name in present
-            if name != column
+            for name in columns.texts
         }
     report.label_map = resolve_classes(
         seen, possible, label_map, report.label_column, report.source

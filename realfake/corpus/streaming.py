@@ -23,14 +23,7 @@ from datasets import (
 from datasets.utils.file_utils import xopen
 
 from realfake.corpus.cleaning import CHECK_BATCH, problem_of
-from realfake.corpus.columns import (
-    TEXT_COLUMNS,
-    as_text,
-    as_texts,
-    find_label_column,
-    generators,
-    resolve_classes,
-)
+from realfake.corpus.columns import as_text, as_texts, find_columns, generators, resolve_classes
 from realfake.corpus.local import Source, one_line
 from realfake.corpus.report import (
     SHARED_GROUP,
@@ -87,19 +80,20 @@ def stream_corpus(
         or Dataset.from_list(list(raw.splits[name].take(1))).features
         for split, name in roles.items()
     }
-    present = [name for name in TEXT_COLUMNS if any(name in each for each in features.values())]
-    readers = {}
-    for split, name in roles.items():
+    for split in roles:
         if "image" not in features[split]:
             raise_empty(split, "it has no rows")
-        column = find_label_column(features[split], label_column, report.source)
-        report.label_column = column
+    columns = find_columns(features, label_column, report.source)
+    report.label_column = columns.label
+    readers = {}
+    for split, name in roles.items():
+        column = columns.labels[split]
         feature = features[split][column]
         readers[split] = _StreamReader(
             split=name,
             column=column,
             names=feature.names if isinstance(feature, ClassLabel) else None,
-            texts={text: features[split].get(text) for text in present if text != column},
+            texts={text: features[split].get(text) for text in columns.texts},
             token=token,
             report=report,
         )
