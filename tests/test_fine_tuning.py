@@ -284,7 +284,7 @@ def test_the_loss_of_a_batch_with_twins(tiny_vit, sixteen, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"consistency": -1.0}, "--consistency must lie between 0 and 100"),
+        ({"consistency": -1.0}, "--consistency must lie in"),
         ({"consistency": 12.0, "cutmix": 0.2}, "leave out --cutmix"),
     ],
 )

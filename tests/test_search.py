@@ -81,8 +81,7 @@ def test_a_search_that_is_continued(corpus, tiny_vit, measured, tmp_path, capsys
     best = found["trials"][found["best"]]["params"]
     assert f"--learning_rate {best['learning_rate']:.4g}" in found["command"]
     assert "--search" not in found["command"] and found["command"].count("--learning_rate") == 1
-    page = (folder / "search.md").read_text()
-    assert page in said and page.count("\n| ") == 6, "two lines of the head, four trials"
+    assert found["command"] in said
 
     assert main(corpus, folder, *words, "--search", "3", model=tiny_vit) == 0
     assert len(measured) == 3, "nothing is left to do"
@@ -119,7 +118,7 @@ def test_dropout_is_drawn_where_there_is_one(architecture, dropout, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--search", "-1"], "--search must not be negative"),
+        (["--search", "-1"], "--search must be at least 0"),
         (
             ["--search", "2", "--early_stopping_patience", "1"],
             "leave out --early_stopping_patience",

@@ -103,6 +103,6 @@ def test_a_search(corpus, tiny_vit, tmp_path):
     out = tmp_path / "runs"
     words = command(corpus, out, "--num_train_epochs", "1", model=tiny_vit)
     assert train_hf([*words, "--search", "1", "--hub_token", TOKEN]) == 0
-    assert {"study.db", "search.json", "search.md"} <= {path.name for path in out.iterdir()}
+    assert {"study.db", "search.json"} <= {path.name for path in out.iterdir()}
     assert_nowhere(out)
     assert train_hf([*words, "--search=1", "--hub_token", "hf_other"]) == 0

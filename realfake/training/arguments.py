@@ -5,8 +5,9 @@ have dataclasses of their own. Everything that needs no file is checked here.
 """
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,19 +39,13 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    model_name_or_path: str | None = _option(
-        None, "Hub id or folder of an image-classification checkpoint to fine-tune."
-    )
-    model_type: str | None = _option(
-        None, "Architecture to build with random weights: vit, convnextv2, swin, …"
-    )
+    model_name_or_path: str | None = _option(None, "Hub id or folder to fine-tune.")
+    model_type: str | None = _option(None, "Architecture with random weights: vit, swin, …")
     model_revision: str | None = _option(None, "Branch, tag or commit of the checkpoint.")
     config_overrides: str | None = _option(
         None, "Fields of the configuration as JSON, such as '{\"depths\": [2, 2, 6, 2]}'."
     )
-    image_size: int | None = _option(
-        None, "Side of the model's input in pixels (default: that of the checkpoint)."
-    )
+    image_size: int | None = _option(None, "Side of the model's input in pixels.")
     preprocessing: str = _option(
         "processor",
         "'processor' resizes as the checkpoint does; 'native' crops without resampling.",
@@ -59,13 +54,9 @@ class ModelArguments:
     trainable: str = _option(
         "all", "'all', 'head' (last linear layer) or 'last:N' (head and last N blocks)."
     )
-    blocks: int | None = _option(
-        None, "Keep only this number of first blocks of a transformer (default: all)."
-    )
+    blocks: int | None = _option(None, "Keep only the first blocks of a transformer.")
     lora_rank: int = _option(
-        0,
-        "Train low-rank adapters of this rank (LoRA) and the last layer, not all weights. They are "
-        "merged at the end, and saved in the folder adapter. 0 turns it off.",
+        0, "Train only adapters of this rank (LoRA) and the last layer, and merge them at the end."
     )
     lora_alpha: float | None = _option(
         None, "Scale of the adapters, as alpha / rank (default: twice the rank)."
@@ -74,19 +65,25 @@ class ModelArguments:
 
     def __post_init__(self):
         if bool(self.model_name_or_path) == bool(self.model_type):
-            raise ValueError(
-                "Pass either --model_name_or_path (fine-tune a checkpoint) or --model_type (build "
-                "one from scratch)."
-            )
-        if self.image_size is not None and self.image_size < 8:
-            raise ValueError(f"--image_size must be at least 8 pixels, not {self.image_size}.")
-        if self.lora_rank < 0:
-            raise ValueError(f"--lora_rank must not be negative, as {self.lora_rank} is.")
+            raise ValueError("Pass either --model_name_or_path (fine-tune) or --model_type (random weights).")
+        _check_range(self, "image_size", 8)
+        _check_range(self, "lora_rank", 0)
         if self.lora_alpha is not None and not (self.lora_rank and self.lora_alpha > 0):
             raise ValueError("--lora_alpha must be positive, and needs --lora_rank.")
         if self.lora_rank and self.trainable != "all":
             raise ValueError("--lora_rank freezes the backbone itself; leave out --trainable.")
-        self.config_overrides = _json_object(self.config_overrides, "--config_overrides")
+        if not isinstance(self.overrides, dict):
+            raise ValueError(
+                "--config_overrides must be JSON such as '{\"depths\": [2, 2, 6, 2]}'."
+            )
+
+    @property
+    def overrides(self) -> dict:
+        """Fields of the configuration."""
+        try:
+            return json.loads(self.config_overrides or "{}")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--config_overrides is not JSON: {error}.") from error
 
 
 @dataclass
@@ -95,14 +92,10 @@ class DataArguments:
 
     _argument_group_name = "corpus"
 
-    dataset: str = field(
-        metadata={
-            "help": "Hub dataset, folder with a folder per class, or Parquet/Arrow/CSV/JSON files."
-        }
+    dataset: str = _option(
+        MISSING, "Hub dataset, folder with a folder per class, or Parquet/Arrow/CSV/JSON files."
     )
-    corpus_name: str | None = _option(
-        None, "Name of the corpus in the card (default: its id or folder name)."
-    )
+    corpus_name: str | None = _option(None, "Name of the corpus in the card.")
     dataset_config: str | None = _option(None, "Configuration of a Hub dataset.")
     dataset_revision: str | None = _option(None, "Branch, tag or commit of a Hub dataset.")
     train_split: str | None = _option(None, "Name of the training split.")
@@ -111,89 +104,73 @@ class DataArguments:
     image_column: str | None = _option(None, "Column of the images.")
     label_column: str | None = _option(None, "Column of the labels.")
     label_map: str | None = _option(
-        None,
-        "Labels of the corpus' classes, such as 'nature=real,midjourney=ai'. JSON for names with a "
-        'comma: \'{"a, b": "ai", "c": "real"}\'.',
+        None, "Labels of the classes: 'nature=real,midjourney=ai' or '{\"a, b\": \"ai\"}'."
     )
     streaming: bool = _option(False, "Stream the training split; needs --max_steps.")
     max_train_samples: int | None = _option(None, "Largest number of training images.")
     max_validation_samples: int | None = _option(None, "Largest number of validation images.")
     max_test_samples: int | None = _option(None, "Largest number of test images.")
     hold_out: str | None = _option(
-        None,
-        "Exclude these generators, families or sources from training and measure them as the "
-        "split held_out: 'generator=midjourney,dall-e'.",
+        None, "Exclude from training and measure as held_out: 'generator=midjourney,dall-e'."
     )
     split_seed: int = _option(42, "Seed of random splits.")
-    preprocessing_num_workers: int | None = _option(
-        None, "Processes that check the images (default: one per core)."
-    )
+    preprocessing_num_workers: int | None = _option(None, "Processes that check images.")
     augmentation: float = _option(0.5, "Strength of the augmentation, from 0 (none) to 1 (strong).")
     native_views: bool = _option(
-        False,
-        "Augment for native crops: thumbnails, strong rescaling and repeated compression; small "
-        "images are reflected at their edges. Needs --preprocessing native or --train_crop_size.",
+        False, "Augment native crops: thumbnails, rescaling, repeated compression, reflection."
     )
     balance: float | None = _option(
         None,
-        "Draw both classes equally often, and each family and source by its size to this power: 1 "
-        "for equal images, 0 for equal sources, 0.5 in between.",
+        "Draw classes equally often, and families and sources by their size to this power: 1 for "
+        "equal images, 0 for equal sources.",
     )
     pair_share: float = _option(
         0.0,
-        "Share of the images that come as pairs of one group, a photograph and its generated "
-        "counterpart, in one batch and augmented alike; needs --balance.",
+        "Share of images that come as pairs, a photograph and its generated counterpart of one "
+        "group, in one batch and augmented alike.",
     )
     pair_mix: float = _option(
-        0.0,
-        "Share of reconstructed counterparts (corpus reconstruct) that are mixed with their "
-        "photographs, by pixels or frequencies; needs --pair_share.",
+        0.0, "Share of reconstructed counterparts that are mixed with their photographs."
     )
     cutmix: float = _option(
-        0.0,
-        "Paste a rectangle of one training image into another; α of the Beta distribution of its "
-        "area. 0 turns it off.",
+        0.0, "Paste parts of images into others; α of the Beta distribution of the area."
     )
     consistency: float = _option(
         0.0,
-        "Weight, such as 12, of a consistency loss: the Jensen-Shannon divergence between the "
-        "outputs for an image and its recompressed copy. Doubles the work. 0 turns it off.",
+        "Weight, such as 12, of the Jensen-Shannon divergence between the outputs for an image and "
+        "its recompressed copy.",
     )
     train_crop_size: int | None = _option(
         None, "Side of the training crop (default with --preprocessing native: the input side)."
     )
     class_weights: str = _option(
-        "none",
-        "'balanced' weights the loss by inverse class frequency.",
-        choices=["none", "balanced"],
+        "none", "'balanced' weights by inverse class frequency.", choices=["none", "balanced"]
     )
 
     def __post_init__(self):
-        _check_range("augmentation", self.augmentation, 0, 1)
-        for name in ("balance", "pair_share", "pair_mix"):
-            _check_range(name, getattr(self, name) or 0, 0, 1)
+        for name in ("augmentation", "balance", "pair_share", "pair_mix"):
+            _check_range(self, name, 0, 1)
+        _check_range(self, "cutmix", 0, 10)
+        _check_range(self, "consistency", 0, 100)
+        for name in ("max_train_samples", "max_validation_samples", "max_test_samples"):
+            _check_range(self, name, 2)
         if self.pair_share and self.balance is None:
             raise ValueError("--pair_share needs --balance, such as --balance 0.5.")
         if self.pair_mix and not self.pair_share:
             raise ValueError("--pair_mix needs --pair_share, such as --pair_share 0.5.")
-        if self.balance is not None and (self.streaming or self.class_weights != "none"):
-            option = "--streaming" if self.streaming else "--class_weights"
-            raise ValueError(f"--balance does not work with {option}; leave one of them out.")
-        _check_range("cutmix", self.cutmix, 0, 10)
-        _check_range("consistency", self.consistency, 0, 100)
+        weighted, balanced = self.class_weights != "none", self.balance is not None
+        if balanced and weighted:
+            raise ValueError("--balance does not work with --class_weights; leave out one of them.")
         if self.consistency and self.cutmix:
             raise ValueError("--consistency compares whole images; leave out --cutmix.")
-        for name in ("max_train_samples", "max_validation_samples", "max_test_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 2:
-                raise ValueError(f"--{name} must be at least 2, one image of each class.")
-        if parse_hold_out(self.hold_out) and self.streaming:
-            raise ValueError("--hold_out needs the whole corpus; leave out --streaming.")
-        self.label_map = parse_overrides(self.label_map)
+        if self.streaming and (weighted or balanced or parse_hold_out(self.hold_out)):
+            option = "--class_weights" if weighted else "--balance" if balanced else "--hold_out"
+            raise ValueError(f"{option} needs the whole corpus; leave out --streaming.")
+        parse_hold_out(self.hold_out)
+        parse_overrides(self.label_map)
         local = Path(self.dataset)
-        self.corpus_name = self.corpus_name or (
-            local.resolve().name if local.exists() else self.dataset
-        )
+        if not self.corpus_name:
+            self.corpus_name = local.resolve().name if local.exists() else self.dataset
 
 
 @dataclass
@@ -215,62 +192,42 @@ class RunArguments(TrainingArguments):
     logging_steps: float = _option(25, "Steps between two log lines.")
     load_best_model_at_end: bool = _option(True, "Use the best checkpoint, not the last one.")
     metric_for_best_model: str | None = _option(
-        "loss", "Metric of the best checkpoint: loss, accuracy or auroc."
+        "loss", "Best checkpoint by loss, accuracy or auroc."
     )
     restore_callback_states_from_checkpoint: bool = _option(
-        True, "Restore the early-stopping count and the elapsed time when a run continues."
+        True, "Restore the elapsed time and the early-stopping count when a run continues."
     )
     remove_unused_columns: bool = _option(
         False, "Must stay off: images are transformed when they are read."
     )
     # transformers' own default is False; None is resolved below. `nargs` lets `--bf16` stand alone.
     bf16: bool | None = _option(
-        None,
-        "bfloat16 autocast (default: on if the machine has bf16 arithmetic).",
-        nargs="?",
-        const=True,
+        None, "bfloat16 autocast (default: if the machine has it).", nargs="?", const=True
     )
+    hub_private_repo: bool = _option(True, "Whether --push_to_hub creates a private repository.")
 
-    hub_private_repo: bool = _option(
-        True, "Whether --push_to_hub creates a private repository; False makes a new one public."
-    )
-
-    channels_last: bool = _option(
-        False, "Channels-last memory layout; faster for depthwise convolutions."
-    )
+    channels_last: bool = _option(False, "Channels-last memory layout.")
     backbone_lr_factor: float = _option(
         1.0, "Learning rate of all but the last layer, as a share of --learning_rate."
     )
     probe_images: int = _option(
-        0,
-        "Start the last layer from a linear probe, fitted to the features of this number of "
-        "augmented training images; 0 for random weights.",
+        0, "Start the last layer from a linear probe of this number of augmented training images."
     )
     max_minutes: float = _option(
-        0.0,
-        "Stop after this time; the learning rate falls by the clock. The number of steps still "
-        "limits the run. 0 turns it off.",
+        0.0, "Stop after this time, or the number of steps; the learning rate falls by the clock."
     )
     patch_dropout: float = _option(
-        0.0,
-        "Drop this share of the patches of a vision transformer in each training step, which "
-        "saves as much time.",
+        0.0, "Drop this share of a vision transformer's patches in each step, to save time."
     )
-    patch_dropout_until: float = _option(
-        1.0, "Share of the training after which all patches are used."
-    )
+    patch_dropout_until: float = _option(1.0, "Share of the training with patch dropout.")
     ema_decay: float = _option(
-        0.0,
-        "Decay, such as 0.999, of an exponential moving average of the weights. The average is "
-        "measured and kept. 0 turns it off.",
+        0.0, "Decay, such as 0.999, of an average of the weights, which is measured and kept."
     )
     early_stopping_patience: int | None = _option(
         None, "Stop after this number of measurements without improvement."
     )
     views: int = _option(
-        1,
-        "Largest number of views, crops of the input's size, in which the detector examines an "
-        "image; more than 1 needs native crops.",
+        1, "Examine an image in at most this number of native crops, after the training."
     )
     alpha: float = _option(
         0.05, "Rate of wrong verdicts per class; less certain images are inconclusive."
@@ -286,9 +243,7 @@ class RunArguments(TrainingArguments):
         None, f"Measure one split and train nothing: {', '.join(MEASURED_SPLITS)}."
     )
     search: int = _option(
-        0,
-        "Search for hyperparameters in this number of trials (Optuna), by --metric_for_best_model, "
-        "then stop.",
+        0, "Search for hyperparameters in this number of trials (Optuna), then stop."
     )
     dry_run: bool = _option(False, "Show the corpus, the model and one augmented batch, then stop.")
     publish: bool = field(default=False, init=False)
@@ -301,55 +256,34 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         if self.evaluate_only is not None and self.evaluate_only not in MEASURED_SPLITS:
-            raise ValueError(
-                f"--evaluate_only must be one of {', '.join(MEASURED_SPLITS)}, not "
-                f"{self.evaluate_only!r}."
-            )
+            raise ValueError(f"--evaluate_only must be one of {', '.join(MEASURED_SPLITS)}.")
         for name in ("measure_degradations", "search", "probe_images", "max_minutes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} must not be negative, as {getattr(self, name)} is.")
-        if self.search and (
-            self.early_stopping_patience or self.max_minutes or self.evaluate_only or self.dry_run
-        ):
-            raise ValueError(
-                "--search runs whole trials: leave out --early_stopping_patience, --max_minutes, "
-                "--evaluate_only and --dry_run."
-            )
-        if self.views < 1:
-            raise ValueError(f"--views must be at least 1, not {self.views}.")
-        if not 0 < self.alpha < 0.5:
-            raise ValueError(f"--alpha must lie between 0 and 0.5, not {self.alpha}.")
-        if not 0 < self.backbone_lr_factor <= 1:
-            raise ValueError(
-                f"--backbone_lr_factor must lie in (0, 1], not {self.backbone_lr_factor}."
-            )
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f"--patch_dropout must lie in [0, 1), not {self.patch_dropout}.")
-        _check_range("patch_dropout_until", self.patch_dropout_until, 0, 1)
+            _check_range(self, name, 0)
+        _check_range(self, "views", 1)
+        _check_range(self, "alpha", 0, 0.5, "()")
+        _check_range(self, "backbone_lr_factor", 0, 1, "(]")
+        _check_range(self, "ema_decay", 0, 1, "[)")
+        _check_range(self, "patch_dropout", 0, 1, "[)")
+        _check_range(self, "patch_dropout_until", 0, 1)
+        _check_range(self, "early_stopping_patience", 1)
+        for name in ("early_stopping_patience", "max_minutes", "evaluate_only", "dry_run"):
+            if self.search and getattr(self, name):
+                raise ValueError(f"--search runs whole trials; leave out --{name}.")
+        if self.early_stopping_patience and not self.load_best_model_at_end:
+            raise ValueError("--early_stopping_patience needs --load_best_model_at_end True.")
         if self.patch_dropout_until < 1 and not self.patch_dropout:
             raise ValueError("--patch_dropout_until needs --patch_dropout, such as 0.5.")
         if self.max_minutes and self.lr_scheduler_type != "cosine":
             raise ValueError("--max_minutes has a cosine schedule; leave out --lr_scheduler_type.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"--ema_decay must lie in [0, 1), not {self.ema_decay}.")
-        if self.remove_unused_columns:
-            raise ValueError(
-                "--remove_unused_columns must stay off: the image column would be removed."
-            )
         if self.corpus_notes and not Path(self.corpus_notes).is_file():
             raise ValueError(f"--corpus_notes: there is no file {self.corpus_notes}.")
-        if self.early_stopping_patience is not None and (
-            self.early_stopping_patience < 1 or not self.load_best_model_at_end
-        ):
-            raise ValueError(
-                "--early_stopping_patience must be at least 1, and needs "
-                "--load_best_model_at_end True."
-            )
-        if self.dataloader_persistent_workers:
-            raise ValueError(
-                "--dataloader_persistent_workers must stay off: such workers would repeat the "
-                "augmentation of the first epoch."
-            )
+        off = {
+            "remove_unused_columns": "the image column would be removed",
+            "dataloader_persistent_workers": "workers would repeat the first epoch's augmentation",
+        }
+        for name, reason in off.items():
+            if getattr(self, name):
+                raise ValueError(f"--{name} must stay off: {reason}.")
         self.measurement_log = self.measurement_log or str(Path(self.output_dir) / MEASUREMENTS)
         # The Trainer must not push: its checkpoints are neither calibrated nor measured.
         self.publish, self.push_to_hub = self.push_to_hub, False
@@ -357,10 +291,7 @@ class RunArguments(TrainingArguments):
             # Without this, transformers refuses bf16 on a machine without a GPU.
             self.use_cpu = True
         if self.fp16 and self.use_cpu:
-            raise ValueError(
-                "--fp16 needs a GPU: on a CPU small gradients would become zero; use --bf16 or "
-                "leave it out."
-            )
+            raise ValueError("--fp16 needs a GPU, or small gradients become zero; use --bf16.")
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
         super().__post_init__()
@@ -417,45 +348,33 @@ def parse(argv: Sequence[str], **settings: Any) -> Arguments:
 def _check_together(arguments: Arguments) -> None:
     model, data, args = arguments.model, arguments.data, arguments.run
     if args.evaluate_only:
-        if not model.model_name_or_path:
-            raise ValueError(
-                "--evaluate_only measures a checkpoint: pass --model_name_or_path, not "
-                "--model_type."
-            )
+        if model.model_type:
+            raise ValueError("--evaluate_only needs --model_name_or_path, not --model_type.")
         if args.dry_run:
-            raise ValueError(
-                "--evaluate_only and --dry_run exclude each other; leave one of them out."
-            )
-        folder = Path(args.output_dir)
-        own = folder.resolve() == Path(model.model_name_or_path).resolve()
+            raise ValueError("--evaluate_only and --dry_run exclude each other; leave out one.")
+        folder, measured = Path(args.output_dir), model.model_name_or_path
+        own = folder.resolve() == Path(measured).resolve()
         if (folder / results.WEIGHTS_NAME).is_file() and not own:
             raise ValueError(
-                f"--output_dir {folder} holds another checkpoint; pass --output_dir "
-                f"{model.model_name_or_path}, or a new folder."
+                f"--output_dir {folder} holds another checkpoint; pass --output_dir {measured}, or "
+                "a new folder."
             )
     pretrained = {
         "--backbone_lr_factor": args.backbone_lr_factor != 1,
-        "--lora_rank": bool(model.lora_rank),
-        "--probe_images": bool(args.probe_images),
+        "--lora_rank": model.lora_rank,
+        "--probe_images": args.probe_images,
     }
-    if model.model_type and any(pretrained.values()):
-        option = next(option for option, used in pretrained.items() if used)
-        raise ValueError(
-            f"{option} needs a pretrained checkpoint: pass --model_name_or_path, not --model_type."
-        )
+    for option, used in pretrained.items():
+        if model.model_type and used:
+            raise ValueError(f"{option} needs --model_name_or_path, a pretrained checkpoint.")
     if data.native_views and model.preprocessing != "native" and not data.train_crop_size:
         raise ValueError("--native_views needs --preprocessing native or --train_crop_size.")
     if data.pair_share and args.per_device_train_batch_size % 2:
         raise ValueError(
-            "--pair_share needs an even --per_device_train_batch_size: both of a pair are in "
-            "one batch."
+            "--pair_share puts pairs into a batch: --per_device_train_batch_size must be even."
         )
-    if not args.evaluate_only and data.streaming and args.max_steps <= 0:
+    if data.streaming and args.max_steps <= 0 and not args.evaluate_only:
         raise ValueError("A streamed corpus has no known length: pass --max_steps.")
-    if data.streaming and data.class_weights != "none":
-        raise ValueError(
-            "--class_weights cannot count the classes of a stream; leave out --streaming."
-        )
 
 
 def has_bf16(use_cpu: bool) -> bool:
@@ -467,18 +386,15 @@ def has_bf16(use_cpu: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"--{name} must lie between {low} and {high}, not {value}.")
-
-
-def _json_object(text: str | None, option: str) -> dict:
-    try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{option} is not JSON ({error}): {text}") from error
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"{option} must be a JSON object such as '{{\"depths\": [2, 2, 6, 2]}}', not {text}."
+def _check_range(
+    options: object, name: str, low: float, high: float = math.inf, ends: str = "[]"
+) -> None:
+    value = getattr(options, name)
+    if value is None:
+        return
+    above = low < value if ends[0] == "(" else low <= value
+    if not above or not (value < high if ends[1] == ")" else value <= high):
+        within = (
+            f"lie in {ends[0]}{low}, {high}{ends[1]}" if high < math.inf else f"be at least {low}"
         )
-    return value
+        raise ValueError(f"--{name} must {within}, not {value}.")

@@ -89,7 +89,7 @@ class BalancedOrder(torch.utils.data.Sampler[Pick]):
     def __iter__(self) -> Iterator[Pick]:
         rng = np.random.default_rng([self.seed, self.images.epoch, 1])
         count = self._length // 2
-        paired = np.zeros(count, dtype=bool)
+        paired: np.ndarray = np.zeros(count, dtype=bool)
         paired[: round(count * self.pair_share)] = True
         rng.shuffle(paired)
         counterparts = iter(_draw(self._paired, int(paired.sum()), rng))

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -71,7 +72,9 @@ def compare(
     weights = class_balanced_weights(truth)
     models = {}
     for name, own in log_odds.items():
-        figures = {metric: interval(function, own, truth) for metric, function in averaged.items()}
+        figures: dict[str, Any] = {
+            metric: interval(function, own, truth) for metric, function in averaged.items()
+        }
         for label in NAMES:
             for metric in ("precision", "recall", "f1"):
                 function = getattr(metrics, metric)

@@ -43,7 +43,7 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
     """
     keep_freed_memory()
     if arguments.model_type:
-        overrides = dict(arguments.config_overrides)
+        overrides = arguments.overrides
         model, processor = build_classifier(
             arguments.model_type, overrides=overrides, image_size=arguments.image_size
         )
@@ -61,7 +61,7 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
             name_labels(config)
         # Calibration and thresholds of the original weights do not apply after training.
         config.__dict__.pop("realfake", None)
-        override_config(config, arguments.config_overrides)
+        override_config(config, arguments.overrides)
         if arguments.dropout is not None:
             set_dropout(config, arguments.dropout)
         model = load_classifier(source, revision=revision, config=config, new_head=True)

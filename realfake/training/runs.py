@@ -22,6 +22,7 @@ from realfake.corpus.splits import VALIDATION_HALVES, split_validation
 from realfake.detector import Detector
 from realfake.evaluation import results, robustness
 from realfake.io import command_line, redact, write_atomically
+from realfake.labels import parse_overrides
 from realfake.plotting import batch_sheet
 from realfake.statistics.calibration import Calibration
 from realfake.training.arguments import Arguments, DataArguments, RunArguments
@@ -47,7 +48,7 @@ def load(data: DataArguments) -> Corpus:
             test_split=data.test_split,
             image_column=data.image_column,
             label_column=data.label_column,
-            label_map=data.label_map,
+            label_map=parse_overrides(data.label_map),
             streaming=data.streaming,
             seed=data.split_seed,
             max_train_samples=data.max_train_samples,
@@ -376,7 +377,8 @@ def read_run_scores(folder: Path, splits: Sequence[str]) -> dict[str, np.ndarray
         `{"log_odds": (n,), "is_ai": (n,), "groups": (n,)}`; images of different splits share no
         group.
     """
-    log_odds, is_ai, groups = [], [], []
+    log_odds, is_ai = [], []
+    groups: list[np.ndarray] = []
     for split in splits:
         table = results.read_scores(folder / f"scores-{split}.parquet")
         own = table.get("groups")

@@ -1,7 +1,7 @@
 """Hyperparameter search with Optuna: short trainings, compared on the selection split.
 
 The study is stored in the output folder as SQLite, so the same command continues an interrupted
-search. The history is `search.json` and `search.md`.
+search. `search.json` lists the trials.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 
-from realfake.formatting import code, duration, fence, number, table
 from realfake.io import command_line, redact, write_atomically
 from realfake.models.folding import set_dropout
 from realfake.training.arguments import ModelArguments, RunArguments
@@ -32,12 +31,7 @@ NAME = "search"
 def search_space(
     args: RunArguments, model: PreTrainedModel
 ) -> Callable[[optuna.trial.BaseTrial], dict]:
-    """Return the function that draws the options of a trial.
-
-    Learning rate (a tenth to ten times `--learning_rate`, log-uniform), batch size (half, one or
-    two times), weight decay (0.001 to 0.3, log-uniform), augmentation (0 to 1), and dropout (0 to
-    0.5) if the architecture has it. For the same trial it returns the same options.
-    """
+    """Return the function that draws the options of a trial; the same ones for the same trial."""
     batch, rate = args.per_device_train_batch_size, args.learning_rate
     batches = sorted({max(1, batch // 2), batch, batch * 2})
     try:
@@ -85,11 +79,8 @@ def search(trainer: DetectorTrainer, model_args: ModelArguments, n_trials: int) 
             images.augmentation = dataclasses.replace(
                 images.augmentation, strength=drawn["augmentation"]
             )
-        own = dataclasses.replace(
-            model_args, config_overrides=json.dumps(model_args.config_overrides)
-        )
-        own.dropout = drawn.get("dropout", model_args.dropout)
-        return prepare_classifier(own)[0]
+        dropout = drawn.get("dropout", model_args.dropout)
+        return prepare_classifier(dataclasses.replace(model_args, dropout=dropout))[0]
 
     def of_arguments(trial: optuna.trial.BaseTrial) -> dict:
         return {name: value for name, value in suggest(trial).items() if hasattr(args, name)}
@@ -121,11 +112,11 @@ def search(trainer: DetectorTrainer, model_args: ModelArguments, n_trials: int) 
         if is_main:
             record = history(optuna.load_study(study_name=NAME, storage=storage), metric)
             write_atomically(folder / "search.json", json.dumps(record, indent=1) + "\n")
-            write_atomically(folder / "search.md", page(record))
     if is_main:
         if record["best"] is None:
-            raise ValueError(f"No trial was completed; see {folder / 'search.md'}.")
-        print(f"\n{page(record)}\n{folder / 'search.md'}")
+            raise ValueError(f"No trial was completed; see {folder / 'search.json'}.")
+        value = record["trials"][record["best"]]["value"]
+        print(f"Best {metric}: {value:.4f}; train with these options:\n{record['command']}")
 
 
 def _open_study(storage: str, direction: str, folder: Path, n_trials: int) -> int:
@@ -159,13 +150,7 @@ def _without(words: list[str], option: str) -> list[str]:
 
 
 def history(study: optuna.Study, metric: str) -> dict:
-    """Return the trials of a study, as JSON values.
-
-    Returns:
-        `dict`: `metric`, `direction`, `best` (number of the best trial, or `None`), `trials` (for
-        each `number`, `state`, `value`, `params`, `seconds` and `curve`, `{step: value}`), and
-        `command`, which trains with the best options.
-    """
+    """Return the trials of a study as JSON values, with the command of the best one."""
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     sign = 1 if study.direction.name == "MINIMIZE" else -1
     best = min(complete, key=lambda trial: sign * trial.value, default=None)
@@ -195,31 +180,3 @@ def _command(params: Mapping) -> str:
     for name, value in params.items():
         words += [f"--{name}", f"{value:.4g}" if isinstance(value, float) else str(value)]
     return shlex.join([*words, "--output_dir", "runs/best"])
-
-
-def page(record: Mapping) -> str:
-    """Return the history as Markdown, the best trial first."""
-    sign = 1 if record["direction"] == "minimize" else -1
-    trials = sorted(
-        record["trials"],
-        key=lambda trial: (trial["value"] is None, sign * (trial["value"] or 0), trial["number"]),
-    )
-    names = list(dict.fromkeys(name for trial in trials for name in trial["params"]))
-    rows = []
-    for trial in trials:
-        state = "" if trial["state"] == "complete" else f" ({trial['state']})"
-        seconds = duration(trial["seconds"]) if trial["seconds"] is not None else "–"
-        values = [_value(trial["params"].get(name)) for name in names]
-        rows.append([str(trial["number"]), number(trial["value"]) + state, *values, seconds])
-    lines = [
-        "# Hyperparameter search",
-        f"By {record['metric']} on the selection split ({record['direction']}).",
-        table(["trial", record["metric"], *map(code, names), "time"], rows),
-    ]
-    if record["command"]:
-        lines += ["Train with the best options:", fence(record["command"], "bash")]
-    return "\n\n".join(lines) + "\n"
-
-
-def _value(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

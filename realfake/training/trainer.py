@@ -141,7 +141,7 @@ class DetectorTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         if not self.args.max_minutes:
             return super().create_scheduler(num_training_steps, optimizer)
-        if self.lr_scheduler is None:
+        if self.lr_scheduler is None:  # type: ignore[has-type]
             warmup = self.args.warmup_steps
             # A share of the steps is no measure of the time: `--max_steps` may never be reached.
             steps = int(warmup) if warmup >= 1 else min(100, math.ceil(warmup * num_training_steps))
