@@ -569,3 +569,36 @@ def test_maps_that_do_not_beat_chance_are_unproven(facts):
 def test_maps_of_other_weights_are_not_in_the_card(facts):
     other = explained("test", {"gradcam": 0.1}, "gradcam", checkpoint_sha256="d" * 64)
     assert "explanations.md" not in with_maps(facts, test=other) + with_maps(facts)
+
+
+def test_a_detector_of_several_views(facts):
+    one = {"alpha": 0.05, "real": -1.0, "ai": 1.0, "n": {"real": 99, "ai": 99}}
+    views = {
+        "mean_views": 3.5,
+        "given": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 9},
+        "wrong": dict.fromkeys(("real", "ai"), {"value": 0.1, "low": 0.0, "high": 0.2, "n": 9}),
+        **dict.fromkeys(
+            ("auroc", "balanced_accuracy", "ece"), {"value": 0.7, "low": 0.6, "high": 0.8, "n": 9}
+        ),
+    }
+    share = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 50}
+    parts = dict.fromkeys(("spliced", "control", "untouched"), share)
+    sha = next(iter(facts.evaluation.values()))["checkpoint_sha256"]
+    record = {"checkpoint_sha256": sha, "views": {"1": views, "16": views}, "parts": parts}
+    own = {
+        **facts.to_dict(),
+        "preprocessing": "native",
+        "image_size": 224,
+        "views": 16,
+        "thresholds": {**one, "by_views": {"6": {**one, "real": -0.4, "ai": 0.4}}},
+        "differing": {"alpha": 0.05, "by_views": {"6": 2.0}, "n": 90},
+        "by_views": {facts.split: record},
+    }
+    text = render(CardFacts.from_dict(own)).text
+    assert "up to 16 views" in text and "sees the central view only" in text
+    assert "In images with 6 or more views" in text and "above 0.599 and `real` below 0.401" in text
+    assert "more than in 95.0 % of the calibration photographs" in text
+    assert "| 16 | 3.5 |" in text and "reports a part that differs in 25.0 %" in text
+    assert "at most 16 views of 224 × 224 pixels" in text
+    alone = render(CardFacts.from_dict({**own, "views": 1, "by_views": {}})).text
+    assert "sees the central 224 × 224 pixels" in alone and "### Numbers of views" not in alone

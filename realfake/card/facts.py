@@ -41,10 +41,11 @@ class CardFacts:
         processor: The content of `preprocessor_config.json`.
         corpus_origins: `[{"source", "origin", "licence"}]`.
         parts: Sizes of the splits, `{split: {"real": n, "ai": n}}`.
-        corpus_report, calibration, thresholds, ood: Of the `to_dict` of their classes.
+        views: Largest number of views of an image.
+        corpus_report, calibration, thresholds, ood, differing: Of the `to_dict` of their classes.
         operating_points: Of [`measure.measure_operating_points`].
         evaluation, robustness, categories, explanations, formats: The content of the JSON files of
-            these names, `{split: record}`.
+            these names, `{split: record}`; `by_views` is that of `views.json`.
         measurements: Number of different weights measured on the test split of this corpus.
         world_size: Number of processes.
         augmentation: A sentence, or `Augmentation.describe()`.
@@ -66,6 +67,7 @@ class CardFacts:
     trainable: str | None = None
     preprocessing: str | None = None
     image_size: int | None = None
+    views: int | None = None
     processor: dict = field(default_factory=dict)
     corpus: str | None = None
     corpus_id: str | None = None
@@ -77,10 +79,12 @@ class CardFacts:
     calibration: dict | None = None
     thresholds: dict | None = None
     ood: dict | None = None
+    differing: dict | None = None
     operating_points: list[dict] = field(default_factory=list)
     evaluation: dict = field(default_factory=dict)
     robustness: dict = field(default_factory=dict)
     categories: dict = field(default_factory=dict)
+    by_views: dict = field(default_factory=dict)
     explanations: dict = field(default_factory=dict)
     formats: dict = field(default_factory=dict)
     measurements: int | None = None

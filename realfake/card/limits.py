@@ -53,10 +53,16 @@ def limits(facts: CardFacts, name_split: bool = True) -> list[str]:
             )
     if facts.preprocessing == "native":
         size = f"{facts.image_size} × {facts.image_size} pixels" if facts.image_size else "part"
-        lines.append(
-            f"The network sees only the central {size} of an image. It misses generated content "
-            "outside."
-        )
+        if (facts.views or 1) > 1:
+            lines.append(
+                f"`realfake` examines at most {facts.views} views of {size}. It misses a part of "
+                f"larger images. The stock pipeline sees only the central {size}."
+            )
+        else:
+            lines.append(
+                f"The network sees only the central {size} of an image. It misses generated "
+                "content outside."
+            )
     if not facts.calibration:
         lines.append("Its probabilities are not calibrated.")
     measured = facts.by_category.get("categories") or {}

@@ -105,6 +105,9 @@ def verdict_rule(thresholds: Mapping | None) -> dict | None:
         "n_real": n.get(REAL, 0),
         "n_ai": n.get(AI, 0),
         "alpha": percent(thresholds["alpha"]),
+        "by_views": {
+            views: verdict_rule(own) for views, own in (thresholds.get("by_views") or {}).items()
+        },
     }
 
 

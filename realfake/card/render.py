@@ -20,7 +20,7 @@ from realfake.card import method, results
 from realfake.card.facts import CardFacts, hub_id, license_of, public_name, split_note
 from realfake.card.limits import limits, unsuitable_section
 from realfake.detector import stored_facts
-from realfake.evaluation import categories, explanation_report, robustness, robustness_report
+from realfake.evaluation import categories, explanation_report, robustness, robustness_report, views
 from realfake.evaluation.formats import FILE_NAME as FORMATS_FILE
 from realfake.evaluation.log import count_weights
 from realfake.evaluation.measure import measure_operating_points
@@ -179,6 +179,7 @@ def _view(facts: CardFacts) -> dict:
         **_degradations(facts.degraded),
         **results.formats_section(facts),
         "categories": results.categories_section(facts),
+        "by_views": results.views_section(facts),
         "maps": method.maps_section(facts),
         "limits": limits(facts),
         "training": method.training(facts),
@@ -254,13 +255,16 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "base_model": public_name(base),
             "base_model_id": facts.get("base_model_id") or hub_id(public_name(base)),
             "image_size": own.get("image_size"),
+            "views": own.get("views"),
             "processor": json.loads(processor.read_text()) if processor.is_file() else {},
             "calibration": own.get("calibration"),
             "thresholds": own.get("thresholds"),
             "ood": own.get("ood"),
+            "differing": own.get("differing"),
             "evaluation": measured,
             "robustness": robustness.read_robustness(folder),
             "categories": read_records(folder / categories.FILE_NAME),
+            "by_views": read_records(folder / views.FILE_NAME),
             "explanations": read_records(folder / explanation_report.FILE_NAME),
             "formats": current_names(read_records(folder / FORMATS_FILE)),
             "scores": {

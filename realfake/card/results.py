@@ -8,6 +8,7 @@ from realfake.evaluation import categories
 from realfake.evaluation.formats import formats_table
 from realfake.evaluation.measure import VERDICTS, complement
 from realfake.evaluation.robustness import CLEAN
+from realfake.evaluation.views import views_table
 from realfake.formatting import code, md, percent, score, share, table
 from realfake.labels import AI, REAL
 from realfake.statistics.verdicts import binomial_interval
@@ -346,6 +347,14 @@ def formats_section(facts: CardFacts) -> dict[str, object]:
     if not record.get("formats"):
         return {"formats_record": None, "formats": None}
     return {"formats_record": record, "formats": formats_table(record)}
+
+
+def views_section(facts: CardFacts) -> dict | None:
+    """Return the table of the numbers of views, and the figures of parts that differ, if any."""
+    record = facts.of_same_weights(facts.by_views.get(facts.split) or {})
+    if not record.get("views"):
+        return None
+    return {"table": views_table(record), "parts": record.get("parts")}
 
 
 def categories_section(facts: CardFacts) -> dict[str, dict[str, str | None]]:
