@@ -530,7 +530,8 @@ def test_everything_on_the_page_is_there_in_every_language():
     }
     assert len(used) > 30 and used <= set(entries["en"])
     pieces = [value for key, value in entries["nb"].items() if key.startswith("html.")]
-    assert len(pieces) > 10 and not any(markup_in(piece) for piece in pieces)
+    preview = '<img class="rf-preview"'  # the browser puts the visitor's own picture there
+    assert len(pieces) > 10 and not any(markup_in(piece.replace(preview, "")) for piece in pieces)
 
 
 def test_the_examples_are_small_and_credited():
