@@ -39,7 +39,8 @@ CLEAN = "clean"
 _MATCHED = ("press-pairs", "truman-pairs", "cards", "playground", "fjell")
 # Sources that are also reported separately, if a split has them.
 SLICES = {
-    "faces": ["faces-256", "faces-300", "tpdne", "man"],
+    "faces": ["faces-256", "faces-300", "faces-web", "tpdne", "man"],
+    "photographs of screens and prints": ["recaptured"],
     "matched subjects": list(_MATCHED),
     **{f"{name} (matched subjects)": [name] for name in _MATCHED},
 }

@@ -181,11 +181,13 @@ def slices_table(figures: Mapping[str, Mapping], worst_only: bool = True) -> str
         tiers = {
             tier: entry["by_slice"][name]
             for tier, entry in figures.items()
-            if (entry["by_slice"][name].get("auroc") or {}).get("value") is not None
+            if any(entry["by_slice"][name]["n"].values())
         }
         shown = list(tiers)
         if tiers and worst_only:
-            worst = min(tiers, key=lambda tier: tiers[tier]["auroc"]["value"])
+            # A slice of one class has no AUROC.
+            ranked = [tier for tier in tiers if tiers[tier]["auroc"]["value"] is not None]
+            worst = min(ranked, key=lambda tier: tiers[tier]["auroc"]["value"], default=shown[0])
             shown = list(dict.fromkeys((shown[0], worst)))
         for tier in shown:
             cell, rated = tiers[tier], tiers[tier].get("verdicts")
