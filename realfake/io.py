@@ -11,9 +11,18 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 VERSIONED = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "pillow")
 LOCK_NAME = ".lock"
+# Keys of records of older versions.
+_OLD_KEYS = {
+    "novel": "out_of_distribution",
+    "given": "verdict_rate",
+    "promised": "max_wrong",
+    "withheld": "inconclusive",
+    "moved": "change",
+}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOKEN_OPTIONS = ("hub_token", "hf_token", "token")
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -112,7 +121,14 @@ def read_records(path: str | os.PathLike) -> dict:
         isinstance(record, dict) for record in content.values()
     ):
         raise ValueError(f"{path} does not hold one record per split; remove it and measure again.")
-    return content
+    return current_names(content)
+
+
+def current_names(record: Any) -> Any:
+    """Rename the keys of records of older versions, see [`_OLD_KEYS`]."""
+    if isinstance(record, Mapping):
+        return {_OLD_KEYS.get(key, key): current_names(value) for key, value in record.items()}
+    return [current_names(value) for value in record] if isinstance(record, list) else record
 
 
 # Folders

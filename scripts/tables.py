@@ -15,6 +15,8 @@ from pathlib import Path
 
 from benchmarks.report import table as speed_table
 
+from realfake.io import read_records
+
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "realfake" / "checkpoints"
 DETECTORS = ("photos", "cifake", "cifake-mobilenet")
@@ -24,7 +26,7 @@ DEGRADATIONS = {"crop_60": "60 % crop"}
 def read(name: str, file: str) -> dict:
     """Return the record of the test split in a file of a bundled checkpoint; `{}` without one."""
     path = CHECKPOINTS / name / file
-    return json.loads(path.read_text(encoding="utf-8"))["test"] if path.is_file() else {}
+    return read_records(path).get("test", {})
 
 
 def percent(figure: Mapping) -> str:
@@ -51,7 +53,7 @@ def column(name: str) -> dict[str, str]:
         "AUROC": decimal(summary["auroc"]),
         "Accuracy": percent(summary["accuracy"]),
         "ECE (before calibration)": f"{summary['ece']['value']:.3f} ({before:.3f})",
-        "Images with a verdict": percent(verdicts["given"]),
+        "Images with a verdict": percent(verdicts["verdict_rate"]),
         "Photographs with the verdict AI-generated": percent(verdicts["wrong"]["real"]),
         "AI-generated images with the verdict photograph": percent(verdicts["wrong"]["ai"]),
     }

@@ -96,7 +96,7 @@ def figures_of(auroc, wrong, promised):
     entry = {
         "auroc": dict(zip(("value", "low", "high"), auroc)),
         "wrong": {"value": wrong},
-        "promised": promised,
+        "max_wrong": promised,
     }
     return {"by_generator": {"g": entry}}
 
@@ -121,7 +121,7 @@ def test_the_main_results_are_at_the_top(facts):
     short = text.split("## What it can and cannot do")[1].split("\n## ")[0]
     figures = facts.figures
     withheld, wrong = (
-        1 - figures["verdicts"]["given"]["value"],
+        1 - figures["verdicts"]["verdict_rate"]["value"],
         figures["verdicts"]["wrong"]["real"],
     )
     assert f"`inconclusive`** for {100 * withheld:.1f} %" in short and "of the 400 images" in short
@@ -168,7 +168,7 @@ def test_degradations_are_shown_with_their_controls(facts):
     assert section.count("\n| model |") == 2 and section.count("\n| *`power-spectrum`* |") == 1
     rated = record["degradations"]["jpeg_40"]["verdicts"]
     row = next(line for line in section.splitlines() if line.startswith("| model | `jpeg_40`"))
-    for figure in (rated["wrong"]["real"], rated["given"], rated["accuracy"]):
+    for figure in (rated["wrong"]["real"], rated["verdict_rate"], rated["accuracy"]):
         assert f"{100 * figure['value']:.1f} %" in row
     assert f"n = {rated['accuracy']['n']}" in row  # of the verdicts, not of the images
     assert (
@@ -591,7 +591,7 @@ def test_a_detector_of_several_views(facts):
     one = {"alpha": 0.05, "real": -1.0, "ai": 1.0, "n": {"real": 99, "ai": 99}}
     views = {
         "mean_views": 3.5,
-        "given": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 9},
+        "verdict_rate": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 9},
         "wrong": dict.fromkeys(("real", "ai"), {"value": 0.1, "low": 0.0, "high": 0.2, "n": 9}),
         **dict.fromkeys(
             ("auroc", "balanced_accuracy", "ece"), {"value": 0.7, "low": 0.6, "high": 0.8, "n": 9}

@@ -64,7 +64,7 @@ def test_figures_by_hand(split):
         "real": {"real": 2, "inconclusive": 3, "ai": 1},
         "ai": {"real": 1, "inconclusive": 3, "ai": 2},
     }
-    assert verdicts["given"]["value"] == pytest.approx(6 / 12)
+    assert verdicts["verdict_rate"]["value"] == pytest.approx(6 / 12)
     assert verdicts["wrong"]["real"]["value"] == pytest.approx(1 / 6)
     assert verdicts["wrong"]["ai"]["value"] == pytest.approx(1 / 6)
     assert verdicts["accuracy"] == pytest.approx(
@@ -147,12 +147,12 @@ def test_images_without_a_group_are_independent():
 def test_stated_rate_allows_for_chance():
     log_odds, is_ai = noisy(2000)
     rated = measure(log_odds, is_ai, thresholds=THRESHOLDS, n_resamples=0)["verdicts"]
-    assert 0.1 < rated["promised"]["real"] < 0.4
+    assert 0.1 < rated["max_wrong"]["real"] < 0.4
     never = Thresholds(alpha=0.1, real=None, ai=None, n_real=0, n_ai=0)
     rated = measure(log_odds, is_ai, thresholds=never, n_resamples=0)["verdicts"]
-    assert rated["given"]["value"] == 0
+    assert rated["verdict_rate"]["value"] == 0
     assert rated["accuracy"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert rated["promised"] == {"real": None, "ai": None}
+    assert rated["max_wrong"] == {"real": None, "ai": None}
 
 
 @pytest.mark.parametrize("label", [True, False])

@@ -20,8 +20,8 @@ from realfake.evaluation.formats import (
     score_formats,
 )
 from realfake.evaluation.log import read_log
-from realfake.evaluation.results import current_names
 from realfake.imaging.decode import open_image
+from realfake.io import current_names
 from realfake.prediction import Scores
 from realfake.statistics.verdicts import Thresholds
 

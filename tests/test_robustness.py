@@ -302,7 +302,7 @@ def test_grid_figures_by_hand():
     assert jpeg["by_generator"]["poor"]["balanced_accuracy"]["value"] == (2 / 4 + 0) / 2
     # -1 beats two of four, -4 none: 2 of 8 pairs.
     assert jpeg["by_generator"]["poor"]["auroc"]["value"] == 2 / 8
-    assert clean["verdicts"]["given"]["value"] == 5 / 8
+    assert clean["verdicts"]["verdict_rate"]["value"] == 5 / 8
     assert clean["by_slice"]["net"]["n"] == {"real": 2, "ai": 2}
     assert (
         jpeg["by_slice"]["net"]["false_positives"]["value"] == 1

@@ -214,7 +214,7 @@ def test_an_unmeasured_rate_is_not_stated(record):
 
 def test_without_a_verdict_the_share_of_clear_answers_is_stated():
     given = {"value": 0.503, "low": 0.476, "high": 0.529, "n": 1484}
-    record = {"test": {"figures": {"verdicts": {"given": given}}}}
+    record = {"test": {"figures": {"verdicts": {"verdict_rate": given}}}}
     sentence = ENGLISH.error_rate("inconclusive", record)
     assert all(figure in sentence for figure in ("50 of 100", "47.6%", "1,484"))
 
@@ -453,7 +453,8 @@ def test_facts_of_a_checkpoint_cannot_become_markup(facts):
 
 def test_about_states_corpus_calibration_and_figures():
     summary = {"auroc": {"value": 0.912, "low": 0.9, "high": 0.92, "n": 2000}}
-    verdicts = {"given": {"value": 0.71}, "wrong": {"real": {"value": 0.04}, "ai": {"value": 0.0}}}
+    wrong = {"real": {"value": 0.04}, "ai": {"value": 0.0}}
+    verdicts = {"verdict_rate": {"value": 0.71}, "wrong": wrong}
     figures = {"summary": summary, "verdicts": verdicts, "worst_generator": "dalle3"}
     facts = dict(about(ENGLISH, FakeDetector(facts=FACTS), {"test": {"figures": figures}}))
     assert facts[ENGLISH("about.corpus")] == "scenes"

@@ -121,13 +121,13 @@ def _broken_promises(figures: Mapping) -> list[str]:
     lines = []
     rated = figures.get("verdicts")
     for label, verdict in ((REAL, AI), (AI, REAL)) if rated else ():
-        promised = rated["promised"][label]
-        if too_many_wrong({"wrong": rated["wrong"][label], "promised": promised}):
+        most = rated["max_wrong"][label]
+        if too_many_wrong({"wrong": rated["wrong"][label], "max_wrong": most}):
             lines.append(
                 f"The stated rate of wrong verdicts does not hold: {share(rated['wrong'][label])} "
                 f"of the images that are {code(label)} have the verdict {code(verdict)}. The "
                 f"stated rate is {percent(rated['thresholds']['alpha'])}, and chance explains up "
-                f"to {percent(promised)}. These images differ from the calibration images."
+                f"to {percent(most)}. These images differ from the calibration images."
             )
     ece, floor = (figures["summary"].get(key) or {} for key in ("ece", "ece_noise_floor"))
     known = ece.get("value") is not None and floor.get("high") is not None
@@ -180,7 +180,7 @@ def unsuitable_section(facts: CardFacts) -> dict | None:
         entry = figures["by_generator"][name]
         real = "–"
         if entry.get("wrong"):
-            real = f"{share(entry['wrong'])}; chance explains {percent(entry['promised'])}"
+            real = f"{share(entry['wrong'])}; chance explains {percent(entry['max_wrong'])}"
         why = " and ".join(reasons)
         rows.append([md(name), f"{entry['n']:,}", score(entry["auroc"]), real, why])
     where: dict[str, list[str]] = {}

@@ -27,7 +27,6 @@ from realfake.evaluation.measure import measure_operating_points
 from realfake.evaluation.plots import write_plots, write_robustness_plots
 from realfake.evaluation.results import (
     add_calibration_bands,
-    current_names,
     read_evaluation,
     read_scores,
     refresh_evaluation,
@@ -266,7 +265,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "categories": read_records(folder / categories.FILE_NAME),
             "by_views": read_records(folder / views.FILE_NAME),
             "explanations": read_records(folder / explanation_report.FILE_NAME),
-            "formats": current_names(read_records(folder / FORMATS_FILE)),
+            "formats": read_records(folder / FORMATS_FILE),
             "scores": {
                 name: file
                 for name in measured

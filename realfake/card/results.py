@@ -166,7 +166,7 @@ def _verdict_lines(facts: CardFacts) -> list[str]:
     figures = facts.figures
     rated, n = figures["verdicts"], figures["n"]
     lines = []
-    withheld = complement(rated["given"])
+    withheld = complement(rated["verdict_rate"])
     if withheld["value"] == 1:
         lines.append(f"**It gave no verdict** on any of the {sum(n.values()):,} images.")
     elif withheld["value"] is not None:

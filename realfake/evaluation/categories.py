@@ -154,7 +154,7 @@ def category_table(record: Mapping, category: str) -> str | None:
         n = figures["n"]
         counts = f"{n[REAL]:,} / {n[AI]:,}" if pairs else f"{n[REAL]:,}"
         title = {CLEAN: _UNCHANGED, ALL: "**all together**"}.get(name, code(name))
-        rows.append([title, counts, *cells, share(rated.get("given")) if rated else MISSING])
+        rows.append([title, counts, *cells, share(rated.get("verdict_rate")) if rated else MISSING])
     header = ["Images", "n real / ai" if pairs else "n", *(["AUROC"] if pairs else [])]
     header += ["photographs with p(ai) > ½", "photographs with verdict `ai`"]
     header += ["generated with verdict `real`"] if pairs else []

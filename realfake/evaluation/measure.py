@@ -79,15 +79,16 @@ def measure(
         - `reliability`: class-balanced curve, see [`metrics.reliability_curve`]
         - `confusion`: `{true label: {called label: count}}` at a probability of 1/2
         - `verdicts`, with thresholds: `thresholds`; `counts` `{true label: {verdict: count}}`;
-          `given`, the share of images with the verdict real or ai; `wrong`, by label, the share of
-          images with the opposite verdict; `promised`, by label, the highest share of these that
+          `verdict_rate`, the share of images with the verdict real or ai; `wrong`, by label, the
+          share of images with the opposite verdict; `max_wrong`, by label, the highest share that
           chance explains if the split is like the calibration images; `accuracy`, the share of
           given verdicts that are right; and, if known, `out_of_distribution` and `differing`, their
           shares by label
         - `by_views`, for images with different numbers of views: for each number, `n` by label,
-          `auroc`, and with thresholds `given` and `wrong` by label
+          `auroc`, and with thresholds `verdict_rate` and `wrong` by label
         - `by_generator`, each against all real images: `n`, `auroc`, `detected` (share with
-          log-odds above 0), and with thresholds `verdicts` (the share of each), `wrong`, `promised`
+          log-odds above 0), and with thresholds `verdicts` (the share of each), `wrong`,
+          `max_wrong`
         - `by_source`: `n`, `false_positives` (share with log-odds above 0), and the same
         - `worst_generator` (lowest AUROC) and `worst_source` (most false positives): names, of
           those with ten images or more if there are any
@@ -166,7 +167,7 @@ def measure(
                 entry |= {
                     "verdicts": {one: float((answers[mine] == one).mean()) for one in VERDICTS},
                     "wrong": _share(answers[mine] == OTHER[label], _pick(numbered, mine), options),
-                    "promised": _promised(label, entry["n"], thresholds, _pick(numbered, mine)),
+                    "max_wrong": _max_wrong(label, entry["n"], thresholds, _pick(numbered, mine)),
                 }
             entries[str(name)] = entry
         return entries
@@ -212,10 +213,10 @@ def too_many_wrong(entry: Mapping) -> bool:
     """Return whether there are more wrong verdicts than the stated rate and chance explain.
 
     Args:
-        entry: `wrong`, a share, and `promised`, the highest share that chance explains.
+        entry: `wrong`, a share, and `max_wrong`, the highest share that chance explains.
     """
-    wrong, promised = (entry.get("wrong") or {}).get("value"), entry.get("promised")
-    return wrong is not None and promised is not None and wrong > promised
+    wrong, most = (entry.get("wrong") or {}).get("value"), entry.get("max_wrong")
+    return wrong is not None and most is not None and wrong > most
 
 
 def complement(figure: Mapping) -> dict:
@@ -290,16 +291,16 @@ def _verdict_figures(
             label: {one: int((answers[truth == label] == one).sum()) for one in VERDICTS}
             for label in NAMES
         },
-        "given": _share(decided, groups, options),
+        "verdict_rate": _share(decided, groups, options),
         "wrong": {},
-        "promised": {},
+        "max_wrong": {},
         "accuracy": _share((answers == truth)[decided], _pick(groups, decided), options),
     }
     for label in NAMES:
         mine = truth == label
         whose = _pick(groups, mine)
         figures["wrong"][label] = _share(answers[mine] == OTHER[label], whose, options)
-        figures["promised"][label] = _promised(label, int(mine.sum()), thresholds, whose)
+        figures["max_wrong"][label] = _max_wrong(label, int(mine.sum()), thresholds, whose)
     return figures
 
 
@@ -319,7 +320,7 @@ def _figures_of(
         "auroc": interval_of(auroc, log_odds[chosen], is_ai[chosen], own, options),
     }
     if answers is not None:
-        figures["given"] = _share(answers[chosen] != INCONCLUSIVE, own, options)
+        figures["verdict_rate"] = _share(answers[chosen] != INCONCLUSIVE, own, options)
         figures["wrong"] = {
             label: _share(answers[mine] == OTHER[label], _pick(groups, mine), options)
             for label, mine in masks.items()
@@ -327,7 +328,7 @@ def _figures_of(
     return figures
 
 
-def _promised(
+def _max_wrong(
     label: str, n: int, thresholds: Thresholds, groups: np.ndarray | None
 ) -> float | None:
     """Return the highest share of wrong verdicts that chance explains among n images."""

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,8 +24,6 @@ from realfake.statistics.verdicts import Thresholds
 
 FILE_NAME = "evaluation.json"
 WEIGHTS_NAME = "model.safetensors"
-# Keys of records of older versions.
-_OLD_KEYS = {"novel": "out_of_distribution", "withheld": "inconclusive", "moved": "change"}
 # Columns of a file of scores and the arguments of `measure`, with the names of older versions.
 _COLUMNS = {
     "log_odds": ("log_odds", "margin"),
@@ -161,14 +158,7 @@ def read_evaluation(folder: str | os.PathLike) -> dict:
     Raises:
         ValueError: It is not what [`write_evaluation`] writes.
     """
-    return current_names(read_records(Path(folder) / FILE_NAME))
-
-
-def current_names(record: Any) -> Any:
-    """Rename the keys of records of older versions, see [`_OLD_KEYS`]."""
-    if isinstance(record, Mapping):
-        return {_OLD_KEYS.get(key, key): current_names(value) for key, value in record.items()}
-    return [current_names(value) for value in record] if isinstance(record, list) else record
+    return read_records(Path(folder) / FILE_NAME)
 
 
 def write_scores(

@@ -26,7 +26,7 @@ from realfake.evaluation.degraded_scores import (
 )
 from realfake.evaluation.log import log_once, new_record, plain
 from realfake.evaluation.measure import ENOUGH, complement, interval_of, measure
-from realfake.evaluation.results import checkpoint_hash, current_names
+from realfake.evaluation.results import checkpoint_hash
 from realfake.imaging.degradations import GRID
 from realfake.labels import NAMES
 from realfake.prediction import Scores
@@ -153,7 +153,7 @@ def short_figures(
         "false_positives": complement(summary["recall_real"]),
     }
     if "verdicts" in figures:
-        kept = ("given", "accuracy", "wrong", "promised")
+        kept = ("verdict_rate", "accuracy", "wrong", "max_wrong")
         result["verdicts"] = {key: figures["verdicts"][key] for key in kept}
     return result
 
@@ -242,7 +242,7 @@ def read_robustness(folder: str | os.PathLike) -> dict:
     Raises:
         ValueError: The file does not hold one record per split.
     """
-    return current_names(io.read_records(Path(folder) / FILE_NAME))
+    return io.read_records(Path(folder) / FILE_NAME)
 
 
 def measure_robustness(

@@ -96,7 +96,7 @@ def _tier(entry: Mapping) -> list[str]:
     right = share(rated["accuracy"])
     if right != MISSING:
         right += f", n = {rated['accuracy']['n']:,}"
-    return [*cells, share(rated["wrong"][REAL]), share(rated["given"]), right]
+    return [*cells, share(rated["wrong"][REAL]), share(rated["verdict_rate"]), right]
 
 
 def controls_note(record: Mapping) -> str | None:
@@ -132,7 +132,7 @@ def coverage_table(figures: Mapping[str, Mapping]) -> str | None:
             counts = rated["counts"][label]
             total = sum(counts.values())
             withheld = counts[INCONCLUSIVE] / total if total else None
-            one = {key: rated[key][label] for key in ("wrong", "promised")}
+            one = {key: rated[key][label] for key in ("wrong", "max_wrong")}
             cells.append(_coverage_cell(one, withheld))
         name = f"**all {code(label)}**, verdict {code(wrong)}"
         rows.append([name, f"{first['n'][label]:,}", *cells])
@@ -191,7 +191,8 @@ def slices_table(figures: Mapping[str, Mapping], worst_only: bool = True) -> str
             shown = list(dict.fromkeys((shown[0], worst)))
         for tier in shown:
             cell, rated = tiers[tier], tiers[tier].get("verdicts")
-            wrong = [rated["wrong"][REAL], rated["wrong"][AI], rated["given"]] if rated else []
+            shares = [rated["wrong"][REAL], rated["wrong"][AI]] if rated else []
+            shares += [rated["verdict_rate"]] if rated else []
             rows.append(
                 [
                     md(name),
@@ -199,7 +200,7 @@ def slices_table(figures: Mapping[str, Mapping], worst_only: bool = True) -> str
                     f"{cell['n'][REAL]:,} / {cell['n'][AI]:,}",
                     score(cell["auroc"]),
                     share(cell["balanced_accuracy"]),
-                    *(map(share, wrong) if rated else [MISSING] * 3),
+                    *(map(share, shares) if rated else [MISSING] * 3),
                 ]
             )
     header = ["Slice", "degradation", "n real / ai", "AUROC", "balanced accuracy"]

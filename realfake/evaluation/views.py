@@ -51,8 +51,8 @@ def measure_views(
 
     Returns:
         `{number: figures}` with the keys `mean_views`, `auroc`, `balanced_accuracy`, `ece`
-        (class-balanced), `given`, the share of images with a verdict, and `wrong` by label, as
-        `{"value", "low", "high", "n"}`; from the second number on, `difference` holds the paired
+        (class-balanced), `verdict_rate`, the share of images with a verdict, and `wrong` by label,
+        as `{"value", "low", "high", "n"}`; from the second number on, `difference` holds the paired
         differences of the first four. `by_source` has the AUROC of each source with both classes.
     """
     truth = is_ai(dataset)
@@ -102,7 +102,7 @@ _STATISTICS: dict[str, Callable] = {
     "ece": lambda log_odds, truth, verdicts: ece(
         expit(log_odds), truth, class_balanced_weights(truth)
     ),
-    "given": lambda log_odds, truth, verdicts: float(np.mean(verdicts != INCONCLUSIVE)),
+    "verdict_rate": lambda log_odds, truth, verdicts: float(np.mean(verdicts != INCONCLUSIVE)),
 }
 
 
@@ -256,7 +256,7 @@ def views_table(record: Mapping) -> str:
             score(figures["auroc"]),
             share(figures["balanced_accuracy"]),
             score(figures["ece"]),
-            share(figures["given"]),
+            share(figures["verdict_rate"]),
             *(share(figures["wrong"][label]) for label in NAMES),
         ]
         for views, figures in record["views"].items()

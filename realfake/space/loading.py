@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
+from realfake.io import current_names
 from realfake.models.hub import find_record, locate
 
 logger = logging.getLogger(__name__)
@@ -256,7 +257,8 @@ def _records(model: str | None, revision: str | None) -> list[Any]:
     for name in ("evaluation.json", "robustness.json"):
         path = find_record(model or DEFAULT_CHECKPOINT, name, revision)
         try:
-            records.append(None if path is None else json.loads(path.read_text(encoding="utf-8")))
+            text = None if path is None else path.read_text(encoding="utf-8")
+            records.append(None if text is None else current_names(json.loads(text)))
         except (OSError, ValueError) as error:
             logger.info("%s beside %s cannot be read: %s", name, model or "the bundled one", error)
             records.append(None)

@@ -92,7 +92,7 @@ def _summary(words: Words, figures: Any) -> dict | None:
         ("auroc", ("summary", "auroc"), False),
         ("accuracy", ("summary", "accuracy"), True),
         ("ece", ("summary", "ece"), False),
-        ("given", ("verdicts", "given"), True),
+        ("given", ("verdicts", "verdict_rate"), True),
         ("right", ("verdicts", "accuracy"), True),
         ("wrong_real", ("verdicts", "wrong", REAL), True),
         ("wrong_ai", ("verdicts", "wrong", AI), True),
@@ -274,7 +274,7 @@ def measurement(words: Words, evaluation: Any) -> str | None:
     sentences = [words("about.ranking", n=words.number(n), auroc=words.decimal(value), **interval)]
     verdicts = dig(figures, "verdicts")
     shares = {
-        "given": number(dig(verdicts, "given", "value")),
+        "given": number(dig(verdicts, "verdict_rate", "value")),
         REAL: number(dig(verdicts, "wrong", REAL, "value")),
         AI: number(dig(verdicts, "wrong", AI, "value")),
     }

@@ -150,7 +150,7 @@ class Words:
             of images that got one. `None` if a figure is missing.
         """
         other = AI if verdict == REAL else REAL
-        path = ("given",) if verdict == INCONCLUSIVE else ("wrong", other)
+        path = ("verdict_rate",) if verdict == INCONCLUSIVE else ("wrong", other)
         measured = dig(evaluation, "test", "figures", "verdicts", *path)
         share, low, high, n = (number(dig(measured, key)) for key in ("value", "low", "high", "n"))
         if share is None or low is None or high is None or not n:
