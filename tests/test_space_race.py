@@ -9,7 +9,7 @@ import json
 import random
 
 import pytest
-from helpers.browser import drop, launched, opened
+from helpers.browser import drop, launched, opened, unfold, wait_for_map
 from helpers.serving import serving
 from PIL import Image
 
@@ -26,14 +26,18 @@ import numpy as np
 from realfake.attribution.faithfulness import Evidence
 from realfake.detector import Detector
 from realfake.imaging.decode import open_image
-from realfake.prediction import Explanation, Prediction, Stability
+from realfake.prediction import Explanation, Prediction, Stability, View
 
 def predicted(image):
     p = image.getpixel((0, 0))[0] / 100
     label = "ai" if p > 0.5 else "real"
-    return Prediction(label, {"real": 1 - p, "ai": p}, label, math.log(p / (1 - p)), 0.05)
+    log_odds = math.log(p / (1 - p))
+    views = (View((0, 0, *image.size), log_odds),)
+    return Prediction(
+        label, {"real": 1 - p, "ai": p}, label, log_odds, alpha=0.05, views=views
+    )
 
-def stability(self, image, prior_ai=0.5):
+def stability(self, image, prior_ai=0.5, views=None):
     time.sleep(random.uniform(0, 0.2))
     return Stability([("original", predicted(image)), ("crop", predicted(image))])
 
@@ -44,7 +48,7 @@ def explain(self, path, method=None, target="ai", evidence=False):
     before = prediction.probabilities[target]
     heatmap = np.zeros((image.height, image.width), np.float32)
     heatmap[:8, :8] = 1
-    tested = Evidence(target, 0.1, before, before / 2, (before,) * 5)
+    tested = Evidence(target, 0.1, before, before - 0.5, (before,) * 5)
     return Explanation(heatmap, method, target, prediction, image, evidence=tested)
 
 Detector.stability, Detector.explain = stability, explain
@@ -61,12 +65,14 @@ WATCH = """labels => {
         const name = picture && decodeURIComponent(picture.src);
         const level = Number(name && name.match(/grey-(\\d+)\\.png/)[1]);
         const alt = document.querySelector("#rf-map .rf-plain")?.alt;
+        const tile = document.querySelector("#rf-map .rf-tile");
         const chosen = id => document.querySelector(`#${id} input:checked`).closest("label");
         return {
             level, alt,
             verdict: text("#rf-verdict [data-percent=ai]"),
             copy: text("#rf-stability td[data-percent]"),
-            map: text("#rf-evidence")?.match(/from (\\d\\.\\d\\d)/)?.[1],
+            tile: tile?.dataset.text.match(/(\\d+%)\\.$/)?.[1],
+            map: text("#rf-detail .rf-check")?.match(/from (\\d+)%/)?.[1],
             method: chosen("rf-method").textContent.trim(),
             target: chosen("rf-target").textContent.trim(),
         };
@@ -79,8 +85,9 @@ WATCH = """labels => {
         const share = (now.target === labels.ai ? now.level : 100 - now.level) / 100;
         const good = (!now.verdict || (now.level && now.verdict === percent))
             && (!now.copy || (now.level && now.copy === percent))
+            && (!now.tile || (now.level && now.tile === percent))
             && (!now.map || now.level)
-            && (!settings || Math.abs(now.map - share) < 0.006)
+            && (!settings || Math.abs(now.map / 100 - share) < 0.006)
             && (!settings || (now.alt.includes(now.method) && now.alt.includes(now.target)));
         if (!good) window.wrong.push({...now, kind});
     };
@@ -113,6 +120,9 @@ def test_no_answer_is_shown_beside_another_image(browser, url, tmp_path, uploads
     for level in set(levels):
         Image.new("RGB", (64, 64), (level,) * 3).save(tmp_path / f"grey-{level}.png")
     with opened(browser, url) as page:
+        drop(page, tmp_path / f"grey-{levels[0]}.png")
+        wait_for_map(page)
+        unfold(page, "advanced")
         page.evaluate(WATCH, labels)
         settled = 0
         for number, level in enumerate(levels):
@@ -141,7 +151,7 @@ def test_no_answer_is_shown_beside_another_image(browser, url, tmp_path, uploads
 
 
 def choose(page, id: str, label: str) -> None:
-    page.locator(f"#{id}").get_by_label(label, exact=True).check()
+    page.locator(f"#{id} label", has_text=label).first.check()
 
 
 def check_settled(page, path, level: int, labels: dict[str, str]) -> None:
@@ -160,4 +170,4 @@ def check_settled(page, path, level: int, labels: dict[str, str]) -> None:
     drawn = report["map"]
     assert ENGLISH(f"method.{drawn['method']}") == now["method"]
     assert labels[drawn["target"]] == now["target"]
-    assert f"{drawn['evidence']['before']:.2f}" == now["map"]
+    assert round(100 * drawn["evidence"]["before"]) == int(now["map"])

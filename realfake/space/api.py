@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gradio as gr
 from gradio import mcp
@@ -53,7 +54,7 @@ class Api:
         revision and the file's SHA-256. A verdict is a reason to look closer, not proof.
 
         Args:
-            image: The image: a file or its URL.
+            image: The image: a file, its URL or a data URI.
             prior_ai: Expected share of AI-generated images, 0 to 1; the verdict ignores it.
             stability: Test changed copies too; a verdict that flips becomes "inconclusive".
             provenance: Read the file's metadata too: Content Credentials, labels, camera data.
@@ -73,7 +74,7 @@ class Api:
         removed, compared with random parts.
 
         Args:
-            image: The image: a file or its URL.
+            image: The image: a file, its URL or a data URI.
             method: The attribution method, for example gradcam; by default this detector's best.
             target: The label whose evidence is orange, "ai" or "real".
             opacity: Strength of the colours, 0 to 1.
@@ -97,7 +98,7 @@ class Api:
         """Judge an image as it is, recompressed as by a messenger, at half its size, and cropped.
 
         Args:
-            image: The image: a file or its URL.
+            image: The image: a file, its URL or a data URI.
             prior_ai: Expected share of AI-generated images, 0 to 1.
         """
         with _clear_errors(image):
@@ -112,7 +113,7 @@ class Api:
         generator, and camera data. Missing metadata means nothing.
 
         Args:
-            image: The image: a file or its URL.
+            image: The image: a file, its URL or a data URI.
         """
         with _clear_errors(image):
             _, data = read_once(image)
@@ -122,7 +123,9 @@ class Api:
 def add_api(detector: Detector) -> None:
     """Add the endpoints, inside `gr.Blocks`."""
     api = Api(detector)
-    image = ImageInput(label="image: a JPEG, PNG, WebP, … file or its URL", visible=False)
+    image = ImageInput(
+        label="image: a JPEG, PNG, WebP, … file, its URL or a data URI", visible=False
+    )
     prior = gr.Number(0.5, minimum=0, maximum=1, label="prior_ai", visible=False)
     stability = gr.Checkbox(label="stability", visible=False)
     provenance = gr.Checkbox(label="provenance", visible=False)
@@ -133,7 +136,7 @@ def add_api(detector: Detector) -> None:
     opacity = gr.Slider(0, 1, value=0.5, label="opacity of the map", visible=False)
     result = gr.JSON(label="answer", visible=False)
     overlay = gr.Image(label="overlay", format="png", visible=False)
-    queue = {"concurrency_limit": 2, "concurrency_id": "model"}
+    queue: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "model"}
     for name, function, inputs, outputs in (
         ("predict", api.predict, [image, prior, stability, provenance], result),
         ("explain", api.explain, [image, method, target, opacity], [overlay, result]),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import gradio as gr
@@ -83,6 +84,12 @@ class Row:
         return {AI: 1, INCONCLUSIVE: 2}.get(verdict, 4)
 
 
+class _File(NamedTuple):
+    name: str
+    image: Image.Image
+    data: bytes
+
+
 # The name of an image, its path or bytes, and why it cannot be read.
 Source = tuple[str, str | bytes | None, str | None]
 
@@ -127,7 +134,7 @@ def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None
             )
         table = gr.HTML(elem_id="rf-rows", js_on_load=SCRIPT.read_text(encoding="utf-8"))
     run = gr.State({}, time_to_live=time_to_live)
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on(
         [files.change, stability.input],
         Batch(detector).judge,
@@ -208,49 +215,45 @@ class Batch:
     def _check(self, words: Words, sources: list[Source], stability: bool) -> list[Row]:
         """The rows of one chunk. Without changed copies, the chunk is one batch of the model."""
         read = [self._read(words, *source) for source in sources]
-        images = [decoded for _, decoded, _ in read if decoded is not None]
+        images = [each.image for each in read if not isinstance(each, Row)]
         try:
             results = iter(self._predict(images, stability))
         except Exception:
             logger.exception("The detector failed on a batch")
             failed = words("problem.unexpected")
             return [
-                Row(name, problem=extra if decoded is None else failed)
-                for name, decoded, extra in read
+                each if isinstance(each, Row) else Row(each.name, problem=failed) for each in read
             ]
-        rows = []
-        for name, decoded, extra in read:
-            if decoded is None:
-                rows.append(Row(name, problem=extra))
-                continue
-            prediction, stable = next(results)
-            provenance = provenance_of(extra) if isinstance(extra, bytes) else None
-            answer = compose(
-                self.detector,
-                prediction,
-                decoded,
-                extra,
-                stability=stable,
-                provenance=provenance or False,
-            )
-            small = jpeg(decoded, THUMBNAIL, quality=60)
-            rows.append(Row(name, answer, small, statement=statement_of(provenance)))
-        return rows
+        return [each if isinstance(each, Row) else self._row(each, *next(results)) for each in read]
+
+    def _row(self, file: _File, prediction: Prediction, stable: Stability | bool) -> Row:
+        provenance = provenance_of(file.data)
+        answer = compose(
+            self.detector,
+            prediction,
+            file.image,
+            file.data,
+            stability=stable,
+            provenance=provenance or False,
+        )
+        small = jpeg(file.image, THUMBNAIL, quality=60)
+        return Row(file.name, answer, small, statement=statement_of(provenance))
 
     def _read(
         self, words: Words, name: str, source: str | bytes | None, problem: str | None
-    ) -> tuple[str, Image.Image | None, bytes | str | None]:
-        """The name, the image and its bytes; or the name, `None` and the problem."""
-        if problem is not None:
-            return name, None, problem
-        is_path = isinstance(source, str)
+    ) -> _File | Row:
+        """The image and its bytes, or a row with the problem."""
+        if problem is not None or source is None:
+            return Row(name, problem=problem)
+        path = source if isinstance(source, str) else None
         try:
-            return name, *read_once(source if is_path else {"bytes": source, "path": name})
+            image, data = read_once(path or {"bytes": source, "path": name})
+            return _File(name, image, data or b"")
         except (ValueError, OSError) as error:
-            return name, None, error_line(error, source if is_path else name)
+            return Row(name, problem=error_line(error, path or name))
         except Exception:
             logger.exception("An image of a batch could not be read")
-            return name, None, words("problem.unexpected")
+            return Row(name, problem=words("problem.unexpected"))
 
     def _predict(
         self, images: list[Image.Image], stability: bool

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -30,7 +31,7 @@ UNKNOWN = "unknown"
 # A method with more forward passes for a view is not the first choice on a CPU.
 QUICK = 50
 # Two at once: while the model runs for one visitor, the image of another is decoded.
-MODEL_QUEUE = {"concurrency_limit": 2, "concurrency_id": "model"}
+MODEL_QUEUE: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "model"}
 # Screen readers announce changes inside an element that was live before the change.
 ANNOUNCE = "element.setAttribute('aria-live', 'polite');"
 

@@ -172,7 +172,7 @@ class BodyLimit:
     """
 
     def __init__(self, app: ASGIApp):
-        self._apps = {
+        self._apps: dict[int | None, ASGIApp] = {
             limit: RequestBodyLimitMiddleware(app, max_body_size=limit)
             for limit in (MAX_UPLOAD_BYTES, MAX_MCP_BYTES, MAX_JSON_BYTES)
         }

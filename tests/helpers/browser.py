@@ -52,8 +52,18 @@ def wait_for_verdict(page: Page) -> str:
     ).json_value()
 
 
+def wait_for_tiles(page: Page) -> int:
+    """Wait for the tile map, and return its number of tiles."""
+    page.wait_for_function("() => document.querySelector('#rf-map .rf-tile')")
+    return page.locator("#rf-map .rf-tile").count()
+
+
 def wait_for_map(page: Page, other_than: str | None = None) -> str:
-    """Wait for a map that is not the one given, and return its picture."""
+    """Show the detail, wait for one that is not the one given, and return its picture."""
+    wait_for_tiles(page)
+    button = page.locator("#rf-map button[data-view=detail]")
+    if button.get_attribute("aria-pressed") != "true":
+        button.click()
     page.wait_for_function(
         """old => {
             const picture = document.querySelector("#rf-map .rf-coloured");
@@ -62,3 +72,10 @@ def wait_for_map(page: Page, other_than: str | None = None) -> str:
         arg=other_than,
     )
     return page.get_attribute("#rf-map .rf-coloured", "src")
+
+
+def unfold(page: Page, name: str) -> None:
+    """Open a group of settings: `advanced`, `prior` or `feedback`."""
+    line = page.locator(f"#rf-{name} .rf-line")
+    if line.get_attribute("aria-expanded") != "true":
+        line.click()
