@@ -31,7 +31,6 @@ PARTS = {
     "scoring-model-size": "scoring.model_size",
     "deviations": "scoring.deviations",
     "memory": "scaling.memory",
-    "processes": "scaling.processes",
     "allocator": "memory.allocator",
     "explaining": "explaining.explaining",
     "training": "training.training_rate",

@@ -177,15 +177,14 @@ def test_linked_files_open(part, tmp_path):
     assert len(list(drawn.link_many(paths, folder, 7).iterdir())) == 7
 
 
-def test_times_are_read_from_the_slowest_process(part):
-    said = (
-        "process 1 of 2: Scoring 3 chunks of 10 images with torch-fp32, threads: 1.\n"
-        "process 1 of 2: 16 of 40 (40%) images, 2.0 a second, 12 s left\n"
-        "process 2 of 2: 1,000 images, 50.0 a second\n"
-        "process 1 of 2: 40 of 40 (100%) images, 4.0 a second, 2 unreadable\n"
-        "out: 1,040 images: 1,040 real.\n"
-    )
-    assert part("scaling")._seconds(said) == 20.0
+def test_the_time_of_a_run_is_read_from_its_last_line():
+    scaling = part("scaling")
+    text = """Scoring with torch-fp32, 1 threads.
+16 of 40 (40%) images, 2.0 per second, 2 s left
+1,040 of 1,040 (100%) images, 4.0 per second, 2 unreadable
+out: 1,040 images: 1,040 real.
+"""
+    assert scaling._seconds(text) == 260.0
 
 
 def test_the_plain_grad_cam_is_the_positive_part_of_ours(part, tmp_path):

@@ -240,24 +240,6 @@ def test_threads_change_nothing(images, checkpoint, scored, tmp_path, arguments)
     assert shards(tmp_path / "out") == shards(scored)
 
 
-def test_parts_of_separate_jobs(images, checkpoint, scored, tmp_path, capsys):
-    for number in (3, 1, 2):
-        run(
-            images,
-            "--output",
-            tmp_path / "out",
-            "--model",
-            checkpoint,
-            "--chunk_size",
-            "20",
-            "--part",
-            f"{number}/3",
-        )
-        said = capsys.readouterr().out
-        assert ("run the other parts" in said) == (number != 2)
-    assert shards(tmp_path / "out") == shards(scored)
-
-
 def test_what_is_missing_is_finished_and_nothing_else_is_touched(
     images, checkpoint, scored, tmp_path
 ):
@@ -291,39 +273,6 @@ def test_an_interruption_loses_no_finished_chunk(images, checkpoint, scored, tmp
     assert 0 < len(done) < len(shards(scored))
     score(images, out, checkpoint)
     assert shards(out) == shards(scored) and done.items() <= shards(out).items()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_started_together(images, checkpoint, scored, tmp_path, count):
-    out = tmp_path / "out"
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        str(count),
-    ]
-    said = started(
-        *launch, "--main_process_port", "0", *command(images, out, checkpoint)
-    ).communicate(timeout=300)[1]
-    assert f"process {count} of {count}" in said
-    assert shards(out) == shards(scored)
-
-
-@pytest.mark.slow
-def test_two_machines(images, checkpoint, scored, tmp_path):
-    """A launch configuration for two nodes, with both launchers on this machine."""
-    out, nodes = tmp_path / "out", []
-    for rank in range(2):
-        launch = ["torchrun", "--nnodes", "2", "--nproc_per_node", "1", "--node_rank", str(rank)]
-        launch += ["--master_addr", "127.0.0.1", "--master_port", "29577"]
-        launch[0:1] = [sys.executable, "-m", "torch.distributed.run"]
-        nodes.append(started(*launch, *command(images, out, checkpoint)))
-    said = [node.communicate(timeout=300)[1] for node in nodes]
-    assert "process 1 of 2" in said[0] and "process 2 of 2" in said[1]
-    assert shards(out) == shards(scored)
 
 
 def command(source, out, checkpoint) -> list[str]:
@@ -415,7 +364,6 @@ def test_a_copy_elsewhere_is_the_same_source(images, checkpoint, scored, tmp_pat
     "arguments, told",
     [
         (("nowhere",), "no local file or folder nowhere"),
-        (("{images}", "--part", "4/3"), "--part must be I/N"),
         (("{images}", "--num_threads", "0"), "--num_threads must be at least 1"),
         (("{images}", "--split", "test"), "without splits"),
         (("{images}", "--model", "{images}"), "cannot be opened as a checkpoint"),
@@ -478,16 +426,11 @@ def test_a_run_of_another_model_that_started_meanwhile_is_refused(
     assert shards(out) == shards(scored)
 
 
-def test_one_run_at_a_time_but_any_number_of_parts(images, checkpoint, scored, tmp_path, capsys):
+def test_one_run_at_a_time(images, checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     with ScoreFolder(out).lock():
         run(images, "--output", out, "--model", checkpoint, "--chunk_size", "20", code=2)
         assert "Another run is writing to" in capsys.readouterr().err and not shards(out)
-        for part in ("1/2", "2/2"):
-            run(
-                images, "--output", out, "--model", checkpoint, "--chunk_size", "20", "--part", part
-            )
-    assert shards(out) == shards(scored)
 
 
 def test_scores_without_a_manifest_are_left_alone(images, checkpoint, scored, tmp_path, capsys):
@@ -539,26 +482,10 @@ def test_a_stream_gives_the_scores_of_the_table(parquet, checkpoint, tmp_path, c
     assert f"{len(table)} images" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("parts", [2, 3])
-def test_parts_of_a_stream_continued_after_a_kill(parquet, checkpoint, tmp_path, parts):
-    """With as many files as processes each takes files; with fewer, chunks."""
-    score(parquet, tmp_path / "whole", checkpoint, "--streaming", *PLAIN, "--chunk_size", "16")
-    out = tmp_path / "out"
-    for number in range(1, parts + 1):
-        run(
-            parquet,
-            "--output",
-            out,
-            "--model",
-            checkpoint,
-            "--streaming",
-            *PLAIN,
-            "--chunk_size",
-            "16",
-            "--part",
-            f"{number}/{parts}",
-        )
-    assert shards(out) == shards(tmp_path / "whole")
+def test_a_stream_continues_after_a_kill(parquet, checkpoint, tmp_path):
+    out, limits = tmp_path / "out", (*PLAIN, "--chunk_size", "16")
+    score(parquet, tmp_path / "whole", checkpoint, "--streaming", *limits)
+    score(parquet, out, checkpoint, "--streaming", *limits)
     # As a kill between the last shard and the note of the length leaves it, and one in the middle.
     (out / "train-00000.length").unlink()
     (out / "train-00001.length").unlink()
@@ -673,3 +600,51 @@ def test_progress_estimates_the_remaining_time():
     assert "5 min 0 s left" in line or "4 min 59 s left" in line or "5 min 1 s left" in line
     assert scoring_run.Progress(None).line() == "0 images, 0.0 per second"
     assert scoring_run.duration(3 * 3600 + 125) == "3 h 2 min"
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_scores_of_one_machine_although_a_node_is_killed(
+    images, checkpoint, scored, tmp_path
+):
+    pytest.importorskip("ray")
+    from threading import Thread
+
+    from ray.cluster_utils import Cluster
+
+    out = tmp_path / "out"
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    lost = nodes.add_node(num_cpus=1)
+    words = [str(images), "--output", str(out), "--model", str(checkpoint), "--chunk_size", "20"]
+    result: list[int] = []
+    try:
+        worker = Thread(
+            target=lambda: result.append(main(["score", *words, "--ray", nodes.address]))
+        )
+        worker.start()
+        deadline = time.monotonic() + 300
+        while worker.is_alive() and time.monotonic() < deadline:
+            if len(list(out.glob("*.parquet"))) > 1:
+                break
+            time.sleep(0.05)
+        nodes.remove_node(lost, allow_graceful=False)
+        worker.join(timeout=300)
+    finally:
+        nodes.shutdown()
+    assert result == [0] and shards(out) == shards(scored)
+
+
+@pytest.mark.slow
+def test_a_cluster_scores_what_is_missing(images, checkpoint, scored, tmp_path, capsys):
+    pytest.importorskip("ray")
+    out = tmp_path / "out"
+    shutil.copytree(scored, out)
+    (out / "files-000001.parquet").unlink()
+    run(images, "--output", out, "--model", checkpoint, "--ray", "--ray_actors", "1")
+    assert "Scoring 1 tasks with 1 actors" in capsys.readouterr().err
+    assert shards(out) == shards(scored)
+
+
+def test_a_cluster_needs_ray(images, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    run(images, "--output", tmp_path, "--model", checkpoint, "--ray", code=2)
+    assert "realfake[ray]" in capsys.readouterr().err

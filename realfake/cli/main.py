@@ -97,7 +97,13 @@ GROUPS = {
 
 
 # Optional packages and the extra that installs them, see pyproject.toml.
-EXTRAS = {"openvino": "openvino", "optuna": "train", "peft": "train", "tensorboard": "train"}
+EXTRAS = {
+    "openvino": "openvino",
+    "optuna": "train",
+    "peft": "train",
+    "ray": "ray",
+    "tensorboard": "train",
+}
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,10 +2,10 @@
 
 Each thread decodes and scores whole batches on one core. The number of waiting batches is limited,
 so memory does not grow with the corpus. The scores of an image depend on its chunk only, not on the
-number of threads or processes.
+number of threads or machines.
 """
 
-import contextlib
+import os
 import tempfile
 import time
 from collections import Counter, deque
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from itertools import count, groupby, islice
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realfake.detector import Detector
-from realfake.distributed import ProcessGroup
 from realfake.engines import Choice
 from realfake.models.preprocessing import Preprocessing
 from realfake.runtime import lone_threads, one_thread
@@ -25,9 +25,14 @@ from realfake.scoring.scorer import Scorer, choose_engine
 from realfake.scoring.shards import ScoreFolder
 from realfake.scoring.source import Row, ScoringSource, Segment
 
+if TYPE_CHECKING:
+    from realfake.scoring.cluster import Cluster
+
 BATCH_SIZE = 16
 _REPORT_SECONDS = 10.0
 
+# Index of a segment, and a chunk of it, or `None` for all chunks of a stream.
+Task = tuple[int, int | None]
 # Segment, chunk and rows.
 _Chunk = tuple[str, int, Iterator[Row]]
 # From a folder for listings, and the fingerprint that the first process found or `None`.
@@ -53,8 +58,13 @@ class Progress:
 
     def add(self, answers: Sequence[Mapping], deviation: float) -> None:
         """Count a batch."""
-        self.images += len(answers)
-        self.errors += sum(answer.get("error") is not None for answer in answers)
+        errors = sum(answer.get("error") is not None for answer in answers)
+        self.count(len(answers), errors, deviation)
+
+    def count(self, images: int, errors: int, deviation: float) -> None:
+        """Count images."""
+        self.images += images
+        self.errors += errors
         self.deviation = max(self.deviation, deviation)
         if self.log and time.monotonic() - self.reported >= _REPORT_SECONDS:
             self.reported = time.monotonic()
@@ -87,128 +97,134 @@ def score_corpus(
     folder: ScoreFolder,
     identity: Mapping,
     *,
-    group: ProcessGroup,
-    part: tuple[int, int] = (0, 1),
     exact: bool = False,
     engine: str | None = None,
     batch_size: int | None = None,
     chunk_size: int | None = None,
     threads: int | None = None,
     views: int | None = None,
+    cluster: "Cluster | None" = None,
     log: Callable[[str], None],
-) -> dict | None:
-    """Score what is missing in a folder, together with the other processes of the group.
+) -> dict:
+    """Score what is missing in a folder.
 
     Args:
         detector: The detector.
         open_source: Opens the images.
         folder: The folder of the shards.
         identity: What must be the same when a run is continued, such as the checkpoint.
-        group: The processes that were started together.
-        part: `(index, number)` of this job among separate jobs.
         exact: Whether to compute in fp32 only.
         engine: *optional*. The engine; *defaults to* the fastest within tolerance.
         batch_size: *optional*. Images per forward pass; *defaults to* 16, or the size of the
             first run.
         chunk_size: *optional*. Images per shard; *defaults to* a size that depends on the source,
             or the size of the first run.
-        threads: *optional*. Number of threads; *defaults to* this process's share of the cores.
+        threads: *optional*. Number of threads; *defaults to* the number of cores.
         views: *optional*. As in [`~realfake.detector.Detector.predict`].
+        cluster: *optional*. Score on the machines of a Ray cluster.
         log: Called with lines about the progress.
 
     Returns:
-        In the first process, the counts of [`summarise`].
+        The counts of [`summarise`].
 
     Raises:
         ValueError: The folder holds other scores, or an option does not fit.
         OSError: Something cannot be read or written, or another run writes to the folder.
     """
-    threads = threads or group.threads()
+    threads = threads or len(os.sched_getaffinity(0))
     preprocessing = Preprocessing(detector.processor)
-    index, number = part
-    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as lock:
-        scratch = folder.scratch() or Path(temporary)
-
-        def prepare() -> tuple[str, dict, list[tuple[int, int]]]:
-            if number == 1:  # separate jobs share the folder
-                lock.enter_context(folder.lock())
-            folder.sweep()
-            source = open_source(scratch, None)
-            manifest = folder.read_manifest()
-            stored = (manifest or {}).get("identity", {})
-            current = {
-                "source": source.fingerprint,
-                **identity,
-                "exact": exact,
-                "batch_size": batch_size or stored.get("batch_size") or BATCH_SIZE,
-                "chunk_size": chunk_size or stored.get("chunk_size") or source.default_chunk(),
-            }
-            if manifest is None:
-                choice = choose_engine(detector, source, preprocessing, exact=exact, engine=engine)
-                manifest = folder.write_manifest(current, choice.to_dict())
-            folder.check(manifest, current)
-            used = manifest["engine"]["engine"]
-            if engine not in (None, used):
-                raise ValueError(
-                    f"{folder.location} was started with --engine {used}; leave out --engine, or "
-                    "choose another --output."
-                )
-            chunks = [] if source.streamed else missing(source, folder, current["chunk_size"])
-            return source.fingerprint, manifest, chunks
-
-        fingerprint, manifest, chunks = group.broadcast_from_first(prepare)
-        source = open_source(scratch, fingerprint)
-        if source.fingerprint != fingerprint:
-            raise ValueError(
-                "The processes see different sources; give all of them the same files."
-            )
-        if group.is_first:
-            for note in source.notes:
-                log(note)
-        settings = {
-            "chunk_size": manifest["identity"]["chunk_size"],
-            "batch_size": manifest["identity"]["batch_size"],
-            "threads": threads,
+    with tempfile.TemporaryDirectory() as temporary, folder.lock():
+        source = open_source(folder.scratch() or Path(temporary), None)
+        for note in source.notes:
+            log(note)
+        folder.sweep()
+        manifest = folder.read_manifest()
+        stored = (manifest or {}).get("identity", {})
+        current = {
+            "source": source.fingerprint,
+            **identity,
+            "exact": exact,
+            "batch_size": batch_size or stored.get("batch_size") or BATCH_SIZE,
+            "chunk_size": chunk_size or stored.get("chunk_size") or source.default_chunk(),
         }
+        if manifest is None:
+            choice = choose_engine(detector, source, preprocessing, exact=exact, engine=engine)
+            manifest = folder.write_manifest(current, choice.to_dict())
+        folder.check(manifest, current)
+        used = manifest["engine"]["engine"]
+        if engine not in (None, used):
+            raise ValueError(
+                f"{folder.location} was started with --engine {used}; leave out --engine, or "
+                "choose another --output."
+            )
         choice = Choice.from_dict(manifest["engine"])
-
-        def scorer() -> Scorer:
-            return Scorer(detector, choice, threads, preprocessing, views)
-
-        if source.streamed:
-            progress = score_stream(
-                scorer(),
-                source,
-                folder,
-                process=index * group.world_size + group.rank,
-                processes=number * group.world_size,
-                log=log,
-                **settings,
-            )
+        settings = {name: manifest["identity"][name] for name in ("chunk_size", "batch_size")}
+        tasks = open_tasks(source, folder, settings["chunk_size"])
+        if cluster is not None:
+            progress = cluster.score(tasks, source, manifest, views, log)
         else:
-            # Separate jobs start at different times, so their shares must not depend on which
-            # chunks are finished.
-            chunks = [chunk for chunk in chunks if chunk[1] % number == index]
-            chunks = chunks[group.rank :: group.world_size]
-            log(
-                f"Scoring {len(chunks):,} chunks of {settings['chunk_size']:,} images with "
-                f"{choice.engine}, {threads} threads."
+            log(f"Scoring with {choice.engine}, {threads} threads.")
+            scorer = Scorer(detector, choice, threads, preprocessing, views)
+            progress = score_tasks(
+                scorer, source, folder, tasks, threads=threads, log=log, **settings
             )
-            progress = Progress(0)
-            if chunks:
-                progress = score_chunks(scorer(), source, folder, chunks, log=log, **settings)
         log(progress.line())
         if choice.band and progress.deviation > choice.band:
             log(
                 f"Log-odds deviated by {progress.deviation:.3f} from fp32, more than the expected "
                 f"{choice.band:.3f}; use --exact to compute all of them in fp32."
             )
-        group.barrier()
-        counts = None
-        if group.is_first:
-            counts = summarise(source, folder, settings["chunk_size"])
-        group.barrier()
-    return counts
+        return summarise(source, folder, settings["chunk_size"])
+
+
+def open_tasks(source: ScoringSource, folder: ScoreFolder, chunk_size: int) -> list[Task]:
+    """Return what is not scored yet: chunks, or whole files of a stream."""
+    if source.streamed:
+        return [(index, None) for index in range(len(source.segments))]
+    return list(missing(source, folder, chunk_size))
+
+
+def score_tasks(
+    scorer: Scorer,
+    source: ScoringSource,
+    folder: ScoreFolder,
+    tasks: Sequence[Task],
+    *,
+    chunk_size: int,
+    batch_size: int = BATCH_SIZE,
+    threads: int = 1,
+    log: Callable[[str], None] | None = None,
+) -> Progress:
+    """Score tasks of [`open_tasks`] and write their shards.
+
+    Args:
+        scorer: The scorer, created for this number of threads.
+        source: The source.
+        folder: The folder of the shards.
+        tasks: What to score.
+        chunk_size: Images per chunk.
+        batch_size: Images per forward pass.
+        threads: Number of threads.
+        log: As for [`Progress`].
+    """
+
+    def read() -> Iterator[_Chunk]:
+        for index, chunk in tasks:
+            segment = source.segments[index]
+            if chunk is None:
+                yield from _stream_chunks(segment, folder, chunk_size)
+            else:
+                rows = segment.read(chunk * chunk_size, (chunk + 1) * chunk_size)
+                yield segment.name, chunk, rows
+
+    total = None
+    if not source.streamed:
+        total = sum(
+            min(chunk_size, source.segments[index].rows - chunk * chunk_size)
+            for index, chunk in tasks
+            if chunk is not None
+        )
+    return _run(scorer, folder, read(), batch_size, threads, Progress(total, log))
 
 
 def missing(source: ScoringSource, folder: ScoreFolder, chunk_size: int) -> list[tuple[int, int]]:
@@ -222,83 +238,12 @@ def missing(source: ScoringSource, folder: ScoreFolder, chunk_size: int) -> list
     ]
 
 
-def score_chunks(
-    scorer: Scorer,
-    source: ScoringSource,
-    folder: ScoreFolder,
-    chunks: Sequence[tuple[int, int]],
-    *,
-    chunk_size: int,
-    batch_size: int = BATCH_SIZE,
-    threads: int = 1,
-    log: Callable[[str], None] | None = None,
-) -> Progress:
-    """Score chunks of a source of known length and write their shards.
-
-    Args:
-        scorer: The scorer, created for this number of threads.
-        source: The source.
-        folder: The folder of the shards.
-        chunks: As [`missing`] returns them.
-        chunk_size: Images per chunk.
-        batch_size: Images per forward pass.
-        threads: Number of threads.
-        log: As for [`Progress`].
-    """
-
-    def read() -> Iterator[_Chunk]:
-        for index, chunk in chunks:
-            segment = source.segments[index]
-            rows = segment.read(chunk * chunk_size, (chunk + 1) * chunk_size)
-            yield segment.name, chunk, rows
-
-    total = sum(
-        min(chunk_size, source.segments[index].rows - chunk * chunk_size) for index, chunk in chunks
-    )
-    return _run(scorer, folder, read(), batch_size, threads, Progress(total, log))
-
-
-def score_stream(
-    scorer: Scorer,
-    source: ScoringSource,
-    folder: ScoreFolder,
-    *,
-    process: int = 0,
-    processes: int = 1,
-    chunk_size: int,
-    batch_size: int = BATCH_SIZE,
-    threads: int = 1,
-    log: Callable[[str], None] | None = None,
-) -> Progress:
-    """Score a process's share of a stream: whole files, or every n-th chunk if files are few.
-
-    Args:
-        process: Number of this process, from 0.
-        processes: Number of processes.
-
-        The others are those of [`score_chunks`].
-    """
-    whole = len(source.segments) >= processes
-    segments = source.segments[process::processes] if whole else source.segments
-
-    def is_mine(chunk: int) -> bool:
-        return whole or chunk % processes == process
-
-    def read() -> Iterator[_Chunk]:
-        for segment in segments:
-            yield from _stream_chunks(segment, folder, chunk_size, is_mine)
-
-    return _run(scorer, folder, read(), batch_size, threads, Progress(None, log))
-
-
-def _stream_chunks(
-    segment: Segment, folder: ScoreFolder, size: int, is_mine: Callable[[int], bool]
-) -> Iterator[_Chunk]:
+def _stream_chunks(segment: Segment, folder: ScoreFolder, size: int) -> Iterator[_Chunk]:
     """Yield the missing chunks of a streamed segment; read each before the next one."""
     length = folder.read_length(segment.name)
     finished = {chunk for name, chunk in folder.chunks() if name == segment.name}
     possible = count() if length is None else range(-(-length // size))
-    first = next((chunk for chunk in possible if is_mine(chunk) and chunk not in finished), None)
+    first = next((chunk for chunk in possible if chunk not in finished), None)
     if first is None:
         return
     if length is None:
@@ -313,7 +258,7 @@ def _stream_chunks(
             yield (position - 1) // size, row
 
     for chunk, numbered in groupby(rows(), key=itemgetter(0)):
-        if is_mine(chunk) and chunk not in finished:
+        if chunk not in finished:
             yield segment.name, chunk, map(itemgetter(1), numbered)
     if length is None:
         folder.write_length(segment.name, position)

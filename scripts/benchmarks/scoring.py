@@ -1,6 +1,7 @@
 """Scoring, compared with the stock pipeline: images a second, and differences of probabilities."""
 
 import json
+import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -11,11 +12,10 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
-from realfake.distributed import ProcessGroup
 from realfake.engines import EXACT, SAFETY, Choice, choose
 from realfake.labels import AI, REAL
 from realfake.models.preprocessing import Preprocessing
-from realfake.scoring.run import missing, score_chunks
+from realfake.scoring.run import open_tasks, score_tasks
 from realfake.scoring.scorer import Scorer, choose_engine
 from realfake.scoring.shards import ScoreFolder
 from realfake.scoring.source import Row, open_source
@@ -51,7 +51,7 @@ def against_pipeline(model: Path, images: Path, work: Path, what: str, target: f
     classify = pipeline("image-classification", model=str(model), batch_size=16)
     detector = Detector.from_pretrained(model, device="cpu")
     preprocessing = Preprocessing(detector.processor)
-    threads = ProcessGroup().threads()
+    threads = len(os.sched_getaffinity(0))
     paths = sorted(images.glob("*.jpg"))
     blocks = [block.tolist() for block in np.array_split(np.array(paths, dtype=object), PAIRS)]
     folders = []
@@ -70,7 +70,7 @@ def against_pipeline(model: Path, images: Path, work: Path, what: str, target: f
     def ours(number: int) -> None:
         block = open_source(folders[number], work / "listing")
         out = ScoreFolder(work / "scores" / f"{model.name}-{images.name}-{next(runs)}")
-        score_chunks(scorer, block, out, missing(block, out, 64), chunk_size=64, threads=threads)
+        score_tasks(scorer, block, out, open_tasks(block, out, 64), chunk_size=64, threads=threads)
 
     def theirs(number: int) -> None:
         for _ in classify([str(path) for path in blocks[number]], batch_size=16):
