@@ -122,11 +122,7 @@ def drop(work: Path, quick: bool) -> dict:
             )
             page.wait_for_function("() => document.querySelector('#rf-verdict .rf-lead')")
             dropped.append(time.perf_counter() - began)
-            # The map appears after the verdict; wait for it before the next image.
-            page.wait_for_function(
-                "() => { const i = document.querySelector('#rf-map .rf-coloured'); "
-                "return i && i.naturalWidth > 0 }"
-            )
+            page.wait_for_selector("#rf-map .rf-tile")
             page.reload()
             page.wait_for_selector("#rf-examples button")
         browser.close()

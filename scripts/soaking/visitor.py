@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+from realfake.space.loading import bundled
+
 from .memory import Memory
 
 # (width, height), from an icon to a 36-megapixel photograph.
@@ -119,8 +121,9 @@ def batch(url: str, pictures: Sequence[Path]) -> None:
 
 
 def comparison(url: str, picture: Path) -> None:
-    """Check an image with all detectors on the comparison tab."""
-    _press(url, "rf-compare-start", {"rf-compare-drop": _uploaded(url, picture)})
+    """Check an image with the bundled detectors on the comparison tab."""
+    values = {"rf-compare-drop": _uploaded(url, picture), "rf-models": bundled()}
+    _press(url, "rf-compare-start", values)
 
 
 def _uploaded(url: str, picture: Path) -> dict:
