@@ -177,7 +177,7 @@ def test_linked_files_open(part, tmp_path):
     assert len(list(drawn.link_many(paths, folder, 7).iterdir())) == 7
 
 
-def test_the_time_of_a_run_is_read_from_its_last_line():
+def test_the_time_of_a_run_is_read_from_its_last_line(part):
     scaling = part("scaling")
     text = """Scoring with torch-fp32, 1 threads.
 16 of 40 (40%) images, 2.0 per second, 2 s left
