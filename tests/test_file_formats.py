@@ -125,6 +125,9 @@ def test_the_command_writes_a_record_for_the_card(tmp_path, monkeypatch, capsys)
     assert formats_section(facts)["formats"] == formats_table(record)
     old = json.dumps(record).replace('"inconclusive"', '"withheld"').replace('"change"', '"moved"')
     assert current_names(json.loads(old)) == record
+    rated = {"verdicts": {"verdict_rate": 0.5, "max_wrong": {"real": None}}, "groups": [{"n": 1}]}
+    old = json.dumps(rated).replace("verdict_rate", "given").replace("max_wrong", "promised")
+    assert current_names(json.loads(old)) == rated
     facts.evaluation = {"test": {"checkpoint_sha256": "of other weights"}}
     assert formats_section(facts)["formats"] is None
     assert main(["evaluate", "formats", checkpoint, *words, "--batch_size", "0"]) == 2

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
 
-from realfake.evaluation.measure import DetectionMetrics
+from realfake.evaluation.trainer_metrics import DetectionMetrics
 from realfake.statistics import metrics
 from realfake.statistics.bootstrap import (
     bootstrap_interval,
@@ -711,7 +711,7 @@ def test_detection_metrics_needs_no_network_and_leaves_no_files(tmp_path):
         "import socket\n"
         "def refuse(*args, **kwargs): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from realfake.evaluation.measure import DetectionMetrics\n"
+        "from realfake.evaluation.trainer_metrics import DetectionMetrics\n"
         "for _ in range(20):\n"
         "    values = DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])\n"
         "    print(values['accuracy'])\n"

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.special import log_softmax
 from transformers import EvalPrediction, TrainerControl, TrainerState
 
-from realfake.evaluation.measure import check_metric, metrics_of
+from realfake.evaluation.trainer_metrics import check_metric, metrics_of
 from realfake.models.classifiers import load_processor
 from realfake.models.folding import select_trainable
 from realfake.training.arguments import DataArguments, ModelArguments, RunArguments

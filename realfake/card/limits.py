@@ -33,7 +33,7 @@ def limits(facts: CardFacts, name_split: bool = True) -> list[str]:
             f"{split_note(facts.split)}."
         )
     if figures:
-        lines += _weak_generators(figures) + _weak_sources(figures) + _broken_promises(figures)
+        lines += _weak_generators(figures) + _weak_sources(figures) + _exceeded_rates(figures)
         n = sum(figures["n"].values())
         if n < _SMALL_TEST:
             lines.append(f"It was measured on only {n:,} images; see the intervals.")
@@ -116,7 +116,7 @@ def _weak_sources(figures: Mapping) -> list[str]:
     return [f"Many photographs of these sources have p(ai) > ½: {'; '.join(suspected)}."]
 
 
-def _broken_promises(figures: Mapping) -> list[str]:
+def _exceeded_rates(figures: Mapping) -> list[str]:
     """Return the error rates and probabilities that are wrong by more than chance explains."""
     lines = []
     rated = figures.get("verdicts")

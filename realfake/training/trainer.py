@@ -26,7 +26,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from realfake.evaluation.measure import check_metric, metrics_of
+from realfake.evaluation.trainer_metrics import check_metric, metrics_of
 from realfake.io import apply_umask, write_atomically
 from realfake.labels import AI, REAL
 from realfake.models.classifiers import input_size
