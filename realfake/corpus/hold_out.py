@@ -120,7 +120,7 @@ def _counterparts(
     seed: int,
 ) -> np.ndarray:
     """Draw free rows of the class that the held-out rows lack, (n,) bool."""
-    chosen = np.zeros(len(both), dtype=bool)
+    chosen: np.ndarray = np.zeros(len(both), dtype=bool)
     counts = {name: int((labels[held] == name).sum()) for name in NAMES}
     less, more = sorted(NAMES, key=counts.__getitem__)
     candidates = np.flatnonzero(free & (labels == less))

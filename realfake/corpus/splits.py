@@ -142,7 +142,7 @@ def carve(
         group = None if groups is None else groups[index]
         members[("row", str(index)) if group is None else ("group", str(group))].append(index)
     order = {key: _random_key(seed, *key) for key in members}
-    split_of = np.zeros(count, dtype=np.int64)
+    split_of: np.ndarray = np.zeros(count, dtype=np.int64)
     by_size = np.argsort(-shares, kind="stable")
     singles = []
     for unit in sorted(members, key=lambda key: (-len(members[key]), order[key])):
@@ -206,8 +206,8 @@ def shared_groups(groups: Mapping[str, Sequence[str | None]]) -> dict[str, dict[
     Returns:
         `{split: {row index: split that keeps the group}}`
     """
-    keeper = {}
-    dropped = {}
+    keeper: dict[str, str] = {}
+    dropped: dict[str, dict[int, str]] = {}
     for split in (TEST, VALIDATION, TRAIN):
         if split not in groups:
             continue

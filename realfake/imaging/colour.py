@@ -82,7 +82,7 @@ def _probe(mode: str) -> Image.Image:
     """Return an image of colours from the whole space."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    levels: np.ndarray = np.arange(0, 256, 17, dtype=np.uint8)
     channels = np.stack(np.meshgrid(*[levels] * 3), axis=-1).reshape(64, 64, 3)
     return Image.fromarray(channels).convert(mode)
 

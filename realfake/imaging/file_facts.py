@@ -167,7 +167,7 @@ def radial_spectrum(
     left, top = (width - side) // 2, (height - side) // 2
     grey = image.crop((left, top, left + side, top + side)).convert("L")
     values = np.asarray(grey, dtype=np.float32)
-    window = np.hanning(side + 2)[1:-1].astype(np.float32)
+    window: np.ndarray = np.hanning(side + 2)[1:-1].astype(np.float32)
     window = np.outer(window, window)
     values = (values - values.mean()) * window
     power = np.abs(np.fft.rfft2(values)) ** 2 / (window**2).sum()

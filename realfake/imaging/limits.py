@@ -232,7 +232,7 @@ def _check_strips(data: bytes) -> None:
     costs = _walk(data)
     if not set(_integers(data, costs, (_COMPRESSION,))) & set(_JPEG):
         return
-    strips = Counter()
+    strips: Counter = Counter()
     sizes = _integers(data, costs, _STRIP_SIZES)
     for index, start in enumerate(_integers(data, costs, _STRIPS)):
         size = sizes[index] if index < len(sizes) else 0

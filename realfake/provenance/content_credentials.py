@@ -91,7 +91,7 @@ def read_credentials(
 
 
 def _read(c2pa, data: bytes, mime: str, size: int | None, anchors: str | None) -> Credentials:
-    settings = {
+    settings: dict[str, dict] = {
         "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}
     }
     if anchors:
