@@ -27,6 +27,7 @@ _DEFAULTS: dict[str, Any] = {
     "target": "ai",
     "opacity": 0.5,
     "prior_ai": 0.5,
+    "views": 0,
 }
 
 
@@ -53,7 +54,8 @@ class EndpointHandler:
             data: `inputs`, and `parameters`: `top_k` and `function_to_apply` as on the Hub;
                 `details` (`bool`); `map` (`bool`), with `method`, `target` (`"ai"` or `"real"`) and
                 `opacity` (0 to 1); `prior_ai`, the expected share of AI-generated images;
-                `provenance` and `stability` (`bool`), for `details`.
+                `provenance` and `stability` (`bool`), for `details`; `views`, the largest number of
+                views of the image (0: the setting of the checkpoint).
 
         Returns:
             `[{"label", "score"}]`; or, for `details` or `map`, `{"scores": …, "answer": {…}}` and a
@@ -70,7 +72,9 @@ class EndpointHandler:
         if isinstance(image, str):
             image = hub_api.decode_inputs(image)
         decoded, file = read_once(image)
-        logits = self.detector.logits([decoded])[0]
+        views = options["views"] or None
+        examined = self.detector.examine_images([decoded], self.detector.limit(views))
+        logits = examined[0].logits.mean(axis=0)
         config = self.detector.model.config
         scores = hub_api.scores(logits, config, hub_api.Parameters.read(parameters))
         if not (options["details"] or options["map"]):
@@ -82,6 +86,7 @@ class EndpointHandler:
                 method=options["method"] or None,
                 target=options["target"],
                 prior_ai=options["prior_ai"],
+                views=views,
             )
             picture = io.BytesIO()
             explanation.overlay(options["opacity"]).save(picture, "PNG")
@@ -92,7 +97,7 @@ class EndpointHandler:
             }
             prediction = explanation.prediction
         else:
-            prediction = self.detector.predict(decoded, prior_ai=options["prior_ai"])
+            prediction = self.detector.predictions(examined, options["prior_ai"])[0]
         result["answer"] = compose(
             self.detector,
             prediction,
