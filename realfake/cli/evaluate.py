@@ -1,11 +1,10 @@
-"""Commands that measure a detector: robustness, formats, explanations, gallery."""
+"""Commands that measure a detector: robustness, formats, views, gallery."""
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from realfake import io
 from realfake.cli import options
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from realfake.corpus.load import Corpus
 
 _GRID = "grid"
-_SPLITS = ("train", "validation", "selection", "calibration", "test")
 
 
 # Robustness
@@ -41,7 +39,7 @@ def configure_robustness(parser: argparse.ArgumentParser) -> None:
     from realfake.evaluation.categories import CATEGORIES
     from realfake.imaging.degradations import GRID
 
-    _add_measurement(parser, split="test")
+    options.add_measurement(parser, split="test")
     options.add_output(parser, "folder of the figures and the scores", required=False)
     parser.add_argument(
         "--update_card",
@@ -136,7 +134,7 @@ def _measure_robustness(
         limits.setdefault("train", args.max_control_samples)
     corpus = options.read_corpus(args, limits)
     dataset = runs.split_of(corpus, args.split, args.split_seed)
-    shared = {"batch_size": args.batch_size, "seed": args.seed, **_context(args)}
+    shared = {"batch_size": args.batch_size, "seed": args.seed, **options.measurement_context(args)}
     written, tables = Path(args.output) / groups.FILE_NAME, []
     if categories:
         most = args.max_category_samples
@@ -197,7 +195,7 @@ def configure_formats(parser: argparse.ArgumentParser) -> None:
 
     Writes formats.json. `realfake card` shows its figures on the model card of the same folder.
     """
-    _add_measurement(parser, split="test")
+    options.add_measurement(parser, split="test")
     options.add_output(parser, "folder of the figures")
     parser.add_argument("--max_samples", type=options.at_least(2), help="images to measure")
     options.add_batch_size(parser)
@@ -219,7 +217,7 @@ def run_formats(args: argparse.Namespace) -> int:
             args.output,
             batch_size=args.batch_size,
             seed=args.seed,
-            **_context(args),
+            **options.measurement_context(args),
         )
     print(formats.formats_table(record))
     print(f"Finished: {Path(args.output) / formats.FILE_NAME}", flush=True)
@@ -239,7 +237,7 @@ def configure_views(parser: argparse.ArgumentParser) -> None:
     """
     from realfake.evaluation.views import NUMBERS
 
-    _add_measurement(parser, split="test")
+    options.add_measurement(parser, split="test")
     options.add_output(parser, "folder of the figures")
     parser.add_argument(
         "--numbers",
@@ -288,140 +286,11 @@ def run_views(args: argparse.Namespace) -> int:
             n_splices=args.splices,
             batch_size=args.batch_size,
             seed=args.seed,
-            **_context(args),
+            **options.measurement_context(args),
         )
     print(views.views_table(record))
     print(f"Finished: {Path(args.output) / views.FILE_NAME}", flush=True)
     return 0
-
-
-# Explanations
-
-
-def configure_explanations(parser: argparse.ArgumentParser) -> None:
-    """Measure how faithful the maps of each attribution method are.
-
-        realfake evaluate explanations runs/vit --dataset ./corpus --layers 6 --store -o runs/vit
-        realfake evaluate explanations runs/vit --dataset ./corpus --split test -o runs/vit
-
-    Choose the method and the layer on validation images, and measure them once on test images.
-    Writes explanations.json and explanations.md. `realfake card` shows the figures on the model
-    card of the same folder. The same command continues an interrupted run.
-    """
-    from realfake.attribution import METHOD_NAMES
-
-    at_least = options.at_least
-    _add_measurement(parser, split="validation", seed="seed of all random choices")
-    options.add_output(parser, "folder of the figures and the unfinished results")
-    parser.add_argument(
-        "--methods", default=",".join(METHOD_NAMES), help="methods to measure, separated by commas"
-    )
-    parser.add_argument(
-        "--layers", type=at_least(0), default=0, help="further layers to try for Grad-CAM"
-    )
-    parser.add_argument(
-        "--store",
-        action="store_true",
-        help="store the best method and Grad-CAM layer in the checkpoint; not with --split test",
-    )
-    parser.add_argument("--max_samples", type=at_least(2), default=200, help="images to explain")
-    parser.add_argument(
-        "--max_slow_samples",
-        type=at_least(2),
-        help="images for integrated gradients, occlusion and KernelSHAP (default: all); with "
-        "fewer images, --store does not choose these methods",
-    )
-    parser.add_argument(
-        "--splices", type=at_least(0), default=50, help="spliced images of each kind"
-    )
-    parser.add_argument(
-        "--steps", type=at_least(2), default=8, help="steps of the deletion and insertion curves"
-    )
-    parser.add_argument(
-        "--n_random", type=at_least(1), default=3, help="random maps to compare each map with"
-    )
-    parser.add_argument(
-        "--n_checks",
-        type=at_least(0),
-        default=32,
-        help="images for the slow checks: sensitivity, shuffled weights",
-    )
-
-
-def run_explanations(args: argparse.Namespace) -> int:
-    """Measure the maps, and write the figures and the report."""
-    from realfake.evaluation import explanation_report as report
-    from realfake.evaluation import explanations
-    from realfake.training import runs
-
-    _check_explanations(args)
-    output, model = Path(args.output), Path(args.model)
-    with contextlib.ExitStack() as folders:
-        folders.enter_context(io.output_folder(output))
-        if args.store and model.resolve() != output.resolve():
-            folders.enter_context(io.output_folder(model))
-        detector = options.open_model(args)
-        corpus = options.read_corpus(args, {runs.source_split(args.split): args.max_samples})
-        record = explanations.measure_explanations(
-            detector,
-            options.model_identity(args.model, detector),
-            runs.split_of(corpus, args.split, args.split_seed),
-            args.output,
-            methods=args.methods,
-            layers=args.layers,
-            n_splices=args.splices,
-            settings=explanations.Settings(
-                steps=args.steps,
-                n_random=args.n_random,
-                n_checks=args.n_checks,
-                n_slow=args.max_slow_samples or args.max_samples,
-                seed=args.seed,
-            ),
-            **_context(args),
-        )
-        print(report.conclusion(record).replace("**", ""))
-        if args.store:
-            _store(args.model, record)
-    print(f"Finished: {output / report.REPORT_NAME}", flush=True)
-    return 0
-
-
-def _check_explanations(args: argparse.Namespace) -> None:
-    from realfake.attribution import METHOD_NAMES
-
-    args.methods = list(dict.fromkeys(args.methods.split(",")))
-    if unknown := [name for name in args.methods if name not in METHOD_NAMES]:
-        known = ", ".join(METHOD_NAMES)
-        raise ValueError(f"--methods: {unknown[0]!r} is unknown; choose from {known}.")
-    if args.store and args.split == "test":
-        raise ValueError("--store must not use test images; pass --split validation.")
-    if args.store and not args.layers:
-        raise ValueError("--store needs candidate layers; pass --layers as well.")
-    if args.store and not (Path(args.model) / "config.json").is_file():
-        raise ValueError(f"--store needs a folder; download {args.model} first.")
-
-
-def _store(model: str, record: dict) -> None:
-    """Store the best method, and the Grad-CAM layer with the largest gain, in `config.json`."""
-    from realfake.training.release import store_facts
-
-    figures = record["figures"]
-    gains = {
-        name: each["gain"]["value"]
-        for name, each in figures["faithfulness"].items()
-        if name.partition("@")[0] == "gradcam" and each["gain"]["value"] is not None
-    }
-    # A name such as gradcam@stage.3 has a method and a layer.
-    best = max(gains, key=gains.get, default="")
-    facts = {
-        "gradcam_layer": best.partition("@")[2] or record["gradcam_layer"],
-        "explanation_method": (figures["default"] or "").partition("@")[0],
-    }
-    facts = {name: value for name, value in facts.items() if value}
-    if facts:
-        store_facts(model, facts)
-    stored = ", ".join(f"{name} = {value}" for name, value in facts.items())
-    print(f"Stored in {model}/config.json: {stored or 'nothing, no map beats chance'}.", flush=True)
 
 
 # Gallery
@@ -463,34 +332,3 @@ def run_gallery(args: argparse.Namespace) -> int:
     print(gallery.summary(record))
     print(f"Finished: {args.output}", flush=True)
     return 0
-
-
-# Shared
-
-
-def _add_measurement(
-    parser: argparse.ArgumentParser, split: str, seed: str = "seed of the bootstrap"
-) -> None:
-    """Add the model, the corpus, the split to measure, the bootstrap and the log."""
-    options.add_model(parser)
-    options.add_corpus(parser)
-    parser.add_argument("--split", choices=_SPLITS, default=split, help="split to measure")
-    parser.add_argument(
-        "--n_resamples",
-        type=options.at_least(0),
-        default=1000,
-        help="bootstrap samples; 0: no intervals",
-    )
-    parser.add_argument("--seed", type=int, default=0, help=seed)
-    options.add_measurement_log(parser)
-
-
-def _context(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what every measurement records and logs."""
-    return {
-        "split": args.split,
-        "corpus": args.corpus_name,
-        "command": io.command_line(),
-        "measurement_log": options.measurement_log(args),
-        "n_resamples": args.n_resamples,
-    }

@@ -82,7 +82,7 @@ COMMANDS = {
     ),
     "evaluate views": Command("evaluate", "compare one view with the whole image", "views"),
     "evaluate explanations": Command(
-        "evaluate", "measure the faithfulness of the maps", "explanations", resumable=True
+        "explanations", "measure the faithfulness of the maps", resumable=True
     ),
     "evaluate gallery": Command("evaluate", "score reported images, list changes", "gallery"),
     "card": Command("card", "rewrite the model card of a finished run"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realfake.io import command_line
 from realfake.labels import parse_overrides
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from realfake.detector import Detector
 
 SPLITS = ("train", "validation", "test")
+# Splits to measure; validation has two halves.
+MEASURED = ("train", "validation", "selection", "calibration", "test")
 # Images to read of a split that a command does not use.
 _UNUSED = 100
 _AS_JSON = 'JSON for names with a comma: {"a, b": "ai", "c": "real"}'
@@ -286,3 +289,28 @@ def measurement_log(options: argparse.Namespace) -> Path:
     from realfake.evaluation.log import FILE_NAME
 
     return Path(options.measurement_log or Path(options.output) / FILE_NAME)
+
+
+def add_measurement(
+    parser: argparse.ArgumentParser, split: str, seed: str = "seed of the bootstrap"
+) -> None:
+    """Add the model, the corpus, the split to measure, the bootstrap and the log."""
+    add_model(parser)
+    add_corpus(parser)
+    parser.add_argument("--split", choices=MEASURED, default=split, help="split to measure")
+    parser.add_argument(
+        "--n_resamples", type=at_least(0), default=1000, help="bootstrap samples; 0: no intervals"
+    )
+    parser.add_argument("--seed", type=int, default=0, help=seed)
+    add_measurement_log(parser)
+
+
+def measurement_context(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what every measurement records and logs."""
+    return {
+        "split": options.split,
+        "corpus": options.corpus_name,
+        "command": command_line(),
+        "measurement_log": measurement_log(options),
+        "n_resamples": options.n_resamples,
+    }
