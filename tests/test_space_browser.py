@@ -713,4 +713,4 @@ def test_a_model_that_cannot_be_loaded_is_replaced_with_a_notice(browser, slow_u
     with opened(browser, slow_url) as page:
         notice = page.inner_text(".rf-notice")
         assert "nobody/no-such-model" in notice
-        assert DEFAULT_CHECKPOINT.name in page.inner_text("#rf-about")
+        assert DEFAULT_CHECKPOINT.name in page.text_content("#rf-about")

@@ -120,7 +120,7 @@ COMPOSED = {
     "state.": ("trusted", "untrusted", "invalid", "unchecked", "present"),
     "variant.": tuple(VARIANTS),
     "verdict.": (*NAMES, "inconclusive"),
-    "why.": [f"{n}.{verdict}" for n in ("one", "many") for verdict in NAMES],
+    "why.": [f"{n}.{verdict}" for n in ("one", "many", "all") for verdict in NAMES],
     "": [f"{line}.title" for line in ("prior", "advanced", "feedback")]
     + [f"{tab}.{part}" for tab in ("batch", "compare", "code") for part in ("title", "body")]
     + [f"{state}.{part}" for state in ("empty", "waiting") for part in ("headline", "body")],
@@ -265,6 +265,7 @@ def test_a_verdict_has_a_reason_too():
     tiles = tiles_of(found, (60, 40))
     assert ENGLISH.why(found, tiles) == ENGLISH("why.many.ai", n=1, total=2)
     assert ENGLISH.why(found, tiles[:1]) == ENGLISH("why.one.ai")
+    assert ENGLISH.why(found, [tiles[0], tiles[0]]) == ENGLISH("why.all.ai", total=2)
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,10 @@ class Map:
     def confirmed(self) -> bool | None:
         """Whether removing the marked part has a visible effect that random parts do not have.
 
-        `None` without a test, or if the map marks nothing.
+        `None` without a test, if the map marks nothing, or if there is nothing to remove.
         """
         tested = self.evidence
-        if tested is None or not tested.share:
+        if tested is None or not tested.share or tested.before < 2 * _VISIBLE:
             return None
         effect = tested.before - tested.after
         more = tested.random - tested.after

@@ -68,7 +68,8 @@ def _read(finding: Finding) -> Statement | None:
     prompt = None
     if settings := fields.get("settings"):
         model, prompt = read_settings(settings)
-        by = model or by
+        program = (by or "").partition(" or ")[0]
+        by = f"{program} ({model})" if program and model else model or program or None
     return Statement(finding.claim, by, prompt, signed, fields.get("signer"))
 
 

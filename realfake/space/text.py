@@ -122,7 +122,8 @@ class Words:
             return self(f"why.one.{prediction.verdict}")
         if reason is None:
             alike = sum(tile.label == prediction.verdict for tile in tiles)
-            return self(f"why.many.{prediction.verdict}", n=alike, total=len(tiles))
+            kind = "all" if alike == len(tiles) else "many"
+            return self(f"why.{kind}.{prediction.verdict}", n=alike, total=len(tiles))
         places = [self.place(tile.box) for tile in tiles if tile.differs]
         if places:
             reason = f"{reason} {self('why.place', places=', '.join(dict.fromkeys(places)))}"
