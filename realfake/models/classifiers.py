@@ -1,12 +1,14 @@
 """Load and build image classifiers of transformers and their image processors."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HFValidationError, StrictDataclassError
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -21,8 +23,9 @@ from transformers.utils.hub import cached_file
 from realfake.labels import NAMES, class_indices
 from realfake.models.folding import final_linears
 
-# timm's wrapper needs torchvision's processors, which this project does not use.
-_MODEL_TYPES = sorted(set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) - {"timm_wrapper"})
+# Checkpoints of timm. They cannot be built from scratch, because their type has no architecture.
+_TIMM = "timm_wrapper"
+_MODEL_TYPES = sorted(set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) - {_TIMM})
 # An input side that every architecture accepts.
 DEFAULT_IMAGE_SIZE = 224
 # Sub-folder of a checkpoint for new files, until all of them are written.
@@ -53,7 +56,7 @@ def load_classifier(
         OSError: The checkpoint does not exist, is gated, or has missing or broken files.
     """
     config = config or load_config(model, revision=revision, token=token)
-    if config.model_type not in _MODEL_TYPES:
+    if config.model_type not in (*_MODEL_TYPES, _TIMM):
         raise ValueError(
             f"{model} is a {config.model_type!r} checkpoint, for which transformers has no image "
             "classifier; pass one such as google/vit-base-patch16-224 or "
@@ -94,9 +97,14 @@ def load_config(model: str | Path, *, revision: str | None = None, token: str | 
         OSError: As [`load_classifier`].
     """
     with _readable_errors(model, revision):
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             model, revision=revision, token=token, trust_remote_code=False
         )
+    if config.model_type == _TIMM:
+        # transformers would prefer them to the stored processor and to the labels.
+        for name in ("pretrained_cfg", "label_names"):
+            config.__dict__.pop(name, None)
+    return config
 
 
 def load_processor(
@@ -111,9 +119,31 @@ def load_processor(
         OSError: As [`load_classifier`].
     """
     with _readable_errors(model, revision):
-        return AutoImageProcessor.from_pretrained(
+        processor = AutoImageProcessor.from_pretrained(
             model, revision=revision, token=token, backend="pil", trust_remote_code=False
         )
+        data_config = getattr(processor, "data_config", None)
+        return processor if data_config is None else _timm_processor(data_config)
+
+
+def _timm_processor(data_config: dict) -> BaseImageProcessor:
+    """Return a processor that does what timm's evaluation transform does.
+
+    Where the crop's edges fall between two pixels, timm rounds to the other one.
+    """
+    from transformers import CLIPImageProcessorPil
+
+    _, height, width = data_config["input_size"]
+    if height != width or data_config["crop_mode"] != "center":
+        raise ValueError("timm's preprocessing is no centre crop of a square")
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": math.floor(height / data_config["crop_pct"])},
+        crop_size={"height": height, "width": width},
+        resample=Image.Resampling[data_config["interpolation"].upper()],
+        image_mean=list(data_config["mean"]),
+        image_std=list(data_config["std"]),
+        do_convert_rgb=True,
+    )
 
 
 def optional_file(
@@ -274,6 +304,8 @@ def _readable_errors(model: str | Path, revision: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, ImportError) and "timm" in str(error):
+            raise ValueError(f"{where} is a checkpoint of timm: pip install timm") from error
         if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
             raise OSError(
                 f"{where} is gated: accept its terms on the Hub and run `hf auth login`."

@@ -65,7 +65,7 @@ class ModelArguments:
 
     def __post_init__(self):
         if bool(self.model_name_or_path) == bool(self.model_type):
-            raise ValueError("Pass either --model_name_or_path (fine-tune) or --model_type (random weights).")
+            raise ValueError("Pass either --model_name_or_path or --model_type (random weights).")
         _check_range(self, "image_size", 8)
         _check_range(self, "lora_rank", 0)
         if self.lora_alpha is not None and not (self.lora_rank and self.lora_alpha > 0):

@@ -235,7 +235,9 @@ def save_checkpoint(
         sharding = {"max_shard_size": max_shard_size} if max_shard_size else {}
         model.save_pretrained(staging, state_dict=state, **sharding)
         config = json.loads((staging / "config.json").read_text())
-        config.update(dtype="float32", architectures=[type(model).__name__])
+        # timm's configuration leaves the labels out.
+        config.update(dtype="float32", id2label=model.config.id2label)
+        config.update(architectures=[type(model).__name__])
         for name in _OF_THE_WEIGHTS:
             (config.get("realfake") or {}).pop(name, None)
         (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
