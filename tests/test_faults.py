@@ -55,7 +55,8 @@ def knowing(tmp_path_factory):
         [draw_picture(40, seed, bool(seed % 2)) for seed in range(40)],
         np.arange(40) % 2 == 1,
     )
-    fitted = ood.fit(Detector.from_pretrained(folder).features(pictures), truth, alpha=0.1)
+    features, _ = Detector.from_pretrained(folder).features(pictures)
+    fitted = ood.fit(features, truth, alpha=0.1)
     fitted.save(folder)
     limits = {"alpha": 0.1, "real": -0.2, "ai": 0.2, "n": {"real": 20, "ai": 20}}
     release.store_facts(folder, {"thresholds": limits, "ood": fitted.to_dict()})
@@ -124,7 +125,7 @@ def test_a_failing_hub_at_the_first_start_leaves_the_bundled_one(
     assert (loaded.detector.name, loaded.missing) == ("bundled", served)
     assert f"{served} could not be opened" in caplog.text
     # Once the Hub is well again, so is the next start: nothing half is left to be loaded.
-    hub._faults.clear()
+    hub.faults.clear()
     again = start(served)
     assert (again.detector.name, again.missing) == (served, None)
     image = draw_picture(40, seed=1)

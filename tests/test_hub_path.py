@@ -82,7 +82,7 @@ def hub(tmp_path_factory):
 def no_faults_left(hub):
     yield
     hub.refuse_pushes(None)
-    hub._faults.clear()
+    hub.faults.clear()
 
 
 def environment(hub, **more) -> dict[str, str]:
@@ -693,7 +693,7 @@ def test_a_failed_push_leaves_the_folder_whole_and_names_the_command(
     assert ("model", repo) not in hub.repos or len(hub.history(repo)) == 1
 
     hub.refuse_pushes(None)
-    hub._faults.clear()
+    hub.faults.clear()
     run_printed_command(hub, line, tmp_path)
     reference = hub.history(pushed.repo)[-2].files
     assert {path: blob.content for path, blob in hub.history(repo)[0].files.items()} == {

@@ -139,14 +139,10 @@ def test_folders_files_and_history(hub, tmp_path):
 
     names = {".gitattributes", "README.md", "inner/notes.txt", "inner/deep/more.txt", "weights.bin"}
     assert set(api.list_repo_files("user/folder")) == names
-    entries = {
-        entry.path: entry
-        for entry in api.list_repo_tree("user/folder", recursive=True, expand=True)
-    }
+    entries = {entry.path: entry for entry in api.list_repo_tree("user/folder", recursive=True)}
     assert set(entries) == names | {"inner", "inner/deep"}
     assert entries["weights.bin"].lfs.size == 1000
     assert entries["inner/notes.txt"].lfs is None
-    assert entries["inner"].last_commit.title == "First"
     assert {entry.path for entry in api.list_repo_tree("user/folder", "inner")} == {
         "inner/deep",
         "inner/notes.txt",
@@ -178,12 +174,6 @@ def test_folders_files_and_history(hub, tmp_path):
     add = CommitOperationAdd("note.txt", b"from an old parent")
     with pytest.raises(HfHubHTTPError, match="412"):
         api.create_commit("user/folder", [add], commit_message="Late", parent_commit=first.oid)
-    pull = api.upload_file(
-        path_or_fileobj=b"x", path_in_repo="pr.txt", repo_id="user/folder", create_pr=True
-    )
-    assert pull.pr_revision == "refs/pr/1"
-    assert "pr.txt" in api.list_repo_files("user/folder", revision="refs/pr/1")
-    assert "pr.txt" not in hub.files("user/folder")
 
     local = snapshot_download("user/folder", revision="v1")
     assert read(os.path.join(local, "inner", "notes.txt")) == b"one"
