@@ -4,6 +4,8 @@ An image is called ai if its log-odds are above 0, and real otherwise. An undefi
 AUROC on one class, is NaN. `summary.binary_summary` computes all metrics with intervals.
 """
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.fft import dct, idct
@@ -22,7 +24,7 @@ GRID = 512  # cells of [0, 1] for smooth ECE, whose kernels are wider than one c
 
 Cells = dict[tuple[str, str], np.ndarray]
 Value = float | np.ndarray
-Weights = ArrayLike | None
+Weights: TypeAlias = ArrayLike | None
 
 # Decisions
 
