@@ -17,7 +17,6 @@ from starlette.testclient import TestClient
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from realfake.space import limits as module
-from realfake.space import log
 from realfake.space.limits import (
     HEADERS,
     PRIVATE_NETWORKS,
@@ -298,7 +297,7 @@ def test_a_post_leaves_one_line_without_its_content(caplog):
     client.post("/fail", content=b"picture")
     client.get("/echo")
     lines = [
-        json.loads(log.formatter(terminal=False).format(record))
+        json.loads(module.formatter(terminal=False).format(record))
         for record in caplog.records
         if record.name.endswith("limits")
     ]
@@ -322,7 +321,7 @@ def test_a_line_is_one_json_object():
         raise ValueError("two\nlines")
     except ValueError:
         error = sys.exc_info()
-    text = log.formatter(False).format(record('a "word"\nand ü', exc_info=error, status=200))
+    text = module.formatter(False).format(record('a "word"\nand ü', exc_info=error, status=200))
     assert "\n" not in text and "ü" in text
     line = json.loads(text)
     assert {name: line[name] for name in ("level", "logger", "message", "status")} == {
@@ -353,8 +352,8 @@ def test_a_terminal_gets_plain_lines_and_programs_get_json(monkeypatch, terminal
     stream = io.StringIO()
     stream.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", stream)
-    with logging_restored(*log._QUIET):
-        log.set_up()
+    with logging_restored(*module.QUIET):
+        module.set_up_log()
         logging.getLogger("realfake.x").info("hello")
     assert stream.getvalue().startswith(first) and "hello" in stream.getvalue()
 
@@ -364,8 +363,8 @@ def test_the_urls_of_requests_are_not_logged(monkeypatch, name):
     httpx = pytest.importorskip(name)
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     answer = httpx.MockTransport(lambda request: httpx.Response(200))
-    with logging_restored(*log._QUIET):
-        log.set_up()
+    with logging_restored(*module.QUIET):
+        module.set_up_log()
         with httpx.Client(transport=answer) as client:
             client.get("https://cdn.example/photo.jpg?Signature=secret")
         logging.getLogger(name).warning("a warning")

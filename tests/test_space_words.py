@@ -1,6 +1,7 @@
 """The page's words and cards: languages, numbers, sentences about rates, and escaping."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.space import FACTS, HOSTILE, FakeDetector, markup_in, prediction, shown
+from helpers.tiny import save_tiny
 
 from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.methods import METHODS
@@ -80,7 +82,7 @@ BUNDLED_NAMES = tuple(folder.name for folder in sorted(BUNDLED.glob("*")) if is_
 CLAIMS = ("ai", "partly_ai", "camera")
 REASONS = ("between", "no_thresholds", "out_of_distribution", "unstable", "differing")
 COMPOSED = {
-    "about.input_": ("native", "whole", "part"),
+    "about.input_": ("native", "whole", "part", "views"),
     "batch.": ("name", "verdict", "probability", "csv", "json"),
     "code.": tuple(code.snippets(None)),
     "degradation.": tuple(GRID),
@@ -355,8 +357,8 @@ def finding(kind: str, claim: str | None, state: str = "present", **fields: str)
         ),
         ('{"positive_prompt": "a hill", "model": {"model_name": "flux"}}', "flux", "a hill"),
         (
-            '{"3": {"class_type": "L", "inputs": {"ckpt_name": "sd.safetensors", "text": "a sea"}}}',
-            "sd.safetensors",
+            '{"3": {"class_type": "L", "inputs": {"ckpt_name": "sd.ckpt", "text": "a sea"}}}',
+            "sd.ckpt",
             "a sea",
         ),
         ("a castle --v 6 Job ID: 1234", None, "a castle --v 6"),
@@ -468,13 +470,25 @@ def test_about_states_corpus_calibration_and_figures():
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "kind", "size"), [("photos", "native", 288), ("cifake-mobilenet", "part", 64)]
+    ("changes", "kind"),
+    [
+        ({"do_resize": False}, "native"),
+        ({"size": {"height": 32, "width": 48}, "crop_size": {"height": 32, "width": 32}}, "part"),
+    ],
 )
-def test_about_states_what_the_processor_does(checkpoint, kind, size):
-    detector = Detector.from_pretrained(BUNDLED / checkpoint)
-    facts = dict(about(ENGLISH, detector))
-    expected = ENGLISH(f"about.input_{kind}", width=size, height=size)
-    assert facts[ENGLISH("about.input")] == expected
+def test_about_states_what_the_processor_does(tmp_path, changes, kind):
+    folder = save_tiny("vit", tmp_path / "tiny", image_size=32)
+    path = folder / "preprocessor_config.json"
+    values = json.loads(path.read_text()) | {"do_center_crop": True}
+    crop = {"crop_size": {"height": 32, "width": 32}}
+    path.write_text(json.dumps(values | crop | changes))
+    detector = Detector.from_pretrained(folder)
+    expected = ENGLISH(f"about.input_{kind}", width=32, height=32)
+    assert dict(about(ENGLISH, detector))[ENGLISH("about.input")] == expected
+    if kind == "native":
+        detector.facts["views"] = 9
+        expected = ENGLISH("about.input_views", n=9, width=32, height=32)
+        assert dict(about(ENGLISH, detector))[ENGLISH("about.input")] == expected
 
 
 def test_about_says_that_a_squashing_processor_sees_the_whole_image(tiny_vit):

@@ -39,12 +39,12 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until the process is stopped."""
-    from realfake.space import log
     from realfake.space.feedback import Feedback
+    from realfake.space.limits import set_up_log
     from realfake.space.loading import load, use_zero_gpu
     from realfake.space.page import build, launch
 
-    log.set_up()
+    set_up_log()
     try:
         loaded = load()
         use_zero_gpu(loaded.detector)

@@ -1,4 +1,4 @@
-"""Limits on every request: request rate, body size, closed routes; also headers and a log line.
+"""Limits on every request: request rate, body size, closed routes; also headers and the log.
 
 [`middleware`] lists them for Gradio's app as ASGI middleware.
 """
@@ -8,12 +8,14 @@ import ipaddress
 import logging
 import math
 import re
+import sys
 import time
 from collections.abc import Mapping
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from pythonjsonlogger.json import JsonFormatter
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -21,6 +23,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
+
+# At INFO they write the URL of every request: visitors' URLs, and signed URLs of the Hub.
+QUIET = ("httpx", "httpcore", "httpx2", "httpcore2", "urllib3")
 
 REQUESTS_PER_MINUTE = "REALFAKE_REQUESTS_PER_MINUTE"
 PER_MINUTE = 240
@@ -245,3 +250,29 @@ def _gradio_route(path: str) -> str | None:
     """Return the part of a path that names one of Gradio's routes, wherever the app is mounted."""
     _, prefix, route = path.partition("/gradio_api/")
     return route if prefix else None
+
+
+def set_up_log() -> None:
+    """Log to the standard error from INFO up, HTTP clients from WARNING up."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(terminal=sys.stderr.isatty()))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def formatter(terminal: bool) -> logging.Formatter:
+    """Return the formatter of a line.
+
+    Args:
+        terminal: Whether a person reads the line. Otherwise it is `{"time", "level", "logger",
+            "message"}`, with the record's `extra` fields and its `traceback`.
+    """
+    if terminal:
+        return logging.Formatter("%(levelname)s %(name)s: %(message)s")
+    return JsonFormatter(
+        ["levelname", "name", "message"],
+        rename_fields={"levelname": "level", "name": "logger", "exc_info": "traceback"},
+        timestamp="time",
+        json_ensure_ascii=False,
+    )

@@ -2,7 +2,8 @@
 
 Built once around an opened detector (`build`) and started by `launch`. Each tab is a module:
 `check`, `batch`, `compare`, `quality`, `code`. The words are in `languages`, the HTML in
-`templates`, the look in `style.css` and `theme`.
+`templates`, the look in `style.css` and [`theme`]. The labels are blue and orange, which
+colour-blind readers can distinguish, and always have words.
 """
 
 import os
@@ -26,9 +27,10 @@ from realfake.space.quality import build_quality
 from realfake.space.render import render
 from realfake.space.routes import routes
 from realfake.space.text import ENGLISH, Localised
-from realfake.space.theme import theme
 from realfake.space.tidying import keep_tidy
 
+FONT = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif")
+FONT_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 STYLE = Path(__file__).parent / "style.css"
 MAX_FILE_SIZE = "32mb"
 # Every ten minutes, uploads and maps older than half an hour are deleted, and ten minutes later
@@ -121,3 +123,52 @@ def launch(page: Page) -> None:
         if "empty port" not in str(error):
             raise
         raise OSError(f"port {port} is in use; set GRADIO_SERVER_PORT to a free one.") from error
+
+
+def theme() -> gr.themes.Base:
+    """Return the theme. It uses system fonts, so that the page works offline."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.indigo,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
+        spacing_size=gr.themes.sizes.spacing_md,
+        text_size=gr.themes.sizes.text_md,
+        font=FONT,
+        font_mono=FONT_MONO,
+    ).set(
+        body_background_fill="*neutral_100",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_800",
+        block_shadow="none",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        body_text_color="*neutral_900",
+        body_text_color_dark="*neutral_100",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        checkbox_label_background_fill="*neutral_50",
+        checkbox_label_background_fill_dark="*neutral_800",
+        checkbox_label_background_fill_hover="*neutral_100",
+        checkbox_label_background_fill_hover_dark="*neutral_700",
+        checkbox_label_background_fill_selected="*primary_50",
+        checkbox_label_background_fill_selected_dark="*primary_900",
+        checkbox_label_border_width="1px",
+        checkbox_label_border_color="*neutral_200",
+        checkbox_label_border_color_dark="*neutral_700",
+        checkbox_label_border_color_selected="*primary_500",
+        checkbox_label_border_color_selected_dark="*primary_400",
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_500",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_400",
+    )

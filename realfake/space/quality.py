@@ -236,6 +236,8 @@ def _input(words: Words, detector: Detector) -> str | None:
         return None
     width, height = region.input_size
     left, top, right, bottom = region.box
+    if detector.views > 1:
+        return words("about.input_views", n=detector.views, width=width, height=height)
     if region.complete:
         kind = "whole"
     elif round(right - left) == width and round(bottom - top) == height:

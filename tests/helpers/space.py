@@ -54,6 +54,7 @@ class FakeDetector:
     explained: list = field(default_factory=list)
     variants: tuple = ((0.9, AI), (0.8, AI), (0.6, "inconclusive"), (0.95, AI))
     explanation_method: str = "gradcam"
+    views: int = 1
 
     def predict(self, images, batch_size=16, prior_ai=0.5, views=None):
         if self.failure:
