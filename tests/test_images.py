@@ -594,6 +594,17 @@ def test_bilateral_smoothing_keeps_edges():
     assert (pixels(bilateral(flat)) == pixels(flat)).all()
 
 
+def test_bilateral_smoothing_by_the_formula():
+    image = picture(20, 140)  # of two strips
+    values, y, x = pixels(image).astype(float), 128, 7
+    window = values[y - 3 : y + 4, x - 3 : x + 4]
+    offsets = np.arange(-3, 4)
+    space = np.exp(-np.add.outer(offsets**2, offsets**2) / (2 * 2.0**2))
+    weight = space * np.exp(-((window - values[y, x]) ** 2).sum(-1) / (2 * 25.0**2))
+    expected = (weight[..., None] * window).sum((0, 1)) / weight.sum()
+    assert pixels(bilateral(image))[y, x] == pytest.approx(expected, abs=0.51)
+
+
 def test_retouching_by_hand():
     grey = Image.new("RGB", (64, 48), (64, 64, 64))
     assert gamma(grey, 0.5).getpixel((0, 0)) == (128, 128, 128)  # 255 * sqrt(64 / 255) is 127.7

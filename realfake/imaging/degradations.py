@@ -27,6 +27,7 @@ SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 # The longest side that each format can store, in pixels.
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+_STRIP = 128  # rows
 _LARGEST = 8192  # pixels of the longest side of an enlarged image
 # For files that `recompress` encoded.
 _UNLIMITED = Limits(max_bytes=2**40, max_pixels=2**40, min_side=1, max_aspect=float("inf"))
@@ -124,18 +125,24 @@ def bilateral(
         sigma_space: Width of the weights over distance, in pixels.
         sigma_colour: Width of the weights over the difference in colour, in grey levels of 0..255.
     """
-    values = np.asarray(image, dtype=np.float32)
-    height, width = values.shape[:2]
-    padded = np.pad(values, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
-    total, norm = np.zeros_like(values), np.zeros((height, width, 1), dtype=np.float32)
-    for dy, dx in product(range(-radius, radius + 1), repeat=2):
-        top, left = radius + dy, radius + dx
-        shifted = padded[top : top + height, left : left + width]
-        distance = ((shifted - values) ** 2).sum(axis=-1, keepdims=True) / (2 * sigma_colour**2)
-        weight = np.exp(-distance - (dy**2 + dx**2) / (2 * sigma_space**2), dtype=np.float32)
-        total += weight * shifted
-        norm += weight
-    return Image.fromarray(np.rint(total / norm).astype(np.uint8))
+    padded = np.pad(np.asarray(image), ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+    height, width = image.height, image.width
+    result = np.empty((height, width, 3), dtype=np.uint8)
+    for start in range(0, height, _STRIP):  # strips limit the memory
+        stop = min(start + _STRIP, height)
+        rows = padded[start : stop + 2 * radius].astype(np.float32)
+        values = rows[radius:-radius, radius:-radius]
+        total, norm = np.zeros_like(values), np.zeros((stop - start, width, 1), dtype=np.float32)
+        for dy, dx in product(range(-radius, radius + 1), repeat=2):
+            top, left = radius + dy, radius + dx
+            shifted = rows[top : top + stop - start, left : left + width]
+            distance = ((shifted - values) ** 2).sum(axis=-1, keepdims=True)
+            exponent = -distance / (2 * sigma_colour**2) - (dy**2 + dx**2) / (2 * sigma_space**2)
+            weight = np.exp(exponent, dtype=np.float32)
+            total += weight * shifted
+            norm += weight
+        result[start:stop] = np.rint(total / norm)
+    return Image.fromarray(result)
 
 
 def gamma(image: Image.Image, exponent: float) -> Image.Image:
