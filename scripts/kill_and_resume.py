@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("imports", "loading", "steps", "writing")
 TIMEOUT = 600
-CHECKPOINT = "realfake/checkpoints/cifake-mobilenet"
+CHECKPOINT = "realfake/checkpoints/cifake"
 OVERRIDES = '{"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "patch_size": 2}'
 
 
