@@ -154,6 +154,19 @@ def test_wrong_usage_ends_with_2_and_one_line(
     assert err.startswith("realfake: error: ") and err.count("\n") == 1
 
 
+def test_a_folder_is_expanded_through_its_links_once(pictures, tmp_path, capsys):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    (folder / "linked").symlink_to(pictures)
+    (folder / "c.heic").symlink_to(pictures / "a.jpg")
+    (folder / "loop").symlink_to(folder)
+    status, out, err = run("provenance", folder, "--json", capsys=capsys)
+    files = [json.loads(line)["file"] for line in out.splitlines()]
+    assert status == 0 and err == ""
+    names = ("c.heic", "linked/a.jpg", "linked/deep/b.PNG")
+    assert files == [str(folder / name) for name in names]
+
+
 def test_a_missing_package_names_its_extra(monkeypatch, capsys, pictures):
     def run_predict(args):
         raise ModuleNotFoundError("No module named 'peft'", name="peft")
