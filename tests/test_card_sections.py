@@ -18,7 +18,7 @@ from realfake.card.results import in_short, judgement
 from realfake.evaluation import results
 from realfake.evaluation.measure import measure, measure_operating_points
 from realfake.evaluation.results import write_evaluation, write_scores
-from realfake.evaluation.robustness import grid_figures, headline, known_slices
+from realfake.evaluation.robustness import grid_figures, headline, known_slices, short_figures
 from realfake.evaluation.robustness_report import coverage_table, slices_table, summary
 from realfake.io import write_record
 from realfake.statistics.verdicts import Thresholds, fit_thresholds, operating_point
@@ -490,6 +490,23 @@ def finished(tmp_path):
     }
     (folder / "training.json").write_text(json.dumps(facts))
     return folder
+
+
+def test_a_card_shows_the_groups_that_were_measured(finished, tmp_path):
+    log_odds, is_ai, _, _ = scored()
+    thresholds = fit_thresholds(log_odds, is_ai)
+    everything = np.ones(len(is_ai), dtype=bool)
+    options = {"seed": 0, "n_resamples": 20}
+    figures = short_figures(log_odds, ~everything, everything, thresholds, {}, options)
+    group = {"described": {"hdr": "Local contrast."}, "degradations": {"hdr": figures}}
+    record = {
+        "checkpoint_sha256": results.checkpoint_hash(finished),
+        "categories": {"retouched": {**group, "of": 400}},
+    }
+    write_record(finished / "categories.json", "test", record)
+    text = rewrite_card(finished, tmp_path / "log.jsonl").read_text()
+    assert "### Retouched photographs" in text and "- `hdr`: Local contrast." in text
+    assert "### Small images" not in text
 
 
 def test_a_card_is_rewritten_from_its_files(finished, tmp_path):
