@@ -24,8 +24,9 @@ from realfake.labels import REAL, canonical
 def walk(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder in the order of their names.
 
-    Links to files are followed, and links to folders elsewhere. The files of other links are found
-    under their own name. Hidden files and folders, and folders that begin with `__`, are skipped.
+    Links to files, and links to folders outside of this one, are followed. A link to a folder
+    inside is skipped, because its files are found there. Hidden files and folders, and folders that
+    begin with `__`, are skipped too.
     """
     root = os.path.realpath(folder)
     visited = set()

@@ -138,8 +138,8 @@ def open_image(
 def frames(data: bytes, most: int = 5, limits: Limits = LIMITS) -> Iterator[Image.Image]:
     """Yield evenly spaced frames of an animation, beginning with the one that `open_image` reads.
 
-    Files that are no animations have one frame. Frames that cannot be decoded are left out, and so
-    are those behind `MAX_PLAYED` pixels of other frames.
+    Other files have one frame. Frames that cannot be decoded are left out. To bound the work, all
+    frames are within the first `MAX_PLAYED` pixels of the animation.
 
     Args:
         data: The bytes of a file.
