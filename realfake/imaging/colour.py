@@ -4,6 +4,7 @@
 another colour space have the same pixels.
 """
 
+import contextlib
 from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
@@ -53,7 +54,10 @@ def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
         image = image.convert("RGB")
     if mode == "L" and image.mode == "1":
         image = image.convert("L")
-    return ImageCms.applyTransform(image, transform) if image.mode == mode else image
+    if image.mode == mode:
+        with contextlib.suppress(ImageCms.PyCMSError):
+            return ImageCms.applyTransform(image, transform)
+    return image
 
 
 @lru_cache(maxsize=16)
