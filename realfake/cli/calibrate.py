@@ -199,11 +199,15 @@ def _calibrate(args: argparse.Namespace) -> int:
     if not args.measure_test:
         del measured["test"]
     batch_size = args.batch_size
+    detector.accelerate()
+    # With two classes, the log-odds before calibration follow from those after it.
+    binary = len(original["classes"]) == 2
     before = {
         name: measuring.compute_logits(
             detector, splits[split], batch_size, f"{name}, before", degraded
         )
         for name, (split, degraded) in measured.items()
+        if name == "calibration" or not binary
     }
     fitted = release.fit_calibration(
         detector,
@@ -246,7 +250,9 @@ def _calibrate(args: argparse.Namespace) -> int:
             corpus=args.corpus_name,
             measurement_log=options.measurement_log(args),
             seed=args.seed,
-            before=log_odds_from_logits(before[name], released.detector.class_indices),
+            before=log_odds_from_logits(before[name], released.detector.class_indices)
+            if name in before
+            else (scores.log_odds - released.calibration.bias) * released.calibration.temperature,
         )
     if (Path(args.model) / TRAINING).is_file():
         _carry_over_training(args, released, splits, halves)

@@ -103,6 +103,8 @@ def release(
             save_checkpoint(detector.model, detector.processor, folder, max_shard_size)
         state.wait_for_everyone()
         stored = Detector.from_pretrained(folder, device=detector.model.device)
+        if stored.views > 1:
+            stored.accelerate()
         scores = compute_scores(stored, dataset, batch_size, "thresholds", degraded)
         if calibration.method == "identity" or not revert_if_worse:
             break
