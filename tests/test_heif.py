@@ -8,9 +8,10 @@ from helpers.bad_files import bit_flips, heic, truncations
 from helpers.timing import least
 from helpers.tiny import draw_picture
 from PIL import Image
+from pillow_heif import as_plugin
 
 from realfake.imaging import limits
-from realfake.imaging.decode import Limits, open_image
+from realfake.imaging.decode import Limits, OutOfMemory, open_image
 from realfake.imaging.file_facts import container_facts
 from realfake.imaging.heif import TooCostly, check_heif, is_heif
 
@@ -101,6 +102,19 @@ def test_pixels_and_bytes_are_limited(monkeypatch):
         open_image(data[:place] + struct.pack(">LL", 9000, 9000) + data[place + 8 :])
     with pytest.raises(ValueError, match="damaged"):
         open_image(data[:place] + struct.pack(">LL", 32, 32) + data[place + 8 :])
+
+
+def test_a_lack_of_memory_is_not_damage(monkeypatch):
+    def load(image):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(as_plugin.HeifImageFile, "load", load)
+    message = "Memory allocation error: Cannot allocate memory"
+    with pytest.raises(OutOfMemory):
+        open_image(heic(draw_picture(64)))
+    message = "Memory allocation error: Security limit exceeded: Image size 9 x 9"
+    with pytest.raises(ValueError, match="damaged"):
+        open_image(heic(draw_picture(64)))
 
 
 def test_compositions_are_limited():

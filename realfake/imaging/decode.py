@@ -331,6 +331,8 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
         raise _out_of_memory(name) from error
     except Exception as error:  # as in read_header
         detail = " ".join(str(error).split())[:120] or type(error).__name__
+        if detail.startswith("Memory allocation") and "limit" not in detail:  # of libheif
+            raise _out_of_memory(name) from error
         raise ValueError(f"{name} is truncated or damaged ({detail}). {AGAIN}") from error
     if result is image:
         result = image.copy()
