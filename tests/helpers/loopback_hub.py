@@ -451,17 +451,6 @@ class LoopbackHub:
         answer = {name: [{"message": line} for line in lines] for name, lines in found}
         return _json(answer, 400 if answer["errors"] else 200)
 
-    @_route("GET", "/api/(?P<kind>models|datasets|spaces)")
-    def _list(self, request: Request, kind: str) -> _Reply:
-        visible = [
-            repo
-            for repo in self.repos.values()
-            if repo.type == _TYPES[kind]
-            and (not repo.private or request.user == repo.owner)
-            and request.asked("author", repo.owner) == repo.owner
-        ]
-        return _json([_info(repo, repo.find("main"), False) for repo in visible])
-
     @_route("POST", "/api/repos/create")
     def _create(self, request: Request) -> _Reply:
         sent = request.json()
@@ -480,26 +469,11 @@ class LoopbackHub:
             getattr(repo, name).update({item["key"]: item for item in sent.get(name) or []})
         return _json(url)
 
-    @_route("DELETE", "/api/repos/delete")
-    def _delete(self, request: Request) -> _Reply:
-        sent = request.json()
-        name = f"{sent.get('organization') or request.user}/{sent['name']}"
-        repo = self._repo(request, sent.get("type") or "model", name)
-        self._may_write(request, repo.owner)
-        del self.repos[repo.type, repo.id]
-        return _json({})
-
     # Reading
 
     @_route("GET", r"/api{repo}(/revision/{revision})?")
     def _show(self, request: Request, repo: Repo, revision: str) -> _Reply:
         return _json(_info(repo, repo.find(revision or "main"), "blobs" in request.query))
-
-    @_route("GET", r"/api{repo}/auth-check(?P<write>/write)?")
-    def _check_access(self, request: Request, repo: Repo, write: str) -> _Reply:
-        if write:
-            self._may_write(request, repo.owner)
-        return _json({})
 
     @_route("GET", r"/api{repo}/tree/{revision}(/(?P<folder>.+))?")
     def _list_tree(self, request: Request, repo: Repo, revision: str, folder: str) -> _Reply:
@@ -511,23 +485,6 @@ class LoopbackHub:
         known = {entry["path"]: entry for entry in _tree(repo.find(revision), "", True)}
         paths = parse_qs(request.body.decode()).get("paths", [])
         return _json([known[path] for path in paths if path in known])
-
-    @_route("GET", "/api{repo}/refs")
-    def _list_refs(self, request: Request, repo: Repo) -> _Reply:
-        answer: dict[str, list] = {"converts": [], "pullRequests": []}
-        for group, prefix in (("branches", "refs/heads/"), ("tags", "refs/tags/")):
-            answer[group] = [
-                {"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": commit.oid}
-                for ref, commit in repo.refs.items()
-                if ref.startswith(prefix)
-            ]
-        return _json(answer)
-
-    @_route("GET", "/api{repo}/commits/{revision}")
-    def _list_commits(self, request: Request, repo: Repo, revision: str) -> _Reply:
-        rest = {"message": "", "date": _now(), "authors": [{"user": repo.owner}]}
-        history = repo.find(revision).history()
-        return _json([{"id": each.oid, "title": each.title, **rest} for each in history])
 
     @_route("GET HEAD", "{page}/resolve/{revision}/(?P<path>.+)")
     def _resolve(self, request: Request, repo: Repo, revision: str, path: str) -> _Reply:
@@ -574,15 +531,6 @@ class LoopbackHub:
         if ref in repo.refs:
             raise Refusal(409, f"Reference already exists: {ref}")
         repo.refs[ref] = repo.find(revision)
-        return _json({})
-
-    @_route("PUT", "/api{repo}/settings")
-    def _settings(self, request: Request, repo: Repo) -> _Reply:
-        self._may_write(request, repo.owner)
-        sent = request.json()
-        if "visibility" in sent or "private" in sent:
-            repo.private = _is_private(sent)
-        repo.gated = sent.get("gated", repo.gated)
         return _json({})
 
     @_route("POST", "/api{repo}/preupload/{revision}")
@@ -681,13 +629,13 @@ class LoopbackHub:
             {key: {k: v for k, v in item.items() if k not in hidden} for key, item in held.items()}
         )
 
-    @_route("GET POST", "/api{repo}/(?P<name>runtime|hardware|sleeptime)")
+    @_route("GET POST", "/api{repo}/(?P<name>runtime|hardware)")
     def _space_runtime(self, request: Request, repo: Repo, name: str) -> _Reply:
         sent = request.json()
         if request.method == "POST":
             self._may_write(request, repo.owner)
             repo.hardware = sent.get("flavor", repo.hardware)
-            repo.sleep_time = sent.get("sleepTimeSeconds", sent.get("seconds", repo.sleep_time))
+            repo.sleep_time = sent.get("sleepTimeSeconds", repo.sleep_time)
         return _json(_runtime(repo))
 
 
