@@ -8,6 +8,7 @@ from helpers.training import command, last_line, train_hf
 
 from realfake import io
 from realfake.cli.main import main
+from realfake.training import publishing
 from realfake.training.arguments import RunArguments
 
 # Too short to look like a token: only the option tells.
@@ -84,6 +85,18 @@ def test_a_run_and_its_push(way, hub, corpus, tiny_vit, tmp_path, monkeypatch):
     pushed = hub.files("user/run")
     assert "README.md" in pushed and hub.repos["model", "user/run"].private
     assert not [path for path, content in pushed.items() if TOKEN.encode() in content]
+
+
+@pytest.mark.parametrize("options, private", [({}, True), ({"hub_private_repo": False}, False)])
+def test_a_push_is_private_unless_asked_otherwise(options, private, hub, tmp_path):
+    hub.tokens[TOKEN] = "user"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "README.md").write_text("# A card")
+    repo = f"user/{private}"
+    args = RunArguments(output_dir=str(folder), hub_model_id=repo, hub_token=TOKEN, **options)
+    assert publishing.push(args) == 0
+    assert hub.repos["model", repo].private == private
 
 
 def test_a_series(corpus, tiny_vit, tmp_path, capsys):

@@ -62,25 +62,14 @@ def corpus(tmp_path_factory):
 def finished(corpus, tiny_vit, tmp_path_factory):
     """A finished run with early stopping, class weights, label smoothing and TensorBoard."""
     folder = tmp_path_factory.mktemp("runs") / "vit"
-    words = [
-        "--num_train_epochs",
-        "6",
-        "--class_weights",
-        "balanced",
-        "--label_smoothing_factor",
-        "0.05",
-        "--metric_for_best_model",
-        "auroc",
-        "--early_stopping_patience",
-        "2",
-        "--report_to",
-        "tensorboard",
-        "--measure_degradations",
-        "16",
-    ]
+    words = (
+        "--num_train_epochs 6 --class_weights balanced --label_smoothing_factor 0.05 "
+        "--metric_for_best_model auroc --early_stopping_patience 2 --report_to tensorboard "
+        "--measure_degradations 16"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORBOARD_LOGGING_DIR", str(folder.parent / "board"))
-        assert main(corpus, folder, *words, model=tiny_vit) == 0
+        assert main(corpus, folder, *words.split(), model=tiny_vit) == 0
     return folder
 
 
@@ -97,28 +86,15 @@ def pairs(corpus, tmp_path_factory):
     return folder / "corpus"
 
 
-PAIRED = [
-    "--blocks",
-    "1",
-    "--native_views",
-    "--preprocessing",
-    "native",
-    "--balance",
-    "0.5",
-    "--pair_share",
-    "0.5",
-    "--pair_mix",
-    "0.5",
-    "--num_train_epochs",
-    "2",
-    "--measure_test",
-    "False",
-]
+PAIRED = (
+    "--blocks 1 --native_views --preprocessing native --balance 0.5 --pair_share 0.5 "
+    "--pair_mix 0.5 --num_train_epochs 2 --measure_test False"
+)
 
 
 def test_a_truncated_model_trained_on_pairs_ends_as_an_ordinary_checkpoint(pairs, tmp_path):
     folder = tmp_path / "run"
-    words = [*PAIRED, "--views", "4"]
+    words = [*PAIRED.split(), "--views", "4"]
     assert main(pairs, folder, *words, model=save_tiny("dinov2", tmp_path / "dinov2")) == 0
     assert Detector.from_pretrained(folder).views == 4
     classify = pipeline("image-classification", model=str(folder))
@@ -134,7 +110,7 @@ def test_a_truncated_model_trained_on_pairs_ends_as_an_ordinary_checkpoint(pairs
 def test_merged_adapters_end_as_an_ordinary_checkpoint_with_the_adapters_beside(pairs, tmp_path):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     folder, base = tmp_path / "run", save_tiny("dinov2", tmp_path / "dinov2")
-    words = [*PAIRED, "--lora_rank", "2", "--lora_alpha", "8", "--probe_images", "20"]
+    words = [*PAIRED.split(), "--lora_rank", "2", "--lora_alpha", "8", "--probe_images", "20"]
     words += ["--ema_decay", "0.5", "--patch_dropout", "0.5", "--patch_dropout_until", "0.9"]
     words += ["--max_minutes", "5"]
     assert main(pairs, folder, *words, model=base) == 0
@@ -416,18 +392,8 @@ def test_evaluate_only_names_the_weights_it_measured(finished, corpus, tiny_vit,
 
 def test_native_pixels_with_a_frozen_backbone(corpus, tiny_convnext, tmp_path):
     folder = tmp_path / "run"
-    words = [
-        "--preprocessing",
-        "native",
-        "--train_crop_size",
-        "24",
-        "--trainable",
-        "head",
-        "--num_train_epochs",
-        "1",
-        "--alpha",
-        "0.2",
-    ]
+    words = "--preprocessing native --train_crop_size 24 --trainable head --num_train_epochs 1"
+    words = [*words.split(), "--alpha", "0.2"]
     assert main(corpus, folder, *words, "--measure_test", "False", model=tiny_convnext) == 0
     config = json.loads((folder / "config.json").read_text())
     assert (
@@ -770,16 +736,8 @@ def launched(machines: int) -> list[list[str]]:
 
 @pytest.mark.parametrize("machines", [1, 2])
 def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path, machines):
-    words = [
-        "--num_train_epochs",
-        "2",
-        "--per_device_eval_batch_size",
-        "5",
-        "--ema_decay",
-        "0.5",
-        "--backbone_lr_factor",
-        "0.5",
-    ]
+    words = "--num_train_epochs 2 --per_device_eval_batch_size 5 --ema_decay 0.5"
+    words = [*words.split(), "--backbone_lr_factor", "0.5"]
     two, one = tmp_path / "two", tmp_path / "one"
     arguments = command(
         corpus,

@@ -17,24 +17,11 @@ from realfake.training.model import prepare_classifier
 from realfake.training.trainer import DetectorTrainer, build_trainer
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = [
-    "--bf16",
-    "False",
-    "--use_cpu",
-    "True",
-    "--disable_tqdm",
-    "True",
-    "--augmentation",
-    "0.1",
-    "--logging_steps",
-    "1",
-    "--per_device_train_batch_size",
-    "16",
-    "--learning_rate",
-    "3e-3",
-    "--measure_degradations",
-    "0",
-]
+_SETTINGS = (
+    "--bf16 False --use_cpu True --disable_tqdm True --augmentation 0.1 --logging_steps 1 "
+    "--per_device_train_batch_size 16 --learning_rate 3e-3 --measure_degradations 0"
+)
+SETTINGS = _SETTINGS.split()
 
 
 def rows(n: int, ai_every: int = 2) -> Dataset:
