@@ -18,7 +18,7 @@ from helpers.tiny import save_tiny
 
 from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.methods import METHODS
-from realfake.detector import BUNDLED, Detector
+from realfake.detector import Detector
 from realfake.imaging.degradations import GRID
 from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import VARIANTS, Stability
@@ -73,12 +73,8 @@ def test_a_missing_translation_is_english_on_the_page(monkeypatch):
     assert t("label.ai") == "KI" and t("label.real") == ENGLISH("label.real")
 
 
-def is_checkpoint(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
 # Keys that the code and the templates put together, by their parts.
-BUNDLED_NAMES = tuple(folder.name for folder in sorted(BUNDLED.glob("*")) if is_checkpoint(folder))
+NAMED = [key.partition(".")[2] for key in LANGUAGES["en"] if key.startswith("detector.")]
 CLAIMS = ("ai", "partly_ai", "camera")
 REASONS = ("between", "no_thresholds", "out_of_distribution", "unstable", "differing")
 COMPOSED = {
@@ -86,7 +82,7 @@ COMPOSED = {
     "batch.": ("name", "verdict", "probability", "csv", "json"),
     "code.": tuple(code.snippets(None)),
     "degradation.": tuple(GRID),
-    "detector.": BUNDLED_NAMES,
+    "detector.": NAMED,
     "empty.step_": "123",
     "evidence.name.": NAMES,
     "example.": [name.removesuffix(".jpg") for name in EXAMPLES],
@@ -110,7 +106,7 @@ COMPOSED = {
             for ending in ("", "_note")
         ),
     ),
-    "purpose.": BUNDLED_NAMES,
+    "purpose.": NAMED,
     "rate.": (*NAMES, "inconclusive"),
     "reason.": REASONS,
     "report.": ("html", "json"),

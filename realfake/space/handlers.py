@@ -54,6 +54,7 @@ class Record:
         seconds: Time that the detector took for one view.
         tiles: The tile map of the whole image.
         maps: `{(method, target): Map}`, the detail.
+        drawing: Two events that want the same map wait for one drawing.
     """
 
     path: str
@@ -68,6 +69,7 @@ class Record:
     seconds: float
     tiles: tuple[Tile, ...]
     maps: dict[tuple[str, str], Map] = field(default_factory=dict)
+    drawing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def name(self) -> str:
@@ -202,8 +204,9 @@ class Handlers:
             ValueError: The detector cannot be explained by this method.
             OSError: The file is gone.
         """
-        drawn = record.maps.get((method, target))
-        if drawn is None:
+        with record.drawing:
+            if drawn := record.maps.get((method, target)):
+                return drawn
             started = time.perf_counter()
             explanation = self.detector.explain(
                 record.path, method=method, target=target, evidence=True

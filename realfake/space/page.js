@@ -9,10 +9,14 @@ const $ = selector => document.querySelector(selector);
 const all = selector => document.querySelectorAll(selector);
 
 // Events of this page are numbered, so that the server can drop work for an older one.
-let events = 0, view = "areas";
+let events = 0, view = "areas", asked = "";
 window.realfakeEvent = () => ++events;
 // The detail is computed only while a visitor looks at it.
-window.realfakeWanted = () => view === "detail" || Boolean($("#rf-tile")?.open);
+const wanted = () => view === "detail" || Boolean($("#rf-tile")?.open);
+window.realfakeWanted = () => {
+    if (wanted()) asked = detailKey(imageIn("#rf-drop"));
+    return wanted();
+};
 
 function imageIn(area) {
     const picture = $(`${area} img`);
@@ -36,7 +40,8 @@ function receive(message) {
     show();
 }
 
-const detailOf = image => details.get(`${image.id}/${chosen("rf-method")}/${chosen("rf-target")}`);
+const detailKey = image => `${image.id}/${chosen("rf-method")}/${chosen("rf-target")}`;
+const detailOf = image => details.get(detailKey(image));
 
 // The state of a slot now, and its content if there is an answer.
 function content(name, image) {
@@ -64,8 +69,8 @@ function show() {
     }
     const layout = $("#rf-layout");
     layout?.classList.toggle("rf-has-image", Boolean(image.there));
-    if (!image.there) layout?.classList.remove("rf-more");
-    if (changed) { weigh(); blend(); expected(answers.get(image.id)?.times ?? {}); fillTile(image); }
+    if (!image.there) { layout?.classList.remove("rf-more"); asked = ""; }
+    if (changed) { weigh(); blend(); expected(answers.get(image.id)?.times ?? {}); fillTile(image); want(); }
     const compared = imageIn("#rf-compare-drop").id;
     for (const cards of all("[data-for-image]")) cards.hidden = cards.dataset.forImage !== compared;
 }
@@ -117,10 +122,11 @@ function setView(name) {
     want();
 }
 
-// Asks the server for the detail, unless it is there.
+// Asks the server for the detail, unless it is there or was asked for.
 function want() {
     const image = imageIn("#rf-drop");
-    if (window.realfakeWanted() && answers.has(image.id) && !detailOf(image)) $("#rf-want").click();
+    if (!wanted() || !answers.has(image.id) || detailOf(image) || asked === detailKey(image)) return;
+    $("#rf-want").click();
 }
 
 // A tile in a window of its own: the part as it is, and with the detail.
