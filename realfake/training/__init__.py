@@ -1,1 +1,1 @@
-"""What stands behind `train_hf.py`, and behind the scripts that start it or end like it."""
+"""Train, calibrate, measure and publish a detector: the steps of `realfake train`."""
