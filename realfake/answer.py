@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from realfake.detector import Detector, ImageSource
-from realfake.imaging.decode import LIMITS, open_image, read_file
-from realfake.imaging.fetch import fetch
+from realfake.imaging.decode import LIMITS, frames, open_image, read_file
+from realfake.imaging.fetch import fetch, is_data_uri, read_data_uri
 from realfake.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def answer(
         `ood`, `ood_share`, `examined` and `differing` (as in
         [`~realfake.prediction.Prediction`]); `views`, for each the `box`, `log_odds`, its `share`
         of the image's log-odds, and `ood`; `stability` and `provenance` (`None` if not requested);
-        `model`, `revision`, and `sha256` of the file (`None` without a file).
+        `model`, `revision`, and `sha256` of the file (`None` without a file); `frames`, the
+        verdicts on up to five frames of an animation (`None` for a single picture). The answer is
+        that of the first frame.
 
     Raises:
         ValueError: The image is unusable, `prior_ai` is not inside (0, 1), or the detector cannot
@@ -146,7 +148,27 @@ def compose(
         "model": detector.name,
         "revision": detector.revision,
         "sha256": None if data is None else hashlib.sha256(data).hexdigest(),
+        "frames": _frames(detector, prediction, decoded, data),
     }
+
+
+def _frames(
+    detector: Detector, prediction: Prediction, decoded: Image.Image | None, data: bytes | None
+) -> list[dict] | None:
+    """Judge up to five frames of an animation; `None` for a single picture."""
+    if decoded is None or "frame" not in decoded.info or data is None:
+        return None
+    first, *others = frames(data)
+    predictions = [prediction, *detector.predict(others, prior_ai=prediction.prior_ai)]
+    return [
+        {
+            "index": frame.info["frame"][0],
+            "count": frame.info["frame"][1],
+            "verdict": each.verdict,
+            "log_odds": each.log_odds,
+        }
+        for frame, each in zip([first, *others], predictions, strict=True)
+    ]
 
 
 def read_once(image: ImageSource) -> tuple[Image.Image, bytes | None]:
@@ -167,7 +189,10 @@ def read_once(image: ImageSource) -> tuple[Image.Image, bytes | None]:
     if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
         data = fetch(image, max_bytes=LIMITS.max_bytes)
         return open_image({"bytes": data, "path": image.split("?")[0]}), data
-    if isinstance(image, (str, os.PathLike)) and not str(image).startswith("data:"):
+    if isinstance(image, str) and is_data_uri(image):
+        data = read_data_uri(image)
+        return open_image({"bytes": data, "path": "the data: URL"}), data
+    if isinstance(image, (str, os.PathLike)):
         path = os.fsdecode(image)
         data = read_file(path)
         return open_image({"bytes": data, "path": Path(path).name}), data

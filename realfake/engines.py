@@ -165,7 +165,7 @@ def open_engine(
         return TorchEngine(detector, precision, pixels)
     if not has_openvino():
         raise OSError(
-            f"The engine {name} needs OpenVINO: pip install 'realfake[openvino]', or choose "
+            f'The engine {name} needs OpenVINO: pip install "realfake[openvino]", or choose '
             "another engine."
         )
     return OpenVinoEngine(detector, precision, pixels, threads, callers)

@@ -1,5 +1,6 @@
 """The JSON form of an answer, for one image and for many."""
 
+import base64
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ KEYS = {
     "alpha",
     "differing",
     "examined",
+    "frames",
     "ood_share",
     "views",
     "ood",
@@ -165,3 +167,21 @@ def test_errors_name_the_file(detector, tmp_path):
         read_once("data:image/png;base64,AAAA")
     with pytest.raises(ValueError):
         read_once(7)
+
+
+def test_the_frames_of_an_animation_are_judged_and_named(detector):
+    pictures = [draw_picture(48, seed=seed) for seed in range(3)]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=90)
+    found = answer(detector, buffer.getvalue())
+    assert [frame["index"] for frame in found["frames"]] == [0, 1, 2]
+    assert {frame["count"] for frame in found["frames"]} == {3}
+    assert found["frames"][0]["log_odds"] == found["log_odds"]
+    assert len({frame["log_odds"] for frame in found["frames"]}) == 3
+    assert answer(detector, png())["frames"] is None
+
+
+def test_a_data_uri_has_the_hash_of_its_file(detector):
+    data = png()
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    assert answer(detector, uri)["sha256"] == hashlib.sha256(data).hexdigest()

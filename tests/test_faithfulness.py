@@ -9,7 +9,7 @@ from helpers.maps import Weighted, linear_case
 from helpers.tiny import draw_picture, save_tiny
 from scipy.special import expit
 
-from realfake.attribution.faithfulness import Evidence, curves_of, evidence_of, road
+from realfake.attribution.faithfulness import Evidence, curves_of, evidence_of
 from realfake.detector import Detector
 
 SPOT = np.s_[8:16, 30:40]
@@ -240,17 +240,3 @@ def test_deletion_agrees_with_quantus(linear):
     ours = curves_of(log_odds, pixels, contribution, steps=12, fill=torch.zeros_like(pixels))
     # Theirs counts a pixel as three features, one a channel, and begins after the first step.
     assert np.allclose(np.ravel(theirs), ours.deletion[1:], atol=1e-5)
-
-
-def test_road_separates_a_right_map_from_a_wrong_one():
-    pixels = torch.zeros(1, 3, 24, 24)
-    pixels[0, :, 4:10, 4:10] = 1
-    heat = np.zeros((24, 24), dtype=np.float32)
-    heat[4:10, 4:10] = 1
-    log_odds = Weighted(torch.ones(24, 24) / 20)
-    assert (
-        road(log_odds, pixels, heat, seed=1)
-        > 0.2
-        > 0.05
-        > road(log_odds, pixels, np.roll(heat, 12, axis=1), seed=1)
-    )

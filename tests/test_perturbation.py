@@ -7,7 +7,6 @@ import torch
 from realfake.attribution.perturbation import (
     baseline_pixels,
     importance_order,
-    impute,
     random_orders,
     replace,
     strongest,
@@ -79,40 +78,3 @@ def test_baselines():
     assert blurred.std(dim=(2, 3)).max() < 0.5 * pixels.std(dim=(2, 3)).min()
     assert torch.allclose(blurred.mean(dim=(2, 3)), pixels.mean(dim=(2, 3)), atol=0.02)
     assert torch.allclose(baseline_pixels(pixels, "mean")[0, :, 5, 7], pixels.mean(dim=(0, 2, 3)))
-
-
-def test_a_linear_ramp_is_imputed_without_error():
-    ramp = (
-        torch.from_numpy(np.add.outer(np.arange(20.0), 2 * np.arange(24.0)))
-        .float()
-        .expand(1, 3, 20, 24)
-        / 60
-    )
-    mask = np.zeros((20, 24), dtype=bool)
-    mask[5:12, 6:15] = True
-    assert torch.allclose(impute(ramp, mask, noise=0), ramp, atol=1e-5)
-
-
-def test_imputation_solves_its_equations_and_keeps_known_pixels():
-    rng = np.random.default_rng(0)
-    pixels = torch.from_numpy(rng.random((1, 3, 9, 11)))
-    mask = rng.random((9, 11)) < 0.4
-    filled = impute(pixels, mask, noise=0)[0].numpy()
-    assert np.array_equal(filled[:, ~mask], pixels[0].numpy()[:, ~mask])
-    for y, x in np.argwhere(mask):
-        total, weights = 0, 0
-        for dy in (-1, 0, 1):
-            for dx in (-1, 0, 1):
-                if (dy or dx) and 0 <= y + dy < 9 and 0 <= x + dx < 11:
-                    weight = 1 / 6 if 0 in (dy, dx) else 1 / 12
-                    total, weights = total + weight * filled[:, y + dy, x + dx], weights + weight
-        assert np.allclose(filled[:, y, x], total / weights)
-
-
-def test_imputation_of_all_pixels_of_none_and_with_noise():
-    pixels = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(impute(pixels, np.zeros((8, 8), dtype=bool)), pixels)
-    everything = impute(pixels, np.ones((8, 8), dtype=bool), noise=0)
-    assert torch.allclose(everything, pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels))
-    noisy = impute(pixels, np.ones((8, 8), dtype=bool), noise=0.1) - everything
-    assert 0.05 < float(noisy.std()) / float(pixels.max() - pixels.min()) < 0.15

@@ -1,7 +1,7 @@
 """Test whether a map is faithful: change the pixels that it marks and measure the model's score.
 
 [`evidence_of`] is the short test of every map: the strongest 10 % against five random masks.
-[`curves_of`] and [`road`] are the full tests of evaluations. Removed pixels are replaced by the
+[`curves_of`] is the full test of evaluations. Removed pixels are replaced by the
 blurred image, which keeps brightness and colour but no detail.
 """
 
@@ -16,7 +16,6 @@ from realfake.attribution.perturbation import (
     Box,
     baseline_pixels,
     importance_order,
-    impute,
     random_orders,
     replace,
     strongest,
@@ -215,36 +214,6 @@ def curves_of(
     deletion = np.hstack([intact, between[:, 0], blank])
     insertion = np.hstack([blank, between[:, 1], intact])
     return Curves(shares, deletion[0], insertion[0], deletion[1:], insertion[1:])
-
-
-def road(
-    log_odds: Scorer,
-    pixels: torch.Tensor,
-    heatmap: np.ndarray,
-    shares: tuple[float, ...] = (0.1, 0.3),
-    n_random: int = 2,
-    seed: int = 0,
-    box: Box | None = None,
-) -> float:
-    """Compute ROAD (Rong et al. 2022): deletion with missing pixels imputed, see [`impute`].
-
-    Args:
-        log_odds, pixels, heatmap, box: As in [`evidence_of`].
-        shares: Shares of the pixels to remove.
-        n_random: Number of random maps.
-        seed: Seed of the random maps and of the noise.
-
-    Returns:
-        The probability of the target without random maps' pixels minus that without the map's
-        strongest pixels, mean over `shares`. Positive if the map beats chance.
-    """
-    orders = _orders(heatmap, n_random, seed, box)
-    images = [
-        impute(pixels, strongest(order, share), seed=seed) for order in orders for share in shares
-    ]
-    values = expit(_scores(log_odds, torch.cat(images).split(_CURVE_BATCH)))
-    values = values.reshape(len(orders), len(shares))
-    return float(values[1:].mean() - values[0].mean())
 
 
 def _orders(heatmap: np.ndarray, n_random: int, seed: int, box: Box | None) -> list[np.ndarray]:

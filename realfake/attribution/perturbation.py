@@ -120,35 +120,6 @@ def replace(pixels: torch.Tensor, fill: torch.Tensor, masks: np.ndarray) -> torc
     return torch.where(chosen, fill, pixels)
 
 
-def impute(
-    pixels: torch.Tensor, mask: np.ndarray, noise: float = 0.01, seed: int = 0
-) -> torch.Tensor:
-    """Replace the masked pixels by the weighted mean of their neighbours plus noise (ROAD).
-
-    Masked neighbours count too, so the values solve a system of linear equations (Rong et al.
-    2022).
-
-    Args:
-        pixels: `(1, 3, h, w)`.
-        mask: Boolean `(h, w)`, true for missing pixels.
-        noise: Standard deviation of the noise, relative to the image's range of values.
-        seed: Seed of the noise.
-
-    Returns:
-        `(1, 3, h, w)`; the image's mean colour if every pixel is missing.
-    """
-    image = pixels[0].double().cpu().numpy()
-    filled, missing = image.copy(), np.flatnonzero(mask)
-    rng = np.random.default_rng(seed)
-    if len(missing) == mask.size:
-        filled[:] = image.mean(axis=(1, 2), keepdims=True)
-    elif len(missing):
-        filled[:, mask] = _solve(image, mask, missing)
-    if len(missing):
-        filled[:, mask] += rng.normal(0, noise * np.ptp(image), (3, len(missing)))
-    return torch.from_numpy(filled)[None].to(pixels)
-
-
 def _solve(image: np.ndarray, mask: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Solve: sum of weights × pixel = weighted sum of its neighbours. Returns (3, missing)."""
     height, width = mask.shape

@@ -88,7 +88,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     hub.add_argument("--push_to_hub", action="store_true", help="upload the calibrated checkpoint")
     hub.add_argument("--hub_model_id", help="repository, such as user/detector-calibrated")
     hub.add_argument("--hub_token", help="token (default: from `hf auth login`)")
-    hub.add_argument("--hub_private_repo", action="store_true", help="create a private repository")
+    hub.add_argument(
+        "--hub_private_repo",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="create a private repository",
+    )
     hub.add_argument("--hub_revision", help="branch to upload to")
 
 

@@ -238,10 +238,9 @@ def write_views(
             n=record["n"],
             figures={views: each["auroc"] for views, each in record["views"].items()},
             checkpoint_hash=identity,
-            corpus=corpus,
+            corpus=f"{corpus} (views)",
             command=command,
             date=record["date"],
-            degradations=[f"{views} views" for views in numbers],
         )
     write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
     return record

@@ -107,7 +107,7 @@ def _cuts(spans: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, 
 
 
 def overlaps(boxes: Sequence[Box]) -> np.ndarray:
-    """Return the overlap of each pair of views as a share of a view, `(n, n)`; 1 on the diagonal."""
+    """Return the overlap of each pair of views as a share of a view, `(n, n)`."""
     edges = np.array(boxes, dtype=np.float64)
     low = np.maximum(edges[:, None, :2], edges[None, :, :2])
     high = np.minimum(edges[:, None, 2:], edges[None, :, 2:])

@@ -48,7 +48,7 @@ class Cluster:
         try:
             import ray
         except ImportError as error:
-            raise OSError("--ray needs Ray: pip install 'realfake[ray]'.") from error
+            raise OSError('--ray needs Ray: pip install "realfake[ray]".') from error
         if not ray.is_initialized():
             ray.init(address=self.address, log_to_driver=False, logging_level="error")
             self.started = True
