@@ -16,7 +16,7 @@ from benchmarks.serving import ROOT, serving
 from playwright.sync_api import Browser, Page, sync_playwright
 
 OUTPUT = ROOT / ".github" / "screenshots"
-PICTURE = ROOT / "realfake" / "space" / "examples" / "coffee-edited.jpg"
+PICTURE = ROOT / "realfake" / "space" / "examples" / "temple.jpg"
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
