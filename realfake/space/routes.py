@@ -226,8 +226,10 @@ class Service:
 
     def _pixels(self, data: bytes) -> torch.Tensor:
         try:
-            image, detector = open_image(data), self.detector
-            tensors, _ = detector.inputs([image], detector.limit(None), MAX_BATCH)
+            detector, limit = self.detector, self.detector.limit(None)
+            if limit == 1:
+                return detector.pixels(data)
+            tensors, _ = detector.inputs([open_image(data)], limit, MAX_BATCH)
             return torch.cat(list(tensors))
         except (ValueError, OSError) as error:
             raise Refusal(422, str(error)) from None
