@@ -26,7 +26,7 @@ from realfake.statistics.noise_floor import calibrated_ece_band
 from realfake.statistics.verdicts import coverage_band
 from realfake.training.runs import splits_of
 
-NAMES = ("photos", "cifake", "cifake-mobilenet")
+NAMES = ("photos", "cifake")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -45,15 +45,17 @@ def flat(value, name=""):
 
 
 def test_is_small_and_computed_in_fp32(folder):
-    weights = folder / "model.safetensors"
-    assert weights.stat().st_size < 10_000_000
-    with safe_open(weights, "pt") as file:
-        parameters = sum(
-            np.prod(file.get_slice(name).get_shape(), dtype=int)
-            for name in file.keys()  # noqa: SIM118 - a file of safetensors is no mapping
-            if "running_" not in name and "num_batches" not in name
-        )
-    assert parameters <= 4_900_000
+    parameters = 0
+    for weights in folder.glob("model*.safetensors"):
+        # Git hosts and mirrors accept files of this size everywhere.
+        assert weights.stat().st_size < 10_000_000
+        with safe_open(weights, "pt") as file:
+            parameters += sum(
+                np.prod(file.get_slice(name).get_shape(), dtype=int)
+                for name in file.keys()  # noqa: SIM118 - a file of safetensors is no mapping
+                if "running_" not in name and "num_batches" not in name
+            )
+    assert 0 < parameters <= 25_000_000
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
     detector = Detector.from_pretrained(folder)
     assert {parameter.dtype for parameter in detector.model.parameters()} == {detector.model.dtype}
@@ -68,7 +70,7 @@ def test_pipeline_and_detector_agree_on_fifty_images(folder):
     classifier = pipeline(
         "image-classification", model=str(folder), image_processor=detector.processor
     )
-    for image, mine in zip(images, detector.predict(images), strict=True):
+    for image, mine in zip(images, detector.predict(images, views=1), strict=True):
         theirs = {entry["label"]: entry["score"] for entry in classifier(image)}
         assert theirs == pytest.approx(mine.probabilities, abs=1e-5)
 
@@ -78,13 +80,14 @@ def test_figures_are_of_these_weights_and_reproducible(folder):
     for split, record in read_evaluation(folder).items():
         assert record["checkpoint_sha256"] == checkpoint_hash(folder)
         scores = read_scores(folder / f"scores-{split}.parquet")
-        again = measure(**scores, thresholds=detector.thresholds, seed=42)
+        seed = record["figures"]["seed"]
+        again = measure(**scores, thresholds=detector.thresholds, seed=seed)
         stated = dict(record["figures"])
         if split != "calibration":
             fitted = read_scores(folder / "scores-calibration.parquet")
             pairs = [one[key] for one in (scores, fitted) for key in ("log_odds", "is_ai")]
             method = detector.facts["calibration"]["method"]
-            again["calibration_band"] = calibrated_ece_band(*pairs, method=method, seed=42)
+            again["calibration_band"] = calibrated_ece_band(*pairs, method=method, seed=seed)
         again, stated = flat(again), flat(stated)
         assert stated.keys() <= again.keys()
         for name, figure in stated.items():
@@ -109,9 +112,11 @@ def test_each_measurement_of_a_test_split_is_logged(folder):
     else:
         assert not maps
     files = [entry for entry in looks if entry["corpus"].endswith("(files)")]
+    views = [entry for entry in looks if entry["corpus"].endswith("(views)")]
+    assert len(views) <= 2
     assert len(files) == (folder / "formats.json").is_file()
     groups = [entry for entry in looks if entry["corpus"].endswith(("(retouched)", "(small)"))]
-    looks = [entry for entry in looks if entry not in maps + files + groups]
+    looks = [entry for entry in looks if entry not in maps + files + views + groups]
     # Once as the images are, and at most once more under the grid of degradations.
     assert ["degradations" in entry for entry in looks] in ([False], [False, True])
     assert (
@@ -136,10 +141,8 @@ def test_calibration_lowers_the_ece_on_the_test_split(folder):
     assert figures["ece"]["value"] < before["ece"]["value"]
 
 
-def test_cifake_mobilenet_is_above_the_published_efficientnet():
-    accuracy = read_evaluation(BUNDLED / "cifake-mobilenet")["test"]["figures"]["summary"][
-        "accuracy"
-    ]
+def test_cifake_is_above_the_published_efficientnet():
+    accuracy = read_evaluation(BUNDLED / "cifake")["test"]["figures"]["summary"]["accuracy"]
     assert accuracy["n"] == 20_000
     assert accuracy["low"] > 0.9410
 
@@ -202,9 +205,11 @@ def test_few_photographs_are_out_of_distribution(corpora):
         )
 
 
-def test_a_map_covers_the_input_of_the_detector():
-    explanation = Detector.from_pretrained().explain(photographs.astronaut())
+def test_the_whole_image_is_examined_and_its_evidence_adds_up():
+    explanation = Detector.from_pretrained().explain(photographs.astronaut(), "gradcam")
     assert explanation.heatmap.shape == (512, 512)
-    seen = np.isfinite(explanation.heatmap)
-    assert seen.sum() == 288 * 288
-    assert seen[256, 256] and not seen[0, 0]
+    assert np.isfinite(explanation.heatmap).all()
+    prediction = explanation.prediction
+    assert len(explanation.tiles) == 9 and prediction.examined == 1
+    shares = sum(tile.share for tile in explanation.tiles)
+    assert shares == pytest.approx(prediction.log_odds, abs=1e-6)
