@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from realfake.models.views import Box, crop_view, neighbours, overlaps, view_box
 from realfake.statistics.contrast import Contrast, contrast
 from realfake.statistics.log_odds import log_odds_from_logits
 
-ImageSource = str | os.PathLike | bytes | Mapping | np.ndarray | Image.Image
+ImageSource: TypeAlias = str | os.PathLike | bytes | Mapping | np.ndarray | Image.Image
 # Keys of `config.realfake` in earlier versions.
 _OLD_KEYS = {"novelty": "ood"}
 

@@ -7,6 +7,7 @@ import pytest
 from helpers import nonphotos
 from helpers.tiny import draw_picture
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors import safe_open
 from skimage import data as photographs
 from sklearn.datasets import load_sample_images
@@ -163,6 +164,24 @@ def test_photographs_are_not_called_ai(name):
     picture = getattr(photographs, name)()
     picture = picture[0] if isinstance(picture, tuple) else picture  # the left eye's
     assert Detector.from_pretrained().predict(picture).verdict != "ai"
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket", "cat"])
+def test_thumbnails_enlargements_and_mirrored_copies_never_get_opposite_verdicts(name):
+    picture = Image.fromarray(getattr(photographs, name)())
+    width, height = picture.size
+    boxed = Image.new("RGB", (width + 200, height + 40))
+    boxed.paste(picture, (100, 20))
+    copies = [
+        picture,
+        picture.resize((474, 266)),
+        picture.resize((1600, 900)),
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        boxed,
+        picture.resize((96, 96 * height // width)),
+    ]
+    verdicts = {prediction.verdict for prediction in Detector.from_pretrained().predict(copies)}
+    assert not {"real", "ai"} <= verdicts
 
 
 def test_the_sample_photographs_of_scikit_learn_are_not_called_ai():

@@ -71,7 +71,7 @@ def test_a_space_is_created_with_its_files_and_its_model(hub, deployed):
         "LICENSE",
         "realfake/space/routes.py",
     } <= set(files)
-    assert "realfake/checkpoints/photos/model.safetensors" in files
+    assert "realfake/checkpoints/photos/model-00001-of-00004.safetensors" in files
     assert not [
         path
         for path in files

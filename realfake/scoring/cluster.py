@@ -5,6 +5,7 @@ its tasks as a single machine does, and writes the same files. All machines must
 the output: a shared file system, object storage, or the Hub.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Cluster:
         except ImportError as error:
             raise OSError('--ray needs Ray: pip install "realfake[ray]".') from error
         if not ray.is_initialized():
-            ray.init(address=self.address, log_to_driver=False, logging_level="error")
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
             self.started = True
 
     def score(

@@ -110,8 +110,9 @@ def record_split(
         The figures.
     """
     truth = is_ai(dataset)
-    names = ("group", "generator", "source")
-    columns: dict[str, Any] = {f"{name}s": column(dataset, name) for name in names}
+    columns: dict[str, Any] = {
+        f"{name}s": column(dataset, name) for name in ("group", "generator", "source")
+    }
     columns["n_views"] = scores.n_views
     if detector.differing is not None:
         columns["differing"] = detector.differing.differs(scores.contrast, scores.n_views)
