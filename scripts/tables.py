@@ -13,9 +13,14 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 from benchmarks.report import table as speed_table
 
+from realfake.evaluation.measure import interval_of
+from realfake.evaluation.results import read_scores, scores_file
+from realfake.evaluation.robustness import SLICES
 from realfake.io import read_records
+from realfake.statistics.metrics import auroc
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "realfake" / "checkpoints"
@@ -40,6 +45,23 @@ def decimal(figure: Mapping) -> str:
     return f"{figure['value']:.3f} ({figure['low']:.3f} – {figure['high']:.3f})"
 
 
+def matched(name: str) -> dict[str, str]:
+    """Return the AUROC on sources whose photographs and generated images show the same subjects."""
+    scores = read_scores(scores_file(CHECKPOINTS / name, "test"))
+    mine = np.isin(np.array(scores.get("sources") or [""], dtype=str), SLICES["matched subjects"])
+    if not mine.any():
+        return {}
+    groups = np.array(scores["groups"])[mine]
+    figure = interval_of(
+        auroc,
+        scores["log_odds"][mine],
+        scores["is_ai"][mine],
+        groups,
+        {"seed": 0, "n_resamples": 1000},
+    )
+    return {"AUROC, subjects matched": f"{decimal(figure)}, n = {mine.sum()}"}
+
+
 def column(name: str) -> dict[str, str]:
     """Return the figures of a bundled detector, by the name of the row."""
     record, robustness, formats = (
@@ -51,6 +73,7 @@ def column(name: str) -> dict[str, str]:
     rows = {
         "Test images": f"{n['real']:,} real, {n['ai']:,} ai",
         "AUROC": decimal(summary["auroc"]),
+        **matched(name),
         "Accuracy": percent(summary["accuracy"]),
         "ECE (before calibration)": f"{summary['ece']['value']:.3f} ({before:.3f})",
         "Images with a verdict": percent(verdicts["verdict_rate"]),
