@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -173,9 +174,24 @@ def test_an_image_whose_copies_cannot_be_checked_still_gets_its_verdict():
 
 def test_a_verdict_has_the_measured_error_rate():
     wrong = {"value": 0.104, "low": 0.082, "high": 0.126, "n": 712}
-    evaluation = {"test": {"figures": {"verdicts": {"wrong": {REAL: wrong}}}}}
+    verdicts = {"wrong": {REAL: wrong}, "accuracy": {"value": 0.868}}
+    evaluation = {"test": {"figures": {"verdicts": verdicts}}}
     verdict = answers(FakeDetector(), evaluation=evaluation)[0]["parts"]["verdict"]
     assert ENGLISH("rate.ai", n=712, share="10", low="8.2%", high="12.6%") in shown(verdict)
+    assert ENGLISH("rate.right", share="87") in shown(verdict)
+
+
+def test_parts_that_all_lean_one_way_have_no_share_of_all_the_evidence():
+    tile, _ = tiles_of(prediction(0.9, size=(200, 100)), (200, 100))
+    wide = replace(tile, share=1.0, box=(0.0, 0.0, 0.5, 1.0))
+    tiny = replace(wide, box=(0.7, 0.1, 0.78, 0.2))
+    record = SimpleNamespace(
+        tiles=(wide, tiny), size=(200, 100), picture=b"", prediction=prediction(0.9)
+    )
+    html = render("check", "tiles", ENGLISH, record=record)
+    assert ENGLISH("map.all.ai") in shown(html) and "100%" not in shown(html)
+    small = [button for button in html.split("<button")[1:] if "rf-small-tile" in button]
+    assert len(small) == 1 and "left:70.000%" in small[0]
 
 
 def test_at_prior_agrees_with_the_detector(tiny_vit):

@@ -209,6 +209,7 @@ def test_only_the_operators_detectors_are_chosen_at_first(tiny_vit, tiny_convnex
         ((AI, "inconclusive", "real"), "differ"),
         ((AI, "inconclusive"), "unsure"),
         ((AI, AI), "agree"),
+        (("inconclusive", "inconclusive"), "none"),
     ],
 )
 def test_disagreement_is_said_plainly_and_nothing_is_averaged(

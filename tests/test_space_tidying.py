@@ -216,3 +216,17 @@ def test_files_are_deleted_within_the_hour_and_after_gradio(monkeypatch):
     blocks, every, age = begun.value.args
     between, gradios_age = page.DELETE_CACHE
     assert blocks == "blocks" and gradios_age + between <= age <= HOUR - every
+
+
+def test_the_faster_engine_is_opened_before_the_first_visitor(monkeypatch):
+    class Opened(Exception):
+        pass
+
+    class Slow:
+        def accelerate(self):
+            raise Opened
+
+    for name in ("keep_tidy", "refuse_downloads", "answer_mcp_in_json", "keep_memory_low"):
+        monkeypatch.setattr(page, name, lambda *_, **__: None)
+    with pytest.raises(Opened):
+        page.launch(page.Page("blocks", None, Slow()))

@@ -90,6 +90,7 @@ COMPOSED = {
     "limits.": "123",
     "looked.": [f"{part}.{n}" for part in ("whole", "part") for n in ("one", "many")],
     "map.": ("areas", "detail"),
+    "map.all.": NAMES,
     "map.balance.": NAMES,
     "method.": tuple(METHODS),
     "origin.": ("but", "same", "other", "trusted", "untrusted", "unsigned"),
@@ -235,7 +236,7 @@ def test_a_card_states_only_the_measured_rate(language):
         statement=None,
         why="",
         looked="",
-        rate=None,
+        rates=[],
     )
     assert not re.search(r"\d+ (in|av|of) 1?00?\b", shown(card))
 
@@ -417,7 +418,7 @@ def test_the_verdict_card_has_the_verdict_and_both_probabilities():
         "statement": None,
         "why": "Because",
         "looked": "Everywhere",
-        "rate": "R & D",
+        "rates": ["R & D"],
     }
     card = render("check", "verdict", ENGLISH, calibrated=True, **arguments)
     text = shown(card)
@@ -444,7 +445,11 @@ def test_the_verdict_card_has_the_verdict_and_both_probabilities():
 )
 def test_facts_of_a_checkpoint_cannot_become_markup(facts):
     summary = {"auroc": {"value": 0.9, "low": 0.8, "high": 1, "n": 5}}
-    record = {"test": {"figures": {"summary": summary, "worst_generator": HOSTILE}}}
+    record = {
+        "test": {
+            "figures": {"summary": summary, "worst_generator": HOSTILE, "worst_source": HOSTILE}
+        }
+    }
     detector = FakeDetector(facts=facts, name=HOSTILE, revision=HOSTILE)
     card = render("check", "about", ENGLISH, name="x", pairs=about(ENGLISH, detector, record))
     assert not markup_in(card) and "huggingface.co" not in card
@@ -454,13 +459,20 @@ def test_about_states_corpus_calibration_and_figures():
     summary = {"auroc": {"value": 0.912, "low": 0.9, "high": 0.92, "n": 2000}}
     wrong = {"real": {"value": 0.04}, "ai": {"value": 0.0}}
     verdicts = {"verdict_rate": {"value": 0.71}, "wrong": wrong}
-    figures = {"summary": summary, "verdicts": verdicts, "worst_generator": "dalle3"}
+    figures = {
+        "summary": summary,
+        "verdicts": verdicts,
+        "worst_generator": "dalle3",
+        "worst_source": "kodak",
+    }
     facts = dict(about(ENGLISH, FakeDetector(facts=FACTS), {"test": {"figures": figures}}))
     assert facts[ENGLISH("about.corpus")] == "scenes"
     assert "2,400" in facts[ENGLISH("about.calibration")]
     assert "5%" in facts[ENGLISH("about.thresholds")]
     measured = facts[ENGLISH("about.measured")]
-    assert all(part in measured for part in ("2,000", "0.91", "0.90", "71%", "4%", "dalle3"))
+    assert all(
+        part in measured for part in ("2,000", "0.91", "0.90", "71%", "4%", "dalle3", "Kodak")
+    )
     # Where no verdict was wrong, the share is 0 % and not "less than 1 %".
     assert re.search(r"\b0%", measured) and ENGLISH("number.least") not in measured
 

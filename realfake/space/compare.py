@@ -13,6 +13,7 @@ from realfake.space.loading import Detectors, Loaded
 from realfake.space.quality import about
 from realfake.space.render import error_line, render
 from realfake.space.text import ENGLISH, Localised, Words, words_for
+from realfake.statistics.verdicts import INCONCLUSIVE
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,13 @@ def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
                     value=detectors.chosen()[:MAX_MODELS],
                     label=local("compare.models"),
                     elem_id="rf-models",
+                )
+                alone = not loaded.compare
+                gr.HTML(
+                    local.html(
+                        "compare_purposes",
+                        lambda t: render("compare", "purposes", t, names=names, alone=alone),
+                    )
                 )
                 start = gr.Button(
                     local("compare.start"), variant="primary", elem_id="rf-compare-start"
@@ -147,6 +155,8 @@ def _agreement(words: Words, verdicts: list[str]) -> str:
         return ""
     if {REAL, AI} <= set(verdicts):
         return words("compare.differ")
+    if set(verdicts) == {INCONCLUSIVE}:
+        return words("compare.none")
     return words("compare.unsure" if len(set(verdicts)) > 1 else "compare.agree")
 
 

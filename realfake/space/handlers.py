@@ -230,7 +230,7 @@ class Handlers:
                 statement=record.statement,
                 why=words.why(prediction, record.tiles),
                 looked=words.looked(prediction),
-                rate=words.error_rate(prediction.verdict, self.evaluation),
+                rates=self.rates(words, prediction.verdict),
             ),
             "tiles": render("check", "tiles", words, record=record),
             "stability": render(
@@ -242,6 +242,11 @@ class Handlers:
             ),
             "provenance": render("check", "provenance", words, provenance=record.provenance),
         }
+
+    def rates(self, words: Words, *verdicts: str) -> list[str]:
+        """Return the measured error rates for these verdicts, and how many answers were right."""
+        rates = [words.error_rate(verdict, self.evaluation) for verdict in verdicts]
+        return [rate for rate in (*rates, words.right_rate(self.evaluation)) if rate]
 
     def times(self, words: Words, record: Record) -> dict[str, str]:
         """Return the expected time of each method for an image, on this machine."""

@@ -37,6 +37,8 @@ PASSES = {
 _VISIBLE = 0.05
 # Log-odds of a part from which on its colour is the strongest.
 _CLEAR = 4
+# Share of a side below which a part has its number beside it.
+_SMALL = 0.1
 # `(left, top, right, bottom)` as shares of the image's sides.
 Box = tuple[float, float, float, float]
 
@@ -60,6 +62,12 @@ class Tile:
     alone: float
     strength: float
     differs: bool = False
+
+    @property
+    def small(self) -> bool:
+        """Whether the part is too small on the page for a number inside it."""
+        left, top, right, bottom = self.box
+        return min(right - left, bottom - top) < _SMALL
 
     @property
     def label(self) -> str:

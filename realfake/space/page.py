@@ -100,6 +100,7 @@ def launch(page: Page) -> None:
     refuse_downloads()
     answer_mcp_in_json()
     keep_memory_low()
+    page.detector.accelerate()
     # Without a port, Gradio takes the next free one.
     port = int(os.environ.get("GRADIO_SERVER_PORT") or DEFAULT_PORT)
     app = {"routes": routes(page.detector, missing=page.missing), "middleware": protection}

@@ -286,4 +286,7 @@ def measurement(words: Words, evaluation: Any) -> str | None:
     worst = dig(figures, "worst_generator")
     if isinstance(worst, str):
         sentences.append(words("about.worst", generator=words.known(worst)))
+    flagged = dig(figures, "worst_source")
+    if isinstance(flagged, str):
+        sentences.append(words("about.worst_source", source=words.known(flagged)))
     return "; ".join(sentences)

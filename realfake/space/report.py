@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from realfake.answer import compose
+from realfake.labels import AI, REAL
 from realfake.space.handlers import Handlers, Record, at_prior
 from realfake.space.maps import Map
 from realfake.space.render import render
 from realfake.space.text import Words, dig
 from realfake.space.tidying import new_folder
+from realfake.statistics.verdicts import INCONCLUSIVE
 
 
 def as_dict(handlers: Handlers, record: Record, drawn: Map | None, prior_ai: float) -> dict:
@@ -106,7 +108,6 @@ def _html(
         (words("about.revision"), detector.revision or words("report.nothing")),
         (words("report.date"), record.date.strftime("%Y-%m-%d %H:%M:%S UTC")),
     ]
-    rates = [words.error_rate(verdict, handlers.evaluation) for verdict in ("real", "ai")]
     return render(
         "report",
         "report",
@@ -118,7 +119,7 @@ def _html(
         opacity=opacity,
         why=words.why(prediction, record.tiles),
         looked=words.looked(prediction),
-        rates=[rate for rate in rates if rate],
+        rates=handlers.rates(words, REAL, AI, INCONCLUSIVE),
         calibrated=handlers.calibrated,
         facts=facts,
         title=f"{words('report.heading')}: {record.name}",

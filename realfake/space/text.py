@@ -159,6 +159,11 @@ class Words:
         values = {"low": self.rate(low), "high": self.rate(high), "n": self.number(n)}
         return self(f"rate.{verdict}", share=self._of_hundred(share), **values)
 
+    def right_rate(self, evaluation: Any) -> str | None:
+        """Return how often this detector's clear answers were right in its test, if measured."""
+        share = number(dig(evaluation, "test", "figures", "verdicts", "accuracy", "value"))
+        return None if share is None else self("rate.right", share=self._of_hundred(share))
+
     def _of_hundred(self, share: float) -> str:
         """Format a share as a number of 100; below 1 with one decimal."""
         return format_decimal(round(100 * share, 0 if share >= 0.01 else 1), locale=self.language)
