@@ -355,10 +355,6 @@ def test_the_space_gives_the_same_probabilities(hub, pushed, pictures, tmp_path)
     assert hub.requests_to(f"^/{repo}/resolve/.*/evaluation.json$", "GET")
 
 
-@pytest.mark.skipif(
-    not (DEFAULT_CHECKPOINT / "model.safetensors").is_file(),
-    reason="no bundled checkpoint realfake/checkpoints/photos",
-)
 def test_a_space_without_its_model_answers_with_the_bundled_one(hub, pictures, tmp_path):
     from gradio_client import handle_file
 
@@ -687,7 +683,7 @@ def test_a_failed_push_leaves_the_folder_whole_and_names_the_command(
         status = publishing.push(args)
     assert status == 2
     line = error_line(capsys.readouterr().err)
-    assert f"The push to {repo} failed" in line and "hf_expired" not in line and len(line) < 1200
+    assert f"The push to {repo} failed" in line and "hf_expired" not in line and len(line) < 1400
     assert ".git" not in line, "the client's own patterns are no business of the reader's"
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert ("model", repo) not in hub.repos or len(hub.history(repo)) == 1
