@@ -25,7 +25,7 @@ from realfake.statistics.metrics import auroc
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "realfake" / "checkpoints"
 DETECTORS = ("photos", "cifake")
-DEGRADATIONS = {"crop_60": "60 % crop"}
+DEGRADATIONS = {"crop_60": "60 % crop", "noise_5": "noise"}
 
 
 def read(name: str, file: str) -> dict:
