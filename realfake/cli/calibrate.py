@@ -297,6 +297,7 @@ def _carry_over_training(
 ) -> None:
     """Write the card of a training that was calibrated again, with both commands."""
     from realfake.card.render import TRAINING, rewrite_card
+    from realfake.training.release import store_facts
     from realfake.training.trainer import count_labels
 
     facts = json.loads((Path(args.model) / TRAINING).read_text(encoding="utf-8"))
@@ -308,6 +309,8 @@ def _carry_over_training(
         facts["parts"]["test"] = count_labels(splits["test"])
     text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     io.write_atomically(Path(args.output) / TRAINING, text)
+    names = ("corpus", "preprocessing", "parts")
+    store_facts(args.output, {name: facts[name] for name in names if name in facts})
     card = rewrite_card(args.output, options.measurement_log(args))
     print(f"Finished: {card}", flush=True)
 
