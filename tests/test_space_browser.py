@@ -23,6 +23,7 @@ from helpers.browser import (
 )
 from helpers.serving import serving
 from helpers.tiny import draw_picture, save_tiny
+from PIL import Image
 
 from realfake.attribution.methods import METHODS
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
@@ -104,6 +105,28 @@ def test_a_dropped_image_is_answered(page, checkpoint):
     shown = page.get_attribute("#rf-drop img", "src")
     for slot in page.locator("[data-slot]").all():
         assert slot.get_attribute("data-image-id") in shown
+
+
+def test_a_file_of_a_phone_camera_is_upright_and_says_so(page, checkpoint, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110], exif[0x0112] = "Maker", "Phone 7", 6  # turn 90° clockwise
+    exif.get_ifd(0x8769)[0x829A] = 0.01
+    path = tmp_path / "IMG_0001.JPG"
+    with Image.open(PHOTO) as photo:
+        photo.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
+    drop(page, path)
+    said = wait_for_verdict(page)
+    assert ENGLISH(f"verdict.{Detector.from_pretrained(checkpoint).predict(path).verdict}") in said
+    page.locator("#rf-provenance summary").click()
+    assert "Phone 7" in page.inner_text("#rf-provenance")
+    width, height = page.evaluate(
+        """() => {
+            const image = document.querySelector("#rf-map img");
+            return [image.naturalWidth, image.naturalHeight];
+        }"""
+    )
+    with Image.open(PHOTO) as photo:
+        assert width / height == pytest.approx(photo.width / photo.height, rel=0.02)
 
 
 def test_the_detector_is_described_beside_the_answer(page):
