@@ -178,7 +178,8 @@ class Examiner:
         return logits.cpu().numpy(), self.ood.p_value(blocks)
 
     @cached_property
-    def _preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> Preprocessing:
+        """The steps of the processor."""
         return Preprocessing(self.processor)
 
     def limit(self, views: int | None) -> int:
@@ -272,23 +273,31 @@ class Examiner:
         self, images: list[Image.Image], limit: int, batch_size: int
     ) -> tuple[Iterator[torch.Tensor], list[list[Box]]]:
         """Return the model's inputs in batches, and the views of each image."""
-        if limit == 1 and not self._preprocessing.fast:
+        if limit == 1 and not self.preprocessing.fast:
             return iter(self._batches(images)), [self.boxes(image.size, 1) for image in images]
-        boxes = [self.boxes(image.size, limit) for image in images]
-        size = view_size(self.processor)
-        pieces = [
-            # A single view is that of the stock processor, which pads small images with black.
-            self._preprocessing.shrink(image if limit == 1 else crop_view(image, box, size))
-            for image, own in zip(images, boxes, strict=True)
-            for box in own
-        ]
+        cuts = [self.cut(image, limit) for image in images]
+        boxes, pieces = [own for own, _ in cuts], [piece for _, own in cuts for piece in own]
         # Inputs of different sizes cannot be stacked and go through the model one at a time.
         step = batch_size if len({piece.shape for piece in pieces}) == 1 else 1
         stacked = (
-            torch.from_numpy(self._preprocessing.stack(pieces[start : start + step]))
+            torch.from_numpy(self.preprocessing.stack(pieces[start : start + step]))
             for start in range(0, len(pieces), step)
         )
         return stacked, boxes
+
+    def cut(self, image: Image.Image, limit: int) -> tuple[list[Box], list[np.ndarray]]:
+        """Return the views of an image and their arrays of [`Preprocessing.shrink`].
+
+        Args:
+            limit: Largest number of views, from [`limit`].
+        """
+        boxes = self.boxes(image.size, limit)
+        # A single view is that of the stock processor, which pads small images with black.
+        views = [image]
+        if limit > 1:
+            size = view_size(self.processor)
+            views = [crop_view(image, box, size) for box in boxes]
+        return boxes, [self.preprocessing.shrink(view) for view in views]
 
     def placed(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.to(self.model.device, self.model.dtype)

@@ -13,8 +13,6 @@ from PIL import Image
 
 # (left, top, right, bottom) in pixels; edges, so the whole image is (0, 0, width, height).
 Box = tuple[int, int, int, int]
-# More views than this hardly change the mean, and they cost as much as the first ones.
-DEFAULT_LIMIT = 16
 
 
 def view_size(processor: Any) -> tuple[int, int] | None:

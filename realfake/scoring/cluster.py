@@ -65,21 +65,13 @@ class Cluster:
         """Score tasks on the actors. A task whose machine is lost runs again on another one."""
         import ray
 
-        from realfake.scoring.run import Progress
+        from realfake.scoring.run import Progress, count_images
 
         resources = ray.cluster_resources()
         available = resources.get("GPU", 0) / self.gpus if self.gpus else resources.get("CPU", 1)
         actors = max(1, min(self.actors or int(available), len(tasks) or 1))
         log(f"Scoring {len(tasks):,} tasks with {actors} actors on {len(ray.nodes())} machines.")
-        rows = (
-            None
-            if source.streamed
-            else sum(
-                min(manifest["identity"]["chunk_size"], source.segments[index].rows)
-                for index, _ in tasks
-            )
-        )
-        progress = Progress(rows, log)
+        progress = Progress(count_images(source, tasks, manifest["identity"]["chunk_size"]), log)
         if not tasks:
             return progress
         items = [
@@ -112,7 +104,7 @@ class Cluster:
 
 
 class _Actor:
-    """Scores tasks in a process of its own."""
+    """Scores tasks in a separate process."""
 
     def __init__(
         self,

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from realfake.detector import Detector
 from realfake.engines import Choice
-from realfake.models.preprocessing import Preprocessing
 from realfake.runtime import lone_threads, one_thread
 from realfake.scoring.scorer import Scorer, choose_engine
 from realfake.scoring.shards import ScoreFolder
@@ -132,7 +131,6 @@ def score_corpus(
         OSError: Something cannot be read or written, or another run writes to the folder.
     """
     threads = threads or len(os.sched_getaffinity(0))
-    preprocessing = Preprocessing(detector.processor)
     with tempfile.TemporaryDirectory() as temporary, folder.lock():
         source = open_source(folder.scratch() or Path(temporary), None)
         for note in source.notes:
@@ -148,7 +146,7 @@ def score_corpus(
             "chunk_size": chunk_size or stored.get("chunk_size") or source.default_chunk(),
         }
         if manifest is None:
-            choice = choose_engine(detector, source, preprocessing, exact=exact, engine=engine)
+            choice = choose_engine(detector, source, exact=exact, engine=engine)
             manifest = folder.write_manifest(current, choice.to_dict())
         folder.check(manifest, current)
         used = manifest["engine"]["engine"]
@@ -164,7 +162,7 @@ def score_corpus(
             progress = cluster.score(tasks, source, manifest, views, log)
         else:
             log(f"Scoring with {choice.engine}, {threads} threads.")
-            scorer = Scorer(detector, choice, threads, preprocessing, views)
+            scorer = Scorer(detector, choice, threads, views)
             progress = score_tasks(
                 scorer, source, folder, tasks, threads=threads, log=log, **settings
             )
@@ -217,14 +215,19 @@ def score_tasks(
                 rows = segment.read(chunk * chunk_size, (chunk + 1) * chunk_size)
                 yield segment.name, chunk, rows
 
-    total = None
-    if not source.streamed:
-        total = sum(
-            min(chunk_size, source.segments[index].rows - chunk * chunk_size)
-            for index, chunk in tasks
-            if chunk is not None
-        )
-    return _run(scorer, folder, read(), batch_size, threads, Progress(total, log))
+    progress = Progress(count_images(source, tasks, chunk_size), log)
+    return _run(scorer, folder, read(), batch_size, threads, progress)
+
+
+def count_images(source: ScoringSource, tasks: Sequence[Task], chunk_size: int) -> int | None:
+    """Return the number of images of tasks; `None` for a stream."""
+    if source.streamed:
+        return None
+    return sum(
+        min(chunk_size, source.segments[index].rows - chunk * chunk_size)
+        for index, chunk in tasks
+        if chunk is not None
+    )
 
 
 def missing(source: ScoringSource, folder: ScoreFolder, chunk_size: int) -> list[tuple[int, int]]:

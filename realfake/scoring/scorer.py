@@ -17,7 +17,7 @@ from realfake.engines import Choice, Engine, choose, open_engine
 from realfake.examiner import Examined
 from realfake.imaging.decode import open_image
 from realfake.models.preprocessing import Preprocessing
-from realfake.models.views import Box, crop_view, view_size
+from realfake.models.views import Box
 from realfake.runtime import one_thread
 from realfake.scoring.source import Row, ScoringSource
 
@@ -38,7 +38,6 @@ class Scorer:
         detector: The detector.
         choice: *optional*. The engine; *defaults to* PyTorch in fp32.
         threads: Number of threads that call it.
-        preprocessing: *optional*. The preprocessing of the detector, to share it.
         views: *optional*. As in [`~realfake.detector.Detector.predict`].
     """
 
@@ -47,12 +46,11 @@ class Scorer:
         detector: Detector,
         choice: Choice | None = None,
         threads: int = 1,
-        preprocessing: Preprocessing | None = None,
         views: int | None = None,
     ):
         self.detector = detector
         self.choice = choice = choice or Choice()
-        self.preprocessing = preprocessing or Preprocessing(detector.processor)
+        self.preprocessing = detector.preprocessing
         self._views = detector.limit(views)
         noise = np.random.default_rng(0).integers(0, 256, (2, 400, 400, 3), dtype=np.uint8)
         example = self.preprocessing([Image.fromarray(image) for image in noise])
@@ -78,21 +76,15 @@ class Scorer:
         readable: list[tuple[dict, _Cut]] = []
         for row, answer in zip(rows, answers, strict=True):
             try:
-                readable.append((answer, self._cut(_decoded(row))))
+                image = _decoded(row)
+                cut = _Cut(*self.detector.cut(image, self._views), image.size)
+                readable.append((answer, cut))
             except (ValueError, OSError) as error:
                 answer["error"] = " ".join(str(error).split()) or type(error).__name__
         if not readable:
             return answers, 0.0
         group_answers, images = zip(*readable, strict=True)
         return answers, self._score(group_answers, images)
-
-    def _cut(self, image: Image.Image) -> "_Cut":
-        boxes = self.detector.boxes(image.size, self._views)
-        views = [image]
-        if self._views > 1:
-            size = view_size(self.detector.processor)
-            views = [crop_view(image, box, size) for box in boxes]
-        return _Cut(boxes, [self.preprocessing.shrink(view) for view in views], image.size)
 
     def _score(self, answers: Sequence[dict], images: Sequence["_Cut"]) -> float:
         examined = self._run(self._engine, images)
@@ -172,19 +164,13 @@ def _decoded(row: Row) -> Image.Image:
 
 
 def choose_engine(
-    detector: Detector,
-    source: ScoringSource,
-    preprocessing: Preprocessing,
-    *,
-    exact: bool,
-    engine: str | None = None,
+    detector: Detector, source: ScoringSource, *, exact: bool, engine: str | None = None
 ) -> Choice:
     """Choose the engine of a run by measurement, or check a given one.
 
     Args:
         detector: The detector.
         source: The images to score.
-        preprocessing: The preprocessing of the detector.
         exact: Whether to compute in fp32 only.
         engine: *optional*. The engine to use.
 
@@ -194,7 +180,7 @@ def choose_engine(
     """
     if engine is None and not source.streamed and source.rows < _LEAST_TO_COMPARE:
         return Choice()
-    sample = _sample_pixels(source, preprocessing)
+    sample = _sample_pixels(source, detector.preprocessing)
     if sample is None:
         if engine not in (None, "torch-fp32"):
             raise ValueError(f"--engine {engine} needs a processor that gives inputs of one size.")

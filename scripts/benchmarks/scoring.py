@@ -14,7 +14,6 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
 from realfake.engines import EXACT, SAFETY, Choice, choose
 from realfake.labels import AI, REAL
-from realfake.models.preprocessing import Preprocessing
 from realfake.scoring.run import open_tasks, score_tasks
 from realfake.scoring.scorer import Scorer, choose_engine
 from realfake.scoring.shards import ScoreFolder
@@ -50,7 +49,6 @@ def against_pipeline(model: Path, images: Path, work: Path, what: str, target: f
     """
     classify = pipeline("image-classification", model=str(model), batch_size=16)
     detector = Detector.from_pretrained(model, device="cpu")
-    preprocessing = Preprocessing(detector.processor)
     threads = len(os.sched_getaffinity(0))
     paths = sorted(images.glob("*.jpg"))
     blocks = [block.tolist() for block in np.array_split(np.array(paths, dtype=object), PAIRS)]
@@ -63,8 +61,8 @@ def against_pipeline(model: Path, images: Path, work: Path, what: str, target: f
                 (folder / path.name).hardlink_to(path)
         folders.append(folder)
     source = open_source(images, work / "listing")
-    choice = choose_engine(detector, source, preprocessing, exact=False)
-    scorer = Scorer(detector, choice, threads, preprocessing=preprocessing)
+    choice = choose_engine(detector, source, exact=False)
+    scorer = Scorer(detector, choice, threads)
     runs = iter(range(1000))
 
     def ours(number: int) -> None:
@@ -144,8 +142,7 @@ def deviations(work: Path, quick: bool) -> dict:
             ]
         )
         predictions = detector.predict(pictures)
-        preprocessing = Preprocessing(detector.processor)
-        chosen = choose(detector, preprocessing(pictures[:24]))
+        chosen = choose(detector, detector.preprocessing(pictures[:24]))
         trials = chosen.trials
         exact = min(
             (
@@ -169,7 +166,7 @@ def deviations(work: Path, quick: bool) -> dict:
         }
         details[name] = {}
         for kind, choice in choices.items():
-            scorer = Scorer(detector, choice, preprocessing=preprocessing)
+            scorer = Scorer(detector, choice)
             rows = [
                 Row(str(number), None, {"bytes": data, "path": None})
                 for number, data in enumerate(encoded)
