@@ -274,9 +274,7 @@ class Detector(Examiner):
         [`~realfake.prediction.Prediction`] explains the codes. The arguments are those of
         [`Detector.verdicts`].
         """
-        verdicts, codes = self._verdicts(log_odds, ood, n_views, contrast)
-        pairs = zip(codes, verdicts, strict=True)
-        return [str(code) if verdict == INCONCLUSIVE else None for code, verdict in pairs]
+        return self._verdicts(log_odds, ood, n_views, contrast)[1]
 
     def _verdicts(
         self,
@@ -284,8 +282,8 @@ class Detector(Examiner):
         ood: np.ndarray | None,
         n_views: np.ndarray | None,
         contrast: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the verdicts and the codes of the reasons for inconclusive ones."""
+    ) -> tuple[np.ndarray, list[str | None]]:
+        """Return the verdicts, and the reasons of the inconclusive ones."""
         log_odds = np.asarray(log_odds)
         label = np.where(log_odds > 0, AI, REAL)
         codes = np.full(log_odds.shape, "between", dtype=object)
@@ -304,7 +302,8 @@ class Detector(Examiner):
             unlike = self.ood.is_out_of_distribution(ood)
             codes[unlike] = "out_of_distribution"
             result = np.where(unlike, INCONCLUSIVE, result)
-        return result, codes
+        pairs = zip(codes, result, strict=True)
+        return result, [str(code) if each == INCONCLUSIVE else None for code, each in pairs]
 
     @property
     def explanation_method(self) -> str:
@@ -393,7 +392,7 @@ class Detector(Examiner):
     def predictions(self, examined: Sequence[Examined], prior_ai: float = 0.5) -> list[Prediction]:
         """Return the predictions for images from the scores of their views."""
         scores = self.combine(examined)
-        results = zip(examined, self.verdicts(*scores), self.reasons(*scores), strict=True)
+        results = zip(examined, *self._verdicts(*scores), strict=True)
         differs = np.zeros(len(examined), dtype=bool)
         if self.differing is not None:
             differs = self.differing.differs(scores.contrast, scores.n_views)

@@ -257,7 +257,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             seed=args.seed,
             before=log_odds_from_logits(before[name], released.detector.class_indices)
             if name in before
-            else (scores.log_odds - released.calibration.bias) * released.calibration.temperature,
+            else released.calibration.undo(scores.log_odds),
         )
     if (Path(args.model) / TRAINING).is_file():
         _carry_over_training(args, released, splits, halves)

@@ -6,7 +6,6 @@ go to `views.json`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from tqdm.auto import tqdm
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
 from realfake.detector import Detector
 from realfake.evaluation.collecting import collect_scores
-from realfake.evaluation.log import log_once, plain
+from realfake.evaluation.log import log_once, new_record, plain
 from realfake.evaluation.measure import OTHER
 from realfake.evaluation.splices import KINDS, splices
 from realfake.formatting import score, share, table
-from realfake.io import versions, write_record
+from realfake.io import write_record
 from realfake.labels import AI, NAMES, REAL
-from realfake.prediction import Prediction, Scores
+from realfake.prediction import Scores
 from realfake.statistics.bootstrap import bootstrap_interval, mean_figure
 from realfake.statistics.log_odds import class_balanced_weights
 from realfake.statistics.metrics import auroc, balanced_accuracy, ece
@@ -149,14 +148,17 @@ def measure_parts(
     kind = next(name for name, labels in KINDS.items() if labels == (REAL, AI))
     made = splices(dataset, n, seed, kinds=(kind,), largest=_LARGEST, shares=SPLICED_SHARES)
     for splice in tqdm(made, total=n, desc="splices", unit="image", mininterval=2.0):
-        changed, control = detector.predict([splice.image, splice.control], batch_size)
+        images = [splice.image, splice.control]
+        examined = detector.examine_images(images, detector.limit(None), batch_size)
+        changed, control = detector.predictions(examined)
         counts.append(len(changed.views))
         rows["flag"].append(changed.differing is not None)
         rows["control"].append(control.differing is not None)
         rows["area"].append(splice.mask.mean())
         inside = [_centre_inside(tile.box, splice.mask) for tile in changed.tiles]
-        found = strongest_views(detector, changed)
-        rows["hit"].append(float(np.mean([inside[index] for index in found])) if found else 0.0)
+        found = examined[0].contrast()
+        hits = [inside[index] for index in found.views] if found else [False]
+        rows["hit"].append(float(np.mean(hits)))
         rows["random"].append(float(np.mean(inside)))
     large = np.array(rows["area"]) >= LARGE_SHARE
     flags = np.array(rows["flag"], dtype=float)
@@ -171,18 +173,6 @@ def measure_parts(
             "n_views": float(np.mean(counts)) if counts else None,
         }
     )
-
-
-def strongest_views(detector: Detector, prediction: Prediction) -> tuple[int, ...]:
-    """Return the views with the largest contrast, whether or not they differ enough."""
-    from realfake.models.views import neighbours, overlaps
-    from realfake.statistics.contrast import contrast
-
-    boxes = [view.box for view in prediction.views]
-    found = contrast(
-        [view.log_odds for view in prediction.views], overlaps(boxes), neighbours(boxes)
-    )
-    return found.views if found else ()
 
 
 def _centre_inside(box: Sequence[int], mask: np.ndarray) -> bool:
@@ -216,12 +206,7 @@ def write_views(
     """
     truth = is_ai(dataset)
     record: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint_sha256": identity,
-        "corpus": corpus,
-        "corpus_fingerprint": corpus_fingerprint(dataset),
-        "command": command,
-        "versions": versions(),
+        **new_record(detector.name, identity, corpus, corpus_fingerprint(dataset), command),
         "n": {label: int((truth == (label == AI)).sum()) for label in NAMES},
         "views": measure_views(
             detector, dataset, numbers, batch_size=batch_size, seed=seed, n_resamples=n_resamples

@@ -53,6 +53,10 @@ class Calibration:
         """Calibrate log-odds (n,) of a two-class model; for more classes use [`apply_logits`]."""
         return np.asarray(log_odds, dtype=np.float64) / self.temperature + self.bias
 
+    def undo(self, log_odds: ArrayLike) -> np.ndarray:
+        """Return the log-odds (n,) that [`apply`] calibrated."""
+        return (np.asarray(log_odds, dtype=np.float64) - self.bias) * self.temperature
+
     def apply_logits(
         self, logits: ArrayLike, class_indices: Mapping[str, Sequence[int]]
     ) -> np.ndarray:

@@ -21,6 +21,7 @@ from realfake.evaluation.collecting import (
 )
 from realfake.evaluation.degraded_scores import image_seed
 from realfake.evaluation.log import log_measurement
+from realfake.evaluation.robustness import verdict_columns
 from realfake.imaging.decode import LIMITS, image_bytes, open_image
 from realfake.imaging.degradations import GRID
 from realfake.io import command_line, versions
@@ -113,11 +114,7 @@ def record_split(
     columns: dict[str, Any] = {
         f"{name}s": column(dataset, name) for name in ("group", "generator", "source")
     }
-    columns["n_views"] = scores.n_views
-    if detector.differing is not None:
-        columns["differing"] = detector.differing.differs(scores.contrast, scores.n_views)
-    if scores.ood is not None and detector.ood is not None:
-        columns["out_of_distribution"] = detector.ood.is_out_of_distribution(scores.ood)
+    columns |= verdict_columns(detector, scores)
     figures = measure.measure(
         scores.log_odds, truth, thresholds=detector.thresholds, seed=seed, **columns
     )

@@ -203,7 +203,7 @@ def measure_split(
         calibration = Calibration.from_dict(stored)
     before = None
     if calibration is not None:  # with two classes the folding can be undone exactly
-        before = (scores.log_odds - calibration.bias) * calibration.temperature
+        before = calibration.undo(scores.log_odds)
     source = Path(detector.model.config._name_or_path)
     record_split(
         detector,
