@@ -27,6 +27,7 @@ from realfake.models.views import tile_boxes
 from realfake.prediction import Explanation, Prediction, Scores, Stability, View, variants_of
 from realfake.runtime import keep_freed_memory
 from realfake.statistics.contrast import ContrastThresholds
+from realfake.statistics.stopping import is_settled
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds, check_prior, verdicts, with_prior
 
 BUNDLED = Path(__file__).parent / "checkpoints"
@@ -248,6 +249,18 @@ class Detector(Examiner):
         contrasts = [each.contrast() for each in examined]
         values = [np.nan if each is None else each.value for each in contrasts]
         return Scores(log_odds, ood, n_views, np.array(values, dtype=np.float64))
+
+    def is_settled(self, examined: Examined, n_views: int) -> bool:
+        """Return whether the remaining views of an image can hardly change its verdict.
+
+        Args:
+            examined: Some of the views, spread over the image.
+            n_views: Number of all views.
+        """
+        if len(examined.boxes) == n_views or self.thresholds is None:
+            return True
+        real, ai = self.thresholds.edges([n_views])
+        return is_settled(examined.log_odds, n_views, (float(real[0]), float(ai[0])))
 
     def verdicts(
         self,

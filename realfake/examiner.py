@@ -35,6 +35,7 @@ class Examined:
         log_odds: float64 `(v,)` log-odds of `ai`.
         ood: float64 `(v,)` out-of-distribution p-values, or `None` without statistics.
         size: `(width, height)` of the image.
+        is_complete: Whether all views of the image were examined.
     """
 
     boxes: list[Box]
@@ -42,10 +43,28 @@ class Examined:
     log_odds: np.ndarray
     ood: np.ndarray | None
     size: tuple[int, int]
+    is_complete: bool = True
+
+    @classmethod
+    def joined(cls, parts: Sequence["Examined"], n_views: int | None = None) -> "Examined":
+        """Join the results of some views of one image each.
+
+        Args:
+            n_views: *optional*. Number of all views of the image; *defaults to* those of the parts.
+        """
+        boxes = [box for part in parts for box in part.boxes]
+        return cls(
+            boxes,
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.log_odds for part in parts]),
+            None if parts[0].ood is None else np.concatenate([part.ood for part in parts]),
+            parts[0].size,
+            len(boxes) == (n_views or len(boxes)),
+        )
 
     def contrast(self) -> Contrast | None:
         """Return the part that differs most from the rest, if there are enough views."""
-        if len(self.boxes) < 3:
+        if len(self.boxes) < 3 or not self.is_complete:
             return None
         return contrast(self.log_odds, overlaps(self.boxes), neighbours(self.boxes))
 

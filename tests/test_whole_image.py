@@ -13,10 +13,19 @@ from transformers import pipeline
 from realfake.detector import Detector
 from realfake.engines import Choice
 from realfake.models.classifiers import use_native_pixels
-from realfake.models.views import crop_view, neighbours, overlaps, tile_boxes, view_boxes, view_size
+from realfake.models.views import (
+    crop_view,
+    neighbours,
+    overlaps,
+    spread_order,
+    tile_boxes,
+    view_boxes,
+    view_size,
+)
 from realfake.scoring.scorer import Scorer
 from realfake.scoring.source import Row
 from realfake.statistics.contrast import ContrastThresholds, contrast, fit_contrast
+from realfake.statistics.stopping import mean_interval
 from realfake.statistics.verdicts import Thresholds, verdicts
 
 SIDE = 32
@@ -137,7 +146,7 @@ def test_one_view_equals_the_stock_pipeline(architecture, tmp_path):
     use_native_pixels(detector.processor, SIDE)
     detector.processor.save_pretrained(folder)
     stock = pipeline("image-classification", model=str(folder), device="cpu")
-    for seed in range(50):
+    for seed in range(0, 50, 4):
         image = draw_picture((24 + seed, 90 - seed), seed=seed)
         expected = {entry["label"]: entry["score"] for entry in stock(image)}
         assert detector.predict(image, views=1).probabilities == pytest.approx(expected, abs=1e-5)
@@ -198,6 +207,44 @@ def test_the_scorer_gives_the_same_answers(detector, tmp_path):
 
 
 # Maps
+
+
+def test_early_exit_stops_where_the_verdict_is_settled(detector, tmp_path):
+    image = draw_picture((120, 100), seed=4)
+    image.save(tmp_path / "picture.png")
+    rows = [Row("0", None, {"bytes": (tmp_path / "picture.png").read_bytes(), "path": None})]
+    full = detector.predict(image)
+    detector.thresholds = Thresholds(0.05, full.log_odds - 9, full.log_odds + 9, 100, 100)
+    (answer,), _ = Scorer(detector, early_exit=True)(rows)
+    assert (answer["n_views"], answer["verdict"]) == (4, "inconclusive")
+    # All views are needed next to a threshold.
+    detector.thresholds = Thresholds(0.05, full.log_odds + 1e-6, full.log_odds + 9, 100, 100)
+    (answer,), _ = Scorer(detector, early_exit=True)(rows)
+    assert answer["n_views"] == len(full.views) == 16
+    assert answer["log_odds"] == pytest.approx(full.log_odds, abs=1e-5)
+
+
+def test_the_first_views_are_spread_over_the_image():
+    boxes = view_boxes(96, 96, (SIDE, SIDE), 16)
+    order = spread_order(boxes)
+    assert sorted(order) == list(range(9))
+    assert order[0] == 4 and {boxes[view][:2] for view in order[1:5]} == {
+        (0, 0),
+        (64, 0),
+        (0, 64),
+        (64, 64),
+    }
+
+
+def test_the_interval_holds_the_mean_of_all_views():
+    rng = np.random.default_rng(0)
+    missed = 0
+    for _ in range(2000):
+        log_odds = rng.normal(0.3, 2, size=16)
+        low, high = mean_interval(log_odds[:4], 16, 0.05)
+        missed += not low <= log_odds.mean() <= high
+    assert 0.03 < missed / 2000 < 0.07
+    assert mean_interval(log_odds, 16, 0.05) == pytest.approx((log_odds.mean(),) * 2)
 
 
 def test_a_map_of_integrated_gradients_adds_up_to_the_shares(detector):

@@ -97,6 +97,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="GPUs of each process on the cluster; 0.5 lets two share one (default: 0)",
     )
     options.add_views(parser)
+    parser.add_argument(
+        "--early_exit",
+        action="store_true",
+        help="skip views that can hardly change the verdict of an image; an edited part can then "
+        "be missed (default: examine all views)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
 
 
@@ -141,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
                 "checkpoint": model_identity(args.model or DEFAULT_CHECKPOINT, detector),
                 "label_map": args.label_map,
                 "views": detector.limit(args.views),
+                "early_exit": args.early_exit,
             },
             exact=args.exact,
             engine=args.engine,
@@ -148,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
             chunk_size=args.chunk_size,
             threads=args.num_threads,
             views=args.views,
+            early_exit=args.early_exit,
             cluster=cluster,
             log=log,
         )

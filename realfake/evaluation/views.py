@@ -1,8 +1,8 @@
 """Measure what further views of an image bring, and how well a part that differs is found.
 
-[`measure_views`] compares numbers of views on the same images. [`measure_parts`] counts how often
-spliced photographs, their controls and untouched photographs have a part that differs. The results
-go to `views.json`.
+[`measure_views`] compares numbers of views on the same images. [`measure_early_exit`] counts the
+views that a verdict needs. [`measure_parts`] counts how often spliced photographs, their controls
+and untouched photographs have a part that differs. The results go to `views.json`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +24,12 @@ from realfake.formatting import score, share, table
 from realfake.io import write_record
 from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import Scores
+from realfake.scoring.scorer import Scorer
+from realfake.scoring.source import Row
 from realfake.statistics.bootstrap import bootstrap_interval, mean_figure
 from realfake.statistics.log_odds import class_balanced_weights
 from realfake.statistics.metrics import auroc, balanced_accuracy, ece
+from realfake.statistics.stopping import STEP
 from realfake.statistics.verdicts import INCONCLUSIVE
 
 FILE_NAME = "views.json"
@@ -117,6 +120,38 @@ def _difference(
     values = (arrays[1], arrays[0], arrays[2], first[0], first[2])
     low, high = bootstrap_interval(paired, *values, **options)
     return {"value": paired(*values), "low": low, "high": high}
+
+
+def measure_early_exit(detector: Detector, dataset: Dataset, *, batch_size: int = 16) -> dict:
+    """Measure how many views `realfake score --early_exit` needs, and how many verdicts it changes.
+
+    Images with four views or fewer are left out, because all of them are examined.
+
+    Returns:
+        `n`, the number of images; `mean_share_of_views`; `stopped`, the share of images that did
+        not need all views; `changed`, the share of images whose verdict is another one than after
+        all views, as `{"value", "low", "high", "n"}`.
+    """
+    scorers = Scorer(detector), Scorer(detector, early_exit=True)
+    shares, changed = [], []
+    for start in tqdm(range(0, len(dataset), batch_size), desc="early exit", mininterval=2.0):
+        images = dataset[start : start + batch_size]["image"]
+        rows = [Row(str(index), None, image) for index, image in enumerate(images)]
+        for full, short in zip(*(scorer(rows)[0] for scorer in scorers), strict=True):
+            if full.get("error") or full["n_views"] <= STEP:
+                continue
+            shares.append(short["n_views"] / full["n_views"])
+            changed.append(short["verdict"] != full["verdict"])
+    if not shares:
+        return {"n": 0}
+    return plain(
+        {
+            "n": len(shares),
+            "mean_share_of_views": float(np.mean(shares)),
+            "stopped": float(np.mean(np.array(shares) < 1)),
+            "changed": mean_figure(changed),
+        }
+    )
 
 
 def measure_parts(
@@ -212,6 +247,7 @@ def write_views(
             detector, dataset, numbers, batch_size=batch_size, seed=seed, n_resamples=n_resamples
         ),
     }
+    record["early_exit"] = measure_early_exit(detector, dataset, batch_size=batch_size)
     if n_splices:
         record["parts"] = measure_parts(
             detector, dataset, n_splices, batch_size=batch_size, seed=seed

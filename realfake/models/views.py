@@ -76,6 +76,24 @@ def crop_view(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Imag
     return Image.fromarray(padded)
 
 
+def spread_order(boxes: Sequence[Box]) -> list[int]:
+    """Return an order of the views whose beginning is spread over the image.
+
+    It starts at the view closest to the centre. Each further view is the one farthest from those
+    before it.
+    """
+    edges = np.array(boxes, dtype=np.float64)
+    centres = (edges[:, :2] + edges[:, 2:]) / 2
+    middle = (centres.min(axis=0) + centres.max(axis=0)) / 2
+    order = [int(np.linalg.norm(centres - middle, axis=1).argmin())]
+    distance = np.full(len(boxes), np.inf)
+    while len(order) < len(boxes):
+        distance = np.minimum(distance, np.linalg.norm(centres - centres[order[-1]], axis=1))
+        distance[order] = -1
+        order.append(int(distance.argmax()))
+    return order
+
+
 def padding_box(box: Box, size: tuple[int, int]) -> Box:
     """Return where [`crop_view`] puts the pixels of `box` in the view."""
     width, height = box[2] - box[0], box[3] - box[1]

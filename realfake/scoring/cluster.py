@@ -60,6 +60,7 @@ class Cluster:
         source: ScoringSource,
         manifest: Mapping[str, Any],
         views: int | None,
+        early_exit: bool,
         log: Callable[[str], None],
     ) -> "Progress":
         """Score tasks on the actors. A task whose machine is lost runs again on another one."""
@@ -83,7 +84,14 @@ class Cluster:
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(
                 _Actor,
-                fn_constructor_args=(self.detector, self.source, self.output, manifest, views),
+                fn_constructor_args=(
+                    self.detector,
+                    self.source,
+                    self.output,
+                    manifest,
+                    views,
+                    early_exit,
+                ),
                 batch_size=1,
                 concurrency=(1, actors),
                 num_cpus=None if self.gpus else 1,
@@ -113,6 +121,7 @@ class _Actor:
         output: str,
         manifest: Mapping[str, Any],
         views: int | None,
+        early_exit: bool,
     ) -> None:
         from realfake.detector import Detector
         from realfake.engines import Choice
@@ -126,7 +135,9 @@ class _Actor:
         self._folder = ScoreFolder(output)
         self._settings = {name: manifest["identity"][name] for name in ("chunk_size", "batch_size")}
         choice = Choice.from_dict(manifest["engine"])
-        self._scorer = Scorer(Detector.from_pretrained(**detector), choice, views=views)
+        self._scorer = Scorer(
+            Detector.from_pretrained(**detector), choice, views=views, early_exit=early_exit
+        )
 
     def __call__(self, batch: "dict[str, np.ndarray]") -> dict[str, list]:
         from realfake.scoring.run import score_tasks

@@ -102,6 +102,7 @@ def score_corpus(
     chunk_size: int | None = None,
     threads: int | None = None,
     views: int | None = None,
+    early_exit: bool = False,
     cluster: "Cluster | None" = None,
     log: Callable[[str], None],
 ) -> dict:
@@ -120,6 +121,7 @@ def score_corpus(
             or the size of the first run.
         threads: *optional*. Number of threads; *defaults to* the number of cores.
         views: *optional*. As in [`~realfake.detector.Detector.predict`].
+        early_exit: As for [`~realfake.scoring.scorer.Scorer`].
         cluster: *optional*. Score on the machines of a Ray cluster.
         log: Called with lines about the progress.
 
@@ -159,10 +161,10 @@ def score_corpus(
         settings = {name: manifest["identity"][name] for name in ("chunk_size", "batch_size")}
         tasks = open_tasks(source, folder, settings["chunk_size"])
         if cluster is not None:
-            progress = cluster.score(tasks, source, manifest, views, log)
+            progress = cluster.score(tasks, source, manifest, views, early_exit, log)
         else:
             log(f"Scoring with {choice.engine}, {threads} threads.")
-            scorer = Scorer(detector, choice, threads, views)
+            scorer = Scorer(detector, choice, threads, views, early_exit)
             progress = score_tasks(
                 scorer, source, folder, tasks, threads=threads, log=log, **settings
             )

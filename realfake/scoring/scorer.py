@@ -17,9 +17,10 @@ from realfake.engines import Choice, Engine, choose, open_engine
 from realfake.examiner import Examined
 from realfake.imaging.decode import open_image
 from realfake.models.preprocessing import Preprocessing
-from realfake.models.views import Box
+from realfake.models.views import Box, spread_order
 from realfake.runtime import one_thread
 from realfake.scoring.source import Row, ScoringSource
+from realfake.statistics.stopping import STEP
 
 # Number of images on which engines are compared.
 _SAMPLE = 24
@@ -39,6 +40,7 @@ class Scorer:
         choice: *optional*. The engine; *defaults to* PyTorch in fp32.
         threads: Number of threads that call it.
         views: *optional*. As in [`~realfake.detector.Detector.predict`].
+        early_exit: Whether to skip views that can hardly change the verdict of an image.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Scorer:
         choice: Choice | None = None,
         threads: int = 1,
         views: int | None = None,
+        early_exit: bool = False,
     ):
         self.detector = detector
         self.choice = choice = choice or Choice()
         self.preprocessing = detector.preprocessing
         self._views = detector.limit(views)
+        self._early_exit = early_exit
         noise = np.random.default_rng(0).integers(0, 256, (2, 400, 400, 3), dtype=np.uint8)
         example = self.preprocessing([Image.fromarray(image) for image in noise])
         with one_thread():
@@ -87,7 +91,10 @@ class Scorer:
         return answers, self._score(group_answers, images)
 
     def _score(self, answers: Sequence[dict], images: Sequence["_Cut"]) -> float:
-        examined = self._run(self._engine, images)
+        if self._early_exit:
+            images, examined = self._until_settled(images)
+        else:
+            examined = self._run(self._engine, images)
         scores = self.detector.combine(examined)
         doubtful = np.flatnonzero(
             self.choice.doubtful(self.detector, scores)
@@ -115,6 +122,35 @@ class Scorer:
                 "differing": prediction.differing is not None,
             }
         return deviation
+
+    def _until_settled(self, images: Sequence["_Cut"]) -> tuple[list["_Cut"], list[Examined]]:
+        """Examine a few views of each image at a time, until its verdict is settled.
+
+        Returns:
+            The images with the views that were examined, and the results.
+        """
+        orders = [spread_order(image.boxes) for image in images]
+        parts: list[list[Examined]] = [[] for _ in images]
+        used, pending = 0, list(range(len(images)))
+        while pending:
+            pieces = [images[index].only(orders[index][used : used + STEP]) for index in pending]
+            for index, found in zip(pending, self._run(self._engine, pieces), strict=True):
+                parts[index].append(found)
+            used += STEP
+            joined = {index: Examined.joined(parts[index]) for index in pending}
+            pending = [
+                index
+                for index in pending
+                if not self.detector.is_settled(joined[index], len(images[index].boxes))
+            ]
+        examined = [
+            Examined.joined(own, len(image.boxes)) for image, own in zip(images, parts, strict=True)
+        ]
+        cuts = [
+            image.only(order[: len(each.boxes)])
+            for image, order, each in zip(images, orders, examined, strict=True)
+        ]
+        return cuts, examined
 
     def _may_differ(self, examined: Examined) -> bool:
         """Return whether the test for a part that differs could change in fp32."""
@@ -152,6 +188,9 @@ class _Cut:
     boxes: list[Box]
     views: list[np.ndarray]
     size: tuple[int, int]
+
+    def only(self, views: Sequence[int]) -> "_Cut":
+        return _Cut([self.boxes[i] for i in views], [self.views[i] for i in views], self.size)
 
 
 def _decoded(row: Row) -> Image.Image:
