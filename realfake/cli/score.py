@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
                 "checkpoint": model_identity(args.model or DEFAULT_CHECKPOINT, detector),
                 "label_map": args.label_map,
                 "views": detector.limit(args.views),
-                "early_exit": args.early_exit,
+                **({"early_exit": True} if args.early_exit else {}),
             },
             exact=args.exact,
             engine=args.engine,
