@@ -15,7 +15,7 @@ from realfake.statistics.verdicts import INCONCLUSIVE
 
 if TYPE_CHECKING:
     from realfake.attribution.faithfulness import Evidence
-    from realfake.attribution.regions import EvidenceRegion
+    from realfake.attribution.overlay import EvidenceRegion
 
 ORIGINAL = "original"
 # Variants of an image for `Detector.stability`; evaluations report on the same degradations.
@@ -189,7 +189,7 @@ class Explanation:
 
     def regions(self, n: int = 3) -> "list[EvidenceRegion]":
         """Find the regions with the most evidence for the target, the strongest first."""
-        from realfake.attribution.regions import strongest_regions
+        from realfake.attribution.overlay import strongest_regions
 
         return strongest_regions(self.heatmap, n)
 

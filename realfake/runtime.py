@@ -1,18 +1,20 @@
-"""The process's allocator and threads, and work with a time limit.
+"""The process's allocator, threads and end, and work with a time limit.
 
 A network on the CPU allocates the same large blocks at every layer of every batch. By default,
 glibc maps each block from the system and unmaps it again, which takes longer than a MobileNetV2 on
 288 x 288 pixels (`scripts/benchmark.py --only allocator`).
 """
 
+import atexit
 import contextlib
 import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -167,3 +169,26 @@ def within(seconds: float | None, work: Callable[[], T]) -> T:
     if wait([result], seconds).not_done:
         raise TimeoutError(f"it takes longer than {seconds:g} s")
     return result.result()
+
+
+def end(status: int) -> NoReturn:
+    """End this process; if it belongs to a process group, without destroying the group.
+
+    A gloo worker releases a collective's tensors some time after the collective returned. It then
+    holds the group's mutex and waits for the interpreter's lock (GIL). At interpreter exit, Python
+    3.11 to 3.13 ends such a thread with `pthread_exit`, which aborts the process. Destroying the
+    group deadlocks: its destructor holds the GIL and waits for the mutex. So the exit handlers run,
+    the streams are flushed, and `os._exit` ends the process.
+
+    Raises:
+        SystemExit: There is no process group.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not (
+        torch.distributed.is_available() and torch.distributed.is_initialized()
+    ):
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

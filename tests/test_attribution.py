@@ -13,8 +13,8 @@ import transformers as tf
 from fixtures.make_gradcam import models
 from torch import nn
 
+from realfake.attribution.faithfulness import baseline_pixels
 from realfake.attribution.methods import LogOdds, _superpixels, attribute
-from realfake.attribution.perturbation import baseline_pixels
 
 CLASS_INDICES = {"real": [0], "ai": [1]}
 STORED = Path(__file__).parent / "fixtures" / "gradcam.npz"

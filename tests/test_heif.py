@@ -13,7 +13,7 @@ from pillow_heif import as_plugin
 from realfake.imaging import limits
 from realfake.imaging.decode import Limits, OutOfMemory, open_image
 from realfake.imaging.file_facts import container_facts
-from realfake.imaging.heif import TooCostly, check_heif, is_heif
+from realfake.imaging.limits import TooCostly, check_heif, is_heif
 
 
 def box(kind: bytes, content: bytes) -> bytes:

@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from realfake.attribution.faithfulness import Evidence
-from realfake.attribution.overlay import SMOOTH, caveats, display_scale, overlay
-from realfake.attribution.regions import strongest_regions
+from realfake.attribution.overlay import SMOOTH, caveats, display_scale, overlay, strongest_regions
 from realfake.prediction import Explanation
 
 

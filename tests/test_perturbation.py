@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from realfake.attribution.perturbation import (
+from realfake.attribution.faithfulness import (
     baseline_pixels,
     importance_order,
     random_orders,

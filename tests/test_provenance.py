@@ -17,10 +17,10 @@ from helpers.tiny import draw_picture
 from PIL import ExifTags, Image, PngImagePlugin
 
 from realfake.cli.main import main
-from realfake.provenance import content_credentials, metadata, trust_list
+from realfake.provenance import content_credentials, metadata
+from realfake.provenance.content_credentials import TrustList
 from realfake.provenance.metadata import MAX_XMP, read_blocks, read_xmp, term_of
 from realfake.provenance.reading import read_provenance
-from realfake.provenance.trust_list import TrustList
 
 MIMES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 A1111 = (
@@ -89,7 +89,7 @@ def test_a_signer_on_no_list_is_untrusted(authority):
     assert (unlisted.state, unlisted.claim) == ("untrusted", "camera")
     bundled = kinds(data)["c2pa"]
     assert bundled.state == "untrusted"
-    assert trust_list.trust_list().date in bundled.detail
+    assert content_credentials.trust_list().date in bundled.detail
 
 
 @pytest.mark.parametrize("format", MIMES)
@@ -150,20 +150,20 @@ def test_a_signed_heic_photograph(authority):
 def test_the_trust_list_is_a_file_that_the_environment_names(authority, tmp_path, monkeypatch):
     path = tmp_path / "trust.pem"
     path.write_text(authority.anchors)
-    monkeypatch.setenv(trust_list.VARIABLE, str(path))
+    monkeypatch.setenv(content_credentials.VARIABLE, str(path))
     assert kinds(sign(saved(), authority))["c2pa"].state == "trusted"
     for text in ("nothing of the kind", authority.anchors.replace("MII", "---")):
         path.write_text(text)
         with pytest.raises(ValueError, match="trust.pem"):
-            trust_list.trust_list()
-    monkeypatch.setenv(trust_list.VARIABLE, str(tmp_path / "missing.pem"))
+            content_credentials.trust_list()
+    monkeypatch.setenv(content_credentials.VARIABLE, str(tmp_path / "missing.pem"))
     with pytest.raises(OSError):
-        trust_list.trust_list()
+        content_credentials.trust_list()
 
 
 def test_the_bundled_trust_list_names_cameras_and_generators(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    bundled = trust_list.trust_list()
+    bundled = content_credentials.trust_list()
     assert bundled.date >= "2026-07-22" and len(bundled) >= 30
     certificates = x509.load_pem_x509_certificates(bundled.anchors.encode())
     assert len(certificates) == len(bundled)
@@ -178,7 +178,7 @@ def test_the_bundled_trust_list_names_cameras_and_generators(monkeypatch, tmp_pa
 
 def test_one_command_refreshes_the_trust_list(authority, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv(trust_list.VARIABLE, raising=False)
+    monkeypatch.delenv(content_credentials.VARIABLE, raising=False)
     path = tmp_path / "signed.jpg"
     path.write_bytes(sign(saved(), authority))
     asked = []
@@ -187,17 +187,20 @@ def test_one_command_refreshes_the_trust_list(authority, monkeypatch, tmp_path, 
         asked.append(address)
         return answer.encode()
 
-    monkeypatch.setattr(trust_list, "fetch", fetch)
+    monkeypatch.setattr(content_credentials, "fetch", fetch)
     answer = "<html>404</html>"
     assert main(["provenance", "--refresh_trust_list"]) == 2
-    assert trust_list.VARIABLE in capsys.readouterr().err and not trust_list.refreshed().exists()
+    assert (
+        content_credentials.VARIABLE in capsys.readouterr().err
+        and not content_credentials.refreshed().exists()
+    )
     answer = f"Subject\tCN=Test\n{authority.anchors}"
     assert main(["provenance", "--refresh_trust_list", str(path), "--json"]) == 0
-    assert asked[-2:] == list(trust_list.ADDRESSES)
+    assert asked[-2:] == list(content_credentials.ADDRESSES)
     assert json.loads(capsys.readouterr().out)["findings"][0]["state"] == "trusted"
     assert kinds(path.read_bytes())["c2pa"].state == "trusted"
     # A newer version of the package brings a newer list.
-    stored = trust_list.refreshed()
+    stored = content_credentials.refreshed()
     stored.write_text(re.sub(r"\d{4}-\d\d-\d\d", "2020-01-01", stored.read_text(), count=1))
     assert kinds(path.read_bytes())["c2pa"].state == "untrusted"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes, label
 
-from realfake.attribution.regions import _outline, strongest_regions
+from realfake.attribution.overlay import _outline, strongest_regions
 
 
 def area(outline):

@@ -792,7 +792,7 @@ def test_two_processes_train_as_one_does(corpus, tiny_vit, tmp_path, machines):
 
 GROUP = """
 import atexit, torch
-from realfake import distributed
+from realfake import runtime
 store = torch.distributed.HashStore()
 torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
@@ -814,7 +814,7 @@ def test_a_process_of_a_group_ends_with_its_status_though_gloo_still_holds_tenso
 
 
 def test_a_process_without_a_group_ends_as_usual():
-    from realfake.distributed import end
+    from realfake.runtime import end
 
     with pytest.raises(SystemExit, match="2"):
         end(2)

@@ -1,8 +1,8 @@
 """Test whether a map is faithful: change the pixels that it marks and measure the model's score.
 
 [`evidence_of`] is the short test of every map: the strongest 10 % against five random masks.
-[`curves_of`] is the full test of evaluations. Removed pixels are replaced by the
-blurred image, which keeps brightness and colour but no detail.
+[`curves_of`] is the full test of evaluations. Removed pixels are replaced by the blurred image
+([`baseline_pixels`]), which keeps brightness and colour but no detail.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,16 +10,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
-from realfake.attribution.perturbation import (
-    Box,
-    baseline_pixels,
-    importance_order,
-    random_orders,
-    replace,
-    strongest,
-)
 from realfake.labels import AI, NAMES, REAL
 
 SHARE = 0.1
@@ -30,6 +23,8 @@ _CURVE_BATCH = 16
 _PROBABILITY = {AI: "the AI probability", REAL: "the probability of a photograph"}
 _LABEL = {AI: "AI", REAL: "a photograph"}
 
+# (left, top, right, bottom) of the part of a model's input that is not padding.
+Box = tuple[int, int, int, int]
 # Maps inputs (n, 3, h, w) to the log-odds of the target (n,).
 Scorer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -240,3 +235,105 @@ def _distinct(*probabilities: float) -> list[str]:
         if texts[0] != texts[1]:
             return texts
     return [f"{p:.2f}" for p in probabilities]
+
+
+def baseline_pixels(pixels: torch.Tensor, baseline: str | torch.Tensor = "blurred") -> torch.Tensor:
+    """Return an uninformative version of an input.
+
+    Args:
+        pixels: `(1, 3, h, w)`.
+        baseline: `"blurred"` (Gaussian with a standard deviation of a twentieth of the longer
+            side), `"mean"` (the mean colour of the image), or pixel values like `pixels`.
+
+    Returns:
+        A tensor like `pixels`.
+
+    Raises:
+        ValueError: The name is unknown, or the tensor has another shape.
+    """
+    if isinstance(baseline, torch.Tensor):
+        if baseline.shape != pixels.shape:
+            raise ValueError(
+                f"The baseline has shape {tuple(baseline.shape)}, the image {tuple(pixels.shape)}."
+            )
+        return baseline.to(pixels)
+    if baseline == "blurred":
+        sigma = max(pixels.shape[2:]) / 20
+        blurred = gaussian_filter(pixels.float().cpu().numpy(), (0, 0, sigma, sigma))
+        return torch.from_numpy(blurred).to(pixels)
+    if baseline == "mean":
+        return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels).contiguous()
+    raise ValueError(f"Unknown baseline {baseline!r}; use blurred, mean or a tensor.")
+
+
+def importance_order(heatmap: np.ndarray, box: Box | None = None) -> np.ndarray:
+    """Rank the pixels of a map by the evidence for its target: 0 for the strongest.
+
+    Ties are broken in reading order.
+
+    Args:
+        heatmap: `(h, w)`, all finite.
+        box: *optional*. The part of the input that is ranked.
+
+    Returns:
+        Int64 `(h, w)`; -1 outside of the box.
+
+    Raises:
+        ValueError: The map is not finite or not two-dimensional, or the box is empty.
+    """
+    heatmap = np.asarray(heatmap)
+    if heatmap.ndim != 2 or not np.isfinite(heatmap).all():
+        raise ValueError("A map must be a (height, width) array without NaN.")
+    left, top, right, bottom = box or (0, 0, heatmap.shape[1], heatmap.shape[0])
+    inner = heatmap[top:bottom, left:right]
+    if not inner.size:
+        raise ValueError(f"The box {box} contains no pixel of a map of shape {heatmap.shape}.")
+    ranks = np.empty(inner.size, dtype=np.int64)
+    ranks[np.argsort(-inner.ravel(), kind="stable")] = np.arange(inner.size)
+    order = np.full(heatmap.shape, -1, dtype=np.int64)
+    order[top:bottom, left:right] = ranks.reshape(inner.shape)
+    return order
+
+
+def random_orders(order: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
+    """Flip an order at random, and roll it by random numbers of rows and columns within its box.
+
+    The spatial statistics (histogram, size of spots, spectrum) do not change. Independent random
+    pixels would be easier to beat, because they do not remove whole objects.
+
+    Args:
+        order: From [`importance_order`].
+        n: Number of random orders to return.
+        seed: Seed of the flips and shifts.
+    """
+    rng = np.random.default_rng(seed)
+    ranked = order >= 0
+    rows, columns = np.flatnonzero(ranked.any(axis=1)), np.flatnonzero(ranked.any(axis=0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    inner, orders = order[box], []
+    for _ in range(n):
+        flipped = inner[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
+        shift = rng.integers(inner.shape[0]), rng.integers(inner.shape[1])
+        moved = order.copy()
+        moved[box] = np.roll(flipped, shift, axis=(0, 1))
+        orders.append(moved)
+    return orders
+
+
+def strongest(order: np.ndarray, share: float) -> np.ndarray:
+    """Return the first `share` of an order as a mask, bool `(h, w)`.
+
+    The mask has at least one pixel if `share` is positive.
+    """
+    count = int(np.ceil(share * (order >= 0).sum() - 1e-9))
+    return (order >= 0) & (order < count)
+
+
+def replace(pixels: torch.Tensor, fill: torch.Tensor, masks: np.ndarray) -> torch.Tensor:
+    """Replace pixels `(1, 3, h, w)` by `fill` where `masks`, bool `(n, h, w)`, are true.
+
+    Returns:
+        `(n, 3, h, w)`.
+    """
+    chosen = torch.from_numpy(np.asarray(masks, dtype=bool)).to(pixels.device)[:, None]
+    return torch.where(chosen, fill, pixels)

@@ -13,13 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import GradientShap, KernelShap, LayerGradCam, NoiseTunnel, Occlusion, Saliency
+from captum.attr import (
+    GradientShap,
+    IntegratedGradients,
+    KernelShap,
+    LayerGradCam,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
 from torch import nn
 
 from realfake.attribution import METHOD_NAMES
+from realfake.attribution.faithfulness import baseline_pixels
 from realfake.attribution.layers import evaluating, find_layer
-from realfake.attribution.path import RefinedPath
-from realfake.attribution.perturbation import baseline_pixels
 from realfake.labels import AI, NAMES, REAL
 
 # The map (h, w), and details of the method.
@@ -44,10 +51,7 @@ class Attribution:
 
 
 class LogOdds(nn.Module):
-    """The log-odds of a label: `logsumexp(its logits) - logsumexp(the other logits)`.
-
-    Called with (batch, 3, h, w), returns (batch,).
-    """
+    """Map inputs (n, 3, h, w) to `logsumexp(logits of a label) - logsumexp(other logits)`, (n,)."""
 
     def __init__(
         self, model: nn.Module, class_indices: Mapping[str, Sequence[int]], target: str
@@ -115,6 +119,10 @@ def attribute(
     return Attribution(heatmap, method, target, {"score": score, **details})
 
 
+# Gauss-Legendre nodes in a segment of a path, and the share of the segments that one refinement
+# halves.
+_NODES, _HALVED = 4, 0.25
+
 # Arguments of all methods: the function to explain, and the pixels `(1, 3, h, w)`. Common options:
 # `baseline` as in [`baseline_pixels`], `batch_size` for the inputs in a forward pass.
 
@@ -154,7 +162,10 @@ def integrated_gradients(
     """Integrated gradients (Sundararajan et al. 2017), summed over the channels.
 
     The map sums to f(image) - f(baseline), f being the target's log-odds, up to the error of the
-    integration. If that exceeds `tolerance`, the path is refined, see [`RefinedPath`].
+    integration. The straight path is divided into segments, and the map of a segment must sum to
+    the difference of the scores at its ends. While the whole error exceeds `tolerance`, the
+    segments with the largest errors are halved, which takes about half the steps of a uniform
+    refinement.
 
     Args:
         n_steps: Initial number of gradients on the path.
@@ -165,14 +176,62 @@ def integrated_gradients(
         The map, and `n_steps`, `convergence_delta` (the map's sum minus the difference, in
         log-odds), `completeness_gap` (its size relative to the difference), `score_baseline`.
     """
-    path = RefinedPath(log_odds, baseline_pixels(pixels, baseline), pixels, n_steps, batch_size)
-    while path.gap > tolerance and path.refine(max_steps):
-        pass
-    return path.heatmap, {
-        "n_steps": path.n_steps,
-        "convergence_delta": path.delta,
-        "completeness_gap": path.gap,
-        "score_baseline": path.score_start,
+    start = baseline_pixels(pixels, baseline)
+
+    def at(places: torch.Tensor) -> torch.Tensor:
+        places = places.to(pixels.device, pixels.dtype).view(-1, 1, 1, 1)
+        return start + places * (pixels - start)
+
+    @torch.no_grad()
+    def scores(places: torch.Tensor) -> torch.Tensor:
+        return torch.cat([log_odds(at(batch)).double().cpu() for batch in places.split(batch_size)])
+
+    def integrals(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        """The map of each segment, `(segments, h, w)`."""
+        maps = [
+            IntegratedGradients(log_odds)
+            .attribute(
+                at(last).requires_grad_(), at(first), n_steps=nodes, internal_batch_size=batch_size
+            )
+            .detach()
+            .sum(dim=1)
+            for first, last in zip(low.split(batch_size), high.split(batch_size), strict=True)
+        ]
+        return torch.cat(maps)
+
+    segments = max(1, n_steps // _NODES)
+    nodes = max(1, n_steps // segments)
+    edges = torch.linspace(0, 1, segments + 1)
+    low, high = edges[:-1], edges[1:]
+    maps, n_steps = integrals(low, high), nodes * segments
+    from_score, to_score = scores(torch.tensor([0.0, 1.0])).tolist()
+    ends = None  # the scores at both ends of each segment
+    while True:
+        delta = float(maps.double().sum()) - (to_score - from_score)
+        gap = abs(delta) / max(abs(to_score - from_score), 1e-9)
+        count = min(max(1, int(_HALVED * len(low))), (max_steps - n_steps) // (2 * nodes))
+        if gap <= tolerance or count < 1:
+            break
+        if ends is None:
+            at_edges = scores(edges)
+            ends = torch.stack([at_edges[:-1], at_edges[1:]])
+        errors = (maps.double().sum(dim=(1, 2)) - (ends[1] - ends[0])).abs()
+        chosen = torch.zeros(len(errors), dtype=torch.bool)
+        chosen[errors.argsort(descending=True)[:count].cpu()] = True
+        middle = (low[chosen] + high[chosen]) / 2
+        score = scores(middle)
+        halves = torch.cat([low[chosen], middle]), torch.cat([middle, high[chosen]])
+        maps = torch.cat([maps[~chosen], integrals(*halves)])
+        n_steps += nodes * len(halves[0])
+        old = ends[:, chosen]
+        new = torch.stack([torch.cat([old[0], score]), torch.cat([score, old[1]])])
+        ends = torch.cat([ends[:, ~chosen], new], dim=1)
+        low, high = torch.cat([low[~chosen], halves[0]]), torch.cat([high[~chosen], halves[1]])
+    return maps.sum(dim=0), {
+        "n_steps": n_steps,
+        "convergence_delta": delta,
+        "completeness_gap": gap,
+        "score_baseline": from_score,
     }
 
 

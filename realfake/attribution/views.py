@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from realfake.attribution.faithfulness import Evidence, evidence_of
+from realfake.attribution.faithfulness import Box as InputBox
+from realfake.attribution.faithfulness import Evidence, baseline_pixels, evidence_of
 from realfake.attribution.methods import LogOdds, attribute
-from realfake.attribution.perturbation import Box as InputBox
-from realfake.attribution.perturbation import baseline_pixels
 from realfake.examiner import Examined
 from realfake.labels import AI
 from realfake.models.views import padding_box

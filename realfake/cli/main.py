@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from realfake import io
 from realfake.cli.options import HelpFormatter
+from realfake.runtime import end
 
 # 2, a user's mistake, is returned by `io.report_failure`.
 OK, FAILED, INTERRUPTED = 0, 1, 130
@@ -144,15 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return dispatch(sys.argv[1:])
     finally:
         sys.argv = argv
-
-
-def end(status: int) -> NoReturn:
-    """End this process, also as one of several distributed processes."""
-    if "torch" in sys.modules:
-        from realfake import distributed
-
-        distributed.end(status)
-    sys.exit(status)
 
 
 def dispatch(arguments: list[str]) -> int:

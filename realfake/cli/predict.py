@@ -194,8 +194,8 @@ def run_explain(args: argparse.Namespace) -> int:
 def run_provenance(args: argparse.Namespace) -> int:
     """Print the records in each file."""
     from realfake.answer import read_once
+    from realfake.provenance.content_credentials import VARIABLE, refresh, refreshed, trust_list
     from realfake.provenance.reading import read_provenance
-    from realfake.provenance.trust_list import VARIABLE, refresh, refreshed, trust_list
 
     if args.refresh_trust_list:
         try:

@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.compute
 from datasets import Dataset, Features, Value
 
-from realfake.imaging import decode, heif, limits
+from realfake.imaging import decode, limits
 from realfake.imaging.decode import open_image
 
 # Images per batch of the check. A batch is held in memory, undecoded.
@@ -81,7 +81,7 @@ def problem_of(image: Mapping | None) -> str | None:
 def _cache_file(dataset: Dataset, rows: np.ndarray, cache_dir: str | None) -> str:
     """Return a name that depends on the rows, their files and the code that decodes them."""
     key = hashlib.sha256(f"{dataset._fingerprint}\0{PIL.__version__}\0".encode())
-    for module in (decode, heif, limits):
+    for module in (decode, limits):
         key.update(inspect.getsource(module).encode())
     key.update(np.asarray(rows, dtype="<i8").tobytes())
     inline = [

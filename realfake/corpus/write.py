@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 
 from realfake.formatting import md
 from realfake.imaging.decode import image_bytes, open_image
-from realfake.imaging.heif import is_heif
+from realfake.imaging.limits import is_heif
 from realfake.labels import AI, NAMES, REAL
 
 # Size of a Parquet file. The images of one file are held in memory.

@@ -25,10 +25,9 @@ from scipy.stats import spearmanr
 from torch import nn
 from tqdm.auto import tqdm
 
-from realfake.attribution.faithfulness import curves_of, evidence_of
+from realfake.attribution.faithfulness import Box, curves_of, evidence_of
 from realfake.attribution.layers import candidate_layers, find_layer
 from realfake.attribution.methods import METHODS, LogOdds, attribute
-from realfake.attribution.perturbation import Box
 from realfake.corpus.rows import column, corpus_fingerprint
 from realfake.detector import Detector
 from realfake.evaluation import explanation_report as report

@@ -14,7 +14,7 @@ from datasets import Dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from realfake.attribution.perturbation import importance_order, random_orders
+from realfake.attribution.faithfulness import importance_order, random_orders
 from realfake.imaging.decode import open_image
 from realfake.labels import AI, NAMES, REAL
 

@@ -4,6 +4,7 @@ Training, evaluation, prediction and the Space all call [`open_image`], so they 
 and refuse the same files. Limits are checked on the header, before memory for pixels is allocated.
 """
 
+import codecs
 import contextlib
 import os
 import stat
@@ -14,22 +15,21 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 from PIL.JpegImagePlugin import JpegImageFile
 
 from realfake.imaging.colour import to_rgb
 from realfake.imaging.fetch import MAX_BYTES, fetch, is_data_uri, read_data_uri
-from realfake.imaging.heif import is_heif
 from realfake.imaging.limits import (
     TooCostly,
     check_decoder,
     checked,
     count_gif_frames,
     count_tiff_pages,
+    is_heif,
     reads_within_bounds,
     webp_size,
 )
-from realfake.imaging.other_files import AGAIN, other_kind
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+AGAIN = "Download or export it again."
+_RESAVE = "Open it in an image program and save it as JPEG or PNG."
 
 
 class OutOfMemory(ValueError, MemoryError):
@@ -292,9 +296,6 @@ def _reader(format: str) -> tuple:
     return JpegImageFile if format == "JPEG" else factory, accept
 
 
-_RESAVE = "Open it in an image program and save it as JPEG or PNG."
-
-
 def _out_of_memory(name: str) -> OutOfMemory:
     return OutOfMemory(f"{name} needs too much memory to decode. Scale it down.")
 
@@ -386,3 +387,39 @@ def _short(text: str, length: int = 200) -> str:
     """Return one printable line of at most `length` characters."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def other_kind(data: bytes) -> str | None:
+    """Describe a file that is not a readable image, with advice; `None` if unknown."""
+    head = data[:1024]
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not data:
+        return f"empty (0 bytes). {AGAIN[:-1]}"
+    if head[4:8] == b"ftyp":
+        if is_heif(head):
+            return None  # it is an image, so it must be damaged
+        if head[8:12] in (b"avif", b"avis"):
+            if features.check("avif"):
+                return None
+            return "an AVIF file, which this Pillow build cannot read. Save it as JPEG or PNG"
+        return "a video, not an image. Save one frame as JPEG or PNG"
+    if head.startswith((b"\xff\n", b"\0\0\0\x0cJXL ")):
+        return "a JPEG XL file, which is not supported. Save it as JPEG or PNG"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the image itself. Run `git lfs pull`"
+    if b"<svg" in text:
+        return "an SVG drawing, not a raster image. Export it as PNG"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page, not an image. Download the image itself"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
+        return "an archive, not an image. Unpack it and use the images inside"
+    if head.startswith(b"%PDF"):
+        return "a PDF document, not an image. Export the image as JPEG or PNG"
+    if not any(byte < 9 or 13 < byte < 32 for byte in head):
+        try:
+            # Incremental, because 1024 bytes can end inside a character.
+            codecs.getincrementaldecoder("utf-8")().decode(head)
+        except UnicodeDecodeError:
+            return None
+        return "a text file, not an image. Choose a JPEG or PNG file"
+    return None

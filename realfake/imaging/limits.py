@@ -10,12 +10,11 @@ import math
 import re
 import struct
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import features
-
-from realfake.imaging.heif import TooCostly, check_heif
 
 # Pixels times scans of a progressive JPEG. Encoders write about ten scans. This allows twenty at
 # 100 million pixels, which take about three seconds of one core.
@@ -49,6 +48,13 @@ SLOW = {
     "heif": (64_000_000, 32 * 2**20, "a HEIC file"),
 }
 
+# Of HEIF: pixels of all pictures that a picture is composed of, and bytes copied for metadata.
+MAX_COMPOSED = 400_000_000
+MAX_COPIED = 512 * 2**20
+MAX_BOXES = 100_000
+
+_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_EMPTY = memoryview(b"")
 _EXIF = b"Exif\0\0"
 # Markers with a length: not a stuffed zero, TEM, restart or fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
@@ -67,11 +73,14 @@ _STRIPS, _STRIP_SIZES = (273, 324), (279, 325)  # of strips, of tiles
 _SUB_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 
 
+class TooCostly(Exception):
+    """The file is too expensive to decode. The text completes "<file name> is"."""
+
+
 def checked(data: bytes, format: str) -> bytes:
     """Check the structure of a file.
 
     Args:
-        data: The whole file.
         format: Pillow's name of the format, according to the first bytes.
 
     Returns:
@@ -86,7 +95,10 @@ def checked(data: bytes, format: str) -> bytes:
     if format == "PNG":
         _check_png(data)
     elif format == "GIF":
-        _check_gif(data)
+        # The blocks before the first image (GIF89a, sections 20 to 26).
+        _, blocks, comments = _walk_gif(data, images=1)
+        if blocks > MAX_SEGMENTS or comments > MAX_COMMENT_BLOCKS:
+            raise TooCostly("a GIF file with too many blocks")
     elif format == "TIFF":
         if not reads_within_bounds(data, to_decode=True):
             raise TooCostly("a TIFF file whose directory refers to more data than the file has")
@@ -101,15 +113,11 @@ def checked(data: bytes, format: str) -> bytes:
 
 
 def check_decoder(codec: str, width: int, height: int, size: int) -> None:
-    """Check the size of an image that needs a slow decoder.
+    """Refuse (`TooCostly`) an image that is too large for a slow decoder of Pillow.
 
     Args:
-        codec: Pillow's name of the decoder.
         width, height: Size of the image in pixels.
         size: Size of the file in bytes.
-
-    Raises:
-        TooCostly: The image or the file is too large for the decoder.
     """
     if codec not in SLOW:
         return
@@ -168,7 +176,7 @@ class _Costs:
 
     Attributes:
         order: Byte order for `struct`.
-        tags, copied, numbers: Number of tags, bytes copied, and values converted to numbers.
+        copied, numbers: Bytes copied, and values converted to numbers.
         tile: Pixels of the largest tile.
         below: Offsets of the sub-directories.
         strips: `{tag: (type, number of values, offset)}` of the tags that locate the pixels. The
@@ -249,13 +257,9 @@ def _check_strips(data: bytes) -> None:
 
 
 def _integers(data: bytes, costs: _Costs, tags: tuple[int, ...]) -> list[int]:
-    """Return the values of the one of `tags` that is in the directory.
-
-    Raises:
-        ValueError: There are several, of which different readers use different ones.
-    """
+    """Return the values of the one of `tags` that is in the directory."""
     entries = [costs.strips[tag] for tag in tags if tag in costs.strips]
-    if len(entries) > 1:
+    if len(entries) > 1:  # different readers use different ones
         raise ValueError("The TIFF file has both strips and tiles.")
     if not entries or entries[0][0] not in _INTEGERS:
         return []
@@ -330,13 +334,6 @@ def _check_png(data: bytes) -> None:
     raise TooCostly("a PNG file with too many chunks")
 
 
-def _check_gif(data: bytes) -> None:
-    """Count the blocks before the first image (GIF89a, sections 20 to 26)."""
-    _, blocks, comments = _walk_gif(data, images=1)
-    if blocks > MAX_SEGMENTS or comments > MAX_COMMENT_BLOCKS:
-        raise TooCostly("a GIF file with too many blocks")
-
-
 def count_gif_frames(data: bytes) -> int:
     """Count the frames of a GIF file, at most up to the first that is too costly to reach."""
     return max(1, _walk_gif(data, images=MAX_SEGMENTS)[0])
@@ -372,8 +369,8 @@ def _walk_gif(data: bytes, images: int) -> tuple[int, int, int]:
 def count_tiff_pages(data: bytes, most: int = 1000) -> int:
     """Count the directories of a TIFF file (TIFF 6.0, section 2), up to `most`."""
     order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
-    count, offset, entry = ("Q", "Q", 20) if big else ("H", "L", 12)
-    place, pages = (8 if big else 4), 0
+    count, offset, entry, place = ("Q", "Q", 20, 8) if big else ("H", "L", 12, 4)
+    pages = 0
     try:
         while pages < most and (start := struct.unpack_from(order + offset, data, place)[0]):
             (tags,) = struct.unpack_from(order + count, data, start)
@@ -393,3 +390,112 @@ def _check_avif(data: bytes) -> None:
     exif = _avif.AvifDecoder(data, "auto", 1).get_info()[4] or b""
     if not reads_within_bounds(exif):
         raise TooCostly("an AVIF file whose EXIF block refers to more data than it has")
+
+
+# HEIF (ISO 14496-12, 23008-12)
+
+
+def is_heif(head: bytes) -> bool:
+    """Return whether a file begins like HEIF with HEVC pictures, and not like AVIF."""
+    if head[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(head[:4], "big"), 64)
+    brands = {head[8:12], *(head[place : place + 4] for place in range(16, end, 4))}
+    if brands & {b"avif", b"avis"}:
+        return False
+    return bool(brands & _BRANDS) or head[8:12] in (b"mif1", b"msf1")
+
+
+def check_heif(data: bytes) -> None:
+    """Bound the pictures that a picture is composed of, and the copies of its metadata.
+
+    libheif bounds the number of items, and the pixels of each by its box `ispe`. A grid or an
+    overlay may refer to the same large picture a thousand times (6.6.2).
+    """
+    meta = _named(memoryview(data)).get(b"meta", _EMPTY)
+    parts = _named(meta[4:])
+    properties = _named(parts.get(b"iprp", _EMPTY))
+    areas = [
+        math.prod(struct.unpack_from(">LL", body, 4)) if kind == b"ispe" else 0
+        for kind, body in _boxes(properties.get(b"ipco", _EMPTY))
+    ]
+    items = _associations(properties.get(b"ipma", _EMPTY))
+    own = {
+        item: max((areas[i - 1] for i in ids if 0 < i <= len(areas)), default=0)
+        for item, ids in items.items()
+    }
+    composed, described = _references(parts.get(b"iref", _EMPTY))
+    total: dict[int, int] = {}
+
+    def pixels(item: int, depth: int = 0) -> int:
+        if item not in total and depth < 8:
+            total[item] = MAX_COMPOSED  # of a circle
+            below = sum(pixels(each, depth + 1) for each in composed.get(item, ()))
+            total[item] = own.get(item, 0) + below
+        return total.get(item, MAX_COMPOSED)
+
+    if max(map(pixels, composed), default=0) > MAX_COMPOSED:
+        raise TooCostly("a HEIC file that is composed of too many pictures")
+    if described * len(data) > MAX_COPIED or len(meta) * len(items) > MAX_COPIED:
+        raise TooCostly("a HEIC file with too much metadata")
+
+
+def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield type and content of the boxes in a file or in a box (4.2)."""
+    position = 0
+    for _ in range(MAX_BOXES):
+        if position + 8 > len(data):
+            return
+        size, kind = struct.unpack_from(">L4s", data, position)
+        head = 8
+        if size == 1:
+            (size,), head = struct.unpack_from(">Q", data, position + 8), 16
+        size = size or len(data) - position
+        if size < head:
+            return
+        yield kind, data[position + head : position + size]
+        position += size
+    raise TooCostly("a HEIC file with too many boxes")
+
+
+def _named(data: memoryview) -> dict[bytes, memoryview]:
+    """Return the boxes by type."""
+    boxes: dict[bytes, memoryview] = {}
+    for kind, body in _boxes(data):
+        # Of two boxes of a type, different readers use different ones.
+        if kind in boxes and kind in (b"meta", b"iprp", b"ipco", b"ipma", b"iref"):
+            raise ValueError(f"The HEIF file has two boxes {kind!r}.")
+        boxes[kind] = body
+    return boxes
+
+
+def _associations(body: memoryview) -> dict[int, list[int]]:
+    """Return the numbers of the properties of each item, from a box `ipma`."""
+    wide, long = bool(body) and body[0] >= 1, len(body) > 3 and bool(body[3] & 1)
+    found: dict[int, list[int]] = {}
+    position = 8
+    while position + 3 <= len(body):
+        (item,) = struct.unpack_from(">L" if wide else ">H", body, position)
+        position += 4 if wide else 2
+        number, size = body[position], 2 if long else 1
+        ids = body[position + 1 : position + 1 + number * size]
+        values = struct.unpack(f">{len(ids) // size}{'H' if long else 'B'}", ids)
+        found[item] = [value & (0x7FFF if long else 0x7F) for value in values]
+        position += 1 + number * size
+    return found
+
+
+def _references(body: memoryview) -> tuple[dict[int, list[int]], int]:
+    """Return the pictures below each composed one, and the number of described pictures."""
+    letter = "L" if body and body[0] >= 1 else "H"
+    composed: dict[int, list[int]] = {}
+    described = 0
+    for kind, content in _boxes(body[4:]):
+        item, number = struct.unpack_from(f">{letter}H", content)
+        if kind == b"cdsc":
+            described += number
+        elif kind == b"dimg":
+            offset = struct.calcsize(f">{letter}H")
+            below = struct.unpack_from(f">{number}{letter}", content, offset)
+            composed.setdefault(item, []).extend(below)
+    return composed, described

@@ -22,10 +22,11 @@ from realfake.provenance.content_credentials import (
     UNSUPPORTED,
     UNTRUSTED,
     Credentials,
+    TrustList,
     read_credentials,
+    trust_list,
 )
 from realfake.provenance.metadata import Blocks, XmpFacts, one_line, read_blocks
-from realfake.provenance.trust_list import TrustList, trust_list
 
 PRESENT = "present"
 NOTE = (
@@ -96,7 +97,7 @@ def read_provenance(data: bytes, trusted: TrustList | None = None) -> Provenance
 
     Args:
         data: The original file, as uploaded or downloaded.
-        trusted: Trusted C2PA signers, *defaults to* [`~realfake.provenance.trust_list.trust_list`].
+        trusted: *optional*. Trusted C2PA signers, *defaults to* [`trust_list`].
 
     Raises:
         ValueError: The trust list of the environment contains no certificate.

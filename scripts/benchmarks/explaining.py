@@ -13,8 +13,8 @@ import torch
 from captum.attr import IntegratedGradients
 from PIL import Image
 
+from realfake.attribution.faithfulness import baseline_pixels
 from realfake.attribution.methods import LogOdds
-from realfake.attribution.perturbation import baseline_pixels
 from realfake.detector import Detector
 from realfake.labels import AI
 
