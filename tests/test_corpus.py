@@ -735,9 +735,8 @@ def test_a_stream_cannot_be_carved(tmp_path, load):
 @pytest.mark.corpora
 def test_scenes(tmp_path):
     folder = Path(os.environ["REALFAKE_CORPORA"]) / "scenes"
-    corpus = load_corpus(
-        folder, cache_dir=str(tmp_path), max_train_samples=100, max_test_samples=100
-    )
+    limits = {f"max_{split}_samples": 100 for split in ("train", "validation", "test")}
+    corpus = load_corpus(folder, cache_dir=str(tmp_path), **limits)
     assert not corpus.report.dropped
     assert not set(corpus.splits["train"]["group"]) & set(corpus.splits["validation"]["group"])
     selection, calibration = split_validation(corpus.splits["validation"])

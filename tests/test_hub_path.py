@@ -1,11 +1,12 @@
 """The Hub with the stock clients: train and push, open with transformers, serve in the Space.
 
-`train_hf.py` trains and pushes two tiny checkpoints in processes of their own, one on a folder and
-one on a Hub dataset. The tests examine what arrived. A third run streams its corpus and is refused;
+`train_hf.py` trains and pushes two tiny checkpoints, one on a folder and one on a Hub dataset. The
+tests examine what arrived. A third run streams its corpus and is refused;
 further pushes fail in several ways.
 """
 
 import importlib.util
+import io
 import json
 import os
 import re
@@ -15,27 +16,27 @@ import subprocess
 import sys
 import time
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import httpx
 import numpy as np
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from helpers.loopback_hub import TOKEN, LoopbackHub, point_clients_at
-from helpers.serving import free_port, started
+from helpers.serving import serving_here
 from helpers.tiny import draw_corpus, draw_picture, save_tiny
+from helpers.training import train_hf
 from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 from transformers import AutoModelForImageClassification, pipeline
 
 from realfake.corpus.load import load_corpus
-from realfake.detector import DEFAULT_CHECKPOINT, Detector
+from realfake.detector import Detector
 from realfake.labels import AI, NAMES
 from realfake.space import loading
-from realfake.statistics.log_odds import log_odds_from_logits
+from realfake.statistics.metrics import log_odds_from_logits
 from realfake.training import publishing
 from realfake.training.arguments import RunArguments
 
@@ -126,7 +127,8 @@ class Pushed:
 
     repo: str
     folder: Path
-    process: subprocess.CompletedProcess
+    printed: str
+    errors: str
     corpus: str
 
     @property
@@ -145,36 +147,15 @@ def pushed(request, hub, corpus_folder, hub_corpus, tmp_path_factory) -> Pushed:
     corpus = str(corpus_folder) if name == "vit" else hub_corpus
     work = tmp_path_factory.mktemp(name)
     repo = f"user/{name}-detector"
-    process = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "train_hf.py"),
-            "--dataset",
-            corpus,
-            "--model_name_or_path",
-            str(save_tiny(name, work / "tiny")),
-            "--output_dir",
-            str(work / "run"),
-            "--measurement_log",
-            str(work / "measurements.jsonl"),
-            "--num_train_epochs",
-            "6",
-            "--preprocessing",
-            "native",
-            "--license",
-            "apache-2.0",
-            "--push_to_hub",
-            "--hub_model_id",
-            repo,
-            *SETTINGS,
-        ],
-        env=environment(hub),
-        cwd=work,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    return Pushed(repo, work / "run", process, corpus)
+    tiny = save_tiny(name, work / "tiny")
+    words = ["--dataset", corpus, "--model_name_or_path", tiny, "--output_dir", work / "run"]
+    words += ["--measurement_log", work / "measurements.jsonl", "--num_train_epochs", 6]
+    words += ["--preprocessing", "native", "--license", "apache-2.0"]
+    words += ["--push_to_hub", "--hub_model_id", repo, *SETTINGS]
+    printed, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(errors):
+        assert train_hf([str(word) for word in words]) == 0, errors.getvalue()
+    return Pushed(repo, work / "run", printed.getvalue(), errors.getvalue(), corpus)
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +198,8 @@ def test_a_run_arrives_whole_in_one_commit(hub, pushed):
     assert (
         list(pushed.folder.glob("checkpoint-*/optimizer.pt")) and (pushed.folder / ".lock").exists()
     )
-    assert f"Pushed to {hub.url}/{pushed.repo}" in pushed.process.stdout
-    assert "Traceback" not in pushed.process.stderr
+    assert f"Pushed to {hub.url}/{pushed.repo}" in pushed.printed
+    assert "Traceback" not in pushed.errors
     text = b"".join(
         content for path, content in files.items() if not path.endswith((".png", ".safetensors"))
     )
@@ -304,31 +285,17 @@ def test_the_stock_pipeline_gives_the_detectors_calibrated_probabilities(hub, pu
 
 
 @contextmanager
-def space(hub, folder: Path, model: str, **more):
-    """Start `app.py` with its own cache, and yield a client and the log."""
+def space(folder: Path, model: str, **more: str):
+    """Serve the page with its own cache, and yield a client."""
     from gradio_client import Client
 
-    port = free_port()
-    caches = {"HF_HOME": str(folder), "HF_HUB_CACHE": str(folder / "hub")}
-    gradio = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
-    log = folder / "app.log"
-    variables = environment(hub, **caches, **gradio, REALFAKE_MODEL=model, **more)
-    with started([sys.executable, str(ROOT / "app.py")], variables, folder, log) as process:
-        url = f"http://127.0.0.1:{port}"
-        while not _answers(f"{url}/config"):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.2)
-        yield Client(url, verbose=False, download_files=str(folder)), log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+        with serving_here(folder, REALFAKE_MODEL=model, **more) as url:
+            yield Client(url, verbose=False, download_files=str(folder))
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def test_the_space_gives_the_same_probabilities(hub, pushed, pictures, tmp_path):
+def test_the_space_gives_the_same_probabilities(hub, pushed, pictures, tmp_path, caplog):
     from gradio_client import handle_file
 
     repo = named = pushed.repo
@@ -341,7 +308,7 @@ def test_the_space_gives_the_same_probabilities(hub, pushed, pictures, tmp_path)
     if repo != named:
         named = f"{repo}@{revision}"
         hub.put(repo, {"config.json": "{}"}, title="Break it")
-    with space(hub, tmp_path, named) as (client, log):
+    with space(tmp_path, named) as client:
         answers = [client.predict(handle_file(path), api_name="/predict") for path in pictures[:3]]
     for path, answer in zip(pictures, answers):
         expected = detector.predict(path)
@@ -351,28 +318,37 @@ def test_the_space_gives_the_same_probabilities(hub, pushed, pictures, tmp_path)
             )
         assert (answer["verdict"], answer["label"]) == (expected.verdict, expected.label)
         assert (answer["model"], answer["revision"]) == (repo, revision)
-    assert "could not be opened" not in log.read_text()
+    assert "could not be opened" not in caplog.text
     assert hub.requests_to(f"^/{repo}/resolve/.*/evaluation.json$", "GET")
 
 
-def test_a_space_without_its_model_answers_with_the_bundled_one(hub, pictures, tmp_path):
+def test_a_space_without_its_model_answers_with_the_bundled_one(
+    hub, tiny_vit, pictures, tmp_path, monkeypatch, caplog
+):
     from gradio_client import handle_file
 
-    with space(hub, tmp_path, "user/unknown", REALFAKE_FALLBACK="bundled") as (client, log):
+    bundled = bundle(tiny_vit, tmp_path, monkeypatch)
+    with space(tmp_path, "user/unknown", REALFAKE_FALLBACK="bundled") as client:
         answer = client.predict(handle_file(pictures[0]), api_name="/predict")
         page = json.dumps(client.config)
-    expected = Detector.from_pretrained().predict(pictures[0])
+    expected = Detector.from_pretrained(bundled).predict(pictures[0])
     assert answer["probabilities"][AI] == pytest.approx(expected.probabilities[AI], abs=1e-5)
-    assert answer["model"] == DEFAULT_CHECKPOINT.name
+    assert answer["model"] == "bundled"
     assert "user/unknown could not be loaded" in page
-    assert "user/unknown could not be opened" in log.read_text()
+    assert "user/unknown could not be opened" in caplog.text
+
+
+def bundle(checkpoint: Path, folder: Path, monkeypatch) -> Path:
+    """Make a copy of a checkpoint the bundled one."""
+    bundled = shutil.copytree(checkpoint, folder / "bundled")
+    monkeypatch.setattr("realfake.detector.DEFAULT_CHECKPOINT", bundled)
+    monkeypatch.setattr(loading, "DEFAULT_CHECKPOINT", bundled)
+    return bundled
 
 
 @pytest.mark.parametrize("trouble", ["unknown", "revision", "down", "evaluation"])
 def test_which_detector_the_space_opens_in_trouble(hub, tiny_vit, tmp_path, monkeypatch, trouble):
-    bundled = shutil.copytree(tiny_vit, tmp_path / "bundled")
-    monkeypatch.setattr("realfake.detector.DEFAULT_CHECKPOINT", bundled)
-    monkeypatch.setattr(loading, "DEFAULT_CHECKPOINT", bundled)
+    bundle(tiny_vit, tmp_path, monkeypatch)
     hub.put(
         "user/served",
         {path.name: path.read_bytes() for path in tiny_vit.iterdir()} | {"evaluation.json": "{}"},
@@ -653,6 +629,7 @@ def _without_waiting(patch) -> None:
     "trouble",
     ["dropped commit", "lost while sending", "500", "403", "expired token", "no token", "no hub"],
 )
+@pytest.mark.parametrize("pushed", ["convnext"], indirect=True)
 def test_a_failed_push_leaves_the_folder_whole_and_names_the_command(
     hub, pushed, tmp_path, capsys, trouble
 ):
@@ -719,6 +696,7 @@ def test_a_second_push_replaces_the_figures_of_the_first(hub, pushed, tmp_path):
     assert [commit.title for commit in hub.history(repo)][1:] == ["Upload", "initial commit"]
 
 
+@pytest.mark.parametrize("pushed", ["convnext"], indirect=True)
 def test_a_push_to_a_branch_and_to_a_name_without_owner(hub, pushed, tmp_path, capsys):
     args = RunArguments(
         output_dir=str(pushed.folder), hub_model_id=tmp_path.name, hub_revision="trial-v2"
