@@ -5,16 +5,17 @@ import io
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 import venv
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers.loopback_hub import LoopbackHub
+from helpers.loopback_hub import LoopbackHub, point_clients_at
 from helpers.serving import free_port, started
 from helpers.signing import make_authority, sign
 from helpers.tiny import draw_picture, save_tiny
@@ -22,6 +23,7 @@ from huggingface_hub import SpaceCard
 from packaging.requirements import Requirement
 from PIL import Image
 
+from realfake.cli.main import main
 from realfake.detector import Detector
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +31,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    with LoopbackHub(home=tmp_path_factory.mktemp("home")) as running:
+    with (
+        LoopbackHub(home=tmp_path_factory.mktemp("home")) as running,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        point_clients_at(running, patch)
         model = save_tiny("convnext", tmp_path_factory.mktemp("models") / "model", seed=3)
         running.put("user/model", model)
         running.model = model
@@ -37,15 +43,12 @@ def hub(tmp_path_factory):
     assert not running.errors, "\n".join(running.errors)
 
 
-def deploy(hub, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, "-m", "realfake", "space", "deploy", *map(str, arguments)],
-        env={**clean, **hub.environment, **environ},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def deploy(*arguments: str) -> SimpleNamespace:
+    """Run the command, and return its status and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main(["space", "deploy", *arguments])
+    return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def space(hub, name: str = "user/space"):
@@ -57,7 +60,7 @@ def space(hub, name: str = "user/space"):
 
 @pytest.fixture(scope="module")
 def deployed(hub):
-    done = deploy(hub, "user/space", "--model", "user/model")
+    done = deploy("user/space", "--model", "user/model")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -93,7 +96,7 @@ def test_repeating_the_command_changes_nothing(hub, deployed):
         len(hub.history("user/space", "space", "main")),
         len(hub.requests_to("/variables$", "POST")),
     )
-    done = deploy(hub, "user/space", "--model", "user/model", "--hardware", "cpu-basic")
+    done = deploy("user/space", "--model", "user/model", "--hardware", "cpu-basic")
     assert done.returncode == 0, done.stderr
     assert "up to date" in done.stdout
     assert (
@@ -115,7 +118,7 @@ def test_an_old_space_is_updated(hub, tmp_path):
     commit = hub.history("user/model")[0].oid
     arguments = ["user/old", "--model", f"user/model@{commit}", "--hardware", "zero-a10g"]
     arguments += ["--feedback_repo", "user/feedback", "--trust_list", trust, "--secret", "HF_TOKEN"]
-    done = deploy(hub, *arguments)
+    done = deploy(*arguments)
     assert done.returncode == 0, done.stderr
     old = space(hub, "user/old")
     assert {name: held["value"] for name, held in old.variables.items()} == {
@@ -140,7 +143,7 @@ def test_an_old_space_is_updated(hub, tmp_path):
     assert card.preload_from_hub == [f"user/model {needed} {commit}"]
 
     # What is not named stays; a revision goes with the model it was one of.
-    done = deploy(hub, "user/old", "--model", "user/model")
+    done = deploy("user/old", "--model", "user/model")
     assert done.returncode == 0, done.stderr
     assert "REALFAKE_REVISION" not in old.variables
     assert old.variables["REALFAKE_FEEDBACK_REPO"]["value"] == "user/feedback"
@@ -149,7 +152,7 @@ def test_an_old_space_is_updated(hub, tmp_path):
 
 
 def test_a_new_space_starts_on_the_requested_hardware(hub):
-    done = deploy(hub, "user/fast", "--hardware", "zero-a10g", "--private")
+    done = deploy("user/fast", "--hardware", "zero-a10g", "--private")
     assert done.returncode == 0, done.stderr
     assert (space(hub, "user/fast").hardware, space(hub, "user/fast").private) == (
         "zero-a10g",
@@ -171,7 +174,7 @@ def test_a_new_space_starts_on_the_requested_hardware(hub):
 )
 def test_mistakes_end_in_one_line_and_create_nothing(hub, arguments, words):
     known = set(hub.repos)
-    done = deploy(hub, *arguments.replace("app.py", str(ROOT / "app.py")).split())
+    done = deploy(*arguments.replace("app.py", str(ROOT / "app.py")).split())
     assert done.returncode == 2
     assert words in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
@@ -290,7 +293,7 @@ def running(hub, deployed, tmp_path_factory):
         (folder / "requirements.txt").read_text(), tmp_path_factory.mktemp("environment")
     )
     elsewhere = subprocess.run(
-        [python, "-c", "import gradio, realfake"],
+        [python, "-c", "import packaging, realfake"],
         cwd=log.parent.parent,
         env=environ,
         capture_output=True,
