@@ -31,8 +31,6 @@ def answer(
     """Predict one image, and return the result for JSON.
 
     Args:
-        detector: The detector.
-        image: As in [`~realfake.detector.Detector.predict`].
         prior_ai: Expected share of AI-generated images; changes probabilities, not verdicts.
         stability: Whether to predict recompressed, resized and cropped copies too. A verdict that
             flips becomes inconclusive.
@@ -72,8 +70,6 @@ def answers(
     """Predict many images in batches.
 
     Args:
-        detector: The detector.
-        images: As in [`~realfake.detector.Detector.predict`]; read one batch at a time.
         prior_ai, stability, provenance, views: As in [`answer`].
         batch_size: Images in one forward pass.
 
@@ -106,8 +102,6 @@ def compose(
     """Return the result of [`answer`] from an existing prediction.
 
     Args:
-        detector: The detector.
-        prediction: The prediction for the image.
         decoded: The decoded image, needed for `stability=True`.
         data: The bytes of the file, if there is one.
         stability: The stability, or whether to compute it.
@@ -176,9 +170,6 @@ def read_once(image: ImageSource) -> tuple[Image.Image, bytes | None]:
 
     Returns:
         The upright image, and the bytes; `None` for a `PIL.Image` or an array.
-
-    Raises:
-        ValueError, OSError: As [`~realfake.imaging.decode.open_image`].
     """
     if isinstance(image, Mapping) and image.get("bytes") is not None:
         return open_image(image), bytes(image["bytes"])

@@ -49,11 +49,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def append_line(path: str | Path, text: str) -> None:
-    """Append a line to a file, or leave the file unchanged.
-
-    Raises:
-        OSError: The line cannot be written.
-    """
+    """Append a line to a file, or leave the file unchanged."""
     with open(path, "ab", buffering=0) as file:
         end = file.tell()
         data = (text + "\n").encode("utf-8")
@@ -241,13 +237,10 @@ def versions() -> dict[str, str]:
 
 
 def redact(words: Sequence[str]) -> list[str]:
-    """Replace access tokens in a command line by `…`.
+    """Replace access tokens in the words of a command line by `…`.
 
     A token is the value of a token option (`--hub_token X`, `--hub-token=X`, an abbreviation such
     as `--hub_tok X`, `HF_TOKEN=X`), or any text that looks like a token of the Hub (`hf_…`).
-
-    Args:
-        words: Words of a command line.
     """
     redacted, is_value = [], False
     for word in words:

@@ -170,7 +170,6 @@ def class_indices(
     Args:
         id2label: The checkpoint's `config.id2label`. More than two classes are allowed.
         overrides: *optional*. The user's mapping, as for [`resolve`].
-        option: The option that sets `overrides`, for the message.
 
     Returns:
         `{"real": [indices], "ai": [indices]}`, neither of them empty.

@@ -76,9 +76,6 @@ def keep_memory_low(limit: int = RESIDENT_LIMIT, every: float = 1.0) -> threadin
     Args:
         limit: Bytes of resident memory above which the process counts as large.
         every: Seconds between two checks.
-
-    Returns:
-        The thread.
     """
 
     def run() -> None:

@@ -13,8 +13,8 @@ from helpers.serving import free_port
 
 from realfake.detector import Detector
 from realfake.space import api, page
-from realfake.space.image_input import DOWNLOADS
 from realfake.space.loading import Loaded
+from realfake.space.uploads import DOWNLOADS
 
 
 @pytest.fixture

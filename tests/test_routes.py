@@ -24,9 +24,8 @@ from transformers import pipeline
 from realfake import hub_api
 from realfake.detector import Detector
 from realfake.hub_api import Parameters, scores
-from realfake.space.batching import Batcher, Busy
 from realfake.space.limits import Guard, RateLimit
-from realfake.space.routes import Service, routes
+from realfake.space.routes import Batcher, Busy, Service, routes
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +40,7 @@ def service(detector):
 
 def serve(service):
     """Serve the routes on a free port; yields the address."""
-    app = FastAPI(
-        routes=routes(service.detector, service), docs_url=None, redoc_url=None, openapi_url=None
-    )
+    app = FastAPI(routes=routes(service), docs_url=None, redoc_url=None, openapi_url=None)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()  # early calls wait

@@ -22,17 +22,16 @@ from realfake.detector import Detector
 from realfake.labels import AI, REAL
 from realfake.prediction import Explanation, Stability
 from realfake.provenance.reading import read_provenance
-from realfake.space import handlers, image_input
+from realfake.space import handlers, uploads
 from realfake.space.api import Api
 from realfake.space.check import FOLDER, fetch_image, reporter, sender
 from realfake.space.feedback import Feedback
 from realfake.space.handlers import Handlers, Session, at_prior
-from realfake.space.image_input import ImageInput
 from realfake.space.loading import Loaded
 from realfake.space.maps import PASSES, REGIONS, bounded, draw_map, tiles_of
 from realfake.space.page import build
-from realfake.space.render import error_line, render
-from realfake.space.text import ENGLISH, EXAMPLES, LANGUAGES, words
+from realfake.space.text import ENGLISH, EXAMPLES, LANGUAGES, error_line, render, words
+from realfake.space.uploads import ImageInput
 
 PHOTO = str(FOLDER / "astronaut.jpg")
 
@@ -327,7 +326,7 @@ def test_an_error_names_the_file_and_not_the_servers_folder():
 
 def test_a_url_is_fetched_into_the_drop_area_unchanged(monkeypatch):
     data = (FOLDER / "temple.jpg").read_bytes()
-    monkeypatch.setattr(image_input, "fetch", lambda address, max_bytes: data)
+    monkeypatch.setattr(uploads, "fetch", lambda address, max_bytes: data)
     path, note = fetch_image(" https://example.org/a%20b/temple?size=1 ")
     assert note == "" and path.endswith("temple.jpg")
     kept = ImageInput().postprocess(path)

@@ -28,7 +28,7 @@ from PIL import Image
 from realfake.attribution.methods import METHODS
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI, REAL
-from realfake.space.code import snippets
+from realfake.space.api import snippets
 from realfake.space.text import ENGLISH, words
 
 pytestmark = pytest.mark.browser

@@ -16,14 +16,13 @@ from PIL import Image
 
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI
+from realfake.provenance.reading import Statement
 from realfake.space import batch as batch_module
 from realfake.space import quality
 from realfake.space.batch import THUMBNAIL, Batch, Row, stop, table, write
 from realfake.space.compare import Compare
 from realfake.space.loading import Detectors, Loaded, bundled
-from realfake.space.origin import Statement
-from realfake.space.render import jpeg
-from realfake.space.text import ENGLISH, words
+from realfake.space.text import ENGLISH, jpeg, words
 
 
 def pictures(folder, n: int) -> list[str]:

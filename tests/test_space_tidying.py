@@ -17,7 +17,7 @@ from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from realfake.space import page, tidying
+from realfake.space import claim_folder, page, uploads
 from realfake.space.batch import Row, write
 
 HASH = "0123456789abcdef" * 4
@@ -28,7 +28,7 @@ HOUR = 3600
 def folder(tmp_path, monkeypatch) -> Path:
     """The page's temporary folder, inside a temporary folder of the system."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setenv(tidying.VARIABLE, str(tmp_path / "tmp" / "page"))
+    monkeypatch.setenv(uploads.VARIABLE, str(tmp_path / "tmp" / "page"))
     (tmp_path / "tmp" / "page").mkdir(parents=True)
     return tmp_path / "tmp" / "page"
 
@@ -40,17 +40,17 @@ def written(path: Path) -> Path:
 
 
 def tidied_in_an_hour(kept=()) -> None:
-    tidying.tidy(kept, age=HOUR / 2, now=time.time() + HOUR)
+    uploads.tidy(kept, age=HOUR / 2, now=time.time() + HOUR)
 
 
 def test_old_uploads_and_reports_are_deleted(folder):
     written(folder / HASH / "photo.jpg")
     written(folder / HASH[::-1] / ".photo.jpg.x1y2z3")
     written(folder / "tmpab12_3cd")
-    written(tidying.new_folder() / "photo-realfake.pdf")
+    written(uploads.new_folder() / "photo-realfake.pdf")
     table, _ = write([Row("photo.jpg", problem="It is a letter.")])
     assert Path(table).is_relative_to(folder)
-    tidying.tidy((), age=HOUR / 2)
+    uploads.tidy((), age=HOUR / 2)
     assert len(list(folder.iterdir())) == 5 and Path(table).is_file()
     tidied_in_an_hour()
     assert list(folder.iterdir()) == []
@@ -93,7 +93,7 @@ def test_a_young_file_is_kept(folder):
     time.sleep(0.05)
     young = written(folder / HASH / "young.jpg")
     between = (old.lstat().st_ctime + young.lstat().st_ctime) / 2
-    tidying.tidy((), age=HOUR, now=between + HOUR)
+    uploads.tidy((), age=HOUR, now=between + HOUR)
     assert not old.exists() and young.exists()
 
 
@@ -117,7 +117,7 @@ def test_links_are_not_followed(folder, tmp_path):
     (folder / HASH / "home").symlink_to(target.parent)
     (folder / HASH[::-1]).symlink_to(target.parent)
     (folder / "tmpab12_3cd").symlink_to(target)
-    (folder.parent / f"{tidying.PREFIX}1").symlink_to(target.parent)
+    (folder.parent / f"{uploads.PREFIX}1").symlink_to(target.parent)
     written(target.parent / HASH / "photo.jpg")
     tidied_in_an_hour()
     assert target.exists() and (target.parent / HASH / "photo.jpg").exists()
@@ -134,16 +134,16 @@ def test_the_pages_pictures_are_kept_and_touched(folder):
 
 def test_files_of_a_killed_process_are_deleted(folder):
     left = written(
-        folder.parent / f"{tidying.PREFIX}0123" / HASH / "snapshots" / "1" / "model.safetensors"
+        folder.parent / f"{uploads.PREFIX}0123" / HASH / "snapshots" / "1" / "model.safetensors"
     )
-    tidying.tidy((), age=HOUR)
+    uploads.tidy((), age=HOUR)
     assert left.exists()
     tidied_in_an_hour()
     assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_in_a_shared_folder_only_folders_named_by_a_hash_are_deleted(folder, monkeypatch):
-    monkeypatch.setenv(tidying.VARIABLE, str(folder.parent))
+    monkeypatch.setenv(uploads.VARIABLE, str(folder.parent))
     others, ours = (
         written(folder.parent / "tmpab12_3cd"),
         written(folder.parent / HASH / "photo.jpg"),
@@ -188,19 +188,19 @@ class Blocks:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_thread_repeats_and_survives_a_failure(folder, caplog):
     path, example = written(folder / HASH / "photo.jpg"), written(folder / HASH / "example.jpg")
-    thread = tidying.keep_tidy(Blocks(example), every=0.01, age=-HOUR)
+    thread = uploads.keep_tidy(Blocks(example), every=0.01, age=-HOUR)
     thread.join(10)
     assert not thread.is_alive() and thread.daemon and "could not be deleted" in caplog.text
     assert example.exists() and not path.exists()
 
 
 def test_a_process_has_its_own_folder_unless_one_is_named(folder, monkeypatch):
-    tidying.claim_folder()
-    assert os.environ[tidying.VARIABLE] == str(folder)
-    monkeypatch.setenv(tidying.VARIABLE, "")
-    tidying.claim_folder()
-    taken = Path(os.environ[tidying.VARIABLE])
-    assert taken.parent == folder.parent and taken.name.startswith(tidying.PREFIX)
+    claim_folder()
+    assert os.environ[uploads.VARIABLE] == str(folder)
+    monkeypatch.setenv(uploads.VARIABLE, "")
+    claim_folder()
+    taken = Path(os.environ[uploads.VARIABLE])
+    assert taken.parent == folder.parent and taken.name.startswith(uploads.PREFIX)
 
 
 def test_files_are_deleted_within_the_hour_and_after_gradio(monkeypatch):

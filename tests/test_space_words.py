@@ -22,16 +22,24 @@ from realfake.detector import Detector
 from realfake.imaging.degradations import GRID
 from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import VARIANTS, Stability
-from realfake.provenance.reading import Finding, Provenance
-from realfake.space import code
+from realfake.provenance.reading import Finding, Provenance, Statement, read_settings, statement_of
+from realfake.space import api
 from realfake.space.maps import Map, tiles_of
-from realfake.space.origin import Statement, read_settings, statement_of
 from realfake.space.quality import about, measurement
-from realfake.space.render import MAX_CHARACTERS, escape, is_hub_id, render
-from realfake.space.text import ENGLISH, EXAMPLES, LANGUAGES, Words, words
+from realfake.space.text import (
+    ENGLISH,
+    EXAMPLES,
+    LANGUAGES,
+    MAX_CHARACTERS,
+    Words,
+    escape,
+    is_hub_id,
+    render,
+    words,
+)
 
 NORWEGIAN = words("nb")
-SPACE = Path(code.__file__).parent
+SPACE = Path(api.__file__).parent
 WRONG = {"value": 0.0576, "low": 0.0421, "high": 0.0758, "n": 712}
 
 
@@ -80,7 +88,7 @@ REASONS = ("between", "no_thresholds", "out_of_distribution", "unstable", "diffe
 COMPOSED = {
     "about.input_": ("native", "whole", "part", "views"),
     "batch.": ("name", "verdict", "probability", "csv", "json"),
-    "code.": tuple(code.snippets(None)),
+    "code.": tuple(api.snippets(None)),
     "degradation.": tuple(GRID),
     "detector.": NAMED,
     "empty.step_": "123",
@@ -549,7 +557,7 @@ def test_a_number_and_its_unit_stay_on_one_line():
 
 def test_the_pipeline_snippet_of_the_bundled_detector_runs_from_any_folder(tmp_path):
     shutil.copy(SPACE / "examples" / "temple.jpg", tmp_path / "photo.jpg")
-    snippet = code.snippets(None)["pipeline"]
+    snippet = api.snippets(None)["pipeline"]
     variables = os.environ | {"PYTHONPATH": str(SPACE.parents[1])}
     command = [sys.executable, "-c", snippet]
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
@@ -560,6 +568,6 @@ def test_the_pipeline_snippet_of_the_bundled_detector_runs_from_any_folder(tmp_p
 def test_a_hostile_name_cannot_end_its_string_in_a_snippet():
     hostile = 'x"); import os; os.system("y")\n#'
     for name in ("local", "pipeline"):
-        tree = compile(code.snippets(hostile)[name], name, "exec")
+        tree = compile(api.snippets(hostile)[name], name, "exec")
         assert "system" not in tree.co_names
-    assert not markup_in(code.code(ENGLISH, HOSTILE))
+    assert not markup_in(api.code(ENGLISH, HOSTILE))

@@ -15,9 +15,9 @@ from gradio.data_classes import ImageData
 from gradio.mcp import GradioMCPServer
 from helpers.tiny import draw_picture
 
-from realfake.space import image_input
+from realfake.space import uploads
 from realfake.space.api import MCP_OUTPUT, answer_mcp_in_json
-from realfake.space.image_input import DOWNLOADS, ImageInput, refuse_downloads
+from realfake.space.uploads import DOWNLOADS, ImageInput, refuse_downloads
 
 URL = "https://photos.example/a%20b/cat?token=secret"
 
@@ -70,12 +70,12 @@ def moved(block, value):
 def test_an_image_by_its_url_is_fetched_by_the_projects_downloader(cache, fetched, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        image_input, "fetch", lambda *call, **limits: calls.append((call, limits)) or picture()
+        uploads, "fetch", lambda *call, **limits: calls.append((call, limits)) or picture()
     )
     block = ImageInput()
     path = Path(block.preprocess(ImageData(**moved(block, sent(URL)))))
     assert path.read_bytes() == picture() and path.name == "cat.png" and path.is_relative_to(cache)
-    assert calls == [((URL,), {"max_bytes": image_input.LIMITS.max_bytes})]
+    assert calls == [((URL,), {"max_bytes": uploads.LIMITS.max_bytes})]
     assert str(path) in block.temp_files  # deleted later
     assert fetched == []
 
@@ -120,7 +120,7 @@ def test_a_data_uri_is_read(cache, fetched):
     ids=["broken", "raw", "large"],
 )
 def test_a_bad_data_uri_has_a_reason_in_one_line(cache, fetched, monkeypatch, address, words):
-    monkeypatch.setattr(image_input, "LIMITS", replace(image_input.LIMITS, max_bytes=20))
+    monkeypatch.setattr(uploads, "LIMITS", replace(uploads.LIMITS, max_bytes=20))
     with pytest.raises(gr.Error) as refused:
         inline(ImageInput(), address)
     assert words in refused.value.message and "\n" not in refused.value.message
@@ -139,7 +139,7 @@ def test_mcp_refuses_a_path_of_the_server_in_one_line():
 
 
 def test_a_list_of_urls_is_not_an_image(cache, fetched, monkeypatch):
-    monkeypatch.setattr(image_input, "fetch", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(uploads, "fetch", lambda *_, **__: pytest.fail("fetched"))
     block = ImageInput()
     left = moved(block, [sent(URL)] * 1000)
     with pytest.raises(ValueError, match="ImageData"):

@@ -143,7 +143,6 @@ def evidence_of(
         pixels: The model's input, `(1, 3, h, w)`.
         heatmap: `(h, w)` over that input; positive supports the target.
         target: `"real"` or `"ai"`.
-        seed: Seed of the random parts.
         box: *optional*. The part of the input that is not padding.
         score: *optional*. The log-odds of the whole image, if known.
         fill: *optional*. `(1, 3, h, w)`, replaces removed pixels; *defaults to* the blurred image.
@@ -185,8 +184,6 @@ def curves_of(
     Args:
         log_odds, pixels, heatmap, box: As in [`evidence_of`].
         n_random: Number of random maps, see [`random_orders`].
-        steps: Number of equal steps from nothing to everything.
-        seed: Seed of the random maps.
         fill: *optional*. `(1, 3, h, w)`, replaces removed pixels; *defaults to* the blurred image.
 
     Raises:
@@ -303,8 +300,6 @@ def random_orders(order: np.ndarray, n: int, seed: int = 0) -> list[np.ndarray]:
 
     Args:
         order: From [`importance_order`].
-        n: Number of random orders to return.
-        seed: Seed of the flips and shifts.
     """
     rng = np.random.default_rng(seed)
     ranked = order >= 0

@@ -28,8 +28,6 @@ class SpatialLayer:
     """A module whose output is a map, and how to read and write that map.
 
     Attributes:
-        module: The module.
-        name: Its name in the model.
         layout: `"channels_first"` (B, C, H, W), `"channels_last"` (B, H, W, C) or `"tokens"`
             (B, prefix + H·W, C).
         grid: `(H, W)`.

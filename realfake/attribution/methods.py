@@ -39,8 +39,6 @@ class Attribution:
 
     Attributes:
         heatmap: `(h, w)` float32; positive values support `target`, negative ones the other label.
-        method: A key of [`METHODS`].
-        target: `"real"` or `"ai"`.
         details: Details of the method, and `score`, the log-odds of `target` for the input.
     """
 

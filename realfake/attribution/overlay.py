@@ -68,10 +68,8 @@ def overlay(
     are enlarged by an integer.
 
     Args:
-        image: Upright RGB image.
         heatmap: `(height, width)` of that image; positive supports `target`, NaN was not seen by
             the model.
-        target: `"real"` or `"ai"`.
         opacity: Opacity of the strongest colour, 0 to 1.
         legend: Whether to explain the colours below the image.
         regions: Regions to outline, with their share of the evidence for the target.

@@ -27,10 +27,7 @@ class ViewMaps:
     """Maps of the views of one image.
 
     Args:
-        model: The image classifier.
         pixels: `(n, 3, h, w)` inputs of the views.
-        class_indices: `{"real": [...], "ai": [...]}`.
-        examined: The results of the views.
         method, target, options: As in [`~realfake.attribution.methods.attribute`].
 
     Attributes:

@@ -31,14 +31,8 @@ _CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of what is read from an archive.
-
-    Args:
-        max_entries (`int`, *optional*, defaults to 500): Number of files.
-        max_total (`int`, *optional*, defaults to 512 MiB): Decompressed bytes of all files.
-        max_entry (`int`, *optional*, defaults to the decoder's limit): Decompressed bytes
-            of a file.
-        max_ratio (`int`, *optional*, defaults to 100): Decompressed over compressed size of a file.
+    """Limits of an archive: number of files, decompressed bytes of all files and of one file, and
+    decompressed over compressed size of a file.
     """
 
     max_entries: int = 500
@@ -52,12 +46,9 @@ BOUNDS = Bounds()
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of an archive: its bytes, or the reason why it was refused.
+    """One file of an archive: its bytes, or the reason why it was refused, in one line.
 
-    Attributes:
-        name: The name in the archive, made printable and short.
-        data: The bytes; `None` if the file was refused.
-        problem: The reason for the refusal, one line.
+    Its name is made printable and short.
     """
 
     name: str
@@ -75,11 +66,7 @@ def is_archive(path: str | os.PathLike) -> bool:
 
 
 def read_archive(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> Iterator[Entry]:
-    """Read the files of an archive in order, without folders and system files.
-
-    Args:
-        path: A ZIP file.
-        bounds: Limits of what is read.
+    """Read the files of a ZIP archive in order, without folders and system files.
 
     Yields:
         One [`Entry`] per file; [`count`] returns their number. A refused file (a nested archive, an
@@ -98,11 +85,7 @@ def read_archive(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> Iterator[E
 
 
 def count(path: str | os.PathLike, bounds: Bounds = BOUNDS) -> int:
-    """Count the files that [`read_archive`] yields, without reading their content.
-
-    Raises:
-        ValueError: As [`read_archive`].
-    """
+    """Count the files that [`read_archive`] yields, or refuse the archive as it does."""
     with _opened(path, bounds) as (_, entries):
         return len(entries)
 

@@ -43,7 +43,6 @@ def recompress(
     """Encode an image and decode the result.
 
     Args:
-        image: An RGB image.
         format (`str`, *optional*, defaults to `"JPEG"`): `"JPEG"` or lossy `"WEBP"`.
         quality (`int`, *optional*, defaults to 75): 1..100, on the encoder's scale.
         subsampling (`str`, *optional*, defaults to `"4:2:0"`): Chroma subsampling of JPEG, one of
@@ -120,7 +119,6 @@ def bilateral(
     """Smooth an image except at its edges (Tomasi and Manduchi 1998).
 
     Args:
-        image: An RGB image.
         radius: Half the side of the window in pixels.
         sigma_space: Width of the weights over distance, in pixels.
         sigma_colour: Width of the weights over the difference in colour, in grey levels of 0..255.

@@ -84,10 +84,6 @@ class ContainerFacts:
 def container_facts(data: bytes, name: str = "the image") -> ContainerFacts:
     """Read the facts from the bytes of a file.
 
-    Args:
-        data: The whole file.
-        name: Name of the file, for the error message.
-
     Raises:
         ValueError: The file is not an image in a known format, or its header is damaged.
     """
@@ -154,10 +150,8 @@ def radial_spectrum(
     v gives log10(v) in every bin, at every size.
 
     Args:
-        image: An RGB image.
         bins: Number of rings between 0 and 0.5 cycles per pixel. Rings without a frequency, in
             small images, are interpolated.
-        largest: Largest side of the square crop in pixels.
 
     Returns:
         `np.ndarray` of shape `(bins,)`, log10 of squared grey levels.

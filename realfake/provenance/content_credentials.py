@@ -57,9 +57,7 @@ class Credentials:
         state: `"trusted"`, `"untrusted"` (valid signature, signer not on the trust list),
             `"invalid"`, `"absent"`, `"unsupported"` (the format cannot hold any), or `"unchecked"`
             (too large, too slow, too little memory, or `c2pa` is not installed).
-        signer: The signer's name in the certificate.
         signed_at: Date of the signature, if there is a timestamp.
-        generator: The program that wrote the manifest.
         source_types: IPTC terms from the actions of this manifest and of its parents.
         reason: Why the state is invalid or unchecked.
     """
@@ -78,7 +76,6 @@ def read_credentials(
     """Read and verify the C2PA manifest of a file. No content of the file raises an error.
 
     Args:
-        data: The whole file.
         mime: Its media type; `None` if C2PA does not support the format.
         size: Size of its C2PA store in bytes, see [`~realfake.provenance.metadata.Blocks`]; `None`
             if unknown.

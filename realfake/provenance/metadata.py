@@ -52,9 +52,6 @@ class Blocks:
     """The metadata blocks of a file.
 
     Attributes:
-        format: Pillow's name of the format; `None` if the file is not an image.
-        mime: Its media type; `None` if C2PA does not support the format.
-        xmp: The XMP packets.
         exif: The EXIF block, beginning at its TIFF header.
         text: `(keyword, text)` of PNG text chunks, and `("comment", text)` of JPEG and GIF
             comments.
@@ -279,7 +276,6 @@ class XmpFacts:
 
     Attributes:
         source_types: Terms of IPTC's vocabulary, in the order of the packets.
-        ai_system: The AI system that was used.
         remote_manifest: URL of a C2PA manifest. It is not downloaded.
         damaged: Whether a packet could not be parsed, or was too large.
     """

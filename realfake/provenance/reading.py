@@ -6,8 +6,9 @@ Content Credentials, anyone can write these records into a file, so they prove n
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -66,11 +67,9 @@ class Finding:
         kind: `"c2pa"`, `"iptc"`, `"generator_parameters"` or `"camera"`.
         state: For C2PA `"trusted"`, `"untrusted"`, `"invalid"`, `"absent"`, `"unsupported"` or
             `"unchecked"`; for the others `"present"` or `"absent"`.
-        title: A short description.
         detail: One to three sentences, with the limits of this kind of metadata.
         claim: The claimed origin of the image: `"ai"`, `"partly_ai"`, `"camera"` or `"other"`;
             `None` without a claim, or if its signature is invalid.
-        fields: The values, by name.
     """
 
     kind: str
@@ -96,7 +95,6 @@ def read_provenance(data: bytes, trusted: TrustList | None = None) -> Provenance
     """Read the provenance of an image file. No content of the file raises an error.
 
     Args:
-        data: The original file, as uploaded or downloaded.
         trusted: *optional*. Trusted C2PA signers, *defaults to* [`trust_list`].
 
     Raises:
@@ -221,9 +219,7 @@ class Generator:
     """The image generator whose settings are in a file.
 
     Attributes:
-        name: Name of the program or of its family.
         where: The block with the settings, such as `"PNG text “parameters”"`.
-        settings: The settings, at most 2,000 characters.
     """
 
     name: str
@@ -234,13 +230,7 @@ class Generator:
 def find_generator(
     text: Sequence[tuple[str, str]], comment: str | None = None, container: str = "PNG"
 ) -> Generator | None:
-    """Recognise the settings of an image generator.
-
-    Args:
-        text: `(keyword, text)` of the file's text blocks.
-        comment: *optional*. User comment or description in EXIF.
-        container: Format of the file, for `Generator.where`.
-    """
+    """Recognise the settings of an image generator."""
     blocks = dict(reversed(text))  # the first block of a keyword counts
 
     def found(name: str, keyword: str, settings: str | None = None) -> Generator:
@@ -365,3 +355,100 @@ def _comment(value: str | bytes) -> str:
         return body.decode("utf-16-le" if little else "utf-16-be", "replace").rstrip("\0")
     text = body if code in (b"ASCII\0\0\0", bytes(8)) else bytes(value)
     return text.decode("utf-8", "replace").rstrip("\0")
+
+
+# The strongest statements first.
+_CLAIMS = ("ai", "partly_ai", "camera")
+_SIGNED = {"trusted": "trusted", "untrusted": "untrusted"}
+_PROMPT_WORDS = 12
+_MODEL = re.compile(r"\bModel: ([^,\n]{1,80})")
+_PROMPT_KEYS = ("positive_prompt", "prompt", "text")
+_MODEL_KEYS = ("ckpt_name", "model_name", "unet_name", "model")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A file's statement about its origin.
+
+    Attributes:
+        by: The generator, model or program that the file names, if it names one.
+        prompt: The first words of the prompt, if the file has one.
+        signed: `"trusted"`, `"untrusted"` or `"unsigned"`.
+        signer: The name in the certificate, if the statement is signed.
+    """
+
+    claim: str
+    by: str | None = None
+    prompt: str | None = None
+    signed: str = "unsigned"
+    signer: str | None = None
+
+    def to_dict(self) -> dict:
+        """Return the fields, for `json`."""
+        return dict(vars(self))
+
+
+def statement_of(provenance: Provenance | None) -> Statement | None:
+    """Return the strongest statement of a file.
+
+    Unsigned camera data are in most photographs and copied easily, so they are not a statement.
+    """
+    findings = provenance.findings if provenance else []
+    statements = [each for finding in findings if (each := _read(finding))]
+    if not statements:
+        return None
+    first = min(statements, key=lambda each: _CLAIMS.index(each.claim))
+    rest = [each for each in statements if each.claim in ("ai", "partly_ai")]
+    by = next((each.by for each in (first, *rest) if each.by), None)
+    prompt = next((each.prompt for each in rest if each.prompt), None)
+    return Statement(first.claim, by, prompt, first.signed, first.signer)
+
+
+def _read(finding: Finding) -> Statement | None:
+    signed = _SIGNED.get(finding.state, "unsigned")
+    if finding.claim not in _CLAIMS or (finding.claim == "camera" and signed == "unsigned"):
+        return None
+    fields = finding.fields
+    by = fields.get("ai_system") or fields.get("generator")
+    prompt = None
+    if settings := fields.get("settings"):
+        model, prompt = read_settings(settings)
+        program = (by or "").partition(" or ")[0]
+        by = f"{program} ({model})" if program and model else model or program or None
+    return Statement(finding.claim, by, prompt, signed, fields.get("signer"))
+
+
+def read_settings(settings: str) -> tuple[str | None, str | None]:
+    """Return the model and the first words of the prompt in a generator's settings."""
+    try:
+        values = list(_pairs(json.loads(settings)))
+    except (ValueError, RecursionError):
+        model = _MODEL.search(settings)
+        prompt = re.split(r"\n|Negative prompt:|Steps: \d|Job ID:", settings)[0]
+        return (model[1].strip() if model else None), _first_words(prompt)
+    return _first(values, _MODEL_KEYS), _first_words(_first(values, _PROMPT_KEYS) or "")
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys of nested JSON with their values."""
+    if isinstance(value, dict):
+        yield from value.items()
+        value = list(value.values())
+    for each in value if isinstance(value, list) else []:
+        yield from _pairs(each)
+
+
+def _first(values: Iterable[tuple[str, Any]], keys: tuple[str, ...]) -> str | None:
+    for key in keys:
+        for name, value in values:
+            if name == key and isinstance(value, str) and value.strip():
+                return value.strip()[:80] if keys is _MODEL_KEYS else value
+    return None
+
+
+def _first_words(prompt: str) -> str | None:
+    words = prompt.split()
+    if not words:
+        return None
+    short = " ".join(words[:_PROMPT_WORDS])[:120]
+    return f"{short}…" if len(words) > _PROMPT_WORDS or len(short) == 120 else short

@@ -5,8 +5,21 @@ programs, `limits` bounds every request.
 """
 
 import os
+import secrets
+import tempfile
 
-from realfake.space.tidying import claim_folder
+VARIABLE = "GRADIO_TEMP_DIR"
+PREFIX = "realfake-page-"
+
+
+def claim_folder() -> None:
+    """Set `GRADIO_TEMP_DIR` to a folder for this process, unless it is set already.
+
+    All Gradio programs of a machine share Gradio's default folder.
+    """
+    if not os.environ.get(VARIABLE):
+        os.environ[VARIABLE] = os.path.join(tempfile.gettempdir(), PREFIX + secrets.token_hex(8))
+
 
 # Gradio reads both when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -19,11 +19,10 @@ from realfake.detector import Detector
 from realfake.imaging.archive import Bounds, count, is_archive, read_archive
 from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import VARIANTS, Prediction, Stability
+from realfake.provenance.reading import Statement, statement_of
 from realfake.space.handlers import judge, provenance_of
-from realfake.space.origin import Statement, statement_of
-from realfake.space.render import error_line, jpeg, render
-from realfake.space.text import Localised, Words, words_for
-from realfake.space.tidying import new_folder
+from realfake.space.text import Localised, Words, error_line, jpeg, render, words_for
+from realfake.space.uploads import new_folder
 from realfake.statistics.verdicts import INCONCLUSIVE
 
 logger = logging.getLogger(__name__)
@@ -56,19 +55,11 @@ SCRIPT = Path(__file__).with_name("sorting.js")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a batch.
-
-    Attributes:
-        name: The file's name.
-        answer: In the form of `realfake.answer`, or `None` if the image could not be checked.
-        thumbnail: A JPEG.
-        problem: Why there is no answer.
-        statement: What the file says of itself.
-    """
+    """One image of a batch: its answer (as in `realfake.answer`), or why there is none."""
 
     name: str
     answer: dict | None = None
-    thumbnail: bytes = field(default=b"", repr=False)
+    thumbnail: bytes = field(default=b"", repr=False)  # a JPEG  # a JPEG  # a JPEG
     problem: str | None = None
     statement: Statement | None = None
 
@@ -95,13 +86,7 @@ Source = tuple[str, str | bytes | None, str | None]
 
 
 def build_batch(detector: Detector, local: Localised, time_to_live: int) -> None:
-    """Lay out the tab, inside `gr.Blocks`.
-
-    Args:
-        detector: Checks the images.
-        local: Takes the texts.
-        time_to_live: Seconds after which the state of a run is dropped.
-    """
+    """Lay out the tab, inside `gr.Blocks`; its state is dropped after `time_to_live` seconds."""
     with gr.Column(elem_id="rf-batch", elem_classes="rf-panel"):
         gr.HTML(local.html("batch_title", lambda t: render("batch", "title", t, n=MAX_IMAGES)))
         files = gr.File(

@@ -15,13 +15,12 @@ import gradio as gr
 from realfake.labels import AI, REAL
 from realfake.space.feedback import MAX_NOTE, Feedback
 from realfake.space.handlers import Handlers, Session
-from realfake.space.image_input import ImageInput
 from realfake.space.loading import Loaded
 from realfake.space.maps import PASSES
 from realfake.space.quality import about
-from realfake.space.render import error_line, render
 from realfake.space.report import as_dict, write_report
-from realfake.space.text import EXAMPLES, Localised, Words, words_for
+from realfake.space.text import EXAMPLES, Localised, Words, error_line, render, words_for
+from realfake.space.uploads import ImageInput
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +38,9 @@ ANNOUNCE = "element.setAttribute('aria-live', 'polite');"
 def build_check(
     loaded: Loaded, local: Localised, time_to_live: int, feedback: Feedback | None = None
 ) -> None:
-    """Lay out the tab, inside `gr.Blocks`.
+    """Lay out the tab, inside `gr.Blocks`, with a form for corrections if `feedback` stores them.
 
-    Args:
-        loaded: The detector and its records.
-        local: Takes the texts.
-        time_to_live: Seconds after which a visitor's answers are dropped.
-        feedback: *optional*. Stores corrections; without it the page has no form for them.
+    A visitor's answers are dropped after `time_to_live` seconds.
     """
     handlers = Handlers(loaded.detector, loaded.evaluation)
     session = gr.State(Session(), time_to_live=time_to_live)

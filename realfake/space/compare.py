@@ -8,11 +8,10 @@ import gradio as gr
 
 from realfake.labels import AI, REAL
 from realfake.space.handlers import check, image_id, is_calibrated
-from realfake.space.image_input import ImageInput
 from realfake.space.loading import Detectors, Loaded
 from realfake.space.quality import about
-from realfake.space.render import error_line, render
-from realfake.space.text import ENGLISH, Localised, Words, words_for
+from realfake.space.text import ENGLISH, Localised, Words, error_line, render, words_for
+from realfake.space.uploads import ImageInput
 from realfake.statistics.verdicts import INCONCLUSIVE
 
 logger = logging.getLogger(__name__)
@@ -21,13 +20,7 @@ MAX_MODELS = 5
 
 
 def build_compare(loaded: Loaded, local: Localised, time_to_live: int) -> None:
-    """Lay out the tab, inside `gr.Blocks`.
-
-    Args:
-        loaded: The page's own detector, and the list of the others.
-        local: Takes the texts.
-        time_to_live: Seconds after which the state of a comparison is dropped.
-    """
+    """Lay out the tab, inside `gr.Blocks`; its state is dropped after `time_to_live` seconds."""
     detectors = Detectors(loaded)
     names = detectors.names()
     with gr.Column(elem_id="rf-compare", elem_classes="rf-panel"):
@@ -89,15 +82,9 @@ class Compare:
     def compare(
         self, run: dict, path: str | None, models: list[str], request: gr.Request | None = None
     ) -> Iterator[str]:
-        """Check an image with one detector after another.
+        """Check an image with one detector after another, and yield the cards so far, as HTML.
 
-        Args:
-            run: The state of the session's comparison. A newer comparison ends an older one.
-            path: The image.
-            models: Names that the page offers.
-
-        Yields:
-            The cards so far, as HTML.
+        A newer comparison of the same session, whose state is `run`, ends an older one.
         """
         words = words_for(request)
         token = run["token"] = uuid4().hex

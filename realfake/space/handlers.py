@@ -24,11 +24,9 @@ from realfake.answer import read_once
 from realfake.detector import Detector
 from realfake.labels import AI, REAL
 from realfake.prediction import Prediction, Stability
-from realfake.provenance.reading import Provenance, read_provenance
+from realfake.provenance.reading import Provenance, Statement, read_provenance, statement_of
 from realfake.space.maps import MAP_SIDE, PASSES, Map, Tile, draw_map, mapped_views, tiles_of
-from realfake.space.origin import Statement, statement_of
-from realfake.space.render import error_line, jpeg, render
-from realfake.space.text import Words, words_for
+from realfake.space.text import Words, error_line, jpeg, render, words_for
 from realfake.statistics.verdicts import with_prior
 
 logger = logging.getLogger(__name__)
@@ -42,15 +40,9 @@ class Record:
     """The answer for one image.
 
     Attributes:
-        path: The uploaded file.
-        sha256: Hash of the file's bytes.
-        size: Width and height of the upright image.
-        picture: JPEG of the upright image.
-        date: When it was checked.
         prediction: At a prior of one half. Inconclusive if the changed copies contradict it.
-        stability: The changed copies, or `None` if they could not be checked.
-        stability_problem: Why they could not be checked.
-        provenance: `None` if the metadata could not be read.
+        stability: The changed copies, or `None` if they could not be checked, for the reason
+            `stability_problem`.
         seconds: Time that the detector took for one view.
         tiles: The tile map of the whole image.
         maps: `{(method, target): Map}`, the detail.
@@ -60,7 +52,7 @@ class Record:
     path: str
     sha256: str
     size: tuple[int, int]
-    picture: bytes = field(repr=False)
+    picture: bytes = field(repr=False)  # a JPEG of the upright image
     date: datetime
     prediction: Prediction
     stability: Stability | None
@@ -123,7 +115,6 @@ class Handlers:
     """The answers of one detector.
 
     Args:
-        detector: The detector.
         evaluation: *optional*. Its `evaluation.json`, of any shape, for its measured error rates.
     """
 
@@ -151,10 +142,6 @@ class Handlers:
         step, to save work.
 
         Args:
-            session: The visitor's records.
-            path: The uploaded file, or `None` if the drop area is empty.
-            method: Attribution method.
-            target: `"real"` or `"ai"`.
             number: Of the browser's event, see [`Session.note_event`].
             wanted: Whether the browser shows the detail.
 

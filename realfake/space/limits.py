@@ -61,9 +61,6 @@ _CLOSED = re.compile(
 def middleware(environ: Mapping[str, str]) -> list[Middleware]:
     """Return the middleware for Gradio's app, the outermost first.
 
-    Args:
-        environ: The environment, with `REALFAKE_REQUESTS_PER_MINUTE` or without it.
-
     Raises:
         ValueError: `REALFAKE_REQUESTS_PER_MINUTE` is not a whole number from 0 up.
     """
@@ -71,11 +68,7 @@ def middleware(environ: Mapping[str, str]) -> list[Middleware]:
 
 
 class RateLimit:
-    """A limit on the requests of each client in a moving minute.
-
-    Args:
-        per_minute: Requests; 0 for no limit.
-    """
+    """A limit on the requests of each client in a moving minute; 0 for no limit."""
 
     def __init__(self, per_minute: int = PER_MINUTE):
         self.per_minute = per_minute
@@ -128,10 +121,7 @@ class Guard:
     """Refuse requests to closed routes and requests above the rate; add headers; log each POST.
 
     The log has a request's path, status, duration and size, not its content and not its sender.
-
-    Args:
-        app: The app to protect.
-        rate: The limit for each client. Only POST requests count, because only they cause work.
+    Only POST requests count for the rate, because only they cause work.
     """
 
     def __init__(self, app: ASGIApp, rate: RateLimit):
@@ -170,11 +160,7 @@ class Guard:
 
 
 class BodyLimit:
-    """Limit the size of a request's body by its route; `/predict` has other limits.
-
-    Args:
-        app: The app to protect.
-    """
+    """Limit the size of a request's body by its route; `/predict` has other limits."""
 
     def __init__(self, app: ASGIApp):
         self._apps: dict[int | None, ASGIApp] = {

@@ -50,9 +50,6 @@ class Loaded:
     """The page's own detector and what is known about it.
 
     Attributes:
-        detector: The detector.
-        evaluation: The `evaluation.json` of its checkpoint, if it has one.
-        robustness: The `robustness.json` of its checkpoint, if it has one.
         source: Hub id or folder; `None` is the bundled checkpoint.
         missing: The checkpoint named by `REALFAKE_MODEL`, if it could not be opened and the bundled
             one replaces it.
@@ -61,7 +58,7 @@ class Loaded:
     """
 
     detector: Detector
-    evaluation: Any = None
+    evaluation: Any = None  # the JSON beside its checkpoint, if there is one
     robustness: Any = None
     source: str | None = None
     missing: str | None = None
@@ -74,9 +71,6 @@ def load(environ: Mapping[str, str] | None = None) -> Loaded:
     `REALFAKE_MODEL` is a folder or a Hub id, optionally with a revision (`user/name@v2`).
     `REALFAKE_REVISION` also sets the revision. With `REALFAKE_FALLBACK=bundled`, a detector that
     cannot be opened is replaced by the bundled one.
-
-    Args:
-        environ: *optional*. *Defaults to* the environment of the process.
 
     Raises:
         ValueError: A variable has a wrong value, or the detector cannot be opened; one line.
@@ -143,11 +137,7 @@ def compared(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class Detectors:
-    """The detectors that the page compares, opened on first use and kept open.
-
-    Args:
-        loaded: The page's own detector, and the list of the others.
-    """
+    """The detectors that the page compares, opened on first use and kept open."""
 
     def __init__(self, loaded: Loaded):
         own = loaded.detector
@@ -187,13 +177,6 @@ def use_zero_gpu(detector: Detector, seconds: int = GPU_SECONDS) -> Detector:
     """Run a detector's methods on the GPU, if this is a ZeroGPU Space.
 
     Hugging Face's `spaces` package exists on Spaces only. Elsewhere nothing changes.
-
-    Args:
-        detector: Changed in place.
-        seconds: The longest duration of one call.
-
-    Returns:
-        The same detector.
     """
     try:
         from spaces import GPU

@@ -17,7 +17,7 @@ from realfake.attribution.overlay import SMOOTH, caveats, overlay
 from realfake.attribution.views import FAST_METHODS, SLOW_LIMIT
 from realfake.labels import AI, REAL
 from realfake.prediction import Explanation, Prediction
-from realfake.space.render import jpeg
+from realfake.space.text import jpeg
 
 # Pixels of the longer side of the pictures that are kept and sent to the browser.
 MAP_SIDE = 1024
@@ -103,8 +103,6 @@ class Map:
     """The detail by one method.
 
     Attributes:
-        method: Attribution method.
-        target: `"real"` or `"ai"`.
         plain: The image in grey with the outlined regions: the map at no opacity.
         coloured: The same at full opacity. A blend of the two is the map at any opacity.
         tiles: `(plain, coloured)` of each tile as JPEG, at the image's own pixels.
@@ -146,13 +144,7 @@ def mapped_views(method: str, n_views: int) -> int:
 
 
 def draw_map(explanation: Explanation, tiles: Sequence[Tile], name: str) -> Map:
-    """Draw an explanation and the inside of each tile.
-
-    Args:
-        explanation: The explanation.
-        tiles: Of the same image.
-        name: The image's file name.
-    """
+    """Draw an explanation and the inside of each tile."""
     small = bounded(explanation)
     regions = small.regions(REGIONS)
     stem = Path(name).stem

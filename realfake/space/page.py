@@ -14,20 +14,17 @@ import gradio as gr
 
 from realfake.detector import Detector
 from realfake.runtime import keep_memory_low
-from realfake.space.api import add_api, answer_mcp_in_json
+from realfake.space.api import add_api, answer_mcp_in_json, build_code
 from realfake.space.batch import build_batch
 from realfake.space.check import build_check
-from realfake.space.code import build_code
 from realfake.space.compare import build_compare
 from realfake.space.feedback import Feedback
-from realfake.space.image_input import refuse_downloads
 from realfake.space.limits import PRIVATE_NETWORKS, TRUSTED_PROXIES, middleware
 from realfake.space.loading import Loaded
 from realfake.space.quality import build_quality
-from realfake.space.render import render
-from realfake.space.routes import routes
-from realfake.space.text import ENGLISH, Localised
-from realfake.space.tidying import keep_tidy
+from realfake.space.routes import Service, routes
+from realfake.space.text import ENGLISH, Localised, render
+from realfake.space.uploads import keep_tidy, refuse_downloads
 
 FONT = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif")
 FONT_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -57,13 +54,7 @@ class Page:
 
 
 def build(loaded: Loaded, feedback: Feedback | None = None) -> Page:
-    """Lay out the page.
-
-    Args:
-        loaded: The opened detector.
-        feedback: *optional*. Stores visitors' corrections; without it the page has no form for
-            them.
-    """
+    """Lay out the page, with a form for corrections if `feedback` stores them."""
     local = Localised()
     kept = DELETE_CACHE[1]
     with gr.Blocks(title=ENGLISH("page.title"), delete_cache=DELETE_CACHE) as blocks:
@@ -103,7 +94,7 @@ def launch(page: Page) -> None:
     page.detector.accelerate()
     # Without a port, Gradio takes the next free one.
     port = int(os.environ.get("GRADIO_SERVER_PORT") or DEFAULT_PORT)
-    app = {"routes": routes(page.detector, missing=page.missing), "middleware": protection}
+    service = Service(page.detector, missing=page.missing)
     try:
         # With an open API, calls could bypass the queue and its limits.
         page.blocks.queue(max_size=MAX_WAITING, api_open=False).launch(
@@ -111,7 +102,7 @@ def launch(page: Page) -> None:
             theme=theme(),
             css_paths=STYLE,
             i18n=page.i18n,
-            app_kwargs=app,
+            app_kwargs={"routes": routes(service), "middleware": protection},
             mcp_server=True,
             max_file_size=MAX_FILE_SIZE,
             max_threads=MAX_THREADS,

@@ -14,8 +14,7 @@ from realfake.labels import AI, REAL
 from realfake.models.geometry import seen_region
 from realfake.space.handlers import is_calibrated
 from realfake.space.loading import Loaded
-from realfake.space.render import render
-from realfake.space.text import Localised, Words, dig, number
+from realfake.space.text import Localised, Words, dig, number, render
 
 MAX_ROWS = 60
 _MISSING = "–"
@@ -30,13 +29,7 @@ def build_quality(loaded: Loaded, local: Localised) -> None:
 
 
 def quality(words: Words, evaluation: Any, robustness: Any) -> str:
-    """Render the records of a checkpoint.
-
-    Args:
-        words: The language.
-        evaluation: Its `evaluation.json`, of any shape, or `None`.
-        robustness: Its `robustness.json`, of any shape, or `None`.
-    """
+    """Render the records of a checkpoint, which may have any shape or be `None`."""
     record = dig(evaluation, "test")
     figures = dig(record, "figures")
     bins = reliability_bins(figures)
@@ -199,16 +192,7 @@ def _string(value: Any) -> str:
 
 
 def about(words: Words, detector: Detector, evaluation: Any = None) -> list[tuple[str, str]]:
-    """Describe a detector.
-
-    Args:
-        words: The language.
-        detector: The detector.
-        evaluation: *optional*. Its `evaluation.json`, of any shape.
-
-    Returns:
-        Pairs of a name and a sentence.
-    """
+    """Describe a detector: pairs of a name and a sentence."""
     facts = detector.facts
     pairs = [(words("about.model"), str(detector.name))]
     if detector.revision:

@@ -13,9 +13,8 @@ from realfake.answer import compose
 from realfake.labels import AI, REAL
 from realfake.space.handlers import Handlers, Record, at_prior
 from realfake.space.maps import Map
-from realfake.space.render import render
-from realfake.space.text import Words, dig
-from realfake.space.tidying import new_folder
+from realfake.space.text import Words, dig, render
+from realfake.space.uploads import new_folder
 from realfake.statistics.verdicts import INCONCLUSIVE
 
 
@@ -68,16 +67,12 @@ def write_report(
     opacity: float,
     words: Words,
 ) -> str:
-    """Write a report to a file, and return the file's path.
+    """Write a report of a kind, `"html"` or `"json"`, to a file, and return its path.
 
     Args:
-        kind: `"html"` or `"json"`.
-        handlers: The detector and its test results.
-        record: The answer for the image.
         drawn: The detail, or `None` if it could not be drawn.
         prior_ai: The visitor's prior, 0 to 1.
         opacity: Opacity of the detail's colours, 0 to 1.
-        words: The language of the HTML file.
     """
     if kind == "json":
         report = as_dict(handlers, record, drawn, prior_ai)

@@ -1,10 +1,15 @@
-"""The page's words: the strings of `languages/`, and numbers and sentences in these languages.
+"""The page's words and HTML: the strings of `languages/`, numbers and sentences, and the templates.
 
 The answer to a request is in the language of its `Accept-Language` header ([`Words.from_header`]).
-What the page starts with is there in every language ([`Localised`]), and the browser picks one.
+What the page starts with is there in every language ([`Localised`]), and the browser picks one. A
+template is a file of macros, one for each piece of a tab. All values are escaped.
 """
 
+import base64
+import html
+import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +19,9 @@ import gradio as gr
 from babel import Locale
 from babel.numbers import format_decimal, format_percent
 from gradio.i18n import I18nData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
 
 from realfake.labels import AI, REAL
 from realfake.prediction import Prediction, Stability
@@ -43,13 +51,7 @@ EXAMPLES = (
 
 
 class Words:
-    """The strings and number formats of one language.
-
-    Example:
-        ```python
-        Words("en")("verdict.ai")  # "Likely AI-generated"
-        ```
-    """
+    """The strings and number formats of one language."""
 
     def __init__(self, language: str = DEFAULT):
         self.language = language
@@ -142,13 +144,8 @@ class Words:
     def error_rate(self, verdict: str, evaluation: Any) -> str | None:
         """Return how often this detector was wrong in its test, for the kind of error that matters.
 
-        Args:
-            verdict: `"real"`, `"ai"` or `"inconclusive"`.
-            evaluation: The checkpoint's `evaluation.json`, of any shape.
-
-        Returns:
-            A sentence with the measured share and its 95 % interval; without a verdict, the share
-            of images that got one. `None` if a figure is missing.
+        It is a sentence with the measured share and its 95 % interval; without a verdict, the share
+        of images that got one. `None` if a figure is missing in the checkpoint's `evaluation.json`.
         """
         other = AI if verdict == REAL else REAL
         path = ("verdict_rate",) if verdict == INCONCLUSIVE else ("wrong", other)
@@ -267,3 +264,88 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) < float("inf") else None
+
+
+TEMPLATES = Path(__file__).parent / "templates"
+MAX_CHARACTERS = 1000
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+# White space, except the one that keeps a number and its unit together.
+_SPACES = re.compile(r"[^\S\u00a0]+")
+
+
+def render(template: str, macro: str, words: Words, **values: Any) -> Markup:
+    """Render one macro of a template; the language is `t` in it, and `values` are its arguments."""
+    module = _module(template, words)
+    return Markup(str(getattr(module, macro)(**values)).strip())
+
+
+@cache
+def _module(template: str, words: Words) -> Any:
+    return _environment().get_template(f"{template}.html").make_module({"t": words})
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else escape(value),
+    )
+    environment.filters |= {
+        "data_uri": data_uri,
+        "literal": literal,
+        "short": lambda value, limit=300: escape(value, limit),
+        "unbroken": unbroken,
+    }
+    environment.tests["hub_id"] = is_hub_id
+    return environment
+
+
+def escape(value: Any, limit: int = MAX_CHARACTERS) -> Markup:
+    """Escape a value for HTML, join its white space and cut it at `limit` characters."""
+    shown = re.sub(r"(?<=\d) %", "\u00a0%", _SPACES.sub(" ", str(value)).strip(" "))
+    if len(shown) > limit:
+        shown = shown[: limit - 1] + "…"
+    return literal(shown)
+
+
+def literal(text: str) -> Markup:
+    """Escape text for HTML and keep its white space.
+
+    `gr.HTML` fills its value through templates, so their characters are escaped as well.
+    """
+    escaped = html.escape(text)
+    for character in "{}$`":
+        escaped = escaped.replace(character, f"&#{ord(character)};")
+    return Markup(escaped)
+
+
+def unbroken(text: str) -> Markup:
+    """Escape text, and keep words with a hyphen on one line."""
+    return Markup(re.sub(r"(\w+-\w+)", r'<span class="rf-keep">\1</span>', str(escape(text))))
+
+
+def is_hub_id(name: str) -> bool:
+    """Tell whether a name has the form of a Hub id, so that a link to it cannot lead elsewhere."""
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
+
+
+def jpeg(image: Image.Image, side: int, quality: int = 85) -> bytes:
+    """Encode an image as JPEG, with at most `side` pixels on its longer side."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def data_uri(data: bytes) -> Markup:
+    """Return the address of a JPEG that is part of the page."""
+    return Markup("data:image/jpeg;base64," + base64.b64encode(data).decode())
+
+
+def error_line(error: Exception, path: str) -> str:
+    """Return an error's first line, with the file's name in place of its path."""
+    message = str(error).replace(path, Path(path).name).strip()
+    return message.splitlines()[0] if message else type(error).__name__

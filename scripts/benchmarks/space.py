@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
-from realfake.space.batching import MAX_BATCH
+from realfake.space.routes import MAX_BATCH
 
 from .drawn import draw_photographs
 from .scoring import EXAMPLES

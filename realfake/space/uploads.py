@@ -1,16 +1,28 @@
-"""The image component of the page: it hands over the uploaded file as it is, or downloads a URL.
+"""What visitors send: the image component of the page, and the temporary files with their deletion.
 
 `gr.Image` decodes an upload with Pillow before the handler runs. A broken file then ends in a
 generic error, and the limits of `realfake.imaging.decode` do not apply. Here the handler gets the
 path of the file. URLs are read only by [`ImageInput`], through `realfake.imaging.fetch`:
 [`refuse_downloads`] switches off Gradio's own downloads, which have no limits.
+
+Gradio deletes the files that it keeps track of (`delete_cache`). It loses track of uploads that
+break off, of images that MCP clients send, and of everything after a kill. [`keep_tidy`] deletes
+those.
 """
 
+import contextlib
+import logging
+import os
 import re
+import secrets
+import tempfile
+import threading
+import time
 from abc import ABCMeta
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import gradio as gr
@@ -21,6 +33,10 @@ from gradio.processing_utils import save_bytes_to_cache
 from realfake.hub_api import decode_inputs
 from realfake.imaging.decode import LIMITS
 from realfake.imaging.fetch import fetch
+from realfake.space import PREFIX, VARIABLE
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 # Wherever a request may name a file, Gradio also accepts a URL and fetches it, whatever its size,
 # type and port.
@@ -141,3 +157,117 @@ def _refuse(*_: Any, **__: Any) -> None:
 
 async def _refuse_later(*_: Any, **__: Any) -> None:
     _refuse()
+
+
+logger = logging.getLogger(__name__)
+
+# The names of Gradio's and this module's folders, and of Gradio's unfinished uploads.
+_FOLDER, _UPLOAD = re.compile(r"[0-9a-f]{64}"), re.compile(r"tmp[a-z0-9_]{8}")
+
+
+def new_folder() -> Path:
+    """Make a temporary folder with a random name of 256 bits. Gradio serves its files unchanged."""
+    folder = Path(os.environ[VARIABLE]).absolute() / secrets.token_hex(32)
+    folder.mkdir(mode=0o700, parents=True)
+    return folder
+
+
+def keep_tidy(blocks: gr.Blocks, every: float, age: float) -> threading.Thread:
+    """Delete old files now and at intervals, on a thread that ends with the process.
+
+    Args:
+        every: Seconds between two rounds.
+        age: Seconds after which a file is old. It must exceed Gradio's own limit, because Gradio
+            never forgets a file that something else deleted.
+    """
+
+    def run() -> None:
+        while True:
+            try:
+                tidy(_kept(blocks), age)
+            except Exception:  # the next round tries again
+                logger.exception("Old files could not be deleted")
+            time.sleep(every)
+
+    thread = threading.Thread(target=run, name="tidying", daemon=True)
+    thread.start()
+    return thread
+
+
+def _kept(blocks: gr.Blocks) -> set[str]:
+    return {path for block in list(blocks.blocks.values()) for path in block.keep_in_cache}
+
+
+def tidy(kept: Collection[str], age: float, now: float | None = None) -> None:
+    """Delete old files in the page's temporary folder and in those of earlier processes.
+
+    Args:
+        kept: Files to keep. They are touched, so that other pages keep them too.
+        age: Seconds after which a file is old.
+        now: *optional*. The time, in seconds since 1970.
+    """
+    before = (time.time() if now is None else now) - age
+    own = Path(os.environ[VARIABLE]).absolute()
+    keep = {os.path.realpath(path) for path in kept}
+    _sweep(own, before, keep)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if folder != own and folder.is_dir() and not folder.is_symlink():
+            old = _is_old(folder, before)
+            _sweep(folder, before, keep)
+            if old:
+                _attempt(os.rmdir, folder)
+
+
+def _sweep(folder: Path, before: float, keep: set[str]) -> None:
+    shared = folder.resolve() == Path(tempfile.gettempdir()).resolve()
+    for path in _listed(folder):
+        if _FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            _sweep_through(path, before, keep)
+        # In a shared folder, other programs have files with such names.
+        elif (
+            _UPLOAD.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not shared
+        ):
+            _delete(path, before, keep)
+
+
+def _sweep_through(top: Path, before: float, keep: set[str]) -> None:
+    # Deleting a file changes its folder's time, so the times are read first.
+    entries = [
+        (Path(folder), _is_old(Path(folder), before), inside, files)
+        for folder, inside, files in os.walk(top)
+    ]
+    # From the bottom up, so that folders are empty. Links are deleted, not followed.
+    for folder, old, inside, files in reversed(entries):
+        for path in [folder / name for name in files + inside]:
+            if path.is_symlink() or not path.is_dir():
+                _delete(path, before, keep)
+        if old:
+            _attempt(os.rmdir, folder)
+
+
+def _delete(path: Path, before: float, keep: set[str]) -> None:
+    if not path.is_symlink() and os.path.realpath(path) in keep:
+        _attempt(os.utime, path)
+    elif _is_old(path, before):
+        _attempt(os.unlink, path)
+
+
+def _is_old(path: Path, before: float) -> bool:
+    """Whether a file exists and was created, changed or renamed before a time."""
+    try:
+        return path.lstat().st_ctime < before
+    except OSError:
+        return False
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _attempt(action: Callable[[Path], None], path: Path) -> None:
+    # The file may be gone, the folder may have a new file, or both may belong to another user.
+    with contextlib.suppress(OSError):
+        action(path)
