@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.browser import launched
 from helpers.proxy import proxied
-from helpers.serving import serving
+from helpers.serving import serving_here
 from huggingface_hub import InferenceClient, constants
 
 from realfake.detector import Detector
@@ -24,14 +24,20 @@ PHOTO = FOLDER / "temple.jpg"
 def proxy(tiny_vit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("proxy")
     settings = {"REALFAKE_MODEL": str(tiny_vit), "GRADIO_ROOT_PATH": PREFIX}
-    with serving(folder, **settings) as upstream, proxied(upstream, PREFIX) as address:
+    with serving_here(folder, **settings) as upstream, proxied(upstream, PREFIX) as address:
         yield address
 
 
-@pytest.mark.parametrize("path", [f"{PREFIX}/", "/frame"])
-def test_upload_map_and_report_work(proxy, chromium, path):
+@pytest.fixture(scope="module")
+def browser(chromium):
     with launched(chromium) as browser:
-        page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+        yield browser
+
+
+@pytest.mark.parametrize("path", [f"{PREFIX}/", "/frame"])
+def test_upload_map_and_report_work(proxy, browser, path):
+    with browser.new_context(viewport={"width": 1280, "height": 1000}) as context:
+        page = context.new_page()
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         page.goto(proxy + path)
