@@ -169,16 +169,12 @@ def test_carving_depends_on_the_seed_and_on_nothing_else():
         "print(carve(['real', 'ai'] * 60, groups, [0.5, 0.5], 1)[0].tolist())"
     )
     root = str(Path(__file__).parent.parent)
-    for hash_seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": root}
-        output = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert json.loads(output.stdout) == first[0].tolist()
+    # The hashes of this process's strings come from another seed.
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": root}
+    output = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert json.loads(output.stdout) == first[0].tolist()
 
 
 # Draws written down: neither a platform nor a new version may move an image from test to train.
