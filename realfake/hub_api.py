@@ -63,10 +63,7 @@ def _shown(value: object) -> str:
 
 
 def decode_inputs(inputs: object) -> bytes:
-    """Decode the `inputs` of a request: base64, optionally as a `data:…;base64,` URL.
-
-    Returns:
-        The content of the image file.
+    """Return the image file in the `inputs` of a request: base64, also as a `data:…;base64,` URL.
 
     Raises:
         ValueError: The text is not base64.

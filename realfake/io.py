@@ -11,18 +11,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 VERSIONED = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "pillow")
 LOCK_NAME = ".lock"
-# Keys of records of older versions.
-_OLD_KEYS = {
-    "novel": "out_of_distribution",
-    "given": "verdict_rate",
-    "promised": "max_wrong",
-    "withheld": "inconclusive",
-    "moved": "change",
-}
+
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOKEN_OPTIONS = ("hub_token", "hf_token", "token")
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -117,14 +109,7 @@ def read_records(path: str | os.PathLike) -> dict:
         isinstance(record, dict) for record in content.values()
     ):
         raise ValueError(f"{path} does not hold one record per split; remove it and measure again.")
-    return current_names(content)
-
-
-def current_names(record: Any) -> Any:
-    """Rename the keys of records of older versions, see [`_OLD_KEYS`]."""
-    if isinstance(record, Mapping):
-        return {_OLD_KEYS.get(key, key): current_names(value) for key, value in record.items()}
-    return [current_names(value) for value in record] if isinstance(record, list) else record
+    return content
 
 
 # Folders
@@ -132,11 +117,7 @@ def current_names(record: Any) -> Any:
 
 @contextlib.contextmanager
 def output_folder(folder: str | os.PathLike) -> Iterator[None]:
-    """Create and lock the output folder of a command that may run as several processes.
-
-    Raises:
-        OSError: As [`locked_folder`].
-    """
+    """Create and lock the output folder of a command that may run as several processes."""
     from accelerate import PartialState
 
     with locked_folder(folder) if PartialState().is_main_process else contextlib.nullcontext():
@@ -208,12 +189,8 @@ def _means_full_disk(error: Exception) -> bool:
 # Commands
 
 
-def report_failure(error: BaseException, program: str = "realfake") -> int:
-    """Print a user's mistake as one line on stderr.
-
-    Returns:
-        The exit status 2.
-    """
+def report_failure(error: BaseException) -> int:
+    """Print a user's mistake as one line on stderr, and return the exit status 2."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         text = (
@@ -221,14 +198,11 @@ def report_failure(error: BaseException, program: str = "realfake") -> int:
             "Free some space and give the same command again to continue."
         )
     # An error of one process alone must be printed, but "error:" appears once.
-    kind = "error" if _is_main_process() else f"process {os.environ['RANK']}"
-    print(f"{program}: {kind}: {_hide_tokens(' '.join(text.split()))}", file=sys.stderr)
-    return 2
-
-
-def _is_main_process() -> bool:
     # The launchers set the environment even if the processes never connected.
-    return int(os.environ.get("RANK", 0)) == 0
+    rank = int(os.environ.get("RANK", 0))
+    kind = f"process {rank}" if rank else "error"
+    print(f"realfake: {kind}: {_hide_tokens(' '.join(text.split()))}", file=sys.stderr)
+    return 2
 
 
 def versions() -> dict[str, str]:

@@ -161,9 +161,7 @@ def format_label_map(mapping: Mapping[str, str]) -> str:
 
 
 def class_indices(
-    id2label: Mapping[int, str],
-    overrides: Mapping[str, str] | None = None,
-    option: str = "--label_map",
+    id2label: Mapping[int, str], overrides: Mapping[str, str] | None = None
 ) -> dict[str, list[int]]:
     """Find the class indices of a classifier that belong to each label.
 
@@ -177,7 +175,7 @@ def class_indices(
     Raises:
         ValueError: As [`resolve`].
     """
-    mapping = resolve(id2label.values(), overrides, option)
+    mapping = resolve(id2label.values(), overrides)
     return {
         label: sorted(int(index) for index, name in id2label.items() if mapping[str(name)] == label)
         for label in NAMES

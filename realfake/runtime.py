@@ -40,10 +40,8 @@ _WORKED = 0.5
 def keep_freed_memory() -> bool:
     """Let the process reuse the memory that it frees, from one heap for all threads.
 
-    With a heap for each thread, as glibc has by default, each would keep its own peak.
-
-    Returns:
-        Whether the allocator was set: on Linux with glibc.
+    With a heap for each thread, as glibc has by default, each would keep its own peak. Returns
+    whether the allocator was set: on Linux with glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -59,11 +57,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_memory() -> bool:
-    """Return all free memory of the process to the system.
-
-    Returns:
-        Whether there was any, on Linux with glibc.
-    """
+    """Return all free memory to the system; whether there was any, on Linux with glibc."""
     try:
         return ctypes.CDLL(None).malloc_trim(0) == 1
     except (AttributeError, OSError, TypeError):

@@ -15,10 +15,9 @@ import pytest
 from helpers.tiny import draw_picture
 from PIL import Image
 
-from realfake.cli.corpus import look_alikes
 from realfake.cli.main import main
 from realfake.space import feedback as module
-from realfake.space.feedback import Feedback, read_feedback
+from realfake.space.feedback import Feedback, look_alikes, read_feedback
 
 ROOT = Path(__file__).parent.parent
 

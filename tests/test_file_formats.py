@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
 from helpers.tiny import draw_corpus, draw_picture, save_tiny
-
-from realfake.card.facts import CardFacts
 from realfake.card.results import formats_section
-from realfake.cli.main import main
-from realfake.detector import Detector
-from realfake.evaluation import formats
 from realfake.evaluation.formats import (
     FORMATS,
     UNCHANGED,
@@ -19,9 +14,13 @@ from realfake.evaluation.formats import (
     formats_table,
     score_formats,
 )
+
+from realfake.card.facts import CardFacts
+from realfake.cli.main import main
+from realfake.detector import Detector
+from realfake.evaluation import formats
 from realfake.evaluation.log import read_log
 from realfake.imaging.decode import open_image
-from realfake.io import current_names
 from realfake.prediction import Scores
 from realfake.statistics.verdicts import Thresholds
 
@@ -123,11 +122,6 @@ def test_the_command_writes_a_record_for_the_card(tmp_path, monkeypatch, capsys)
     known = {"checkpoint_sha256": line["checkpoint_sha256"]}
     facts = CardFacts(name="x", formats={"test": record}, evaluation={"test": known})
     assert formats_section(facts)["formats"] == formats_table(record)
-    old = json.dumps(record).replace('"inconclusive"', '"withheld"').replace('"change"', '"moved"')
-    assert current_names(json.loads(old)) == record
-    rated = {"verdicts": {"verdict_rate": 0.5, "max_wrong": {"real": None}}, "groups": [{"n": 1}]}
-    old = json.dumps(rated).replace("verdict_rate", "given").replace("max_wrong", "promised")
-    assert current_names(json.loads(old)) == rated
     facts.evaluation = {"test": {"checkpoint_sha256": "of other weights"}}
     assert formats_section(facts)["formats"] is None
     assert main(["evaluate", "formats", checkpoint, *words, "--batch_size", "0"]) == 2

@@ -1,18 +1,17 @@
-"""Commands that make a training corpus: prepare, audit, feedback."""
+"""Commands that make a training corpus: prepare, reconstruct, audit, feedback."""
 
 import argparse
 import contextlib
 import csv
-import hashlib
 import os
-import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realfake import io
 from realfake.cli import options
-from realfake.labels import NAMES
+from realfake.labels import AI, NAMES, REAL
 
 if TYPE_CHECKING:
     from realfake.audit.audit import Audit
@@ -134,6 +133,105 @@ def _push(folder: Path, repo_id: str, private: bool) -> None:
         delete_patterns=["data/*.parquet"],  # files of an earlier upload would be read too
         commit_message="Upload the corpus",
     )
+
+
+# Reconstruct
+
+
+def configure_reconstruct(parser: argparse.ArgumentParser) -> None:
+    """Make aligned pairs: photographs, and the same photographs through a generator's autoencoder.
+
+        realfake corpus reconstruct photos/ --autoencoder stabilityai/sd-vae-ft-mse --output pairs
+        realfake corpus reconstruct corpus/ --autoencoder taef2/ --output more --counterparts_only
+        realfake train --dataset pairs --balance 0.5 --pair_share 0.5 --pair_mix 0.2 …
+
+    The output is a corpus in Parquet files. A reconstruction has the size, format, JPEG quality
+    and group of its photograph, and the generator "autoencoder (…)". Of a corpus, the photographs
+    of the training split are used. Needs diffusers, except for the tiny autoencoder of FLUX.2
+    (taef2).
+    """
+    parser.add_argument("photos", metavar="PHOTOS", help="folder of image files, or a corpus")
+    parser.add_argument(
+        "--autoencoder",
+        required=True,
+        metavar="ID_OR_FOLDER",
+        help="AutoencoderKL or AutoencoderTiny of diffusers, or the folder of taef2",
+    )
+    options.add_output(parser, "new or empty folder for the corpus")
+    parser.add_argument(
+        "--counterparts_only",
+        action="store_true",
+        help="write the reconstructions without the photographs, to add them to a corpus",
+    )
+    parser.add_argument(
+        "--max_images", type=options.at_least(1), help="number of photographs, drawn at random"
+    )
+    parser.add_argument(
+        "--max_side",
+        type=options.at_least(16),
+        default=1024,
+        metavar="PIXELS",
+        help="crop larger photographs to their centre",
+    )
+    options.add_batch_size(parser, 8)
+    options.add_device(parser)
+
+
+def run_reconstruct(args: argparse.Namespace) -> int:
+    """Reconstruct the photographs and write the corpus."""
+    import numpy as np
+    from datasets import Dataset
+    from tqdm.auto import tqdm
+
+    from realfake.corpus import reconstruction, write
+    from realfake.models.autoencoders import load_autoencoder
+
+    output = io.check_empty(args.output)
+    photographs = reconstruction.read_photographs(args.photos)
+    if args.counterparts_only and "group" not in photographs.column_names:
+        raise ValueError(
+            f"--counterparts_only: {args.photos} has no column group that ties a reconstruction to "
+            "its photograph; leave the option out."
+        )
+    if args.max_images and args.max_images < len(photographs):
+        drawn = np.random.default_rng(0).permutation(len(photographs))[: args.max_images]
+        photographs = photographs.select(np.sort(drawn))
+    folder = Path(args.autoencoder)
+    name = folder.resolve().name if folder.is_dir() else args.autoencoder
+    autoencoder = load_autoencoder(args.autoencoder, args.device)
+    counts: Counter = Counter()
+
+    def rows() -> Iterator[dict]:
+        pairs = reconstruction.reconstruct(
+            photographs, autoencoder, name, args.batch_size, args.max_side
+        )
+        for pair in tqdm(pairs, total=len(photographs), unit=" images"):
+            for row in pair[1:] if args.counterparts_only else pair:
+                counts[NAMES[row["label"]]] += 1
+                yield row
+
+    with io.locked_folder(output):
+        io.check_empty(output)  # again, because reading takes time
+        empty = Dataset.from_dict(
+            {name: [] for name in reconstruction.FEATURES}, features=reconstruction.FEATURES
+        )
+        write.write_parquet(output, "train", empty, write.files_of(rows()))
+        if not counts[AI]:
+            raise ValueError(f"{args.photos} holds no photograph that can be decoded.")
+        write.write_card(
+            output,
+            output.resolve().name,
+            {"train": {label: counts[label] for label in (REAL, AI)}},
+            "generator",
+            {"train": f"{reconstruction.FAMILY} ({name})"},
+            [
+                "Each image of class `ai` is a photograph that passed through the autoencoder of "
+                "an image generator. It has the size, format, JPEG quality and `group` of its "
+                "photograph."
+            ],
+        )
+    print(f"{counts[AI]:,} photographs reconstructed, written to {args.output}")
+    return 0
 
 
 # Audit
@@ -260,7 +358,7 @@ def configure_feedback(parser: argparse.ArgumentParser) -> None:
 
 def run_feedback(args: argparse.Namespace) -> int:
     """Write the two sets and the table of all images, and print the counts."""
-    from realfake.space.feedback import read_feedback
+    from realfake.space.feedback import sort_feedback
 
     output = io.check_empty(args.output)
     folder = _feedback_folder(args.feedback)
@@ -268,23 +366,9 @@ def run_feedback(args: argparse.Namespace) -> int:
     if args.accept is not None:
         lines = Path(args.accept).read_text(encoding="utf-8").splitlines()
         accepted = {line.split()[0].lower() for line in lines if line.strip()}
-    rows = _by_image(read_feedback(folder))
+    rows = sort_feedback(folder, accepted, args.evaluation_share)
     if not rows:
         raise ValueError(f"{args.feedback} holds no feedback.")
-    usable = []
-    for row in rows:
-        row["why_left_out"] = _unusable(row, accepted) or _load(row, folder)
-        if not row["why_left_out"]:
-            usable.append(row)
-    for row, group in zip(usable, look_alikes([row["decoded"] for row in usable]), strict=True):
-        # By the hash of the group's first image, so that feedback collected later changes nothing.
-        digest = hashlib.sha256(usable[group]["sha256"].encode()).hexdigest()
-        if int(digest[:8], 16) / 2**32 < args.evaluation_share:
-            row["set"] = "evaluation"
-        elif row["verdict"] != row["truth"]:
-            row["set"] = "hard"
-        else:
-            row["why_left_out"] = "the verdict was right, and it is not in the evaluation set"
     _write_sets(rows, output)
     for name in ("evaluation", "hard"):
         chosen = [row["truth"] for row in rows if row["set"] == name]
@@ -325,68 +409,6 @@ def _feedback_folder(feedback: str) -> Path:
         raise ValueError(
             f"{feedback} is neither a folder nor a readable dataset on the Hub ({kind})."
         ) from None
-
-
-def _by_image(entries: Iterable[dict]) -> list[dict]:
-    """Merge the reports on each image: the last report counts, and the label if all agree."""
-    rows: dict[str, dict] = {}
-    for entry in entries:
-        row = rows.setdefault(entry["sha256"], {"truths": set(), "reports": 0, "image": None})
-        row["truths"] |= {entry["truth"]} - {None}
-        row["reports"] += 1
-        row["image"] = entry.get("image") or row["image"]
-        for name in ("sha256", "verdict", "log_odds", "model", "revision", "note"):
-            row[name] = entry.get(name)
-    for row in rows.values():
-        row["truth"] = next(iter(row["truths"])) if len(row["truths"]) == 1 else None
-        row["set"] = ""
-    return [rows[digest] for digest in sorted(rows)]
-
-
-def _unusable(row: dict, accepted: set[str] | None) -> str:
-    """Return why a record cannot be used, or an empty text."""
-    if not row["truths"]:
-        return "no visitor gave a label"
-    if len(row["truths"]) > 1:
-        return "visitors disagree"
-    if not row["image"]:
-        return "no visitor shared the image"
-    if accepted is not None and row["sha256"] not in accepted:
-        return "not in --accept"
-    return ""
-
-
-def _load(row: dict, folder: Path) -> str:
-    """Read the image into the row. Return why it cannot be used, or an empty text."""
-    from realfake.imaging.decode import open_image
-
-    if not re.fullmatch(r"images/[0-9a-f]{64}\.[a-z0-9]{1,8}", str(row["image"])):
-        return "the file name is not one that feedback has"
-    path = folder / row["image"]
-    if not path.is_file():
-        return "the file is missing"
-    try:
-        row["data"] = path.read_bytes()
-        if hashlib.sha256(row["data"]).hexdigest() != row["sha256"]:
-            return "the file is not the one that was judged"
-        row["decoded"] = open_image(row["data"])
-    except (ValueError, OSError) as error:
-        return str(error)
-    return ""
-
-
-def look_alikes(images: list) -> list[int]:
-    """Return for each image the index of the first image that looks the same."""
-    import numpy as np
-
-    from realfake.audit.duplicates import dhash, near_hashes
-
-    first = list(range(len(images)))
-    if len(images) > 1:
-        for i, j in near_hashes(np.array([dhash(image) for image in images], dtype=np.uint64)):
-            a, b = sorted((first[int(i)], first[int(j)]))
-            first = [a if group == b else group for group in first]
-    return first
 
 
 def _escape(note: str | None) -> str:

@@ -56,7 +56,9 @@ COMMANDS = {
     "provenance": Command("predict", "show what a file records about its origin", "provenance"),
     "score": Command("score", "score a corpus of any size into Parquet files", resumable=True),
     "corpus prepare": Command("corpus", "clean and split raw images", "prepare"),
-    "corpus reconstruct": Command("reconstruct", "pair photographs with reconstructions of them"),
+    "corpus reconstruct": Command(
+        "corpus", "pair photographs with reconstructions of them", "reconstruct"
+    ),
     "corpus audit": Command("corpus", "check whether a corpus reveals its labels", "audit"),
     "corpus feedback": Command("corpus", "turn feedback from the Space into a corpus", "feedback"),
     "train": Command("train", "fine-tune, calibrate and document a detector", resumable=True),
@@ -83,10 +85,10 @@ COMMANDS = {
     ),
     "evaluate views": Command("evaluate", "compare one view with the whole image", "views"),
     "evaluate explanations": Command(
-        "explanations", "measure the faithfulness of the maps", resumable=True
+        "evaluate", "measure the faithfulness of the maps", "explanations", resumable=True
     ),
     "evaluate gallery": Command("evaluate", "score reported images, list changes", "gallery"),
-    "card": Command("card", "rewrite the model card of a finished run"),
+    "card": Command("evaluate", "rewrite the model card of a finished run", "card"),
     "space run": Command("space", "serve the web page and the HTTP API", "serve"),
     "space deploy": Command("space", "create or update a Space on the Hugging Face Hub", "deploy"),
 }
@@ -114,12 +116,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument (?:-\w/)?(\S+): (must )?", _name_option, message)
+        message = re.sub(r"^argument (?:-\w/)?(\S+): must ", r"\1 must ", message)
+        message = re.sub(r"^argument (?:-\w/)?(\S+): ", r"\1: ", message)
         raise ValueError(f"{message}; see {self.prog} --help")
-
-
-def _name_option(match: re.Match) -> str:
-    return f"{match[1]} {match[2]}" if match[2] else f"{match[1]}: "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,8 +9,6 @@ from realfake.io import command_line
 from realfake.labels import parse_overrides
 
 if TYPE_CHECKING:
-    import torch
-
     from realfake.corpus.load import Corpus
     from realfake.detector import Detector
 
@@ -120,27 +118,18 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_model(
-    options: argparse.Namespace, device: "str | torch.device | None" = None
-) -> "Detector":
+def open_model(options: argparse.Namespace) -> "Detector":
     """Open the detector that the options of [`add_model`] name.
 
-    Args:
-        device: *optional*. *Defaults to* `--device`, if the command has that option.
-
     Raises:
-        ValueError: As [`Detector.from_pretrained`].
-        OSError: As [`Detector.from_pretrained`].
+        ValueError, OSError: As [`Detector.from_pretrained`].
     """
     from realfake.detector import Detector
 
     model, revision = split_revision(options.model)
     label_map = parse_overrides(options.label_map) or None
     return Detector.from_pretrained(
-        model,
-        revision=revision,
-        device=device or getattr(options, "device", None),
-        label_map=label_map,
+        model, revision=revision, device=getattr(options, "device", None), label_map=label_map
     )
 
 

@@ -26,7 +26,7 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _ARCHIVES = (*_ZIP, b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ\x00")
 _ENCRYPTED = 0x1
 # Files that operating systems add to archives.
-_CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
+_CLUTTER_FOLDER, _CLUTTER = "__MACOSX/", (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,11 @@ def _checked(
 ) -> list[zipfile.ZipInfo]:
     """Return the entries that are files, after checks that need only the directory."""
     entries = [
-        info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)
+        info
+        for info in archive.infolist()
+        if not info.is_dir()
+        and not info.filename.startswith(_CLUTTER_FOLDER)
+        and PurePosixPath(info.filename).name not in _CLUTTER
     ]
     if len(entries) > bounds.max_entries:
         raise ValueError(
@@ -195,10 +199,6 @@ def _points_outside(info: zipfile.ZipInfo) -> bool:
         return True
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or ":" in (path.parts[0] if path.parts else "")
-
-
-def _is_clutter(name: str) -> bool:
-    return name.startswith(_CLUTTER[0]) or PurePosixPath(name).name in _CLUTTER[1:]
 
 
 def _reason(error: Exception) -> str:

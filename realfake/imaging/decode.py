@@ -139,21 +139,16 @@ def open_image(
     )
 
 
-def frames(data: bytes, most: int = 5, limits: Limits = LIMITS) -> Iterator[Image.Image]:
-    """Yield evenly spaced frames of an animation, beginning with the one that `open_image` reads.
+def frames(data: bytes, most: int = 5) -> Iterator[Image.Image]:
+    """Yield at most `most` evenly spaced frames of an animation; the first is that of `open_image`.
 
     Other files have one frame. Frames that cannot be decoded are left out. To bound the work, all
     frames are within the first `MAX_PLAYED` pixels of the animation.
 
-    Args:
-        data: The bytes of a file.
-        most (`int`, *optional*, defaults to 5): Largest number of frames.
-        limits (`Limits`, *optional*): What to accept.
-
     Raises:
         ValueError: As [`open_image`], for the first frame.
     """
-    first = _decode(data, "the image", limits)
+    first = _decode(data, "the image", LIMITS)
     yield first
     _, count = first.info.get("frame", (0, 1))
     image = read_header(data, "the image")
@@ -164,7 +159,7 @@ def frames(data: bytes, most: int = 5, limits: Limits = LIMITS) -> Iterator[Imag
         with contextlib.suppress(ValueError, EOFError, OSError, SyntaxError):
             if index:
                 image.seek(int(index))
-                frame = _load(image, "the image", limits)
+                frame = _load(image, "the image", LIMITS)
                 frame.info["frame"] = (int(index), count)
                 yield frame
 

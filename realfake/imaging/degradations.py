@@ -80,11 +80,11 @@ def rescale(image: Image.Image, factor: float, kernel: str = "bicubic") -> Image
     return _resize(image, (max(1, round(width * factor)), max(1, round(height * factor))), kernel)
 
 
-def shrink(image: Image.Image, longest_side: int, kernel: str = "bicubic") -> Image.Image:
+def shrink(image: Image.Image, longest_side: int) -> Image.Image:
     """Reduce an image so that its longest side has at most `longest_side` pixels."""
     if max(image.size) <= longest_side:
         return image
-    return rescale(image, longest_side / max(image.size), kernel)
+    return rescale(image, longest_side / max(image.size))
 
 
 def center_crop(image: Image.Image, share: float) -> Image.Image:
@@ -113,16 +113,10 @@ def noise(image: Image.Image, std: float, rng: np.random.Generator) -> Image.Ima
     return Image.fromarray(noisy.astype(np.uint8))
 
 
-def bilateral(
-    image: Image.Image, radius: int = 3, sigma_space: float = 2.0, sigma_colour: float = 25.0
-) -> Image.Image:
-    """Smooth an image except at its edges (Tomasi and Manduchi 1998).
-
-    Args:
-        radius: Half the side of the window in pixels.
-        sigma_space: Width of the weights over distance, in pixels.
-        sigma_colour: Width of the weights over the difference in colour, in grey levels of 0..255.
-    """
+def bilateral(image: Image.Image) -> Image.Image:
+    """Smooth an image except at its edges, over 7 x 7 pixels (Tomasi and Manduchi 1998)."""
+    # The weights' widths are in pixels, and in grey levels of 0..255.
+    radius, sigma_space, sigma_colour = 3, 2.0, 25.0
     padded = np.pad(np.asarray(image), ((radius, radius), (radius, radius), (0, 0)), mode="edge")
     height, width = image.height, image.width
     result = np.empty((height, width, 3), dtype=np.uint8)
@@ -149,9 +143,9 @@ def gamma(image: Image.Image, exponent: float) -> Image.Image:
     return image.point(table * len(image.getbands()))
 
 
-def local_contrast(image: Image.Image, percent: int = 80) -> Image.Image:
-    """Raise the contrast with the surroundings, over a twentieth of the longer side."""
-    return image.filter(ImageFilter.UnsharpMask(max(image.size) / 20, percent, threshold=0))
+def local_contrast(image: Image.Image) -> Image.Image:
+    """Raise the contrast with the surroundings by 80 %, over a twentieth of the longer side."""
+    return image.filter(ImageFilter.UnsharpMask(max(image.size) / 20, percent=80, threshold=0))
 
 
 def _resize(image: Image.Image, size: tuple[int, int], kernel: str) -> Image.Image:
@@ -168,14 +162,6 @@ def _double_jpeg(image: Image.Image) -> Image.Image:
     image = _compress(image, "JPEG", 75)
     # The crop shifts the second grid of 8 x 8 blocks against the first, as most edits do.
     return recompress(image.crop((1, 1, *image.size)) if min(image.size) > 1 else image, "JPEG", 50)
-
-
-def _screenshot(image: Image.Image) -> Image.Image:
-    return _resize(rescale(image, 1.25, "bilinear"), image.size, "bicubic")
-
-
-def _enlarge(image: Image.Image) -> Image.Image:
-    return rescale(image, max(1.0, min(2.0, _LARGEST / max(image.size))), "lanczos")
 
 
 def _to_short_side(image: Image.Image, low: int, high: int, seed: int) -> Image.Image:
@@ -231,7 +217,7 @@ GRID: dict[str, Degradation] = {
     ),
     "screenshot": Degradation(
         "Enlarged 1.25 times (bilinear) and reduced again (bicubic), like a screenshot.",
-        lambda image, seed: _screenshot(image),
+        lambda image, seed: _resize(rescale(image, 1.25, "bilinear"), image.size, "bicubic"),
     ),
 }
 
@@ -257,7 +243,10 @@ RETOUCHED: dict[str, Degradation] = {
         lambda image, seed: gamma(image.filter(ImageFilter.MedianFilter(3)), 0.6),
     ),
     "upscaled": Degradation(
-        "Enlarged 2 times (Lanczos), to at most 8,192 pixels.", lambda image, seed: _enlarge(image)
+        "Enlarged 2 times (Lanczos), to at most 8,192 pixels.",
+        lambda image, seed: rescale(
+            image, max(1.0, min(2.0, _LARGEST / max(image.size))), "lanczos"
+        ),
     ),
 }
 

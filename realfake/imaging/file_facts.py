@@ -141,23 +141,18 @@ def _subsampling(layers: list[tuple] | None) -> str:
     return _SUBSAMPLINGS.get(ratio, f"{luma_h}x{luma_v} to {chroma_h}x{chroma_v}")
 
 
-def radial_spectrum(
-    image: Image.Image, bins: int = BINS, largest: int = LARGEST_CROP
-) -> np.ndarray:
-    """Return the log power of the luminance by frequency, from a centre crop at native size.
+def radial_spectrum(image: Image.Image) -> np.ndarray:
+    """Return the log power of an RGB image's luminance by frequency, from a square centre crop.
 
     The mean is removed, and a Hann window is applied. Powers are per pixel: white noise of variance
     v gives log10(v) in every bin, at every size.
 
-    Args:
-        bins: Number of rings between 0 and 0.5 cycles per pixel. Rings without a frequency, in
-            small images, are interpolated.
-
     Returns:
-        `np.ndarray` of shape `(bins,)`, log10 of squared grey levels.
+        `np.ndarray` of shape `(BINS,)`, log10 of squared grey levels, for rings between 0 and 0.5
+        cycles per pixel. Rings without a frequency, in small images, are interpolated.
     """
     width, height = image.size
-    side = min(width, height, largest)
+    side = min(width, height, LARGEST_CROP)
     left, top = (width - side) // 2, (height - side) // 2
     grey = image.crop((left, top, left + side, top + side)).convert("L")
     values = np.asarray(grey, dtype=np.float32)
@@ -166,10 +161,10 @@ def radial_spectrum(
     values = (values - values.mean()) * window
     power = np.abs(np.fft.rfft2(values)) ** 2 / (window**2).sum()
     radius = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
-    ring = np.floor(radius * 2 * bins).astype(np.int64)
-    used = (ring < bins) & (radius > 0)
-    count = np.bincount(ring[used], minlength=bins)
-    total = np.bincount(ring[used], power[used], minlength=bins)
+    ring = np.floor(radius * 2 * BINS).astype(np.int64)
+    used = (ring < BINS) & (radius > 0)
+    count = np.bincount(ring[used], minlength=BINS)
+    total = np.bincount(ring[used], power[used], minlength=BINS)
     log_power = np.log10(total / np.maximum(count, 1) + _FLOOR)
     filled = np.flatnonzero(count)
-    return np.interp(np.arange(bins), filled, log_power[filled])
+    return np.interp(np.arange(BINS), filled, log_power[filled])

@@ -163,9 +163,6 @@ def answer_mcp_in_json() -> None:
     """Let MCP tools write dictionaries and lists as JSON, and several outputs one after the other.
 
     Gradio's own function writes Python's `repr` of both.
-
-    Raises:
-        ValueError: Gradio has renamed or removed the function.
     """
     original = getattr(mcp.GradioMCPServer, MCP_OUTPUT, None)
     if not getattr(original, "answers_json", False):

@@ -11,10 +11,13 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from realfake.imaging.decode import read_header
+import numpy as np
+
+from realfake.audit.duplicates import dhash, near_hashes
+from realfake.imaging.decode import open_image, read_header
 from realfake.io import append_line, write_atomically
 from realfake.labels import NAMES
 
@@ -71,15 +74,9 @@ class Feedback:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Feedback | None":
-        """Return the store that `REALFAKE_FEEDBACK_FOLDER` and `REALFAKE_FEEDBACK_REPO` name.
+        """Return the store that the environment names; `None` for an empty folder and no dataset.
 
         If the Hub refuses, records stay in the folder and the log has the reason.
-
-        Args:
-            environ: *optional*. *Defaults to* the environment of the process.
-
-        Returns:
-            [`Feedback`], or `None` if the folder is set to nothing and no dataset is named.
         """
         environ = os.environ if environ is None else environ
         folder = environ.get(FOLDER, DEFAULT_FOLDER).strip()
@@ -101,14 +98,12 @@ class Feedback:
         note: str = "",
         image: bytes | None = None,
     ) -> str | None:
-        """Keep a correction.
+        """Keep a correction, if the visitor agreed (`consent`).
 
         Args:
             answer: The answer that is corrected, as [`realfake.answer.answer`] returns it, with
                 `sha256`.
-            consent: Whether the visitor agreed. Without consent nothing is kept.
-            truth: The label according to the visitor: `"real"`, `"ai"`, or `None` if they do not
-                know.
+            truth: The label according to the visitor, or `None` if they do not know.
             note: Free text; 1,000 characters are kept.
             image: *optional*. The file, if the visitor agreed to share it. It is kept unchanged,
                 with its metadata.
@@ -180,6 +175,95 @@ def read_feedback(folder: str | Path) -> Iterator[dict]:
                 logger.warning("%s, line %d is not a record: %s", path.name, number, error)
                 continue
             yield entry
+
+
+def sort_feedback(
+    folder: str | Path, accepted: set[str] | None, evaluation_share: float
+) -> list[dict]:
+    """Sort the images of a folder of feedback into an evaluation set and a set of hard examples.
+
+    Images that look the same are in the same set.
+
+    Args:
+        accepted: SHA-256 hashes of the images whose label was checked; `None` for all.
+        evaluation_share: Share of the usable images for the evaluation set, 0 to 1.
+
+    Returns:
+        A row for each image, by hash: the last report on it, `truth`, `reports`, `set`
+        (`"evaluation"`, `"hard"` or empty), `why_left_out`, and the bytes of the file as `data`.
+    """
+    folder = Path(folder)
+    rows, usable = _by_image(read_feedback(folder)), []
+    for row in rows:
+        row["why_left_out"] = _unusable(row, accepted) or _load(row, folder)
+        if not row["why_left_out"]:
+            usable.append(row)
+    for row, group in zip(usable, look_alikes([row["decoded"] for row in usable]), strict=True):
+        # By the hash of the group's first image, so that feedback collected later changes nothing.
+        digest = hashlib.sha256(usable[group]["sha256"].encode()).hexdigest()
+        if int(digest[:8], 16) / 2**32 < evaluation_share:
+            row["set"] = "evaluation"
+        elif row["verdict"] != row["truth"]:
+            row["set"] = "hard"
+        else:
+            row["why_left_out"] = "the verdict was right, and it is not in the evaluation set"
+    return rows
+
+
+def _by_image(entries: Iterable[dict]) -> list[dict]:
+    """Merge the reports on each image: the last report counts, and the label if all agree."""
+    rows: dict[str, dict] = {}
+    for entry in entries:
+        row = rows.setdefault(entry["sha256"], {"truths": set(), "reports": 0, "image": None})
+        row["truths"] |= {entry["truth"]} - {None}
+        row["reports"] += 1
+        row["image"] = entry.get("image") or row["image"]
+        for name in ("sha256", "verdict", "log_odds", "model", "revision", "note"):
+            row[name] = entry.get(name)
+    for row in rows.values():
+        row["truth"] = next(iter(row["truths"])) if len(row["truths"]) == 1 else None
+        row["set"] = ""
+    return [rows[digest] for digest in sorted(rows)]
+
+
+def _unusable(row: dict, accepted: set[str] | None) -> str:
+    """Return why a record cannot be used, or an empty text."""
+    if not row["truths"]:
+        return "no visitor gave a label"
+    if len(row["truths"]) > 1:
+        return "visitors disagree"
+    if not row["image"]:
+        return "no visitor shared the image"
+    if accepted is not None and row["sha256"] not in accepted:
+        return "not in --accept"
+    return ""
+
+
+def _load(row: dict, folder: Path) -> str:
+    """Read the image into the row. Return why it cannot be used, or an empty text."""
+    if not re.fullmatch(r"images/[0-9a-f]{64}\.[a-z0-9]{1,8}", str(row["image"])):
+        return "the file name is not one that feedback has"
+    path = folder / row["image"]
+    if not path.is_file():
+        return "the file is missing"
+    try:
+        row["data"] = path.read_bytes()
+        if hashlib.sha256(row["data"]).hexdigest() != row["sha256"]:
+            return "the file is not the one that was judged"
+        row["decoded"] = open_image(row["data"])
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def look_alikes(images: list) -> list[int]:
+    """Return for each image the index of the first image that looks the same."""
+    first = list(range(len(images)))
+    if len(images) > 1:
+        for i, j in near_hashes(np.array([dhash(image) for image in images], dtype=np.uint64)):
+            a, b = sorted((first[int(i)], first[int(j)]))
+            first = [a if group == b else group for group in first]
+    return first
 
 
 def _schedule(folder: Path, repo: str, token: str | None):

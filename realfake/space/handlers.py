@@ -171,12 +171,7 @@ class Handlers:
         yield message | {"maps": {f"{method}/{target}": drawn}}, session
 
     def record(self, session: Session, path: str) -> Record:
-        """Return the record of an image, and check the image if there is none.
-
-        Raises:
-            ValueError: The image is unusable.
-            OSError: The image cannot be read.
-        """
+        """Return the record of an image; check the image if there is none."""
         with session.lock:
             record = session.find(path)
             if record is None:
@@ -185,12 +180,7 @@ class Handlers:
             return record
 
     def map(self, record: Record, method: str, target: str) -> Map:
-        """Return a map of an image, and draw it if there is none.
-
-        Raises:
-            ValueError: The detector cannot be explained by this method.
-            OSError: The file is gone.
-        """
+        """Return a map of an image; draw it if there is none."""
         with record.drawing:
             if drawn := record.maps.get((method, target)):
                 return drawn
@@ -257,12 +247,7 @@ class Handlers:
 
 
 def check(detector: Detector, path: str) -> Record:
-    """Check an image: verdict, changed copies and metadata.
-
-    Raises:
-        ValueError: The image is unusable.
-        OSError: The image cannot be read.
-    """
+    """Check an image: verdict, changed copies, metadata. It raises the errors of `read_once`."""
     decoded, data = read_once(path)
     started = time.perf_counter()
     prediction, stable = judge(detector, decoded)
@@ -297,9 +282,8 @@ def provenance_of(data: bytes) -> Provenance | None:
 def judge(detector: Detector, decoded: Image.Image) -> tuple[Prediction, Stability | str]:
     """Predict an image and its changed copies, as all tabs do.
 
-    Returns:
-        The prediction, inconclusive if the copies contradict it, and the `Stability`, or the reason
-        why there is none: an image can be too small to be halved.
+    The prediction is inconclusive if the copies contradict it. Without a `Stability`, the reason is
+    returned: an image can be too small to be halved.
     """
     try:
         stable = detector.stability(decoded)

@@ -77,11 +77,7 @@ class RateLimit:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "RateLimit":
-        """Return the limit set by `REALFAKE_REQUESTS_PER_MINUTE`; 240 without it.
-
-        Raises:
-            ValueError: It is not a whole number from 0 up.
-        """
+        """Return the limit set by `REALFAKE_REQUESTS_PER_MINUTE`; 240 without it."""
         value = environ.get(REQUESTS_PER_MINUTE, "").strip()
         if value and not value.isdecimal():
             raise ValueError(
@@ -248,11 +244,9 @@ def set_up_log() -> None:
 
 
 def formatter(terminal: bool) -> logging.Formatter:
-    """Return the formatter of a line.
+    """Return the formatter of a line for a person at a terminal, or of a JSON object.
 
-    Args:
-        terminal: Whether a person reads the line. Otherwise it is `{"time", "level", "logger",
-            "message"}`, with the record's `extra` fields and its `traceback`.
+    The object has `time`, `level`, `logger`, `message`, the record's extra fields and `traceback`.
     """
     if terminal:
         return logging.Formatter("%(levelname)s %(name)s: %(message)s")

@@ -17,7 +17,6 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from realfake.detector import BUNDLED, DEFAULT_CHECKPOINT, Detector
-from realfake.io import current_names
 from realfake.models.hub import find_record, locate
 
 logger = logging.getLogger(__name__)
@@ -114,11 +113,7 @@ def source(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 
 def compared(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the checkpoints that `REALFAKE_COMPARE` lists, separated by commas.
-
-    Raises:
-        ValueError: An entry is neither a folder nor a Hub id.
-    """
+    """Return the folders and Hub ids that `REALFAKE_COMPARE` lists; a `ValueError` for others."""
     entries = [entry.strip() for entry in environ.get(COMPARE, "").split(",")]
     for entry in filter(None, entries):
         name, _ = _parsed(entry)
@@ -160,11 +155,7 @@ class Detectors:
         return [own, *(name for name in self._sources if name not in bundled())]
 
     def get(self, name: str) -> Detector:
-        """Return a detector by its name; open it if it is not open yet.
-
-        Raises:
-            ValueError: It is not on offer, or cannot be opened; one line.
-        """
+        """Return a detector by its name, opened on first use; a `ValueError` if it cannot be."""
         if name not in self._locks:
             raise ValueError(f"{name[:100]} is not on the list of detectors to compare.")
         with self._locks[name]:
@@ -241,7 +232,7 @@ def _records(model: str | None, revision: str | None) -> list[Any]:
         path = find_record(model or DEFAULT_CHECKPOINT, name, revision)
         try:
             text = None if path is None else path.read_text(encoding="utf-8")
-            records.append(None if text is None else current_names(json.loads(text)))
+            records.append(None if text is None else json.loads(text))
         except (OSError, ValueError) as error:
             logger.info("%s beside %s cannot be read: %s", name, model or "the bundled one", error)
             records.append(None)

@@ -33,6 +33,7 @@ def quality(words: Words, evaluation: Any, robustness: Any) -> str:
     record = dig(evaluation, "test")
     figures = dig(record, "figures")
     bins = reliability_bins(figures)
+    rows = [[words.percent(p), words.percent(seen), words.number(n)] for p, seen, n, _ in bins]
     summary = _summary(words, figures)
     counts = [number(dig(figures, "n", label)) for label in (REAL, AI)]
     n = _MISSING if None in counts else words.number(sum(counts))
@@ -45,7 +46,7 @@ def quality(words: Words, evaluation: Any, robustness: Any) -> str:
         words,
         body=body if summary else words("quality.none"),
         summary=summary,
-        bins=bins and {"points": bins} | _bin_table(words, bins),
+        bins=bins and {"points": bins, **_table(words, ("predicted", "observed", "count"), rows)},
         tables=[("generators", _generators(words, figures)), ("sources", _sources(words, figures))],
         degradations=_degradations(words, robustness),
         made=words("quality.made", date=date, weights=weights),
@@ -71,11 +72,6 @@ def reliability_bins(figures: Any) -> list[tuple[float, ...]]:
 
 def _table(words: Words, names: Sequence[str], rows: list[list[Any]]) -> dict:
     return {"head": [words(f"quality.{name}") for name in names], "rows": rows}
-
-
-def _bin_table(words: Words, bins: list[tuple[float, ...]]) -> dict:
-    rows = [[words.percent(p), words.percent(seen), words.number(n)] for p, seen, n, _ in bins]
-    return _table(words, ("predicted", "observed", "count"), rows)
 
 
 def _summary(words: Words, figures: Any) -> dict | None:
@@ -136,7 +132,8 @@ def _degradations(words: Words, robustness: Any) -> dict | None:
 
     def row(name: str, *path: str) -> list[Any]:
         values = [number(dig(figures, *path, "auroc", "value")) for figures in tiers.values()]
-        return [name, *(_MISSING if v is None else _shade(words, v) for v in values)]
+        shades = (v if v is None else render("quality", "shade", words, value=v) for v in values)
+        return [name, *(shade or _MISSING for shade in shades)]
 
     names = {str(name) for each in tiers.values() for name in dig(each, "by_generator") or {}}
     return {
@@ -149,10 +146,6 @@ def _degradations(words: Words, robustness: Any) -> dict | None:
             ),
         ],
     }
-
-
-def _shade(words: Words, value: float) -> str:
-    return render("quality", "shade", words, value=value)
 
 
 def _ranked(entries: Any, key: str, descending: bool) -> list[tuple[str, Any]]:

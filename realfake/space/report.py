@@ -69,10 +69,8 @@ def write_report(
 ) -> str:
     """Write a report of a kind, `"html"` or `"json"`, to a file, and return its path.
 
-    Args:
-        drawn: The detail, or `None` if it could not be drawn.
-        prior_ai: The visitor's prior, 0 to 1.
-        opacity: Opacity of the detail's colours, 0 to 1.
+    `drawn` is `None` if the detail could not be drawn. The visitor's prior and the opacity of the
+    detail's colours are 0 to 1.
     """
     if kind == "json":
         report = as_dict(handlers, record, drawn, prior_ai)

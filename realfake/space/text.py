@@ -177,10 +177,9 @@ class Words:
         )
 
     def holds(self, stability: Stability) -> tuple[str, str]:
-        """Tell whether a verdict holds when the image is changed.
+        """Tell whether a verdict holds when the image is changed, and describe the largest change.
 
-        Returns:
-            `"yes"`, `"partly"` or `"no"`, and a sentence about the largest change.
+        The answer is `"yes"`, `"partly"` or `"no"`.
         """
         (_, original), *copies = stability.variants
         if not copies:

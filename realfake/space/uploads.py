@@ -30,9 +30,8 @@ from gradio import processing_utils
 from gradio.data_classes import ImageData
 from gradio.processing_utils import save_bytes_to_cache
 
-from realfake.hub_api import decode_inputs
 from realfake.imaging.decode import LIMITS
-from realfake.imaging.fetch import fetch
+from realfake.imaging.fetch import fetch, is_data_uri, read_data_uri
 from realfake.space import PREFIX, VARIABLE
 
 if TYPE_CHECKING:
@@ -71,39 +70,25 @@ class ImageInput(gr.Image, metaclass=_WithoutStub):
     def preprocess(self, payload: ImageData | None) -> str | None:
         """Return the path of the uploaded or downloaded file."""
         path = None if payload is None else payload.path
-        inline = payload.url if payload and path is None and _is_data(payload.url) else None
-        if inline is None and not _is_url(path):
-            return path
+        address = payload.url or "" if payload and path is None else ""
         try:
-            path = self.download(str(path)) if inline is None else self.decode(inline)
+            if is_data_uri(address):
+                path = self._keep(read_data_uri(address, LIMITS.max_bytes))
+            elif _is_url(path):
+                path = self.download(str(path))
+            else:
+                return path
         except (ValueError, OSError) as error:
             raise gr.Error(str(error).splitlines()[0], print_exception=False) from error
         self.temp_files.add(path)  # deleted with the uploads
         return path
 
     def download(self, address: str) -> str:
-        """Download an image to Gradio's cache, and return the file's path.
+        """Download an image to Gradio's cache, as [`fetch`], and return the file's path."""
+        return self._keep(fetch(address, max_bytes=LIMITS.max_bytes), address)
 
-        Raises:
-            ValueError: The URL is not allowed, or is not an image.
-            OSError: The image cannot be fetched.
-        """
-        data = fetch(address, max_bytes=LIMITS.max_bytes)
+    def _keep(self, data: bytes, address: str = "") -> str:
         return save_bytes_to_cache(data, _file_name(address, data), self.GRADIO_CACHE)
-
-    def decode(self, address: str) -> str:
-        """Write the content of a data URI to Gradio's cache, and return the file's path.
-
-        Raises:
-            ValueError: It is too large, or not base64.
-        """
-        if len(address) > LIMITS.max_bytes * 4 // 3 + 1000:
-            limit = LIMITS.max_bytes // 2**20
-            raise ValueError(f"The data URI is larger than {limit} MiB; scale the image down.")
-        if ";base64," not in address[:200]:
-            raise ValueError("The data URI is not base64; send data:image/jpeg;base64,….")
-        data = decode_inputs(address)
-        return save_bytes_to_cache(data, _file_name("", data), self.GRADIO_CACHE)
 
     def get_block_name(self) -> str:
         """Return the name by which the browser finds the widget."""
@@ -118,31 +103,19 @@ def _file_name(address: str, data: bytes) -> str:
     return name if not suffix or name.lower().endswith((suffix, ".jpeg")) else f"{name}{suffix}"
 
 
-def _is_data(address: str | None) -> bool:
-    return address is not None and address[:5].lower() == "data:"
-
-
 def _is_url(path: str | Path | None) -> bool:
     return str(path).startswith(("http://", "https://"))
 
 
 def refuse_downloads() -> None:
-    """Switch off Gradio's downloads.
-
-    Raises:
-        ValueError: Gradio has renamed or removed one of them. It would be open again.
-    """
+    """Switch off Gradio's downloads; a `ValueError` if Gradio has renamed or removed one."""
     for name in DOWNLOADS:
         refusal = _refuse_later if name.startswith("async_") else _refuse
         replace_function(processing_utils, name, refusal)
 
 
 def replace_function(owner: ModuleType | type, name: str, function: Any) -> None:
-    """Replace a function of Gradio.
-
-    Raises:
-        ValueError: Gradio has no such function.
-    """
+    """Replace a function of Gradio; a `ValueError` if there is no such function."""
     if not callable(getattr(owner, name, None)):
         raise ValueError(
             f"Gradio {gr.__version__} has no {owner.__name__}.{name}, which the page replaces; "
@@ -173,12 +146,10 @@ def new_folder() -> Path:
 
 
 def keep_tidy(blocks: gr.Blocks, every: float, age: float) -> threading.Thread:
-    """Delete old files now and at intervals, on a thread that ends with the process.
+    """Delete old files now and every `every` seconds, on a thread that ends with the process.
 
-    Args:
-        every: Seconds between two rounds.
-        age: Seconds after which a file is old. It must exceed Gradio's own limit, because Gradio
-            never forgets a file that something else deleted.
+    `age`, the seconds after which a file is old, must exceed Gradio's own limit, because Gradio
+    never forgets a file that something else deleted.
     """
 
     def run() -> None:
@@ -199,12 +170,10 @@ def _kept(blocks: gr.Blocks) -> set[str]:
 
 
 def tidy(kept: Collection[str], age: float, now: float | None = None) -> None:
-    """Delete old files in the page's temporary folder and in those of earlier processes.
+    """Delete old files (`age` in seconds) in the page's temporary folder and in those of earlier
+    processes.
 
-    Args:
-        kept: Files to keep. They are touched, so that other pages keep them too.
-        age: Seconds after which a file is old.
-        now: *optional*. The time, in seconds since 1970.
+    The files of `kept` are touched instead, so that other pages keep them too.
     """
     before = (time.time() if now is None else now) - age
     own = Path(os.environ[VARIABLE]).absolute()
