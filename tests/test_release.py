@@ -21,10 +21,10 @@ from transformers import pipeline
 
 from realfake.corpus.rows import is_ai, own_groups
 from realfake.detector import Detector
-from realfake.evaluation.collecting import collect_logits
+from realfake.evaluation.scores import collect_logits
 from realfake.prediction import Scores
 from realfake.statistics.calibration import Calibration, fit_grouped
-from realfake.statistics.log_odds import log_odds_from_logits
+from realfake.statistics.metrics import log_odds_from_logits
 from realfake.statistics.verdicts import OperatingPoint, operating_point
 from realfake.training import release
 from realfake.training.release import decision_facts, save_checkpoint, store_facts, write_atomically
@@ -78,7 +78,7 @@ def sixty():
 def pictures():
     return [
         draw_picture((32 + index % 20, 40 + index % 7), seed=index, residue=index % 2 == 0)
-        for index in range(50)
+        for index in range(16)
     ]
 
 
