@@ -30,7 +30,7 @@ from realfake.models.folding import final_linears, fold_batch_norms
 from realfake.models.ood import forward_with_features
 from realfake.prediction import Scores
 from realfake.runtime import one_thread
-from realfake.statistics.log_odds import log_odds_from_logits
+from realfake.statistics.metrics import log_odds_from_logits
 
 # Logits (n, classes) and out-of-distribution p-values (n,), or `None` without the statistics.
 Output = tuple[np.ndarray, np.ndarray | None]

@@ -18,7 +18,7 @@ from realfake.models.ood import OodReference, forward_with_features
 from realfake.models.preprocessing import Preprocessing
 from realfake.models.views import Box, crop_view, neighbours, overlaps, view_boxes, view_size
 from realfake.statistics.contrast import Contrast, contrast
-from realfake.statistics.log_odds import log_odds_from_logits
+from realfake.statistics.metrics import log_odds_from_logits
 
 ImageSource: TypeAlias = str | os.PathLike | bytes | Mapping | np.ndarray | Image.Image
 # Keys of `config.realfake` in earlier versions.

@@ -36,8 +36,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: bool = Fa
     """Return a table of Markdown cells.
 
     Args:
-        header: Names of the columns.
-        rows: Cells, which are Markdown already.
         words: Align all columns left; by default, columns after the first are aligned right.
     """
     others = " :-- |" if words else " --: |"
@@ -74,9 +72,9 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if 0.995 < value < 1 or 0 < value < 0.005 else f"{value:.3f}"
 
 
-def share(figure: Mapping | None, bare: bool = False) -> str:
-    """Return a proportion with its interval: `88.3 % (86.5 – 89.9)`; `bare`: only the interval."""
-    return _with_interval(figure, percent, bare)
+def share(figure: Mapping | None) -> str:
+    """Return a proportion with its interval: `88.3 % (86.5 – 89.9)`."""
+    return _with_interval(figure, percent, bare=False)
 
 
 def score(figure: Mapping | None, bare: bool = False) -> str:
@@ -90,8 +88,7 @@ def _with_interval(figure: Mapping | None, write: Callable[[float | None], str],
     if figure.get("low") is None:
         return write(figure["value"])
     low, high = (write(figure[end]).removesuffix(" %") for end in ("low", "high"))
-    sign = " %" if write is percent and bare else ""
-    return f"{low} – {high}{sign}" if bare else f"{write(figure['value'])} ({low} – {high})"
+    return f"{low} – {high}" if bare else f"{write(figure['value'])} ({low} – {high})"
 
 
 def probability(log_odds: float) -> str:

@@ -76,11 +76,8 @@ def batch_sheet(
     """Draw images on a contact sheet, each with its label.
 
     Args:
-        path: The PNG to write.
         images: RGB images. Large ones are shrunk to a tile, small ones are enlarged by an integer.
         labels: `"real"` or `"ai"` for each.
-        captions: *optional*. A short text for each, such as the source.
-        columns: Images in a row, *defaults to* 4.
         tile: Side of a tile in pixels, *defaults to* 224.
 
     Raises:

@@ -21,7 +21,7 @@ for part in "$@"; do
         verdicts) code="$folder/verdicts.py" tests="tests/test_conformal.py" ;;
         calibration) code="$folder/calibration.py" tests="tests/test_calibration.py" ;;
         metrics)
-            code="$folder/metrics.py $folder/summary.py $folder/noise_floor.py $folder/bootstrap.py $folder/log_odds.py"
+            code="$folder/metrics.py $folder/summary.py"
             tests="tests/test_metrics.py tests/test_noise_floor.py"
             ;;
         splits) code="realfake/corpus/splits.py" tests="tests/test_splits.py" ;;

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
 from realfake.audit.audit import audit, quick_audit
-from realfake.audit.findings import LEAK
+from realfake.audit.leaks import LEAK
 from realfake.audit.report import write_report
 from realfake.cli.main import main
 from realfake.corpus.load import load_corpus
@@ -143,7 +143,7 @@ def test_a_planted_leak_is_found_and_removed_by_equalizing(leak, run, tmp_path):
 
     # In the copy all images have the same encoding, and none was resampled.
     equal = load(tmp_path / "equal", tmp_path)
-    again = audit(equal, progress=False)  # as anybody would, without knowing what was matched
+    again = audit(equal)  # as anybody would, without knowing what was matched
     assert "container" not in codes(again, LEAK)
     facts = again.facts["train"]
     assert {(f.format, f.mode, f.jpeg_quality, f.subsampling, f.exif) for f in facts} == {
@@ -293,7 +293,7 @@ def test_groups_sources_generators_and_dropped_rows_are_reported(tmp_path):
         change=plant,
         extra=("group", "source", "generator"),
     )
-    result = audit(load(source, tmp_path), progress=False)
+    result = audit(load(source, tmp_path))
     found = {finding.code: finding for finding in result.findings}
     assert "drops 1 row." in found["groups"].message
     assert "1 image " in found["unreadable"].message
@@ -324,10 +324,7 @@ def test_a_streamed_corpus_is_refused(tmp_path):
 
 
 def test_too_few_images_are_reported(tmp_path):
-    result = audit(
-        load(make_corpus(tmp_path / "corpus", by_format, train=12, test=8), tmp_path),
-        progress=False,
-    )
+    result = audit(load(make_corpus(tmp_path / "corpus", by_format, train=12, test=8), tmp_path))
     assert "too_few" in codes(result)
     assert not result.leaks
     write_report(result, tmp_path / "out")
@@ -365,7 +362,7 @@ def test_names_from_the_corpus_are_escaped_and_the_page_is_self_contained(tmp_pa
     source = make_corpus(
         tmp_path / "corpus", plain, train=40, test=30, change=plant, extra=("source", "generator")
     )
-    result = audit(load(source, tmp_path), progress=False)
+    result = audit(load(source, tmp_path))
     write_report(result, tmp_path / "out")
     html = (tmp_path / "out" / "audit.html").read_text()
     page = _Page()

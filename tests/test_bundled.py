@@ -17,10 +17,10 @@ from realfake import Detector
 from realfake.corpus import rows
 from realfake.corpus.load import load_corpus
 from realfake.detector import BUNDLED
-from realfake.evaluation import collecting
 from realfake.evaluation.log import read_log
 from realfake.evaluation.measure import measure
 from realfake.evaluation.results import checkpoint_hash, read_evaluation, read_scores
+from realfake.evaluation.scores import collect_scores
 from realfake.formatting import share
 from realfake.imaging.degradations import recompress
 from realfake.statistics.summary import calibrated_ece_band
@@ -239,9 +239,7 @@ def test_non_photographs_get_no_verdict(drawn):
 def test_few_photographs_are_out_of_distribution(photos, corpora):
     corpus = load_corpus(corpora / "scenes", max_train_samples=50, max_test_samples=50)
     part = splits_of(corpus, 42)["selection"].shuffle(seed=0).select(range(80))
-    out_of_distribution = photos.ood.is_out_of_distribution(
-        collecting.collect_scores(photos, part)[1]
-    )
+    out_of_distribution = photos.ood.is_out_of_distribution(collect_scores(photos, part)[1])
     for mine in (rows.is_ai(part), ~rows.is_ai(part)):
         # 5 % are stated; chance acts on the threshold and on these images.
         assert (

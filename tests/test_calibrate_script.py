@@ -237,7 +237,7 @@ def test_degraded_logits_depend_on_the_image_alone(overconfident, corpus):
 
 def test_a_calibration_that_is_worse_once_stored_is_taken_back(overconfident, corpus, tmp_path):
     from realfake.corpus.load import load_corpus
-    from realfake.evaluation.collecting import collect_logits
+    from realfake.evaluation.scores import collect_logits
     from realfake.statistics.calibration import Calibration
 
     part = load_corpus(corpus, num_proc=1).splits["test"]

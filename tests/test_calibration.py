@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from realfake.statistics import metrics
 from realfake.statistics.calibration import Calibration, fit, fit_grouped, folds
-from realfake.statistics.log_odds import class_balanced_weights, log_odds_from_logits
+from realfake.statistics.metrics import class_balanced_weights, log_odds_from_logits
 
 
 def draw(n, seed=0, temperature=1.0, bias=0.0, prior=0.4):
@@ -35,39 +35,32 @@ def test_temperature_by_hand():
 
 
 def test_temperature_and_bias_by_hand():
-    # Two values, so the fit meets the share of ai at both: 4/5 at 3 and 1/3 at 1 (equal class
-    # sizes).
+    # Two values, so the fit meets the odds of ai at both: 4 to 1 at 3 and 1 to 2 at 1, times 3/5,
+    # because each of the 3 real images weighs 5/3 of one of the 5 ai images.
     log_odds = np.array([3.0] * 5 + [1.0] * 3)
     is_ai = np.array([1, 1, 1, 1, 0, 1, 0, 0], bool)
-    calibration = fit(log_odds, is_ai, class_balanced=False)
-    high, low = math.log(4), math.log(1 / 2)
+    calibration = fit(log_odds, is_ai)
+    high, low = math.log(4 * 3 / 5), math.log(1 / 2 * 3 / 5)
     assert 1 / calibration.temperature == pytest.approx((high - low) / 2)
     assert calibration.bias == pytest.approx(low - (high - low) / 2)
-    # Balanced, 5 ai and 3 real: each real image weighs 5/3, so odds fall by that.
-    balanced = fit(log_odds, is_ai)
-    assert balanced.temperature == pytest.approx(calibration.temperature)
-    assert balanced.bias == pytest.approx(calibration.bias - math.log(5 / 3))
 
 
-@pytest.mark.parametrize("class_balanced", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-def test_is_logistic_regression(class_balanced, with_bias, scale):
+def test_is_logistic_regression(with_bias, scale):
     log_odds, is_ai = draw(500, temperature=2.0, bias=0.7)
-    calibration = fit(
-        log_odds * scale, is_ai, "temperature_bias" if with_bias else "temperature", class_balanced
-    )
+    calibration = fit(log_odds * scale, is_ai, "temperature_bias" if with_bias else "temperature")
     model = LogisticRegression(
         C=np.inf,
         fit_intercept=with_bias,
-        class_weight="balanced" if class_balanced else None,
+        class_weight="balanced",
         tol=1e-12,
         solver="newton-cholesky",
     ).fit(log_odds[:, None], is_ai)
     assert scale / calibration.temperature == pytest.approx(model.coef_[0, 0], abs=1e-6)
     if with_bias:
         assert calibration.bias == pytest.approx(model.intercept_[0], abs=1e-6)
-    assert calibration.n == 500 and calibration.class_balanced is class_balanced
+    assert calibration.n == 500
 
 
 def test_recovers_the_distortion_and_lowers_nll():
@@ -82,10 +75,7 @@ def test_recovers_the_distortion_and_lowers_nll():
     )
     assert calibration.nll_after < calibration.nll_before
     # Means equal odds beforehand: calibrated on classes of the same mass, not at the corpus's 15 %.
-    assert (
-        abs(metrics.signed_calibration_error(expit(calibration.apply(log_odds)), is_ai, weights))
-        < 1e-6
-    )
+    assert abs(weights @ (expit(calibration.apply(log_odds)) - is_ai)) < 1e-6
 
 
 @pytest.mark.parametrize("method", ["temperature", "temperature_bias"])
@@ -162,19 +152,10 @@ def test_separable_up_to_a_tie(log_odds, method):
     ],
 )
 def test_why_the_identity_was_kept(log_odds, is_ai, method, reason):
-    for balanced in (True, False):
-        kept = fit(log_odds, is_ai, method, balanced)
-        assert (kept.method, kept.temperature, kept.bias, kept.n) == (
-            "identity",
-            1.0,
-            0.0,
-            len(log_odds),
-        )
-        assert (
-            (kept.reason == reason or kept.reason.startswith(f"{reason} "))
-            and kept.class_balanced is balanced
-            and kept.nll_after == kept.nll_before
-        )
+    kept = fit(log_odds, is_ai, method)
+    assert (kept.method, kept.temperature, kept.bias) == ("identity", 1.0, 0.0)
+    assert kept.reason == reason or kept.reason.startswith(f"{reason} ")
+    assert kept.n == len(log_odds) and kept.nll_after == kept.nll_before
 
 
 def test_nothing_to_gain_keeps_the_identity():
@@ -250,18 +231,18 @@ def test_auto_compares_methods_on_held_out_images():
     for seed in range(12):
         log_odds, is_ai = draw(60, seed=seed, temperature=1.25, bias=0.25)
         groups = np.arange(60) // 3
-        fold = folds(is_ai, groups, 4, seed)
-        assert sorted(set(fold)) == [0, 1, 2, 3]
+        fold = folds(is_ai, groups, seed)
+        assert sorted(set(fold)) == [0, 1, 2, 3, 4]
         weights = class_balanced_weights(is_ai)
         scores = {}
         for method in ("identity", "temperature", "temperature_bias"):
             held_out = np.empty(60)
-            for k in range(4):
+            for k in range(5):
                 fitted = fit(log_odds[fold != k], is_ai[fold != k], method)
                 held_out[fold == k] = fitted.apply(log_odds[fold == k])
             scores[method] = metrics.nll(held_out, is_ai, weights)
         best = min(scores, key=scores.get)
-        chosen = fit(log_odds, is_ai, "auto", groups=groups, n_folds=4, seed=seed)
+        chosen = fit(log_odds, is_ai, "auto", groups=groups, seed=seed)
         assert chosen.method == best
         if best != "identity":
             assert chosen == fit(log_odds, is_ai, best)
@@ -269,20 +250,11 @@ def test_auto_compares_methods_on_held_out_images():
 
 def test_auto_with_too_few_groups_for_cross_validation():
     log_odds, is_ai = np.array([2.0, -1.0, 0.5, 1.0]), np.array([True, False, False, False])
-    for balanced in (True, False):
-        kept = fit(log_odds, is_ai, "auto", balanced)
-        weights = class_balanced_weights(is_ai) if balanced else None
-        before = metrics.nll(log_odds, is_ai, weights)
-        assert kept == Calibration(
-            "identity",
-            1.0,
-            0.0,
-            pytest.approx(before),
-            pytest.approx(before),
-            4,
-            balanced,
-            "too few calibration images to choose a method by cross-validation",
-        )
+    before = pytest.approx(metrics.nll(log_odds, is_ai, class_balanced_weights(is_ai)))
+    reason = "too few calibration images to choose a method by cross-validation"
+    assert fit(log_odds, is_ai, "auto") == Calibration(
+        "identity", 1.0, 0.0, before, before, 4, reason
+    )
     # Two images of ai in one group are one group.
     assert fit(
         [1.0, 1.0, -1.0, -1.0], [True, True, False, False], "auto", groups=[0, 0, 1, 2]
@@ -293,15 +265,15 @@ def test_folds_keep_groups_whole_and_spread_classes():
     rng = np.random.default_rng(0)
     groups = rng.integers(40, size=200)
     is_ai = groups % 4 == 0
-    fold = folds(is_ai, groups, 5, 0)
+    fold = folds(is_ai, groups, 0)
     assert set(fold) == set(range(5))
     for group in set(groups):
         assert len(set(fold[groups == group])) == 1
     for k in range(5):
         assert is_ai[fold == k].any() and (~is_ai[fold == k]).any()
-    assert folds(np.array([True, False, False]), None, 5, 0) is None
+    assert folds(np.array([True, False, False]), None, 0) is None
     # Two groups of a class are enough, for two folds.
-    fold = folds(np.array([True, True, False, False, False]), None, 5, 0)
+    fold = folds(np.array([True, True, False, False, False]), None, 0)
     assert sorted(fold[:2]) == [0, 1] and set(fold[2:]) == {0, 1}
 
 

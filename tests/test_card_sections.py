@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from helpers.tiny import save_tiny
 
+from realfake.card.claims import in_short, judgement, unsuitable
 from realfake.card.facts import CardFacts, license_of, public_name
-from realfake.card.limits import unsuitable
-from realfake.card.method import describe_processor
 from realfake.card.render import card_data, render, rewrite_card
-from realfake.card.results import in_short, judgement
+from realfake.card.sections import describe_processor
 from realfake.evaluation import results
 from realfake.evaluation.measure import measure, measure_operating_points
+from realfake.evaluation.report import coverage_table, slices_table, summary
 from realfake.evaluation.results import write_evaluation, write_scores
 from realfake.evaluation.robustness import grid_figures, headline, known_slices, short_figures
-from realfake.evaluation.robustness_report import coverage_table, slices_table, summary
 from realfake.io import write_record
 from realfake.statistics.verdicts import Thresholds, fit_thresholds, operating_point
 

@@ -7,13 +7,13 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from helpers.tiny import draw_corpus, save_tiny
 
+from realfake.card.claims import limits
 from realfake.card.facts import CardFacts
-from realfake.card.limits import limits
 from realfake.card.render import render
 from realfake.cli.main import main
 from realfake.detector import Detector
-from realfake.evaluation.categories import ALL, category_figures, category_table
 from realfake.evaluation.log import read_log
+from realfake.evaluation.variants import ALL, category_figures, category_table
 from realfake.imaging.degradations import RETOUCHED, SMALL
 from realfake.prediction import Scores
 from realfake.statistics.verdicts import Thresholds

@@ -15,9 +15,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, Value
 from PIL import Image as PILImage
 
-from realfake.corpus import cleaning
-from realfake.corpus.columns import as_text
 from realfake.corpus.load import load_corpus
+from realfake.corpus.rows import as_text
 from realfake.corpus.splits import split_validation
 from realfake.labels import parse_overrides
 
@@ -503,7 +502,9 @@ def test_the_check_is_cached_until_a_file_changes(tmp_path, load, monkeypatch):
     root = draw_folders(tmp_path / "raw", counts)
     load(root)
     opened = []
-    monkeypatch.setattr(cleaning, "open_image", lambda image: opened.append(image["path"]))
+    monkeypatch.setattr(
+        "realfake.corpus.report.open_image", lambda image: opened.append(image["path"])
+    )
     load(root)
     assert not opened
     (root / "train/real/003.png").write_bytes(b"broken")
@@ -647,7 +648,7 @@ def test_groups_are_compared_as_texts(tmp_path, load):
 def test_max_samples_are_drawn_before_the_check(tmp_path, load, monkeypatch):
     DatasetDict({"train": rows(200), "test": rows(60, 500)}).save_to_disk(tmp_path / "raw")
     opened = []
-    monkeypatch.setattr(cleaning, "open_image", lambda image: opened.append(image))
+    monkeypatch.setattr("realfake.corpus.report.open_image", lambda image: opened.append(image))
     corpus = load(
         tmp_path / "raw", max_train_samples=20, max_validation_samples=10, max_test_samples=8
     )

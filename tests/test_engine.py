@@ -15,7 +15,7 @@ from realfake.engines import Choice, choose, open_engine
 from realfake.models.ood import fit, forward_with_features
 from realfake.models.preprocessing import Preprocessing
 from realfake.prediction import Scores
-from realfake.statistics.log_odds import log_odds_from_logits
+from realfake.statistics.metrics import log_odds_from_logits
 from realfake.statistics.verdicts import Thresholds
 
 needs_openvino = pytest.mark.skipif(not engines.has_openvino(), reason="OpenVINO is not installed")

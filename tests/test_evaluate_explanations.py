@@ -11,8 +11,15 @@ from helpers.tiny import draw_corpus, save_tiny
 
 from realfake.cli.main import main
 from realfake.evaluation import explanations
-from realfake.evaluation.explanation_report import choose, conclusion, render, summarise
-from realfake.evaluation.explanations import Findings, max_sensitivity, randomised, rank_correlation
+from realfake.evaluation.explanations import (
+    Findings,
+    choose,
+    max_sensitivity,
+    randomised,
+    rank_correlation,
+    summarise,
+)
+from realfake.evaluation.report import best_method, explanations_page
 
 METHODS = "gradcam,occlusion"
 
@@ -192,7 +199,7 @@ def test_the_best_method_is_chosen_if_one_beats_chance(tmp_path):
     assert choose({"few": few, "all": all_}) == "all", "what explained a few images is not chosen"
     record = {"figures": nothing, "settings": {"steps": 8, "n_random": 3, "n_checks": 2}}
     record |= {"model": "m", "corpus": "c", "split": "validation", "n": 40, "command": "x"}
-    assert conclusion(record) in render(record) and "unproven" in conclusion(record)
+    assert best_method(record) in explanations_page(record) and "unproven" in best_method(record)
 
 
 def test_groups_widen_the_interval(tmp_path):

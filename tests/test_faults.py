@@ -381,7 +381,7 @@ def _write_calibrated_card(folder: Path, corpus: Path) -> None:
 
 def _write_audit(folder: Path, corpus: Path) -> None:
     limits = {f"max_{split}_samples": 8 for split in ("train", "validation", "test")}
-    write_report(audit(load_corpus(corpus, **limits), progress=False), folder)
+    write_report(audit(load_corpus(corpus, **limits)), folder)
 
 
 # Each writes files that are whole before and must be so after it failed.

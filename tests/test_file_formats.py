@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
 from helpers.tiny import draw_corpus, draw_picture, save_tiny
-from realfake.card.results import formats_section
-from realfake.evaluation.formats import (
+
+from realfake.card.facts import CardFacts
+from realfake.card.sections import formats_section
+from realfake.cli.main import main
+from realfake.detector import Detector
+from realfake.evaluation import variants
+from realfake.evaluation.log import read_log
+from realfake.evaluation.variants import (
     FORMATS,
     UNCHANGED,
     format_figures,
     formats_table,
     score_formats,
 )
-
-from realfake.card.facts import CardFacts
-from realfake.cli.main import main
-from realfake.detector import Detector
-from realfake.evaluation import formats
-from realfake.evaluation.log import read_log
 from realfake.imaging.decode import open_image
 from realfake.prediction import Scores
 from realfake.statistics.verdicts import Thresholds
@@ -33,7 +33,7 @@ def detector(tmp_path_factory):
 
 
 def rows_of(pictures):
-    files = [{"bytes": formats._saved(picture, "PNG"), "path": None} for picture in pictures]
+    files = [{"bytes": variants._saved(picture, "PNG"), "path": None} for picture in pictures]
     return Dataset.from_dict({"image": files}, features=Features({"image": Image(decode=False)}))
 
 
@@ -122,6 +122,7 @@ def test_the_command_writes_a_record_for_the_card(tmp_path, monkeypatch, capsys)
     known = {"checkpoint_sha256": line["checkpoint_sha256"]}
     facts = CardFacts(name="x", formats={"test": record}, evaluation={"test": known})
     assert formats_section(facts)["formats"] == formats_table(record)
+
     facts.evaluation = {"test": {"checkpoint_sha256": "of other weights"}}
     assert formats_section(facts)["formats"] is None
     assert main(["evaluate", "formats", checkpoint, *words, "--batch_size", "0"]) == 2

@@ -8,8 +8,7 @@ from datasets import Image as ImageFeature
 from helpers.tiny import draw_corpus
 from helpers.training import facts_of, last_line, main
 
-from realfake.corpus.hold_out import hold_out, parse_hold_out
-from realfake.corpus.load import Corpus
+from realfake.corpus.load import Corpus, hold_out, parse_hold_out
 from realfake.corpus.report import CorpusReport
 from realfake.evaluation.results import read_evaluation, read_scores
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
+from realfake.card.claims import limits
 from realfake.card.facts import CardFacts, hub_id
-from realfake.card.limits import limits
 from realfake.card.render import card_data, render, write_card
 from realfake.evaluation.measure import measure
 from realfake.formatting import code, fence, md, number, percent

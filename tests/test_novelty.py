@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from realfake.cli.main import main
 from realfake.detector import Detector
-from realfake.evaluation import collecting
-from realfake.evaluation.collecting import collect_logits
+from realfake.evaluation import scores as scoring
+from realfake.evaluation.scores import collect_logits
 from realfake.models import ood
 from realfake.models.ood import OodReference, choose, fit, forward_with_features
 from realfake.statistics.calibration import Calibration
@@ -360,7 +360,7 @@ def test_scores_and_verdicts_are_those_of_predict(folder):
     none = detector.scores([])
     assert none[0].shape == none[1].shape == (0,) and detector.predict([]) == []
     assert Detector(detector.model, detector.processor).scores(images)[1] is None
-    collected = collecting.collect_scores(detector, rows(10), batch_size=4)
+    collected = scoring.collect_scores(detector, rows(10), batch_size=4)
     expected = detector.scores(rows(10)["image"])
     np.testing.assert_allclose(collected[0], expected[0], atol=1e-5)
     np.testing.assert_allclose(collected[1], expected[1], atol=1e-9)

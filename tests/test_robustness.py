@@ -13,17 +13,17 @@ from helpers.tiny import draw_picture, save_tiny
 from realfake.cli.main import INTERRUPTED, main
 from realfake.detector import Detector
 from realfake.evaluation import probes
-from realfake.evaluation.degraded_scores import (
+from realfake.evaluation.log import read_log
+from realfake.evaluation.report import summary, tiers_table
+from realfake.evaluation.results import checkpoint_hash
+from realfake.evaluation.robustness import grid_figures, headline, measure_finished_run
+from realfake.evaluation.scores import (
     Scorer,
     degrade,
     detector_scorer,
     possible_degradations,
     score_grid,
 )
-from realfake.evaluation.log import read_log
-from realfake.evaluation.results import checkpoint_hash
-from realfake.evaluation.robustness import grid_figures, headline, measure_finished_run
-from realfake.evaluation.robustness_report import summary, tiers_table
 from realfake.imaging.decode import open_image
 from realfake.imaging.degradations import GRID
 from realfake.prediction import Scores
@@ -197,7 +197,7 @@ def test_a_killed_run_continues_with_the_same_results(
         scored.append(len(images))
         return scores(self, images, *args)
 
-    monkeypatch.setattr("realfake.evaluation.degraded_scores.lone_threads", one_thread)
+    monkeypatch.setattr("realfake.evaluation.scores.lone_threads", one_thread)
     monkeypatch.setattr(Detector, "scores", dies)
     assert call(tiny_vit, corpus, out, *options) == INTERRUPTED
     assert not (out / "robustness.json").exists() and not (tmp_path / "log.jsonl").exists()

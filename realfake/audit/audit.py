@@ -1,6 +1,6 @@
 """Audit a corpus: what reveals the label apart from the pictures, and which pictures occur twice.
 
-[`audit`] measures everything, `findings` interprets the figures, and `report` writes them.
+[`audit`] measures everything, `leaks` interprets the figures, and `report` writes them.
 [`quick_audit`] decodes nothing and takes seconds; every training starts with it.
 """
 
@@ -14,14 +14,17 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from tqdm.auto import tqdm
 
 from realfake.audit.duplicates import Pair, count_pairs, dhash, find_pairs, thumbnail
-from realfake.audit.findings import (
+from realfake.audit.leaks import (
     LEAK,
     Finding,
+    describe,
+    feature_matrix,
     leaking_facts,
     list_findings,
+    probe_all,
+    probe_alone,
     single_class_message,
 )
-from realfake.audit.leaks import describe, feature_matrix, probe_all, probe_alone
 from realfake.corpus.load import Corpus
 from realfake.corpus.rows import column as column_of
 from realfake.corpus.rows import is_ai as is_ai_of
@@ -44,9 +47,6 @@ class Audit:
 
     Args:
         findings: Leaks first.
-        results: All figures, as plain values for JSON.
-        splits: The images that were examined.
-        pairs: Duplicates, the worst first.
         facts: `{split: [ContainerFacts]}`
     """
 
@@ -72,7 +72,6 @@ def audit(
     sample: int | None = SAMPLE,
     max_auc: float = MAX_AUC,
     seed: int = 42,
-    progress: bool = True,
     matches: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Audit:
     """Measure what reveals the label of a corpus.
@@ -88,7 +87,6 @@ def audit(
     are a leak.
 
     Args:
-        corpus: A corpus that is not streamed.
         sample: Largest number of images to examine per split, drawn with the shares of labels and
             generators kept; `None` for all.
         max_auc: An AUROC above this value is a finding; 0.5..1.
@@ -115,7 +113,7 @@ def audit(
             if split in corpus.splits
         }
     )
-    examined = {split: _examine(rows, split, progress) for split, rows in splits.items()}
+    examined = {split: _examine(rows, split) for split, rows in splits.items()}
     facts = {split: values["facts"] for split, values in examined.items()}
     spectra = {split: values["spectrum"] for split, values in examined.items()}
     labels = {split: is_ai_of(rows) for split, rows in splits.items()}
@@ -179,10 +177,6 @@ def quick_audit(
 ) -> list[str]:
     """Examine the headers of some training images, without decoding.
 
-    Args:
-        corpus: The corpus. A streamed one is not examined.
-        n: Largest number of training images to examine.
-
     Returns:
         One line per warning.
     """
@@ -223,11 +217,11 @@ def _groups(rows: Dataset) -> np.ndarray:
     return np.asarray(own_groups(column_of(rows, "group") or [None] * len(rows)))
 
 
-def _examine(rows: Dataset, split: str, progress: bool) -> dict:
+def _examine(rows: Dataset, split: str) -> dict:
     """Return the header, digest, spectrum, hash and thumbnail of every image."""
     values: dict[str, list] = defaultdict(list)
     images = rows.select_columns("image")
-    for row in tqdm(images, desc=f"Auditing {split}", unit=" images", disable=not progress):
+    for row in tqdm(images, desc=f"Auditing {split}", unit=" images"):
         image = row["image"]
         name = image["path"] or "an image"
         data = image_bytes(image)

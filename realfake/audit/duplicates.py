@@ -64,26 +64,20 @@ def same_files(digests: Sequence[Hashable]) -> list[tuple[int, int]]:
     return [(first, other) for first, *others in copies.values() for other in others]
 
 
-def near_hashes(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> np.ndarray:
-    """Return all pairs of hashes that differ in at most `max_distance` of their 64 bits.
+def near_hashes(hashes: np.ndarray) -> np.ndarray:
+    """Return all pairs of hashes that differ in at most five of their 64 bits.
 
-    Multi-index hashing (Norouzi, Punjani and Fleet 2012): at least one of `max_distance + 1`
-    bands of bits is equal in such a pair, so only images that share a band are compared.
+    Multi-index hashing (Norouzi, Punjani and Fleet 2012): at least one of six bands of
+    bits is equal in such a pair, so only images that share a band are compared.
 
     Args:
         hashes: (n,) uint64.
-        max_distance: 0..15. Bands are 64 / (max_distance + 1) bits wide, so large values are slow.
 
     Returns:
         (pairs, 2) int64, ascending.
-
-    Raises:
-        ValueError: `max_distance` is out of range.
     """
-    if not 0 <= max_distance <= 15:
-        raise ValueError(f"max_distance must be from 0 to 15, not {max_distance}.")
     hashes = np.asarray(hashes, dtype=np.uint64)
-    edges = np.linspace(0, 64, max_distance + 2).astype(int)
+    edges = np.linspace(0, 64, MAX_DISTANCE + 2).astype(int)
     pairs = []
     for low, high in zip(edges, edges[1:]):
         band = (hashes >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
@@ -97,7 +91,7 @@ def near_hashes(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> np.ndar
             if not len(first):
                 break
             i, j = order[first], order[first + step]
-            close = np.bitwise_count(hashes[i] ^ hashes[j]) <= max_distance
+            close = np.bitwise_count(hashes[i] ^ hashes[j]) <= MAX_DISTANCE
             pairs.append(np.sort(np.stack([i[close], j[close]], axis=1), axis=1))
     if not pairs:
         return np.empty((0, 2), dtype=np.int64)
@@ -106,10 +100,6 @@ def near_hashes(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> np.ndar
 
 def similar_pictures(hashes: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of pictures with near hashes and correlated thumbnails.
-
-    Args:
-        hashes: (n,) uint64, of [`dhash`].
-        thumbnails: (n, 32, 32) uint8, of [`thumbnail`].
 
     Returns:
         The pairs, (pairs, 2), and their correlations, (pairs,).

@@ -44,8 +44,6 @@ def match_sizes(
 
     Args:
         sizes: (n, 2) int, width and height of the upright images.
-        is_ai: (n,) bool.
-        seed: Of the order of images of the same size.
 
     Returns:
         Sizes, (n, 2) int, and the number of each image's match, (n,) int. Images with a side
@@ -73,7 +71,7 @@ def match_sizes(
 
 
 def write_equalized(
-    corpus: Corpus, output: str | Path, seed: int = 42, progress: bool = True
+    corpus: Corpus, output: str | Path, seed: int = 42
 ) -> tuple[dict[str, dict], dict[str, dict[str, int]]]:
     """Write the copy: `data/split-*.parquet` with the columns of the corpus, a card, `report.json`.
 
@@ -92,11 +90,9 @@ def write_equalized(
     """
     output = check_empty(output, "--equalize")
     summary, matches = {}, {}
-    seen_later = rows_seen_later(corpus.splits, progress)
+    seen_later = rows_seen_later(corpus.splits)
     for split, rows in corpus.splits.items():
-        summary[split], matches[split] = _write_split(
-            output, split, rows, seen_later[split], seed, progress
-        )
+        summary[split], matches[split] = _write_split(output, split, rows, seen_later[split], seed)
     settings = {
         "encoding": "jpeg",
         "quality": EQUAL_QUALITY,
@@ -122,19 +118,16 @@ def write_equalized(
     return summary, matches
 
 
-def rows_seen_later(splits: Mapping[str, Dataset], progress: bool = True) -> dict[str, np.ndarray]:
+def rows_seen_later(splits: Mapping[str, Dataset]) -> dict[str, np.ndarray]:
     """Find the images that also occur in a later split, as the same file or a similar picture.
 
     The order is train, validation, test, so that published test splits do not change.
-
-    Returns:
-        For each split, (n,) bool.
     """
     order = [split for split in SPLITS if split in splits]
     digests, hashes, thumbnails = [], [], []
     for split in order:
         images = splits[split].select_columns("image")
-        for row in tqdm(images, desc=f"Comparing {split}", unit=" images", disable=not progress):
+        for row in tqdm(images, desc=f"Comparing {split}", unit=" images"):
             digests.append(hashlib.sha256(image_bytes(row["image"])).digest())
             picture = open_image(row["image"])
             hashes.append(dhash(picture))
@@ -152,7 +145,7 @@ def rows_seen_later(splits: Mapping[str, Dataset], progress: bool = True) -> dic
 
 
 def _write_split(
-    output: Path, split: str, rows: Dataset, seen_later: np.ndarray, seed: int, progress: bool
+    output: Path, split: str, rows: Dataset, seen_later: np.ndarray, seed: int
 ) -> tuple[dict, dict[str, int]]:
     is_ai = is_ai_of(rows)
     sizes = np.asarray(
@@ -172,7 +165,7 @@ def _write_split(
     written = np.zeros(len(rows), dtype=bool)
 
     def files() -> Iterator[tuple[str, bytes, dict]]:
-        bar = tqdm(chosen, desc=f"Equalizing {split}", unit=" images", disable=not progress)
+        bar = tqdm(chosen, desc=f"Equalizing {split}", unit=" images")
         for index in bar:
             row = rows[index]
             data = equalized(row.pop("image"), *map(int, targets[index]))

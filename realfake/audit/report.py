@@ -45,9 +45,6 @@ def write_report(
         equalized: *optional*. The audit of the equalized copy, shown next to the first.
         written: *optional*. Counts of [`~realfake.audit.equalize.write_equalized`].
 
-    Returns:
-        The path of `audit.html`.
-
     Raises:
         OSError: The folder cannot be written.
     """

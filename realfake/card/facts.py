@@ -41,17 +41,14 @@ class CardFacts:
         processor: The content of `preprocessor_config.json`.
         corpus_origins: `[{"source", "origin", "licence"}]`.
         parts: Sizes of the splits, `{split: {"real": n, "ai": n}}`.
-        views: Largest number of views of an image.
         corpus_report, calibration, thresholds, ood, differing: Of the `to_dict` of their classes.
         operating_points: Of [`measure.measure_operating_points`].
         evaluation, robustness, categories, explanations, formats: The content of the JSON files of
             these names, `{split: record}`; `by_views` is that of `views.json`.
         measurements: Number of different weights measured on the test split of this corpus.
-        world_size: Number of processes.
         augmentation: A sentence, or `Augmentation.describe()`.
         plots, robustness_plots: `[{"file", "caption"}]` of [`plots`], relative to the card.
         scores: `{split: file}` of the score of each image.
-        eval_task_id: Task of the benchmark `corpus_id`.
     """
 
     name: str

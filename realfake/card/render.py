@@ -16,12 +16,10 @@ from huggingface_hub import (
 )
 
 from realfake import formatting
-from realfake.card import method, results
+from realfake.card import claims, sections
 from realfake.card.facts import CardFacts, hub_id, license_of, public_name, split_note
-from realfake.card.limits import limits, unsuitable_section
 from realfake.detector import stored_facts
-from realfake.evaluation import categories, explanation_report, robustness, robustness_report, views
-from realfake.evaluation.formats import FILE_NAME as FORMATS_FILE
+from realfake.evaluation import explanations, report, robustness, variants, views
 from realfake.evaluation.log import count_weights
 from realfake.evaluation.measure import measure_operating_points
 from realfake.evaluation.plots import write_plots, write_robustness_plots
@@ -111,18 +109,7 @@ def eval_result_entries(facts: CardFacts) -> list[EvalResultEntry]:
 
 
 def write_card(folder: str | os.PathLike, facts: CardFacts) -> Path:
-    """Write `README.md`, and `.eval_results/realfake.yaml` if the corpus is on the Hub.
-
-    Args:
-        folder: The checkpoint's folder.
-        facts: What the card says.
-
-    Returns:
-        The card.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Write `README.md`, and `.eval_results/realfake.yaml` if the corpus is on the Hub."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
@@ -162,29 +149,29 @@ def _view(facts: CardFacts) -> dict:
     return {
         "source": source(facts),
         "introduction": _introduction(facts),
-        "judgement": results.judgement(facts) if measured else None,
-        "headline": results.headline(facts) if measured else None,
-        "in_short": results.in_short(facts),
+        "judgement": claims.judgement(facts) if measured else None,
+        "headline": claims.headline(facts) if measured else None,
+        "in_short": claims.in_short(facts),
         "pipeline_output": _pipeline_output(facts.class_names),
-        "processor": method.describe_processor(facts.processor) if facts.processor else None,
+        "processor": sections.describe_processor(facts.processor) if facts.processor else None,
         "fitted_on": f" on {f'{n:,} ' if n else ''}images that were held out from training",
-        "calibration": method.calibration_figures(facts),
-        "verdict_rule": method.verdict_rule(facts.thresholds),
-        "verdict_table": method.verdict_table(facts),
-        "operating_points": method.operating_points(facts),
-        "unsuitable": unsuitable_section(facts),
-        "trained": bool(results.trained_generators(facts)),
-        **results.results_section(facts),
+        "calibration": sections.calibration_figures(facts),
+        "verdict_rule": sections.verdict_rule(facts.thresholds),
+        "verdict_table": sections.verdict_table(facts),
+        "operating_points": sections.operating_points(facts),
+        "unsuitable": claims.unsuitable_section(facts),
+        "trained": bool(sections.trained_generators(facts)),
+        **sections.results_section(facts),
         **_degradations(facts.degraded),
-        **results.formats_section(facts),
-        "categories": results.categories_section(facts),
-        "by_views": results.views_section(facts),
-        "maps": method.maps_section(facts),
-        "limits": limits(facts),
-        "training": method.training(facts),
-        "hyperparameters": method.hyperparameters(facts),
-        "augmentation": method.augmentation(facts.augmentation),
-        "corpus": method.corpus(facts),
+        **sections.formats_section(facts),
+        "categories": sections.categories_section(facts),
+        "by_views": sections.views_section(facts),
+        "maps": sections.maps_section(facts),
+        "limits": claims.limits(facts),
+        "training": sections.training(facts),
+        "hyperparameters": sections.hyperparameters(facts),
+        "augmentation": sections.augmentation(facts.augmentation),
+        "corpus": sections.corpus(facts),
     }
 
 
@@ -193,14 +180,14 @@ def _degradations(record: Mapping) -> dict[str, str | None]:
         return {}
     figures = record["degradations"]
     return {
-        "degradations": robustness_report.summary(record),
-        "degradations_note": robustness_report.note(record),
-        "degradations_table": robustness_report.tiers_table(record),
-        "controls_note": robustness_report.controls_note(record),
-        "coverage": robustness_report.coverage_table(figures),
-        "coverage_note": robustness_report.coverage_note(figures),
-        "slices": robustness_report.slices_table(figures),
-        "described": robustness_report.described(record),
+        "degradations": report.summary(record),
+        "degradations_note": report.note(record),
+        "degradations_table": report.tiers_table(record),
+        "controls_note": report.controls_note(record),
+        "coverage": report.coverage_table(figures),
+        "coverage_note": report.coverage_note(figures),
+        "slices": report.slices_table(figures),
+        "described": report.described(record),
     }
 
 
@@ -262,10 +249,10 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "differing": own.get("differing"),
             "evaluation": measured,
             "robustness": robustness.read_robustness(folder),
-            "categories": read_records(folder / categories.FILE_NAME),
+            "categories": read_records(folder / variants.CATEGORIES_FILE),
             "by_views": read_records(folder / views.FILE_NAME),
-            "explanations": read_records(folder / explanation_report.FILE_NAME),
-            "formats": read_records(folder / FORMATS_FILE),
+            "explanations": read_records(folder / explanations.FILE_NAME),
+            "formats": read_records(folder / variants.FORMATS_FILE),
             "scores": {
                 name: file
                 for name in measured
@@ -285,14 +272,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
 
 
 def write_card_of(folder: str | Path, facts: Mapping, measurement_log: str | Path) -> Path:
-    """Draw the plots and write the card.
-
-    Args:
-        folder, facts, measurement_log: As of [`card_facts`].
-
-    Returns:
-        The card.
-    """
+    """Draw the plots and write the card."""
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     add_calibration_bands(folder, (config.get("realfake") or {}).get("calibration"))

@@ -171,7 +171,7 @@ def _fit_ood(args: argparse.Namespace) -> int:
 def _calibrate(args: argparse.Namespace) -> int:
     from realfake.card.render import TRAINING
     from realfake.evaluation.results import checkpoint_hash
-    from realfake.statistics.log_odds import log_odds_from_logits
+    from realfake.statistics.metrics import log_odds_from_logits
     from realfake.training import measuring, publishing, release
     from realfake.training.trainer import count_labels
 

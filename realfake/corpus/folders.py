@@ -16,7 +16,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, Features, Image, Value
 
-from realfake.corpus.columns import TEXT_COLUMNS, as_text
+from realfake.corpus.rows import TEXT_COLUMNS, as_text
 from realfake.corpus.splits import TRAIN, split_role
 from realfake.labels import REAL, canonical
 
@@ -54,10 +54,10 @@ def _leads_back(link: str, root: str) -> bool:
     return False
 
 
-def listed(files: Sequence[Path], root: Path, most: int = 3) -> str:
+def listed(files: Sequence[Path], root: Path) -> str:
     """Name the first files, for a message."""
-    names = ", ".join(str(file.relative_to(root)) for file in files[:most])
-    return names + (f" and {len(files) - most} more" if len(files) > most else "")
+    names = ", ".join(str(file.relative_to(root)) for file in files[:3])
+    return names + (f" and {len(files) - 3} more" if len(files) > 3 else "")
 
 
 def unpacked(path: Path, cache_dir: str | None) -> Path:
@@ -159,9 +159,7 @@ def read_class_folders(
 ) -> tuple[dict[str, Dataset], str, str, list[str]]:
     """Return the rows by split, the kind of the source, its image column, and remarks.
 
-    Args:
-        layout: The images and their classes.
-        tables: Data files in the folder. Those named `metadata` may add text columns.
+    tables: Data files in the folder. Those named `metadata` may add text columns.
     """
     extra: dict[str, dict[str, str | None]] = {}
     read = [file for file in tables if is_metadata(file)]

@@ -17,12 +17,10 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import ExifTags
 from PIL import Image as PILImage
 
-from realfake.corpus.columns import LABEL_COLUMNS, NO_GENERATOR, as_text, class_names
 from realfake.corpus.folders import is_metadata, walk
-from realfake.corpus.local import BUILDERS, is_saved
-from realfake.corpus.sources import read_source
+from realfake.corpus.rows import LABEL_COLUMNS, NO_GENERATOR, as_text, class_names
+from realfake.corpus.sources import BUILDERS, is_saved, read_source
 from realfake.corpus.splits import TRAIN, split_role
-from realfake.corpus.write import suffix_of
 from realfake.imaging.colour import converts
 from realfake.imaging.decode import SUFFIXES, image_bytes, open_image, orientation, read_header
 from realfake.imaging.file_facts import container_facts
@@ -56,9 +54,6 @@ def read_photographs(source: str | Path) -> Dataset:
     """Read the training photographs of a folder of image files or of a corpus.
 
     Folders of generated images and other splits are left out.
-
-    Args:
-        source: Folder of image files, or any corpus that `corpus prepare` reads.
 
     Returns:
         Rows with an undecoded `image`, and text columns `source` and `group`, if they are known.
@@ -139,7 +134,6 @@ def reconstruct(
         photographs: Rows of [`read_photographs`].
         autoencoder: From [`~realfake.models.autoencoders.load_autoencoder`].
         name: Name of the autoencoder: the `generator` is `autoencoder (name)`.
-        batch_size: Images in one pass.
         max_side: *optional*. Largest side in pixels. Larger photographs are cropped to their
             centre and encoded again.
 
@@ -240,10 +234,6 @@ def encode_like(image: PILImage.Image, original: bytes) -> bytes:
     A JPEG gets the quantisation tables and the chroma subsampling of the original, WebP and AVIF
     stay what they are, and everything else becomes PNG. A colour profile of sRGB is kept, and of an
     EXIF block the orientation only.
-
-    Args:
-        image: RGB image.
-        original: The file.
     """
     header, facts = read_header(original, "the photograph"), container_facts(original)
     profile = header.info.get("icc_profile")
@@ -269,11 +259,3 @@ def encode_like(image: PILImage.Image, original: bytes) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def files_of(rows: Iterator[dict]) -> Iterator[tuple[str, bytes, dict]]:
-    """Yield for each row the name of its file, the file, and the other columns."""
-    for index, row in enumerate(rows):
-        row = dict(row)
-        data = row.pop("image")["bytes"]
-        yield f"{index:06d}{suffix_of(data)}", data, row

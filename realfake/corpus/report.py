@@ -1,21 +1,37 @@
-"""The report of the corpus loader: how splits were made, what they hold, what was dropped.
+"""The report of the corpus loader: how splits were made, what they hold, what was dropped and why.
 
-[`~realfake.corpus.load.load_corpus`] fills it. Commands print it and store it beside their results.
+[`~realfake.corpus.load.load_corpus`] fills it; commands print it and store it beside their results.
+[`find_problems`] decodes each image once, as training and prediction do. Its results are cached.
 """
 
+import hashlib
+import inspect
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
+import datasets
+import numpy as np
+import PIL
+import pyarrow
+import pyarrow.compute
+from datasets import Dataset, Features, Value
+
 from realfake.corpus.splits import TRAIN
+from realfake.imaging import decode, limits
+from realfake.imaging.decode import open_image
 from realfake.labels import NAMES
 
 # Reasons for dropping a row.
 UNLABELLED = "unlabelled"
 SHARED_GROUP = "shared_group"
 UNREADABLE = "unreadable"
+
+# Images per batch of the check. A batch is held in memory, undecoded.
+CHECK_BATCH = 32
 
 _MOST_GENERATORS = 8
 
@@ -25,10 +41,7 @@ class CorpusReport:
     """What was loaded, and how.
 
     Args:
-        source: The source as the user named it.
         kind: Kind of the source ("class folders", "Hub dataset", ...).
-        image_column: Column of the images.
-        label_column: Column of the labels.
         label_map: `{class: "real" or "ai"}`.
         examples: `{class: paths of its first images}`, where the images have paths.
         origins: For each split, how it was made.
@@ -37,7 +50,6 @@ class CorpusReport:
         dropped: Rows that are not used: `{"split", "index", "path", "code", "reason"}`. `split` and
             `index` are those of the source. `index` is `None` for streamed rows, `path` is `None`
             where images are not files. `code` is one of the reasons of this module.
-        notes: Other remarks.
     """
 
     source: str
@@ -100,11 +112,7 @@ class CorpusReport:
 
 
 def raise_empty(split: str, reason: str) -> NoReturn:
-    """Refuse a split without rows.
-
-    Raises:
-        ValueError: Always, with the options that help.
-    """
+    """Refuse a split without rows."""
     fix = f"Name another one with --{split}_split"
     if split != TRAIN:
         fix += f", or carve one from train with --{split}_split none"
@@ -122,15 +130,9 @@ def require_both(
     """Refuse a split that is empty or lacks a class.
 
     Args:
-        split: Name of the split, for the message.
-        labels: Labels of its rows.
         origin: How the split was made, for the message.
-        dropped: Entries of the rows of its source that were dropped.
         carved: Whether the loader carved it.
         limited: Whether the loader drew a part of its rows.
-
-    Raises:
-        ValueError: With the likeliest reason and the fix.
     """
     counts = Counter(labels)
     missing = [name for name in NAMES if not counts[name]]
@@ -166,3 +168,91 @@ def count_rows(
     if generators is not None:
         result["generators"] = dict(sorted(Counter(generators).items()))
     return result
+
+
+# The check of the images
+
+
+def find_problems(
+    dataset: Dataset,
+    rows: np.ndarray,
+    split: str,
+    num_proc: int | None = None,
+    cache_dir: str | None = None,
+) -> dict[int, str]:
+    """Decode images and return why some cannot be decoded.
+
+    Args:
+        dataset: Rows with an undecoded `image`.
+        cache_dir: *optional*. Folder of the results; *defaults to* the cache of datasets.
+
+    Returns:
+        `{index in the dataset: reason}`
+    """
+    if not len(rows):
+        return {}
+    checked = (
+        dataset.select_columns("image")
+        .select(rows)
+        .map(
+            _check_batch,
+            batched=True,
+            batch_size=CHECK_BATCH,
+            remove_columns=["image"],
+            features=Features({"problem": Value("string")}),
+            num_proc=num_proc if num_proc and 1 < num_proc <= len(rows) else None,
+            cache_file_name=_cache_file(dataset, rows, cache_dir),
+            desc=f"Checking the {split} images",
+        )
+    )
+    problems = zip(rows, checked["problem"], strict=True)
+    return {int(row): problem for row, problem in problems if problem is not None}
+
+
+def _check_batch(batch: Mapping[str, list]) -> dict[str, list[str | None]]:
+    return {"problem": [problem_of(image) for image in batch["image"]]}
+
+
+def problem_of(image: Mapping | None) -> str | None:
+    """Return why an image `{"bytes", "path"}` cannot be decoded, on one line; `None` if it can."""
+    if not image or image["bytes"] is None and not image["path"]:
+        return "it has no image"
+    try:
+        open_image({"bytes": image["bytes"], "path": image["path"] or "the image"})
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _cache_file(dataset: Dataset, rows: np.ndarray, cache_dir: str | None) -> str:
+    """Return a name that depends on the rows, their files and the code that decodes them."""
+    key = hashlib.sha256(f"{dataset._fingerprint}\0{PIL.__version__}\0".encode())
+    for module in (decode, limits):
+        key.update(inspect.getsource(module).encode())
+    key.update(np.asarray(rows, dtype="<i8").tobytes())
+    inline = [
+        valid for array in _fields(dataset, "bytes") for valid in array.is_valid().to_pylist()
+    ]
+    if not all(inline):
+        paths = image_paths(dataset)
+        for path in (paths[row] for row in rows if not inline[row]):
+            try:
+                status = os.stat(path or "")
+                stamp = f"{status.st_size} {status.st_mtime_ns}"
+            except (OSError, ValueError):
+                stamp = "missing"
+            key.update(f"{path}\0{stamp}\0".encode("utf-8", "backslashreplace"))
+    # The folder of the source may be read-only.
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "realfake"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"checked-{key.hexdigest()[:32]}.arrow")
+
+
+def image_paths(dataset: Dataset) -> list[str | None]:
+    """Return the path of every image of a dataset without indices; no bytes are read."""
+    return [path for array in _fields(dataset, "path") for path in array.to_pylist()]
+
+
+def _fields(dataset: Dataset, name: str) -> list[pyarrow.Array]:
+    chunks = dataset.data.column("image").chunks
+    return [pyarrow.compute.struct_field(chunk, name) for chunk in chunks]

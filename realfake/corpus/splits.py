@@ -40,7 +40,6 @@ def assign_roles(
     """Decide which split of a corpus is used for training, validation and test.
 
     Args:
-        names: The splits found.
         asked: *optional*. The user's choice, `{"train": name, "validation": name or None, ...}`,
             which takes precedence. `"none"` for validation or test leaves a split unused.
 
@@ -112,7 +111,6 @@ def carve(
         groups: Group of each row; rows of a group stay together. `None` for a row means a group of
             one row, `None` for all means no groups.
         fractions: Share of each split; they are positive and add up to 1.
-        seed: Seed of the draw.
         strata: *optional*. A finer property to balance within each label, such as the generator.
 
     Returns:
@@ -175,9 +173,7 @@ def subset(
     """Draw rows with the shares of labels and strata kept.
 
     Args:
-        labels: Label of each row.
         size: Number of rows to draw; `None` for all.
-        seed: Seed of the draw.
         strata: *optional*. As for [`carve`].
 
     Returns:
@@ -199,9 +195,6 @@ def shared_groups(groups: Mapping[str, Sequence[str | None]]) -> dict[str, dict[
 
     A group stays in test if it occurs there, else in validation. So published test splits do not
     change.
-
-    Args:
-        groups: For each split, the group of each row.
 
     Returns:
         `{split: {row index: split that keeps the group}}`
@@ -227,10 +220,6 @@ def split_validation(dataset: Dataset, seed: int = 42) -> tuple[Dataset, Dataset
 
     *Selection* decides on the checkpoint and on early stopping. *Calibration* fits the temperature,
     the bias and the thresholds, on images that did not influence the choice.
-
-    Args:
-        dataset: Rows with `label` (`ClassLabel`) and, *optionally*, `group` and `generator`.
-        seed: Seed of the draw.
 
     Returns:
         `(selection, calibration)`

@@ -22,19 +22,20 @@ from datasets import (
 )
 from datasets.utils.file_utils import xopen
 
-from realfake.corpus.cleaning import CHECK_BATCH, problem_of
-from realfake.corpus.columns import as_text, as_texts, find_columns, generators, resolve_classes
-from realfake.corpus.local import Source, one_line
 from realfake.corpus.report import (
+    CHECK_BATCH,
     SHARED_GROUP,
     UNLABELLED,
     UNREADABLE,
     CorpusReport,
     count_rows,
+    problem_of,
     raise_empty,
     require_both,
 )
+from realfake.corpus.rows import as_text, as_texts, find_columns, generators, resolve_classes
 from realfake.corpus.rows import column as column_of
+from realfake.corpus.sources import Source, one_line
 from realfake.corpus.splits import SPLITS, TEST, TRAIN, VALIDATION, shared_groups
 from realfake.labels import AI, NAMES, REAL, resolve
 
@@ -58,12 +59,8 @@ def stream_corpus(
     """Open train as a stream, and read validation and test into memory.
 
     Args:
-        raw: The streamed splits of the source.
         roles: `{"train": name, ...}`, see [`~realfake.corpus.splits.assign_roles`].
         limits: `{split: largest number of rows}`.
-        report: The report to fill.
-
-        The others are those of [`~realfake.corpus.load.load_corpus`].
 
     Raises:
         ValueError: A split is missing, empty or without one of the classes, or a label is unknown.

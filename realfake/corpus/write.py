@@ -6,7 +6,7 @@ copy without leaks. Files are opened here because datasets would read `::` in a 
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,6 @@ def equalized(image: Any, width: int, height: int) -> bytes | None:
 
     Args:
         image: Any image that [`~realfake.imaging.decode.open_image`] opens.
-        width: Width of the crop in pixels.
-        height: Height of the crop in pixels.
 
     Returns:
         `None` if the image is smaller.
@@ -99,7 +97,7 @@ def suffix_of(data: bytes) -> str:
 
 
 def files_of(
-    rows: Dataset, resize: int | None = None, encoding: str | None = None
+    rows: Iterable[dict], resize: int | None = None, encoding: str | None = None
 ) -> Iterator[tuple[str, bytes, dict]]:
     """Yield for each row the name of its file, the file, and the other columns."""
     for index, row in enumerate(rows):
@@ -110,14 +108,7 @@ def files_of(
 def write_folders(
     output: Path, split: str, rows: Dataset, files: Iterator[tuple[str, bytes, dict]]
 ) -> None:
-    """Write `split/label/file`, and a `split/metadata.csv` that datasets' `imagefolder` reads.
-
-    Args:
-        output: Folder of the corpus.
-        split: Name of the split.
-        rows: Its rows, for the columns.
-        files: The files, see [`files_of`].
-    """
+    """Write `split/label/file`, and a `split/metadata.csv` that datasets' `imagefolder` reads."""
     for label in NAMES:
         (output / split / label).mkdir(parents=True)
     names = rows.features["label"].names
@@ -183,8 +174,6 @@ def write_card(
     """Write a dataset card `README.md`, with the metadata that names the splits' files.
 
     Args:
-        output: Folder of the corpus.
-        name: Name of the corpus.
         counts: `{split: {"real": rows, "ai": rows}}`
         column: Heading of the table's last column.
         values: That column by split.

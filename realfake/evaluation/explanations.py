@@ -3,16 +3,17 @@
 Faithfulness: deletion and insertion curves against random maps, the change of the map under noise,
 and its dependence on the weights (Adebayo et al. 2018). Localisation: the evidence in the spliced
 region of [`~realfake.evaluation.splices`]. Each result is a line in a file, so that an interrupted
-run continues. `explanation_report` computes the figures and writes the report.
+run continues. [`summarise`] computes the figures, and `report` writes them as a page.
 """
 
 import copy
 import hashlib
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,14 +31,16 @@ from realfake.attribution.layers import candidate_layers, find_layer
 from realfake.attribution.methods import METHODS, LogOdds, attribute
 from realfake.corpus.rows import column, corpus_fingerprint
 from realfake.detector import Detector
-from realfake.evaluation import explanation_report as report
-from realfake.evaluation.log import log_once, new_record, plain
-from realfake.evaluation.splices import chance_energy, energy_inside, splices
+from realfake.evaluation import report
+from realfake.evaluation.log import log_test, new_record, plain
+from realfake.evaluation.splices import KINDS, chance_energy, energy_inside, splices
 from realfake.imaging.decode import open_image
 from realfake.io import write_atomically, write_record
 from realfake.labels import AI, REAL
 from realfake.models.geometry import seen_region
+from realfake.statistics.metrics import mean_figure
 
+FILE_NAME = "explanations.json"
 FOLDER = ".explanations"
 # Methods that need a hundred forward passes or more for a map.
 SLOW = ("integrated_gradients", "occlusion", "kernel_shap")
@@ -56,9 +59,6 @@ def candidates(
     detector: Detector, methods: Sequence[str], layers: int, pixels: torch.Tensor
 ) -> list[Candidate]:
     """Return the methods to compare, and Grad-CAM on `layers` further layers.
-
-    Args:
-        pixels: An input, for its size.
 
     Raises:
         ValueError: A method is unknown.
@@ -86,7 +86,6 @@ class Settings:
         n_checks: Number of images (the first ones) for sensitivity and shuffled weights.
         n_slow: Number of images (the first ones) that the methods in [`SLOW`] explain. If this is
             fewer than all, the splices are measured without these methods.
-        seed: Seed of all random choices.
     """
 
     steps: int = 8
@@ -151,17 +150,10 @@ def measure_explanations(
     """Measure maps of a split, write `explanations.json` and its report, and return the record.
 
     Args:
-        identity: What identifies the weights, such as their hash.
-        dataset: Rows with an undecoded `image` and `label`.
-        folder: Of the files and the results so far.
         split, corpus, command, measurement_log, n_resamples: As in
             [`robustness.measure_robustness`].
         methods, layers: As in [`candidates`].
         n_splices: Spliced images of each kind; 0 measures no localisation.
-
-    Raises:
-        ValueError: An image is unusable.
-        OSError: A file cannot be read or written.
     """
     # Shuffled, because the slow checks take the first images, which may all be of one class.
     dataset = dataset.shuffle(seed=settings.seed)
@@ -183,7 +175,7 @@ def measure_explanations(
             )
     print("Computing the figures.", flush=True)
     names, groups = [each.name for each in compared], column(dataset, "group")
-    figures = report.summarise(findings, names, groups, n_resamples, settings.seed)
+    figures = summarise(findings, names, groups, n_resamples, settings.seed)
     record = {
         **new_record(detector.name, identity, corpus, fingerprint, command),
         "gradcam_layer": layer,
@@ -192,39 +184,22 @@ def measure_explanations(
         "settings": asdict(settings),
         "figures": figures,
     }
-    if split == "test":
-        faithfulness = figures["faithfulness"].items()
-        log_once(
-            measurement_log,
-            checkpoint_hash=identity,
-            corpus=f"{corpus} (maps)",  # it does not count as a measurement of accuracy
-            split=split,
-            n=n,
-            date=record["date"],
-            command=command,
-            figures={
-                "gain_over_chance": {name: one["gain"]["value"] for name, one in faithfulness},
-                "supports": figures["default"],
-            },
-        )
-    records = write_record(Path(folder) / report.FILE_NAME, split, record)
-    page = "\n".join(report.render(each) for each in records.values())
-    write_atomically(Path(folder) / report.REPORT_NAME, page)
+    gains = {name: one["gain"]["value"] for name, one in figures["faithfulness"].items()}
+    logged = {"gain_over_chance": gains, "supports": figures["default"]}
+    log_test(measurement_log, record, split, kind="maps", n=n, figures=logged)
+    records = write_record(Path(folder) / FILE_NAME, split, record)
+    page = "\n".join(report.explanations_page(each) for each in records.values())
+    write_atomically(Path(folder) / report.EXPLANATIONS_NAME, page)
     return record
 
 
-@dataclass(frozen=True)
-class _Explainer:
-    """Makes maps of one target."""
-
-    detector: Detector
-    target: str
-
-    def __call__(self, candidate: Candidate, model: nn.Module, pixels: torch.Tensor) -> np.ndarray:
-        indices, method = self.detector.class_indices, candidate.method
-        map_ = attribute(model, pixels, indices, method, self.target, **candidate.options)
-        # With shuffled weights a map may overflow.
-        return np.nan_to_num(map_.heatmap, posinf=0, neginf=0)
+def _explain(
+    detector: Detector, target: str, candidate: Candidate, model: nn.Module, pixels: torch.Tensor
+) -> np.ndarray:
+    indices, method = detector.class_indices, candidate.method
+    map_ = attribute(model, pixels, indices, method, target, **candidate.options)
+    # With shuffled weights a map may overflow.
+    return np.nan_to_num(map_.heatmap, posinf=0, neginf=0)
 
 
 def measure_faithfulness(
@@ -253,7 +228,7 @@ def measure_faithfulness(
         with torch.no_grad():
             ai_log_odds = float(LogOdds(model, detector.class_indices, AI)(pixels))
         target = AI if ai_log_odds > 0 else REAL
-        explain = _Explainer(detector, target)
+        explain = partial(_explain, detector, target)
         log_odds = LogOdds(model, detector.class_indices, target)
         for each in explaining:
             if each.name not in missing:
@@ -294,7 +269,7 @@ def measure_localisation(
     for item, splice in enumerate(splices(dataset, n, seed)):
         missing = findings.missing("splice", item, by_name)
         progress(len(by_name) - len(missing))
-        explain = _Explainer(detector, splice.target)
+        explain = partial(_explain, detector, splice.target)
         region = seen_region(detector.processor, *splice.image.size)
         for name in missing:
             maps = []
@@ -332,8 +307,6 @@ def max_sensitivity(
     """Return the largest relative change of a map under small noise (Yeh et al. 2019).
 
     Args:
-        explain: From an input `(1, 3, h, w)` to its map `(h, w)`.
-        n_samples: Number of noisy images.
         radius: Amplitude of the uniform noise, as a share of the image's range of values.
 
     Returns:
@@ -374,3 +347,95 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     if len(one) < 2 or not np.ptp(one) or not np.ptp(other):
         return 0.0
     return float(spearmanr(one, other).statistic)
+
+
+# Figures
+
+
+def summarise(
+    findings: Findings,
+    names: Sequence[str],
+    groups: Sequence[str] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """Compute means with 95 % bootstrap intervals.
+
+    Args:
+        groups: *optional*. The group of each image; the bootstrap draws whole groups.
+
+    Returns:
+        `{"faithfulness": {name: {figure: {"value", "low", "high", "n"}}}, "localisation": {kind:
+        {name: {figure: …}}}, "default": name}`. `energy_over_chance` and `energy_over_control` are
+        differences to random maps and to the control image. `default` is the result of [`choose`].
+    """
+
+    def figure(values: Iterable, items: Sequence[int] = ()) -> dict:
+        known = [(place, value) for place, value in enumerate(values) if _is_number(value)]
+        whose = None if groups is None or not items else [groups[items[i]] for i, _ in known]
+        resamples = n_resamples if len(known) > 1 else 0
+        return plain(mean_figure([value for _, value in known], whose, resamples, seed))
+
+    faithfulness = {}
+    for name in names:
+        lines = findings.of("faithfulness", name)
+        items = [line["item"] for line in lines]
+        keys = {key for line in lines for key, value in line.items() if _is_number(value)}
+        figures = {
+            key: figure([line.get(key) for line in lines], items) for key in sorted(keys - {"item"})
+        }
+        gains = [_sum(line.get("deletion_gain"), line.get("insertion_gain")) for line in lines]
+        figures["gain"] = figure(gains, items)
+        if "milliseconds" in figures:  # not the mean: the first map includes finding the layer
+            times = [line["milliseconds"] for line in lines]
+            figures["milliseconds"] = {"value": float(np.median(times)), "n": len(times)}
+        faithfulness[name] = figures
+
+    localisation: dict[str, dict] = {kind: {} for kind in KINDS}
+    for kind in KINDS:
+        for name in names:
+            lines = [line for line in findings.of("splice", name) if line["kind"] == kind]
+            energies = [line["energy"] for line in lines]
+            localisation[kind][name] = {
+                "share": figure(line["share"] for line in lines),
+                "energy": figure(energies),
+            }
+            for other in ("chance", "control"):
+                others = [line[f"{other}_energy"] for line in lines]
+                localisation[kind][name][f"energy_over_{other}"] = figure(
+                    _sum(energy, None if less is None else -less)
+                    for energy, less in zip(energies, others, strict=True)
+                )
+    return {
+        "faithfulness": faithfulness,
+        "localisation": localisation,
+        "default": choose(faithfulness),
+    }
+
+
+def choose(faithfulness: Mapping[str, Mapping]) -> str | None:
+    """Return the candidate with the largest gain, the sum of deletion and insertion gain.
+
+    It must have explained all images, and the intervals of both gains must lie above 0. `None` if
+    there is no such candidate.
+    """
+    n = max((figures["gain"]["n"] for figures in faithfulness.values()), default=0)
+    proven = {
+        name: figures["gain"]["value"]
+        for name, figures in faithfulness.items()
+        if figures["gain"]["n"] == n
+        and all(
+            ((figures.get(f"{way}_gain") or {}).get("low") or -1.0) > 0
+            for way in ("deletion", "insertion")
+        )
+    }
+    return max(proven, key=lambda name: proven[name]) if proven else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _sum(*values: float | None) -> float | None:
+    known = [value for value in values if value is not None and _is_number(value)]
+    return sum(known) if len(known) == len(values) else None

@@ -65,11 +65,7 @@ def score_gallery(detector: Detector, folder: str | Path, batch_size: int = 16) 
 
 
 def changes(before: Mapping[str, Mapping], after: Mapping[str, Mapping]) -> list[dict]:
-    """Return the images with another verdict than before, those that became wrong first.
-
-    Args:
-        before, after: The `images` of two runs.
-    """
+    """Return the images with another verdict than before, those that became wrong first."""
     changed = [
         {
             "sha256": digest,
@@ -104,7 +100,6 @@ def measure_gallery(
     """Score a gallery, compare it with an earlier run, and write the record.
 
     Args:
-        identity: What identifies the weights, such as their hash.
         output: JSON file to write.
         before: *optional*. Record of an earlier run; *defaults to* the one at `output`, if any.
 

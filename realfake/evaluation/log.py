@@ -66,8 +66,6 @@ def log_measurement(
         path: The log file (`….jsonl`), or a folder, for `measurements.jsonl` in it.
         checkpoint_hash: SHA-256 of the weights, see [`results.checkpoint_hash`].
         n: Number of images, or `{"real": n, "ai": n}`.
-        date: ISO 8601.
-        figures: The headline figures, for example `{"auroc": 0.93, "accuracy": 0.88}`.
         degradations: *optional*. Names of the degradations, for a robustness measurement.
 
     Raises:
@@ -117,6 +115,35 @@ def log_once(path: str | os.PathLike, **measurement: Any) -> dict | None:
     if any(all(record.get(name) == wanted[name] for name in wanted) for record in read_log(path)):
         return None
     return log_measurement(path, **measurement)
+
+
+def log_test(
+    path: str | os.PathLike,
+    record: Mapping,
+    split: str,
+    *,
+    n: int | Mapping[str, int],
+    figures: Mapping,
+    kind: str | None = None,
+    degradations: Sequence[str] | None = None,
+) -> None:
+    """Log a record of [`new_record`] once, if the split is a test split.
+
+    Args:
+        kind: What was measured; *defaults to* the accuracy. Other kinds do not count as it.
+    """
+    if split == "test":
+        log_once(
+            path,
+            checkpoint_hash=record["checkpoint_sha256"],
+            corpus=f"{record['corpus']} ({kind})" if kind else record["corpus"],
+            split=split,
+            n=n,
+            date=record["date"],
+            command=record["command"],
+            figures=figures,
+            degradations=degradations,
+        )
 
 
 def read_log(path: str | os.PathLike) -> list[dict]:

@@ -4,6 +4,7 @@ The figures of [`measure`] go to `evaluation.json`; the model card and the plots
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from scipy.special import expit
 from realfake.evaluation.log import plain
 from realfake.labels import AI, NAMES, REAL
 from realfake.statistics import metrics
-from realfake.statistics.bootstrap import bootstrap_interval, group_index
-from realfake.statistics.log_odds import check_log_odds, class_balanced_weights
-from realfake.statistics.metrics import auroc
+from realfake.statistics.metrics import (
+    bootstrap_interval,
+    check_log_odds,
+    class_balanced_weights,
+    group_index,
+)
 from realfake.statistics.summary import binary_summary
 from realfake.statistics.verdicts import (
     INCONCLUSIVE,
@@ -60,8 +64,6 @@ def measure(
             empty name means a group of one image.
         generators: (n,) names, *optional*. What made each ai image.
         sources: (n,) names, *optional*. Where each real image comes from.
-        seed: Seed of the bootstrap.
-        n_resamples: Bootstrap resamples, *defaults to* 1000.
 
     Returns:
         Plain values, ready for JSON; `None` for what is not defined. An interval is
@@ -94,7 +96,7 @@ def measure(
     numbered = numbered_groups(named_column(groups, n, "groups"))
     made_by = named_column(generators, n, "generators")
     from_where = named_column(sources, n, "sources")
-    options: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples}
+    images = _Images(log_odds, is_ai, numbered, {"seed": seed, "n_resamples": n_resamples})
     n_groups = group_index(numbered, n)[1]
     over_groups = "" if numbered is None else f" over {n_groups} groups of images"
     called_ai = log_odds > 0
@@ -106,7 +108,7 @@ def measure(
         "seed": seed,
         "intervals": f"95 %; bootstrap{over_groups}, {n_resamples} resamples, seed {seed}; "
         "shares without groups, and shares of none or all: Clopper-Pearson",
-        "summary": binary_summary(log_odds, is_ai, groups=numbered, **options),
+        "summary": binary_summary(log_odds, is_ai, numbered, n_resamples, seed),
         "reliability": metrics.reliability_curve(
             expit(log_odds), is_ai, class_balanced_weights(is_ai)
         ),
@@ -115,8 +117,7 @@ def measure(
     for name, mine in (("accuracy", is_ai | True), ("recall_real", ~is_ai), ("recall_ai", is_ai)):
         if figures["summary"][name]["value"] in (0, 1):
             # The bootstrap interval of a share of 0 or 1 has no width.
-            hits = (called_ai == is_ai)[mine]
-            figures["summary"][name] = _share(hits, _pick(numbered, mine), options)
+            figures["summary"][name] = images.share(called_ai == is_ai, mine)
 
     answers = None
     if thresholds is not None:
@@ -129,17 +130,14 @@ def measure(
         if out_of_distribution is not None:
             flags["out_of_distribution"] = np.asarray(out_of_distribution, dtype=bool)
             answers = np.where(flags["out_of_distribution"], INCONCLUSIVE, answers)
-        figures["verdicts"] = _verdict_figures(answers, is_ai, thresholds, numbered, options)
+        figures["verdicts"] = images.verdict_figures(answers, thresholds)
         for name, flagged in flags.items():
             figures["verdicts"][name] = {
-                label: _share(flagged[mine], _pick(numbered, mine), options)
-                for label, mine in truth.items()
+                label: images.share(flagged, mine) for label, mine in truth.items()
             }
     if n_views is not None and len(np.unique(n_views)) > 1:
         figures["by_views"] = {
-            str(number): _figures_of(
-                np.asarray(n_views) == number, log_odds, is_ai, answers, numbered, options
-            )
+            str(number): images.figures_of(np.asarray(n_views) == number, answers)
             for number in np.unique(n_views)
         }
 
@@ -151,16 +149,13 @@ def measure(
             mine = truth[label] & (names == name)
             entry: dict[str, Any] = {"n": int(mine.sum())}
             if label == AI:
-                against = mine | ~is_ai
-                entry["auroc"] = interval_of(
-                    auroc, log_odds[against], is_ai[against], _pick(numbered, against), options
-                )
-            entry[key] = _share(called_ai[mine], _pick(numbered, mine), options)
+                entry["auroc"] = images.auroc(mine | ~is_ai)
+            entry[key] = images.share(called_ai, mine)
             if answers is not None:
                 entry |= {
                     "verdicts": {one: float((answers[mine] == one).mean()) for one in VERDICTS},
-                    "wrong": _share(answers[mine] == OTHER[label], _pick(numbered, mine), options),
-                    "max_wrong": _max_wrong(label, entry["n"], thresholds, _pick(numbered, mine)),
+                    "wrong": images.share(answers == OTHER[label], mine),
+                    "max_wrong": images.max_wrong(label, thresholds, mine),
                 }
             entries[str(name)] = entry
         return entries
@@ -179,25 +174,17 @@ def measure_operating_points(
 ) -> list[dict]:
     """Measure a moderator's thresholds on a split that was not used to fit them.
 
-    Args:
-        points: Of [`verdicts.operating_point`].
-        scores: Of [`results.read_scores`].
-        seed, n_resamples: As in [`measure`].
-
     Returns:
         The values of each point, with `photographs` and `found`, the shares of photographs and of
         ai images above the threshold.
     """
     log_odds, is_ai = check_log_odds(scores["log_odds"], scores["is_ai"])
     groups = numbered_groups(named_column(scores.get("groups"), len(log_odds), "groups"))
-    options = {"seed": seed, "n_resamples": n_resamples}
+    images = _Images(log_odds, is_ai, groups, {"seed": seed, "n_resamples": n_resamples})
     measured = []
     for point in points:
         above = log_odds > (np.inf if point.threshold is None else point.threshold)
-        shares = {
-            name: _share(above[mine], _pick(groups, mine), options)
-            for name, mine in (("photographs", ~is_ai), ("found", is_ai))
-        }
+        shares = {"photographs": images.share(above, ~is_ai), "found": images.share(above, is_ai)}
         measured.append(plain({**point.to_dict(), **shares}))
     return measured
 
@@ -269,95 +256,86 @@ def numbered_groups(groups: np.ndarray | None) -> np.ndarray | None:
     return np.array([numbers.setdefault(name or index, len(numbers)) for index, name in names])
 
 
-def _verdict_figures(
-    answers: np.ndarray,
-    is_ai: np.ndarray,
-    thresholds: Thresholds,
-    groups: np.ndarray | None,
-    options: Mapping,
-) -> dict:
-    decided = answers != INCONCLUSIVE
-    truth = np.where(is_ai, AI, REAL)
-    figures = {
-        "thresholds": thresholds.to_dict(),
-        "counts": {
-            label: {one: int((answers[truth == label] == one).sum()) for one in VERDICTS}
-            for label in NAMES
-        },
-        "verdict_rate": _share(decided, groups, options),
-        "wrong": {},
-        "max_wrong": {},
-        "accuracy": _share((answers == truth)[decided], _pick(groups, decided), options),
-    }
-    for label in NAMES:
-        mine = truth == label
-        whose = _pick(groups, mine)
-        figures["wrong"][label] = _share(answers[mine] == OTHER[label], whose, options)
-        figures["max_wrong"][label] = _max_wrong(label, int(mine.sum()), thresholds, whose)
-    return figures
+@dataclass(frozen=True)
+class _Images:
+    """The images of a split: log-odds (n,), labels (n,), numbered groups, and the bootstrap.
 
+    `where`, (n,) bool, chooses some of them.
+    """
 
-def _figures_of(
-    chosen: np.ndarray,
-    log_odds: np.ndarray,
-    is_ai: np.ndarray,
-    answers: np.ndarray | None,
-    groups: np.ndarray | None,
-    options: Mapping,
-) -> dict:
-    """Return the main figures of some of the images."""
-    masks = {REAL: chosen & ~is_ai, AI: chosen & is_ai}
-    own = _pick(groups, chosen)
-    figures: dict = {
-        "n": {label: int(mine.sum()) for label, mine in masks.items()},
-        "auroc": interval_of(auroc, log_odds[chosen], is_ai[chosen], own, options),
-    }
-    if answers is not None:
-        figures["verdict_rate"] = _share(answers[chosen] != INCONCLUSIVE, own, options)
-        figures["wrong"] = {
-            label: _share(answers[mine] == OTHER[label], _pick(groups, mine), options)
-            for label, mine in masks.items()
+    log_odds: np.ndarray
+    is_ai: np.ndarray
+    groups: np.ndarray | None
+    options: Mapping
+
+    def _groups(self, where: np.ndarray) -> np.ndarray | None:
+        return None if self.groups is None else self.groups[where]
+
+    def auroc(self, where: np.ndarray) -> dict:
+        arrays = self.log_odds[where], self.is_ai[where], self._groups(where)
+        return interval_of(metrics.auroc, *arrays, self.options)
+
+    def share(self, hit: np.ndarray, where: np.ndarray) -> dict:
+        """Return the proportion of hits with an interval that has a width even at 0 and 1."""
+        hit, groups = hit[where], self._groups(where)
+        n, hits = len(hit), int(hit.sum())
+        if not n:
+            return {"value": None, "low": None, "high": None, "n": 0}
+        if groups is not None and 0 < hits < n and self.options["n_resamples"]:
+            low, high = bootstrap_interval(
+                lambda x, weights: (weights * x).sum(-1) / weights.sum(-1),
+                hit.astype(np.float64),
+                groups=groups,
+                weighted=True,
+                **self.options,
+            )
+        else:
+            # At 0 and 1, each group counts as one observation.
+            independent = group_index(groups, n)[1] if hits in (0, n) else n
+            low, high = binomial_interval(round(hits / n * independent), independent)
+        return {"value": hits / n, "low": low, "high": high, "n": n}
+
+    def max_wrong(self, label: str, thresholds: Thresholds, where: np.ndarray) -> float | None:
+        """Return the highest share of wrong verdicts that chance explains."""
+        calibrated_on = {REAL: thresholds.n_real, AI: thresholds.n_ai}[label]
+        independent = group_index(self._groups(where), int(where.sum()))[1]
+        if not independent or not calibrated_on:
+            return None
+        return 1 - coverage_band(calibrated_on, independent, thresholds.alpha)[0]
+
+    def wrong(self, answers: np.ndarray, where: np.ndarray) -> dict[str, dict]:
+        """Return the share of the opposite verdict by label."""
+        masks = {REAL: where & ~self.is_ai, AI: where & self.is_ai}
+        return {label: self.share(answers == OTHER[label], mine) for label, mine in masks.items()}
+
+    def verdict_figures(self, answers: np.ndarray, thresholds: Thresholds) -> dict:
+        decided, everything = answers != INCONCLUSIVE, np.ones(len(answers), dtype=bool)
+        truth = np.where(self.is_ai, AI, REAL)
+        return {
+            "thresholds": thresholds.to_dict(),
+            "counts": {
+                label: {one: int((answers[truth == label] == one).sum()) for one in VERDICTS}
+                for label in NAMES
+            },
+            "verdict_rate": self.share(decided, everything),
+            "wrong": self.wrong(answers, everything),
+            "max_wrong": {
+                label: self.max_wrong(label, thresholds, truth == label) for label in NAMES
+            },
+            "accuracy": self.share(answers == truth, decided),
         }
-    return figures
 
-
-def _max_wrong(
-    label: str, n: int, thresholds: Thresholds, groups: np.ndarray | None
-) -> float | None:
-    """Return the highest share of wrong verdicts that chance explains among n images."""
-    calibrated_on = {REAL: thresholds.n_real, AI: thresholds.n_ai}[label]
-    independent = group_index(groups, n)[1]
-    if not independent or not calibrated_on:
-        return None
-    return 1 - coverage_band(calibrated_on, independent, thresholds.alpha)[0]
-
-
-def _share(hit: np.ndarray, groups: np.ndarray | None, options: Mapping) -> dict:
-    """Return a proportion with an interval that has a width even at 0 and 1."""
-    n = len(hit)
-    if not n:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    hits = int(hit.sum())
-    if groups is not None and 0 < hits < n and options["n_resamples"]:
-        low, high = bootstrap_interval(
-            lambda x, weights: (weights * x).sum(-1) / weights.sum(-1),
-            hit.astype(np.float64),
-            groups=groups,
-            weighted=True,
-            **options,
-        )
-    else:
-        # At 0 and 1, each group counts as one observation.
-        independent = group_index(groups, n)[1] if hits in (0, n) else n
-        low, high = binomial_interval(round(hits / n * independent), independent)
-    return {"value": hits / n, "low": low, "high": high, "n": n}
+    def figures_of(self, where: np.ndarray, answers: np.ndarray | None) -> dict:
+        """Return the main figures of some of the images."""
+        n_ai = int((where & self.is_ai).sum())
+        figures: dict = {"n": {REAL: int(where.sum()) - n_ai, AI: n_ai}, "auroc": self.auroc(where)}
+        if answers is not None:
+            figures["verdict_rate"] = self.share(answers != INCONCLUSIVE, where)
+            figures["wrong"] = self.wrong(answers, where)
+        return figures
 
 
 def _worst(entries: Mapping[str, Mapping], key: str, choose: Callable) -> str | None:
     known = {name: entry for name, entry in entries.items() if entry[key]["value"] is not None}
     known = {name: entry for name, entry in known.items() if entry["n"] >= ENOUGH} or known
     return choose(known, key=lambda name: known[name][key]["value"]) if known else None
-
-
-def _pick(values: np.ndarray | None, where: np.ndarray) -> np.ndarray | None:
-    return None if values is None else values[where]

@@ -17,8 +17,12 @@ from scipy.special import expit, logit
 from realfake.evaluation.robustness import CLEAN, headline
 from realfake.labels import AI, NAMES, REAL
 from realfake.plotting import COLOURS, GREY, INK, new_figure, plain_axes, plain_text, save
-from realfake.statistics.log_odds import check_log_odds, class_balanced_weights
-from realfake.statistics.metrics import ece, reliability_curve
+from realfake.statistics.metrics import (
+    check_log_odds,
+    class_balanced_weights,
+    ece,
+    reliability_curve,
+)
 from realfake.statistics.verdicts import INCONCLUSIVE, Thresholds
 
 _BAND_DRAWS = 200  # simulations of a perfectly calibrated model, for the grey band
@@ -98,9 +102,6 @@ def reliability_diagram(
     """Draw a class-balanced reliability diagram.
 
     The grey band holds 90 % of the points of perfectly calibrated models with these probabilities.
-
-    Args:
-        before: (n,) probabilities before calibration, *optional*.
 
     Raises:
         ValueError: The images do not have both labels.
@@ -268,9 +269,6 @@ def training_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> 
 def auroc_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> Path | None:
     """Draw the AUROC of every generator under every degradation, the worst generator first.
 
-    Args:
-        figures: Of [`robustness.grid_figures`].
-
     Returns:
         The path; `None` if no generators are known.
     """
@@ -317,11 +315,6 @@ def write_plots(
 ) -> list[dict[str, str]]:
     """Write every plot of a measured split into `<folder>/plots`.
 
-    Args:
-        figures: Of [`measure.measure`].
-        before: (n,) log-odds before calibration, *optional*.
-        log_history: `Trainer.state.log_history`, *optional*.
-
     Returns:
         `[{"file", "caption"}]`, with paths relative to the folder.
     """
@@ -343,7 +336,6 @@ def write_robustness_plots(
     """Write the table of AUROCs, and the curves of the clean and of the worst degradation.
 
     Args:
-        figures: Of [`robustness.grid_figures`].
         log_odds: `{degradation: (n,)}`, *optional*. Without it there are no curves.
         is_ai: (n,) bool, with `log_odds`.
 

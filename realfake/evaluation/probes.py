@@ -19,8 +19,7 @@ from PIL import Image
 from realfake.corpus.rows import is_ai as is_ai_of
 from realfake.imaging.decode import image_bytes, open_image
 from realfake.imaging.file_facts import NUMBERS, ContainerFacts, container_facts, radial_spectrum
-from realfake.statistics.bootstrap import bootstrap_interval
-from realfake.statistics.metrics import auroc
+from realfake.statistics.metrics import auroc, bootstrap_interval
 
 SPECTRUM = "power-spectrum"
 CONTAINER = "container-facts"
@@ -48,11 +47,8 @@ class Probe:
     """The figures of one probe.
 
     Args:
-        auc: AUROC; 0.5 if the facts reveal nothing.
         low: Lower end of the 95 % interval, by the bootstrap over images or groups.
         high: Upper end of the interval.
-        real: Number of real images.
-        ai: Number of ai images.
         how: `"5-fold cross-validated"`, or the split that it was fitted on.
     """
 
@@ -105,12 +101,7 @@ def assign_folds(is_ai: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray
 
 
 def trees(categorical: Sequence[bool], seed: int) -> Fit:
-    """Return a [`Fit`] of gradient-boosted trees, the labels weighted equally.
-
-    Args:
-        categorical: (k,) bool, which features are categories.
-        seed: Seed of the fit.
-    """
+    """Return a [`Fit`] of gradient-boosted trees, the labels weighted equally."""
 
     def fit(features: np.ndarray, is_ai: np.ndarray) -> Decision:
         from sklearn.ensemble import HistGradientBoostingClassifier
@@ -174,13 +165,10 @@ def cross_validate(
 ) -> Probe:
     """Score each fold with a classifier that was fitted on the others.
 
-    Args:
-        fit: How to fit it.
-        features: (n, k) or (n,).
-        is_ai: (n,) bool.
-        folds: (n,), of [`assign_folds`].
-        groups: (n,), the units of the bootstrap.
-        seed: Seed of the bootstrap.
+    fit: How to fit it.
+    features: (n, k) or (n,).
+    folds: (n,), of [`assign_folds`].
+    groups: (n,), the units of the bootstrap.
     """
     scores = np.empty(len(is_ai))
     for number in np.unique(folds):
@@ -199,13 +187,9 @@ def transfer(
 ) -> Probe:
     """Score the images of one split with a classifier that was fitted on another.
 
-    Args:
-        fit: How to fit it.
-        train: Features and labels to fit on.
-        test: Features and labels to judge on.
-        groups: Groups of the test images, the units of the bootstrap.
-        how: Description for the report.
-        seed: Seed of the bootstrap.
+    fit: How to fit it.
+    test: Features and labels to judge on.
+    groups: Groups of the test images, the units of the bootstrap.
     """
     scores = fit(*train)(test[0])
     return _probe(scores, test[1], np.zeros(len(scores), dtype=np.int64), groups, how, seed)
@@ -267,22 +251,13 @@ def spectrum_control(train: Dataset) -> Callable[[list[Image.Image]], np.ndarray
 
     Returns:
         A function from RGB images to log-odds, (n,).
-
-    Raises:
-        ValueError: An image is unusable.
-        OSError: An image cannot be read.
     """
     decision = line(_spectra(open_image(row) for row in _images(train)), is_ai_of(train))
     return lambda images: decision(_spectra(images))
 
 
 def container_log_odds(train: Dataset, dataset: Dataset) -> np.ndarray:
-    """Fit a control on facts of the training files, and return the log-odds of a dataset, (n,).
-
-    Raises:
-        ValueError: A file is not an image.
-        OSError: A file cannot be read.
-    """
+    """Fit a control on facts of the training files, and return the log-odds of a dataset, (n,)."""
     facts = [container_facts(image_bytes(row)) for row in _images(train)]
     values = _frequent_values(facts)
     decision = line(_features(facts, values), is_ai_of(train))

@@ -18,8 +18,8 @@ from realfake.evaluation.log import plain
 from realfake.evaluation.measure import measure, named_column, numbered_groups
 from realfake.io import read_records, write_atomically, write_record
 from realfake.statistics.calibration import METHODS
-from realfake.statistics.log_odds import check_log_odds
-from realfake.statistics.noise_floor import calibrated_ece_band
+from realfake.statistics.metrics import check_log_odds
+from realfake.statistics.summary import calibrated_ece_band
 from realfake.statistics.verdicts import Thresholds
 
 FILE_NAME = "evaluation.json"
@@ -74,8 +74,6 @@ def write_evaluation(
     Args:
         figures: Of [`measure`], after calibration.
         before: *optional*. Of the same, before calibration.
-        corpus: Name of the corpus or Hub id.
-        date: ISO 8601.
 
     Returns:
         The whole file, `{split: record}`: `figures`, `before_calibration` and the other arguments.
@@ -100,9 +98,6 @@ def write_evaluation(
 def refresh_evaluation(folder: str | os.PathLike, thresholds: Thresholds | None) -> dict:
     """Recompute the figures in `evaluation.json` from the scores, without the images.
 
-    Args:
-        thresholds: Those of the checkpoint.
-
     Returns:
         The whole file. Splits without scores, dates and commands are unchanged.
     """
@@ -121,9 +116,6 @@ def add_calibration_bands(folder: str | os.PathLike, calibration: Mapping | None
     """Add the band of [`calibrated_ece_band`] to the figures of each split, as `calibration_band`.
 
     Splits without scores and the calibration images have none.
-
-    Args:
-        calibration: The calibration that the checkpoint's configuration stores.
     """
     known, fitted_on = read_evaluation(folder), scores_file(folder, "calibration")
     method = (calibration or {}).get("method")
@@ -177,11 +169,6 @@ def write_scores(
     """Save the log-odds of every image of a split as `scores-<split>.parquet`.
 
     Groups are stored as numbers, which need less space than names.
-
-    Args:
-        log_odds: (n,) float64, stored exactly.
-        is_ai, out_of_distribution, n_views, differing, groups, generators, sources: As in
-            [`measure`].
 
     Returns:
         The file. `measure(**read_scores(path), thresholds=...)` recomputes the figures.

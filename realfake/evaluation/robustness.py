@@ -18,15 +18,10 @@ from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
 from realfake.corpus.splits import subset
 from realfake.detector import Detector
 from realfake.evaluation import probes
-from realfake.evaluation.degraded_scores import (
-    Scorer,
-    detector_scorer,
-    possible_degradations,
-    score_grid,
-)
-from realfake.evaluation.log import log_once, new_record, plain
+from realfake.evaluation.log import log_test, new_record, plain
 from realfake.evaluation.measure import ENOUGH, complement, interval_of, measure
 from realfake.evaluation.results import checkpoint_hash
+from realfake.evaluation.scores import Scorer, detector_scorer, possible_degradations, score_grid
 from realfake.imaging.degradations import GRID
 from realfake.labels import NAMES
 from realfake.prediction import Scores
@@ -75,8 +70,6 @@ def grid_figures(
     """Compute the figures of each degradation.
 
     Args:
-        log_odds: `{degradation: (n,) float64}`.
-        truth: (n,) bool, True for ai.
         columns: *optional*. Of [`verdict_columns`], for each degradation.
         slices: `{name: sources}`, *optional*. Images of these sources are also measured separately.
         thresholds, groups, generators, sources, seed, n_resamples: As in [`measure.measure`].
@@ -130,9 +123,7 @@ def short_figures(
     """Return the main figures of some of the images.
 
     Args:
-        chosen: (n,) bool.
         columns: Further arguments of [`measure.measure`] with an entry for each of the n images.
-        options: `seed` and `n_resamples`.
 
     Returns:
         `n`, `auroc`, `balanced_accuracy`, `detected` and `false_positives` (shares with log-odds
@@ -167,9 +158,6 @@ def headline(figures: Mapping[str, Mapping]) -> dict:
     """Return the worst degradation and the worst generator.
 
     Intervals ignore that a cell was chosen as the lowest.
-
-    Args:
-        figures: Of [`grid_figures`].
 
     Returns:
         `worst_degradation` `{"degradation", "balanced_accuracy"}`; `worst_generator` `{"generator",
@@ -266,10 +254,7 @@ def measure_robustness(
     """Score a split, compute the figures, and write `robustness.json`.
 
     Args:
-        identity: What identifies the weights, such as their hash.
-        dataset: Rows with an undecoded `image` and `label`.
         folder: Of `robustness.json` and of the saved scores.
-        corpus: Name of the corpus.
         measurement_log: Where a measurement of a test split is logged.
         train: *optional*. Training images for the controls; without them there are no controls.
         slices: `{name: sources}`, *optional*. Measured separately.
@@ -277,10 +262,6 @@ def measure_robustness(
 
     Returns:
         The record, and the model's log-odds, `{degradation: (n,)}`.
-
-    Raises:
-        ValueError: An image is unusable.
-        OSError: A file cannot be read or written.
     """
     truth, fingerprint = is_ai(dataset), corpus_fingerprint(dataset)
     names = ("group", "generator", "source")
@@ -327,20 +308,12 @@ def measure_robustness(
         },
         "controls_n": len(train) if train is not None else 0,
     }
-    if split == "test":
-        first = figures.get(CLEAN) or next(iter(figures.values()))
-        kept = ("accuracy", "balanced_accuracy", "auroc", "ece")
-        log_once(
-            measurement_log,
-            checkpoint_hash=identity,
-            corpus=corpus,
-            split=split,
-            n=first["n"],
-            date=record["date"],
-            command=command,
-            figures={**{k: first["summary"][k] for k in kept}, "headline": record["headline"]},
-            degradations=list(figures),
-        )
+    first = figures.get(CLEAN) or next(iter(figures.values()))
+    kept = ("accuracy", "balanced_accuracy", "auroc", "ece")
+    logged = {**{name: first["summary"][name] for name in kept}, "headline": record["headline"]}
+    log_test(
+        measurement_log, record, split, n=first["n"], figures=logged, degradations=list(figures)
+    )
     io.write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
     return record, {name: own.log_odds for name, own in scores["model"].items()}
 

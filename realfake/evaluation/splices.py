@@ -20,6 +20,10 @@ from realfake.labels import AI, NAMES, REAL
 
 # kind: label of the base, label of the region
 KINDS = {"ai_in_real": (REAL, AI), "real_in_ai": (AI, REAL)}
+DESCRIPTIONS = {
+    "ai_in_real": "a generated region in a photograph",
+    "real_in_ai": "a region of a photograph in a generated image",
+}
 _LARGEST, _SMALLEST = 512, 32
 _SHARES = (0.08, 0.25)
 # Common in messengers and on websites; chroma has half the resolution.
@@ -35,7 +39,6 @@ class Splice:
         control: The base with the same region of another image of the base's class.
         mask: Boolean `(height, width)`, true where the donor's weight is above one half.
         kind: A key of [`KINDS`].
-        target: The donor's label, which the map should explain.
         rows: Rows of base, donor and the control's donor in the dataset.
     """
 
@@ -62,9 +65,6 @@ def splices(
     to the largest size that all three have, at most `largest` pixels.
 
     Args:
-        dataset: Rows with `image` (undecoded), `label` and perhaps `group`.
-        n: Number of splices of each kind.
-        kinds: Names of [`KINDS`].
         largest: Largest side in pixels.
         shares: Smallest and largest share of the image that the region covers.
 

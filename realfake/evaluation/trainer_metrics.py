@@ -11,20 +11,15 @@ from transformers import EvalPrediction
 
 from realfake.labels import AI, NAMES
 from realfake.statistics import metrics
-from realfake.statistics.log_odds import (
-    check_log_odds,
-    class_balanced_weights,
-    log_odds_from_logits,
-)
+from realfake.statistics.metrics import check_log_odds, class_balanced_weights, log_odds_from_logits
 
 
 class DetectionMetrics(evaluate.Metric):
     """Metrics of a detector as an `evaluate.Metric`, computed in memory and without network.
 
-    `compute` takes `predictions` (log-odds of ai), `references` (1 for ai, 0 for real) and
-    `class_balanced` (*defaults to* `True`: both classes have the same mass in `ece`, `nll` and
-    `brier`). It returns accuracy, balanced_accuracy, precision_real, recall_real, f1_real,
-    precision_ai, recall_ai, f1_ai, auroc, ece, nll and brier; NaN if a value is not defined.
+    `compute` takes `predictions` (log-odds of ai) and `references` (1 for ai, 0 for real). It
+    returns those of [`metrics.decision_metrics`], and auroc, ece, nll and brier; both classes have
+    the same mass in the last three. A value is NaN if it is not defined.
 
     Raises:
         ValueError: `compute` or `add_batch`: lengths differ, a prediction is NaN, or a reference is
@@ -51,23 +46,17 @@ class DetectionMetrics(evaluate.Metric):
             features=datasets.Features(inputs),
         )
 
-    def _compute(self, predictions, references, class_balanced: bool = True) -> dict[str, float]:
+    def _compute(self, predictions, references) -> dict[str, Any]:
         log_odds, is_ai = check_log_odds(np.asarray(predictions), np.asarray(references))
-        weights = class_balanced_weights(is_ai) if class_balanced else None
+        weights = class_balanced_weights(is_ai)
         p_ai = expit(log_odds)
-        values: dict[str, Any] = {
-            "accuracy": metrics.accuracy(log_odds, is_ai),
-            "balanced_accuracy": metrics.balanced_accuracy(log_odds, is_ai),
+        return {
+            **metrics.decision_metrics(log_odds, is_ai),
+            "auroc": metrics.auroc(log_odds, is_ai),
+            "ece": metrics.ece(p_ai, is_ai, weights),
+            "nll": metrics.nll(log_odds, is_ai, weights),
+            "brier": metrics.brier(p_ai, is_ai, weights),
         }
-        for label in NAMES:
-            values[f"precision_{label}"] = metrics.precision(log_odds, is_ai, label)
-            values[f"recall_{label}"] = metrics.recall(log_odds, is_ai, label)
-            values[f"f1_{label}"] = metrics.f1(log_odds, is_ai, label)
-        values["auroc"] = metrics.auroc(log_odds, is_ai)
-        values["ece"] = metrics.ece(p_ai, is_ai, weights)
-        values["nll"] = metrics.nll(log_odds, is_ai, weights)
-        values["brier"] = metrics.brier(p_ai, is_ai, weights)
-        return values
 
 
 def metrics_of(label2id: Mapping[str, int]) -> Callable[[EvalPrediction], dict[str, float]]:

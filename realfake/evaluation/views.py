@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
 from realfake.detector import Detector
-from realfake.evaluation.collecting import collect_scores
 from realfake.evaluation.log import log_once, new_record, plain
 from realfake.evaluation.measure import OTHER
+from realfake.evaluation.scores import collect_scores
 from realfake.evaluation.splices import KINDS, splices
 from realfake.formatting import score, share, table
 from realfake.io import write_record
@@ -26,9 +26,14 @@ from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import Scores
 from realfake.scoring.scorer import Scorer
 from realfake.scoring.source import Row
-from realfake.statistics.bootstrap import bootstrap_interval, mean_figure
-from realfake.statistics.log_odds import class_balanced_weights
-from realfake.statistics.metrics import auroc, balanced_accuracy, ece
+from realfake.statistics.metrics import (
+    auroc,
+    balanced_accuracy,
+    bootstrap_interval,
+    class_balanced_weights,
+    ece,
+    mean_figure,
+)
 from realfake.statistics.stopping import STEP
 from realfake.statistics.verdicts import INCONCLUSIVE
 

@@ -30,8 +30,7 @@ from torch import nn
 from realfake.io import write_atomically
 from realfake.labels import AI, NAMES, REAL
 from realfake.models.folding import final_linears
-from realfake.statistics.bootstrap import group_index
-from realfake.statistics.log_odds import check_labels
+from realfake.statistics.metrics import check_labels, group_index
 from realfake.statistics.verdicts import rank_allowed
 
 FILE_NAME = "novelty.safetensors"

@@ -18,10 +18,9 @@ from datasets import Dataset, DownloadConfig, IterableDataset
 from datasets.utils.file_utils import xopen
 from transformers.utils.hub import resolve_revision
 
-from realfake.corpus.columns import find_image_column, undecoded
 from realfake.corpus.folders import walk
-from realfake.corpus.local import Source, is_saved, one_line
-from realfake.corpus.sources import read_source
+from realfake.corpus.rows import find_image_column, undecoded
+from realfake.corpus.sources import Source, is_saved, one_line, read_source
 from realfake.corpus.splits import TRAIN
 from realfake.imaging.decode import SUFFIXES
 

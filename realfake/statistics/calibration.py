@@ -14,10 +14,10 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 from realfake.labels import AI, REAL
-from realfake.statistics.bootstrap import group_index
-from realfake.statistics.log_odds import (
+from realfake.statistics.metrics import (
     check_log_odds,
     class_balanced_weights,
+    group_index,
     log_odds_from_logits,
 )
 
@@ -33,10 +33,7 @@ class Calibration:
         method: What was applied: `"identity"`, `"temperature"` or `"temperature_bias"`.
         temperature: Positive; larger values make the model less confident.
         bias: Added to the log-odds, in nats; positive moves towards ai.
-        nll_before: Minimised NLL of the calibration images before calibration, mean in nats.
         nll_after: The same after calibration; never above `nll_before`.
-        n: Number of calibration images.
-        class_balanced: Whether both classes had equal mass; probabilities then assume equal odds.
         reason: Why the identity was kept, or that labels were smoothed; otherwise `None`.
     """
 
@@ -46,7 +43,6 @@ class Calibration:
     nll_before: float
     nll_after: float
     n: int
-    class_balanced: bool = True
     reason: str | None = None
 
     def apply(self, log_odds: ArrayLike) -> np.ndarray:
@@ -78,26 +74,22 @@ def fit(
     log_odds: ArrayLike,
     is_ai: ArrayLike,
     method: str = "temperature_bias",
-    class_balanced: bool = True,
     groups: ArrayLike | None = None,
-    n_folds: int = 5,
     seed: int = 0,
 ) -> Calibration:
     """Fit temperature and bias to the log-odds of a two-class model.
 
-    Minimises the NLL of the labels (temperature: Guo et al. 2017; with a bias: Platt 1999, in other
-    parameters). The problem is convex in `(1 / temperature, bias)`.
+    Minimises the NLL of the labels, both classes with the same mass (temperature: Guo et al. 2017;
+    with a bias: Platt 1999, in other parameters). The problem is convex in
+    `(1 / temperature, bias)`.
 
     If the log-odds separate the classes without an error, the optimum is at temperature 0, with
     probabilities of exactly 0 and 1. In this case, labels are smoothed (Platt 1999) to
     `(n_ai + 1) / (n_ai + 2)` and `1 / (n_real + 2)`, also for both NLL values.
 
     Args:
-        log_odds: (n,) log-odds of ai.
-        is_ai: (n,) bool.
         method: `"temperature_bias"`, `"temperature"` (bias 0), `"identity"`, or `"auto"`: the one
             of these with the lowest cross-validated NLL, the simpler one on a tie.
-        class_balanced: Give both classes the same mass.
         groups: (n,), *optional*. Images of a group stay in one fold of the cross-validation.
 
     Returns:
@@ -109,7 +101,7 @@ def fit(
     """
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     logits = np.stack([np.zeros_like(log_odds), log_odds], axis=1)
-    return fit_grouped(logits, _PAIR, is_ai, method, class_balanced, groups, n_folds, seed)
+    return fit_grouped(logits, _PAIR, is_ai, method, groups, seed)
 
 
 def fit_grouped(
@@ -117,9 +109,7 @@ def fit_grouped(
     class_indices: Mapping[str, Sequence[int]],
     is_ai: ArrayLike,
     method: str = "temperature_bias",
-    class_balanced: bool = True,
     groups: ArrayLike | None = None,
-    n_folds: int = 5,
     seed: int = 0,
 ) -> Calibration:
     """Fit temperature and bias to the logits of a model with any number of classes.
@@ -144,15 +134,13 @@ def fit_grouped(
         raise ValueError("The logits contain infinite values; calibration needs finite ones.")
     group_index(groups, len(log_odds))  # checks the length
     if method == "auto":
-        return _choose(logits, class_indices, is_ai, class_balanced, groups, n_folds, seed)
-    return _fit(logits, class_indices, is_ai, method, class_balanced)
+        return _choose(logits, class_indices, is_ai, groups, seed)
+    return _fit(logits, class_indices, is_ai, method)
 
 
-def _objective(
-    is_ai: np.ndarray, class_balanced: bool, smooth: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _objective(is_ai: np.ndarray, smooth: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return weights that sum to 1, and target probabilities of ai."""
-    weights = class_balanced_weights(is_ai) if class_balanced else np.ones(len(is_ai))
+    weights = class_balanced_weights(is_ai)
     n_ai, n_real = int(is_ai.sum()), int((~is_ai).sum())
     if smooth:
         target = np.where(is_ai, (n_ai + 1) / (n_ai + 2), 1 / (n_real + 2))
@@ -177,18 +165,18 @@ def _separable(logits, class_indices, is_ai, with_bias) -> bool:
     return bool(log_odds[is_ai].min() >= 0 >= log_odds[~is_ai].max() and np.abs(log_odds).max() > 0)
 
 
-def _fit(logits, class_indices, is_ai, method, class_balanced) -> Calibration:
+def _fit(logits, class_indices, is_ai, method) -> Calibration:
     n = len(is_ai)
     log_odds = log_odds_from_logits(logits, class_indices)
     one_class = is_ai.all() or not is_ai.any()
     with_bias = method == "temperature_bias"
     is_fitted = not one_class and method != "identity"
     smooth = is_fitted and _separable(logits, class_indices, is_ai, with_bias)
-    weights, target = _objective(is_ai, class_balanced, smooth)
+    weights, target = _objective(is_ai, smooth)
     before = _nll(log_odds, weights, target)
 
     def identity(reason):
-        return Calibration("identity", 1.0, 0.0, before, before, n, class_balanced, reason)
+        return Calibration("identity", 1.0, 0.0, before, before, n, reason)
 
     if method == "identity":
         return identity(None)
@@ -210,7 +198,7 @@ def _fit(logits, class_indices, is_ai, method, class_balanced) -> Calibration:
     reason = (
         "the log-odds separate the classes; labels were smoothed (Platt 1999)" if smooth else None
     )
-    return Calibration(method, temperature, bias, before, after, n, class_balanced, reason)
+    return Calibration(method, temperature, bias, before, after, n, reason)
 
 
 def _solve_pair(log_odds, weights, target, with_bias) -> tuple[float, float]:
@@ -267,10 +255,8 @@ def _solve_grouped(logits, class_indices, weights, target, with_bias) -> tuple[f
     return float(best[0] / scale), float(best[1]) if with_bias else 0.0
 
 
-def folds(
-    is_ai: np.ndarray, groups: ArrayLike | None, n_folds: int, seed: int
-) -> np.ndarray | None:
-    """Return the fold of each image, (n,), with whole groups and classes spread evenly.
+def folds(is_ai: np.ndarray, groups: ArrayLike | None, seed: int) -> np.ndarray | None:
+    """Return the fold of each image, (n,), of five, with whole groups and classes spread evenly.
 
     `None` if a class has fewer than two groups.
     """
@@ -282,28 +268,28 @@ def folds(
     order = np.random.default_rng(seed).permutation(n_groups)
     order = order[np.argsort(share[order], kind="stable")]
     fold = np.empty(n_groups, dtype=np.int64)
-    fold[order] = np.arange(n_groups) % min(n_folds, smallest)
+    fold[order] = np.arange(n_groups) % min(5, smallest)
     return fold[index]
 
 
-def _choose(logits, class_indices, is_ai, class_balanced, groups, n_folds, seed) -> Calibration:
-    fold = folds(is_ai, groups, n_folds, seed)
-    weights, target = _objective(is_ai, class_balanced, smooth=False)
+def _choose(logits, class_indices, is_ai, groups, seed) -> Calibration:
+    fold = folds(is_ai, groups, seed)
+    weights, target = _objective(is_ai, smooth=False)
     if fold is None:
         before = _nll(log_odds_from_logits(logits, class_indices), weights, target)
         reason = "too few calibration images to choose a method by cross-validation"
-        return Calibration("identity", 1.0, 0.0, before, before, len(is_ai), class_balanced, reason)
+        return Calibration("identity", 1.0, 0.0, before, before, len(is_ai), reason)
     scores = {}
     for method in METHODS:
         held_out = np.empty(len(is_ai))
         for k in range(fold.max() + 1):
             test = fold == k
-            fitted = _fit(logits[~test], class_indices, is_ai[~test], method, class_balanced)
+            fitted = _fit(logits[~test], class_indices, is_ai[~test], method)
             held_out[test] = fitted.apply_logits(logits[test], class_indices)
         scores[method] = _nll(held_out, weights, target)
     # METHODS runs from simple to flexible, and min keeps the first.
     best = min(METHODS, key=scores.__getitem__)
-    chosen = _fit(logits, class_indices, is_ai, best, class_balanced)
+    chosen = _fit(logits, class_indices, is_ai, best)
     if best == "identity":
         reason = "neither temperature nor bias lowers the cross-validated NLL"
         chosen = replace(chosen, reason=reason)

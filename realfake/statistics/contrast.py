@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from realfake.statistics.bootstrap import group_index
+from realfake.statistics.metrics import group_index
 from realfake.statistics.verdicts import one_per_group, rank_allowed
 
 
@@ -68,7 +68,6 @@ class ContrastThresholds:
     Attributes:
         alpha: Allowed share of photographs with a part that differs.
         by_views: `{number of views: threshold}`; images with other numbers are not tested.
-        n: Number of calibration photographs, one per group.
     """
 
     alpha: float
@@ -111,8 +110,6 @@ def fit_contrast(
     """Fit the thresholds on calibration photographs with `n_views` views each.
 
     Args:
-        values: (n,) their contrasts.
-        n_views: Their number of views.
         limit: Largest number of views to fit a threshold for.
         alpha: Allowed share of photographs with a part that differs.
         groups: (n,), *optional*. One photograph of each group is used, chosen with `seed`.

@@ -25,8 +25,7 @@ from scipy.special import logit
 from scipy.stats import beta, betabinom, binom
 
 from realfake.labels import AI, REAL
-from realfake.statistics.bootstrap import group_index
-from realfake.statistics.log_odds import check_log_odds
+from realfake.statistics.metrics import check_log_odds, group_index
 
 INCONCLUSIVE = "inconclusive"
 
@@ -136,7 +135,6 @@ def fit_thresholds(
     Args:
         log_odds: (n,) log-odds of ai, calibrated if the verdicts use calibrated ones.
         is_ai: (n,) bool. A class may be absent.
-        alpha: The allowed error rate in each class.
         groups: (n,), *optional*. One image of each group and class is used, chosen with `seed`.
 
     Raises:
@@ -266,7 +264,6 @@ def operating_point(
     of photographs above the true quantile is binomial.
 
     Args:
-        log_odds: (n,) log-odds of ai.
         is_ai: (n,) bool; ai images are ignored.
         fpr: The allowed share of photographs called ai, for example 0.01.
         groups: (n,), *optional*. One photograph of each group is used, chosen with `seed`.
@@ -289,11 +286,7 @@ def operating_point(
 
 
 def check_prior(prior_ai: float) -> None:
-    """Check a share of ai images.
-
-    Raises:
-        ValueError: `prior_ai` is not a number inside (0, 1).
-    """
+    """Check a share of ai images."""
     if not isinstance(prior_ai, numbers.Real) or not 0 < prior_ai < 1:
         raise ValueError(
             f"prior_ai is {prior_ai!r}; the share of ai images must lie between 0 and 1."
@@ -304,9 +297,6 @@ def with_prior(log_odds: ArrayLike, prior_ai: float) -> np.ndarray:
     """Apply a prior to log-odds at equal odds by Bayes' rule: `log_odds + logit(prior_ai)`.
 
     Use it for displayed probabilities. Verdicts do not depend on the prior.
-
-    Raises:
-        ValueError: `prior_ai` is not inside (0, 1).
     """
     check_prior(prior_ai)
     return np.asarray(log_odds, dtype=np.float64) + logit(prior_ai)

@@ -18,7 +18,7 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from realfake.corpus.hold_out import parse_hold_out
+from realfake.corpus.load import parse_hold_out
 from realfake.corpus.splits import EVALUABLE_SPLITS
 from realfake.evaluation import results
 from realfake.evaluation.log import FILE_NAME as MEASUREMENTS

@@ -17,13 +17,13 @@ from scipy.special import expit
 from realfake.corpus.rows import corpus_fingerprint, is_ai
 from realfake.corpus.splits import subset
 from realfake.detector import Detector
-from realfake.evaluation import degraded_scores, results
+from realfake.evaluation import results
+from realfake.evaluation import scores as degraded
 from realfake.formatting import md, number, percent, score, share, table
 from realfake.io import write_atomically
 from realfake.labels import AI, NAMES, REAL
 from realfake.statistics import metrics
-from realfake.statistics.bootstrap import bootstrap_interval
-from realfake.statistics.log_odds import class_balanced_weights
+from realfake.statistics.metrics import bootstrap_interval, class_balanced_weights
 from realfake.training.arguments import parse
 from realfake.training.runs import FINISHED, Run, load, read_run_scores
 
@@ -190,11 +190,9 @@ def measure_run(run: Run, dataset: Dataset, n: int, seed: int = 0) -> dict:
     if not n:
         return figures
     sample = balanced_sample(dataset, n, seed)
-    names = degraded_scores.possible_degradations(sample, TIERS)
-    scorer = degraded_scores.detector_scorer(detector, results.checkpoint_hash(run.folder), 16)
-    scores, _ = degraded_scores.score_grid(
-        sample, names, [scorer], run.folder, corpus_fingerprint(sample)
-    )
+    names = degraded.possible_degradations(sample, TIERS)
+    scorer = degraded.detector_scorer(detector, results.checkpoint_hash(run.folder), 16)
+    scores, _ = degraded.score_grid(sample, names, [scorer], run.folder, corpus_fingerprint(sample))
     truth = is_ai(sample)
     tiers = {
         name: float(metrics.balanced_accuracy(own.log_odds, truth))

@@ -12,16 +12,16 @@ from PIL import Image
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai
 from realfake.detector import Detector
 from realfake.evaluation import measure, results
-from realfake.evaluation.collecting import (
+from realfake.evaluation.log import log_measurement
+from realfake.evaluation.robustness import verdict_columns
+from realfake.evaluation.scores import (
     collect_features,
     collect_logits,
     collect_scores,
+    image_seed,
     joined_features,
     joined_scores,
 )
-from realfake.evaluation.degraded_scores import image_seed
-from realfake.evaluation.log import log_measurement
-from realfake.evaluation.robustness import verdict_columns
 from realfake.imaging.decode import LIMITS, image_bytes, open_image
 from realfake.imaging.degradations import GRID
 from realfake.io import command_line, versions

@@ -15,8 +15,8 @@ import torch
 from datasets import Dataset
 
 import realfake
+from realfake.card.claims import limits
 from realfake.card.facts import CardFacts, hub_id, license_of
-from realfake.card.limits import limits
 from realfake.card.render import card_data, write_card_of
 from realfake.corpus.load import Corpus
 from realfake.formatting import code, fence, md, table

@@ -30,8 +30,7 @@ from realfake.models.folding import fold, folding_error, has_bias
 from realfake.prediction import Scores
 from realfake.statistics.calibration import Calibration, fit_grouped
 from realfake.statistics.contrast import fit_contrast
-from realfake.statistics.log_odds import class_balanced_weights, log_odds_from_logits
-from realfake.statistics.metrics import nll
+from realfake.statistics.metrics import class_balanced_weights, log_odds_from_logits, nll
 from realfake.statistics.verdicts import fit_thresholds, operating_point
 from realfake.training.measuring import compute_features, compute_scores
 

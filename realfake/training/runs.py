@@ -16,8 +16,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from realfake.audit.audit import quick_audit
-from realfake.corpus.hold_out import hold_out, parse_hold_out
-from realfake.corpus.load import Corpus, load_corpus
+from realfake.corpus.load import Corpus, hold_out, load_corpus, parse_hold_out
 from realfake.corpus.splits import VALIDATION_HALVES, split_validation
 from realfake.detector import Detector
 from realfake.evaluation import results, robustness

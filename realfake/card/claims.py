@@ -1,34 +1,23 @@
-"""The opening of a card, and its tables of results on unchanged images."""
+"""The sentences of a card: its opening, its limits, and the generators it is unsuitable for."""
 
 from collections.abc import Mapping
 
 from realfake.card.facts import CardFacts, split_note
-from realfake.card.limits import unsuitable
-from realfake.evaluation import categories
-from realfake.evaluation.formats import formats_table
-from realfake.evaluation.measure import VERDICTS, complement
+from realfake.evaluation import variants
+from realfake.evaluation.measure import complement, too_many_wrong
 from realfake.evaluation.robustness import CLEAN
-from realfake.evaluation.views import views_table
-from realfake.formatting import code, md, percent, score, share, table
+from realfake.formatting import code, md, number, percent, score, share, table
 from realfake.labels import AI, REAL
 from realfake.statistics.verdicts import binomial_interval
 
-# Rows of the table of metrics, with their number formats.
-_METRICS = {
-    "accuracy": ("Accuracy", share),
-    "balanced_accuracy": ("Balanced accuracy", share),
-    "recall_ai": ("Generated images with p(ai) > ½ (recall of `ai`)", share),
-    "recall_real": ("Photographs with p(ai) ≤ ½ (recall of `real`)", share),
-    "auroc": ("AUROC", score),
-    "average_precision": ("Average precision", score),
-    "tpr_at_fpr_1": ("Generated images found at 1 % false positives", share),
-    "tpr_at_fpr_5": ("Generated images found at 5 % false positives", share),
-    "nll": ("NLL (nats, classes balanced)", score),
-    "brier": ("Brier score (classes balanced)", score),
-    "ece": ("ECE (classes balanced)", score),
-}
-_VERDICT_COLUMNS = [f"verdict {code(verdict)}" for verdict in VERDICTS]
 _RARE = 0.1  # share of generated images in the example of a rare class
+# A generator below this AUROC or this share found is named among the limits.
+_WEAK_AUROC = 0.75
+_WEAK_DETECTION = 0.5
+_WEAK_FALSE_POSITIVES = 0.25
+_SMALL_TEST = 5000
+# A generator whose AUROC interval lies below this is unsuitable.
+LEAST_AUROC = 0.75
 
 
 # The opening
@@ -61,11 +50,7 @@ def judgement(facts: CardFacts) -> str:
 
 
 def control_aurocs(degraded: Mapping) -> dict[str, tuple[str, Mapping, Mapping, int]]:
-    """Return `{degradation: (best control, AUROC of the model, AUROC of the control, images)}`.
-
-    Args:
-        degraded: A record of `robustness.json`.
-    """
+    """Return `{degradation: (best control, AUROC of the model, AUROC of the control, images)}`."""
     result = {}
     for tier, figures in (degraded.get("degradations") or {}).items():
         controls = {
@@ -193,8 +178,8 @@ def _verdict_lines(facts: CardFacts) -> list[str]:
 
 def _retouched_line(facts: CardFacts) -> list[str]:
     """Return the false alarms on retouched photographs, all kinds of retouching together."""
-    measured = (facts.by_category.get("categories") or {}).get(categories.RETOUCHED_NAME)
-    entry = (measured or {}).get("degradations", {}).get(categories.ALL)
+    measured = (facts.by_category.get("categories") or {}).get(variants.RETOUCHED_NAME)
+    entry = (measured or {}).get("degradations", {}).get(variants.ALL)
     if not measured or not entry:
         return []
     kinds, rated = len(measured["described"]), entry.get("verdicts")
@@ -258,112 +243,184 @@ def _where_rare(figures: Mapping) -> str:
     )
 
 
-# The tables
+# The limits
 
 
-def results_section(facts: CardFacts) -> dict[str, str | None]:
-    """Return the tables; `None` for what was not measured."""
+def limits(facts: CardFacts, name_split: bool = True) -> list[str]:
+    """Return the limits as sentences of Markdown.
+
+    Args:
+        name_split: State that the figures are not those of a test split.
+    """
+    lines = [" ".join(text.split()) for text in facts.limits]
     figures = facts.figures
     if not figures:
-        return dict.fromkeys(("results", "generators", "sources", "other_splits"))
-    summary = figures["summary"]
-    rows = [
-        [label, write(summary[name]), f"{summary[name]['n']:,}"]
-        for name, (label, write) in _METRICS.items()
-        if (summary.get(name) or {}).get("value") is not None
-    ]
-    return {
-        "results": table(["Metric", "value (95 % interval)", "n"], rows),
-        "generators": _generators(facts) if figures.get("by_generator") else None,
-        "sources": _sources(figures) if figures.get("by_source") else None,
-        "other_splits": _other_splits(facts),
-    }
-
-
-def trained_generators(facts: CardFacts) -> Mapping[str, int]:
-    """Return the number of training images of each generator; empty if unknown."""
-    return facts.corpus_report.get("splits", {}).get("train", {}).get("generators") or {}
-
-
-def _generators(facts: CardFacts) -> str:
-    entries, trained = facts.figures["by_generator"], trained_generators(facts)
-    rated = bool(facts.figures.get("verdicts"))
-    rows = [
-        [
-            md(name),
-            f"{entry['n']:,}",
-            *([f"{trained[name]:,}" if trained.get(name) else "none"] if trained else []),
-            score(entry["auroc"]),
-            share(entry["detected"]),
-            *(_verdict_cells(entry, REAL) if rated else []),
-        ]
-        for name, entry in sorted(
-            entries.items(), key=lambda item: (item[1]["auroc"]["value"] or 0.0, item[0])
+        lines.append("Nothing was measured: treat every answer as a guess.")
+    elif facts.split != "test" and name_split:
+        lines.append(
+            f"No test split was measured. The figures are those of {code(facts.split)}: "
+            f"{split_note(facts.split)}."
         )
+    if figures:
+        lines += _weak_generators(figures) + _weak_sources(figures) + _exceeded_rates(figures)
+        n = sum(figures["n"].values())
+        if n < _SMALL_TEST:
+            lines.append(f"It was measured on only {n:,} images; see the intervals.")
+        if not figures.get("by_generator"):
+            lines.append(
+                "It was not measured by generator. An average can hide a failure on one of them."
+            )
+        if not facts.degraded:
+            lines.append("It was not measured on recompressed, resized or cropped images.")
+        elif not facts.degraded.get("controls"):
+            lines.append("It was not compared with controls that ignore the content.")
+        if facts.measurements and facts.measurements > 1 and facts.split == "test":
+            lines.append(
+                f"The test split of this corpus was measured with {facts.measurements} different "
+                "sets of weights. If an earlier result led to a change, the figures are slightly "
+                "optimistic."
+            )
+    if facts.preprocessing == "native":
+        size = f"{facts.image_size} × {facts.image_size} pixels" if facts.image_size else "part"
+        if (facts.views or 1) > 1:
+            lines.append(
+                f"`realfake` examines at most {facts.views} views of {size}. It misses a part of "
+                f"larger images. The stock pipeline sees only the central {size}."
+            )
+        else:
+            lines.append(
+                f"The network sees only the central {size} of an image. It misses generated "
+                "content outside."
+            )
+    if not facts.calibration:
+        lines.append("Its probabilities are not calibrated.")
+    measured = facts.by_category.get("categories") or {}
+    edited = "" if variants.RETOUCHED_NAME in measured else "edited photographs, "
+    lines.append(
+        f"Newer generators, {edited}screenshots, drawings, and images that were resized or "
+        "recompressed several times may get wrong answers. The figures do not cover them."
+    )
+    return lines
+
+
+def _weak_generators(figures: Mapping) -> list[str]:
+    generators = figures.get("by_generator") or {}
+    below, unproven, weak = [], [], []
+    for name, entry in generators.items():
+        auroc = entry["auroc"]
+        if auroc["value"] is None:
+            continue
+        text = f"{md(name)} (AUROC {score(auroc)}, n = {entry['n']:,})"
+        if auroc["high"] is not None and auroc["high"] < 0.5:
+            below.append(text)
+        elif auroc["value"] <= 0.5 or (auroc["low"] is not None and auroc["low"] <= 0.5):
+            unproven.append(text)
+        elif auroc["value"] < _WEAK_AUROC:
+            weak.append(text)
+    lines = []
+    if below:
+        lines.append(f"**Worse than chance** on {'; '.join(below)}: photographs score higher.")
+    if unproven:
+        lines.append(f"**Not shown to be better than chance** on {'; '.join(unproven)}.")
+    if weak:
+        lines.append(f"Weak on {'; '.join(weak)}.")
+    missed = [
+        f"{md(name)} ({percent(entry['detected']['value'])} found, n = {entry['n']:,})"
+        for name, entry in generators.items()
+        if entry["detected"]["value"] < _WEAK_DETECTION
     ]
-    header = ["Generator", "n", *(["in training"] if trained else []), "AUROC", "p(ai) > ½"]
-    return table(header + (_VERDICT_COLUMNS if rated else []), rows)
+    if missed:
+        lines.append(f"Most images of these generators have p(ai) ≤ ½: {'; '.join(missed)}.")
+    return lines
 
 
-def _sources(figures: Mapping) -> str:
-    entries, rated = figures["by_source"], bool(figures.get("verdicts"))
-    rows = [
-        [
-            md(name),
-            f"{entry['n']:,}",
-            share(entry["false_positives"]),
-            *(_verdict_cells(entry, AI) if rated else []),
-        ]
-        for name, entry in sorted(
-            entries.items(), key=lambda item: (-(item[1]["false_positives"]["value"] or 0), item[0])
+def _weak_sources(figures: Mapping) -> list[str]:
+    suspected = [
+        f"{md(name)} ({share(entry['false_positives'])}, n = {entry['n']:,})"
+        for name, entry in (figures.get("by_source") or {}).items()
+        if entry["false_positives"]["value"] > _WEAK_FALSE_POSITIVES
+    ]
+    if not suspected:
+        return []
+    return [f"Many photographs of these sources have p(ai) > ½: {'; '.join(suspected)}."]
+
+
+def _exceeded_rates(figures: Mapping) -> list[str]:
+    """Return the error rates and probabilities that are wrong by more than chance explains."""
+    lines = []
+    rated = figures.get("verdicts")
+    for label, verdict in ((REAL, AI), (AI, REAL)) if rated else ():
+        most = rated["max_wrong"][label]
+        if too_many_wrong({"wrong": rated["wrong"][label], "max_wrong": most}):
+            lines.append(
+                f"The stated rate of wrong verdicts does not hold: {share(rated['wrong'][label])} "
+                f"of the images that are {code(label)} have the verdict {code(verdict)}. The "
+                f"stated rate is {percent(rated['thresholds']['alpha'])}, and chance explains up "
+                f"to {percent(most)}. These images differ from the calibration images."
+            )
+    ece, floor = (figures["summary"].get(key) or {} for key in ("ece", "ece_noise_floor"))
+    known = ece.get("value") is not None and floor.get("high") is not None
+    if known and ece["value"] > floor["high"]:
+        lines.append(
+            "Its probabilities differ from the observed shares by more than chance explains. The "
+            f"ECE is {score(ece)}; that of a perfectly calibrated model would be at most "
+            f"{number(floor['high'])}."
         )
-    ]
-    return table(["Source", "n", "p(ai) > ½", *(_VERDICT_COLUMNS if rated else [])], rows)
+    return lines
 
 
-def _verdict_cells(entry: Mapping, wrong: str) -> list[str]:
-    """Return the share of each verdict, the wrong one with its interval."""
-    return [
-        share(entry["wrong"])
-        if name == wrong and entry.get("wrong")
-        else percent(entry["verdicts"][name])
-        for name in VERDICTS
-    ]
+def unsuitable(figures: Mapping) -> dict[str, list[str]]:
+    """Return the generators that fail the rule of [`unsuitable_section`].
+
+    Returns:
+        `{generator: reasons}`, the lowest AUROC first.
+    """
+    failing = {}
+    entries = figures.get("by_generator") or {}
+    for name in sorted(entries, key=lambda name: (entries[name]["auroc"]["value"] or 0.0, name)):
+        entry, reasons = entries[name], []
+        high = entry["auroc"].get("high")
+        if high is not None and high < LEAST_AUROC:
+            reasons.append(f"AUROC interval below {LEAST_AUROC:g}")
+        if too_many_wrong(entry):
+            reasons.append("too many verdicts `real`")
+        if reasons:
+            failing[name] = reasons
+    return failing
 
 
-def _other_splits(facts: CardFacts) -> str | None:
-    rows = []
-    for name, record in facts.evaluation.items():
-        if name != facts.split:
-            summary, n = record["figures"]["summary"], sum(record["figures"]["n"].values())
-            cells = (share(summary["accuracy"]), score(summary["auroc"]), score(summary["ece"]))
-            rows.append([f"{code(name)}: {split_note(name)}", f"{n:,}", *cells])
-    return table(["Split", "n", "accuracy", "AUROC", "ECE"], rows) if rows else None
+def unsuitable_section(facts: CardFacts) -> dict | None:
+    """Return the values of the section on unsuitable generators; `None` if none was measured.
 
-
-def formats_section(facts: CardFacts) -> dict[str, object]:
-    """Return the record of the file formats and its table; `None` if not of these weights."""
-    record = facts.of_same_weights(facts.formats.get(facts.split) or {})
-    if not record.get("formats"):
-        return {"formats_record": None, "formats": None}
-    return {"formats_record": record, "formats": formats_table(record)}
-
-
-def views_section(facts: CardFacts) -> dict | None:
-    """Return the table of the numbers of views, and the figures of parts that differ, if any."""
-    record = facts.of_same_weights(facts.by_views.get(facts.split) or {})
-    if not record.get("views"):
+    Returns:
+        `alpha` (`None` without thresholds), `least_auroc`, `measured` (number of generators),
+        `table` of those that fail on unchanged images, and `degraded`, those that fail only under
+        degradations.
+    """
+    figures = facts.figures
+    if not figures.get("by_generator"):
         return None
-    return {"table": views_table(record), "parts": record.get("parts")}
-
-
-def categories_section(facts: CardFacts) -> dict[str, dict[str, str | None]]:
-    """Return the table and the descriptions of each measured category."""
-    record = facts.by_category
+    failing = unsuitable(figures)
+    rows = []
+    for name, reasons in failing.items():
+        entry = figures["by_generator"][name]
+        real = "–"
+        if entry.get("wrong"):
+            real = f"{share(entry['wrong'])}; chance explains {percent(entry['max_wrong'])}"
+        why = " and ".join(reasons)
+        rows.append([md(name), f"{entry['n']:,}", score(entry["auroc"]), real, why])
+    where: dict[str, list[str]] = {}
+    for tier, entry in (facts.degraded.get("degradations") or {}).items():
+        for name in unsuitable(entry):
+            if name not in failing:
+                where.setdefault(name, []).append(code(tier))
+    thresholds = (figures.get("verdicts") or {}).get("thresholds")
     return {
-        name: {
-            "table": categories.category_table(record, name),
-            "described": categories.described(record, name),
-        }
-        for name in record.get("categories") or {}
+        "alpha": thresholds and percent(thresholds["alpha"]),
+        "least_auroc": f"{LEAST_AUROC:g}",
+        "measured": len(figures["by_generator"]),
+        "table": table(["Generator", "n", "AUROC", "verdict `real`", "why"], rows)
+        if rows
+        else None,
+        "degraded": "; ".join(f"{md(name)} ({', '.join(tiers)})" for name, tiers in where.items()),
     }

@@ -1,6 +1,7 @@
-"""The tables and sentences of a robustness measurement, in Markdown.
+"""The reports of a measurement in Markdown: robustness and maps.
 
-`evaluation.md` is the full report of [`render`]; the model card shows the same tables.
+The model card shows the same tables. `evaluation.md` is [`robustness_page`], and `explanations.md`
+is [`explanations_page`].
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,15 +9,25 @@ from collections.abc import Mapping, Sequence
 from realfake.evaluation.measure import too_many_wrong
 from realfake.evaluation.probes import CONTROLS
 from realfake.evaluation.robustness import CLEAN, FILE_NAME, headline
+from realfake.evaluation.splices import DESCRIPTIONS
 from realfake.formatting import MISSING, code, fence, md, number, percent, score, share, table
 from realfake.imaging.degradations import GRID
 from realfake.labels import AI, REAL
 from realfake.statistics.verdicts import INCONCLUSIVE
 
-REPORT_NAME = "evaluation.md"
+ROBUSTNESS_NAME = "evaluation.md"
+EXPLANATIONS_NAME = "explanations.md"
+_LEGEND = """\
+- deletion: how much smaller the area under the deletion curve is than with random maps
+- insertion: how much larger the area under the insertion curve is than with random maps
+- 10 % step: share of the maps that beat each of five random maps (17 % by chance)
+- sensitivity: largest relative change of the map under noise of 2 %
+- shuffled weights: rank correlation with the map of a network with shuffled weights, signed and of
+  the magnitudes; far from 0, the map does not depend on what the network learned
+- ms: median time of a map"""
 
 
-# Shared by the report and the card
+# Robustness
 
 
 def summary(record: Mapping) -> str:
@@ -208,10 +219,7 @@ def slices_table(figures: Mapping[str, Mapping], worst_only: bool = True) -> str
     return table(header, rows) if rows else None
 
 
-# The report
-
-
-def render(
+def robustness_page(
     record: Mapping,
     split: str,
     plots: Sequence[Mapping[str, str]] = (),
@@ -220,7 +228,7 @@ def render(
     """Return a record of [`robustness.measure_robustness`] as Markdown.
 
     Args:
-        categories: Of [`categories.category_table`].
+        categories: Of [`variants.category_table`].
     """
     figures = record["degradations"]
     first = next(iter(figures.values()))
@@ -273,3 +281,80 @@ def _generators(figures: Mapping) -> list[str]:
         f"AUROC against all {first['n'][REAL]:,} real images, and the share with p(ai) > ½.",
         table(["Generator", "n", *map(code, figures), "lowest AUROC"], rows),
     ]
+
+
+# Maps
+
+
+def explanations_page(record: Mapping) -> str:
+    """Return the record of one split, as stored in `explanations.json`, as Markdown."""
+    settings, figures = record["settings"], record["figures"]
+    rows = []
+    for name, values in figures["faithfulness"].items():
+        shuffled = (number(_value(values, key)) for key in ("randomised", "randomised_magnitude"))
+        milliseconds = _value(values, "milliseconds")
+        rows.append(
+            [
+                f"**{code(name)}**" if name == figures["default"] else code(name),
+                *(score(values.get(key)) for key in ("deletion_gain", "insertion_gain")),
+                share(values.get("beats_random")),
+                number(_value(values, "sensitivity")),
+                " / ".join(shuffled),
+                MISSING if milliseconds is None else f"{milliseconds:.0f}",
+            ]
+        )
+    header = ["method", "deletion", "insertion", "10 % step", "sensitivity"]
+    sections = [
+        f"# Maps of {md(record['model'])} on {md(record['corpus'])}, {record['split']}",
+        best_method(record),
+        f"{record['n']} images, each explained for its predicted label; {settings['steps']} steps, "
+        f"{settings['n_random']} random maps for each map (the map itself, flipped and rolled). "
+        "Parentheses hold 95 % bootstrap intervals over groups of images.",
+        "## Faithfulness",
+        _LEGEND,
+        table([*header, "shuffled weights", "ms"], rows),
+    ]
+    for kind, methods in figures["localisation"].items():
+        sections += _localisation(kind, methods)
+    return "\n\n".join([*sections, fence(record["command"])]) + "\n"
+
+
+def best_method(record: Mapping) -> str:
+    """Return the method that the figures support, as a sentence of Markdown."""
+    name = record["figures"]["default"]
+    if name is None:
+        return (
+            "**No method beats random maps in both deletion and insertion.** The maps of this "
+            "detector are unproven."
+        )
+    gain = score(record["figures"]["faithfulness"][name]["gain"])
+    return (
+        f"**Best method: {code(name)}.** Deletion and insertion together gain {gain} over chance."
+    )
+
+
+def _localisation(kind: str, methods: Mapping[str, Mapping]) -> list[str]:
+    measured = {
+        name: values
+        for name, values in methods.items()
+        if (values.get("energy") or {}).get("n") and name != "centre"  # a control of old records
+    }
+    if not measured:
+        return []
+    first = next(iter(measured.values()))
+    keys = ("energy", "energy_over_chance", "energy_over_control")
+    rows = [
+        [code(name), *(score(values[key]) for key in keys)] for name, values in measured.items()
+    ]
+    return [
+        f"## Localisation: {DESCRIPTIONS[kind]}",
+        f"{first['energy']['n']} splices; the region is {100 * first['share']['value']:.0f} % of "
+        "the image. Energy inside: share of the map's evidence in the region. Over chance: less "
+        "that of random maps. Over the control: less that of the same base and mask with a region "
+        "of another image of the base's class.",
+        table(["method", "energy inside", "over chance", "over the control"], rows),
+    ]
+
+
+def _value(figures: Mapping, key: str) -> float | None:
+    return (figures.get(key) or {}).get("value")

@@ -1,4 +1,4 @@
-"""Score a dataset under degradations of [`degradations.GRID`] and of the other groups.
+"""Score a dataset: as it is, by all processes of a run together, or under degradations.
 
 [`score_grid`] saves the scores of each finished degradation, so that an interrupted run continues.
 """
@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from PIL import Image
 
 from realfake.detector import Detector
-from realfake.evaluation.collecting import joined_scores
 from realfake.imaging.decode import LIMITS, image_bytes, open_image
 from realfake.imaging.degradations import DEGRADATIONS, GRID
 from realfake.imaging.file_facts import container_facts
@@ -35,6 +36,84 @@ _VERSION = 2
 # Input on which the folding of batch normalisations is checked.
 _TRIAL = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
 
+
+# As it is
+
+
+def collect_logits(
+    detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
+) -> np.ndarray:
+    """Compute the logits of a dataset in fp32.
+
+    Args:
+        dataset: Rows with an undecoded `image`.
+
+    Returns:
+        Float32 array of shape `(len(dataset), labels)`, the same on every process.
+    """
+    batches = _collect(
+        lambda images: detector.logits(images, batch_size), dataset, batch_size, progress
+    )
+    return np.concatenate(batches)
+
+
+def collect_scores(
+    detector: Detector,
+    dataset: Dataset,
+    batch_size: int = 64,
+    progress: str | None = None,
+    views: int | None = None,
+) -> Scores:
+    """Compute the scores of a dataset, as [`Detector.scores`]."""
+    batches = _collect(
+        lambda images: detector.scores(images, batch_size, views), dataset, batch_size, progress
+    )
+    return joined_scores(batches)
+
+
+def joined_scores(batches: Sequence[Scores]) -> Scores:
+    """Concatenate the scores of batches."""
+    fields = zip(*batches, strict=True)
+    return Scores(*(None if each[0] is None else np.concatenate(each) for each in fields))
+
+
+def collect_features(
+    detector: Detector, dataset: Dataset, batch_size: int = 64, progress: str | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Compute the features of the OOD score for all views, as [`Detector.features`]."""
+    return joined_features(
+        _collect(
+            lambda images: detector.features(images, batch_size), dataset, batch_size, progress
+        )
+    )
+
+
+def joined_features(
+    batches: Sequence[tuple[dict[str, np.ndarray], np.ndarray]],
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Concatenate the features and the numbers of views of batches."""
+    features, counts = zip(*batches, strict=True)
+    joined = {name: np.concatenate([each[name] for each in features]) for name in features[0]}
+    return joined, np.concatenate(counts)
+
+
+def _collect(compute: Callable, dataset: Dataset, batch_size: int, progress: str | None) -> list:
+    from tqdm.auto import tqdm
+
+    state = PartialState()
+    # Of k processes, each computes every k-th batch.
+    starts = range(state.process_index * batch_size, len(dataset), state.num_processes * batch_size)
+    hidden = progress is None or not state.is_main_process
+    rows = [
+        (start, compute(dataset[start : start + batch_size]["image"]))
+        for start in tqdm(starts, desc=progress, unit="batch", disable=hidden, mininterval=2.0)
+    ]
+    gathered = gather_object(rows) if state.num_processes > 1 else rows
+    return [result for _, result in sorted(gathered, key=lambda entry: entry[0])]
+
+
+# Under degradations
+
 # {scorer: {degradation: scores of the dataset}}
 GridScores = dict[str, dict[str, Scores]]
 
@@ -43,10 +122,8 @@ GridScores = dict[str, dict[str, Scores]]
 class Scorer:
     """A function from RGB images to scores: the detector or a control.
 
-    Args:
-        name: Its name in files and tables; letters, digits and hyphens.
-        key: What its scores depend on apart from the image, such as the hash of its weights.
-        score: The function.
+    name: Its name in files and tables; letters, digits and hyphens.
+    key: What its scores depend on apart from the image, such as the hash of its weights.
     """
 
     name: str
@@ -58,9 +135,6 @@ def detector_scorer(detector: Detector, identity: str, batch_size: int) -> Score
     """Return the [`Scorer`] of a detector.
 
     On a CPU, batch normalisations are folded in a copy, and each thread has its own copy.
-
-    Args:
-        identity: What identifies the weights, such as their hash.
     """
     # Another processor or other class indices give other scores with the same weights.
     processor = json.dumps(detector.processor.to_dict(), sort_keys=True, default=str)
@@ -140,13 +214,9 @@ def score_grid(
     """Score every image under every degradation, apart from those of an earlier run.
 
     Args:
-        dataset: Rows with an undecoded `image`.
-        names: Degradations.
-        scorers: The detector, and controls.
         folder: Its subfolder `.scores` gets one Parquet file per scorer and degradation.
         fingerprint: Of the images and their order, see [`rows.corpus_fingerprint`].
         batch_size: Images that a thread scores at once.
-        workers: *optional*. Threads; *defaults to* the number that Torch uses.
 
     Returns:
         The scores, and the number of images that this call scored.

@@ -1,13 +1,15 @@
-"""How a detector was made: preprocessing, calibration, verdicts, maps, training and corpus.
+"""The sections of a card as values and tables: results, and how the detector was made.
 
-Each function returns the values and tables of one section; the sentences are in the template.
+Each function returns the values of one section; the sentences are in the template.
 """
 
 from collections.abc import Mapping
 
-from realfake.card.facts import CardFacts
-from realfake.evaluation.explanation_report import SPLICES
+from realfake.card.facts import CardFacts, split_note
+from realfake.evaluation import variants
 from realfake.evaluation.measure import OTHER, VERDICTS
+from realfake.evaluation.splices import DESCRIPTIONS
+from realfake.evaluation.views import views_table
 from realfake.formatting import (
     code,
     duration,
@@ -22,7 +24,136 @@ from realfake.formatting import (
 )
 from realfake.labels import AI, NAMES, REAL
 
+# Rows of the table of metrics, with their number formats.
+_METRICS = {
+    "accuracy": ("Accuracy", share),
+    "balanced_accuracy": ("Balanced accuracy", share),
+    "recall_ai": ("Generated images with p(ai) > ½ (recall of `ai`)", share),
+    "recall_real": ("Photographs with p(ai) ≤ ½ (recall of `real`)", share),
+    "auroc": ("AUROC", score),
+    "average_precision": ("Average precision", score),
+    "tpr_at_fpr_1": ("Generated images found at 1 % false positives", share),
+    "tpr_at_fpr_5": ("Generated images found at 5 % false positives", share),
+    "nll": ("NLL (nats, classes balanced)", score),
+    "brier": ("Brier score (classes balanced)", score),
+    "ece": ("ECE (classes balanced)", score),
+}
+_VERDICT_COLUMNS = [f"verdict {code(verdict)}" for verdict in VERDICTS]
 _CHOSEN_ON = "validation"
+
+
+# Results on unchanged images
+
+
+def results_section(facts: CardFacts) -> dict[str, str | None]:
+    """Return the tables; `None` for what was not measured."""
+    figures = facts.figures
+    if not figures:
+        return dict.fromkeys(("results", "generators", "sources", "other_splits"))
+    summary = figures["summary"]
+    rows = [
+        [label, write(summary[name]), f"{summary[name]['n']:,}"]
+        for name, (label, write) in _METRICS.items()
+        if (summary.get(name) or {}).get("value") is not None
+    ]
+    return {
+        "results": table(["Metric", "value (95 % interval)", "n"], rows),
+        "generators": _generators(facts) if figures.get("by_generator") else None,
+        "sources": _sources(figures) if figures.get("by_source") else None,
+        "other_splits": _other_splits(facts),
+    }
+
+
+def trained_generators(facts: CardFacts) -> Mapping[str, int]:
+    """Return the number of training images of each generator; empty if unknown."""
+    return facts.corpus_report.get("splits", {}).get("train", {}).get("generators") or {}
+
+
+def _generators(facts: CardFacts) -> str:
+    entries, trained = facts.figures["by_generator"], trained_generators(facts)
+    rated = bool(facts.figures.get("verdicts"))
+    rows = [
+        [
+            md(name),
+            f"{entry['n']:,}",
+            *([f"{trained[name]:,}" if trained.get(name) else "none"] if trained else []),
+            score(entry["auroc"]),
+            share(entry["detected"]),
+            *(_verdict_cells(entry, REAL) if rated else []),
+        ]
+        for name, entry in sorted(
+            entries.items(), key=lambda item: (item[1]["auroc"]["value"] or 0.0, item[0])
+        )
+    ]
+    header = ["Generator", "n", *(["in training"] if trained else []), "AUROC", "p(ai) > ½"]
+    return table(header + (_VERDICT_COLUMNS if rated else []), rows)
+
+
+def _sources(figures: Mapping) -> str:
+    entries, rated = figures["by_source"], bool(figures.get("verdicts"))
+    rows = [
+        [
+            md(name),
+            f"{entry['n']:,}",
+            share(entry["false_positives"]),
+            *(_verdict_cells(entry, AI) if rated else []),
+        ]
+        for name, entry in sorted(
+            entries.items(), key=lambda item: (-(item[1]["false_positives"]["value"] or 0), item[0])
+        )
+    ]
+    return table(["Source", "n", "p(ai) > ½", *(_VERDICT_COLUMNS if rated else [])], rows)
+
+
+def _verdict_cells(entry: Mapping, wrong: str) -> list[str]:
+    """Return the share of each verdict, the wrong one with its interval."""
+    return [
+        share(entry["wrong"])
+        if name == wrong and entry.get("wrong")
+        else percent(entry["verdicts"][name])
+        for name in VERDICTS
+    ]
+
+
+def _other_splits(facts: CardFacts) -> str | None:
+    rows = []
+    for name, record in facts.evaluation.items():
+        if name != facts.split:
+            summary, n = record["figures"]["summary"], sum(record["figures"]["n"].values())
+            cells = (share(summary["accuracy"]), score(summary["auroc"]), score(summary["ece"]))
+            rows.append([f"{code(name)}: {split_note(name)}", f"{n:,}", *cells])
+    return table(["Split", "n", "accuracy", "AUROC", "ECE"], rows) if rows else None
+
+
+def formats_section(facts: CardFacts) -> dict[str, object]:
+    """Return the record of the file formats and its table; `None` if not of these weights."""
+    record = facts.of_same_weights(facts.formats.get(facts.split) or {})
+    if not record.get("formats"):
+        return {"formats_record": None, "formats": None}
+    return {"formats_record": record, "formats": variants.formats_table(record)}
+
+
+def views_section(facts: CardFacts) -> dict | None:
+    """Return the table of the numbers of views, and the figures of parts that differ, if any."""
+    record = facts.of_same_weights(facts.by_views.get(facts.split) or {})
+    if not record.get("views"):
+        return None
+    return {"table": views_table(record), "parts": record.get("parts")}
+
+
+def categories_section(facts: CardFacts) -> dict[str, dict[str, str | None]]:
+    """Return the table and the descriptions of each measured category."""
+    record = facts.by_category
+    return {
+        name: {
+            "table": variants.category_table(record, name),
+            "described": variants.described(record, name),
+        }
+        for name in record.get("categories") or {}
+    }
+
+
+# How it was made
 
 
 def describe_processor(processor: Mapping) -> str | None:
@@ -206,7 +337,7 @@ def _faithfulness(methods: Mapping[str, Mapping]) -> str:
 
 def _localisation(figures: Mapping, default: str | None) -> str | None:
     rows = []
-    for kind, description in SPLICES.items():
+    for kind, description in DESCRIPTIONS.items():
         values = (figures["localisation"].get(kind) or {}).get(default) or {}
         if (values.get("energy") or {}).get("n"):
             gains = (values[f"energy_over_{other}"] for other in ("chance", "control"))
