@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 import re
 import shlex
+import shutil
 import subprocess
-import sys
+import time
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -17,18 +17,23 @@ from helpers.browser import (
     launched,
     opened,
     unfold,
+    visited,
     wait_for_map,
     wait_for_tiles,
     wait_for_verdict,
 )
-from helpers.serving import serving
+from helpers.serving import serving, serving_here
 from helpers.tiny import draw_picture, save_tiny
+from huggingface_hub import constants
 from PIL import Image
 
 from realfake.attribution.methods import METHODS
+from realfake.cli.main import main
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
 from realfake.labels import AI, REAL
+from realfake.space import loading
 from realfake.space.api import snippets
+from realfake.space.batch import Batch
 from realfake.space.text import ENGLISH, words
 
 pytestmark = pytest.mark.browser
@@ -36,16 +41,6 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "realfake" / "space" / "examples" / "astronaut.jpg"
 OTHER_PHOTO = PHOTO.with_name("temple.jpg")
-# Every map and every batch takes longer, so that a test can act meanwhile.
-SLOW = """
-import runpy, time
-from realfake.detector import Detector
-from realfake.space.batch import Batch
-explain, check = Detector.explain, Batch._check
-Detector.explain = lambda *args, **kwargs: (time.sleep(1.5), explain(*args, **kwargs))[1]
-Batch._check = lambda *args, **kwargs: (time.sleep(1.0), check(*args, **kwargs))[1]
-runpy.run_path("app.py", run_name="__main__")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +77,31 @@ def browser(chromium):
         yield browser
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        yield context
+
+
 @pytest.fixture
-def page(browser, url):
-    with opened(browser, url) as page:
+def page(context, url):
+    with visited(context, url) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def answered(context, url):
+    """The page with a photograph, its verdict and its map. What a test opens, it closes."""
+    with visited(context, url) as page:
+        drop(page, PHOTO)
+        wait_for_verdict(page)
+        wait_for_map(page)
         yield page
 
 
 def test_a_dropped_image_is_answered(page, checkpoint):
     assert ENGLISH("empty.headline") in page.inner_text("#rf-verdict")
+    assert not page.locator("#rf-report-json").is_visible()
     drop(page, PHOTO)
     said = wait_for_verdict(page)
     prediction = Detector.from_pretrained(checkpoint).predict(PHOTO)
@@ -129,12 +141,12 @@ def test_a_file_of_a_phone_camera_is_upright_and_says_so(page, checkpoint, tmp_p
         assert width / height == pytest.approx(photo.width / photo.height, rel=0.02)
 
 
-def test_the_detector_is_described_beside_the_answer(page):
-    page.locator("#rf-about summary").click()
-    about = page.inner_text("#rf-about")
+def test_the_detector_is_described_beside_the_answer(answered):
+    answered.locator("#rf-about summary").click()
+    about = answered.inner_text("#rf-about")
     assert "tiny-detector" in about
     assert "drawings <b>" in about
-    assert page.locator("#rf-about b").count() == 0
+    assert answered.locator("#rf-about b").count() == 0
 
 
 def test_nothing_moves_when_the_detail_comes(page):
@@ -191,11 +203,8 @@ def test_method_target_and_strength_change_the_map(page):
     )
 
 
-def test_the_map_is_saved_and_enlarged(page, tmp_path):
-    from PIL import Image
-
-    drop(page, PHOTO)
-    wait_for_map(page)
+def test_the_map_is_saved_and_enlarged(answered, tmp_path):
+    page = answered
     with page.expect_download() as started:
         page.locator("#rf-detail").get_by_role("button", name=ENGLISH("map.save")).click()
     assert started.value.suggested_filename == "astronaut-gradcam-ai.jpg"
@@ -204,6 +213,8 @@ def test_the_map_is_saved_and_enlarged(page, tmp_path):
         assert saved.width == page.evaluate("document.querySelector('.rf-plain').naturalWidth")
     page.locator("#rf-detail [data-act=enlarge]").click()
     page.wait_for_function("() => document.fullscreenElement?.matches('.rf-picture')")
+    page.evaluate("document.exitFullscreen()")
+    page.wait_for_function("() => !document.fullscreenElement")
 
 
 def test_the_prior_moves_the_probability_beside_a_verdict_that_stays(page, checkpoint, tmp_path):
@@ -230,9 +241,8 @@ def test_the_prior_moves_the_probability_beside_a_verdict_that_stays(page, check
     assert report["probabilities"] == pytest.approx(moved.probabilities, abs=1e-6)
 
 
-def test_stability_and_provenance_are_shown_beside_the_verdict(page):
-    drop(page, PHOTO)
-    wait_for_verdict(page)
+def test_stability_and_provenance_are_shown_beside_the_verdict(answered):
+    page = answered
     page.locator("#rf-stability summary").click()
     page.locator("#rf-provenance summary").click()
     rows = page.locator("#rf-stability tbody tr").all_inner_texts()
@@ -276,11 +286,9 @@ def test_a_refused_url_shows_an_error_and_the_answer_stays(page):
     assert page.inner_text("#rf-verdict").startswith(said.split("\n")[0])
 
 
-def test_reports_are_downloaded(page, browser, tmp_path):
-    assert not page.locator("#rf-report-json").is_visible()
-    drop(page, PHOTO)
+def test_reports_are_downloaded(answered, browser, tmp_path):
+    page = answered
     verdict = wait_for_verdict(page).split("\n")[0]
-    wait_for_map(page)
     with page.expect_download() as started:
         page.locator("#rf-report-json").click()
     started.value.save_as(tmp_path / "report.json")
@@ -469,38 +477,58 @@ def test_the_snippets_name_this_page_and_are_copied(browser, url):
 
 
 @pytest.mark.parametrize("name", ["client", "local", "inference", "pipeline", "shell", "curl"])
-def test_the_snippets_run(url, checkpoint, tmp_path, name):
+def test_the_snippets_run(url, checkpoint, tmp_path, monkeypatch, capsys, name):
     (tmp_path / "photo.jpg").write_bytes(PHOTO.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    if name == "inference":  # offline, the client of the Hub would not ask the page, too
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     snippet = snippets(str(checkpoint), url)[name]
-    command = [sys.executable, "-c", snippet]
     if name == "curl":
-        command = shlex.split(snippet)
-    elif name == "shell":
-        command = [sys.executable, "-m", *shlex.split(snippet)]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    del variables["HF_HUB_OFFLINE"]  # it would keep the client of the Hub from asking the page, too
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=variables
-    )
-    assert done.returncode == 0, done.stderr
+        done = subprocess.run(shlex.split(snippet), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
+    else:
+        if name == "shell":
+            program, *arguments = shlex.split(snippet)
+            assert program == "realfake" and main(arguments) == 0
+        else:
+            exec(compile(snippet, name, "exec"), {})
+        said = capsys.readouterr().out
     expected = Detector.from_pretrained(checkpoint).predict(PHOTO)
     assert (
-        f"{expected.probabilities[AI]:.4f}"[:5] in done.stdout
-        or f"{expected.probabilities[REAL]:.4f}"[:5] in done.stdout
+        f"{expected.probabilities[AI]:.4f}"[:5] in said
+        or f"{expected.probabilities[REAL]:.4f}"[:5] in said
     )
     assert (tmp_path / "map.png").is_file() == (name == "local")
 
 
 @pytest.fixture(scope="module")
-def slow_url(tmp_path_factory):
-    """The page held back, on the bundled detector, which stands in for one that is not there."""
-    missing = {
-        "REALFAKE_MODEL": "nobody/no-such-model@v1",
-        "REALFAKE_FALLBACK": "bundled",
-        "HF_HUB_OFFLINE": "1",
-    }
-    with serving(tmp_path_factory.mktemp("slow"), "-c", SLOW, **missing) as url:
-        yield url
+def slow_url(checkpoint, tmp_path_factory):
+    """The page held back, on the bundled detector, which stands in for one that is not there.
+
+    Every map and every batch takes longer, so that a test can act meanwhile. The bundled detector
+    is a tiny one.
+    """
+    folder = tmp_path_factory.mktemp("slow")
+    bundled = shutil.copytree(checkpoint, folder / "stand-in")
+    explain, check = Detector.explain, Batch._check
+
+    def slow_explain(*arguments, **options):
+        time.sleep(1.5)
+        return explain(*arguments, **options)
+
+    def slow_check(*arguments, **options):
+        time.sleep(1.0)
+        return check(*arguments, **options)
+
+    missing = {"REALFAKE_MODEL": "nobody/no-such-model@v1", "REALFAKE_FALLBACK": "bundled"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("realfake.detector.DEFAULT_CHECKPOINT", bundled)
+        patch.setattr(loading, "DEFAULT_CHECKPOINT", bundled)
+        patch.setattr(Detector, "explain", slow_explain)
+        patch.setattr(Batch, "_check", slow_check)
+        with serving_here(folder, **missing) as url:
+            yield url
 
 
 def test_a_cancelled_batch_keeps_the_finished_rows(browser, slow_url, tmp_path):
@@ -731,4 +759,4 @@ def test_a_model_that_cannot_be_loaded_is_replaced_with_a_notice(browser, slow_u
     with opened(browser, slow_url) as page:
         notice = page.inner_text(".rf-notice")
         assert "nobody/no-such-model" in notice
-        assert DEFAULT_CHECKPOINT.name in page.text_content("#rf-about")
+        assert "stand-in" in page.text_content("#rf-about")

@@ -6,42 +6,42 @@ script in the page compares each frame with the image in the drop area and with 
 
 import hashlib
 import json
+import math
 import random
+import time
 
+import numpy as np
 import pytest
 from helpers.browser import drop, launched, opened, unfold, wait_for_map
-from helpers.serving import serving
+from helpers.serving import serving_here
 from PIL import Image
 
+from realfake.attribution.faithfulness import Evidence
 from realfake.attribution.methods import METHODS
-from realfake.labels import AI, NAMES
+from realfake.detector import Detector
+from realfake.imaging.decode import open_image
+from realfake.labels import AI, NAMES, REAL
+from realfake.prediction import Explanation, Prediction, Stability, View
 from realfake.space.text import ENGLISH
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 
-# An image of grey level n is AI-generated with n %.
-SERVER = """
-import math, random, runpy, time
-import numpy as np
-from realfake.attribution.faithfulness import Evidence
-from realfake.detector import Detector
-from realfake.imaging.decode import open_image
-from realfake.prediction import Explanation, Prediction, Stability, View
 
-def predicted(image):
+def predicted(image: Image.Image) -> Prediction:
+    """An image of grey level n is AI-generated with n %."""
     p = image.getpixel((0, 0))[0] / 100
-    label = "ai" if p > 0.5 else "real"
+    label = AI if p > 0.5 else REAL
     log_odds = math.log(p / (1 - p))
     views = (View((0, 0, *image.size), log_odds),)
-    return Prediction(
-        label, {"real": 1 - p, "ai": p}, label, log_odds, alpha=0.05, views=views
-    )
+    return Prediction(label, {REAL: 1 - p, AI: p}, label, log_odds, alpha=0.05, views=views)
 
-def stability(self, image, prior_ai=0.5, views=None):
+
+def stability(self, image, prior_ai=0.5, views=None) -> Stability:
     time.sleep(random.uniform(0, 0.2))
     return Stability([("original", predicted(image)), ("crop", predicted(image))])
 
-def explain(self, path, method=None, target="ai", evidence=False):
+
+def explain(self, path, method=None, target=AI, evidence=False) -> Explanation:
     image = open_image(path)
     time.sleep(random.uniform(0, 1))
     prediction = predicted(image)
@@ -51,9 +51,6 @@ def explain(self, path, method=None, target="ai", evidence=False):
     tested = Evidence(target, 0.1, before, before - 0.5, (before,) * 5)
     return Explanation(heatmap, method, target, prediction, image, evidence=tested)
 
-Detector.stability, Detector.explain = stability, explain
-runpy.run_path("app.py", run_name="__main__")
-"""
 
 # What is shown for another image, method or target than those of the page is wrong.
 WATCH = """labels => {
@@ -100,10 +97,12 @@ WATCH = """labels => {
 
 @pytest.fixture(scope="module")
 def url(tiny_vit, tmp_path_factory):
-    with serving(
-        tmp_path_factory.mktemp("race"), "-c", SERVER, REALFAKE_MODEL=str(tiny_vit)
-    ) as url:
-        yield url
+    folder = tmp_path_factory.mktemp("race")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Detector, "stability", stability)
+        patch.setattr(Detector, "explain", explain)
+        with serving_here(folder, REALFAKE_MODEL=str(tiny_vit)) as url:
+            yield url
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +111,12 @@ def browser(chromium):
         yield browser
 
 
-@pytest.mark.parametrize("uploads", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("uploads", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_no_answer_is_shown_beside_another_image(browser, url, tmp_path, uploads):
     chance = random.Random(16)
     labels = {name: ENGLISH(f"label.{name}") for name in NAMES}
-    levels = [chance.randrange(2, 99) for _ in range(uploads)]
+    # The page does not test a map of what has hardly a chance.
+    levels = [chance.randrange(10, 91) for _ in range(uploads)]
     for level in set(levels):
         Image.new("RGB", (64, 64), (level,) * 3).save(tmp_path / f"grey-{level}.png")
     with opened(browser, url) as page:

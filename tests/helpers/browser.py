@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 
 @contextmanager
@@ -23,6 +23,14 @@ def opened(
 ) -> Iterator[Page]:
     """Open the page. At the end, assert that there was no script error and no request elsewhere."""
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
+    with visited(context, url, query) as page:
+        yield page
+    context.close()
+
+
+@contextmanager
+def visited(context: BrowserContext, url: str, query: str = "") -> Iterator[Page]:
+    """Open the page as [`opened`] does, in a context whose cache may hold its scripts already."""
     page = context.new_page()
     page.set_default_timeout(60_000)
     requests, failures = [], []
@@ -32,7 +40,7 @@ def opened(
     page.wait_for_selector("#rf-verdict h2")
     page.wait_for_selector("#rf-examples button")
     yield page
-    context.close()
+    page.close()
     assert failures == []
     assert [r for r in requests if not r.startswith((url, "data:", "blob:"))] == []
 
