@@ -9,8 +9,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from helpers.serving import serving
+from helpers.serving import serving, serving_here
 from helpers.tiny import draw_picture
+
+from realfake.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -198,22 +200,26 @@ def test_a_client_is_limited_and_the_log_does_not_name_it(url, folder):
     assert "8.8.4.4" not in text
 
 
-def test_the_token_reaches_neither_log_nor_page(hub, tmp_path):
+def test_the_token_reaches_neither_log_nor_page(
+    hub, tiny_vit, tmp_path, monkeypatch, caplog, capfd
+):
     token = "hf_" + "Zz9" * 11 + "Q"
     hub.tokens[token] = "somebody"
-    environment = hub.environment | {
+    monkeypatch.setattr("realfake.detector.DEFAULT_CHECKPOINT", tiny_vit)
+    monkeypatch.setattr("realfake.space.loading.DEFAULT_CHECKPOINT", tiny_vit)
+    environment = {
         "REALFAKE_MODEL": "nobody/nothing-here",
         "REALFAKE_FALLBACK": "bundled",
         "HF_TOKEN": token,
     }
-    with serving(tmp_path, **environment) as url:
+    with caplog.at_level("INFO"), serving_here(tmp_path, **environment) as url:
         pages = [
             ask(url + path)[1]
             for path in ("", "/config", "/gradio_api/info", "/docs", "/openapi.json", "/ready")
         ]
     assert all(token.encode() not in page for page in pages)
     assert json.loads(pages[-1])["missing"] == "nobody/nothing-here"
-    text = (tmp_path / "server.log").read_text()
+    text = "".join((caplog.text, *capfd.readouterr()))
     assert "nobody/nothing-here could not be opened" in text and token not in text
     assert any(request.user == "somebody" for request in hub.requests)  # it was used
 
@@ -226,9 +232,11 @@ def test_the_token_reaches_neither_log_nor_page(hub, tmp_path):
         ("REALFAKE_COMPARE", "../nowhere"),
     ],
 )
-def test_a_wrong_setting_ends_in_one_line(tiny_vit, tmp_path, name, value):
-    environment = {"REALFAKE_MODEL": str(tiny_vit), name: value}
-    with pytest.raises(AssertionError, match=name), serving(tmp_path, **environment):
-        pass
-    text = (tmp_path / "server.log").read_text()
-    assert "Traceback" not in text and f"The page cannot start: {name}" in text
+def test_a_wrong_setting_ends_in_one_line(tiny_vit, monkeypatch, capsys, name, value):
+    monkeypatch.setattr("realfake.space.limits.set_up_log", lambda: None)  # it is that of the test
+    monkeypatch.setenv("REALFAKE_MODEL", str(tiny_vit))
+    monkeypatch.setenv(name, value)
+    assert main(["space", "run"]) == 2
+    said = capsys.readouterr().err
+    assert f"realfake: error: The page cannot start: {name}" in said.splitlines()[-1]
+    assert "Traceback" not in said
