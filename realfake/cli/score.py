@@ -35,7 +35,6 @@ from realfake.cli import options
 
 if TYPE_CHECKING:
     from realfake.scoring.cluster import Cluster
-    from realfake.scoring.source import ScoringSource
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -133,15 +132,12 @@ def run(args: argparse.Namespace) -> int:
         "cache_dir": args.cache_dir,
     }
 
-    def open_(scratch: Path, fingerprint: str | None) -> "ScoringSource":
-        return open_source(**source, scratch=scratch, fingerprint=fingerprint)
-
     detector = options.open_model(args)
     cluster = None if args.ray is None else _cluster(args, source)
     try:
         counts = score_corpus(
             detector,
-            open_,
+            lambda scratch: open_source(**source, scratch=scratch),
             ScoreFolder(args.output),
             {
                 "checkpoint": model_identity(args.model or DEFAULT_CHECKPOINT, detector),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from realfake.detector import Detector
 from realfake.engines import Choice
-from realfake.runtime import lone_threads, one_thread
+from realfake.runtime import lone_threads
 from realfake.scoring.scorer import Scorer, choose_engine
 from realfake.scoring.shards import ScoreFolder
 from realfake.scoring.source import Row, ScoringSource, Segment
@@ -34,17 +34,13 @@ _REPORT_SECONDS = 10.0
 Task = tuple[int, int | None]
 # Segment, chunk and rows.
 _Chunk = tuple[str, int, Iterator[Row]]
-# From a folder for listings, and the fingerprint that the first process found or `None`.
-OpenSource = Callable[[Path, str | None], ScoringSource]
 
 
 @dataclass
 class Progress:
-    """The number of images that a process has scored, and its rate.
+    """The number of images that a process has scored of `total` (`None` if unknown), and its rate.
 
-    Args:
-        total: Number of images to score, `None` if unknown.
-        log: *optional*. Called with a line of text every ten seconds.
+    `log` is called with a line of text every ten seconds.
     """
 
     total: int | None
@@ -92,7 +88,7 @@ def duration(seconds: float) -> str:
 
 def score_corpus(
     detector: Detector,
-    open_source: OpenSource,
+    open_source: Callable[[Path], ScoringSource],
     folder: ScoreFolder,
     identity: Mapping,
     *,
@@ -109,9 +105,7 @@ def score_corpus(
     """Score what is missing in a folder.
 
     Args:
-        detector: The detector.
-        open_source: Opens the images.
-        folder: The folder of the shards.
+        open_source: Opens the images, with a folder for their listing.
         identity: What must be the same when a run is continued, such as the checkpoint.
         exact: Whether to compute in fp32 only.
         engine: *optional*. The engine; *defaults to* the fastest within tolerance.
@@ -120,8 +114,7 @@ def score_corpus(
         chunk_size: *optional*. Images per shard; *defaults to* a size that depends on the source,
             or the size of the first run.
         threads: *optional*. Number of threads; *defaults to* the number of cores.
-        views: *optional*. As in [`~realfake.detector.Detector.predict`].
-        early_exit: As for [`~realfake.scoring.scorer.Scorer`].
+        views, early_exit: As for [`~realfake.scoring.scorer.Scorer`].
         cluster: *optional*. Score on the machines of a Ray cluster.
         log: Called with lines about the progress.
 
@@ -134,7 +127,7 @@ def score_corpus(
     """
     threads = threads or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as temporary, folder.lock():
-        source = open_source(folder.scratch() or Path(temporary), None)
+        source = open_source(folder.scratch() or Path(temporary))
         for note in source.notes:
             log(note)
         folder.sweep()
@@ -195,18 +188,7 @@ def score_tasks(
     threads: int = 1,
     log: Callable[[str], None] | None = None,
 ) -> Progress:
-    """Score tasks of [`open_tasks`] and write their shards.
-
-    Args:
-        scorer: The scorer, created for this number of threads.
-        source: The source.
-        folder: The folder of the shards.
-        tasks: What to score.
-        chunk_size: Images per chunk.
-        batch_size: Images per forward pass.
-        threads: Number of threads.
-        log: As for [`Progress`].
-    """
+    """Score tasks of [`open_tasks`] with a scorer for as many threads, and write their shards."""
 
     def read() -> Iterator[_Chunk]:
         for index, chunk in tasks:
@@ -285,21 +267,13 @@ def _run(
 ) -> Progress:
     """Score as many batches at a time as there are threads, and write every finished chunk."""
 
-    def write(segment: str, chunk: int, results: list[tuple[list[dict], float]]) -> None:
+    def write(segment: str, chunk: int, futures: list[Future]) -> None:
+        results = [future.result() for future in futures]
         answers = [answer for rows, _ in results for answer in rows]
         deviation = max((deviation for _, deviation in results), default=0.0)
         facts = {"engine": scorer.choice.engine, "largest_log_odds_deviation": deviation}
         folder.write(segment, chunk, answers, facts)
 
-    if threads == 1:
-        with one_thread():
-            for segment, chunk, rows in chunks:
-                results = []
-                for batch in _batched(rows, batch_size):
-                    results.append(scorer(batch))
-                    progress.add(*results[-1])
-                write(segment, chunk, results)
-        return progress
     unwritten: deque[tuple[str, int, list[Future]]] = deque()  # oldest first
     running: deque[Future] = deque()
     with lone_threads(threads) as pool:
@@ -312,12 +286,11 @@ def _run(
                 running.append(futures[-1])
             unwritten.append((segment, chunk, futures))
             while unwritten and all(future.done() for future in unwritten[0][2]):
-                segment, chunk, futures = unwritten.popleft()
-                write(segment, chunk, [future.result() for future in futures])
+                write(*unwritten.popleft())
         for future in running:
             progress.add(*future.result())
-        for segment, chunk, futures in unwritten:
-            write(segment, chunk, [future.result() for future in futures])
+        for finished in unwritten:
+            write(*finished)
     return progress
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from realfake.io import locked_folder
+from realfake.io import locked_folder, write_atomically
 
 MANIFEST = "manifest.json"
 FORMAT = "realfake-scores-3"
@@ -66,11 +66,7 @@ class ScoreFolder:
         self.is_local = isinstance(self._files, LocalFileSystem)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Lock a local folder.
-
-        Raises:
-            OSError: Another run writes there.
-        """
+        """Lock a local folder."""
         return locked_folder(self._root) if self.is_local else contextlib.nullcontext()
 
     def scratch(self) -> Path | None:
@@ -80,11 +76,7 @@ class ScoreFolder:
     # Manifest
 
     def read_manifest(self) -> dict | None:
-        """Return the manifest, or `None` if there is none.
-
-        Raises:
-            ValueError: It cannot be read, or there are scores without a manifest.
-        """
+        """Return the manifest, or `None` if there is none; a `ValueError` if it cannot be read."""
         data = self._read(MANIFEST)
         if data is None:
             if next(iter(self.chunks()), None) is not None:
@@ -103,21 +95,15 @@ class ScoreFolder:
         return manifest
 
     def write_manifest(self, identity: Mapping, choice: Mapping) -> dict:
-        """Write the manifest, unless another run has just written one.
-
-        Returns:
-            The manifest in the folder: this run's, or the other's.
-        """
+        """Write the manifest, unless another run has just written one; return the folder's."""
+        if (other := self.read_manifest()) is not None:
+            return other
         manifest = {"format": FORMAT, "identity": dict(identity), "engine": dict(choice)}
-        self._write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode(), replace=False)
-        return self.read_manifest() or manifest
+        self._write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        return manifest
 
     def check(self, manifest: Mapping, identity: Mapping) -> None:
-        """Check that the scores are of the same images, model and settings.
-
-        Raises:
-            ValueError: Something differs; the message says what.
-        """
+        """Raise a `ValueError` if the scores are of other images, another model or settings."""
         stored = manifest["identity"]
         differences = "; ".join(
             f"{name} was {stored.get(name)!r}, now {identity.get(name)!r}"
@@ -148,13 +134,10 @@ class ScoreFolder:
         return f"{segment}-{chunk:06d}.parquet"
 
     def write(self, segment: str, chunk: int, rows: Sequence[Mapping], facts: Mapping) -> None:
-        """Write the scores of a chunk.
+        """Write the scores of a chunk, and facts about them as metadata of the file.
 
         Args:
-            segment: Name of the segment.
-            chunk: Number of the chunk.
             rows: One per image, with the fields of [`SCHEMA`]; missing fields become null.
-            facts: Metadata of the file.
         """
         schema = SCHEMA.with_metadata({"realfake": json.dumps(dict(facts))})
         buffer = BytesIO()
@@ -193,25 +176,12 @@ class ScoreFolder:
         except FileNotFoundError:
             return None
 
-    def _write(self, name: str, data: bytes, replace: bool = True) -> None:
-        if not self.is_local:  # an object appears when it is complete
+    def _write(self, name: str, data: bytes) -> None:
+        if self.is_local:
+            Path(self._root).mkdir(parents=True, exist_ok=True)
+            write_atomically(f"{self._root}/{name}", data)
+        else:  # an object appears when it is complete
             self._files.pipe_file(f"{self._root}/{name}", data)
-            return
-        folder = Path(self._root)
-        folder.mkdir(parents=True, exist_ok=True)
-        # With the number of the process, because two processes can write the same chunk.
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if replace:
-                os.replace(temporary, folder / name)
-            else:
-                _rename_new(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove the temporary files of killed processes."""
@@ -220,13 +190,3 @@ class ScoreFolder:
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > _ABANDONED:
                         path.unlink()
-
-
-def _rename_new(temporary: Path, path: Path) -> None:
-    """Rename a file, unless there is one of that name."""
-    try:
-        os.link(temporary, path)
-    except OSError:
-        # The name is taken, or the file system has no hard links.
-        if not path.exists():
-            os.replace(temporary, path)

@@ -51,7 +51,6 @@ class FolderSegment:
     """The images below a folder, in the order of their paths, read from a listing on disk.
 
     Args:
-        name: Name of the segment.
         folder: The folder that the paths are relative to.
         listing: File written by [`list_images`].
     """
@@ -81,23 +80,14 @@ class TableSegment:
     """A split of a local dataset, or one file of a stream.
 
     Args:
-        name: Name of the segment.
         rows: The rows, with an undecoded `image`.
         folder: *optional*. The folder that shown paths are relative to.
-        token: *optional*. Hub token for images that a stream names by URL.
     """
 
-    def __init__(
-        self,
-        name: str,
-        rows: Dataset | IterableDataset,
-        folder: Path | None = None,
-        token: str | bool | None = None,
-    ):
+    def __init__(self, name: str, rows: Dataset | IterableDataset, folder: Path | None = None):
         self.name = name
         self._rows = rows
         self._folder = folder
-        self._token = token
         self.rows: int | None = len(rows) if isinstance(rows, Dataset) else None
 
     def read(self, start: int, stop: int | None) -> Iterator[Row]:
@@ -121,9 +111,8 @@ class TableSegment:
             yield from (row["image"] for row in rows)
 
     def _downloaded(self, image: dict) -> dict:
-        options = DownloadConfig(token=self._token)
         try:
-            with xopen(image["path"], "rb", download_config=options) as file:
+            with xopen(image["path"], "rb", download_config=DownloadConfig()) as file:
                 return {**image, "bytes": file.read()}
         except OSError as error:
             return {**image, "error": f"it cannot be downloaded: {one_line(error)}"}
@@ -177,11 +166,9 @@ def open_source(
     splits: Sequence[str] | None = None,
     config_name: str | None = None,
     revision: str | None = None,
-    token: str | bool | None = None,
     streaming: bool = False,
     image_column: str | None = None,
     cache_dir: str | None = None,
-    fingerprint: str | None = None,
 ) -> ScoringSource:
     """Open a folder of images, a corpus, or files by URL.
 
@@ -191,8 +178,6 @@ def open_source(
             for several files; these are streamed.
         scratch: Folder for the listing of a folder.
         splits: *optional*. The splits to score; *defaults to* all.
-        fingerprint: *optional*. The fingerprint from another process. If `scratch` holds its
-            listing, the folder is not listed again.
 
         The others are those of [`~realfake.corpus.load.load_corpus`].
 
@@ -210,20 +195,22 @@ def open_source(
                     f"{text} is a folder of images without splits; leave out --split, or name a "
                     "folder in it."
                 )
-            return _open_folder(root, Path(scratch), fingerprint)
+            scratch = Path(scratch)
+            fingerprint = list_images(root, scratch)
+            segment = FolderSegment("files", root, _listing(scratch, fingerprint))
+            return ScoringSource([segment], fingerprint, False, [])
     if "://" in text and not path.exists():
-        return _open_tables(_read_urls(text, image_column), text, splits, path, token)
+        return _open_tables(_read_urls(text, image_column), text, splits, path)
     raw = read_source(
         source,
         config_name=config_name,
         revision=revision,
-        token=token,
         streaming=streaming,
         image_column=image_column,
         cache_dir=cache_dir,
     )
-    identity = _identity(path, text, config_name, revision, token)
-    return _open_tables(raw, identity, splits, path, token)
+    identity = _identity(path, text, config_name, revision)
+    return _open_tables(raw, identity, splits, path)
 
 
 # Folders of images
@@ -273,13 +260,6 @@ def _index_of(listing: Path) -> Path:
     return listing.with_suffix(".npy")
 
 
-def _open_folder(root: Path, scratch: Path, fingerprint: str | None) -> ScoringSource:
-    if fingerprint is None or not _listing(scratch, fingerprint).is_file():
-        fingerprint = list_images(root, scratch)
-    segment = FolderSegment("files", root, _listing(scratch, fingerprint))
-    return ScoringSource([segment], fingerprint, False, [])
-
-
 def _has_data_files(root: Path) -> bool:
     """Return whether a folder also holds Parquet or Arrow files, or a metadata file."""
     if any((root / f"metadata{suffix}").is_file() for suffix in (".csv", ".jsonl")):
@@ -308,7 +288,7 @@ def _read_urls(pattern: str, image_column: str | None) -> Source:
 
 
 def _open_tables(
-    raw: Source, identity: str, splits: Sequence[str] | None, path: Path, token: str | bool | None
+    raw: Source, identity: str, splits: Sequence[str] | None, path: Path
 ) -> ScoringSource:
     unknown = [name for name in splits or () if name not in raw.splits]
     if unknown:
@@ -324,7 +304,7 @@ def _open_tables(
             continue
         for index in range(rows.num_shards):
             shard = rows.shard(rows.num_shards, index) if rows.num_shards > 1 else rows
-            segments.append(TableSegment(f"{name}-{index:05d}", shard, folder, token))
+            segments.append(TableSegment(f"{name}-{index:05d}", shard, folder))
     streamed = any(segment.rows is None for segment in segments)
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape"))
     for segment in segments:
@@ -334,12 +314,10 @@ def _open_tables(
     return ScoringSource(segments, digest.hexdigest()[:32], streamed, list(raw.notes))
 
 
-def _identity(
-    path: Path, text: str, config_name: str | None, revision: str | None, token: str | bool | None
-) -> str:
+def _identity(path: Path, text: str, config_name: str | None, revision: str | None) -> str:
     """Return names and sizes of local files, or the commit on the Hub."""
     if not path.exists():
-        pinned = resolve_revision(text, revision, repo_type="dataset", token=token)
+        pinned = resolve_revision(text, revision, repo_type="dataset")
         return f"{text}\0{config_name}\0{getattr(pinned, 'resolved', None) or pinned}"
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     # Relative names, so that a copy in another folder is the same source.
