@@ -23,7 +23,7 @@ from realfake.engines import Choice
 from realfake.scoring import run as scoring_run
 from realfake.scoring import scorer as scoring
 from realfake.scoring.shards import ScoreFolder
-from realfake.scoring.source import FolderSegment, Row, iter_images, list_images, open_source
+from realfake.scoring.source import FolderSegment, Row, iter_images, list_images
 
 ROOT = Path(__file__).parents[1]
 # Streams would measure the engines first.
@@ -400,15 +400,6 @@ def test_of_two_runs_that_start_together_the_first_owns_the_folder(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
 
-def test_a_manifest_appears_where_there_are_no_hard_links(tmp_path, monkeypatch):
-    def refused(*_):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refused)
-    folder = ScoreFolder(tmp_path / "out")
-    assert folder.write_manifest({"checkpoint": "a"}, {}) == folder.read_manifest()
-
-
 def test_a_run_of_another_model_that_started_meanwhile_is_refused(
     images, checkpoint, scored, tmp_path, capsys, monkeypatch
 ):
@@ -573,14 +564,6 @@ def test_a_listing_gives_any_rows_without_reading_the_others(tmp_path):
     assert list(part.read(500, 600)) == []
     (folder / names[3]).write_bytes(b"changed")
     assert list_images(folder, tmp_path / "scratch") != fingerprint
-
-
-def test_a_listing_is_not_made_twice(images, tmp_path, monkeypatch):
-    first = open_source(images, tmp_path)
-    monkeypatch.setattr(
-        "realfake.scoring.source.list_images", lambda *_: pytest.fail("walked again")
-    )
-    assert open_source(images, tmp_path, fingerprint=first.fingerprint).rows == first.rows
 
 
 @pytest.mark.parametrize("rows, size", [(1, 64), (5_000, 80), (20_000, 320), (10**9, 4096)])
