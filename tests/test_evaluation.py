@@ -211,10 +211,6 @@ def test_scores_of_older_versions_are_read(tmp_path):
     scores = read_scores(tmp_path / "scores-test.parquet")
     assert scores["log_odds"].tolist() == columns["margin"]
     assert scores["out_of_distribution"].tolist() == columns["novel"]
-    record = {"figures": {"verdicts": {"novel": {"real": {"value": 0.5}}}}}
-    (tmp_path / "evaluation.json").write_text(json.dumps({"test": record}))
-    figures = read_evaluation(tmp_path)["test"]["figures"]
-    assert figures["verdicts"] == {"out_of_distribution": {"real": {"value": 0.5}}}
 
 
 def test_errors_of_scores_files(tmp_path):
@@ -268,7 +264,7 @@ def logged(**changes):
 
 def test_log_is_appended_to_and_counted(tmp_path):
     path = tmp_path / "deep" / "measurements.jsonl"
-    assert read_log(path) == [] and count(path, "test", "c") == 0
+    assert read_log(path) == [] and count_weights(path, "test", "c") == 0
     log_measurement(path, **logged())
     first = path.read_bytes()
     log_measurement(path, **logged(checkpoint_hash="b"))
@@ -288,7 +284,7 @@ def test_log_survives_a_line_cut_short(tmp_path):
     log_measurement(path, **logged())
     assert len(path.read_text().splitlines()[-1]) > 20
     with pytest.raises(ValueError, match="line 1: not a measurement record"):
-        count(path, "test", "c")
+        count_weights(path, "test", "c")
 
 
 def test_log_refuses_what_json_cannot_hold(tmp_path):

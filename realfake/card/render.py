@@ -248,7 +248,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "ood": own.get("ood"),
             "differing": own.get("differing"),
             "evaluation": measured,
-            "robustness": robustness.read_robustness(folder),
+            "robustness": read_records(folder / robustness.FILE_NAME),
             "categories": read_records(folder / variants.CATEGORIES_FILE),
             "by_views": read_records(folder / views.FILE_NAME),
             "explanations": read_records(folder / explanations.FILE_NAME),

@@ -182,8 +182,8 @@ def count_weights(path: str | os.PathLike, split: str, corpus: str) -> int:
 
 
 def _measurements(path: str | os.PathLike, split: str, corpus: str) -> list[dict]:
-    wanted = {"split": split, "corpus": corpus}
-    return [record for record in read_log(path) if wanted.items() <= record.items()]
+    wanted = {"split": split, "corpus": corpus}.items()
+    return [record for record in read_log(path) if wanted <= record.items()]
 
 
 def _file(path: str | os.PathLike) -> Path:

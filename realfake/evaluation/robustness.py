@@ -224,15 +224,6 @@ def known_slices(sources: Sequence | None) -> dict[str, list[str]]:
 # The measurement and its record
 
 
-def read_robustness(folder: str | os.PathLike) -> dict:
-    """Read `robustness.json`, `{split: record}`; `{}` if there is none.
-
-    Raises:
-        ValueError: The file does not hold one record per split.
-    """
-    return io.read_records(Path(folder) / FILE_NAME)
-
-
 def measure_robustness(
     detector: Detector,
     identity: str,
