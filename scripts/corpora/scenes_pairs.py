@@ -5,9 +5,9 @@
     python scripts/corpora/scenes_pairs.py ../shared/data/scenes reconstructed runs/scenes-pairs
 
 `train` holds the training images of scenes with the reconstructions of photographs in it.
-`validation` is for the calibration. It holds generators and sources of photographs that are in no
-other split, and 8 % of the groups of all others: people bring images of known and of new
-generators. `test` is that of scenes.
+`validation` holds generators and sources of photographs that are in no other split, for the
+calibration: what a detector says of unseen generators is what its probabilities must be right for.
+`test` is that of scenes.
 """
 
 import argparse
@@ -20,8 +20,6 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_da
 # Left out of training: generators of two ages, and photographs of a phone and of the web.
 FAMILIES = ("flux", "qwen-image", "midjourney")
 SOURCES = ("photo-stream", "oliva")
-# Share of the other groups that calibrate.
-HELD_SHARE = 0.08
 FEATURES = Features(
     {
         "image": Image(decode=False),
@@ -52,12 +50,6 @@ def group_names(rows: Dataset) -> np.ndarray:
     return np.array([group or f"row {index}" for index, group in enumerate(rows["group"])])
 
 
-def hold_groups(groups: np.ndarray, free: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
-    """Return which rows are of a random share of the groups of the free rows."""
-    order = np.random.default_rng(seed).permutation(np.unique(groups[free]))
-    return free & np.isin(groups, order[: round(len(order) * share)])
-
-
 def build(scenes: Path, reconstructed: Path) -> dict[str, Dataset]:
     """Return the three splits. Groups of the validation images are not in train."""
     rows, pairs = (
@@ -66,13 +58,12 @@ def build(scenes: Path, reconstructed: Path) -> dict[str, Dataset]:
     )
     unseen, groups = left_out(rows, FAMILIES, SOURCES), group_names(rows)
     free = ~unseen & ~np.isin(groups, groups[unseen])
-    held = hold_groups(groups, free, HELD_SHARE)
-    added = np.isin(np.array(pairs["group"], dtype=object), groups[free & ~held])
+    added = np.isin(group_names(pairs), groups[free])
     return {
         "train": concatenate_datasets(
-            [rows.select(np.flatnonzero(free & ~held)), pairs.select(np.flatnonzero(added))]
+            [rows.select(np.flatnonzero(free)), pairs.select(np.flatnonzero(added))]
         ),
-        "validation": rows.select(np.flatnonzero(unseen | held)),
+        "validation": rows.select(np.flatnonzero(unseen)),
         "test": read(sorted(scenes.glob("test-*.parquet"))),
     }
 
