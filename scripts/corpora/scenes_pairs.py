@@ -1,7 +1,7 @@
 """Build the training corpus of the bundled detector from scenes and reconstructed photographs.
 
     realfake corpus reconstruct ../shared/data/scenes --autoencoder taef2 --counterparts_only \\
-        --output reconstructed
+        --max_images 400 --output reconstructed
     python scripts/corpora/scenes_pairs.py ../shared/data/scenes reconstructed runs/scenes-pairs
 
 `train` holds the training images of scenes with the reconstructions of photographs in it.
