@@ -1,13 +1,13 @@
 """Measure the speed of realfake on this machine, as ratios to the usual alternatives.
 
-    python scripts/benchmark.py             # all parts, 15 minutes on two cores
-    python scripts/benchmark.py --only scoring-photos,memory    # these parts; keep other figures
-    python scripts/benchmark.py --quick     # fewer images and pairs, to test the benchmark
+    python scripts/benchmark.py             # all parts, 16 minutes on two cores
+    python scripts/benchmark.py --only scoring,views    # these parts; keep the other figures
+    python scripts/benchmark.py --quick     # fewer images and rounds, to test the benchmark
     python scripts/benchmark.py --table     # print the table of the last measurements
 
 Each part runs in a separate process. Its figures are written to `benchmarks/results.json` at once,
-so `--only` continues an interrupted run. Times are measured in pairs in alternating order; a ratio
-is the median of the pairs. The script draws its images into `--work_dir`. Run nothing else on the
+so `--only` continues an interrupted run. Times are measured in rounds in alternating order; a ratio
+is the median of the rounds. The script draws its images into `--work_dir`. Run nothing else on the
 machine at the same time.
 """
 
@@ -26,15 +26,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = {
-    "scoring-vit": "scoring.vit",
-    "scoring-photos": "scoring.photos",
-    "scoring-model-size": "scoring.model_size",
+    "scoring": "scoring.one_view",
+    "views": "scoring.all_views",
     "deviations": "scoring.deviations",
-    "memory": "scaling.memory",
-    "allocator": "memory.allocator",
+    "ray": "scaling.ray",
+    "scaling": "scaling.memory",
+    "allocator": "scaling.allocator",
     "explaining": "explaining.explaining",
-    "training": "training.training_rate",
-    "training-processes": "training.training_processes",
+    "training": "training.training",
     "space-start": "space.start",
     "space-drop": "space.drop",
     "space-users": "space.users",
@@ -55,33 +54,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", help=f"parts to run, separated by commas: {', '.join(PARTS)}")
     parser.add_argument(
-        "--quick", action="store_true", help="use fewer images and pairs, and mark the figures"
+        "--quick", action="store_true", help="use fewer images and rounds, and mark the figures"
     )
     parser.add_argument(
         "--table", action="store_true", help="print the table of the last measurements"
     )
     results = ROOT / "scripts" / "benchmarks" / "results.json"
     parser.add_argument("--output", default=str(results), help="JSON file of the figures")
-    parser.add_argument("--plot", help="PNG of the scaling (default: beside the figures)")
     cache = Path.home() / ".cache" / "realfake-benchmark"
     parser.add_argument("--work_dir", default=str(cache), help="folder for images and runs")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # for the process of a part
     options = parser.parse_args(arguments)
-    if options.only:
-        names = options.only.split(",")
-    else:
-        names = [name for name in PARTS if name != "gpu" or _has_gpu()]
+    names = options.only.split(",") if options.only else list(PARTS)
     if unknown := [name for name in names if name not in PARTS]:
         raise ValueError(f"There is no part {unknown[0]!r}; there are {', '.join(PARTS)}.")
     options.only = names
     options.work_dir = str(Path(options.work_dir).resolve())  # parts run in another folder
     return options
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,20 +101,19 @@ def run(options: argparse.Namespace) -> int:
             figures = _run_in_process(name, options)
             parts = {**record["parts"], name: figures}
             record["parts"] = {key: parts[key] for key in PARTS if key in parts}
-            record |= {"machine": machine(), "versions": versions()}
+            if name != "gpu":  # whose figures can be from another machine
+                record |= {"machine": machine(), "versions": versions()}
             _write(output, record)
-            for row in figures.get("rows", ()):
-                print("  " + report.table({"": {"rows": [row]}}).splitlines()[-1], flush=True)
+            for line in report.table({name: figures}).splitlines()[2:]:
+                print(f"  {line}", flush=True)
+            print(f"  {figures['seconds']:.0f} seconds", flush=True)
             if "error" in figures:
                 failed.append(name)
-                print(f"  failed: {figures['error'].splitlines()[0]}", flush=True)
         print(f"{time.monotonic() - started:.0f} seconds.\n")
-    print(report.table(record["parts"]))
-    if "gpu" in record["parts"].get("gpu", {}):
-        print("\n" + report.gpu_table(record["parts"]["gpu"]))
-    if scaling := record["parts"].get("memory", {}).get("scaling"):
-        plot = Path(options.plot) if options.plot else output.with_name("scaling.png")
-        report.plot_scaling(scaling, plot)
+    shown = report.tables(record, PARTS)
+    print(f"{shown['speed']}\n\nMissed:\n\n{shown['misses']}\n\n{shown['cost']}")
+    if scaling := record["parts"].get("scaling", {}).get("scaling"):
+        report.plot_scaling(scaling, output.with_name("scaling.png"))
     if any(part.get("quick") for part in record["parts"].values()):
         print("\nSome figures are from quick runs.")
     return 1 if failed else 0

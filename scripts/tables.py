@@ -11,10 +11,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from benchmarks.report import table as speed_table
+from benchmark import PARTS
+from benchmarks.report import RESULTS
+from benchmarks.report import tables as benchmark_tables
 
 from realfake.evaluation.measure import interval_of
 from realfake.evaluation.results import read_scores, scores_file
@@ -110,15 +113,15 @@ def detectors_table() -> str:
     return "\n".join(lines)
 
 
-def benchmark_table() -> str:
-    """Return the last measurements of speed as a Markdown table."""
-    results = ROOT / "scripts" / "benchmarks" / "results.json"
-    return speed_table(json.loads(results.read_text(encoding="utf-8"))["parts"])
+def benchmark(name: str) -> str:
+    """Return a table of the last measurements of speed."""
+    return benchmark_tables(json.loads(RESULTS.read_text(encoding="utf-8")), PARTS)[name]
 
 
+SPEED = ROOT / "scripts" / "benchmarks" / "README.md"
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "detectors": (ROOT / "README.md", detectors_table),
-    "speed": (ROOT / "scripts" / "benchmarks" / "README.md", benchmark_table),
+    **{name: (SPEED, partial(benchmark, name)) for name in ("speed", "misses", "memory", "cost")},
 }
 
 
@@ -146,11 +149,11 @@ def main(arguments: list[str] | None = None) -> int:
         text = path.read_text(encoding="utf-8")
         new = replaced(text, name, make())
         if new != text:
-            outdated.append(path.relative_to(ROOT))
+            outdated.append(f"{path.relative_to(ROOT)}, {name}")
             if not options.check:
                 path.write_text(new, encoding="utf-8")
-    for path in outdated:
-        print(f"{path}: {'outdated' if options.check else 'updated'}")
+    for place in outdated:
+        print(f"{place}: {'outdated' if options.check else 'updated'}")
     return 1 if options.check and outdated else 0
 
 

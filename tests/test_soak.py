@@ -58,7 +58,7 @@ def test_a_short_run_passes(soak, tmp_path, monkeypatch, capsys):
         soak.main(["--users", "3", "--minutes", "0.05", "--pictures", "5", "--report", str(report)])
         == 0
     )
-    record = json.loads(report.read_text())
+    record = json.loads(report.read_text())["load"]
     assert record["answers"]["200"] >= 3 and record["told_apart"] == 1.0
     assert record["tracebacks"] == 0 and not record["broken"]
     assert record["memory"]["slope"] is None
@@ -222,17 +222,66 @@ def test_memory_of_this_process(memory):
     assert memory.resident(2**30) is None
 
 
-def test_the_memory_of_a_visit_decides_the_exit_status(soak, module, tmp_path, monkeypatch, capsys):
+class Browserless:
+    actions = ["gradcam of a picture"] * 40
+
+    def __init__(self, failures=()):
+        self.failures = list(failures)
+
+
+def samples(most: float = 2000.0, huge: float = 3000.0, left: float = 1000.0, leak: float = 0.0):
+    """The memory of 30 minutes of visits, a rest, and an image of 100 megapixels, in MiB."""
+    for second in range(1800):
+        yield float(second), (most if second % 60 < 20 else 900.0) + leak * second / 60
+    for second in range(1800, 1860):
+        yield float(second), 1000.0
+    for second in range(1860, 1880):
+        yield float(second), huge
+    for second in range(1880, 1950):
+        yield float(second), left
+
+
+@pytest.mark.parametrize(
+    ("changes", "failures", "missed"),
+    [
+        ({}, (), None),
+        ({"most": 2900.0}, (), "peak memory"),
+        ({"leak": 8.0}, (), "growth after 10 minutes"),
+        ({"huge": 4100.0}, (), "memory above that peak"),
+        ({"left": 1500.0}, (), "given back in a minute"),
+        ({}, ("occlusion of a picture: timed out",), "no action fails"),
+    ],
+)
+def test_the_memory_of_the_visits_decides_the_exit_status(
+    soak, module, tmp_path, monkeypatch, capsys, changes, failures, missed
+):
     import benchmarks.serving as serving
 
     visitor = module("soaking.visitor")
     server = SimpleNamespace(url="http://127.0.0.1:1", pid=1)
     monkeypatch.setattr(serving, "serving", lambda *_: nullcontext(server))
-    monkeypatch.setattr(visitor, "draw_pictures", lambda folder: [])
+    monkeypatch.setattr(visitor, "draw_pictures", lambda folder: [Path("a"), Path("huge")])
+
+    def visit(url, pid, pictures, minutes, settling):
+        assert (minutes, settling) == (30.0, 10.0)
+        visits, times = Browserless(failures), (1799.5, 1859.5, 1879.5)
+        return visitor.record(list(samples(**changes)), visits, minutes, settling, times)
+
+    monkeypatch.setattr(visitor, "visit", visit)
     report = tmp_path / "soak.json"
-    for most, failures, status in ((2000.0, [], 0), (4000.0, [], 1), (2000.0, ["a map"], 1)):
-        visit = visitor.Visit(600.0, most, 700.0, [(1.0, "a map", 900.0)], [], failures)
-        monkeypatch.setattr(visitor, "visit", lambda *_, visit=visit: visit)
-        assert soak.main(["--page", "--report", str(report)]) == status
-        assert json.loads(report.read_text())["most"] == most
-    assert "limit 3072" in capsys.readouterr().out
+    report.write_text(json.dumps({"load": {"requests": 7}}))
+    words = ["--page", "--report", str(report), "--plot", str(tmp_path / "memory.png")]
+    assert soak.main(words) == (0 if missed is None else 1)
+    written = json.loads(report.read_text())
+    assert written["load"] == {"requests": 7} and written["page"]["actions"] == 40
+    broken = [name for name, met in written["page"]["promises"].items() if not met]
+    assert len(broken) == (missed is not None) and all(missed in name for name in broken)
+    assert (tmp_path / "memory.png").stat().st_size > 1000
+    output = capsys.readouterr()
+    assert "peak memory" in output.out and all(failure in output.err for failure in failures)
+
+
+def test_the_stored_curve_has_the_peaks_of_its_steps(module):
+    visitor = module("soaking.visitor")
+    curve = visitor._curve([(0.0, 1000.0), (4.9, 2000.0), (5.0, 500.0), (12.0, 700.0)])
+    assert curve == [[0.0, 2.097], [5.0, 0.524], [10.0, 0.734]]

@@ -1,8 +1,8 @@
 """The page: the time to start, the time to answer, and 32 users at once."""
 
+import base64
 import json
-import os
-import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from realfake.detector import DEFAULT_CHECKPOINT, Detector
+from realfake.space.handlers import check
 from realfake.space.routes import MAX_BATCH
 
+from .browser import chromium
 from .drawn import draw_photographs
 from .scoring import EXAMPLES
 from .serving import ROOT, environment, serving
-from .timing import in_turn, ratio_row, seconds
+from .timing import in_turn, ratio_row, rounds, row, seconds
 
 # The imports that the page cannot do without.
 BARE = (
@@ -27,10 +29,29 @@ BARE = (
     "from transformers import AutoImageProcessor, AutoModelForImageClassification"
 )
 USERS = 32
+# The steps of a start before the server answers.
+_STEPS = """
+import json, os, time
+started, steps = time.perf_counter(), {}
+def step(name):
+    steps[name] = time.perf_counter() - started - sum(steps.values())
+from realfake.space.loading import load
+from realfake.space.page import build
+step("imports")
+loaded = load(os.environ)
+step("opening the detector")
+page = build(loaded)
+step("layout")
+page.detector.accelerate()
+step("OpenVINO")
+print(json.dumps(steps))
+"""
 
 
 def start(work: Path, quick: bool) -> dict:
     """Compare the time from `python app.py` to the first page with that of the bare imports."""
+    pages: list[float] = []
+    bare: list[float] = []
 
     def page() -> None:
         began = time.perf_counter()
@@ -38,22 +59,24 @@ def start(work: Path, quick: bool) -> dict:
             pages.append(time.perf_counter() - began)
 
     def imports() -> None:
-        command = [sys.executable, "-c", BARE]
-        bare.append(
-            seconds(lambda: subprocess.run(command, check=True, cwd=ROOT, env=environment(work, 0)))
-        )
+        bare.append(seconds(lambda: _output(work, BARE)))
 
-    pages: list[float] = []
-    bare: list[float] = []
-    imports()  # fills the disk cache
-    bare.clear()
+    _output(work, BARE)  # fills the disk cache
     for run in in_turn((page, imports), 1 if quick else 3):
         run()
-    ratios = [page / alone for page, alone in zip(pages, bare, strict=True)]
-    row = ratio_row(
-        "Space: from start to first page over the bare imports", ratios, 1.3, at_least=False
+    profile = {"bare imports": statistics.median(bare), **json.loads(_output(work, _STEPS))}
+    what = "Page: from start to first page over the bare imports"
+    more = {"profile": profile, "seconds": {"page": pages, "imports": bare}}
+    return {"rows": [ratio_row(what, pages, bare, 1.3, at_least=False, **more)]}
+
+
+def _output(work: Path, code: str) -> str:
+    """Run Python code in a new process, and return its last line."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, check=True, cwd=ROOT, env=environment(work, 0), stdout=subprocess.PIPE, text=True
     )
-    return {"rows": [row | {"seconds": {"page": pages, "imports": bare}}]}
+    return (done.stdout.splitlines() or [""])[-1]
 
 
 # The page of `app.py` with an additional event that does nothing.
@@ -70,137 +93,123 @@ with page.blocks:
     )
 launch(page)
 """
+_KEEP_FILE = """data => {
+    const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+    window.benchFile = new File([bytes], "bench.jpg", {type: "image/jpeg"});
+}"""
+_UPLOAD = """async () => {
+    const body = new FormData();
+    body.append("files", window.benchFile);
+    await (await fetch("gradio_api/upload", {method: "POST", body})).json();
+}"""
 
 
 def drop(work: Path, quick: bool) -> dict:
-    """Compare the time from a dropped file to its verdict with a prediction and an empty event.
+    """Compare the time from a dropped file to its verdict with that of its parts.
 
-    Raises:
-        RuntimeError: There is no Chromium.
+    The parts are `Detector.predict` of the bytes with the engine of the page, an event that does
+    nothing, and the upload of the file.
     """
-    from playwright.sync_api import sync_playwright
-
-    chromium = next(
-        (
-            path
-            for name in ("chromium", "chromium-browser", "google-chrome")
-            if (path := shutil.which(name))
-        ),
-        None,
-    )
-    if chromium is None:
-        raise RuntimeError("no chromium in PATH, which this part needs")
-    photos = [EXAMPLES / name for name in sorted(os.listdir(EXAMPLES)) if name.endswith(".jpg")]
+    photos = sorted(EXAMPLES.glob("*.jpg"))
     detector = Detector.from_pretrained(device="cpu")
-    alone, empty, dropped = [], [], []
-    with serving(work, "-c", _WITH_EMPTY_EVENT) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
-        )
+    detector.accelerate()
+    names = ("drop", "predict", "empty event", "upload", "answer on the server")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with serving(work, "-c", _WITH_EMPTY_EVENT) as server, chromium() as browser:
         page = browser.new_page()
         page.set_default_timeout(120_000)
-        page.goto(server.url)
-        page.wait_for_selector("#rf-examples button")
-        for number in range(1 + (4 if quick else 12)):
-            photo = photos[number % len(photos)]
-            data = photo.read_bytes()
-            alone.append(seconds(lambda data=data: detector.predict(data)))
+
+        def empty_event() -> None:
             before = page.inner_text("#bench-done")
-            began = time.perf_counter()
             page.evaluate("document.querySelector('#bench-empty').click()")
             page.wait_for_function(
                 "old => document.querySelector('#bench-done').innerText !== old", arg=before
             )
-            empty.append(time.perf_counter() - began)
-            # A new name each time. The verdict is cleared before the next one appears.
-            page.evaluate("document.querySelector('#rf-verdict').dataset.bench = ''")
-            began = time.perf_counter()
-            page.set_input_files(
-                "#rf-drop input[type=file]",
-                {"name": f"{number}-{photo.name}", "mimeType": "image/jpeg", "buffer": data},
-            )
+
+        def dropped(file: dict) -> None:
+            page.set_input_files("#rf-drop input[type=file]", file)
             page.wait_for_function("() => document.querySelector('#rf-verdict .rf-lead')")
-            dropped.append(time.perf_counter() - began)
-            page.wait_for_selector("#rf-map .rf-tile")
-            page.reload()
+
+        for number in range(1 + (2 if quick else 12)):
+            photo = photos[number % len(photos)]
+            data = photo.read_bytes()
+            page.goto(server.url)
             page.wait_for_selector("#rf-examples button")
-        browser.close()
-    ratios = [
-        whole / (one + none)
-        for whole, one, none in zip(dropped[1:], alone[1:], empty[1:], strict=True)
-    ]
-    what = "Space: from drop to verdict over Detector.predict(bytes) plus an empty event"
-    row = ratio_row(what, ratios, 1.5, at_least=False)
-    times = {"drop": dropped[1:], "predict": alone[1:], "empty_event": empty[1:]}
+            page.evaluate(_KEEP_FILE, base64.b64encode(data).decode())
+            # A new name each time.
+            file = {"name": f"{number}-{photo.name}", "mimeType": "image/jpeg", "buffer": data}
+            took = (
+                seconds(lambda file=file: dropped(file)),
+                seconds(lambda data=data: detector.predict(data)),
+                seconds(empty_event),
+                seconds(lambda: page.evaluate(_UPLOAD)),
+                seconds(lambda photo=photo: check(detector, str(photo))),
+            )
+            if number:  # the first one allocates
+                for name, each in zip(names, took, strict=True):
+                    times[name].append(each)
+            page.wait_for_selector("#rf-map .rf-tile")
+    sums = [sum(each) for each in zip(*(times[name] for name in names[1:4]), strict=True)]
+    profile = {name: statistics.median(each) for name, each in times.items()}
+    what = "Page: from drop to verdict over `Detector.predict(bytes)`, an empty event and an upload"
     return {
-        "rows": [
-            row | {"seconds": {name: float(np.median(values)) for name, values in times.items()}}
-        ]
+        "rows": [ratio_row(what, times["drop"], sums, 1.5, at_least=False, profile=profile)],
+        "seconds": times,
     }
 
 
 def users(work: Path, quick: bool) -> dict:
     """Compare 32 users at once at `/predict` with batches of 16 without a server."""
-    paths = draw_photographs(work / "users", 32, sizes=((640, 480), (512, 512), (480, 640)))
+    paths = draw_photographs(work / "four-views", 32, sizes=((320, 240), (300, 300), (240, 320)))
     bodies = [path.read_bytes() for path in paths]
-    each = 2 if quick else 6
+    each = 1 if quick else 2
     detector = Detector.from_pretrained(device="cpu")
-    detector.predict(bodies[:16])
-    latencies, problems, lock = [], [], threading.Lock()
+    detector.predict(bodies)  # a long list opens a faster engine
+    latencies: list[float] = []
+    problems: list[str] = []
     gate = threading.Barrier(USERS)
 
     def user(url: str, number: int) -> None:
         gate.wait()
         for turn in range(each):
             body = bodies[(number + turn) % len(bodies)]
-            request = urllib.request.Request(
-                f"{url}/predict", body, {"Content-Type": "image/jpeg"}, method="POST"
-            )
+            request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "image/jpeg"})
             began = time.perf_counter()
             try:
                 with urllib.request.urlopen(request, timeout=120) as response:  # nosec B310  # loopback
                     response.read()
             except OSError as error:
-                with lock:
-                    problems.append(str(error))
-            with lock:
-                latencies.append(time.perf_counter() - began)
+                problems.append(str(error))
+            latencies.append(time.perf_counter() - began)
 
-    rates, ratios = [], []
-    with serving(work, "app.py") as server:
+    batch = bodies[: USERS * each // 2]
+    with serving(work, "app.py") as server, ThreadPoolExecutor(USERS) as pool:
         url = server.url
         first = urllib.request.Request(f"{url}/predict", bodies[0], {"Content-Type": "image/jpeg"})
         urllib.request.urlopen(first).close()  # nosec B310  # loopback
-        for _ in range(1 if quick else 3):
-            batch = [bodies[index % len(bodies)] for index in range(USERS * each // 2)]
-            offline = len(batch) / seconds(
-                lambda batch=batch: detector.predict(batch, batch_size=16)
-            )
-            with ThreadPoolExecutor(USERS) as pool:
-                took = seconds(
-                    lambda url=url, pool=pool: list(pool.map(user, [url] * USERS, range(USERS)))
-                )
-            rates.append((USERS * each / took, offline))
-            ratios.append(rates[-1][0] / offline)
+        functions = {
+            "offline": lambda _: detector.predict(batch),
+            "users": lambda _: list(pool.map(user, [url] * USERS, range(USERS))),
+        }
+        times = rounds(functions, 1 if quick else 2)
         with urllib.request.urlopen(f"{url}/health") as response:  # nosec B310  # loopback
             judged = json.load(response)
-    what = (
-        f"Space: {USERS} users at once at /predict, images a second over the offline fp32 "
-        "batch rate"
-    )
-    milliseconds = {f"p{share}": 1e3 * float(np.percentile(latencies, share)) for share in (50, 95)}
+    rates = {
+        "users": [USERS * each / took for took in times["users"]],
+        "offline": [len(batch) / took for took in times["offline"]],
+    }
+    what = f"Page: {USERS} users at once at /predict, images a second over `Detector.predict`"
     facts = {
         "images_a_second": rates,
-        "latency_ms": milliseconds,
+        "latency_seconds": {f"p{p}": float(np.percentile(latencies, p)) for p in (50, 95)},
         "mean_batch": judged["images"] / judged["batches"],
         "max_batch": MAX_BATCH,
         "model": DEFAULT_CHECKPOINT.name,
     }
-    errors = {
-        "what": f"Space: errors among {len(latencies)} requests",
-        "value": len(problems),
-        "target": 0,
+    errors = f"Page: errors among {len(latencies)} requests"
+    return {
+        "rows": [
+            ratio_row(what, rates["users"], rates["offline"], 0.9, **facts),
+            row(errors, len(problems), 0, problems=problems[:5]),
+        ]
     }
-    errors |= {"at_least": False, "met": not problems, "problems": problems[:5]}
-    return {"rows": [ratio_row(what, ratios, 0.9, at_least=True, **facts), errors]}

@@ -1,18 +1,14 @@
-"""Times in pairs, in the same process and in alternating order."""
+"""Times in rounds, in the same process and in alternating order, and the rows of the table."""
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
-
-# `accelerate launch` of several processes on this machine, after the interpreter.
-LAUNCH = (
-    *("-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"),
-    *("--dynamo_backend", "no", "--main_process_port", "0"),
-)
+# Names of devices in the table.
+PLACES = {"cpu": "CPU", "cuda": "GPU"}
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -28,36 +24,53 @@ def in_turn(what: Sequence[T], n: int) -> Iterator[T]:
         yield from what if number % 2 == 0 else reversed(what)
 
 
-def paired(
-    first: Callable[[int], object], second: Callable[[int], object], n: int
-) -> list[tuple[float, float]]:
-    """Time two functions of the pair's number, `n` times, [`in_turn`]."""
-    compared = ((first, []), (second, []))
-    for function, took in in_turn(compared, n):
-        took.append(seconds(partial(function, len(took))))
-    return list(zip(*(took for _, took in compared), strict=True))
+def rounds(functions: Mapping[str, Callable[[int], object]], n: int) -> dict[str, list[float]]:
+    """Time functions of the round's number, `n` times, [`in_turn`].
+
+    Returns:
+        `{name: seconds of each round}`.
+    """
+    took: dict[str, list[float]] = {name: [] for name in functions}
+    for name in in_turn(list(functions), n):
+        took[name].append(seconds(partial(functions[name], len(took[name]))))
+    return took
 
 
-def ratio_row(what: str, ratios: Sequence[float], target: float, at_least: bool, **more) -> dict:
+def ratio_row(
+    what: str,
+    above: Sequence[float],
+    below: Sequence[float],
+    target: float | None,
+    at_least: bool = True,
+    **more: object,
+) -> dict:
     """Return a row of the table: the median and the range of the ratios, and the target.
 
     Args:
         what: Description of the comparison.
-        ratios: One ratio per pair.
-        target: Bound of the median.
+        above, below: The two figures of each round, whose ratio is taken.
+        target: Bound of the median, or `None`.
         at_least: Whether the target is a lower bound.
-        more: Further facts, such as the times behind the ratios.
+        more: Further facts, such as a `profile`: `{name: seconds}`.
     """
-    ratios = [float(ratio) for ratio in ratios]
-    middle = statistics.median(ratios)
+    ratios = [one / other for one, other in zip(above, below, strict=True)]
+    more = {"low": min(ratios), "high": max(ratios), "n": len(ratios), "unit": "×", **more}
+    return row(what, statistics.median(ratios), target, at_least, **more)
+
+
+def row(
+    what: str, value: float | None, target: float | None, at_least: bool = False, **more: object
+) -> dict:
+    """Return a row of the table; a value of `None` was not measured."""
+    met = None
+    value = None if value is None else float(value)  # NumPy's numbers are no JSON
+    if value is not None and target is not None:
+        met = value >= target if at_least else value <= target
     return {
         "what": what,
-        "value": middle,
-        "low": min(ratios),
-        "high": max(ratios),
-        "n": len(ratios),
+        "value": value,
         "target": target,
         "at_least": at_least,
-        "met": middle >= target if at_least else middle <= target,
+        "met": met,
         **more,
     }

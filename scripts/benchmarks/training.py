@@ -1,38 +1,41 @@
-"""Training: the cost of augmentation, the loop of the transformers example, a second process.
+"""Training of a ViT-S/14 with adapters: what its images cost, and the loop of the example.
 
-The step rates are those of the trainer of `realfake train`, on drawn images.
+The step rates are those of the trainer of `realfake train`, on drawn images and random weights.
 """
 
 import contextlib
 import io
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from realfake import distributed
+from realfake.corpus.reconstruction import FAMILY, FEATURES
 from realfake.imaging.decode import open_image
+from realfake.labels import AI, REAL
+from realfake.models.classifiers import build_classifier
 from realfake.training import runs
-from realfake.training import trainer as training
+from realfake.training import trainer as training_module
 from realfake.training.arguments import parse
+from realfake.training.data import Pick
 from realfake.training.model import prepare_classifier
 
-from .drawn import draw_classes
-from .timing import LAUNCH, in_turn, ratio_row
+from .drawn import Drawer
+from .timing import PLACES, in_turn, ratio_row, row, seconds
 
-ROOT = Path(__file__).parents[2]
 SIDE = 224
-WARM_UP = 2
-# Images per step of a process; with few images, the exchange of gradients weighs too much.
-EACH = 24
+# Of the images, which are larger than the crop.
+DRAWN = (512, 512)
+STEPS, WARM_UP = 8, 2
+PAIRS = ("--pair_share", "0.5", "--pair_mix", "0.2")
 
 
 class StepTimes(TrainerCallback):
@@ -42,6 +45,8 @@ class StepTimes(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> float:
@@ -49,32 +54,8 @@ class StepTimes(TrainerCallback):
         return statistics.median(np.diff(self.ends)[WARM_UP:])
 
 
-def build(work: Path, *words: str):
-    """Return the trainer of `realfake train` for these options, and the training images."""
-    draw_classes(work / "classes-480", 480, (512, 512))
-    options = ["--dataset", str(work / "classes-480"), "--output_dir", str(work / "training")]
-    options += ["--image_size", str(SIDE), "--augmentation", "1.0"]
-    options += ["--preprocessing_num_workers", "1", "--disable_tqdm", "True"]
-    options += ["--eval_strategy", "no", "--save_strategy", "no", "--logging_strategy", "no"]
-    arguments = parse([*options, "--load_best_model_at_end", "False", *words])
-    with contextlib.redirect_stdout(io.StringIO()):  # the summary of the corpus
-        corpus = runs.load(arguments.data)
-    splits = runs.splits_of(corpus, arguments.data.split_seed)
-    model, processor = prepare_classifier(arguments.model)
-    trainer = training.build_trainer(
-        model,
-        processor,
-        splits["train"],
-        splits["selection"],
-        arguments.model.preprocessing,
-        arguments.data,
-        arguments.run,
-    )
-    return trainer, splits["train"]
-
-
 class RandomTensors(torch.utils.data.Dataset):
-    """Images without decoding: one batch in memory, repeated."""
+    """Images without decoding: a few in memory, repeated."""
 
     def __init__(self, n: int):
         self.pixels = torch.randn(8, 3, SIDE, SIDE)
@@ -126,108 +107,156 @@ class ExampleImages(torch.utils.data.Dataset):
         }
 
 
-def training_rate(work: Path, quick: bool) -> dict:
-    """Compare strong augmentation with random tensors, and with the loop of the example."""
-    # Few images: a step of ViT-B/16 on 8 images takes a second or two.
-    model = ["--model_type", "vit"]
+def draw_corpus(path: Path, n: int) -> Path:
+    """Write a Parquet file of `n` images: of six, two are photographs with counterparts.
+
+    A counterpart has the content of its photograph and a checkerboard of 2 × 2 pixel cells. The
+    other two are a photograph and a generated image without counterparts.
+    """
+    if path.is_file():
+        return path
+    draw, columns = Drawer(), {name: [] for name in FEATURES}
+    for number in range(n):
+        kind = number % 6
+        content = number - 2 if kind in (2, 3) else number
+        label = REAL if kind in (0, 1, 4) else AI
+        file = BytesIO()
+        draw(DRAWN, content, label == AI).save(file, "JPEG", quality=92)
+        generator = {REAL: "none", AI: "drawn" if kind == 5 else f"{FAMILY} (drawn)"}[label]
+        texts = {"generator": generator, "family": "drawn", "source": "drawn"}
+        values = {"image": {"bytes": file.getvalue(), "path": None}, "label": label, **texts}
+        for name, value in {**values, "group": f"group-{content}"}.items():
+            columns[name].append(value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    Dataset.from_dict(columns, features=FEATURES).to_parquet(str(temporary))
+    os.replace(temporary, path)
+    return path
+
+
+def random_checkpoint(folder: Path, blocks: int) -> Path:
+    """Write a DINOv2 ViT-S/14 with random weights, which is as fast as a trained one."""
+    if not (folder / "preprocessor_config.json").is_file():
+        network = {"hidden_size": 384, "num_attention_heads": 6, "patch_size": 14}
+        settings = {**network, "num_hidden_layers": blocks}
+        for each in build_classifier("dinov2", overrides=settings, image_size=SIDE):
+            each.save_pretrained(folder)
+    return folder
+
+
+def training(work: Path, quick: bool) -> dict:
+    """Compare training steps on this machine's cores."""
     if quick:
-        model += ["--config_overrides", '{"num_hidden_layers": 2}']
-    steps = WARM_UP + 3
-    batch = ["--per_device_train_batch_size", "8", "--max_steps", str(steps)]
-    took: dict[str, list[float]] = {"ours": [], "random": [], "example": []}
-    for kind in in_turn(("ours", "random", "example"), 1 if quick else 2):
-        trainer, rows = build(work, *model, *batch, "--dataloader_num_workers", "1")
+        return compared(work, 1, batch=4, workers=1, device="cpu", blocks=2)
+    return compared(work, 2, batch=8, workers=1, device="cpu")
+
+
+def compared(
+    work: Path, n_rounds: int, batch: int, workers: int, device: str, blocks: int = 12
+) -> dict:
+    """Time steps with pairs, without pairs, on random tensors, and in the example's loop.
+
+    Args:
+        batch: Images in a step.
+        workers: Processes of the loader; the example has none.
+        device: `"cpu"`, or `"cuda"`.
+        blocks: Blocks of the network.
+    """
+    corpus_file = draw_corpus(work / "pairs" / "train.parquet", 480)
+    words = ["--dataset", str(corpus_file.parent), "--output_dir", str(work / "training")]
+    words += ["--model_name_or_path", str(random_checkpoint(work / f"vit-{blocks}", blocks))]
+    words += ["--image_size", str(SIDE), "--preprocessing", "native"]
+    words += ["--lora_rank", "8", "--native_views", "--augmentation", "1.0", "--balance", "0.5"]
+    words += ["--per_device_train_batch_size", str(batch), "--max_steps", str(STEPS)]
+    words += ["--dataloader_num_workers", str(workers), "--preprocessing_num_workers", "1"]
+    words += ["--eval_strategy", "no", "--save_strategy", "no", "--logging_strategy", "no"]
+    words += ["--load_best_model_at_end", "False", "--disable_tqdm", "True"]
+    words += ["--use_cpu", str(device == "cpu")]
+    arguments = parse(words)
+    with contextlib.redirect_stdout(io.StringIO()):  # the summary of the corpus
+        splits = runs.splits_of(runs.load(arguments.data), arguments.data.split_seed)
+    build = partial(build_trainer, splits, words)
+    took: dict[str, list[float]] = {"pairs": [], "single": [], "random": [], "example": []}
+    for kind in in_turn(list(took), n_rounds):
+        trainer = build(*PAIRS) if kind in ("pairs", "random") else build()
         if kind == "random":
-            trainer.train_dataset, trainer.data_collator = RandomTensors(len(rows)), _stacked
-            trainer.callback_handler.callbacks = [
-                callback
-                for callback in trainer.callback_handler.callbacks
-                if not isinstance(callback, training.EpochCallback)
-            ]
+            use_random_tensors(trainer)
         elif kind == "example":
-            # Its defaults: fp32, no workers, 8 images.
-            defaults = TrainingArguments(
-                str(work / "example"),
-                max_steps=steps,
-                per_device_train_batch_size=8,
-                use_cpu=True,
-                remove_unused_columns=False,
-                save_strategy="no",
-                logging_strategy="no",
-                disable_tqdm=True,
-            )
-            images = ExampleImages(rows, trainer.eval_collator.processor)
-            trainer = Trainer(trainer.model, defaults, data_collator=_stacked, train_dataset=images)
+            trainer = example_of(trainer, work, splits["train"], batch, device)
         times = StepTimes()
         trainer.add_callback(times)
         trainer.train()
         took[kind].append(times.seconds())
-    what = "Training, ViT-B/16: step rate with strong augmentation over random tensors in memory"
-    ratios = [plain / ours for plain, ours in zip(took["random"], took["ours"], strict=True)]
-    rows = [ratio_row(what, ratios, 0.9, at_least=True, seconds_a_step=took)]
-    what = (
-        "Training, ViT-B/16: step rate over the transformers example's loop at its defaults (fp32)"
+    profile = {f"step, {kind}": statistics.median(each) for kind, each in took.items()}
+    profile |= steps(build(*PAIRS), batch)
+    share = [100 * (1 - one / both) for one, both in zip(took["single"], took["pairs"])]
+    rates, example, pairs = lines(device)
+    rows = [
+        ratio_row(rates, took["random"], took["pairs"], 0.9, profile=profile),
+        row(pairs, statistics.median(share), 15, unit=" %", profile=profile),
+        ratio_row(example, took["example"], took["pairs"], 1.3, profile=profile),
+    ]
+    return {"rows": rows, "seconds_a_step": took, "images_a_step": batch}
+
+
+def lines(device: str) -> tuple[str, str, str]:
+    """Return the descriptions of the rows."""
+    start = f"Training, LoRA on ViT-S/14, {PLACES[device]}: "
+    return (
+        f"{start}step rate with native views and pairs over random tensors in memory",
+        f"{start}step rate over the transformers example's loop at its defaults (fp32)",
+        f"{start}share of a step that aligned pairs cost",
     )
-    ratios = [example / ours for example, ours in zip(took["example"], took["ours"], strict=True)]
-    return {"rows": [*rows, ratio_row(what, ratios, 1.3, at_least=True)]}
+
+
+def build_trainer(splits: dict[str, Dataset], words: list[str], *more: str):
+    """Return the trainer of `realfake train` for these options."""
+    arguments = parse([*words, *more])
+    model, processor = prepare_classifier(arguments.model)
+    return training_module.build_trainer(
+        model,
+        processor,
+        splits["train"],
+        splits["selection"],
+        arguments.model.preprocessing,
+        arguments.data,
+        arguments.run,
+    )
+
+
+def use_random_tensors(trainer) -> None:
+    """Replace the images of a trainer."""
+    trainer.order = None
+    trainer.train_dataset = RandomTensors(len(trainer.train_dataset))
+    trainer.data_collator = _stacked
+    trainer.remove_callback(training_module.EpochCallback)
+
+
+def example_of(trainer, work: Path, rows: Dataset, batch: int, device: str) -> Trainer:
+    """Return a plain `Trainer` of the same model: fp32, no workers."""
+    defaults = TrainingArguments(
+        str(work / "example"),
+        max_steps=STEPS,
+        per_device_train_batch_size=batch,
+        use_cpu=device == "cpu",
+        remove_unused_columns=False,
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+    images = ExampleImages(rows, trainer.eval_collator.processor)
+    return Trainer(trainer.model, defaults, data_collator=_stacked, train_dataset=images)
+
+
+def steps(trainer, batch: int) -> dict[str, float]:
+    """Return the seconds of decoding and augmenting a batch of pairs, and of collating it."""
+    images: list[dict] = []
+    picks: list[Pick] = [pick for pick, _ in zip(trainer.order, range(batch))]
+    took = seconds(lambda: images.extend(trainer.train_dataset[pick] for pick in picks))
+    collated = seconds(lambda: trainer.data_collator(images))
+    return {"decoding and augmenting of a batch, one core": took, "collating": collated}
 
 
 def _stacked(rows: list[dict]) -> dict[str, torch.Tensor]:
     pixels = torch.stack([row["pixel_values"] for row in rows])
     return {"pixel_values": pixels, "labels": torch.tensor([row["labels"] for row in rows])}
-
-
-def training_processes(work: Path, quick: bool) -> dict:
-    """Compare two processes with one, a thread each, under `accelerate launch`."""
-    launch = [sys.executable, *LAUNCH, "--num_cpu_threads_per_process", "1"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}", "OMP_NUM_THREADS": "1"}
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for count in in_turn((1, 2), 1 if quick else 2):
-        several = ["--multi_gpu", "--num_processes", "2"]
-        if count == 1:
-            several = ["--num_processes", "1", "--cpu"]
-        result = work / f"processes-{count}.json"
-        result.unlink(missing_ok=True)
-        command = [*launch, *several, "-m", "benchmarks.training", str(work), str(result)]
-        command += ["quick" if quick else "whole"]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if run.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-3000:]}")
-        measured = json.loads(result.read_text())
-        if measured["processes"] != count:
-            raise RuntimeError(f"The launcher started {measured['processes']}, not {count}.")
-        rates[count].append(measured["images_a_second"])
-    what = "Training, ViT-S/16: images a second with 2 processes over 1, a thread each"
-    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    return {"rows": [ratio_row(what, ratios, 1.7, at_least=True, images_a_second=rates)]}
-
-
-def _work(work: Path, result: Path, quick: bool) -> None:
-    """Run one process of [`training_processes`]."""
-    torch.set_num_threads(1)
-    layers = 2 if quick else 12
-    small = {
-        "hidden_size": 384,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 6,
-        "intermediate_size": 1536,
-    }
-    words = ["--model_type", "vit", "--config_overrides", json.dumps(small)]
-    words += ["--max_steps", str(WARM_UP + 3), "--use_cpu", "True"]
-    words += ["--per_device_train_batch_size", str(EACH)]
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        words += ["--ddp_backend", "gloo"]
-    trainer, _ = build(work, *words)
-    times = StepTimes()
-    trainer.add_callback(times)
-    trainer.train()
-    if trainer.is_world_process_zero():
-        count = trainer.args.world_size
-        result.write_text(
-            json.dumps({"processes": count, "images_a_second": EACH * count / times.seconds()})
-        )
-    distributed.end(0)
-
-
-if __name__ == "__main__":
-    _work(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "quick")
