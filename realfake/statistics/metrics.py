@@ -179,6 +179,11 @@ def decision_metrics(
     }
 
 
+def accuracy(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
+    """Return the share of correct labels. Log-odds of exactly 0 are called real."""
+    return decision_metrics(log_odds, is_ai, weights)["accuracy"]
+
+
 def balanced_accuracy(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
     """Return the mean of the two recalls; NaN if a class is absent."""
     return decision_metrics(log_odds, is_ai, weights)["balanced_accuracy"]

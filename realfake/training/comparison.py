@@ -75,12 +75,13 @@ def compare(
         figures: dict[str, Any] = {
             metric: interval(function, own, truth) for metric, function in averaged.items()
         }
-        for label in NAMES:
-            for metric in ("precision", "recall", "f1"):
-                function = getattr(metrics, metric)
-                mean = float(np.mean([float(function(run, truth, label)) for run in own.T]))
-                # Precision is undefined if a label is never predicted.
-                figures[f"{metric}_{label}"] = mean if np.isfinite(mean) else None
+        decisions = [metrics.decision_metrics(run, truth) for run in own.T]
+        for metric in (
+            f"{kind}_{label}" for label in NAMES for kind in ("precision", "recall", "f1")
+        ):
+            mean = float(np.mean([one[metric] for one in decisions]))
+            # Precision is undefined if a label is never predicted.
+            figures[metric] = mean if np.isfinite(mean) else None
         eces = [metrics.ece(expit(run), truth, weights) for run in own.T]
         figures["ece"] = float(np.mean(eces))
         figures["auroc_by_seed"] = [float(metrics.auroc(run, truth)) for run in own.T]
