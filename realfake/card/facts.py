@@ -38,6 +38,7 @@ class CardFacts:
         base_model: Public name of the starting point, see [`public_name`]; `None`: random weights.
         base_model_id, corpus_id: The same, and the corpus, as a Hub id, see [`hub_id`].
         preprocessing: `"native"` (a centre crop at native pixels) or `"processor"`.
+        explanation_method: The stored method of maps; `None` for Grad-CAM.
         processor: The content of `preprocessor_config.json`.
         corpus_origins: `[{"source", "origin", "licence"}]`.
         parts: Sizes of the splits, `{split: {"real": n, "ai": n}}`.
@@ -83,6 +84,7 @@ class CardFacts:
     categories: dict = field(default_factory=dict)
     by_views: dict = field(default_factory=dict)
     explanations: dict = field(default_factory=dict)
+    explanation_method: str | None = None
     formats: dict = field(default_factory=dict)
     measurements: int | None = None
     command: str | None = None

@@ -252,6 +252,7 @@ def card_facts(folder: Path, facts: Mapping, measurement_log: str | Path) -> Car
             "categories": read_records(folder / variants.CATEGORIES_FILE),
             "by_views": read_records(folder / views.FILE_NAME),
             "explanations": read_records(folder / explanations.FILE_NAME),
+            "explanation_method": own.get("explanation_method"),
             "formats": read_records(folder / variants.FORMATS_FILE),
             "scores": {
                 name: file

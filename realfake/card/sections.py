@@ -6,6 +6,7 @@ Each function returns the values of one section; the sentences are in the templa
 from collections.abc import Mapping
 
 from realfake.card.facts import CardFacts, split_note
+from realfake.detector import DEFAULT_METHOD
 from realfake.evaluation import variants
 from realfake.evaluation.measure import OTHER, VERDICTS
 from realfake.evaluation.splices import DESCRIPTIONS
@@ -308,6 +309,7 @@ def maps_section(facts: CardFacts) -> dict | None:
         "split": split,
         "n": record["n"],
         "default": default,
+        "used": facts.explanation_method or DEFAULT_METHOD,
         "chosen_on": _CHOSEN_ON if _CHOSEN_ON in records else None,
         "n_chosen_on": chosen["n"],
         "unproven": split != _CHOSEN_ON and default is not None and not proven,
