@@ -281,6 +281,23 @@ def test_the_memory_of_the_visits_decides_the_exit_status(
     assert "peak memory" in output.out and all(failure in output.err for failure in failures)
 
 
+@pytest.mark.browser
+def test_visitors_use_the_whole_page(module, chromium, tiny_vit, tmp_path, monkeypatch):
+    import benchmarks.serving as serving
+
+    visitor = module("soaking.visitor")
+    monkeypatch.setattr(visitor, "REST", 1.0)
+    monkeypatch.setattr(visitor, "SIZES", ((20, 20), (300, 200)))
+    monkeypatch.setattr(visitor, "HUGE", (640, 480))
+    monkeypatch.setenv("REALFAKE_MODEL", str(tiny_vit))
+    pictures = visitor.draw_pictures(tmp_path / "drawn")
+    with serving.serving(tmp_path, "app.py") as server:
+        record = visitor.visit(server.url, server.pid, pictures, 0.0, 10.0)
+    # Two visitors with two images, a batch, a comparison and the other tabs; then the huge image.
+    assert record["failures"] == [] and record["actions"] == 2 * (2 + 3) + 1
+    assert 0 < record["most_gb"] < 3 and record["settled"] is None and record["curve"]
+
+
 def test_the_stored_curve_has_the_peaks_of_its_steps(module):
     visitor = module("soaking.visitor")
     curve = visitor._curve([(0.0, 1000.0), (4.9, 2000.0), (5.0, 500.0), (12.0, 700.0)])

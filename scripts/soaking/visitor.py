@@ -183,7 +183,7 @@ def _alone(url: str, picture: Path) -> None:
 
 def _opened(browser, url: str):
     page = browser.new_context(locale="en-GB").new_page()
-    page.set_default_timeout(600_000)
+    page.set_default_timeout(300_000)
     page.goto(url)
     page.wait_for_selector("#rf-examples button")
     return page
@@ -202,7 +202,7 @@ def check(page, picture: Path, method: str) -> None:
     page.evaluate(f"document.querySelector('#rf-method input[value={method}]').click()")
     page.set_input_files("#rf-drop input[type=file]", picture)
     page.wait_for_function("() => document.querySelector('#rf-verdict .rf-lead')")
-    page.wait_for_selector("#rf-map .rf-tile")
+    page.wait_for_selector("#rf-map .rf-tile", state="attached")  # hidden behind a shown map
     button = page.locator("#rf-map button[data-view=detail]")
     if button.get_attribute("aria-pressed") != "true":
         button.click()
