@@ -21,6 +21,9 @@ The same command continues an interrupted run.
     accelerate launch --quiet --num_processes 2 train_hf.py --dataset ./corpus \\
         --model_name_or_path facebook/convnextv2-tiny-22k-224 --output_dir runs/convnext
 
+    # on a CPU: accelerate gives each process one thread unless it is told otherwise
+    accelerate launch --quiet --num_cpu_threads_per_process 8 train_hf.py --dataset ./corpus …
+
     # two CPU processes (accelerate's --cpu would start one)
     accelerate launch --multi_gpu --num_processes 2 train_hf.py --use_cpu --ddp_backend gloo …
 
