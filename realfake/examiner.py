@@ -46,11 +46,11 @@ class Examined:
     is_complete: bool = True
 
     @classmethod
-    def joined(cls, parts: Sequence["Examined"], n_views: int | None = None) -> "Examined":
+    def joined(cls, parts: Sequence["Examined"], n_views: int) -> "Examined":
         """Join the results of some views of one image each.
 
         Args:
-            n_views: *optional*. Number of all views of the image; *defaults to* those of the parts.
+            n_views: Number of all views of the image.
         """
         boxes = [box for part in parts for box in part.boxes]
         return cls(
@@ -59,7 +59,7 @@ class Examined:
             np.concatenate([part.log_odds for part in parts]),
             None if parts[0].ood is None else np.concatenate([part.ood for part in parts]),
             parts[0].size,
-            len(boxes) == (n_views or len(boxes)),
+            len(boxes) == n_views,
         )
 
     def contrast(self) -> Contrast | None:

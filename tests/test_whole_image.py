@@ -224,6 +224,21 @@ def test_early_exit_stops_where_the_verdict_is_settled(detector, tmp_path):
     assert answer["log_odds"] == pytest.approx(full.log_odds, abs=1e-5)
 
 
+def test_an_image_that_stopped_early_is_not_tested_for_a_part_that_differs(detector, tmp_path):
+    image = draw_picture((120, 100), seed=4)
+    image.save(tmp_path / "picture.png")
+    rows = [Row("0", None, {"bytes": (tmp_path / "picture.png").read_bytes(), "path": None})]
+    log_odds = detector.predict(image).log_odds
+    detector.thresholds = Thresholds(0.05, log_odds - 9, log_odds + 9, 100, 100)
+    detector.differing = ContrastThresholds(0.05, {4: -1.0, 16: -1.0}, 100)
+    # The band makes the image doubtful, so its views are computed again.
+    choice = Choice("torch-bf16", "torch-fp32", band=100.0)
+    (answer,), _ = Scorer(detector, choice, early_exit=True)(rows)
+    assert (answer["n_views"], answer["recomputed"], answer["differing"]) == (4, True, False)
+    (answer,), _ = Scorer(detector, choice)(rows)
+    assert (answer["n_views"], answer["recomputed"], answer["differing"]) == (16, True, True)
+
+
 def test_the_first_views_are_spread_over_the_image():
     boxes = view_boxes(96, 96, (SIDE, SIDE), 16)
     order = spread_order(boxes)

@@ -6,7 +6,7 @@ A fast engine scores all images. Those whose verdict could differ in fp32 are sc
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,27 +130,24 @@ class Scorer:
             The images with the views that were examined, and the results.
         """
         orders = [spread_order(image.boxes) for image in images]
-        parts: list[list[Examined]] = [[] for _ in images]
+        examined: dict[int, Examined] = {}
         used, pending = 0, list(range(len(images)))
         while pending:
             pieces = [images[index].only(orders[index][used : used + STEP]) for index in pending]
             for index, found in zip(pending, self._run(self._engine, pieces), strict=True):
-                parts[index].append(found)
+                parts = [examined[index], found] if used else [found]
+                examined[index] = Examined.joined(parts, len(images[index].boxes))
             used += STEP
-            joined = {index: Examined.joined(parts[index]) for index in pending}
             pending = [
                 index
                 for index in pending
-                if not self.detector.is_settled(joined[index], len(images[index].boxes))
+                if not self.detector.is_settled(examined[index], len(images[index].boxes))
             ]
-        examined = [
-            Examined.joined(own, len(image.boxes)) for image, own in zip(images, parts, strict=True)
-        ]
         cuts = [
-            image.only(order[: len(each.boxes)])
-            for image, order, each in zip(images, orders, examined, strict=True)
+            image.only(order[: len(examined[index].boxes)])
+            for index, (image, order) in enumerate(zip(images, orders, strict=True))
         ]
-        return cuts, examined
+        return cuts, [examined[index] for index in range(len(images))]
 
     def _may_differ(self, examined: Examined) -> bool:
         """Return whether the test for a part that differs could change in fp32."""
@@ -178,7 +175,11 @@ class Scorer:
                 if ood is not None and p_values is not None:
                     ood[part] = p_values
         boxes, sizes = [each.boxes for each in images], [each.size for each in images]
-        return self.detector.split(np.stack(logits), ood, boxes, sizes)
+        examined = self.detector.split(np.stack(logits), ood, boxes, sizes)
+        return [
+            replace(each, is_complete=image.is_complete)
+            for each, image in zip(examined, images, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,11 @@ class _Cut:
     boxes: list[Box]
     views: list[np.ndarray]
     size: tuple[int, int]
+    is_complete: bool = True
 
     def only(self, views: Sequence[int]) -> "_Cut":
-        return _Cut([self.boxes[i] for i in views], [self.views[i] for i in views], self.size)
+        boxes, arrays = [self.boxes[i] for i in views], [self.views[i] for i in views]
+        return _Cut(boxes, arrays, self.size, len(views) == len(self.boxes))
 
 
 def _decoded(row: Row) -> Image.Image:
