@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
 from realfake.detector import Detector
-from realfake.evaluation.log import log_once, new_record, plain
+from realfake.evaluation.log import log_test, new_record, plain
 from realfake.evaluation.measure import OTHER
 from realfake.evaluation.scores import collect_scores
 from realfake.evaluation.splices import KINDS, splices
@@ -137,23 +137,23 @@ def measure_early_exit(detector: Detector, dataset: Dataset, *, batch_size: int 
         not need all views; `changed`, the share of images whose verdict is another one than after
         all views, as `{"value", "low", "high", "n"}`.
     """
-    scorers = Scorer(detector), Scorer(detector, early_exit=True)
-    shares, changed = [], []
+    full = collect_scores(detector, dataset, batch_size, "all views")
+    large = np.flatnonzero(full.n_views > STEP)
+    if not len(large):
+        return {"n": 0}
+    dataset, scorer = dataset.select(large), Scorer(detector, early_exit=True)
+    answers: list[dict] = []
     for start in tqdm(range(0, len(dataset), batch_size), desc="early exit", mininterval=2.0):
         images = dataset[start : start + batch_size]["image"]
-        rows = [Row(str(index), None, image) for index, image in enumerate(images)]
-        for full, short in zip(*(scorer(rows)[0] for scorer in scorers), strict=True):
-            if full.get("error") or full["n_views"] <= STEP:
-                continue
-            shares.append(short["n_views"] / full["n_views"])
-            changed.append(short["verdict"] != full["verdict"])
-    if not shares:
-        return {"n": 0}
+        answers += scorer([Row(str(index), None, image) for index, image in enumerate(images)])[0]
+    shares = [answer["n_views"] for answer in answers] / full.n_views[large]
+    verdicts = detector.verdicts(*full)[large]
+    changed = [answer["verdict"] for answer in answers] != verdicts
     return plain(
         {
             "n": len(shares),
             "mean_share_of_views": float(np.mean(shares)),
-            "stopped": float(np.mean(np.array(shares) < 1)),
+            "stopped": float(np.mean(shares < 1)),
             "changed": mean_figure(changed),
         }
     )
@@ -257,17 +257,8 @@ def write_views(
         record["parts"] = measure_parts(
             detector, dataset, n_splices, batch_size=batch_size, seed=seed
         )
-    if split == "test":
-        log_once(
-            measurement_log,
-            split=split,
-            n=record["n"],
-            figures={views: each["auroc"] for views, each in record["views"].items()},
-            checkpoint_hash=identity,
-            corpus=f"{corpus} (views)",
-            command=command,
-            date=record["date"],
-        )
+    figures = {views: each["auroc"] for views, each in record["views"].items()}
+    log_test(measurement_log, record, split, kind="views", n=record["n"], figures=figures)
     write_record(Path(folder) / FILE_NAME, split, plain(record), indent=1)
     return record
 
