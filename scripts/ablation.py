@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from corpora.scenes_pairs import group_names, left_out, read
+from corpora.scenes_pairs import counterparts, free_rows, group_names, left_out, read
 from datasets import Dataset, Image, concatenate_datasets
 from tqdm.auto import tqdm
 
@@ -74,12 +74,11 @@ def build(scenes: Path, reconstructed: Path, output: Path, seed: int = 0) -> Non
     rows = concatenate_datasets(parts)
     ai, groups = is_ai(rows), group_names(rows)
     unseen = left_out(rows, FAMILIES, SOURCES)
-    free = ~unseen & ~np.isin(groups, groups[unseen])
+    free = free_rows(groups, unseen)
     order = np.random.default_rng(seed).permutation(np.unique(groups[free]))
     held = free & np.isin(groups, order[: round(len(order) * CALIBRATION_SHARE)])
     train = free & ~held
-    pairs = read(sorted(reconstructed.rglob("*.parquet")))
-    added = pairs.select(np.flatnonzero(np.isin(group_names(pairs), groups[train])))
+    added = counterparts(read(sorted(reconstructed.rglob("*.parquet"))), groups[train])
     variants = {
         "all": [rows.select(np.flatnonzero(train)), added],
         "no reconstructions": [rows.select(np.flatnonzero(train))],

@@ -1,7 +1,7 @@
 """The rows of a corpus: find the image and label columns, map labels to `real` and `ai`, read rows.
 
-The corpus loader uses the first half for every kind of source, streamed or not. Whoever measures a
-loaded corpus uses the second half.
+The corpus loader uses the first half for every kind of source, streamed or not. Code that
+measures a loaded corpus uses the second half.
 """
 
 import hashlib

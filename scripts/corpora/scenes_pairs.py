@@ -46,8 +46,19 @@ def left_out(rows: Dataset, families: Sequence[str], sources: Sequence[str]) -> 
 
 
 def group_names(rows: Dataset) -> np.ndarray:
-    """Return the group of each row, and a name of its own for a row without one."""
+    """Return the group of each row, and a unique name for a row without one."""
     return np.array([group or f"row {index}" for index, group in enumerate(rows["group"])])
+
+
+def free_rows(groups: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+    """Return which rows share no group with the rows that are left out."""
+    return ~unseen & ~np.isin(groups, groups[unseen])
+
+
+def counterparts(pairs: Dataset, groups: np.ndarray) -> Dataset:
+    """Return the reconstructions of the photographs of the given groups."""
+    known = set(groups)
+    return pairs.select([row for row, group in enumerate(pairs["group"]) if group in known])
 
 
 def build(scenes: Path, reconstructed: Path) -> dict[str, Dataset]:
@@ -57,11 +68,10 @@ def build(scenes: Path, reconstructed: Path) -> dict[str, Dataset]:
         read(sorted(reconstructed.rglob("*.parquet"))),
     )
     unseen, groups = left_out(rows, FAMILIES, SOURCES), group_names(rows)
-    free = ~unseen & ~np.isin(groups, groups[unseen])
-    added = np.isin(group_names(pairs), groups[free])
+    free = free_rows(groups, unseen)
     return {
         "train": concatenate_datasets(
-            [rows.select(np.flatnonzero(free)), pairs.select(np.flatnonzero(added))]
+            [rows.select(np.flatnonzero(free)), counterparts(pairs, groups[free])]
         ),
         "validation": rows.select(np.flatnonzero(unseen)),
         "test": read(sorted(scenes.glob("test-*.parquet"))),
