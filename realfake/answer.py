@@ -53,7 +53,7 @@ def answer(
     """
     decoded, data = read_once(image)
     prediction = detector.predict(decoded, prior_ai=prior_ai, views=views)
-    stable = detector.stability(decoded, prior_ai, views) if stability else False
+    stable = detector.stability(decoded, prior_ai, views, prediction) if stability else None
     return compose(detector, prediction, decoded, data, stability=stable, provenance=provenance)
 
 
@@ -84,10 +84,9 @@ def answers(
             if isinstance(entry, Exception):
                 yield entry
                 continue
-            stable = detector.stability(entry[0], prior_ai, views) if stability else False
-            yield compose(
-                detector, next(predictions), *entry, stability=stable, provenance=provenance
-            )
+            found = next(predictions)
+            stable = detector.stability(entry[0], prior_ai, views, found) if stability else None
+            yield compose(detector, found, *entry, stability=stable, provenance=provenance)
 
 
 def compose(
@@ -96,20 +95,18 @@ def compose(
     decoded: Image.Image | None,
     data: bytes | None,
     *,
-    stability: "bool | Stability" = False,
+    stability: "Stability | None" = None,
     provenance: "bool | Provenance" = False,
 ) -> dict:
     """Return the result of [`answer`] from an existing prediction.
 
     Args:
-        decoded: The decoded image, needed for `stability=True`.
+        decoded: The decoded image.
         data: The bytes of the file, if there is one.
-        stability: The stability, or whether to compute it.
+        stability: *optional*. The stability.
         provenance: The provenance, or whether to read it.
     """
     verdict, reason = prediction.verdict, prediction.reason
-    if stability is True:
-        stability = detector.stability(decoded, prediction.prior_ai)
     if stability:
         verdict, reason = stability.verdict, stability.reason
     if provenance is True and data is not None:

@@ -24,7 +24,15 @@ from realfake.models.hub import locate, verified
 from realfake.models.ood import FILE_NAME as OOD_FILE
 from realfake.models.ood import OodReference
 from realfake.models.views import tile_boxes
-from realfake.prediction import Explanation, Prediction, Scores, Stability, View, variants_of
+from realfake.prediction import (
+    ORIGINAL,
+    Explanation,
+    Prediction,
+    Scores,
+    Stability,
+    View,
+    variants_of,
+)
 from realfake.runtime import keep_freed_memory
 from realfake.statistics.contrast import ContrastThresholds
 from realfake.statistics.stopping import is_settled
@@ -35,9 +43,9 @@ DEFAULT_CHECKPOINT = BUNDLED / "photos"
 # For checkpoints without measured maps: fast, and it works for every spatial layer.
 DEFAULT_METHOD = "gradcam"
 # Changed copies of an image are examined in fewer views than the image.
-_VARIANT_VIEWS = 4
-# Number of views for which opening a faster engine takes less time than it saves.
-_WORTH_AN_ENGINE = 256
+_COPY_VIEWS = 4
+# Number of views after which opening a faster engine takes less time than it saves.
+_WORTH_AN_ENGINE = 128
 
 
 class Detector(Examiner):
@@ -85,6 +93,7 @@ class Detector(Examiner):
         self.differing = ContrastThresholds.from_dict(differing) if differing else None
         self._folded: tuple[tuple, torch.nn.Module] | None = None
         self._tried_engine = False
+        self._listed = 0  # views of all lists so far, at most
 
     @classmethod
     def from_pretrained(
@@ -181,8 +190,10 @@ class Detector(Examiner):
         """
         check_prior(prior_ai)
         single = not isinstance(images, (list, tuple))
-        if not single and len(images) * self.limit(views) >= _WORTH_AN_ENGINE:
-            self.accelerate()
+        if not single:
+            self._listed += len(images) * self.limit(views)
+            if self._listed >= _WORTH_AN_ENGINE:
+                self.accelerate()
         batches = self.examined_batches([images] if single else images, batch_size, views)
         examined = [each for batch in batches for each in batch]
         predictions = self.predictions(examined, prior_ai)
@@ -191,7 +202,7 @@ class Detector(Examiner):
     def accelerate(self) -> bool:
         """Compute with OpenVINO in fp32 from now on, if that gives the same results.
 
-        [`predict`] does this for long lists. It takes a few seconds, once.
+        [`predict`] does this for lists, after 128 views. It takes a few seconds, once.
 
         Returns:
             Whether OpenVINO is used. It needs `pip install "realfake[openvino]"` and a CPU.
@@ -206,22 +217,29 @@ class Detector(Examiner):
         return self.engine is not None
 
     def stability(
-        self, image: ImageSource, prior_ai: float = 0.5, views: int | None = None
+        self,
+        image: ImageSource,
+        prior_ai: float = 0.5,
+        views: int | None = None,
+        original: Prediction | None = None,
     ) -> Stability:
         """Predict an image and copies of it: recompressed like a messenger, at half size, cropped.
 
-        The copies are examined in at most four views. Arguments and errors are those of
-        [`Detector.predict`].
+        The copies are examined in at most four views. Errors are those of [`Detector.predict`].
+
+        Args:
+            image, prior_ai, views: As in [`Detector.predict`].
+            original: *optional*. The prediction for the image, if it is known.
         """
         check_prior(prior_ai)
-        variants = variants_of(open_image(image))
-        images, limit = list(variants.values()), self.limit(views)
-        if limit <= _VARIANT_VIEWS:
-            predictions = self.predict(images, prior_ai=prior_ai, views=limit)
-        else:
-            predictions = self.predict(images[:1], prior_ai=prior_ai, views=limit)
-            predictions += self.predict(images[1:], prior_ai=prior_ai, views=_VARIANT_VIEWS)
-        return Stability(list(zip(variants, predictions, strict=True)))
+        decoded = open_image(image)
+        if original is None:
+            original = self.predict(decoded, prior_ai=prior_ai, views=views)
+        variants = variants_of(decoded)
+        del variants[ORIGINAL]
+        fewer = min(self.limit(views), _COPY_VIEWS)
+        copies = self.predict(list(variants.values()), prior_ai=prior_ai, views=fewer)
+        return Stability([(ORIGINAL, original), *zip(variants, copies, strict=True)])
 
     def log_odds(
         self, images: Sequence[ImageSource], batch_size: int = 16, views: int | None = None

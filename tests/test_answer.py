@@ -114,7 +114,7 @@ class Flipping:
 def test_a_verdict_that_flips_is_inconclusive(detector, monkeypatch):
     one, other = detector.predict([png(5), png(6)])
     stability = Flipping([("as it is", one), ("half size", other)])
-    monkeypatch.setattr(Detector, "stability", lambda self, image, prior_ai, views=None: stability)
+    monkeypatch.setattr(Detector, "stability", lambda *_: stability)
     found = answer(detector, png(5), stability=True)
     assert (found["verdict"], found["reason"], found["stability"]["flips"]) == (
         "inconclusive",

@@ -20,7 +20,7 @@ from realfake.attribution.methods import METHODS
 from realfake.attribution.overlay import SMOOTH, overlay
 from realfake.detector import Detector
 from realfake.labels import AI, REAL
-from realfake.prediction import Explanation, Stability
+from realfake.prediction import Explanation
 from realfake.provenance.reading import read_provenance
 from realfake.space import handlers, uploads
 from realfake.space.api import Api
@@ -71,6 +71,30 @@ def test_the_verdict_comes_first_and_then_the_detail():
     assert set(first["times"]) == set(METHODS)
 
 
+def test_an_inconclusive_verdict_does_not_wait_for_the_changed_copies():
+    detector = FakeDetector(variants=((0.5, "inconclusive"), (0.1, REAL)))
+    first, second = answers(detector, wanted=False)
+    assert shown(first["parts"]["stability"]) == ""
+    assert ENGLISH("variant.messenger") in shown(second["parts"]["stability"])
+    for name in ("verdict", "tiles", "provenance"):
+        assert first["parts"][name] == second["parts"][name]
+
+
+def test_a_verdict_that_copies_could_change_is_shown_once_they_are_checked():
+    (only,) = answers(FakeDetector(variants=((0.9, AI), (0.1, REAL))), wanted=False)
+    assert ENGLISH("verdict.inconclusive") in shown(only["parts"]["verdict"])
+
+
+def test_an_older_event_stops_before_the_copies_and_the_report_checks_them():
+    session, detector = Session(), FakeDetector(variants=((0.5, "inconclusive"), (0.1, REAL)))
+    steps = Handlers(detector).answer(session, PHOTO, "gradcam", AI, 1, False)
+    next(steps)
+    session.note_event(2)
+    assert list(steps) == [] and session.find(PHOTO).stability is None
+    _, text = written(detector, PHOTO, "json", session=session)
+    assert len(json.loads(text)["stability"]["variants"]) == 2
+
+
 def test_the_detail_is_drawn_only_when_it_is_wanted():
     detector = FakeDetector()
     (message,) = answers(detector, wanted=False)
@@ -91,9 +115,7 @@ def test_the_tile_map_has_one_tile_for_each_view_and_shares_that_add_up():
 def test_one_view_is_one_tile_without_a_number_and_the_rest_is_pale():
     whole = prediction(0.9, size=(60, 40))
     one = replace(whole, views=whole.views[:1], examined=0.5)
-    detector = FakeDetector()
-    detector.stability = lambda image, prior_ai=0.5, views=None: Stability([("original", one)])
-    parts = answers(detector, wanted=False)[0]["parts"]
+    parts = answers(FakeDetector(found=one), wanted=False)[0]["parts"]
     assert parts["tiles"].count('class="rf-tile ') == 1 and "rf-unseen" in parts["tiles"]
     assert ENGLISH("looked.part.one", share="50%") in shown(parts["verdict"])
 
@@ -102,9 +124,7 @@ def test_a_part_that_differs_is_marked_and_named():
     flagged = replace(
         prediction(0.2, "inconclusive", (512, 512), reason="differing"), differing=(0,)
     )
-    detector = FakeDetector()
-    detector.stability = lambda image, prior_ai=0.5, views=None: Stability([("original", flagged)])
-    parts = answers(detector, wanted=False)[0]["parts"]
+    parts = answers(FakeDetector(found=flagged), wanted=False)[0]["parts"]
     assert parts["tiles"].count("rf-differs") == 1
     card = shown(parts["verdict"])
     assert ENGLISH("reason.differing") in card
@@ -162,7 +182,7 @@ def test_a_verdict_that_changes_is_withheld_with_its_reason():
 def test_an_image_whose_copies_cannot_be_checked_still_gets_its_verdict():
     detector = FakeDetector()
 
-    def too_small(image, prior_ai=0.5, views=None):
+    def too_small(image, original):
         raise ValueError("The image is too small to be halved.")
 
     detector.stability = too_small
@@ -403,6 +423,7 @@ def test_the_html_report_is_one_file_with_picture_map_table_and_hash(picture, ti
     t = words(language)
     file, text = written(detector, picture, "html", request=Request())
     record = handlers.check(detector, str(picture))
+    record.check_copies(detector)
     assert file.endswith(".html") and f'<html lang="{language}">' in text
     assert text.count("data:image/jpeg") == 1 + 2  # the tile map; the detail and its colours
     assert text.count("<tr") == 1 + len(record.stability.variants)
@@ -446,7 +467,7 @@ def test_a_report_has_the_files_own_word_and_the_measured_error_rates(tmp_path):
 
 
 def test_the_html_report_says_what_is_missing():
-    def too_small(image, prior_ai=0.5, views=None):
+    def too_small(image, original):
         raise ValueError("The image is too small to be halved.")
 
     detector = FakeDetector(map_failure=ValueError("no layer"))

@@ -23,20 +23,27 @@ from realfake.imaging.decode import open_image
 from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import Explanation, Prediction, Stability, View
 from realfake.space.text import ENGLISH
+from realfake.statistics.verdicts import INCONCLUSIVE
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 
 
 def predicted(image: Image.Image) -> Prediction:
-    """An image of grey level n is AI-generated with n %."""
+    """An image of grey level n is AI-generated with n %. Near even odds it has no verdict."""
     p = image.getpixel((0, 0))[0] / 100
     label = AI if p > 0.5 else REAL
+    verdict, reason = (INCONCLUSIVE, "between") if 0.3 < p < 0.7 else (label, None)
     log_odds = math.log(p / (1 - p))
     views = (View((0, 0, *image.size), log_odds),)
-    return Prediction(label, {REAL: 1 - p, AI: p}, label, log_odds, alpha=0.05, views=views)
+    probabilities = {REAL: 1 - p, AI: p}
+    return Prediction(label, probabilities, verdict, log_odds, 0.05, reason, views=views)
 
 
-def stability(self, image, prior_ai=0.5, views=None) -> Stability:
+def predict(self, image, batch_size=16, prior_ai=0.5, views=None) -> Prediction:
+    return predicted(image)
+
+
+def stability(self, image, prior_ai=0.5, views=None, original=None) -> Stability:
     time.sleep(random.uniform(0, 0.2))
     return Stability([("original", predicted(image)), ("crop", predicted(image))])
 
@@ -99,6 +106,7 @@ WATCH = """labels => {
 def url(tiny_vit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("race")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Detector, "predict", predict)
         patch.setattr(Detector, "stability", stability)
         patch.setattr(Detector, "explain", explain)
         with serving_here(folder, REALFAKE_MODEL=str(tiny_vit)) as url:

@@ -77,14 +77,18 @@ def test_variants_are_measured_degradations(detector):
     )
 
 
-def test_one_batch(detector, monkeypatch):
+def test_a_known_prediction_is_not_computed_again(detector, monkeypatch):
     sizes = []
     forward = detector.forward
     monkeypatch.setattr(
         detector, "forward", lambda pixels: sizes.append(len(pixels)) or forward(pixels)
     )
-    detector.stability(draw_picture((64, 48)))
-    assert sizes == [4]
+    picture = draw_picture((64, 48))
+    known = detector.predict(picture)
+    found = detector.stability(picture, original=known)
+    assert sizes == [1, 3]
+    assert found.variants[0][1] is known
+    assert found == detector.stability(picture)
 
 
 def test_a_flip_on_a_real_network(tmp_path):

@@ -20,7 +20,7 @@ from realfake.imaging.archive import Bounds, count, is_archive, read_archive
 from realfake.labels import AI, NAMES, REAL
 from realfake.prediction import VARIANTS, Prediction, Stability
 from realfake.provenance.reading import Statement, statement_of
-from realfake.space.handlers import judge, provenance_of
+from realfake.space.handlers import provenance_of, with_copies
 from realfake.space.text import Localised, Words, error_line, jpeg, render, words_for
 from realfake.space.uploads import new_folder
 from realfake.statistics.verdicts import INCONCLUSIVE
@@ -211,7 +211,7 @@ class Batch:
             ]
         return [each if isinstance(each, Row) else self._row(each, *next(results)) for each in read]
 
-    def _row(self, file: _File, prediction: Prediction, stable: Stability | bool) -> Row:
+    def _row(self, file: _File, prediction: Prediction, stable: Stability | None) -> Row:
         provenance = provenance_of(file.data)
         answer = compose(
             self.detector,
@@ -242,14 +242,15 @@ class Batch:
 
     def _predict(
         self, images: list[Image.Image], stability: bool
-    ) -> list[tuple[Prediction, Stability | bool]]:
+    ) -> list[tuple[Prediction, Stability | None]]:
+        predictions = self.detector.predict(images) if images else []
         if not stability:
-            predictions = self.detector.predict(images) if images else []
-            assert isinstance(predictions, list)
-            return [(each, False) for each in predictions]
-        results = [judge(self.detector, image) for image in images]
+            return [(each, None) for each in predictions]
+        results = [
+            with_copies(self.detector, *each) for each in zip(images, predictions, strict=True)
+        ]
         return [
-            (prediction, stable if isinstance(stable, Stability) else False)
+            (prediction, stable if isinstance(stable, Stability) else None)
             for prediction, stable in results
         ]
 

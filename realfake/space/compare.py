@@ -117,6 +117,7 @@ class Compare:
         try:
             detector = self.detectors.get(name)
             record = check(detector, path)
+            record.check_copies(detector)
         except (ValueError, OSError) as error:
             return _failed(words, name, error_line(error, path)), None
         except Exception:

@@ -27,7 +27,7 @@ from realfake.prediction import Prediction, Stability
 from realfake.provenance.reading import Provenance, Statement, read_provenance, statement_of
 from realfake.space.maps import MAP_SIDE, PASSES, Map, Tile, draw_map, mapped_views, tiles_of
 from realfake.space.text import Words, error_line, jpeg, render, words_for
-from realfake.statistics.verdicts import with_prior
+from realfake.statistics.verdicts import INCONCLUSIVE, with_prior
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,13 @@ class Record:
 
     Attributes:
         prediction: At a prior of one half. Inconclusive if the changed copies contradict it.
-        stability: The changed copies, or `None` if they could not be checked, for the reason
-            `stability_problem`.
         seconds: Time that the detector took for one view.
         tiles: The tile map of the whole image.
+        decoded: The image, until its changed copies are checked.
+        stability: The changed copies, or `None` if they could not be checked, for the reason
+            `stability_problem`.
         maps: `{(method, target): Map}`, the detail.
-        drawing: Two events that want the same map wait for one drawing.
+        working: Two events that want the copies or the same map wait for one computation.
     """
 
     path: str
@@ -55,13 +56,14 @@ class Record:
     picture: bytes = field(repr=False)  # a JPEG of the upright image
     date: datetime
     prediction: Prediction
-    stability: Stability | None
-    stability_problem: str | None
     provenance: Provenance | None
     seconds: float
     tiles: tuple[Tile, ...]
+    decoded: Image.Image | None = field(repr=False)
+    stability: Stability | None = None
+    stability_problem: str | None = None
     maps: dict[tuple[str, str], Map] = field(default_factory=dict)
-    drawing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    working: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def name(self) -> str:
@@ -72,6 +74,23 @@ class Record:
     def statement(self) -> Statement | None:
         """What the file says of itself."""
         return statement_of(self.provenance)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the changed copies cannot change the verdict, or were checked."""
+        return self.decoded is None or self.prediction.verdict == INCONCLUSIVE
+
+    def check_copies(self, detector: Detector) -> None:
+        """Check the changed copies, if that was not done."""
+        with self.working:
+            if self.decoded is None:
+                return
+            self.prediction, stable = with_copies(detector, self.decoded, self.prediction)
+            if isinstance(stable, str):
+                self.stability_problem = stable
+            else:
+                self.stability = stable
+            self.decoded = None
 
     def keep(self, drawn: Map) -> None:
         """Keep a map, and drop the oldest one over the limit."""
@@ -138,7 +157,8 @@ class Handlers:
     ) -> Iterator[tuple[dict, Session]]:
         """Answer for the image in the drop area: the verdict with the tile map, then the detail.
 
-        The newest event of a browser is always answered in full. An older one stops at the next
+        A verdict that the changed copies could change is shown once they are checked. The newest
+        event of a browser is always answered in full. An older one stops at the next
         step, to save work.
 
         Args:
@@ -154,7 +174,13 @@ class Handlers:
         words = words_for(request)
         message: dict = {"image": image_id(path), "maps": {}}
         try:
-            record = self.record(session, path)
+            record = self.record(session, path, complete=False)
+            if record.is_final and record.decoded is not None:
+                parts, times = self.parts(words, record), self.times(words, record)
+                yield message | {"parts": parts, "times": times}, session
+                if number < session.newest:
+                    return
+            record.check_copies(self.detector)
         except (ValueError, OSError) as error:
             yield message | {"parts": _problem(words, error_line(error, path))}, session
             return
@@ -170,18 +196,24 @@ class Handlers:
         drawn = self._drawn(words, record, method, target)
         yield message | {"maps": {f"{method}/{target}": drawn}}, session
 
-    def record(self, session: Session, path: str) -> Record:
-        """Return the record of an image; check the image if there is none."""
+    def record(self, session: Session, path: str, complete: bool = True) -> Record:
+        """Return the record of an image; check the image if there is none.
+
+        Args:
+            complete: Whether to check the changed copies too, if that was not done.
+        """
         with session.lock:
             record = session.find(path)
             if record is None:
                 record = check(self.detector, path)
                 session.keep(record)
-            return record
+        if complete:
+            record.check_copies(self.detector)
+        return record
 
     def map(self, record: Record, method: str, target: str) -> Map:
         """Return a map of an image; draw it if there is none."""
-        with record.drawing:
+        with record.working:
             if drawn := record.maps.get((method, target)):
                 return drawn
             started = time.perf_counter()
@@ -210,13 +242,7 @@ class Handlers:
                 rates=self.rates(words, prediction.verdict),
             ),
             "tiles": render("check", "tiles", words, record=record),
-            "stability": render(
-                "check",
-                "stability",
-                words,
-                stable=record.stability,
-                problem=record.stability_problem,
-            ),
+            "stability": render("check", "stability", words, record=record),
             "provenance": render("check", "provenance", words, provenance=record.provenance),
         }
 
@@ -247,12 +273,11 @@ class Handlers:
 
 
 def check(detector: Detector, path: str) -> Record:
-    """Check an image: verdict, changed copies, metadata. It raises the errors of `read_once`."""
+    """Check an image: verdict and metadata. It raises the errors of `read_once`."""
     decoded, data = read_once(path)
     started = time.perf_counter()
-    prediction, stable = judge(detector, decoded)
+    prediction = detector.predict(decoded)
     seconds = time.perf_counter() - started
-    checked = [prediction] if isinstance(stable, str) else [each for _, each in stable.variants]
     if data is None:
         raise ValueError("There is no file to check; pass its path.")
     return Record(
@@ -262,11 +287,10 @@ def check(detector: Detector, path: str) -> Record:
         picture=jpeg(decoded, MAP_SIDE),
         date=datetime.now(UTC),
         prediction=prediction,
-        stability=None if isinstance(stable, str) else stable,
-        stability_problem=stable if isinstance(stable, str) else None,
         provenance=provenance_of(data),
-        seconds=seconds / max(1, sum(len(each.views) for each in checked)),
+        seconds=seconds / max(1, len(prediction.views)),
         tiles=tiles_of(prediction, decoded.size),
+        decoded=decoded,
     )
 
 
@@ -279,17 +303,20 @@ def provenance_of(data: bytes) -> Provenance | None:
         return None
 
 
-def judge(detector: Detector, decoded: Image.Image) -> tuple[Prediction, Stability | str]:
-    """Predict an image and its changed copies, as all tabs do.
+def with_copies(
+    detector: Detector, decoded: Image.Image, prediction: Prediction
+) -> tuple[Prediction, Stability | str]:
+    """Check the changed copies of an image, as all tabs do.
 
-    The prediction is inconclusive if the copies contradict it. Without a `Stability`, the reason is
-    returned: an image can be too small to be halved.
+    Returns:
+        The prediction, which is inconclusive if the copies contradict it; and their stability, or
+        the reason why they cannot be checked.
     """
     try:
-        stable = detector.stability(decoded)
+        stable = detector.stability(decoded, original=prediction)
     except (ValueError, OSError) as error:
-        return detector.predict(decoded), error_line(error, "")
-    return replace(stable.variants[0][1], verdict=stable.verdict, reason=stable.reason), stable
+        return prediction, error_line(error, "")
+    return replace(prediction, verdict=stable.verdict, reason=stable.reason), stable
 
 
 def at_prior(prediction: Prediction, prior_ai: float) -> Prediction:

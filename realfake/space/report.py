@@ -30,7 +30,7 @@ def as_dict(handlers: Handlers, record: Record, drawn: Map | None, prior_ai: flo
         at_prior(record.prediction, prior_ai),
         None,
         None,
-        stability=stable or False,
+        stability=stable,
         provenance=record.provenance or False,
     )
     statement = record.statement

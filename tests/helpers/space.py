@@ -53,25 +53,28 @@ class FakeDetector:
     map_failure: Exception | None = None
     explained: list = field(default_factory=list)
     variants: tuple = ((0.9, AI), (0.8, AI), (0.6, "inconclusive"), (0.95, AI))
+    # The answer for the original, instead of the first variant.
+    found: Prediction | None = None
     explanation_method: str = "gradcam"
     views: int = 1
 
     def predict(self, images, batch_size=16, prior_ai=0.5, views=None):
         if self.failure:
             raise self.failure
-        found = at_prior(prediction(), prior_ai)
-        return [found for _ in images] if isinstance(images, list) else found
+        if isinstance(images, list):
+            return [self.predict(image, prior_ai=prior_ai) for image in images]
+        size = getattr(images, "size", (60, 40))
+        return at_prior(self.found or prediction(*self.variants[0], size=size), prior_ai)
 
-    def stability(self, image, prior_ai=0.5, views=None):
+    def stability(self, image, prior_ai=0.5, views=None, original=None):
         if self.failure:
             raise self.failure
-        size = getattr(image, "size", (60, 40))
-        return Stability(
-            [
-                (name, at_prior(prediction(*each, size=size), prior_ai))
-                for name, each in zip(VARIANTS, self.variants, strict=False)
-            ]
-        )
+        original = original or self.predict(image, prior_ai=prior_ai)
+        names = list(VARIANTS)[1 : len(self.variants)]
+        copies = [
+            at_prior(prediction(*each, size=image.size), prior_ai) for each in self.variants[1:]
+        ]
+        return Stability([("original", original), *zip(names, copies, strict=True)])
 
     def explain(self, image, method="gradcam", target=AI, evidence=False):
         if self.failure or self.map_failure:

@@ -98,12 +98,15 @@ class EndpointHandler:
             prediction = explanation.prediction
         else:
             prediction = self.detector.predictions(examined, options["prior_ai"])[0]
+        stable = None
+        if options["stability"]:
+            stable = self.detector.stability(decoded, options["prior_ai"], views, prediction)
         result["answer"] = compose(
             self.detector,
             prediction,
             decoded,
             file,
-            stability=options["stability"],
+            stability=stable,
             provenance=options["provenance"],
         )
         return result
