@@ -26,6 +26,7 @@ from realfake.scoring.scorer import Scorer
 from realfake.scoring.source import Row
 from realfake.statistics.contrast import ContrastThresholds, contrast, fit_contrast
 from realfake.statistics.stopping import mean_interval
+from realfake.statistics.stopping import STEP
 from realfake.statistics.verdicts import Thresholds, verdicts
 
 SIDE = 32
@@ -216,7 +217,7 @@ def test_early_exit_stops_where_the_verdict_is_settled(detector, tmp_path):
     full = detector.predict(image)
     detector.thresholds = Thresholds(0.05, full.log_odds - 9, full.log_odds + 9, 100, 100)
     (answer,), _ = Scorer(detector, early_exit=True)(rows)
-    assert (answer["n_views"], answer["verdict"]) == (4, "inconclusive")
+    assert (answer["n_views"], answer["verdict"]) == (STEP, "inconclusive")
     # All views are needed next to a threshold.
     detector.thresholds = Thresholds(0.05, full.log_odds + 1e-6, full.log_odds + 9, 100, 100)
     (answer,), _ = Scorer(detector, early_exit=True)(rows)
@@ -230,11 +231,11 @@ def test_an_image_that_stopped_early_is_not_tested_for_a_part_that_differs(detec
     rows = [Row("0", None, {"bytes": (tmp_path / "picture.png").read_bytes(), "path": None})]
     log_odds = detector.predict(image).log_odds
     detector.thresholds = Thresholds(0.05, log_odds - 9, log_odds + 9, 100, 100)
-    detector.differing = ContrastThresholds(0.05, {4: -1.0, 16: -1.0}, 100)
+    detector.differing = ContrastThresholds(0.05, {STEP: -1.0, 16: -1.0}, 100)
     # The band makes the image doubtful, so its views are computed again.
     choice = Choice("torch-bf16", "torch-fp32", band=100.0)
     (answer,), _ = Scorer(detector, choice, early_exit=True)(rows)
-    assert (answer["n_views"], answer["recomputed"], answer["differing"]) == (4, True, False)
+    assert (answer["n_views"], answer["recomputed"], answer["differing"]) == (STEP, True, False)
     (answer,), _ = Scorer(detector, choice)(rows)
     assert (answer["n_views"], answer["recomputed"], answer["differing"]) == (16, True, True)
 

@@ -130,7 +130,7 @@ def _difference(
 def measure_early_exit(detector: Detector, dataset: Dataset, *, batch_size: int = 16) -> dict:
     """Measure how many views `realfake score --early_exit` needs, and how many verdicts it changes.
 
-    Images with four views or fewer are left out, because all of them are examined.
+    Images with three views or fewer are left out, because all of them are examined.
 
     Returns:
         `n`, the number of images; `mean_share_of_views`; `stopped`, the share of images that did

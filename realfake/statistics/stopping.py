@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.stats import t
 
-# Views between two decisions. With fewer, their spread is hardly known at the first one.
-STEP = 4
+# Views between two decisions. With two, their spread is hardly known at the first one.
+STEP = 3
 # Probability that a decision to stop is wrong.
-ERROR = 0.01
+ERROR = 0.05
 
 
 def mean_interval(log_odds: np.ndarray, n_views: int, error: float) -> tuple[float, float]:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from realfake.statistics.stopping import ERROR
+
 from .timing import row
 
 ROOT = Path(__file__).parents[2]
@@ -85,8 +87,8 @@ def other_rows(views: Path = VIEWS, soak: Path = SOAK) -> list[dict]:
     early = (_read(views).get("test") or {}).get("early_exit") or {}
     share, changed = early.get("mean_share_of_views"), early.get("changed") or {}
     return [
-        row("Early exit: share of the views of a test image that are examined, mean", share, None),
-        row("Early exit: share of verdicts that it changes", changed.get("value"), None),
+        row("Early exit: share of the views of a test image that are examined, mean", share, 0.6),
+        row("Early exit: share of verdicts that it changes", changed.get("value"), ERROR),
         *memory_rows(_read(soak).get("page") or {}),
     ]
 
