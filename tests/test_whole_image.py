@@ -25,8 +25,7 @@ from realfake.models.views import (
 from realfake.scoring.scorer import Scorer
 from realfake.scoring.source import Row
 from realfake.statistics.contrast import ContrastThresholds, contrast, fit_contrast
-from realfake.statistics.stopping import mean_interval
-from realfake.statistics.stopping import STEP
+from realfake.statistics.stopping import STEP, mean_interval
 from realfake.statistics.verdicts import Thresholds, verdicts
 
 SIDE = 32
