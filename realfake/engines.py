@@ -4,10 +4,8 @@ An engine takes float32 pixels and returns float32 logits. Engines in bfloat16 d
 stock pipeline. [`choose`] measures the deviation, and [`Choice.doubtful`] returns the images that
 need fp32 because their verdict or probability could change.
 
-Measured on two cores of a processor with AMX, as CPU time per image: MobileNetV2 at 288 pixels
-takes 97 ms in the pipeline and 12 ms with OpenVINO in fp32, with probabilities equal to 1e-6.
-ViT-B/16 takes 240 ms, 60 ms in bfloat16, and 55 ms with OpenVINO in bfloat16. ONNX Runtime was
-not faster than OpenVINO, and `torch.compile` needs a compiler. OpenVINO is optional.
+`scripts/benchmark.py --only scoring,deviations` measures the engines. OpenVINO is optional. ONNX
+Runtime was not faster than OpenVINO, and `torch.compile` needs a compiler.
 """
 
 import copy

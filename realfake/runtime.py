@@ -1,8 +1,8 @@
 """The process's allocator, threads and end, and work with a time limit.
 
 A network on the CPU allocates the same large blocks at every layer of every batch. By default,
-glibc maps each block from the system and unmaps it again, which takes longer than a MobileNetV2 on
-288 x 288 pixels (`scripts/benchmark.py --only allocator`).
+glibc maps each block from the system and unmaps it again, which takes time
+(`scripts/benchmark.py --only allocator`).
 """
 
 import atexit
@@ -23,7 +23,7 @@ T = TypeVar("T")
 # From malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 # Larger blocks are mapped, and unmapped when they are freed: full-size pictures and maps. The
-# largest block of a batch of 16 in a MobileNetV2 on 288 x 288 pixels has 122 MiB.
+# largest block of a batch of 32 views in a ViT-B has 97 MiB.
 LARGEST_KEPT = 2**27
 # Bytes that may stay free at the end of the heap.
 KEPT = 2**30
