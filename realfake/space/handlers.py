@@ -43,7 +43,8 @@ class Record:
         prediction: At a prior of one half. Inconclusive if the changed copies contradict it.
         seconds: Time that the detector took for one view.
         tiles: The tile map of the whole image.
-        decoded: The image, until its changed copies are checked.
+        decoded: The image for [`check_copies`], which reads the file without it.
+        copies_checked: Whether [`check_copies`] has run.
         stability: The changed copies, or `None` if they could not be checked, for the reason
             `stability_problem`.
         maps: `{(method, target): Map}`, the detail.
@@ -60,6 +61,7 @@ class Record:
     seconds: float
     tiles: tuple[Tile, ...]
     decoded: Image.Image | None = field(repr=False)
+    copies_checked: bool = False
     stability: Stability | None = None
     stability_problem: str | None = None
     maps: dict[tuple[str, str], Map] = field(default_factory=dict)
@@ -75,22 +77,18 @@ class Record:
         """What the file says of itself."""
         return statement_of(self.provenance)
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the changed copies cannot change the verdict, or were checked."""
-        return self.decoded is None or self.prediction.verdict == INCONCLUSIVE
-
     def check_copies(self, detector: Detector) -> None:
         """Check the changed copies, if that was not done."""
         with self.working:
-            if self.decoded is None:
+            if self.copies_checked:
                 return
-            self.prediction, stable = with_copies(detector, self.decoded, self.prediction)
+            decoded = self.decoded or read_once(self.path)[0]
+            self.prediction, stable = with_copies(detector, decoded, self.prediction)
             if isinstance(stable, str):
                 self.stability_problem = stable
             else:
                 self.stability = stable
-            self.decoded = None
+            self.decoded, self.copies_checked = None, True
 
     def keep(self, drawn: Map) -> None:
         """Keep a map, and drop the oldest one over the limit."""
@@ -157,9 +155,9 @@ class Handlers:
     ) -> Iterator[tuple[dict, Session]]:
         """Answer for the image in the drop area: the verdict with the tile map, then the detail.
 
-        A verdict that the changed copies could change is shown once they are checked. The newest
-        event of a browser is always answered in full. An older one stops at the next
-        step, to save work.
+        A verdict that the changed copies could change is shown after they are checked. The newest
+        event of a browser is always answered in full. An older one stops at the next step, to save
+        work.
 
         Args:
             number: Of the browser's event, see [`Session.note_event`].
@@ -175,10 +173,12 @@ class Handlers:
         message: dict = {"image": image_id(path), "maps": {}}
         try:
             record = self.record(session, path, complete=False)
-            if record.is_final and record.decoded is not None:
+            # Changed copies never change an inconclusive verdict.
+            if not record.copies_checked and record.prediction.verdict == INCONCLUSIVE:
                 parts, times = self.parts(words, record), self.times(words, record)
                 yield message | {"parts": parts, "times": times}, session
                 if number < session.newest:
+                    record.decoded = None  # three large pictures for each visitor would be too much
                     return
             record.check_copies(self.detector)
         except (ValueError, OSError) as error:
