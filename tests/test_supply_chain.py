@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -117,28 +118,20 @@ def test_differences_from_the_lock():
     assert versions.differences(lock, found.get) == ["b 2.1 (lock: 2.0)", "c missing (lock: 3.0)"]
 
 
-def test_a_run_reports_versions_and_a_failed_run_reports_the_lock(tmp_path):
-    (tmp_path / "test_x.py").write_text("def test_x():\n    assert False\n")
-    helpers = ROOT / "tests"
-    (tmp_path / "conftest.py").write_text(
-        "from helpers import versions\n"
-        "versions.differences = lambda *_: ['numpy 2.0 (lock: 2.4)']\n"
-        "from importlib.util import module_from_spec, spec_from_file_location\n"
-        f"spec = spec_from_file_location('shared', {str(helpers / 'conftest.py')!r})\n"
-        "shared = module_from_spec(spec)\nspec.loader.exec_module(shared)\n"
-        "pytest_report_header = shared.pytest_report_header\n"
-        "pytest_terminal_summary = shared.pytest_terminal_summary\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:xdist", "-v"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(helpers)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "1 differ from the lock" in done.stdout and "versions: torch 2." in done.stdout
-    assert "numpy 2.0 (lock: 2.4)" in done.stdout and "REALFAKE_CONSTRAINTS=" in done.stdout
+def test_a_run_reports_versions_and_a_failed_run_reports_the_lock(pytestconfig, monkeypatch):
+    monkeypatch.setattr(versions, "differences", lambda *_: ["numpy 2.0 (lock: 2.4)"])
+    called = {"config": pytestconfig, "start_path": ROOT}
+    headers = pytestconfig.hook.pytest_report_header(**called)
+    (line,) = [line for lines in headers for line in lines if line.startswith("versions: torch 2.")]
+    assert line.endswith("1 differ from the lock")
+    hooks = pytestconfig.hook.pytest_terminal_summary.get_hookimpls()
+    (hook,) = [each.function for each in hooks if each.function.__module__ == "conftest"]
+    for status, told in ((pytest.ExitCode.TESTS_FAILED, True), (pytest.ExitCode.OK, False)):
+        said = []
+        reporter = SimpleNamespace(section=said.append, write_line=said.append)
+        hook(reporter, status)
+        assert said == (["versions", versions.advice(["numpy 2.0 (lock: 2.4)"])] if told else [])
+    assert "REALFAKE_CONSTRAINTS=" in versions.advice([])
 
 
 # Installation
