@@ -107,16 +107,6 @@ def test_the_prior_changes_the_probabilities(pictures, tiny_vit, capsys):
     assert rare["probabilities"]["ai"] < even["probabilities"]["ai"]
 
 
-def test_stdin_is_an_image(pictures, tiny_vit, capsys, monkeypatch):
-    class Stdin:
-        buffer = io.BytesIO((pictures / "a.jpg").read_bytes())
-
-    monkeypatch.setattr(sys, "stdin", Stdin)
-    status, out, err = run("predict", "-", "--json", "--model", tiny_vit, capsys=capsys)
-    assert status == 0
-    assert json.loads(out)["file"] == "-"
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -297,34 +287,27 @@ def test_a_missing_optional_package_names_its_extra(capsys, monkeypatch):
     assert "realfake[train]" in err and err.count("\n") == 1
 
 
-def test_a_closed_pipe_is_not_an_error(pictures, tiny_vit):
-    command = (
-        f"{sys.executable} -m realfake predict {pictures} --model {tiny_vit} --csv | head -n 0"
-    )
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
-    assert "Traceback" not in done.stderr and "Error" not in done.stderr
+def test_a_closed_pipe_is_not_an_error(pictures, tiny_vit, capsys, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    # It is closed at the end, as Python does, which writes what is left.
+    with open(writer, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        assert main(["predict", str(pictures), "--model", str(tiny_vit), "--csv"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and "Error" not in err
 
 
 def test_the_program_reads_stdin_and_reports_errors(pictures, tiny_vit):
+    words = ["predict", "-", str(pictures / "notes.txt"), "--json", "--model", str(tiny_vit)]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "realfake",
-            "predict",
-            "-",
-            str(pictures / "notes.txt"),
-            "--json",
-            "--model",
-            str(tiny_vit),
-        ],
+        [sys.executable, "-m", "realfake", *words],
         input=(pictures / "a.jpg").read_bytes(),
         capture_output=True,
         timeout=300,
-        env=dict(os.environ),
     )
     rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert done.returncode == 1
-    assert rows[0]["verdict"] in ("real", "ai")
+    assert rows[0]["file"] == "-" and rows[0]["verdict"] in ("real", "ai")
     assert done.stderr.count(b"\n") == 1, done.stderr
     assert b"notes.txt" in done.stderr
