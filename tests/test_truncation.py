@@ -5,9 +5,8 @@ import torch
 from helpers.tiny import save_tiny
 from transformers import AutoModelForImageClassification
 
-from realfake.models.truncation import truncate
 from realfake.training.arguments import ModelArguments
-from realfake.training.model import prepare_classifier
+from realfake.training.model import prepare_classifier, truncate
 
 
 def opened(folder):

@@ -79,7 +79,7 @@ class ModelArguments:
 
     @property
     def overrides(self) -> dict:
-        """Fields of the configuration."""
+        """`config_overrides` as a dictionary."""
         try:
             return json.loads(self.config_overrides or "{}")
         except json.JSONDecodeError as error:
@@ -152,6 +152,7 @@ class DataArguments:
             _check_range(self, name, 0, 1)
         _check_range(self, "cutmix", 0, 10)
         _check_range(self, "consistency", 0, 100)
+        _check_range(self, "train_crop_size", 1)
         for name in ("max_train_samples", "max_validation_samples", "max_test_samples"):
             _check_range(self, name, 2)
         if self.pair_share and self.balance is None:

@@ -26,15 +26,8 @@ _BLOCK = 8
 # Antialiasing kernels: what browsers and editors use.
 _KERNELS = [KERNELS[name] for name in ("box", "bilinear", "bicubic", "lanczos")]
 # Probabilities at strength 1; they grow linearly from 0.
-_RESCALE, _COMPRESS, _COMPRESS_AGAIN, _COLOUR, _GREY, _BLUR, _NOISE = (
-    0.9,
-    0.9,
-    0.4,
-    0.5,
-    0.05,
-    0.3,
-    0.3,
-)
+_RESCALE, _COMPRESS, _COMPRESS_AGAIN = 0.9, 0.9, 0.4
+_COLOUR, _GREY, _BLUR, _NOISE = 0.5, 0.05, 0.3, 0.3
 # Images smaller than the crop: probability at strength 1, and smallest side as a share of it.
 _SMALL, _SMALLEST = 0.5, 0.4
 # Shares of compressed images that are compressed before rescaling, and of passes that are WebP.
@@ -61,22 +54,11 @@ class Augmentation:
             images is made smaller, by rescaling or by a smaller crop: a classifier that never saw
             black borders takes them for evidence. `None` keeps the image's size.
         flip (`bool`, *optional*, defaults to `True`): Mirror half of the images left to right.
-
-    Raises:
-        ValueError: `strength` or `crop_size` out of range.
     """
 
     strength: float = 0.5
     crop_size: int | None = None
     flip: bool = True
-
-    def __post_init__(self):
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}; it must lie in 0..1.")
-        if self.crop_size is not None and self.crop_size < 1:
-            raise ValueError(
-                f"crop_size is {self.crop_size}; it must be a positive number of pixels, or None."
-            )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return _place(*self._content(image, rng))
@@ -117,10 +99,8 @@ class Augmentation:
         left, top = (int(rng.integers(0, a - b + 1)) for a, b in zip(scaled, target))
         # A compression that comes last starts a random part of a block ahead of the target, and the
         # extra pixels are cropped; else the crop's corner would always be a corner of the grid.
-        phase = [
-            min(p, corner) for p, corner in zip(rng.integers(0, _BLOCK, 2).tolist(), (left, top))
-        ]
-        phase = phase if last else [0, 0]
+        ahead = rng.integers(0, _BLOCK, 2).tolist()
+        phase = [min(ahead[0], left), min(ahead[1], top)] if last else [0, 0]
         left, top = left - phase[0], top - phase[1]
         work = (target[0] + phase[0], target[1] + phase[1])
         box = _scale_box((left, top, left + work[0], top + work[1]), scaled, image.size)
@@ -204,16 +184,11 @@ class Augmentation:
     def _colour(
         self, image: Image.Image, jitter: bool, grey: bool, rng: np.random.Generator
     ) -> Image.Image:
-        """Change brightness, contrast about mid-grey and saturation with one 3 x 4 matrix."""
         brightness, contrast, saturation = 1.0, 1.0, 1.0
         if jitter:
             brightness, contrast = 1 + rng.uniform(-0.3, 0.3, 2) * self.strength
             saturation = 1 + rng.uniform(-0.5, 0.5) * self.strength
-        luma = np.tile([0.299, 0.587, 0.114], (3, 1))  # ITU-R BT.601, as Pillow's "L"
-        saturation = 0.0 if grey else saturation
-        mix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * luma)
-        matrix = np.column_stack([mix, np.full(3, 128 * (1 - contrast))])
-        return image.convert("RGB", tuple(matrix.ravel().tolist()))
+        return change_colour(image, brightness, contrast, 0.0 if grey else saturation)
 
     def describe(self) -> dict:
         """Return the probabilities and ranges as a JSON-ready dictionary for the model card."""
@@ -223,37 +198,42 @@ class Augmentation:
                 "crop_size": self.crop_size,
                 "crop": "centre" if self.crop_size else "none",
             }
-        s = self.strength
-        values = {
-            "strength": s,
+
+        def grown(at_full_strength: float) -> float:
+            return round(self.strength * at_full_strength, 4)
+
+        return {
+            "strength": grown(1.0),
             "crop_size": self.crop_size,
             "crop": "random" if self.crop_size else "none",
             "flip": {"p": 0.5 if self.flip else 0.0},
-            "rescale": {"p": s * _RESCALE, "factor": [1 - self._spread, 1 + self._spread]},
+            "rescale": {
+                "p": grown(_RESCALE),
+                "factor": [round(1 - self._spread, 4), round(1 + self._spread, 4)],
+            },
             "small on black": {
-                "p": s * _SMALL if self.crop_size else 0.0,
+                "p": grown(_SMALL) if self.crop_size else 0.0,
                 "side (of the crop)": [_SMALLEST, 1.0],
             },
             "shift (shortest side up to 64 px, instead of rescale)": {"pixels": self._shift},
             "compression": {
-                "p": s * _COMPRESS,
+                "p": grown(_COMPRESS),
                 "p before rescale": _BEFORE,
-                "p second pass": s * _COMPRESS_AGAIN,
+                "p second pass": grown(_COMPRESS_AGAIN),
                 "p webp": _WEBP,
                 "quality": [self._quality, _BEST_QUALITY],
                 "jpeg subsampling": list(SUBSAMPLINGS),
             },
             "colour": {
-                "p": s * _COLOUR,
-                "brightness": 0.3 * s,
-                "contrast": 0.3 * s,
-                "saturation": 0.5 * s,
+                "p": grown(_COLOUR),
+                "brightness": grown(0.3),
+                "contrast": grown(0.3),
+                "saturation": grown(0.5),
             },
-            "grey": {"p": s * _GREY},
-            "blur": {"p": s * _BLUR, "sigma (px)": list(self._sigma(False))},
-            "noise": {"p": s * _NOISE, "std (of 255)": [0.0, self._noise]},
+            "grey": {"p": grown(_GREY)},
+            "blur": {"p": grown(_BLUR), "sigma (px)": [0.2, round(self._sigma(False)[1], 4)]},
+            "noise": {"p": grown(_NOISE), "std (of 255)": [0.0, round(self._noise, 4)]},
         }
-        return _rounded(values)
 
 
 def _scale_box(box, scaled, size) -> tuple[float, float, float, float]:
@@ -274,9 +254,19 @@ def _place(
     return image.crop((left, top, left + size[0], top + size[1]))
 
 
-def _rounded(value):
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return round(value, 4) if isinstance(value, float) else value
+def change_colour(
+    image: Image.Image,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    balance: float | np.ndarray = 1.0,
+) -> Image.Image:
+    """Multiply brightness, contrast about mid-grey, saturation and white balance.
+
+    Args:
+        balance: One factor, or an array `(3, 1)` with a factor for each channel.
+    """
+    luma = np.tile([0.299, 0.587, 0.114], (3, 1))  # ITU-R BT.601, as Pillow's "L"
+    mix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * luma) * balance
+    matrix = np.column_stack([mix, np.full(3, 128 * (1 - contrast))])
+    return image.convert("RGB", tuple(matrix.ravel().tolist()))

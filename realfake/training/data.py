@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 
 from realfake.imaging.decode import open_image
@@ -29,16 +29,12 @@ def training_processor(processor: BaseImageProcessor, crop_size: int | None) -> 
 
 
 class Pick(NamedTuple):
-    """A row that a sampler draws.
-
-    Args:
-        row: Index of the row.
-        draw: Seed of its augmentation; both images of a pair have the same.
-        photograph: *optional*. Row of the photograph of an aligned pair, to be mixed with this one.
-    """
+    """A row that a sampler draws."""
 
     row: int
+    # Seed of the augmentation. Both images of a pair have the same.
     draw: int
+    # Row of the photograph of an aligned pair, which can be mixed with this image.
     photograph: int | None = None
 
 
@@ -85,7 +81,6 @@ class TrainingImages(_AugmentedImages, torch.utils.data.Dataset):
     Args:
         pair_mix: Share of the generated images of aligned pairs that are mixed with their
             photographs, see [`mix_pair`].
-        *args, **kwargs: As of [`_AugmentedImages`].
     """
 
     def __init__(self, *args, pair_mix: float = 0.0, **kwargs):
@@ -135,11 +130,8 @@ class StreamedImages(_AugmentedImages, torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         if worker is None:
             return self.start * self.batch_rows
-        return (
-            (self.start + worker.num_workers - 1 - worker.id)
-            // worker.num_workers
-            * self.batch_rows
-        )
+        batches = (self.start + worker.num_workers - 1 - worker.id) // worker.num_workers
+        return batches * self.batch_rows
 
     def _pass(self, rows_before: int) -> Iterator[dict]:
         self.dataset.set_epoch(self.epoch)
@@ -192,9 +184,6 @@ class CutMixCollator(Collator):
     One λ is drawn for a batch, from Beta(α, α), and the rectangle covers the share 1 - λ of the
     area. A small α makes λ mostly close to 0 or 1. The draw depends on the first image of the
     batch, so a resumed run repeats it. Each process mixes within its own share of a batch.
-
-    Args:
-        alpha: α.
     """
 
     def __init__(self, processor: BaseImageProcessor, alpha: float):
@@ -253,17 +242,13 @@ class EpochCallback(TrainerCallback):
         """Begin the next training at a [`position`]."""
         self._resumed = position
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._next, self._start, self._began = int(state.epoch or 0), 0, False
         if self._resumed is not None:
             self._next, self._start = self._resumed["pass"], self._resumed["batches"]
             self._resumed = None
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # `state.epoch` of a stream is its share of `max_steps`, not the number of passes.
         self._taken = 0
         if self._began:  # a resumed pass may have been at its end
@@ -274,12 +259,7 @@ class EpochCallback(TrainerCallback):
         self.images.epoch = self._next
         self._next += 1
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._taken += args.world_size
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._taken += args.world_size
+    on_substep_end = on_step_end

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -23,7 +24,6 @@ from realfake.models.classifiers import (
     use_native_pixels,
 )
 from realfake.models.folding import check_foldable, final_linears, select_trainable, set_dropout
-from realfake.models.truncation import truncate
 from realfake.runtime import keep_freed_memory
 from realfake.training.arguments import ModelArguments
 from realfake.training.data import Collator
@@ -43,17 +43,11 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
     """
     keep_freed_memory()
     if arguments.model_type:
-        overrides = arguments.overrides
-        model, processor = build_classifier(
-            arguments.model_type, overrides=overrides, image_size=arguments.image_size
-        )
+        kind, overrides, side = arguments.model_type, arguments.overrides, arguments.image_size
+        model, processor = build_classifier(kind, overrides=overrides, image_size=side)
         if arguments.dropout is not None:
-            field = set_dropout(model.config, arguments.dropout)
-            model, processor = build_classifier(
-                arguments.model_type,
-                overrides={**overrides, field: arguments.dropout},
-                image_size=arguments.image_size,
-            )
+            overrides[set_dropout(model.config, arguments.dropout)] = arguments.dropout
+            model, processor = build_classifier(kind, overrides=overrides, image_size=side)
     else:
         source, revision = arguments.model_name_or_path, arguments.model_revision
         config = load_config(source, revision=revision)
@@ -78,6 +72,41 @@ def prepare_classifier(arguments: ModelArguments) -> tuple[PreTrainedModel, Base
     if arguments.lora_rank:
         add_adapters(model, arguments.lora_rank, arguments.lora_alpha)
     return model, processor
+
+
+def truncate(model: PreTrainedModel, blocks: int) -> None:
+    """Keep the first blocks of a vision transformer, in place, and correct its configuration.
+
+    The middle blocks of a pretrained transformer often hold more of a generator's traces than the
+    last ones, and fewer blocks cost less.
+
+    Raises:
+        ValueError: The model has no single list of equal blocks, or fewer blocks.
+    """
+    config = getattr(model.config, "vision_config", model.config)
+    count = getattr(config, "num_hidden_layers", None)
+    lists = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == count
+    ]
+    # The stages of Swin have different widths, so its head would not fit.
+    if count is None or len(lists) != 1 or hasattr(config, "depths"):
+        raise ValueError(
+            f"--blocks: {type(model).__name__} is not a transformer with one list of blocks; leave "
+            "the option out."
+        )
+    if not 1 <= blocks <= count:
+        raise ValueError(f"--blocks must lie between 1 and {count}, not {blocks}.")
+    parent, name, layers = lists[0]
+    setattr(parent, name, layers[:blocks])
+    config.num_hidden_layers = blocks
+    # A backbone such as DINOv2 also lists its stages: the stem and one for each block. Its
+    # configuration does not open if the list and the number of blocks differ.
+    if stages := getattr(config, "stage_names", None):
+        config.stage_names = list(stages)[: blocks + 1]
+        config.set_output_features_output_indices([config.stage_names[-1]], [blocks])
 
 
 def try_out(model: PreTrainedModel, collator: Collator, side: int = 64) -> torch.Tensor:
@@ -110,20 +139,15 @@ def fix_batch_norm_momentum(model: PreTrainedModel) -> None:
     be those of the last batch. The result is at least 0.01, for short trainings.
     """
     for module in model.modules():
-        if (
-            isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-            and (module.momentum or 0) > 0.5
-        ):
+        if isinstance(module, _BatchNorm) and (module.momentum or 0) > 0.5:
             module.momentum = max(1 - module.momentum, 0.01)
 
 
 def _resize_input(processor: BaseImageProcessor, image_size: int) -> None:
     if getattr(processor, "do_center_crop", False):
         processor.crop_size = {"height": image_size, "width": image_size}
-    keys = dict(processor.size)
-    processor.size = (
-        {key: image_size for key in keys} if keys else {"height": image_size, "width": image_size}
-    )
+    keys = dict(processor.size) or ("height", "width")
+    processor.size = dict.fromkeys(keys, image_size)
 
 
 # The probe
@@ -165,10 +189,9 @@ def fit_probe(features: np.ndarray, truth: np.ndarray, penalty: float = PENALTY)
     scaled = (features - mean) / scale
     model = LogisticRegression(C=1 / (penalty * len(truth)), max_iter=500).fit(scaled, truth)
     weights = model.coef_[0] / scale
+    bias = float(model.intercept_[0] - weights @ mean)
     loss = float(log_loss(truth, model.predict_proba(scaled)))
-    return Probe(
-        weights, float(model.intercept_[0] - weights @ mean), loss, model.score(scaled, truth)
-    )
+    return Probe(weights, bias, loss, model.score(scaled, truth))
 
 
 def start_head(model: PreTrainedModel, batches: Iterable[Mapping]) -> Probe:
@@ -193,7 +216,7 @@ def start_head(model: PreTrainedModel, batches: Iterable[Mapping]) -> Probe:
         lambda module, given: inputs.append(given[0].double().cpu())
     )
     for module in model.train().modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BatchNorm):
             module.eval()  # in training mode it would change its running statistics
     try:
         with torch.inference_mode():

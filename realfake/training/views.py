@@ -18,6 +18,7 @@ from realfake.imaging.degradations import (
     noise,
     recompress,
 )
+from realfake.training.augment import change_colour
 
 _KERNEL_SHARES = {
     "box": 0.12,
@@ -69,21 +70,10 @@ class ViewAugmentation:
             sometimes centred on black.
         strength (`float`, *optional*, defaults to 1.0): 0 (random crop and flip only) .. 1. It
             multiplies the probabilities.
-
-    Raises:
-        ValueError: `strength` or `crop_size` out of range.
     """
 
     crop_size: int
     strength: float = 1.0
-
-    def __post_init__(self):
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}; it must lie in 0..1.")
-        if self.crop_size < 1:
-            raise ValueError(
-                f"crop_size is {self.crop_size}; it must be a positive number of pixels."
-            )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return self._place(*self._content(image, rng))
@@ -99,21 +89,9 @@ class ViewAugmentation:
         """Return the changed image, and whether it is centred on black if it is small."""
         s = self.strength
         # All decisions are drawn first: two images of one size get the same ones.
-        (
-            clean,
-            kind,
-            enlarged,
-            before,
-            after,
-            again,
-            colour,
-            grey,
-            blurred,
-            sharp,
-            noisy,
-            flip,
-            black,
-        ) = rng.random(13).tolist()
+        draws = rng.random(13).tolist()
+        clean, kind, enlarged, before, after, again = draws[:6]
+        colour, grey, blurred, sharp, noisy, flip, black = draws[6:]
         degraded = clean >= _CLEAN and s > 0
         if degraded and before < s * _BEFORE:
             image = self._compress(image, rng)
@@ -246,15 +224,10 @@ def _reflect(image: Image.Image, left: int, top: int, right: int, bottom: int) -
 
 
 def _colour(image: Image.Image, grey: bool, rng: np.random.Generator) -> Image.Image:
-    """Change brightness, contrast about mid-grey, saturation and white balance."""
     brightness, contrast = 1 + rng.uniform(-0.2, 0.2, 2)
     saturation = 0.0 if grey else 1 + rng.uniform(-0.4, 0.4)
-    balance = np.ones(3) if grey else 1 + rng.uniform(-0.06, 0.06, 3)
-    luma = np.tile([0.299, 0.587, 0.114], (3, 1))  # ITU-R BT.601, as Pillow's "L"
-    mix = saturation * np.eye(3) + (1 - saturation) * luma
-    mix = brightness * contrast * mix * balance[:, None]
-    matrix = np.column_stack([mix, np.full(3, 128 * (1 - contrast))])
-    return image.convert("RGB", tuple(matrix.ravel().tolist()))
+    balance = 1.0 if grey else 1 + rng.uniform(-0.06, 0.06, (3, 1))
+    return change_colour(image, brightness, contrast, saturation, balance)
 
 
 def mix_pair(
