@@ -1,13 +1,14 @@
-"""Build the training corpus of the bundled detector from scenes and reconstructed photographs.
+"""Build the training corpora of the bundled detector from scenes and more images.
 
     realfake corpus reconstruct ../shared/data/scenes --autoencoder taef2 --counterparts_only \\
         --max_images 400 --output reconstructed
     python scripts/corpora/scenes_pairs.py ../shared/data/scenes reconstructed runs/scenes-pairs
 
-`train` holds the training images of scenes with the reconstructions of photographs in it.
-`validation` holds generators and sources of photographs that are in no other split, for the
-calibration: what a detector says of unseen generators is what its probabilities must be right for.
-`test` is that of scenes.
+The second folder holds Parquet files: reconstructions of photographs, or the images that
+`comfy_templates.py` prepares. `train` holds the training images of scenes, and those of this folder
+that share no group with images of other splits. `validation` holds generators and sources of
+photographs of scenes that are not in its training images, for the calibration: what a detector says
+of unseen generators is what its probabilities must be right for. `test` is that of scenes.
 """
 
 import argparse
@@ -55,35 +56,31 @@ def free_rows(groups: np.ndarray, unseen: np.ndarray) -> np.ndarray:
     return ~unseen & ~np.isin(groups, groups[unseen])
 
 
-def counterparts(pairs: Dataset, groups: np.ndarray) -> Dataset:
-    """Return the reconstructions of the photographs of the given groups."""
-    known = set(groups)
-    return pairs.select([row for row, group in enumerate(pairs["group"]) if group in known])
+def without(more: Dataset, *groups: np.ndarray) -> Dataset:
+    """Return the images that are in none of the given groups."""
+    known = set(np.concatenate(groups))
+    return more.select([row for row, group in enumerate(more["group"]) if group not in known])
 
 
-def build(scenes: Path, reconstructed: Path) -> dict[str, Dataset]:
+def build(scenes: Path, more: Path) -> dict[str, Dataset]:
     """Return the three splits. Groups of the validation images are not in train."""
-    rows, pairs = (
-        read(sorted(scenes.glob("train-*.parquet"))),
-        read(sorted(reconstructed.rglob("*.parquet"))),
-    )
+    rows, test = (read(sorted(scenes.glob(f"{name}-*.parquet"))) for name in ("train", "test"))
     unseen, groups = left_out(rows, FAMILIES, SOURCES), group_names(rows)
     free = free_rows(groups, unseen)
+    added = without(read(sorted(more.rglob("*.parquet"))), groups[~free], group_names(test))
     return {
-        "train": concatenate_datasets(
-            [rows.select(np.flatnonzero(free)), counterparts(pairs, groups[free])]
-        ),
+        "train": concatenate_datasets([rows.select(np.flatnonzero(free)), added]),
         "validation": rows.select(np.flatnonzero(unseen)),
-        "test": read(sorted(scenes.glob("test-*.parquet"))),
+        "test": test,
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name in ("scenes", "reconstructed", "output"):
+    for name in ("scenes", "more", "output"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    for name, dataset in build(args.scenes, args.reconstructed).items():
+    for name, dataset in build(args.scenes, args.more).items():
         dataset.cast_column("image", Image()).to_parquet(args.output / f"{name}-00000.parquet")
         print(f"{name}: {len(dataset)} images, {sum(dataset['label'])} generated")
