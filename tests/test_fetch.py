@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from realfake.imaging import fetch as module
-from realfake.imaging.fetch import fetch, is_public, read_address, read_data_uri
+from realfake.imaging.fetch import fetch, is_public, read_data_uri
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -453,9 +453,7 @@ def test_tls_asks_for_the_name_not_the_address(public, monkeypatch):
 # Addresses in requests
 
 
-def test_an_address_is_a_url_or_a_data_uri(monkeypatch):
-    monkeypatch.setattr(module, "fetch", lambda url, max_bytes: (url, max_bytes))
-    assert read_address(" HTTPS://example.org/a.png", 99) == (" HTTPS://example.org/a.png", 99)
+def test_a_data_uri_is_decoded():
     encoded = base64.b64encode(b"pixels").decode()
     for uri in (
         f"data:image/png;base64,{encoded}",
@@ -464,7 +462,7 @@ def test_an_address_is_a_url_or_a_data_uri(monkeypatch):
         "data:,pixels",
         "data:text/plain,pixel%73",
     ):
-        assert read_address(uri) == b"pixels"
+        assert read_data_uri(uri) == b"pixels"
 
 
 @pytest.mark.parametrize(
@@ -485,7 +483,7 @@ def test_an_address_is_a_url_or_a_data_uri(monkeypatch):
 )
 def test_files_and_addresses_of_the_server_are_refused_in_one_line(address):
     with pytest.raises(ValueError) as refused:
-        read_address(address)
+        fetch(address)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
 

@@ -10,8 +10,8 @@ from helpers.tiny import draw_corpus, draw_picture, save_tiny
 from realfake.card.facts import CardFacts
 from realfake.card.sections import formats_section
 from realfake.cli.main import main
+from realfake.corpus.write import saved
 from realfake.detector import Detector
-from realfake.evaluation import variants
 from realfake.evaluation.log import read_log
 from realfake.evaluation.variants import (
     FORMATS,
@@ -33,7 +33,7 @@ def detector(tmp_path_factory):
 
 
 def rows_of(pictures):
-    files = [{"bytes": variants._saved(picture, "PNG"), "path": None} for picture in pictures]
+    files = [{"bytes": saved(picture, "PNG"), "path": None} for picture in pictures]
     return Dataset.from_dict({"image": files}, features=Features({"image": Image(decode=False)}))
 
 

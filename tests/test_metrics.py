@@ -56,7 +56,10 @@ NAMED = {
         *("auroc", "average_precision", "tpr_at_fpr_1", "tpr_at_fpr_5"),
     )
 }
-accuracy = metrics.accuracy
+
+
+def accuracy(log_odds, is_ai, weights=None):
+    return metrics.decision_metrics(log_odds, is_ai, weights)["accuracy"]
 
 
 def test_decisions_by_hand():

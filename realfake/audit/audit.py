@@ -29,7 +29,7 @@ from realfake.corpus.load import Corpus
 from realfake.corpus.rows import column as column_of
 from realfake.corpus.rows import is_ai as is_ai_of
 from realfake.corpus.rows import own_groups
-from realfake.corpus.splits import SPLITS, TRAIN, subset
+from realfake.corpus.splits import SPLITS, TRAIN, subsample
 from realfake.evaluation.probes import assign_folds, cross_validate, trees
 from realfake.imaging.decode import image_bytes, open_image
 from realfake.imaging.file_facts import ContainerFacts, container_facts, radial_spectrum
@@ -108,7 +108,7 @@ def audit(
         raise ValueError(f"--sample must be at least 2, one image of each class, not {sample}.")
     splits = DatasetDict(
         {
-            split: _draw(corpus.splits[split], sample, seed)
+            split: subsample(corpus.splits[split], sample, seed)
             for split in SPLITS
             if split in corpus.splits
         }
@@ -150,12 +150,12 @@ def audit(
             for split, rows in splits.items()
         },
         "probes": {
-            name: {where: probe.to_dict() for where, probe in places.items()}
+            name: {where: asdict(probe) for where, probe in places.items()}
             for name, places in probes.items()
         }
         | {
             "facts": {
-                split: {name: probe.to_dict() for name, probe in figures.items()}
+                split: {name: asdict(probe) for name, probe in figures.items()}
                 for split, figures in alone.items()
             }
         },
@@ -183,7 +183,7 @@ def quick_audit(
     rows = corpus.splits[TRAIN]
     if isinstance(rows, IterableDataset):
         return []
-    rows = _draw(rows, n, seed)
+    rows = subsample(rows, n, seed)
     is_ai, groups = is_ai_of(rows), _groups(rows)
     facts = [
         container_facts(image_bytes(image), image["path"] or "an image") for image in rows["image"]
@@ -205,12 +205,6 @@ def quick_audit(
         if message:
             lines.append(message)
     return lines
-
-
-def _draw(rows: Dataset, sample: int | None, seed: int) -> Dataset:
-    if sample is None or len(rows) <= sample:
-        return rows
-    return rows.select(subset(rows["label"][:], sample, seed, column_of(rows, "generator")))
 
 
 def _groups(rows: Dataset) -> np.ndarray:

@@ -6,7 +6,6 @@ Names of files, sources and generators come from the corpus, so the page escapes
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import jinja2
@@ -18,6 +17,7 @@ from realfake.audit.duplicates import Pair
 from realfake.audit.leaks import ALONE, PROBES, TRANSFER
 from realfake.corpus.rows import is_ai as is_ai_of
 from realfake.corpus.splits import TEST, TRAIN
+from realfake.corpus.write import saved
 from realfake.imaging.decode import open_image
 from realfake.io import write_atomically
 from realfake.labels import AI, NAMES
@@ -235,9 +235,7 @@ def _pair_view(audit: Audit, pair: Pair) -> dict:
 def _thumbnail_url(image: Mapping) -> str:
     pixels = open_image(image)
     pixels.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    pixels.save(buffer, "JPEG", quality=80)
-    return _url(buffer.getvalue(), "jpeg")
+    return _url(saved(pixels, "JPEG", quality=80), "jpeg")
 
 
 def _url(data: bytes, kind: str) -> str:

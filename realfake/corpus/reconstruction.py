@@ -8,7 +8,6 @@ Image Detector Easier Generalizable".
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,16 @@ from realfake.corpus.folders import is_metadata, walk
 from realfake.corpus.rows import LABEL_COLUMNS, NO_GENERATOR, as_text, class_names
 from realfake.corpus.sources import BUILDERS, is_saved, read_source
 from realfake.corpus.splits import TRAIN, split_role
+from realfake.corpus.write import saved
 from realfake.imaging.colour import converts
-from realfake.imaging.decode import SUFFIXES, image_bytes, open_image, orientation, read_header
+from realfake.imaging.decode import (
+    SUFFIXES,
+    UPRIGHT,
+    image_bytes,
+    open_image,
+    orientation,
+    read_header,
+)
 from realfake.imaging.file_facts import container_facts
 from realfake.labels import AI, NAMES, REAL, canonical
 from realfake.models.autoencoders import REDUCTION, Autoencoder
@@ -39,15 +46,7 @@ FEATURES = Features(
 # Photographs that wait for others of their size, at most.
 _WAITING = 64
 # Back from the upright image to the stored one, by EXIF orientation.
-_FROM_UPRIGHT = {
-    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PILImage.Transpose.ROTATE_180,
-    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PILImage.Transpose.TRANSPOSE,
-    6: PILImage.Transpose.ROTATE_90,
-    7: PILImage.Transpose.TRANSVERSE,
-    8: PILImage.Transpose.ROTATE_270,
-}
+_FROM_UPRIGHT = UPRIGHT | {6: UPRIGHT[8], 8: UPRIGHT[6]}
 
 
 def read_photographs(source: str | Path) -> Dataset:
@@ -249,13 +248,10 @@ def encode_like(image: PILImage.Image, original: bytes) -> bytes:
         options["subsampling"] = facts.subsampling if known else "4:2:0"
         options["qtables"] = [list(tables[key]) for key in sorted(tables)]
         options["progressive"] = facts.progressive
-    elif facts.format == "WEBP":
-        format = "WEBP"
-        options |= {"quality": 90, "lossless": b"VP8L" in original[: 2**16]}
-    elif facts.format == "AVIF":
-        format = "AVIF"
+    elif facts.format in ("WEBP", "AVIF"):
+        format = facts.format
+        if format == "WEBP":
+            options |= {"quality": 90, "lossless": b"VP8L" in original[: 2**16]}
     if facts.subsampling == "grey" or facts.mode == "L":
         image = image.convert("L")
-    buffer = BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
+    return saved(image, format, **options)

@@ -190,6 +190,14 @@ def subset(
     return carve(labels, None, [share, 1 - share], seed, strata)[0]
 
 
+def subsample(dataset: Dataset, most: int | None, seed: int) -> Dataset:
+    """Return at most `most` images, with the shares of labels and generators kept."""
+    if most is None or len(dataset) <= most:
+        return dataset
+    strata = dataset["generator"][:] if "generator" in dataset.column_names else None
+    return dataset.select(subset(dataset["label"][:], most, seed, strata))
+
+
 def shared_groups(groups: Mapping[str, Sequence[str | None]]) -> dict[str, dict[int, str]]:
     """Find the rows to drop so that no two splits share a group.
 

@@ -56,7 +56,7 @@ def encoded(image: Mapping, resize: int | None = None, encoding: str | None = No
     if resize is not None:
         pixels.thumbnail((resize, resize), PILImage.Resampling.LANCZOS)
     options = {"quality": 95, "subsampling": 0} if encoding == "jpeg" else {}
-    return _saved(pixels, encoding, **options)
+    return saved(pixels, encoding, **options)
 
 
 def equalized(image: Any, width: int, height: int) -> bytes | None:
@@ -77,10 +77,11 @@ def equalized(image: Any, width: int, height: int) -> bytes | None:
     if left < 0 or top < 0:
         return None
     cropped = pixels.crop((left, top, left + width, top + height))
-    return _saved(cropped, "jpeg", quality=EQUAL_QUALITY, subsampling="4:2:0")
+    return saved(cropped, "jpeg", quality=EQUAL_QUALITY, subsampling="4:2:0")
 
 
-def _saved(pixels: PILImage.Image, encoding: str, **options: Any) -> bytes:
+def saved(pixels: PILImage.Image, encoding: str, **options: Any) -> bytes:
+    """Return an image as a file; the options are those of Pillow's encoder."""
     buffer = BytesIO()
     pixels.save(buffer, encoding.upper(), **options)
     return buffer.getvalue()

@@ -103,20 +103,6 @@ def log_measurement(
     return record
 
 
-def log_once(path: str | os.PathLike, **measurement: Any) -> dict | None:
-    """Call [`log_measurement`] unless the log has these weights, images and degradations.
-
-    So an interrupted run that continues counts once.
-    """
-    key = {name: measurement.get(name) for name in ("corpus", "split", "n", "degradations")}
-    key["checkpoint_sha256"] = measurement["checkpoint_hash"]
-    key["degradations"] = sorted(key["degradations"] or ()) or None
-    wanted = plain(key)
-    if any(all(record.get(name) == wanted[name] for name in wanted) for record in read_log(path)):
-        return None
-    return log_measurement(path, **measurement)
-
-
 def log_test(
     path: str | os.PathLike,
     record: Mapping,
@@ -127,23 +113,33 @@ def log_test(
     kind: str | None = None,
     degradations: Sequence[str] | None = None,
 ) -> None:
-    """Log a record of [`new_record`] once, if the split is a test split.
+    """Log a record of [`new_record`], if the split is a test split.
+
+    Weights, images and degradations that the log has are not logged again. So an interrupted run
+    that continues counts once.
 
     Args:
         kind: What was measured; *defaults to* the accuracy. Other kinds do not count as it.
     """
-    if split == "test":
-        log_once(
-            path,
-            checkpoint_hash=record["checkpoint_sha256"],
-            corpus=f"{record['corpus']} ({kind})" if kind else record["corpus"],
-            split=split,
-            n=n,
-            date=record["date"],
-            command=record["command"],
-            figures=figures,
-            degradations=degradations,
-        )
+    if split != "test":
+        return
+    weights = record["checkpoint_sha256"]
+    corpus = f"{record['corpus']} ({kind})" if kind else record["corpus"]
+    key = {"checkpoint_sha256": weights, "corpus": corpus, "split": split, "n": n}
+    wanted = plain({**key, "degradations": sorted(degradations or ()) or None})
+    if any(all(known.get(name) == wanted[name] for name in wanted) for known in read_log(path)):
+        return
+    log_measurement(
+        path,
+        checkpoint_hash=weights,
+        corpus=corpus,
+        split=split,
+        n=n,
+        date=record["date"],
+        command=record["command"],
+        figures=figures,
+        degradations=degradations,
+    )
 
 
 def read_log(path: str | os.PathLike) -> list[dict]:

@@ -8,7 +8,6 @@ arrays hold the log-odds or probabilities of ai and the labels (bool) of n image
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -63,22 +62,11 @@ def roc(
             label += f" (95 %: {auroc['low']:.3f} to {auroc['high']:.3f})"
     chance = np.geomspace(floor, 1, 200)
     axes.plot(chance, chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
-    curve: dict[str, Any] = {
-        "color": COLOURS[AI],
-        "linewidth": 2,
-        "drawstyle": "steps-post",
-        "label": label,
-    }
-    axes.plot(fpr.clip(floor, 1), tpr, **curve)
+    (curve,) = axes.plot(fpr.clip(floor, 1), tpr, color=COLOURS[AI], linewidth=2, label=label)
+    curve.set_drawstyle("steps-post")
     at = [float((log_odds[~is_ai] > 0).mean()), float((log_odds[is_ai] > 0).mean())]
-    point: dict[str, Any] = {
-        "marker": "o",
-        "linestyle": "",
-        "color": INK,
-        "markersize": 7,
-        "clip_on": False,
-    }
-    axes.plot(max(at[0], floor), at[1], zorder=3, label="at even odds (p = 0.5)", **point)
+    (point,) = axes.plot(max(at[0], floor), at[1], "o", color=INK, markersize=7, zorder=3)
+    point.set(clip_on=False, label="at even odds (p = 0.5)")
     axes.set_xscale("log")
     axes.set_xlim(floor, 1)
     axes.set_ylim(0, 1.01)
@@ -207,8 +195,8 @@ def score_densities(
         start = low if thresholds.real is None else thresholds.real
         stop = high if thresholds.ai is None else thresholds.ai
         start, stop = sorted((start, stop))
-        grey: dict[str, Any] = {"color": "#999999", "alpha": 0.25, "linewidth": 0, "zorder": 0}
-        axes.axvspan(max(start, low), min(stop, high), label=INCONCLUSIVE, **grey)
+        span = axes.axvspan(max(start, low), min(stop, high), color="#999999", alpha=0.25)
+        span.set(linewidth=0, zorder=0, label=INCONCLUSIVE)
     axes.set_xlim(low, high)
     axes.set_xlabel("log-odds of ai (above: probability of ai)")
     axes.set_ylabel("% of the label's images")
@@ -289,11 +277,8 @@ def auroc_table(path: str | os.PathLike, figures: Mapping[str, Mapping]) -> Path
     drawn = axes.imshow(values, cmap="PuOr", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.2f}"
-        style: dict[str, Any] = {
-            "color": "white" if abs(value - 0.5) > 0.26 else INK,
-            "fontsize": 8.5,
-        }
-        axes.text(column, row, text, ha="center", va="center", **style)
+        colour = "white" if abs(value - 0.5) > 0.26 else INK
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5)
     axes.set_xticks(range(len(figures)), map(plain_text, figures), rotation=35, ha="right")
     labels = [plain_text(f"{name} (n = {images[name]['n']:,})") for name in names]
     axes.set_yticks(range(len(names)), labels)

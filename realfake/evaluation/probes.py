@@ -10,7 +10,7 @@ reveals the labels.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 from datasets import Dataset
@@ -58,10 +58,6 @@ class Probe:
     real: int
     ai: int
     how: str
-
-    def to_dict(self) -> dict:
-        """Return the figures as plain values for JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.auc:.2f} ({self.low:.2f} to {self.high:.2f})"

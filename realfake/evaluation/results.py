@@ -174,7 +174,6 @@ def write_scores(
         The file. `measure(**read_scores(path), thresholds=...)` recomputes the figures.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     log_odds, is_ai = check_log_odds(log_odds, is_ai)
     n = len(log_odds)
@@ -199,10 +198,18 @@ def write_scores(
         columns["group"] = pa.array(numbered_groups(named), type=pa.int32())
     path = scores_file(folder, split)
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_columns(path, columns)
+    return path
+
+
+def write_columns(path: Path, columns: Mapping) -> None:
+    """Write columns of one length as a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     buffer = BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     write_atomically(path, buffer.getvalue())
-    return path
 
 
 def read_scores(path: str | os.PathLike) -> dict:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from realfake import io
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
-from realfake.corpus.splits import subset
+from realfake.corpus.splits import subsample
 from realfake.detector import Detector
 from realfake.evaluation import probes
 from realfake.evaluation.log import log_test, new_record, plain
@@ -351,10 +351,3 @@ def measure_finished_run(
         seed=seed,
     )
     return record
-
-
-def subsample(dataset: Dataset, most: int, seed: int) -> Dataset:
-    """Return at most `most` images, with the shares of labels and generators kept."""
-    if len(dataset) <= most:
-        return dataset
-    return dataset.select(subset(dataset["label"][:], most, seed, column(dataset, "generator")))

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,10 @@ from datasets import Dataset
 from PIL import Image
 
 from realfake.detector import Detector
+from realfake.evaluation.results import write_columns
 from realfake.imaging.decode import LIMITS, image_bytes, open_image
 from realfake.imaging.degradations import DEGRADATIONS, GRID
 from realfake.imaging.file_facts import container_facts
-from realfake.io import write_atomically
 from realfake.models.folding import fold_batch_norms
 from realfake.prediction import Scores
 from realfake.runtime import lone_threads
@@ -309,10 +308,4 @@ def _read(path: Path, n: int) -> Scores | None:
 
 
 def _write(path: Path, scores: Scores) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {name: own for name, own in scores._asdict().items() if own is not None}
-    buffer = BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
-    write_atomically(path, buffer.getvalue())
+    write_columns(path, {name: own for name, own in scores._asdict().items() if own is not None})

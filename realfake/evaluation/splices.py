@@ -5,7 +5,6 @@ base, mask and seam, whose region comes from another image of the base's class. 
 there is the seam or the change of content.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from realfake.attribution.faithfulness import importance_order, random_orders
+from realfake.corpus.write import saved
 from realfake.imaging.decode import open_image
 from realfake.labels import AI, NAMES, REAL
 
@@ -26,8 +26,6 @@ DESCRIPTIONS = {
 }
 _LARGEST, _SMALLEST = 512, 32
 _SHARES = (0.08, 0.25)
-# Common in messengers and on websites; chroma has half the resolution.
-_JPEG = {"quality": 90, "subsampling": 2}
 
 
 @dataclass(frozen=True)
@@ -205,6 +203,5 @@ def _middle(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _compressed(image: Image.Image) -> Image.Image:
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", **_JPEG)
-    return open_image(file.getvalue())
+    # The settings are common in messengers and on websites.
+    return open_image(saved(image.convert("RGB"), "JPEG", quality=90, subsampling="4:2:0"))

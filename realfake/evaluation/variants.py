@@ -7,7 +7,6 @@ nothing visible, and their figure is the share of verdicts that stay; the result
 `formats.json`.
 """
 
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,12 @@ from PIL import Image
 from scipy.special import expit
 
 from realfake.corpus.rows import column, corpus_fingerprint, is_ai, own_groups
-from realfake.corpus.write import GRID_SIDE, equalized
+from realfake.corpus.splits import subsample
+from realfake.corpus.write import GRID_SIDE, equalized, saved
 from realfake.detector import Detector
 from realfake.evaluation.log import log_test, new_record, plain
 from realfake.evaluation.measure import OTHER
-from realfake.evaluation.robustness import CLEAN, short_figures, subsample, verdict_columns
+from realfake.evaluation.robustness import CLEAN, short_figures, verdict_columns
 from realfake.evaluation.scores import (
     detector_scorer,
     joined_scores,
@@ -175,12 +175,6 @@ def described(record: Mapping, category: str) -> str:
 # File formats
 
 
-def _saved(image: Image.Image, format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
 def _equalized(image: Image.Image) -> bytes:
     sides = (max(side // GRID_SIDE * GRID_SIDE, min(side, GRID_SIDE)) for side in image.size)
     return equalized(image, *sides)
@@ -188,12 +182,12 @@ def _equalized(image: Image.Image) -> bytes:
 
 # name -> (description, function from the upright RGB picture to a file)
 FORMATS: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
-    "png": ("PNG", lambda image: _saved(image, "PNG", compress_level=1)),
+    "png": ("PNG", lambda image: saved(image, "PNG", compress_level=1)),
     "jpeg_95": (
         "JPEG, quality 95, 4:2:0",
-        lambda image: _saved(image, "JPEG", quality=95, subsampling="4:2:0"),
+        lambda image: saved(image, "JPEG", quality=95, subsampling="4:2:0"),
     ),
-    "webp_80": ("WebP, quality 80", lambda image: _saved(image, "WEBP", quality=80)),
+    "webp_80": ("WebP, quality 80", lambda image: saved(image, "WEBP", quality=80)),
     "equalized": ("equalized: JPEG, quality 90, sides cut to multiples of 8", _equalized),
 }
 

@@ -37,12 +37,11 @@ class Limits:
     """Limits of what [`open_image`] accepts.
 
     Args:
-        max_bytes (`int`, *optional*, defaults to 64 MiB): Size of the file or of the download.
-        max_pixels (`int`, *optional*, defaults to 100 million): Width x height.
-        min_side (`int`, *optional*, defaults to 8): Shortest side in pixels.
-        max_aspect (`float`, *optional*, defaults to 100): Longest side over the shortest. A
-            processor that resizes the shortest side turns a strip of 8 x 1,000,000 pixels into
-            gigabytes.
+        max_bytes: Size of the file or of the download.
+        max_pixels: Width x height.
+        min_side: Shortest side in pixels.
+        max_aspect: Longest side over the shortest. A processor that resizes the shortest side turns
+            a strip of 8 x 1,000,000 pixels into gigabytes.
     """
 
     max_bytes: int = MAX_BYTES
@@ -75,7 +74,8 @@ _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 MAX_PLAYED = 400_000_000
 _NUMBER_OF_IMAGES = 0xB001  # of a multi-picture JPEG (CIPA DC-007, 5.2.3)
 
-_UPRIGHT = {
+# How to turn an image upright, by EXIF orientation.
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -105,10 +105,7 @@ def open_image(
             (left unchanged), a `datasets` row `{"bytes": ..., "path": ...}`, or an array: `uint8`
             of shape (height, width) or (height, width, 3 or 4), or float of the same shapes with
             values in 0..1.
-        limits (`Limits`, *optional*): What to accept.
-
-    Returns:
-        `PIL.Image.Image` of mode `"RGB"`.
+        limits: What to accept.
 
     Raises:
         ValueError: The content cannot be used: not an image, damaged, too large or too small.
@@ -320,7 +317,7 @@ def _load(image: Image.Image, name: str, limits: Limits) -> Image.Image:
     try:
         image.load()
         # After loading, because Pillow's TIFF reader applies the orientation and drops the tag.
-        method = _UPRIGHT.get(orientation(image))
+        method = UPRIGHT.get(orientation(image))
         result = to_rgb(image)
         result = result.transpose(method) if method is not None else result
     except MemoryError as error:

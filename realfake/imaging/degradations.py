@@ -15,14 +15,7 @@ from PIL import Image, ImageFilter
 
 from realfake.imaging.decode import Limits, open_image
 
-KERNELS = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+KERNELS = {kernel.name.lower(): kernel for kernel in Image.Resampling}
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 # The longest side that each format can store, in pixels.
@@ -43,11 +36,10 @@ def recompress(
     """Encode an image and decode the result.
 
     Args:
-        format (`str`, *optional*, defaults to `"JPEG"`): `"JPEG"` or lossy `"WEBP"`.
-        quality (`int`, *optional*, defaults to 75): 1..100, on the encoder's scale.
-        subsampling (`str`, *optional*, defaults to `"4:2:0"`): Chroma subsampling of JPEG, one of
-            `SUBSAMPLINGS`. WebP always uses 4:2:0.
-        effort (`int`, *optional*, defaults to 4): WebP's `method`, 0 (fast) .. 6.
+        format: `"JPEG"` or lossy `"WEBP"`.
+        quality: 1..100, on the encoder's scale.
+        subsampling: Chroma subsampling of JPEG, one of `SUBSAMPLINGS`. WebP always uses 4:2:0.
+        effort: WebP's `method`, 0 (fast) .. 6.
 
     Returns:
         An RGB image of the same size.

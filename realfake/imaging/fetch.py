@@ -2,8 +2,7 @@
 
 [`realfake.imaging.decode.open_image`] calls [`fetch`] for `http(s)` URLs, which anyone can enter on
 a public Space. Addresses that are not public are refused, also after redirects and repeated DNS
-lookups. Size and time are limited. [`read_address`] is for programs that serve others: it reads
-URLs and `data:` URIs, but no files.
+lookups. Size and time are limited.
 """
 
 import base64
@@ -28,23 +27,6 @@ _TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 # IPv6 addresses of public and of private IPv4 addresses (RFC 6052, RFC 8215).
 _NAT64, _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def read_address(address: str, max_bytes: int = MAX_BYTES) -> bytes:
-    """Return the file that a request names by its address: an `http(s)` URL or a `data:` URI.
-
-    Raises:
-        ValueError: It is neither, such as a path on this machine; or as [`fetch`] raises it.
-        OSError: As [`fetch`].
-    """
-    if is_data_uri(address):
-        return read_data_uri(address, max_bytes)
-    if address.strip().lower().startswith(("http://", "https://")):
-        return fetch(address, max_bytes)
-    raise ValueError(
-        f"{_shown(address)} is not an http(s) URL or a data URI. Files of the server are not read; "
-        "send the image itself."
-    )
 
 
 def is_data_uri(text: str) -> bool:
@@ -82,7 +64,7 @@ def fetch(
     allow_private: bool = False,
     types: tuple[str, ...] = _TYPES,
 ) -> bytes:
-    """Download an image, or a file of other media types.
+    """Download an image, or a file of other media types, and return its bytes.
 
     Each host name is resolved once, all its addresses must be public, and the connection uses one
     of these addresses. A later DNS answer (DNS rebinding) has no effect. Proxies from the
@@ -90,15 +72,10 @@ def fetch(
 
     Args:
         url: An `http` or `https` URL. Up to 3 redirects are followed, with the same checks.
-        max_bytes (`int`, *optional*, defaults to 64 MiB): Size limit of the body.
-        timeout (`float`, *optional*, defaults to 10): Seconds for names, connections, redirects and
-            the body together.
-        allow_private (`bool`, *optional*, defaults to `False`): Allow loopback, private and
-            link-local addresses and any port.
+        max_bytes: Size limit of the body.
+        timeout: Seconds for names, connections, redirects and the body together.
+        allow_private: Allow loopback, private and link-local addresses and any port.
         types: The beginnings of the accepted media types, *defaults to* those of images.
-
-    Returns:
-        The body, undecoded.
 
     Raises:
         ValueError: The scheme, address, port, number of redirects, size or type is refused.

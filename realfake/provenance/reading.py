@@ -359,7 +359,6 @@ def _comment(value: str | bytes) -> str:
 
 # The strongest statements first.
 _CLAIMS = ("ai", "partly_ai", "camera")
-_SIGNED = {"trusted": "trusted", "untrusted": "untrusted"}
 _PROMPT_WORDS = 12
 _MODEL = re.compile(r"\bModel: ([^,\n]{1,80})")
 _PROMPT_KEYS = ("positive_prompt", "prompt", "text")
@@ -405,7 +404,7 @@ def statement_of(provenance: Provenance | None) -> Statement | None:
 
 
 def _read(finding: Finding) -> Statement | None:
-    signed = _SIGNED.get(finding.state, "unsigned")
+    signed = finding.state if finding.state in (TRUSTED, UNTRUSTED) else "unsigned"
     if finding.claim not in _CLAIMS or (finding.claim == "camera" and signed == "unsigned"):
         return None
     fields = finding.fields

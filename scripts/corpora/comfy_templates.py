@@ -1,6 +1,6 @@
 """Build a corpus of current generators from the previews of ComfyUI's workflow templates.
 
-    for part in image api other; do
+    for part in image==0.3.160 api==0.3.84 other==0.3.229; do
         pip download --no-deps comfyui-workflow-templates-media-$part --dest wheels
     done
     for wheel in wheels/*.whl; do unzip -q -o $wheel -d templates; done
