@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -441,28 +442,31 @@ def test_a_full_disk_while_figures_are_written_loses_none(tiny_vit, tmp_path, mo
 
 
 _KILLED = """
-import os, signal, sys
-sys.argv = {argv!r}
-from realfake.training import {module} as module
-whole = module.{name}
+import json, os, signal, sys
+from realfake.cli.main import main
+from realfake.training import publishing, release
+
 def killed(*arguments, **options):
-    if {after}:
-        whole(*arguments, **options)
     os.kill(os.getpid(), signal.SIGKILL)
-module.{name} = killed
-import runpy
-runpy.run_module("realfake", run_name="__main__")
+
+for module, name, argv in json.loads(sys.argv[1]):
+    if not os.fork():
+        setattr({"publishing": publishing, "release": release}[module], name, killed)
+        os._exit(main(argv))
+    print("status", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 
 
-def run_killed(argv: list[str], module: str, name: str, after: bool) -> None:
-    """Run a command in a process that kills itself where `module.name` is called."""
-    code = _KILLED.format(argv=["realfake", *argv], module=module, name=name, after=after)
+def run_killed(runs: list[tuple[str, str, list[str]]]) -> None:
+    """Run each command in a process that kills itself where a function of a module is called.
+
+    The processes are copies of one, which share the time of its imports.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-1500:]
+    command = [sys.executable, "-c", _KILLED, json.dumps(runs)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    ends = [line for line in done.stdout.splitlines() if line.startswith("status ")]
+    assert ends == [f"status {-signal.SIGKILL}"] * len(runs), done.stderr[-1500:]
 
 
 @pytest.fixture(scope="module")
@@ -473,31 +477,21 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "after"),
-    [("release", "store_facts", False), ("publishing", "write_calibrated_card", False)],
-)
-def test_a_calibration_that_was_killed_is_done_again(
-    corpus, tiny_vit, tmp_path, module, name, after
-):
-    argv = [
-        "calibrate",
-        str(tiny_vit),
-        "--dataset",
-        str(corpus),
-        "--output",
-        str(tmp_path / "out"),
-        "--corpus_name",
-        "drawn",
-        "--measurement_log",
-        str(tmp_path / "log.jsonl"),
-    ]
-    run_killed(argv, module, name, after)
-    for path in (tmp_path / "out").glob("*.json"):
-        json.loads(path.read_text())  # whole, as far as it came
-    assert main(argv) == 0
-    assert Detector.from_pretrained(tmp_path / "out").thresholds is not None
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.endswith(".tmp")]
+def test_a_calibration_that_was_killed_is_done_again(corpus, tiny_vit, tmp_path):
+    runs = []
+    for module, name in (("release", "store_facts"), ("publishing", "write_calibrated_card")):
+        folder = tmp_path / name
+        argv = ["calibrate", str(tiny_vit), "--dataset", str(corpus), "--output", str(folder)]
+        argv += ["--corpus_name", "drawn", "--measurement_log", str(tmp_path / f"{name}.jsonl")]
+        runs.append((module, name, argv))
+    run_killed(runs)
+    for _, name, argv in runs:
+        folder = tmp_path / name
+        for path in folder.glob("*.json"):
+            json.loads(path.read_text())  # whole, as far as it came
+        assert main(argv) == 0
+        assert Detector.from_pretrained(folder).thresholds is not None
+        assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
 
 
 def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
@@ -518,7 +512,7 @@ def test_a_push_that_was_killed_leaves_the_hub_as_it_was_and_goes_through_again(
         [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE
     )
     while process.poll() is None and not hub.requests_to("/commit/"):
-        pass
+        time.sleep(0.02)
     process.kill()  # in the midst of the commit
     _, words = process.communicate()
     assert hub.requests_to("/commit/"), words

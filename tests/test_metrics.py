@@ -532,32 +532,25 @@ def test_detection_metrics():
 
 
 def test_detection_metrics_needs_no_network_and_leaves_no_files(tmp_path):
+    # Two processes at once, which share the time of the imports.
     code = (
-        "import socket\n"
+        "import os, socket\n"
         "def refuse(*args, **kwargs): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from realfake.evaluation.trainer_metrics import DetectionMetrics\n"
+        "child = os.fork()\n"
         "for _ in range(20):\n"
         "    values = DetectionMetrics().compute(predictions=[1.0, -1.0], references=[1, 0])\n"
-        "    print(values['accuracy'])\n"
+        "    print(values['accuracy'], flush=True)\n"
+        "assert not child or os.wait()[1] == 0\n"
     )
     root = str(Path(metrics.__file__).resolve().parents[2])
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
     environment = keep | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
     command = [sys.executable, "-c", code]
-    both = [
-        subprocess.Popen(
-            command,
-            env=environment,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for process in both:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert out.split() == ["1.0"] * 20
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1.0"] * 40
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
