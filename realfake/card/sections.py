@@ -304,12 +304,18 @@ def maps_section(facts: CardFacts) -> dict | None:
     # The default of Grad-CAM names its layer as well.
     default = (chosen["figures"]["default"] or "").partition("@")[0] or None
     figures = record["figures"]["faithfulness"].get(default or "")
+    used = facts.explanation_method or DEFAULT_METHOD
+    times = [
+        ((record["figures"]["faithfulness"].get(name) or {}).get("milliseconds") or {}).get("value")
+        for name in (default or "", used)
+    ]
     proven = figures and all(figures[f"{way}_gain"]["low"] > 0 for way in ("deletion", "insertion"))
     return {
         "split": split,
         "n": record["n"],
         "default": default,
-        "used": facts.explanation_method or DEFAULT_METHOD,
+        "used": used,
+        "faster": times[0] / times[1] if all(times) and times[0] > times[1] else None,
         "chosen_on": _CHOSEN_ON if _CHOSEN_ON in records else None,
         "n_chosen_on": chosen["n"],
         "unproven": split != _CHOSEN_ON and default is not None and not proven,
