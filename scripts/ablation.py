@@ -95,11 +95,17 @@ def build(scenes: Path, reconstructed: Path, output: Path, seed: int = 0) -> Non
         print(f"{name}: {', '.join(f'{split} {len(each)}' for split, each in splits.items())}")
 
 
-def measure(folder: Path, dataset: Dataset) -> dict:
-    """Return the AUROC of all conditions, with intervals, as `{condition: figure}`."""
+def measure(folder: Path, dataset: Dataset, families: Sequence[str] = ()) -> dict:
+    """Return the AUROC of all conditions, with intervals, as `{condition: figure}`.
+
+    Args:
+        families: Measure these families of generators alone as well, against all photographs:
+            `{"condition, family": figure}`.
+    """
     detector = Detector.from_pretrained(folder)
     detector.accelerate()
     truth, groups = is_ai(dataset), own_groups(column(dataset, "group"))
+    family = np.array(column(dataset, "family"), dtype=object)
     files = [row["bytes"] for row in dataset["image"]]
     figures = {}
     for name, degradation, views in CONDITIONS:
@@ -110,9 +116,13 @@ def measure(folder: Path, dataset: Dataset) -> dict:
                 # These degradations do not use the seed.
                 images = [degrade(image, degradation, seed=0) for image in images]
             batches.append(detector.scores(images, BATCH, views).log_odds)
-        arrays = (np.concatenate(batches), truth)
-        low, high = bootstrap_interval(auroc, *arrays, groups=groups, n_resamples=1000, seed=0)
-        figures[name] = {"value": auroc(*arrays), "low": low, "high": high, "n": len(truth)}
+        log_odds = np.concatenate(batches)
+        parts = {f"{name}, {each}": ~truth | (family == each) for each in families}
+        for part, rows in {name: np.full(len(truth), True), **parts}.items():
+            arrays = (log_odds[rows], truth[rows])
+            own = None if groups is None else [groups[row] for row in np.flatnonzero(rows)]
+            low, high = bootstrap_interval(auroc, *arrays, groups=own, n_resamples=1000, seed=0)
+            figures[part] = {"value": auroc(*arrays), "low": low, "high": high, "n": len(arrays[0])}
     return figures
 
 
