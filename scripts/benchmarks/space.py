@@ -148,8 +148,11 @@ def drop(work: Path, quick: bool) -> dict:
             page.evaluate(_KEEP_FILE, base64.b64encode(data).decode())
             # A new name each time.
             file = {"name": f"{number}-{photo.name}", "mimeType": "image/jpeg", "buffer": data}
+            until_answer = seconds(lambda file=file: dropped(file))
+            # The server is still busy with the changed copies.
+            page.wait_for_selector("#rf-stability .rf-stability", state="attached")
             took = (
-                seconds(lambda file=file: dropped(file)),
+                until_answer,
                 seconds(lambda data=data: detector.predict(data)),
                 seconds(empty_event),
                 seconds(lambda: page.evaluate(_UPLOAD)),
