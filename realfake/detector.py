@@ -45,7 +45,7 @@ DEFAULT_METHOD = "gradcam"
 # Changed copies of an image are examined in fewer views than the image.
 _COPY_VIEWS = 4
 # Number of views after which opening a faster engine takes less time than it saves.
-_WORTH_AN_ENGINE = 128
+_WORTH_AN_ENGINE = 64
 
 
 class Detector(Examiner):
@@ -202,7 +202,7 @@ class Detector(Examiner):
     def accelerate(self) -> bool:
         """Compute with OpenVINO in fp32 from now on, if that gives the same results.
 
-        [`predict`] does this for lists, after 128 views. It takes a few seconds, once.
+        [`predict`] does this for lists, after 64 views. It takes a second or more, once.
 
         Returns:
             Whether OpenVINO is used. It needs `pip install "realfake[openvino]"` and a CPU.

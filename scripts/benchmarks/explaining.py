@@ -1,4 +1,4 @@
-"""Maps of one view, compared with plain implementations of the same methods on the same model.
+"""A map of one view, compared with a plain implementation of Grad-CAM on the same model.
 
 `PlainGradCam` repeats the algorithm of pytorch-grad-cam 1.5 (`pytorch_grad_cam/grad_cam.py` and
 `base_cam.py`), because that package needs torchvision: hooks on the target layer, a forward and a
@@ -10,19 +10,14 @@ import statistics
 from pathlib import Path
 
 import torch
-from captum.attr import IntegratedGradients
 from PIL import Image
 
-from realfake.attribution.faithfulness import baseline_pixels
 from realfake.attribution.layers import SpatialLayer, find_layer
-from realfake.attribution.methods import LogOdds
 from realfake.detector import Detector
 from realfake.labels import AI
 
 from .scoring import EXAMPLES
 from .timing import ratio_row, rounds
-
-STEPS = 32
 
 
 class PlainGradCam:
@@ -53,7 +48,7 @@ class PlainGradCam:
 
 
 def explaining(work: Path, quick: bool) -> dict:
-    """Time Grad-CAM, and integrated gradients of 32 steps."""
+    """Compare a prediction with its Grad-CAM to a plain implementation."""
     del work
     photo = Image.open(EXAMPLES / "astronaut.jpg").convert("RGB")
     detector, stock = (Detector.from_pretrained(device="cpu") for _ in range(2))
@@ -70,17 +65,6 @@ def explaining(work: Path, quick: bool) -> dict:
         stock.predict(photo, views=1)
         plain(stock.pixels(photo))
 
-    log_odds = LogOdds(stock.model, stock.class_indices, AI)
-    captum, baseline = IntegratedGradients(log_odds), baseline_pixels(pixels)
-    options = {"n_steps": STEPS, "max_steps": STEPS, "views": 1}
-
-    def integrated(_: int) -> None:
-        detector.explain(photo, method="integrated_gradients", **options)
-
-    def plain_integrated(_: int) -> None:
-        start = pixels.clone().requires_grad_()
-        captum.attribute(start, baseline, n_steps=STEPS, return_convergence_delta=True)
-
     return {
         "rows": [
             compare(
@@ -88,13 +72,7 @@ def explaining(work: Path, quick: bool) -> dict:
                 {"ours": ours, "plain": theirs},
                 0.9,
                 1 if quick else 9,
-            ),
-            compare(
-                f"Explaining: integrated gradients, {STEPS} steps, time over a plain Captum call",
-                {"ours": integrated, "plain": plain_integrated},
-                0.6,
-                1 if quick else 2,
-            ),
+            )
         ]
     }
 

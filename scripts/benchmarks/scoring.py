@@ -85,7 +85,7 @@ def against_pipeline(
         tasks = open_tasks(source, out, sizes["chunk_size"])
         score_tasks(scorer, source, out, tasks, threads=threads, **sizes)
 
-    # The first calls allocate and tune. `Detector.predict` opens its engine after 128 views.
+    # The first calls allocate and tune. `Detector.predict` opens its engine after 64 views.
     opening = seconds(lambda: detector.accelerate())
     classify(files[:BATCH])
     predict(0)
