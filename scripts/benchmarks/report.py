@@ -216,7 +216,7 @@ def plot_memory(page: Mapping, path: Path) -> None:
             axes.axvline(page[name] / 60, color="0.7")
             axes.annotate(label, (page[name] / 60, 0.1), rotation=90, ha="right")
     axes.set(xlabel="minutes", ylabel="GB", title="Memory of the page", ylim=(0, None))
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left")
     _save(figure, path)
 
 
