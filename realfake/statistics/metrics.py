@@ -162,7 +162,6 @@ def decision_metrics(
 ) -> dict[str, Value]:
     """Return `accuracy`, `balanced_accuracy`, and `precision_`, `recall_` and `f1_` of each class.
 
-    Log-odds of exactly 0 are called real.
     Precision and F1 depend on the share of ai images in the data.
     """
     matrix = confusion_matrix(log_odds, is_ai, weights)
@@ -178,6 +177,11 @@ def decision_metrics(
         "balanced_accuracy": (values["recall_real"] + values["recall_ai"]) / 2,
         **values,
     }
+
+
+def accuracy(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
+    """Return the share of correct labels. Log-odds of exactly 0 are called real."""
+    return decision_metrics(log_odds, is_ai, weights)["accuracy"]
 
 
 def balanced_accuracy(log_odds: ArrayLike, is_ai: ArrayLike, weights: Weights = None) -> Value:
