@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from corpora.scenes_pairs import free_rows, group_names, left_out, read, without
+from corpora.scenes_pairs import addable, free_rows, group_names, left_out, read
 from datasets import Dataset, Image, concatenate_datasets
 from tqdm.auto import tqdm
 
@@ -78,7 +78,7 @@ def build(scenes: Path, reconstructed: Path, output: Path, seed: int = 0) -> Non
     order = np.random.default_rng(seed).permutation(np.unique(groups[free]))
     held = free & np.isin(groups, order[: round(len(order) * CALIBRATION_SHARE)])
     train = free & ~held
-    added = without(read(sorted(reconstructed.rglob("*.parquet"))), groups[~train])
+    added = addable(read(sorted(reconstructed.rglob("*.parquet"))), rows, train)
     variants = {
         "all": [rows.select(np.flatnonzero(train)), added],
         "no reconstructions": [rows.select(np.flatnonzero(train))],

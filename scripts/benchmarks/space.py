@@ -114,8 +114,8 @@ def drop(work: Path, quick: bool) -> dict:
     """Compare the time from a dropped file to its verdict with that of its parts.
 
     The parts are `Detector.predict` of the bytes with the engine of the page, an event that does
-    nothing, and the upload of the file. A verdict `real` or `ai` waits for the changed copies, so
-    it has a row of its own; photographs of scikit-image give some.
+    nothing, and the upload of the file. A verdict `real` or `ai` waits for the changed copies
+    and gets a separate row. Some photographs of scikit-image have one.
     """
     detector = Detector.from_pretrained(device="cpu")
     detector.accelerate()

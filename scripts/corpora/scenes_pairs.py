@@ -6,7 +6,7 @@
 
 The second folder holds Parquet files: reconstructions of photographs, or the images that
 `comfy_templates.py` prepares. `train` holds the training images of scenes, and those of this folder
-that share no group with images of other splits. `validation` holds generators and sources of
+that belong to them or come from other sources. `validation` holds generators and sources of
 photographs of scenes that are not in its training images, for the calibration: what a detector says
 of unseen generators is what its probabilities must be right for. `test` is that of scenes.
 """
@@ -56,10 +56,16 @@ def free_rows(groups: np.ndarray, unseen: np.ndarray) -> np.ndarray:
     return ~unseen & ~np.isin(groups, groups[unseen])
 
 
-def without(more: Dataset, *groups: np.ndarray) -> Dataset:
-    """Return the images that are in none of the given groups."""
-    known = set(np.concatenate(groups))
-    return more.select([row for row, group in enumerate(more["group"]) if group not in known])
+def addable(more: Dataset, rows: Dataset, train: np.ndarray) -> Dataset:
+    """Return the images that may be added to the training images among the rows of scenes.
+
+    They share a group with a training image, or come from a source that scenes does not have. So a
+    reconstruction of a photograph that is left out, with or without a group, stays out.
+    """
+    groups, sources = set(group_names(rows)[train]), set(rows["source"])
+    pairs = zip(more["group"], more["source"], strict=True)
+    keep = [group in groups or source not in sources for group, source in pairs]
+    return more.select(np.flatnonzero(keep))
 
 
 def build(scenes: Path, more: Path) -> dict[str, Dataset]:
@@ -67,7 +73,7 @@ def build(scenes: Path, more: Path) -> dict[str, Dataset]:
     rows, test = (read(sorted(scenes.glob(f"{name}-*.parquet"))) for name in ("train", "test"))
     unseen, groups = left_out(rows, FAMILIES, SOURCES), group_names(rows)
     free = free_rows(groups, unseen)
-    added = without(read(sorted(more.rglob("*.parquet"))), groups[~free], group_names(test))
+    added = addable(read(sorted(more.rglob("*.parquet"))), rows, free)
     return {
         "train": concatenate_datasets([rows.select(np.flatnonzero(free)), added]),
         "validation": rows.select(np.flatnonzero(unseen)),
