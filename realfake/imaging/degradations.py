@@ -15,7 +15,11 @@ from PIL import Image, ImageFilter
 
 from realfake.imaging.decode import Limits, open_image
 
-KERNELS = {kernel.name.lower(): kernel for kernel in Image.Resampling}
+# By name, because a kernel that Pillow adds would change what a seed draws.
+KERNELS = {
+    name: Image.Resampling[name.upper()]
+    for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+}
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 # The longest side that each format can store, in pixels.
